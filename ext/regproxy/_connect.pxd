@@ -1,0 +1,1 @@
+cdef object parse_connect(const char* p, size_t n)

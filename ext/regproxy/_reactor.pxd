@@ -1,0 +1,51 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+cdef enum:
+    # One batch of a body, in plaintext. Large enough that send() is called rarely, small enough for the L2 cache.
+    BATCH = 131072
+    SCRATCH_IN = 262144
+    # A batch plus the framing of its TLS records, or a whole handshake flight.
+    SCRATCH_OUT = BATCH + 65536
+
+
+cdef class Pollable:
+    """Something with an fd that the reactor watches. It is registered once and leaves by closing its fd."""
+    cdef int fd
+    cdef uint32_t interest
+    cdef uint32_t generation
+    cdef Reactor reactor
+
+    cdef int on_events(self, uint32_t events) except -1
+    cdef int on_tick(self, uint64_t now) except -1
+    cdef int on_crash(self, str reason) except -1
+
+
+cdef class Reactor:
+    # The epoll set, itself watched by the event loop
+    cdef int epfd
+    cdef readonly object loop
+    cdef void** table
+    cdef int table_size
+    cdef uint32_t generation
+    cdef object _tick_handle
+
+    # Scratch memory, valid within one event only: cipher text in, plaintext in, plaintext out, cipher text out
+    cdef char* wire_in
+    cdef char* plain_in
+    cdef char* plain_out
+    cdef char* wire_out
+
+    # Time and counters
+    cdef uint64_t now
+    cdef readonly long long streams_open
+    cdef readonly long long handshakes_done
+    cdef readonly long long handshakes_failed
+    cdef readonly long long upstream_handshakes_done
+    cdef readonly long long upstream_handshakes_failed
+    cdef readonly long long wire_bytes_in
+    cdef readonly long long wire_bytes_out
+
+    cdef int watch(self, Pollable item, uint32_t interest) except -1
+    cdef int rewatch(self, Pollable item, uint32_t interest) except -1
+    cdef int forget(self, Pollable item) except -1
+    cdef int _crash(self, Pollable item, exc) except -1

@@ -1,0 +1,41 @@
+from regproxy.openssl cimport SSL, SSL_CTX
+from regproxy.status cimport Status
+
+
+cdef struct Wire:
+    # What the BIO of a connection reads from and writes to: scratch memory that is bound for one event only.
+    const char* source
+    size_t source_len
+    char* dest
+    size_t dest_len
+    size_t dest_cap
+    # The name that the ClientHello must ask for, and whether it asked for another
+    const char* host
+    bint wrong_name
+
+
+cdef class Context:
+    cdef SSL_CTX* ctx
+    cdef readonly bint server
+    cdef readonly bint verify
+    cdef readonly bint ktls
+
+
+cdef class Conn:
+    cdef SSL* ssl
+    cdef Context context
+    cdef Wire wire
+    cdef bytes host
+    # The socket's own BIO (kTLS): OpenSSL reads and writes the fd by itself
+    cdef readonly bint direct
+    cdef readonly bint established
+
+    cdef int _expect_peer(self, bint is_ip) except -1
+    cdef Status _outcome(self, int ret) except Status.EXC
+    cdef Status handshake(self) except Status.EXC
+    cdef Status read(self, char* p, size_t cap, size_t* n) except Status.EXC
+    cdef Status write(self, const char* p, size_t n, size_t* done) except Status.EXC
+    cdef Status send_file(self, int fd, long offset, size_t n, size_t* done) except Status.EXC
+    cdef bint sends_files(self) noexcept
+    cdef int close_notify(self) except -1
+    cdef str failure(self)

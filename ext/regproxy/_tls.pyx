@@ -1,0 +1,336 @@
+"""TLS by OpenSSL's C API: contexts from PEM, and connections over a memory BIO of our own.
+
+The BIO reads from and writes to scratch memory, so that many records are made first and sent with one system
+call. Where the kernel does TLS (kTLS), the socket's own BIO is used instead and files go out by sendfile.
+"""
+
+from libc.string cimport memset
+
+from regproxy.openssl cimport *
+from regproxy.posix cimport memcpy, strcasecmp
+from regproxy.status cimport Status
+
+cdef long long live_connections = 0
+cdef BIO_METHOD* scratch_method = NULL
+
+
+def live() -> int:
+    """How many SSL objects exist: zero when every connection has gone."""
+    return live_connections
+
+
+def openssl_version() -> str:
+    return OpenSSL_version(OPENSSL_VERSION).decode()
+
+
+# --- the BIO ---------------------------------------------------------------------------------------------
+
+cdef int bio_write(BIO* b, const char* p, size_t n, size_t* done) noexcept nogil:
+    cdef Wire* wire = <Wire*>BIO_get_data(b)
+    # The scratch holds a whole batch with its framing; what does not fit is a bug and ends the connection.
+    if wire.dest == NULL or wire.dest_len + n > wire.dest_cap:
+        return 0
+    memcpy(wire.dest + wire.dest_len, p, n)
+    wire.dest_len += n
+    done[0] = n
+    return 1
+
+
+cdef int bio_read(BIO* b, char* p, size_t n, size_t* done) noexcept nogil:
+    cdef Wire* wire = <Wire*>BIO_get_data(b)
+    BIO_clear_retry_flags(b)
+    if wire.source_len == 0:
+        BIO_set_retry_read(b)
+        return 0
+    if n > wire.source_len:
+        n = wire.source_len
+    memcpy(p, wire.source, n)
+    wire.source += n
+    wire.source_len -= n
+    done[0] = n
+    return 1
+
+
+cdef long bio_ctrl(BIO* b, int cmd, long num, void* ptr) noexcept nogil:
+    return 1 if cmd == BIO_CTRL_FLUSH else 0
+
+
+cdef int make_method() except -1:
+    global scratch_method
+    scratch_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, b"regproxy scratch")
+    if scratch_method == NULL:
+        raise MemoryError
+    BIO_meth_set_write_ex(scratch_method, bio_write)
+    BIO_meth_set_read_ex(scratch_method, bio_read)
+    BIO_meth_set_ctrl(scratch_method, bio_ctrl)
+    return 0
+
+
+make_method()
+
+
+# --- callbacks of the handshake --------------------------------------------------------------------------
+
+cdef int on_servername(SSL* ssl, int* alert, void* arg) noexcept nogil:
+    cdef Wire* wire = <Wire*>SSL_get_ex_data(ssl, 0)
+    cdef const char* name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name)
+    if name == NULL or wire == NULL or wire.host == NULL:
+        return SSL_TLSEXT_ERR_NOACK
+    if strcasecmp(name, wire.host) != 0:
+        wire.wrong_name = True
+        alert[0] = SSL_AD_UNRECOGNIZED_NAME
+        return SSL_TLSEXT_ERR_ALERT_FATAL
+    return SSL_TLSEXT_ERR_OK
+
+
+cdef int on_alpn(SSL* ssl, const unsigned char** out, unsigned char* out_len, const unsigned char* offered,
+                 unsigned int n, void* arg) noexcept nogil:
+    # RFC 7301: a list of names, each with its length before it. We speak http/1.1 alone.
+    cdef unsigned int i = 0
+    while i < n:
+        if offered[i] == 8 and i + 9 <= n and strncmp8(offered + i + 1):
+            out[0] = offered + i + 1
+            out_len[0] = 8
+            return SSL_TLSEXT_ERR_OK
+        i += 1 + offered[i]
+    return SSL_TLSEXT_ERR_ALERT_FATAL
+
+
+cdef bint strncmp8(const unsigned char* p) noexcept nogil:
+    cdef const char* wanted = b"http/1.1"
+    cdef int i
+    for i in range(8):
+        if p[i] != <unsigned char>wanted[i]:
+            return False
+    return True
+
+
+# --- errors ----------------------------------------------------------------------------------------------
+
+cdef str drain_errors():
+    """The newest reason in OpenSSL's queue, which is emptied: a left-over error spoils later calls."""
+    cdef unsigned long code = ERR_peek_last_error()
+    cdef const char* reason = ERR_reason_error_string(code) if code else NULL
+    ERR_clear_error()
+    return reason.decode() if reason != NULL else ""
+
+
+# --- contexts --------------------------------------------------------------------------------------------
+
+cdef class Context:
+    """An SSL_CTX. Build one with `server_context` or `client_context`."""
+
+    def __dealloc__(self):
+        SSL_CTX_free(self.ctx)
+
+
+cdef Context new_context(bint server, bint ktls):
+    cdef Context context = Context.__new__(Context)
+    context.server = server
+    context.ktls = ktls
+    context.ctx = SSL_CTX_new(TLS_server_method() if server else TLS_client_method())
+    if context.ctx == NULL:
+        raise MemoryError(drain_errors())
+    SSL_CTX_set_min_proto_version(context.ctx, TLS1_2_VERSION)
+    SSL_CTX_set_options(context.ctx, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION)
+    if ktls:
+        SSL_CTX_set_options(context.ctx, SSL_OP_ENABLE_KTLS)
+    # Idle connections give their record buffers back; a partial write only happens on a socket's own BIO.
+    SSL_CTX_set_mode(context.ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE
+                     | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
+    SSL_CTX_set_session_cache_mode(context.ctx, SSL_SESS_CACHE_OFF)
+    return context
+
+
+def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=False) -> Context:
+    """A context that presents `chain_pem` (leaf first). ValueError when OpenSSL refuses the certificate or key."""
+    cdef Context context = new_context(True, ktls)
+    cdef SSL_CTX* ctx = context.ctx
+    # Container clients never resume a session (a new process, or one connection per request): no tickets.
+    SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_CIPHER_SERVER_PREFERENCE)
+    SSL_CTX_set_num_tickets(ctx, 0)
+    SSL_CTX_set_ciphersuites(ctx, b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256")
+    SSL_CTX_set_cipher_list(ctx, b"ECDHE+AESGCM:ECDHE+CHACHA20")
+    SSL_CTX_set1_groups_list(ctx, b"X25519:P-256:P-384")
+    SSL_CTX_set_tlsext_servername_callback(ctx, on_servername)
+    SSL_CTX_set_alpn_select_cb(ctx, on_alpn, NULL)
+    load_chain(ctx, chain_pem)
+    load_key(ctx, key_pem)
+    return context
+
+
+cdef int load_chain(SSL_CTX* ctx, bytes chain_pem) except -1:
+    cdef BIO* pem = BIO_new_mem_buf(<char*>chain_pem, <int>len(chain_pem))
+    cdef X509* cert
+    cdef int count = 0
+    try:
+        while True:
+            cert = PEM_read_bio_X509(pem, NULL, NULL, NULL)
+            if cert == NULL:
+                break
+            if count == 0:
+                if SSL_CTX_use_certificate(ctx, cert) != 1:
+                    X509_free(cert)
+                    raise ValueError(f"OpenSSL refuses the certificate: {drain_errors()}")
+                X509_free(cert)
+            elif SSL_CTX_add0_chain_cert(ctx, cert) != 1:
+                X509_free(cert)
+                raise ValueError(f"OpenSSL refuses a chain certificate: {drain_errors()}")
+            count += 1
+    finally:
+        BIO_free(pem)
+        ERR_clear_error()
+    if count == 0:
+        raise ValueError("no certificate in the PEM text")
+    return 0
+
+
+cdef int load_key(SSL_CTX* ctx, bytes key_pem) except -1:
+    cdef BIO* pem = BIO_new_mem_buf(<char*>key_pem, <int>len(key_pem))
+    cdef EVP_PKEY* key = PEM_read_bio_PrivateKey(pem, NULL, NULL, NULL)
+    BIO_free(pem)
+    if key == NULL:
+        raise ValueError(f"no private key in the PEM text: {drain_errors()}")
+    cdef bint taken = SSL_CTX_use_PrivateKey(ctx, key) == 1 and SSL_CTX_check_private_key(ctx) == 1
+    EVP_PKEY_free(key)
+    if not taken:
+        raise ValueError(f"OpenSSL refuses the key: {drain_errors()}")
+    return 0
+
+
+def client_context(bint verify=True, str extra_ca_file=None, bint ktls=False) -> Context:
+    """A context that trusts the system's store and `extra_ca_file`. ValueError when that file can't be read."""
+    cdef Context context = new_context(False, ktls)
+    context.verify = verify
+    SSL_CTX_set_verify(context.ctx, SSL_VERIFY_PEER if verify else SSL_VERIFY_NONE, NULL)
+    SSL_CTX_set_default_verify_paths(context.ctx)
+    if extra_ca_file and SSL_CTX_load_verify_file(context.ctx, extra_ca_file.encode()) != 1:
+        raise ValueError(f"{extra_ca_file}: no CA certificates could be read: {drain_errors()}")
+    ERR_clear_error()
+    SSL_CTX_set_alpn_protos(context.ctx, <const unsigned char*>b"\x08http/1.1", 9)
+    # An origin sends much at once: fewer, larger reads from the BIO.
+    SSL_CTX_set_read_ahead(context.ctx, 1)
+    SSL_CTX_set_default_read_buffer_len(context.ctx, 65536)
+    return context
+
+
+# --- connections -----------------------------------------------------------------------------------------
+
+cdef class Conn:
+    """One SSL object. The owner binds `wire` to scratch memory before each call and takes what was produced."""
+
+    def __cinit__(self, Context context not None, bytes host not None, int fd=-1, bint is_ip=False):
+        global live_connections
+        cdef BIO* bio
+        self.context = context
+        self.host = host
+        memset(&self.wire, 0, sizeof(Wire))
+        self.ssl = SSL_new(context.ctx)
+        if self.ssl == NULL:
+            raise MemoryError(drain_errors())
+        live_connections += 1
+        self.direct = context.ktls
+        if self.direct:
+            SSL_set_fd(self.ssl, fd)
+        else:
+            bio = BIO_new(scratch_method)
+            BIO_set_data(bio, &self.wire)
+            BIO_set_init(bio, 1)
+            SSL_set_bio(self.ssl, bio, bio)
+        SSL_set_ex_data(self.ssl, 0, &self.wire)
+        if context.server:
+            if not is_ip:
+                self.wire.host = <const char*>self.host
+            SSL_set_accept_state(self.ssl)
+        else:
+            self._expect_peer(is_ip)
+            SSL_set_connect_state(self.ssl)
+
+    def __dealloc__(self):
+        global live_connections
+        if self.ssl != NULL:
+            SSL_free(self.ssl)
+            self.ssl = NULL
+            live_connections -= 1
+
+    cdef int _expect_peer(self, bint is_ip) except -1:
+        # RFC 6066: no SNI for IP literals; RFC 6125: the name or address that we meant to reach.
+        if is_ip:
+            X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(self.ssl), <const char*>self.host)
+            return 0
+        SSL_set_tlsext_host_name(self.ssl, <const char*>self.host)
+        SSL_set_hostflags(self.ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS)
+        SSL_set1_host(self.ssl, <const char*>self.host)
+        return 0
+
+    @property
+    def version(self) -> str:
+        return SSL_get_version(self.ssl).decode()
+
+    cdef Status _outcome(self, int ret) except Status.EXC:
+        cdef int code = SSL_get_error(self.ssl, ret)
+        if code == SSL_ERROR_WANT_READ or code == SSL_ERROR_WANT_WRITE:
+            return Status.AGAIN
+        if code == SSL_ERROR_ZERO_RETURN:
+            return Status.END
+        return Status.FAILED
+
+    cdef Status handshake(self) except Status.EXC:
+        cdef int ret = SSL_do_handshake(self.ssl)
+        if ret == 1:
+            self.established = True
+            return Status.OK
+        return self._outcome(ret)
+
+    cdef Status read(self, char* p, size_t cap, size_t* n) except Status.EXC:
+        cdef int ret = SSL_read_ex(self.ssl, p, cap, n)
+        if ret == 1:
+            return Status.OK
+        n[0] = 0
+        return self._outcome(ret)
+
+    cdef Status write(self, const char* p, size_t n, size_t* done) except Status.EXC:
+        """Encrypt up to n bytes; over a scratch BIO all of them."""
+        cdef size_t part
+        cdef int ret
+        done[0] = 0
+        while done[0] < n:
+            ret = SSL_write_ex(self.ssl, p + done[0], n - done[0], &part)
+            if ret != 1:
+                return self._outcome(ret)
+            done[0] += part
+        return Status.OK
+
+    cdef bint sends_files(self) noexcept:
+        """Whether the kernel encrypts what goes out, so that a file needs no copy."""
+        return self.direct and BIO_get_ktls_send(SSL_get_wbio(self.ssl)) != 0
+
+    cdef Status send_file(self, int fd, long offset, size_t n, size_t* done) except Status.EXC:
+        cdef long sent = SSL_sendfile(self.ssl, fd, offset, n, 0)
+        done[0] = 0
+        if sent > 0:
+            done[0] = <size_t>sent
+            return Status.OK
+        if sent == 0:
+            # The file is shorter than it was when its size was taken.
+            return Status.FAILED
+        return self._outcome(<int>sent)
+
+    cdef int close_notify(self) except -1:
+        if self.established:
+            SSL_shutdown(self.ssl)
+            ERR_clear_error()
+        return 0
+
+    cdef str failure(self):
+        """Why the last call failed, in words; empties OpenSSL's error queue."""
+        cdef long verdict = SSL_get_verify_result(self.ssl)
+        cdef str reason = drain_errors()
+        if self.wire.wrong_name:
+            asked = SSL_get_servername(self.ssl, TLSEXT_NAMETYPE_host_name)
+            named = asked.decode("ascii", "replace") if asked != NULL else "?"
+            return f"the ClientHello asks for {named!r} but the CONNECT named {self.host.decode()!r}"
+        if self.context.verify and verdict != X509_V_OK:
+            text = X509_verify_cert_error_string(verdict).decode()
+            return f"certificate verify failed: {text} (expected host {self.host.decode()})"
+        return reason or "TLS failed"

@@ -1,0 +1,130 @@
+# The part of OpenSSL 3's C API that the data plane uses.
+
+from libc.stdint cimport uint64_t
+
+cdef extern from "<openssl/ssl.h>" nogil:
+    ctypedef struct SSL
+    ctypedef struct SSL_CTX
+    ctypedef struct SSL_METHOD
+    ctypedef struct BIO
+    ctypedef struct BIO_METHOD
+    ctypedef struct X509
+    ctypedef struct EVP_PKEY
+    ctypedef struct EVP_MD
+    ctypedef struct EVP_MD_CTX
+    ctypedef struct X509_VERIFY_PARAM
+
+    const SSL_METHOD* TLS_server_method()
+    const SSL_METHOD* TLS_client_method()
+    SSL_CTX* SSL_CTX_new(const SSL_METHOD* method)
+    void SSL_CTX_free(SSL_CTX* ctx)
+    uint64_t SSL_CTX_set_options(SSL_CTX* ctx, uint64_t options)
+    int SSL_CTX_set_min_proto_version(SSL_CTX* ctx, int version)
+    long SSL_CTX_set_mode(SSL_CTX* ctx, long mode)
+    long SSL_CTX_set_session_cache_mode(SSL_CTX* ctx, long mode)
+    int SSL_CTX_set_num_tickets(SSL_CTX* ctx, size_t n)
+    int SSL_CTX_set_ciphersuites(SSL_CTX* ctx, const char* s)
+    int SSL_CTX_set_cipher_list(SSL_CTX* ctx, const char* s)
+    int SSL_CTX_set1_groups_list(SSL_CTX* ctx, char* s)
+    void SSL_CTX_set_read_ahead(SSL_CTX* ctx, int yes)
+    void SSL_CTX_set_default_read_buffer_len(SSL_CTX* ctx, size_t n)
+    int SSL_CTX_use_certificate(SSL_CTX* ctx, X509* x)
+    int SSL_CTX_add0_chain_cert(SSL_CTX* ctx, X509* x)
+    int SSL_CTX_use_PrivateKey(SSL_CTX* ctx, EVP_PKEY* key)
+    int SSL_CTX_check_private_key(const SSL_CTX* ctx)
+    int SSL_CTX_set_default_verify_paths(SSL_CTX* ctx)
+    int SSL_CTX_load_verify_file(SSL_CTX* ctx, const char* path)
+    void SSL_CTX_set_verify(SSL_CTX* ctx, int mode, void* callback)
+    int SSL_CTX_set_alpn_protos(SSL_CTX* ctx, const unsigned char* protos, unsigned int n)
+    void SSL_CTX_set_alpn_select_cb(SSL_CTX* ctx,
+        int (*cb)(SSL*, const unsigned char**, unsigned char*, const unsigned char*, unsigned int, void*) noexcept,
+        void* arg)
+    long SSL_CTX_set_tlsext_servername_callback(SSL_CTX* ctx, int (*cb)(SSL*, int*, void*) noexcept)
+
+    SSL* SSL_new(SSL_CTX* ctx)
+    void SSL_free(SSL* ssl)
+    void SSL_set_accept_state(SSL* ssl)
+    void SSL_set_connect_state(SSL* ssl)
+    void SSL_set_bio(SSL* ssl, BIO* rbio, BIO* wbio)
+    int SSL_set_fd(SSL* ssl, int fd)
+    BIO* SSL_get_wbio(const SSL* ssl)
+    int SSL_set_ex_data(SSL* ssl, int idx, void* data)
+    void* SSL_get_ex_data(const SSL* ssl, int idx)
+    int SSL_do_handshake(SSL* ssl)
+    int SSL_read_ex(SSL* ssl, void* buf, size_t n, size_t* done)
+    int SSL_write_ex(SSL* ssl, const void* buf, size_t n, size_t* done)
+    long SSL_sendfile(SSL* ssl, int fd, long offset, size_t n, int flags)
+    int SSL_pending(const SSL* ssl)
+    int SSL_has_pending(const SSL* ssl)
+    int SSL_shutdown(SSL* ssl)
+    int SSL_get_error(const SSL* ssl, int ret)
+    const char* SSL_get_version(const SSL* ssl)
+    const char* SSL_get_servername(const SSL* ssl, int type)
+    int SSL_set_tlsext_host_name(SSL* ssl, const char* name)
+    int SSL_set1_host(SSL* ssl, const char* name)
+    void SSL_set_hostflags(SSL* ssl, unsigned int flags)
+    X509_VERIFY_PARAM* SSL_get0_param(SSL* ssl)
+    long SSL_get_verify_result(const SSL* ssl)
+    int X509_VERIFY_PARAM_set1_ip_asc(X509_VERIFY_PARAM* param, const char* ip)
+    const char* X509_verify_cert_error_string(long n)
+
+    int TLS1_2_VERSION
+    uint64_t SSL_OP_NO_TICKET, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_ENABLE_KTLS
+    uint64_t SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_IGNORE_UNEXPECTED_EOF
+    long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
+    long SSL_SESS_CACHE_OFF
+    int SSL_VERIFY_NONE, SSL_VERIFY_PEER
+    int SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN, SSL_ERROR_SYSCALL, SSL_ERROR_SSL
+    int SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_NOACK, SSL_TLSEXT_ERR_ALERT_FATAL
+    int TLSEXT_NAMETYPE_host_name, SSL_AD_UNRECOGNIZED_NAME
+    long X509_V_OK
+
+cdef extern from "<openssl/x509v3.h>" nogil:
+    unsigned int X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS
+
+cdef extern from "<openssl/bio.h>" nogil:
+    BIO_METHOD* BIO_meth_new(int type, const char* name)
+    int BIO_meth_set_write_ex(BIO_METHOD* m, int (*f)(BIO*, const char*, size_t, size_t*) noexcept)
+    int BIO_meth_set_read_ex(BIO_METHOD* m, int (*f)(BIO*, char*, size_t, size_t*) noexcept)
+    int BIO_meth_set_ctrl(BIO_METHOD* m, long (*f)(BIO*, int, long, void*) noexcept)
+    int BIO_get_new_index()
+    BIO* BIO_new(const BIO_METHOD* m)
+    BIO* BIO_new_mem_buf(const void* buf, int n)
+    int BIO_free(BIO* b)
+    int BIO_up_ref(BIO* b)
+    void BIO_set_data(BIO* b, void* p)
+    void* BIO_get_data(BIO* b)
+    void BIO_set_init(BIO* b, int yes)
+    void BIO_set_retry_read(BIO* b)
+    void BIO_clear_retry_flags(BIO* b)
+    int BIO_get_ktls_send(BIO* b)
+    int BIO_TYPE_SOURCE_SINK, BIO_CTRL_FLUSH
+
+cdef extern from "<openssl/pem.h>" nogil:
+    X509* PEM_read_bio_X509(BIO* b, X509** x, void* cb, void* arg)
+    EVP_PKEY* PEM_read_bio_PrivateKey(BIO* b, EVP_PKEY** key, void* cb, void* arg)
+    void X509_free(X509* x)
+    void EVP_PKEY_free(EVP_PKEY* key)
+
+cdef extern from "<openssl/evp.h>" nogil:
+    EVP_MD* EVP_MD_fetch(void* ctx, const char* name, const char* properties)
+    void EVP_MD_free(EVP_MD* md)
+    EVP_MD_CTX* EVP_MD_CTX_new()
+    void EVP_MD_CTX_free(EVP_MD_CTX* ctx)
+    int EVP_DigestInit_ex2(EVP_MD_CTX* ctx, const EVP_MD* md, const void* params)
+    int EVP_DigestUpdate(EVP_MD_CTX* ctx, const void* p, size_t n)
+    int EVP_DigestFinal_ex(EVP_MD_CTX* ctx, unsigned char* out, unsigned int* n)
+
+cdef extern from "<openssl/err.h>" nogil:
+    unsigned long ERR_get_error()
+    unsigned long ERR_peek_error()
+    unsigned long ERR_peek_last_error()
+    void ERR_clear_error()
+    void ERR_error_string_n(unsigned long e, char* buf, size_t n)
+    const char* ERR_reason_error_string(unsigned long e)
+    int ERR_GET_REASON(unsigned long e)
+    int SSL_R_UNEXPECTED_EOF_WHILE_READING
+
+cdef extern from "<openssl/crypto.h>" nogil:
+    const char* OpenSSL_version(int t)
+    int OPENSSL_VERSION

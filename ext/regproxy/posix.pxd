@@ -1,0 +1,96 @@
+# System calls and libc functions that Cython's own posix.* does not declare.
+
+from libc.stdint cimport uint32_t, uint64_t, int64_t
+
+cdef extern from "<sys/types.h>" nogil:
+    ctypedef long off_t
+    ctypedef long ssize_t
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        uint64_t u64
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    int epoll_create1(int flags)
+    int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
+    int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct sockaddr:
+        pass
+    struct sockaddr_storage:
+        unsigned short ss_family
+    ctypedef unsigned int socklen_t
+    struct linger:
+        int l_onoff
+        int l_linger
+    int accept4(int fd, sockaddr* addr, socklen_t* addrlen, int flags)
+    ssize_t recv(int fd, void* buf, size_t n, int flags)
+    ssize_t send(int fd, const void* buf, size_t n, int flags)
+    int shutdown(int fd, int how)
+    int setsockopt(int fd, int level, int name, const void* value, socklen_t n)
+    int getsockopt(int fd, int level, int name, void* value, socklen_t* n)
+    int SOCK_NONBLOCK, SOCK_CLOEXEC, MSG_NOSIGNAL, MSG_MORE, MSG_DONTWAIT, SHUT_WR, SHUT_RDWR
+    int SOL_SOCKET, SO_LINGER, SO_ERROR, SO_SNDBUF, AF_INET, AF_INET6
+
+cdef extern from "<netinet/in.h>" nogil:
+    int IPPROTO_TCP
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        unsigned char s6_addr[16]
+    struct sockaddr_in:
+        unsigned short sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        unsigned short sin6_port
+        in6_addr sin6_addr
+    unsigned short ntohs(unsigned short n)
+
+cdef extern from "<arpa/inet.h>" nogil:
+    const char* inet_ntop(int af, const void* src, char* dst, socklen_t size)
+    int INET6_ADDRSTRLEN
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_NODELAY, TCP_ULP
+
+cdef extern from "<unistd.h>" nogil:
+    int close(int fd)
+    ssize_t write(int fd, const void* buf, size_t n)
+    ssize_t pread(int fd, void* buf, size_t n, off_t offset)
+
+cdef extern from "<fcntl.h>" nogil:
+    int fcntl(int fd, int cmd, ...)
+    int F_GETFL, F_SETFL, O_NONBLOCK
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void* iov_base
+        size_t iov_len
+    ssize_t preadv2(int fd, const iovec* iov, int iovcnt, off_t offset, int flags)
+    int RWF_NOWAIT
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec* ts)
+    int CLOCK_MONOTONIC
+
+cdef extern from "<string.h>" nogil:
+    void* memmem(const void* haystack, size_t n, const void* needle, size_t m)
+    void* memchr(const void* s, int c, size_t n)
+    void* memmove(void* dst, const void* src, size_t n)
+    void* memcpy(void* dst, const void* src, size_t n)
+    int memcmp(const void* a, const void* b, size_t n)
+    char* strerror(int errnum)
+
+cdef extern from "<strings.h>" nogil:
+    int strcasecmp(const char* a, const char* b)
+
+cdef extern from "<errno.h>" nogil:
+    int errno
+    int EAGAIN, EINTR, EOPNOTSUPP, EINVAL, ECONNRESET, EPIPE, ENOMEM, EMFILE, ENFILE, ECONNABORTED, EIO

@@ -1,0 +1,1 @@
+"""A caching, intercepting proxy for container image pulls."""

@@ -1,0 +1,88 @@
+"""The exception tree. Each error knows the HTTP status and the OCI error code it is answered with."""
+
+from __future__ import annotations
+
+
+class RegproxyError(Exception):
+    """Any error of ours. `status` is the HTTP status, `code` the OCI error code of its answer."""
+
+    status = 500
+    code = "UNKNOWN"
+
+
+class ConfigError(RegproxyError):
+    """A setting that can't be used: names the variable, its value and what would be right.
+
+    The value of a secret variable is never part of the message: pass `value=None` for it.
+    """
+
+    def __init__(self, variable: str, value: str | None, expected: str) -> None:
+        shown = "" if value is None else f"={value!r}"
+        super().__init__(f"{variable}{shown}: {expected}")
+        self.variable = variable
+        self.value = value
+        self.expected = expected
+
+
+class CertificateError(RegproxyError):
+    """The CA's files can't be used: names the file, what is wrong with it and what would be right."""
+
+
+class HeadError(RegproxyError):
+    """A client's message head that can't be understood (RFC 9112)."""
+
+    code = "UNSUPPORTED"
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Refused(RegproxyError):
+    """Policy says no."""
+
+    status = 403
+    code = "DENIED"
+
+
+class StoreError(RegproxyError):
+    """The cache directory can't be used."""
+
+    status = 503
+    code = "UNAVAILABLE"
+
+
+class UpstreamError(RegproxyError):
+    """The origin could not be asked, or what it said can't be used."""
+
+    status = 502
+    code = "UNAVAILABLE"
+
+
+class ConnectFailed(UpstreamError):
+    """No connection to the origin: name resolution, TCP or TLS."""
+
+
+class UpstreamTimeout(UpstreamError):
+    """The origin did not answer in time."""
+
+    status = 504
+
+
+class BadResponse(UpstreamError):
+    """The origin's head or body breaks HTTP or the OCI distribution spec."""
+
+
+class DigestMismatch(UpstreamError):
+    """The origin's bytes are not those that the digest names."""
+
+
+class Unsatisfiable(RegproxyError):
+    """A byte range that has no byte in common with the body of `total` bytes (RFC 9110 15.5.17)."""
+
+    status = 416
+    code = "RANGE_INVALID"
+
+    def __init__(self, total: int) -> None:
+        super().__init__(f"the range lies outside of the {total} bytes")
+        self.total = total
