@@ -87,6 +87,7 @@ cdef class Stream(Pollable):
     cdef bint tell_sent
     cdef bint closing
     cdef bint linger
+    cdef bint shut_later
     cdef bint dead
     cdef Stream feeder
     cdef readonly long long plain_sent

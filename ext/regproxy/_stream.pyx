@@ -282,7 +282,14 @@ cdef class Stream(Pollable):
     def shut_write(self) -> None:
         """Forward a half-close once everything is out (tunnels)."""
         if self.fd >= 0 and not self.dead:
-            shutdown(self.fd, SHUT_WR)
+            if self.outb.len:
+                self.shut_later = True
+            else:
+                shutdown(self.fd, SHUT_WR)
+
+    def extend_read(self, double seconds) -> None:
+        """Wait that much longer for the next byte."""
+        self.in_deadline = self.reactor.now + <uint64_t>(seconds * 1000)
 
     def close(self, bint linger=False) -> None:
         """End the connection in order, after what waits is out.
@@ -954,6 +961,9 @@ cdef class Stream(Pollable):
         if feeder is not None:
             self.feeder = None
             feeder.resume()
+        if self.shut_later:
+            self.shut_later = False
+            shutdown(self.fd, SHUT_WR)
         if self.closing:
             if self.linger and not self.eof_in:
                 shutdown(self.fd, SHUT_WR)

@@ -1,0 +1,159 @@
+"""Figures as text: a line each on the terminal, a markdown page and a JSON file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import platform
+import ssl
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench.figures import Figure
+from bench.lab import Sample
+from bench.loadgen import CIPHERSUITES
+
+PACKAGES = ("regproxy", "uvloop", "httptools", "cython")
+
+
+@dataclasses.dataclass(slots=True)
+class Report:
+    """All of a run. `failed` has the scenarios that gave no figures, with the reason."""
+
+    mode: str
+    subject: str
+    started: datetime
+    machine: dict[str, str]
+    versions: dict[str, str]
+    commands: list[str] = dataclasses.field(default_factory=list)
+    figures: list[Figure] = dataclasses.field(default_factory=list)
+    samples: list[Sample] = dataclasses.field(default_factory=list)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def begin(cls, mode: str, subject: str) -> Report:
+        return cls(mode, subject, datetime.now(UTC), machine(), versions())
+
+    def write(self, directory: Path) -> Path:
+        """Both files; returns the markdown one."""
+        directory.mkdir(parents=True, exist_ok=True)
+        stem = f"{self.subject}-{self.mode}-{self.started:%Y%m%dT%H%M%SZ}"
+        (directory / f"{stem}.json").write_text(json.dumps(self._document(), indent=1) + "\n")
+        page = directory / f"{stem}.md"
+        page.write_text(self._page())
+        return page
+
+    def _document(self) -> dict[str, Any]:
+        figures = []
+        for figure in self.figures:
+            judged = [{**dataclasses.asdict(target), "met": met} for target, met in figure.verdicts()]
+            spreads = {"own": figure.own, "peer_spread": figure.others, "ratio": figure.ratio}
+            named = {name: dataclasses.asdict(spread) for name, spread in spreads.items() if spread}
+            figures.append({**dataclasses.asdict(figure), **named, "targets": judged})
+        return {
+            "mode": self.mode,
+            "subject": self.subject,
+            "started": self.started.isoformat(),
+            "machine": self.machine,
+            "versions": self.versions,
+            "commands": self.commands,
+            "failed": self.failed,
+            "figures": figures,
+            "samples": [dataclasses.asdict(sample) for sample in self.samples],
+        }
+
+    def _page(self) -> str:
+        rows = "\n".join(f"| {' | '.join(cells(figure))} |" for figure in self.figures)
+        machine_lines = "\n".join(
+            f"- {name}: {value}" for name, value in {**self.machine, **self.versions}.items()
+        )
+        failures = "".join(f"\n**{name} failed**: {reason}\n" for name, reason in self.failed.items())
+        loads = dict.fromkeys(sample.command for sample in self.samples)
+        return f"""# {self.subject}, {self.mode} benchmark, {self.started:%Y-%m-%d %H:%M} UTC
+
+Medians of pairs A B A B after a warm-up, the range in brackets; ratios are of the two halves of a pair.
+CPU is user + system of all processes of the server. GB is 10^9 bytes. TLS suites as Go offers them
+({CIPHERSUITES.replace(":", ", ")}); no resumption; logs on at both sides.
+{self._foreign()}
+
+| scenario | figure | {self.subject} | peer | ratio | target |
+|---|---|---|---|---|---|
+{rows}
+{failures}
+## Machine and versions
+
+{machine_lines}
+
+## Commands
+
+Servers:
+
+```
+{chr(10).join(self.commands)}
+```
+
+Loads:
+
+```
+{chr(10).join(loads)}
+```
+"""
+
+    def _foreign(self) -> str:
+        if not self.samples:
+            return ""
+        shares = [sample.foreign for sample in self.samples]
+        return f"Cores taken by other work meanwhile: {median(shares):.2f}, at most {max(shares):.2f}."
+
+
+def cells(figure: Figure) -> list[str]:
+    """Scenario, name, own, peer, ratio, targets with MET or MISSED."""
+    peer = f"{figure.peer_name} {figure.others}" if figure.others else ""
+    judged = []
+    for target, met in figure.verdicts():
+        what = "ratio " if target.of == "ratio" else ""
+        judged.append(f"{what}{target.sign} {target.limit:g} {'MET' if met else 'MISSED'}")
+    name = f"{figure.name}, {figure.unit}" if figure.unit else figure.name
+    return [figure.scenario, name, str(figure.own), peer, str(figure.ratio or ""), "; ".join(judged)]
+
+
+def machine() -> dict[str, str]:
+    cpu = next(
+        line.split(":", 1)[1].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    )
+    memory = int(Path("/proc/meminfo").read_text().split()[1]) / 1e6
+    return {
+        "CPU": f"{cpu}, {os.cpu_count()} cores",
+        "memory": f"{memory:.0f} GB",
+        "kernel": platform.release(),
+        "load average at the start": " ".join(f"{value:.2f}" for value in os.getloadavg()),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"Python": platform.python_version(), "OpenSSL": ssl.OPENSSL_VERSION}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    found["nginx"] = said(["nginx", "-v"])
+    found["squid"] = said(["squid", "-v"])
+    found["commit"] = said(["git", "rev-parse", "HEAD"])
+    return found
+
+
+def said(command: list[str]) -> str:
+    """The first line a command prints."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent)
+    except FileNotFoundError:
+        return "not installed"
+    return (done.stdout + done.stderr).split("\n", 1)[0]

@@ -1,0 +1,222 @@
+"""The scenarios, their targets, and how much of each a mode runs.
+
+A scenario is a function of a Lab and a Plan that returns Figures; SCENARIOS names them all. GB is 10^9
+bytes. Every comparison is A B A B after a warm-up of both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.figures import Figure, Target
+from bench.lab import BESIDE_LEAD, SETTLE, Lab, Origin, Sample
+from bench.loadgen import Load
+from bench.material import Item
+
+MIB = 1 << 20
+BLOB = 32_000_000  # S1 and S8
+WAITERS = 8  # S5
+STREAMS = 4  # S8
+PROBE_RATE = 400.0  # requests/s, S8
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much a mode runs; counts are for one side of one pair."""
+
+    pairs: int
+    blobs: int  # S1
+    requests: int  # S2
+    connections: int  # S3
+    cold: int  # bytes, S4
+    middle: int  # bytes, S4 behind 150 MB/s
+    slow: int  # bytes, S5
+    probe_seconds: float  # S8
+
+
+PLANS = {
+    "short": Plan(5, 25, 25_000, 1_000, 512 * MIB, 256 * MIB, 48_000_000, 2),
+    "full": Plan(7, 100, 100_000, 3_000, 1024 * MIB, 1024 * MIB, 256_000_000, 5),
+}
+
+
+def at_most(limit: float) -> Target:
+    return Target("value", "<=", limit)
+
+
+def ratio_at_most(limit: float) -> Target:
+    return Target("ratio", "<=", limit)
+
+
+def ratio_at_least(limit: float) -> Target:
+    return Target("ratio", ">=", limit)
+
+
+def alternate(
+    pairs: int, own: Callable[[], Sample], peer: Callable[[], Sample]
+) -> list[tuple[Sample, Sample]]:
+    """A B A B; what comes first on each side is a warm-up and does not count."""
+    return [(own(), peer()) for _ in range(pairs + 1)][1:]
+
+
+def compared(
+    scenario: str,
+    name: str,
+    unit: str,
+    pairs: list[tuple[Sample, Sample]],
+    value: Callable[[Sample], float],
+    *targets: Target,
+) -> Figure:
+    """A figure of both sides of each pair."""
+    own = tuple(value(mine) for mine, _ in pairs)
+    peer = tuple(value(other) for _, other in pairs)
+    return Figure(scenario, name, unit, own, peer, pairs[0][1].server, targets)
+
+
+def cached(lab: Lab, plan: Plan, load: Load) -> list[tuple[Sample, Sample]]:
+    """`load` on the subject with a warm cache, beside nginx with the same file."""
+    lab.warm(load.item)
+    with lab.untouched(load.item):
+        return alternate(plan.pairs, lambda: lab.on_subject(load), lambda: lab.on_peer(load))
+
+
+def cached_blob(lab: Lab, plan: Plan) -> list[Figure]:
+    """S1: a blob of 32 MB from the cache, one connection."""
+    pairs = cached(lab, plan, Load(lab.material.blob(BLOB), count=plan.blobs))
+    return [
+        compared(
+            "S1",
+            "cached blob, CPU",
+            "s/GB",
+            pairs,
+            lambda s: s.cpu_per_gb,
+            at_most(0.65),
+            ratio_at_most(0.75),
+        ),
+        compared(
+            "S1", "cached blob, throughput", "GB/s", pairs, lambda s: s.gb_per_second, ratio_at_least(1.3)
+        ),
+    ]
+
+
+def cached_manifest(lab: Lab, plan: Plan) -> list[Figure]:
+    """S2: a manifest of 2.7 kB from the cache, by digest and by tag, keep-alive on 8 connections."""
+    figures = []
+    for name, item in (("by digest", lab.material.manifest()), ("by tag", lab.material.tagged())):
+        pairs = cached(lab, plan, Load(item, connections=8, count=plan.requests))
+        figures += [
+            compared(
+                "S2",
+                f"cached manifest {name}, CPU",
+                "us/request",
+                pairs,
+                lambda s: s.cpu_us_per_request,
+                at_most(16),
+                ratio_at_most(0.85),
+            ),
+            compared(
+                "S2", f"cached manifest {name}, p99", "ms", pairs, lambda s: s.result.latency_us["p99"] / 1e3
+            ),
+        ]
+    return figures
+
+
+def new_connection(lab: Lab, plan: Plan) -> list[Figure]:
+    """S3: CONNECT, handshake, one manifest, close; nginx is spared the CONNECT."""
+    load = Load(lab.material.manifest(), connections=4, count=plan.connections, fresh=True)
+    pairs = cached(lab, plan, load)
+    return [
+        compared(
+            "S3", "new connection, CPU", "us", pairs, lambda s: s.cpu_us_per_request, ratio_at_most(1.0)
+        ),
+        compared("S3", "new connection, p50", "ms", pairs, lambda s: s.result.latency_us["p50"] / 1e3),
+    ]
+
+
+def cold_fetch(lab: Lab, load: Load, origin: Origin) -> tuple[Sample, float]:
+    """A load on the subject with an empty cache, and the number of downloads from the origin it took."""
+    lab.restart()
+    return lab.downloads(origin, load.item, lambda: lab.on_subject(load, origin))
+
+
+def cold_blob(lab: Lab, plan: Plan) -> list[Figure]:
+    """S4: a blob that is not in the cache, one client, from a fast origin and from one behind 150 MB/s."""
+    fast = cold_pairs(lab, plan, lab.material.blob(plan.cold), lab.origin)
+    middle = cold_pairs(lab, plan, lab.material.blob(plan.middle), lab.middle_origin)
+    cpu = tuple(mine.cpu_per_gb for mine, _ in fast)
+    return [
+        Figure("S4", "cold blob, CPU", "s/GB", cpu, targets=(at_most(1.9),)),
+        compared("S4", "cold blob, wall", "s", fast, lambda s: s.result.seconds, ratio_at_most(1.9)),
+        compared(
+            "S4",
+            "cold blob, origin at 150 MB/s, wall",
+            "s",
+            middle,
+            lambda s: s.result.seconds,
+            ratio_at_most(1.02),
+        ),
+    ]
+
+
+def cold_pairs(lab: Lab, plan: Plan, item: Item, origin: Origin) -> list[tuple[Sample, Sample]]:
+    """Through the subject with an empty cache, beside a download from the origin itself."""
+    cold_fetch(lab, Load(item, count=1, verify=True), origin)
+    load = Load(item, count=1)
+    return alternate(
+        plan.pairs, lambda: cold_fetch(lab, load, origin)[0], lambda: lab.on_origin(load, origin)
+    )
+
+
+def waiters(lab: Lab, plan: Plan) -> list[Figure]:
+    """S5: 8 clients ask at once for a blob that is not in the cache; the origin sends 20 MB/s."""
+    item, origin = lab.material.blob(plan.slow), lab.slow_origin
+    load = Load(item, connections=WAITERS, count=WAITERS)
+    cold_fetch(lab, Load(item, connections=WAITERS, count=WAITERS, verify=True), origin)
+    times: list[float] = []
+
+    def all_at_once() -> Sample:
+        sample, downloads = cold_fetch(lab, load, origin)
+        times.append(downloads)
+        return sample
+
+    pairs = alternate(plan.pairs, all_at_once, lambda: lab.on_origin(Load(item, count=1), origin))
+    first = tuple(max(client.first_byte for client in mine.result.clients) for mine, _ in pairs)
+    return [
+        Figure("S5", "8 waiters, downloads from the origin", "", tuple(times[1:]), targets=(at_most(1.0),)),
+        Figure("S5", "8 waiters, first byte of the last one", "s", first, targets=(at_most(0.1),)),
+        compared(
+            "S5", "8 waiters, last one done", "s", pairs, lambda s: s.result.seconds, ratio_at_most(1.03)
+        ),
+    ]
+
+
+def beside_streams(lab: Lab, plan: Plan) -> list[Figure]:
+    """S8: manifests at a steady rate, latency from the due time, while 4 connections stream blobs."""
+    manifest, blob = lab.material.manifest(), lab.material.blob(BLOB)
+    lab.warm(manifest)
+    lab.warm(blob)
+    probe = Load(manifest, connections=4, seconds=plan.probe_seconds, rate=PROBE_RATE, realtime=True)
+    streams = Load(blob, connections=STREAMS, seconds=plan.probe_seconds + 2 * BESIDE_LEAD + 2 * SETTLE)
+    with lab.untouched(manifest), lab.untouched(blob):
+        pairs = alternate(
+            plan.pairs,
+            lambda: lab.on_subject(probe, beside=streams),
+            lambda: lab.on_peer(probe, beside=streams),
+        )
+
+    def figure(at: str, *targets: Target) -> Figure:
+        name = f"manifest beside {STREAMS} streams, {at}"
+        return compared("S8", name, "ms", pairs, lambda sample: sample.result.latency_us[at] / 1e3, *targets)
+
+    return [figure("p50"), figure("p99", at_most(5)), figure("max")]
+
+
+SCENARIOS: dict[str, Callable[[Lab, Plan], list[Figure]]] = {
+    "S1": cached_blob,
+    "S2": cached_manifest,
+    "S3": new_connection,
+    "S4": cold_blob,
+    "S5": waiters,
+    "S8": beside_streams,
+}

@@ -1,0 +1,322 @@
+"""Servers as processes of ours: started, waited for, measured, stopped. nginx, squid and regproxy."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from bench.errors import BenchError
+from bench.loadgen import Route
+from bench.material import HOST, MANIFEST_TYPE, Identity
+
+ROOT = Path(__file__).parent.parent
+START_TIMEOUT = 30.0
+STOP_TIMEOUT = 15.0
+
+
+class Process:
+    """A server's root process; its output goes to a file, which is quoted when the start fails."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        log: Path,
+        ready: Callable[[], bool],
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self.command = list(command)
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                cwd=ROOT,
+                env=None if environ is None else {**os.environ, **environ},
+            )
+        self.pid = self._process.pid
+        self._await(ready, log)
+
+    def _await(self, ready: Callable[[], bool], log: Path) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while not ready():
+            ended = self._process.poll()
+            if ended is not None or time.monotonic() > deadline:
+                self.stop()
+                why = "did not become ready" if ended is None else f"ended with status {ended}"
+                raise BenchError(f"{self.command[0]} {why}:\n{log.read_text(errors='replace')[-3000:]}")
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        if self._process.poll() is not None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+class Subject(Protocol):
+    """A caching proxy that can be measured: CONNECT, interception, a cache that can be emptied."""
+
+    name: str
+    port: int
+
+    @property
+    def pid(self) -> int: ...
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def empty(self) -> None:
+        """Forget everything that is cached; only between stop and start."""
+        ...
+
+    def route(self, origin_port: int) -> Route: ...
+    def command(self) -> list[str]: ...
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def accepts(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Nginx:
+    """Static files over TLS 1.3 by one worker process, with its access log on."""
+
+    def __init__(self, directory: Path, root: Path, identity: Identity) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self._identity = identity
+        self.access_log = directory / "access.log"
+        config = directory / "nginx.conf"
+        config.write_text(self._config(directory, root))
+        command = ["nginx", "-p", str(directory), "-e", str(directory / "error.log"), "-c", str(config)]
+        self.process = Process(command, directory / "output.log", lambda: accepts(self.port))
+
+    def _config(self, directory: Path, root: Path) -> str:
+        user = "user root;" if os.geteuid() == 0 else ""
+        temporary = "\n".join(
+            f"  {kind}_temp_path {directory}/temp;"
+            for kind in ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")
+        )
+        return f"""
+daemon off;
+{user}
+worker_processes 1;
+pid {directory}/nginx.pid;
+events {{ worker_connections 8192; }}
+http {{
+  log_format bench '$remote_addr - $remote_user [$time_local] "$request" $status $body_bytes_sent '
+                   '"$http_referer" "$http_user_agent"';
+  access_log {self.access_log} bench;
+{temporary}
+  sendfile on;
+  tcp_nopush on;
+  keepalive_timeout 300s;
+  keepalive_requests 1000000000;
+  default_type application/octet-stream;
+  ssl_protocols TLSv1.3;
+  server {{
+    listen 127.0.0.1:{self.port} ssl;
+    server_name {HOST};
+    ssl_certificate {self._identity.leaf};
+    ssl_certificate_key {self._identity.leaf_key};
+    root {root};
+    location = /v2/ {{ return 200 '{{}}'; }}
+    location ~ ^/v2/[^/]+/manifests/ {{ default_type {MANIFEST_TYPE}; }}
+    location ~ ^/v2/[^/]+/blobs/sha256:[0-9a-f]+$ {{ }}
+  }}
+}}
+"""
+
+    def route(self) -> Route:
+        return Route(f"127.0.0.1:{self.port}", f"{HOST}:{self.port}", self._identity.ca)
+
+    def sent(self, path: str) -> list[int]:
+        """Body bytes of every request for `path` so far, as the access log has them."""
+        lines = self.access_log.read_text().splitlines()
+        found = (line.split('"')[1:3] for line in lines)
+        return [int(after.split()[1]) for request, after in found if request.split()[1] == path]
+
+
+class SlowOrigin:
+    """bench.origin as a process: the same files at `rate` bytes/s in all."""
+
+    def __init__(self, directory: Path, root: Path, identity: Identity, rate: int) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port, self.rate = free_port(), rate
+        self._identity = identity
+        self._log = directory / f"sent-{rate}.log"
+        self._log.write_text("")
+        files = [str(path) for path in (root, identity.leaf, identity.leaf_key, self._log)]
+        command = [sys.executable, "-m", "bench.origin", str(self.port), str(rate), *files]
+        self.process = Process(command, directory / "output.log", lambda: accepts(self.port))
+
+    def route(self) -> Route:
+        return Route(f"127.0.0.1:{self.port}", f"{HOST}:{self.port}", self._identity.ca)
+
+    def sent(self, path: str) -> list[int]:
+        """Body bytes of every request for `path` so far."""
+        lines = (line.split() for line in self._log.read_text().splitlines())
+        return [int(size) for size, of in lines if of == path]
+
+
+class Regproxy:
+    """The proxy of this repository, one worker, access log into a file, metrics on."""
+
+    name = "regproxy"
+
+    def __init__(self, directory: Path, identity: Identity, origin_ports: Sequence[int]) -> None:
+        self.port, self._admin = free_port(), free_port()
+        self._directory = directory
+        self._cache = directory / "cache"
+        directory.mkdir(parents=True, exist_ok=True)
+        self._environ = {
+            "REGISTRIES": " ".join(f"{HOST}:{port}" for port in origin_ports),
+            "ENABLE_MANIFEST_CACHE": "true",
+            "REGPROXY_RESOLVE": f"{HOST}=127.0.0.1",
+            "REGPROXY_ALLOW_TARGETS": HOST,
+            "REGPROXY_UPSTREAM_CA_FILE": str(identity.ca),
+            "REGPROXY_LISTEN": f"127.0.0.1:{self.port}",
+            "REGPROXY_ADMIN_LISTEN": f"127.0.0.1:{self._admin}",
+            "REGPROXY_WORKERS": "1",
+            "REGPROXY_CACHE_DIR": str(self._cache),
+            "REGPROXY_CA_DIR": str(directory / "ca"),
+            "REGPROXY_ACCESS_LOG": str(directory / "access.log"),
+        }
+        self._process: Process | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def command(self) -> list[str]:
+        settings = [f"{name}={value}" for name, value in self._environ.items()]
+        return [*settings, sys.executable, "-m", "regproxy", "serve"]
+
+    def start(self) -> None:
+        self._cache.mkdir(exist_ok=True)
+        (self._directory / "ca").mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "regproxy", "serve"]
+        self._process = Process(command, self._directory / "output.log", self._ready, self._environ)
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.stop()
+            self._process = None
+
+    def empty(self) -> None:
+        shutil.rmtree(self._cache, ignore_errors=True)
+
+    def _ready(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._admin}/readyz", timeout=2) as answer:
+                return bool(answer.status == 200)
+        except (urllib.error.URLError, OSError):
+            return False
+
+    def route(self, origin_port: int) -> Route:
+        ca = self._directory / "ca" / "ca.crt"
+        return Route(f"127.0.0.1:{self.port}", f"{HOST}:{origin_port}", ca, connect=True)
+
+
+class Squid:
+    """squid-openssl with ssl-bump and a disk cache: the same job, CONNECT and all."""
+
+    name = "squid"
+    helper = "/usr/lib/squid/security_file_certgen"
+
+    def __init__(self, directory: Path, identity: Identity) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.port = free_port()
+        self._directory = directory
+        self._identity = identity
+        (directory / "hosts").write_text(f"127.0.0.1 {HOST}\n")
+        (directory / "signing.pem").write_bytes(identity.ca.read_bytes() + identity.ca_key.read_bytes())
+        self._config = directory / "squid.conf"
+        self._config.write_text(self._text())
+        self._process: Process | None = None
+        self._hand_over()
+
+    def _text(self) -> str:
+        here = self._directory
+        return f"""
+http_port 127.0.0.1:{self.port} ssl-bump tls-cert={here}/signing.pem generate-host-certificates=on \
+dynamic_cert_mem_cache_size=4MB
+sslcrtd_program {self.helper} -s {here}/certificates -M 4MB
+sslcrtd_children 1
+ssl_bump bump all
+tls_outgoing_options cafile={self._identity.ca}
+hosts_file {here}/hosts
+http_access allow all
+cache_dir aufs {here}/cache 16384 16 256
+maximum_object_size 8 GB
+cache_mem 256 MB
+collapsed_forwarding on
+refresh_pattern . 1440 100% 14400
+access_log stdio:{here}/access.log
+cache_log {here}/cache.log
+pid_filename {here}/squid.pid
+coredump_dir {here}
+pinger_enable off
+shutdown_lifetime 1 seconds
+"""
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def command(self) -> list[str]:
+        return ["squid", "--foreground", "-f", str(self._config)]
+
+    def start(self) -> None:
+        log = self._directory / "output.log"
+        self._process = Process(self.command(), log, lambda: accepts(self.port))
+
+    def stop(self) -> None:
+        if self._process:
+            self._process.stop()
+            self._process = None
+
+    def empty(self) -> None:
+        for name in ("cache", "certificates"):
+            shutil.rmtree(self._directory / name, ignore_errors=True)
+        certificates = ["-c", "-s", str(self._directory / "certificates"), "-M", "4MB"]
+        self._prepare([self.helper, *certificates])
+        self._prepare(["squid", "--foreground", "-z", "-f", str(self._config)])
+
+    def _prepare(self, command: list[str]) -> None:
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise BenchError(f"{shlex.join(command)}:\n{done.stdout}{done.stderr}")
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Give everything to the user that squid turns into when root starts it."""
+        if os.geteuid() == 0:
+            for path in [self._directory, *self._directory.rglob("*")]:
+                shutil.chown(path, "proxy", "proxy")
+
+    def route(self, origin_port: int) -> Route:
+        return Route(f"127.0.0.1:{self.port}", f"{HOST}:{origin_port}", self._identity.ca, connect=True)

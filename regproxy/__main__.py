@@ -1,0 +1,5 @@
+"""`python -m regproxy`."""
+
+from regproxy.cli import main
+
+main()

@@ -1,0 +1,232 @@
+"""The access log: one JSON object a line, written by a thread of its own.
+
+Names and order of the fields are docker-registry-proxy's, and so are their types: nginx writes strings.
+Whoever reads the log slowly, or not at all, costs lines and never a request.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import select
+import stat
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from time import gmtime, monotonic, strftime
+from typing import Final
+
+logger = logging.getLogger(__name__)
+
+_BATCH: Final = 512  # lines that are handed over without waiting for flush()
+_QUEUE: Final = 128  # batches; about 65,000 lines and 30 MB while nobody reads
+_CHUNK: Final = 65536  # bytes per write
+_STALL: Final = 0.5  # seconds between two looks at whether close() still waits
+_SAY_EVERY: Final = 60.0  # seconds between two warnings
+# C; quotes, and escapes all that is not printable ASCII: no request can forge a line
+_quote = json.encoder.encode_basestring_ascii
+
+
+class AccessLog:
+    """`line()` remembers, `flush()` hands over to the thread; neither waits. Use from one thread.
+
+    `dropped`: lines that were lost, because the queue was full or the file could not be written.
+    """
+
+    def __init__(self, sink: _Sink | None) -> None:
+        self._sink = sink
+        self._on = sink is not None
+        self._lines: list[str] = []
+        self._second = -1
+        self._time = ""
+
+    @classmethod
+    def open(cls, where: str) -> AccessLog:
+        """`where`: "-" is standard output, "off" is nowhere, and else a path to append to.
+
+        A file that is moved away (logrotate) is made anew. Raises OSError if the file can't be opened.
+        """
+        if where == "off":
+            return cls(None)
+        return cls(_Sink(None if where == "-" else Path(where)))
+
+    @property
+    def dropped(self) -> int:
+        return 0 if self._sink is None else self._sink.dropped
+
+    def line(
+        self,
+        *,
+        now: float,
+        remote_addr: str,
+        method: str,
+        uri: str,
+        host: str,
+        status: int,
+        bytes_sent: int,
+        request_time: float,
+        request_type: str = "",
+        upstream_cache_status: str = "",
+        upstream_response_time: float | None = None,
+        proxy_host: str = "",
+        upstream: str = "",
+    ) -> None:
+        """Remember one answered request.
+
+        `now`: seconds since the epoch, when the answer ended; the other times are seconds. `bytes_sent`: of
+        the body. `uri`: the query is left out, since upload and download links carry their secrets in it.
+        `proxy_host`: the origin that was asked, `upstream`: its address; both "" for what the cache had.
+        """
+        if not self._on:
+            return
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._time = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
+        took = "" if upstream_response_time is None else f"{upstream_response_time:.3f}"
+        self._lines.append(
+            f'{{"access_time":"{self._time}.{int((now - second) * 1000):03d}Z"'
+            f',"upstream_cache_status":"{upstream_cache_status}","method":{_quote(method)}'
+            f',"uri":{_quote(uri.partition("?")[0])},"request_type":"{request_type}","status":"{status}"'
+            f',"bytes_sent":"{bytes_sent}","upstream_response_time":"{took}","host":{_quote(host)}'
+            f',"proxy_host":{_quote(proxy_host)},"upstream":"{upstream}","remote_addr":"{remote_addr}"'
+            f',"request_time":"{request_time:.3f}"}}\n'
+        )
+        if len(self._lines) >= _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Hand over what `line()` has remembered. Called at intervals; never waits."""
+        if self._lines and self._sink is not None:
+            self._sink.put(self._lines)
+            self._lines = []
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Write all that is left and end the thread. What takes longer than `timeout` seconds is dropped."""
+        self.flush()
+        if self._sink is not None and self._on:
+            self._on = False
+            self._sink.close(timeout)
+
+
+class _Sink:
+    """The file and its thread. Batches go in by `put()`, and are forgotten if too many wait."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._fd = 1 if path is None else _append_to(path)
+        # What goes into a pipe in pieces of PIPE_BUF is never mixed with what other processes write, and does
+        # not block where poll() has said that there is room (pipe(7)).
+        self._chunk = _CHUNK if stat.S_ISREG(os.fstat(self._fd).st_mode) else select.PIPE_BUF
+        self._torn = False
+        self.dropped = 0
+        self._said = 0
+        self._said_at = -_SAY_EVERY
+        self._why = ""
+        self._closing = False
+        self._given_up = False
+        self._queue: deque[list[str]] = deque()
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
+        self._thread.start()
+
+    def put(self, lines: list[str]) -> None:
+        with self._changed:
+            if len(self._queue) >= _QUEUE:
+                self._drop(len(lines), "it is read too slowly")
+            else:
+                self._queue.append(lines)
+                self._changed.notify()
+
+    def close(self, timeout: float) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout)
+        self._given_up = True
+        self._thread.join(2 * _STALL)
+        # A thread that hangs in write() (a stopped terminal) is left behind, with its file.
+        if self._path is not None and not self._thread.is_alive():
+            os.close(self._fd)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._queue or self._closing)
+                if not self._queue:
+                    break
+                lines = self._queue.popleft()
+            self._follow_rename()
+            for text, count in _pack(lines, self._chunk):
+                self._write(text, count)
+            self._say()
+        self._say(at_once=True)
+
+    def _write(self, text: bytes, count: int) -> None:
+        """Write some whole lines. A part of a line that stays behind gets a line end before the next one."""
+        rest = memoryview(b"\n" + text if self._torn else text)
+        try:
+            while rest:
+                if not self._wait_writable():
+                    raise TimeoutError(errno.ETIMEDOUT, "it is not read")
+                with suppress(BlockingIOError):
+                    written = os.write(self._fd, rest)
+                    self._torn = written < len(rest)
+                    rest = rest[written:]
+        except OSError as error:
+            with self._changed:
+                self._drop(count, error.strerror or type(error).__name__)
+
+    def _wait_writable(self) -> bool:
+        """Wait for room; False: close() does not want to wait any longer."""
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT)
+        while not poll.poll(0 if self._given_up else _STALL * 1000):
+            if self._given_up:
+                return False
+            self._say()
+        return True
+
+    def _follow_rename(self) -> None:
+        """Open the path again if it no longer names our file, as logrotate leaves it."""
+        if self._path is None:
+            return
+        with suppress(OSError):  # the old file goes on being written until the new one can be
+            try:
+                if os.path.samestat(self._path.stat(), os.fstat(self._fd)):
+                    return
+            except FileNotFoundError:
+                pass
+            old, self._fd = self._fd, _append_to(self._path)
+            os.close(old)
+
+    def _drop(self, count: int, why: str) -> None:
+        self.dropped += count
+        self._why = why
+
+    def _say(self, *, at_once: bool = False) -> None:
+        # Always from this thread: what stalls the access log may stall standard error too.
+        new = self.dropped - self._said
+        if new and (at_once or monotonic() - self._said_at >= _SAY_EVERY):
+            logger.warning("access log: %d lines dropped: %s", new, self._why)
+            self._said += new
+            self._said_at = monotonic()
+
+
+def _append_to(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+
+
+def _pack(lines: list[str], limit: int) -> Iterator[tuple[bytes, int]]:
+    """Join whole lines into pieces of at most `limit` bytes (a longer line is a piece of its own)."""
+    first, size = 0, 0
+    for index, line in enumerate(lines):
+        if size + len(line) > limit and index > first:
+            yield "".join(lines[first:index]).encode("ascii"), index - first
+            first, size = index, 0
+        size += len(line)
+    yield "".join(lines[first:]).encode("ascii"), len(lines) - first

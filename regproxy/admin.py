@@ -1,0 +1,98 @@
+"""The admin port: /metrics for Prometheus, /healthz and /readyz for whoever keeps the process alive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from regproxy._stream import Stream
+from regproxy.errors import HeadError
+from regproxy.heads import build_head, parse_request
+from regproxy.metrics import Metrics
+from regproxy.pages import Page, text
+
+_IDLE = 75.0  # seconds; above the scrape interval that is usual
+
+
+class Admin:
+    """Answers for one worker. `ready()` is None, or says why it is not."""
+
+    def __init__(self, metrics: Metrics, ready: Callable[[], str | None]) -> None:
+        self._metrics = metrics
+        self._ready = ready
+
+    def accept(self, stream: Stream) -> None:
+        """Take a new connection."""
+        AdminSession(self, stream)
+
+    def page(self, path: str) -> Page:
+        """The answer for a path."""
+        if path == "/metrics":
+            return Page(200, self._metrics.content_type.encode(), self._metrics.render())
+        if path == "/healthz":
+            return text(200, "ok\n")
+        if path == "/readyz":
+            reason = self._ready()
+            return text(200, "ready\n") if reason is None else text(503, f"not ready: {reason}\n")
+        return text(404, "there are /metrics, /healthz and /readyz\n")
+
+
+class AdminSession:
+    """The handler of one connection to the admin port."""
+
+    __slots__ = ("_admin", "_keep_alive", "_stream")
+
+    def __init__(self, admin: Admin, stream: Stream) -> None:
+        self._admin = admin
+        self._stream = stream
+        self._keep_alive = True
+        stream.handler = self
+        stream.set_send_timeout(_IDLE)
+        stream.next_head(_IDLE, _IDLE)
+
+    def on_head(self, head: bytes) -> None:
+        """A request: answer it from memory."""
+        try:
+            request = parse_request(head)
+        except HeadError as error:
+            self._answer(text(error.status, f"{error}\n"), "GET")
+            return
+        self._keep_alive = request.keep_alive and request.body.empty
+        if request.method not in ("GET", "HEAD"):
+            self._answer(text(405, f"{request.method} is not allowed here\n"), "GET")
+            return
+        self._answer(self._admin.page(request.path.partition("?")[0]), request.method)
+
+    def _answer(self, page: Page, method: str) -> None:
+        headers = [(b"content-type", page.content_type), (b"content-length", b"%d" % len(page.body))]
+        if not self._keep_alive:
+            headers.append((b"connection", b"close"))
+        if self._stream.send(build_head(page.status, headers), page.body if method == "GET" else b""):
+            self.on_sent()
+
+    def on_sent(self) -> None:
+        """The answer is out."""
+        if self._keep_alive:
+            self._stream.next_head(_IDLE, _IDLE)
+        else:
+            self._stream.close(True)
+
+    def on_connect(self, host: str | None, port: int) -> None:
+        """Not a proxy port."""
+        self._keep_alive = False
+        self._answer(text(405, "this is the admin port; the proxy listens on another\n"), "GET")
+
+    def on_head_too_large(self) -> None:
+        """RFC 6585 section 5."""
+        self._keep_alive = False
+        self._answer(text(431, "the request head is too large\n"), "GET")
+
+    def on_eof(self, partial: bool) -> None:
+        """The client has gone."""
+        self._stream.close()
+
+    def on_timeout(self, what: str) -> None:
+        """Idle for too long."""
+        self._stream.abort()
+
+    def on_closed(self, reason: str) -> None:
+        """Nothing is left to do."""

@@ -1,0 +1,94 @@
+"""The command line: `regproxy serve`, `regproxy check-config`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from regproxy import config as configuration
+from regproxy import directories, worker
+from regproxy.config import Config
+from regproxy.errors import ConfigError, RegproxyError
+
+USAGE_ERROR = 2
+
+app = typer.Typer(
+    help="A caching, intercepting proxy for container image pulls.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
+]
+
+
+@app.callback()
+def root() -> None:
+    """A caching, intercepting proxy for container image pulls."""
+
+
+@app.command()
+def serve(config: ConfigOption = None) -> None:
+    """Run the proxy until SIGTERM or SIGINT."""
+    settings = _load(config)
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        places = directories.choose(settings, os.environ)
+        code = worker.run(settings, places)
+    except ConfigError as error:
+        _fail(error)
+    except RegproxyError as error:
+        _fail(error, 1)
+    raise typer.Exit(code)
+
+
+@app.command("check-config")
+def check_config(config: ConfigOption = None) -> None:
+    """Read the configuration, show every setting and where it comes from; exit code 2 if it can't be used."""
+    settings = _load(config)
+    table = Table("setting", "value", "from", box=None, header_style="bold")
+    for name, value, origin in configuration.describe(settings):
+        table.add_row(name, value.replace("[", "\\["), origin)
+    console = Console(soft_wrap=not sys.stdout.isatty())
+    console.print(table)
+    for warning in settings.warnings:
+        Console(stderr=True).print(f"warning: {warning}", markup=False)
+    console.print("The configuration is good.")
+
+
+def _load(path: Path | None) -> Config:
+    text = None
+    try:
+        if path is not None:
+            text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        _fail(ConfigError("REGPROXY_CONFIG", str(path), f"can't be read: {reason}"))
+    try:
+        return configuration.load(os.environ, text, str(path or ""))
+    except ConfigError as error:
+        _fail(error)
+
+
+def _fail(error: Exception, code: int = USAGE_ERROR) -> NoReturn:
+    typer.echo(f"regproxy: {error}", err=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """The console script."""
+    app()

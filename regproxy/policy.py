@@ -1,0 +1,223 @@
+"""What is done with a request, decided from values alone: no socket, no clock, no disk.
+
+`plan_connect` says what a CONNECT gets, `plan` what a request gets, `after_head` what an origin's answer
+means. Behaviour is docker-registry-proxy's unless a comment says otherwise.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from regproxy.config import Config
+from regproxy.oci import Accept, Kind, Target
+from regproxy.tiers import Tiers
+
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+# Upstream is in trouble: what we hold is better than its answer.
+STALE_ON: Final = frozenset({429, 500, 502, 503, 504})
+MAX_REDIRECTS: Final = 5
+TAG_DISABLED: Final = "manifest-default-disabled"
+
+_READS = frozenset({"GET", "HEAD"})
+_KNOWN_HOSTS_MAX = 4096
+# Shared address ranges that must not be reached through a proxy unless somebody said so by name: they are the
+# proxy's own host, its neighbours on the link, and the clouds' metadata services.
+_METADATA = frozenset({ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("168.63.129.16")})
+
+
+class Decision(Enum):
+    """What becomes of a CONNECT."""
+
+    INTERCEPT = auto()
+    TUNNEL = auto()
+    REFUSE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectPlan:
+    """`reason` tells a refused client what was wrong."""
+
+    decision: Decision
+    reason: str = ""
+
+
+class Action(Enum):
+    """What becomes of a request."""
+
+    SERVE = auto()  # from the cache, nobody is asked
+    FETCH = auto()  # from the origin, into the cache
+    HEAD = auto()  # only the origin's head, nothing to store
+    PASS = auto()  # through to the origin, uncached
+    REFUSE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`kind` is the request type as headers, log and metrics show it; the rest says why a request is refused."""
+
+    action: Action
+    kind: str
+    status: int = 0
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A tag as the index has it: times in seconds since the epoch."""
+
+    digest: str
+    media_type: str
+    size: int
+    fetched_at: float
+    accepts_index: bool
+
+
+class Verdict(Enum):
+    """What an origin's answer to a fetch means."""
+
+    STORE = auto()
+    FOLLOW = auto()
+    STALE = auto()
+    RELAY = auto()
+
+
+_SERVE_BY_DIGEST = {kind: Plan(Action.SERVE, kind.value) for kind in (Kind.BLOB, Kind.MANIFEST)}
+_FETCH_BY_DIGEST = {kind: Plan(Action.FETCH, kind.value) for kind in (Kind.BLOB, Kind.MANIFEST)}
+_HEAD_BY_DIGEST = {kind: Plan(Action.HEAD, kind.value) for kind in (Kind.BLOB, Kind.MANIFEST)}
+_PASS = {kind: Plan(Action.PASS, kind.value) for kind in Kind}
+
+
+class Policy:
+    """The rules of one configuration."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._tiers = Tiers(config.tiers)
+        self._connects: dict[tuple[str, int], ConnectPlan] = {}
+        self._tag_plans: dict[tuple[Action, str], Plan] = {}
+
+    # --- CONNECT -----------------------------------------------------------------------------------------
+
+    def plan_connect(self, host: str, port: int) -> ConnectPlan:
+        """Intercept registries, tunnel other hosts on the allowed ports, refuse the rest."""
+        known = self._connects.get((host, port))
+        if known is None:
+            known = self._plan_connect(host, port)
+            if len(self._connects) >= _KNOWN_HOSTS_MAX:
+                self._connects.clear()
+            self._connects[host, port] = known
+        return known
+
+    def _plan_connect(self, host: str, port: int) -> ConnectPlan:
+        config = self._config
+        ports = ", ".join(str(p) for p in sorted(config.connect_ports))
+        for rule in config.registries:
+            if rule.matches(host, port) and (rule.port is not None or port in config.connect_ports):
+                return ConnectPlan(Decision.INTERCEPT)
+        if any(rule.port == port and rule.matches(host, port) for rule in config.allow_targets):
+            return ConnectPlan(Decision.TUNNEL)
+        if port not in config.connect_ports:
+            return ConnectPlan(
+                Decision.REFUSE,
+                f"port {port} may not be reached through this proxy (allowed: {ports}); "
+                f"name it in REGISTRIES as {host}:{port}, or in REGPROXY_CONNECT_PORTS",
+            )
+        return ConnectPlan(Decision.TUNNEL)
+
+    def address_allowed(self, host: str, port: int, address: str) -> bool:
+        """Whether `host`, which resolved to `address`, may be connected to.
+
+        Loopback, link-local and metadata addresses only for hosts that the configuration names exactly.
+        """
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        mapped = getattr(ip, "ipv4_mapped", None)
+        ip = mapped or ip
+        special = ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast or ip in _METADATA
+        return not special or self._named(host, port)
+
+    def _named(self, host: str, port: int) -> bool:
+        config = self._config
+        return (
+            host in config.resolve
+            or any(rule.pattern == host and rule.matches(host, port) for rule in config.registries)
+            or any(rule.matches(host, port) for rule in config.allow_targets)
+        )
+
+    # --- requests ----------------------------------------------------------------------------------------
+
+    def plan(self, method: str, target: Target, held: bool, age: float | None) -> Plan:
+        """Decide about one request.
+
+        `held`: the content (of the digest, or of the tag's stored variant that suits the request) is in the
+        cache. `age`: seconds since that tag was fetched, None for content by digest.
+        """
+        kind = target.kind
+        if method not in _READS:
+            return self._plan_write(method, target)
+        if kind is Kind.BLOB or kind is Kind.MANIFEST:
+            if held:
+                return _SERVE_BY_DIGEST[kind]
+            return _FETCH_BY_DIGEST[kind] if method == "GET" else _HEAD_BY_DIGEST[kind]
+        if kind is Kind.TAG:
+            return self._plan_tag(method, target.reference, held, age)
+        if kind is Kind.V1:
+            return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", "the v1 registry protocol is not proxied")
+        return _PASS[kind]
+
+    def _plan_tag(self, method: str, tag: str, held: bool, age: float | None) -> Plan:
+        if not self._config.manifest_cache:
+            # Asked for every time; what is stored only helps when the origin fails.
+            name, fresh = TAG_DISABLED, False
+        else:
+            tier = self._tiers.match(tag)
+            name, fresh = tier.name, held and age is not None and 0 <= age < tier.ttl
+        if fresh:
+            action = Action.SERVE
+        else:
+            action = Action.FETCH if method == "GET" else Action.HEAD
+        plan = self._tag_plans.get((action, name))
+        if plan is None:
+            plan = self._tag_plans[action, name] = Plan(action, name)
+        return plan
+
+    def _plan_write(self, method: str, target: Target) -> Plan:
+        kind = target.kind
+        if method == "OPTIONS" or kind is Kind.TOKEN:
+            # Newer clients ask for tokens by POST; refusing that breaks their login.
+            return _PASS[kind]
+        if kind is Kind.V1:
+            return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", "the v1 registry protocol is not proxied")
+        if self._config.allow_push or (method == "POST" and kind is Kind.OTHER and not target.repository):
+            return _PASS[kind]
+        reason = f"{method} is not allowed: this proxy only pulls (ALLOW_PUSH=true lets pushes through)"
+        return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", reason)
+
+
+def after_head(status: int, have_stale: bool) -> Verdict:
+    """What an origin's answer to a fetch means: `have_stale` says that an older copy could be served."""
+    if status == 200:
+        return Verdict.STORE
+    if status in REDIRECTS:
+        return Verdict.FOLLOW
+    if have_stale and status in STALE_ON:
+        return Verdict.STALE
+    return Verdict.RELAY
+
+
+def choose_variant(held: tuple[Held, ...], accept: Accept) -> Held | None:
+    """The newest stored variant of a tag that may answer a request with this Accept.
+
+    A registry picks by Accept: one that was asked without index types may have answered with a single
+    platform's manifest, which must not be given to a client that would have got the index.
+    """
+    usable = [
+        h
+        for h in held
+        if accept.accepts(h.media_type)
+        and (h.accepts_index or not accept.accepts_index)
+    ]
+    return max(usable, key=lambda h: h.fetched_at, default=None)

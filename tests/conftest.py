@@ -1,0 +1,85 @@
+"""Fixtures that several test modules share. What they start is ended with the test, or with the session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.origin import Origin
+from tests.parts.images import Image, make_image
+from tests.parts.proxy import Proxy
+from tests.parts.registry import Registry
+from tests.parts.tokens import TokenServer
+from tests.parts.trust import Trust
+
+
+@pytest.fixture(scope="session")
+def trust(tmp_path_factory: pytest.TempPathFactory) -> Trust:
+    """A CA for servers of the test, one for the session."""
+    return Trust(tmp_path_factory.mktemp("trust"))
+
+
+@pytest.fixture(scope="session")
+def image() -> Image:
+    """A small image of two layers."""
+    return make_image(seed=7)
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    """Closes whatever a test enters into it, last in first out."""
+    with ExitStack() as entered:
+        yield entered
+
+
+@pytest.fixture
+def start_origin(stack: ExitStack, trust: Trust) -> Callable[..., Origin]:
+    """Start a scriptable origin: `start_origin("origin.test", rate=...)`; `tls=False` for plain HTTP."""
+
+    def start(*names: str, tls: bool = True, **options: Any) -> Origin:
+        return stack.enter_context(Origin(trust if tls else None, *names, **options))
+
+    return start
+
+
+@pytest.fixture
+def start_tokens(stack: ExitStack, trust: Trust) -> Callable[..., TokenServer]:
+    """Start a token server: `start_tokens(users={"u": "p"})`."""
+    return lambda **options: stack.enter_context(TokenServer(trust, **options))
+
+
+@pytest.fixture
+def start_registry(stack: ExitStack, trust: Trust, tmp_path: Path) -> Callable[..., Registry]:
+    """Start a docker-registry: `start_registry("reg.test", users=..., tokens=..., cdn=..., storage=...)`."""
+
+    def start(name: str = "reg.test", **options: Any) -> Registry:
+        place = tmp_path / f"registry-{name}-{len(list(tmp_path.glob('registry-*')))}"
+        return stack.enter_context(Registry(place, trust, name=name, **options))
+
+    return start
+
+
+@pytest.fixture
+def start_proxy(stack: ExitStack, trust: Trust, tmp_path: Path) -> Callable[..., Proxy]:
+    """Start the proxy before these origins: `start_proxy(registry, origin, VAR="value")`; it intercepts all.
+
+    Takes Registry and Origin objects (anything with `authority` and `resolve`), and variables of the
+    environment; see `Proxy` for the rest. `registries` replaces the list of what is intercepted, `at` is the
+    directory of an earlier proxy whose cache and CA are to be taken over.
+    """
+
+    def start(
+        *before: Any, registries: tuple[str, ...] | None = None, at: Path | None = None, **env: str | None
+    ) -> Proxy:
+        place = at or tmp_path / f"proxy-{len(list(tmp_path.glob('proxy-*')))}"
+        resolve: dict[str, str] = {}
+        for origin in before:
+            resolve |= origin.resolve
+        names = tuple(origin.authority for origin in before) if registries is None else registries
+        return stack.enter_context(Proxy(place, env, registries=names, resolve=resolve, ca=trust.path))
+
+    return start

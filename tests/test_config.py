@@ -1,0 +1,452 @@
+"""Settings from the environment and TOML: every name, every default, every complaint."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from regproxy import config as config_module
+from regproxy.config import SETTINGS, Address, Config, ConfigErrors, Credential, HostRule, describe, load
+from regproxy.errors import ConfigError
+
+DAY = 86_400.0
+HUB = tuple(map(HostRule, ("registry-1.docker.io", "auth.docker.io", "docker.caching.proxy.internal")))
+OTHERS = tuple(map(HostRule, ("registry.k8s.io", "gcr.io", "quay.io", "ghcr.io")))
+
+DEFAULTS: dict[str, object] = {
+    "listen": Address("", 3128),
+    "admin_listen": Address("127.0.0.1", 3129),
+    "cache_dir": "/docker_mirror_cache",
+    "ca_dir": "/ca",
+    "ca_key_file": "/ca/ca.key",
+    "ca_crt_file": "/ca/ca.crt",
+    "upstream_ca_file": None,
+    "resolve": {},
+    "workers": 0,
+    "access_log": "-",
+    "log_level": "info",
+    "registries": HUB + OTHERS,
+    "connect_ports": {443},
+    "allow_targets": (),
+    "credentials": (),
+    "manifest_cache": False,
+    "cache_max_size": 32 << 30,
+    "cache_inactive": 60 * DAY,
+    "allow_push": False,
+    "request_buffering": True,
+    "verify_ssl": True,
+    "disable_ipv6": False,
+    "keepalive_timeout": 300.0,
+    "debug": False,
+    "debug_hub": False,
+    "debug_nginx": False,
+    "warnings": (),
+}
+SIDES = ["send", "client_body", "client_header", "proxy_read", "proxy_connect", "proxy_send"]
+SIDES += ["tunnel_read", "tunnel_connect", "tunnel_send"]
+DEFAULTS |= {f"{side}_timeout": 60.0 for side in SIDES}
+
+
+def test_defaults() -> None:
+    config = load({})
+    found = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    assert [(tier.name, tier.ttl) for tier in found.pop("tiers")] == [
+        ("manifest-primary", 600.0),
+        ("manifest-secondary", 60 * DAY),
+        ("manifest-default", 3600.0),
+    ]
+    del found["shown"]
+    assert found == DEFAULTS
+
+
+MORE = (HostRule("*.a.example", 5000), HostRule("gcr.io"))
+LOCAL = (HostRule(".lan"), HostRule("127.0.0.1", 5000))
+TWO_NAMES = {"a.test": ("127.0.0.5",), "b": ("::1", "127.0.0.6")}
+
+# (variable, value, field, wanted), each alone in the environment
+ENV = [
+    ("REGPROXY_LISTEN", "[::]:8080", "listen", Address("::", 8080)),
+    ("REGPROXY_ADMIN_LISTEN", ":9000", "admin_listen", Address("", 9000)),
+    ("REGPROXY_CACHE_DIR", "/var/cache/regproxy/", "cache_dir", "/var/cache/regproxy"),
+    ("REGPROXY_CA_DIR", "/etc/ca", "ca_dir", "/etc/ca"),
+    ("REGPROXY_CA_DIR", "/etc/ca/", "ca_key_file", "/etc/ca/ca.key"),
+    ("REGPROXY_CA_DIR", "/", "ca_crt_file", "/ca.crt"),
+    ("CA_KEY_FILE", "/run/secrets/key", "ca_key_file", "/run/secrets/key"),
+    ("CA_CRT_FILE", "/run/secrets/crt", "ca_crt_file", "/run/secrets/crt"),
+    ("REGPROXY_UPSTREAM_CA_FILE", "/etc/more.pem", "upstream_ca_file", "/etc/more.pem"),
+    ("REGPROXY_RESOLVE", "a.test=127.0.0.5 a.test=::1", "resolve", {"a.test": ("127.0.0.5", "::1")}),
+    ("REGPROXY_WORKERS", "3", "workers", 3),
+    ("REGPROXY_ACCESS_LOG", "off", "access_log", "off"),
+    ("REGPROXY_LOG_LEVEL", "Warning", "log_level", "warning"),
+    ("REGISTRIES", "", "registries", HUB),
+    ("REGISTRIES", "*.A.example:5000 gcr.io. AUTH.docker.io", "registries", (*HUB, *MORE)),
+    ("REGPROXY_CONNECT_PORTS", "443 8443", "connect_ports", {443, 8443}),
+    ("REGPROXY_CONNECT_PORTS", "", "connect_ports", set()),
+    ("REGPROXY_ALLOW_TARGETS", ".lan 127.0.0.1:5000", "allow_targets", LOCAL),
+    ("AUTH_REGISTRIES", "a.example:u:p:q", "credentials", (Credential("a.example", None, "u", "p:q"),)),
+    ("ENABLE_MANIFEST_CACHE", "TRUE", "manifest_cache", True),
+    ("ALLOW_PUSH", "yes", "allow_push", True),
+    ("PROXY_REQUEST_BUFFERING", "off", "request_buffering", False),
+    ("CACHE_MAX_SIZE", " 500G ", "cache_max_size", 500 << 30),
+    ("CACHE_INACTIVE", "1y", "cache_inactive", 365 * DAY),
+    ("CACHE_INACTIVE", "0", "cache_inactive", 0.0),
+    ("VERIFY_SSL", "0", "verify_ssl", False),
+    ("DISABLE_IPV6", "1", "disable_ipv6", True),
+    ("SEND_TIMEOUT", "61", "send_timeout", 61.0),
+    ("CLIENT_BODY_TIMEOUT", "62s", "client_body_timeout", 62.0),
+    ("CLIENT_HEADER_TIMEOUT", "500ms", "client_header_timeout", 0.5),
+    ("KEEPALIVE_TIMEOUT", "0", "keepalive_timeout", 0.0),
+    ("PROXY_READ_TIMEOUT", "1h 30m", "proxy_read_timeout", 5400.0),
+    ("PROXY_CONNECT_TIMEOUT", "64s", "proxy_connect_timeout", 64.0),
+    ("PROXY_SEND_TIMEOUT", "65s", "proxy_send_timeout", 65.0),
+    ("PROXY_CONNECT_READ_TIMEOUT", "66s", "tunnel_read_timeout", 66.0),
+    ("PROXY_CONNECT_CONNECT_TIMEOUT", "67s", "tunnel_connect_timeout", 67.0),
+    ("PROXY_CONNECT_SEND_TIMEOUT", "68s", "tunnel_send_timeout", 68.0),
+    ("DEBUG", "true", "debug", True),
+    ("DEBUG_HUB", "true", "debug_hub", True),
+    ("DEBUG_NGINX", "true", "debug_nginx", True),
+    ("DEBUG_NGINX", "true", "log_level", "debug"),
+    ("CACHE_MAX_SIZE", "", "cache_max_size", 32 << 30),
+    ("VERIFY_SSL", "", "verify_ssl", True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, value, field, want", ENV, ids=lambda value: repr(value)[:30])
+def test_env(name: str, value: str, field: str, want: object) -> None:
+    assert getattr(load({name: value}), field) == want
+
+
+@pytest.mark.parametrize("name, value, field, want", ENV, ids=lambda value: repr(value)[:30])
+def test_toml_takes_the_same_text(name: str, value: str, field: str, want: object) -> None:
+    for key in (name.lower(), name.lower().removeprefix("regproxy_")):
+        assert getattr(load({}, f"{key} = '{value}'"), field) == want
+
+
+def test_every_setting_is_tried() -> None:
+    tiers = {setting.name for setting in SETTINGS if setting.name.startswith("MANIFEST_CACHE_")}
+    delimiters = {"AUTH_REGISTRIES_DELIMITER", "AUTH_REGISTRY_DELIMITER"}
+    assert {row[0] for row in ENV} | tiers | delimiters == {setting.name for setting in SETTINGS}
+
+
+# (TOML text, field, wanted)
+TOML = [
+    ("allow_push = true", "allow_push", True),
+    ("verify_ssl = false", "verify_ssl", False),
+    ("cache_max_size = 1048576", "cache_max_size", 1 << 20),
+    ("send_timeout = 90", "send_timeout", 90.0),
+    ("workers = 2", "workers", 2),
+    ("registries = ['*.A.example:5000', 'gcr.io']", "registries", (*HUB, *MORE)),
+    ("registries = []", "registries", HUB),
+    ("connect_ports = 8443", "connect_ports", {8443}),
+    ("connect_ports = [443, '8443']", "connect_ports", {443, 8443}),
+    ("connect_ports = []", "connect_ports", set()),
+    ("auth_registries = ['a.example:u:p q']", "credentials", (Credential("a.example", None, "u", "p q"),)),
+    ("resolve = {'a.test' = '127.0.0.5', b = ['::1', '127.0.0.6']}", "resolve", TWO_NAMES),
+    ("[resolve]\n'A.test' = '127.0.0.5'", "resolve", {"a.test": ("127.0.0.5",)}),
+    ("resolve = ['a.test=127.0.0.5']", "resolve", {"a.test": ("127.0.0.5",)}),
+    ("cache_max_size = ''", "cache_max_size", 32 << 30),
+    ("", "allow_push", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text, field, want", TOML, ids=lambda value: repr(value)[:40])
+def test_toml(text: str, field: str, want: object) -> None:
+    assert getattr(load({}, text), field) == want
+
+
+def test_the_environment_wins_over_the_file() -> None:
+    toml = "cache_max_size = '1g'\nregistries = ['a.example']\nresolve = {a = '::1'}\nsend_timeout = 5"
+    config = load(
+        {"CACHE_MAX_SIZE": "2g", "REGISTRIES": "", "REGPROXY_RESOLVE": "b=::1", "SEND_TIMEOUT": ""}, toml
+    )
+    assert config.cache_max_size == 2 << 30
+    assert config.registries == HUB
+    assert dict(config.resolve) == {"b": ("::1",)}
+    assert config.send_timeout == 5.0
+
+
+KEY = '{\n  "type": "service_account",\n  "project": "a:b;;c"\n}'
+
+
+def test_delimiters() -> None:
+    env = {
+        "AUTH_REGISTRIES": f"gcr.io:::_json_key:::{KEY};;;auth.docker.io:::me:::a:::b c",
+        "AUTH_REGISTRIES_DELIMITER": ";;;",
+        "AUTH_REGISTRY_DELIMITER": ":::",
+    }
+    want = (Credential("gcr.io", None, "_json_key", KEY), Credential("auth.docker.io", None, "me", "a:::b c"))
+    assert load(env).credentials == want
+    env |= {"AUTH_REGISTRIES_DELIMITER": "", "AUTH_REGISTRY_DELIMITER": "", "AUTH_REGISTRIES": "a:u:p b:u:p"}
+    assert [item.host for item in load(env).credentials] == ["a", "b"]
+    toml = f"auth_registry_delimiter = '/'\nauth_registries = ['''gcr.io/_json_key/{KEY}''']"
+    assert load({}, toml).credentials == want[:1]
+
+
+# (environment, (name, ttl, expression) of each tier)
+TIERS = [
+    ({"MANIFEST_CACHE_PRIMARY_REGEX": ""}, ["manifest-secondary", "manifest-default"]),
+    ({"MANIFEST_CACHE_SECONDARY_REGEX": ""}, ["manifest-primary", "manifest-default"]),
+    (
+        {"MANIFEST_CACHE_PRIMARY_REGEX": "", "MANIFEST_CACHE_SECONDARY_REGEX": ""},
+        ["manifest-default"],
+    ),
+    ({"ENABLE_MANIFEST_CACHE": "true"}, ["manifest-primary", "manifest-secondary", "manifest-default"]),
+]
+
+
+@pytest.mark.parametrize("env, want", TIERS, ids=str)
+def test_an_empty_regex_is_no_tier(env: dict[str, str], want: list[str]) -> None:
+    assert [tier.name for tier in load(env).tiers] == want
+
+
+def test_tiers() -> None:
+    config = load(
+        {
+            "MANIFEST_CACHE_PRIMARY_REGEX": "a",
+            "MANIFEST_CACHE_PRIMARY_TIME": "1m",
+            "MANIFEST_CACHE_SECONDARY_REGEX": "b",
+            "MANIFEST_CACHE_SECONDARY_TIME": "2h",
+            "MANIFEST_CACHE_DEFAULT_TIME": "0",
+        }
+    )
+    found = [(tier.name, tier.ttl, tier.pattern and tier.pattern.regex) for tier in config.tiers]
+    assert found == [
+        ("manifest-primary", 60.0, "a"),
+        ("manifest-secondary", 7200.0, "b"),
+        ("manifest-default", 0.0, None),
+    ]
+
+
+# (environment, TOML text, what the error says)
+ERRORS = [
+    ({"CACHE_MAX_SIZE": "32t"}, None, "CACHE_MAX_SIZE='32t': an nginx size: digits and"),
+    ({"SEND_TIMEOUT": "1.5s"}, None, "SEND_TIMEOUT='1.5s': an nginx time: 90s"),
+    ({"PROXY_READ_TIMEOUT": "0"}, None, "PROXY_READ_TIMEOUT='0': a time above 0"),
+    ({"ALLOW_PUSH": "maybe"}, None, "ALLOW_PUSH='maybe': true or false (also 1/0, yes/no, on/off)"),
+    ({"VERIFY_SSL": " "}, None, "VERIFY_SSL=' ': true or false"),
+    ({"REGISTRIES": "gcr.io https://b"}, None, "REGISTRIES='gcr.io https://b': 'https://b' is not a host"),
+    ({"REGISTRIES": r"~\.gcr\.io$"}, None, "regular expressions (~) are not supported"),
+    ({"REGPROXY_LISTEN": "3128"}, None, "REGPROXY_LISTEN='3128': host:port, such as"),
+    ({"REGPROXY_CACHE_DIR": " "}, None, "REGPROXY_CACHE_DIR=' ': a path"),
+    ({"REGPROXY_RESOLVE": "a.test"}, None, "REGPROXY_RESOLVE='a.test': 'a.test' is not host=address"),
+    ({"REGPROXY_CONNECT_PORTS": "443 0"}, None, "'0' is not a port from 1 to 65535"),
+    ({"REGPROXY_WORKERS": "many"}, None, "REGPROXY_WORKERS='many': a number"),
+    ({"REGPROXY_LOG_LEVEL": "trace"}, None, "REGPROXY_LOG_LEVEL='trace': debug, info, warning or error"),
+    ({"MANIFEST_CACHE_PRIMARY_REGEX": "("}, None, "MANIFEST_CACHE_PRIMARY_REGEX='(': a regular"),
+    ({"AUTH_REGISTRIES": "a.example"}, None, "AUTH_REGISTRIES: entry 1 of 1 is not host, user and password"),
+    ({}, "cache_max_size = '32t'", "reg.toml: cache_max_size='32t': an nginx size"),
+    ({}, "regproxy_workers = -1", "reg.toml: regproxy_workers='-1': a number"),
+    ({}, "manifest_cache_secondary_regex = '('", "reg.toml: manifest_cache_secondary_regex='(': a regular"),
+    ({}, "send_timeout = 1.5", "reg.toml: send_timeout='1.5': an nginx time"),
+    ({}, "send_timeout = [60]", "reg.toml: send_timeout: a string, a number or a boolean, not a TOML array"),
+    ({}, "registries = [['a']]", "not a TOML array"),
+    ({}, "registries = {a = 'b'}", "not a TOML table"),
+    ({}, "resolve = {a = 1979-05-27}", "not a TOML date"),
+    ({}, "resolve = {a = '127.1'}", "reg.toml: resolve='a=127.1': 'a=127.1' is not an IP address"),
+    ({}, "send_timout = 60", "reg.toml: send_timout: no such setting; did you mean send_timeout?"),
+    ({}, "regproxy_cache_max_size = 1", "no such setting; did you mean cache_max_size?"),
+    ({}, "CACHE_MAX_SIZE = 1", "reg.toml: CACHE_MAX_SIZE: no such setting; did you mean cache_max_size?"),
+    ({}, "zzz = 60", "reg.toml: zzz: no such setting"),
+    ({}, "workers = 1\nregproxy_workers = 1", "regproxy_workers: also given as reg.toml: workers"),
+    ({}, "workers = ", "reg.toml: a TOML file: "),
+    ({}, "a = " + "[" * 5000, "reg.toml: a TOML file: "),
+    ({}, "a = " + "9" * 5000, "reg.toml: a TOML file: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("env, toml, want", ERRORS, ids=lambda value: repr(value)[:40])
+def test_errors(env: dict[str, str], toml: str | None, want: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(want)) as caught:
+        load(env, toml, "reg.toml")
+    assert not isinstance(caught.value, ConfigErrors)
+
+
+def test_a_file_without_a_name() -> None:
+    with pytest.raises(ConfigError, match="TOML: workers='x'"):
+        load({}, "workers = 'x'")
+
+
+def test_all_errors_are_told() -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        load({"CACHE_MAX_SIZE": "x", "MANIFEST_CACHE_PRIMARY_REGEX": "("}, "a = 1\nworkers = 'x'", "reg.toml")
+    error = caught.value
+    names = ["reg.toml: a", "reg.toml: workers", "CACHE_MAX_SIZE", "MANIFEST_CACHE_PRIMARY_REGEX"]
+    assert [each.variable for each in error.errors] == names
+    assert [line.split("=")[0].split(": no")[0] for line in str(error).splitlines()] == names
+    assert (error.variable, error.value) == ("reg.toml: a", None)
+
+
+SECRETS: list[tuple[dict[str, str], str | None]] = [
+    ({"AUTH_REGISTRIES": "hunter2"}, None),
+    ({"AUTH_REGISTRIES": "a.example:hunter2 hunter3:x"}, None),
+    ({"AUTH_REGISTRIES": "a b:hunter2:hunter3"}, None),
+    ({}, "auth_registries = 'hunter2'"),
+    ({}, "auth_registries = ['a.example:u', 'hunter2:']"),
+    ({}, "auth_registries = {a = 'hunter2'}"),
+    ({}, "auth_registry = 'a.example:hunter2:hunter3'"),
+    ({"AUTH_REGISTRIES": "a.example:hunter2:hunter3", "CACHE_MAX_SIZE": "x"}, None),
+]
+
+
+@pytest.mark.parametrize("env, toml", SECRETS, ids=str)
+def test_errors_tell_no_secret(env: dict[str, str], toml: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(env, toml)
+    assert "hunter" not in f"{caught.value!s}{caught.value!r}{caught.value.value}"
+    assert caught.value.__cause__ is None
+
+
+def test_a_config_tells_no_secret() -> None:
+    config = load({"AUTH_REGISTRIES": "a.example:5000:hunter2:hunter3"})
+    assert "hunter" not in f"{config!r}{describe(config)}{config.warnings}"
+    assert ("AUTH_REGISTRIES", "(set)", "env") in describe(config)
+
+
+# (environment, how the only warning starts)
+WARNINGS = [
+    ({"REGPROXY_LISTN": ":1"}, "REGPROXY_LISTN is not a setting; did you mean REGPROXY_LISTEN?"),
+    (
+        {"REGPROXY_CACHE_MAX_SIZE": "1"},
+        "REGPROXY_CACHE_MAX_SIZE is not a setting; did you mean CACHE_MAX_SIZE?",
+    ),
+    ({"REGPROXY_ZZZ": "1"}, "REGPROXY_ZZZ is not a setting"),
+    ({"REGPROXY_\udc80": "1"}, "REGPROXY_\\udc80 is not a setting"),
+    ({"DEBUG": "true"}, "DEBUG has no effect in this image"),
+    ({"DEBUG_HUB": "true"}, "DEBUG_HUB has no effect in this image"),
+    ({"VERIFY_SSL": "false"}, "VERIFY_SSL is off"),
+    ({"MANIFEST_CACHE_PRIMARY_REGEX": "(?!latest)"}, "MANIFEST_CACHE_PRIMARY_REGEX='(?!latest)': RE2 can't"),
+    ({"AUTH_REGISTRIES": "a:5000:u:p"}, "AUTH_REGISTRIES: entry 1 of 1 is read as host:port:user:password"),
+]
+
+
+@pytest.mark.parametrize("env, want", WARNINGS, ids=str)
+def test_warnings(env: dict[str, str], want: str) -> None:
+    (warning,) = load(env).warnings
+    assert warning.startswith(want)
+
+
+def test_what_is_no_reason_to_warn() -> None:
+    # Kubernetes puts these into a pod that runs beside a Service named regproxy.
+    links = {
+        "REGPROXY_SERVICE_HOST": "10.0.0.1",
+        "REGPROXY_SERVICE_PORT": "3128",
+        "REGPROXY_SERVICE_PORT_HTTP": "3128",
+        "REGPROXY_PORT": "tcp://10.0.0.1:3128",
+        "REGPROXY_PORT_3128_TCP": "tcp://10.0.0.1:3128",
+        "REGPROXY_PORT_3128_TCP_ADDR": "10.0.0.1",
+        "REGPROXY_ADMIN_SERVICE_HOST": "10.0.0.2",
+    }
+    others = {"REGPROXY_CONFIG": "/etc/reg.toml", "REGPROXY_DEBUG": "1", "PATH": "/bin", "regproxy_x": "1"}
+    assert load(links | others).warnings == ()
+
+
+def test_a_log_level_that_is_set_wins_over_debug_nginx() -> None:
+    assert load({"DEBUG_NGINX": "true", "REGPROXY_LOG_LEVEL": "error"}).log_level == "error"
+    assert load({"DEBUG_NGINX": "true"}, "log_level = 'warning'").log_level == "warning"
+
+
+def test_describe() -> None:
+    env = {
+        "CACHE_MAX_SIZE": "1g",
+        "REGPROXY_CA_DIR": "/x",
+        "DEBUG_NGINX": "1",
+        "REGPROXY_CACHE_DIR": "/\udc80",
+    }
+    rows = describe(
+        load(env, "registries = ['a.example', 'b.example']\nresolve = {a = '::1'}\nallow_push = true")
+    )
+    assert [name for name, _, _ in rows] == [setting.name for setting in SETTINGS]
+    shown = {name: (value, origin) for name, value, origin in rows}
+    assert shown["CACHE_MAX_SIZE"] == ("1g", "env")
+    assert shown["CACHE_INACTIVE"] == ("60d", "default")
+    assert shown["REGISTRIES"] == ("a.example b.example", "toml")
+    assert shown["REGPROXY_RESOLVE"] == ("a=::1", "toml")
+    assert shown["ALLOW_PUSH"] == ("true", "toml")
+    assert shown["AUTH_REGISTRIES"] == ("", "default")
+    assert shown["CA_KEY_FILE"] == ("/x/ca.key", "default")
+    assert shown["REGPROXY_LOG_LEVEL"] == ("debug", "default")
+    assert shown["REGPROXY_CACHE_DIR"] == ("/\\udc80", "env")
+
+
+def test_settings_are_a_table() -> None:
+    names = [setting.name for setting in SETTINGS]
+    assert len(set(names)) == len(names)
+    assert all(setting.meaning and "\n" not in setting.meaning for setting in SETTINGS)
+    assert [setting.name for setting in SETTINGS if setting.secret] == ["AUTH_REGISTRIES"]
+    fields = {item.name for item in dataclasses.fields(Config)}
+    single = {setting.field for setting in SETTINGS if setting.field}
+    assert fields - single == {"credentials", "tiers", "warnings", "shown"} and single < fields
+
+
+def test_a_config_is_frozen_and_equal_by_value() -> None:
+    config = load({"CACHE_MAX_SIZE": "1g"})
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.workers = 1  # type: ignore[misc]
+    assert not hasattr(config, "__dict__")
+    assert config == load({}, "cache_max_size = '1024m'")
+    assert config != load({})
+    assert dataclasses.replace(config, workers=7).workers == 7
+
+
+@pytest.mark.parametrize("module", ["config", "units", "tiers"])
+def test_nothing_here_reaches_outside(module: str) -> None:
+    tree = ast.parse(Path(config_module.__file__).with_name(f"{module}.py").read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert imported.isdisjoint({"os", "socket", "ssl", "asyncio", "time", "pathlib"})
+
+
+ANY_TEXT = st.text(st.characters())
+WRITTEN = st.one_of(ANY_TEXT, st.text("0123456789kmgsdhMy .:,=*[]/~();{}ab-"))
+NAMES = st.sampled_from([setting.name for setting in SETTINGS])
+
+
+def only_config_errors(env: Mapping[str, str], toml: str | None = None) -> None:
+    try:
+        config = load(env, toml)
+    except ConfigError as error:
+        assert error.variable and str(error)
+    else:
+        assert len(describe(config)) == len(SETTINGS)
+        "".join(value for _, value, _ in describe(config)).encode()
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in SETTINGS])
+@given(value=WRITTEN)
+def test_any_value_of_any_variable(name: str, value: str) -> None:
+    only_config_errors({name: value})
+
+
+@given(st.dictionaries(st.one_of(NAMES, ANY_TEXT.map("REGPROXY_".__add__)), WRITTEN))
+def test_any_environment(env: dict[str, str]) -> None:
+    only_config_errors(env)
+
+
+@given(ANY_TEXT)
+def test_any_file(text: str) -> None:
+    only_config_errors({}, text)
+
+
+SCALARS = st.sampled_from(
+    ["'x'", "''", "1", "-1", "1.5", "nan", "inf", "true", "1979-05-27", "07:32:00", "'a=::1'"]
+)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3).map(lambda items: f"[{', '.join(items)}]"),
+        inner.map(lambda value: f"{{a = {value}}}"),
+    ),
+    max_leaves=4,
+)
+
+
+@given(st.dictionaries(NAMES.map(str.lower), VALUES, max_size=5))
+def test_any_values_in_a_file(table: dict[str, str]) -> None:
+    only_config_errors({}, "\n".join(f"{key} = {value}" for key, value in table.items()))
