@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 from regproxy._stream import Stream
@@ -16,9 +17,16 @@ _IDLE = 75.0  # seconds; above the scrape interval that is usual
 class Admin:
     """Answers for one worker. `ready()` is None, or says why it is not."""
 
-    def __init__(self, metrics: Metrics, ready: Callable[[], str | None]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        ready: Callable[[], str | None],
+        live: Callable[[], dict[str, int]] | None = None,
+    ) -> None:
+        """`live` counts what is open in the data plane; only a debug run shows it."""
         self._metrics = metrics
         self._ready = ready
+        self._live = live
 
     def accept(self, stream: Stream) -> None:
         """Take a new connection."""
@@ -33,6 +41,8 @@ class Admin:
         if path == "/readyz":
             reason = self._ready()
             return text(200, "ready\n") if reason is None else text(503, f"not ready: {reason}\n")
+        if path == "/debug/live" and self._live is not None:
+            return Page(200, b"application/json", json.dumps(self._live()).encode())
         return text(404, "there are /metrics, /healthz and /readyz\n")
 
 

@@ -48,7 +48,7 @@ def serve(config: ConfigOption = None) -> None:
     )
     try:
         places = directories.choose(settings, os.environ)
-        code = worker.run(settings, places)
+        code = worker.run(settings, places, debug=os.environ.get("REGPROXY_DEBUG") == "1")
     except ConfigError as error:
         _fail(error)
     except RegproxyError as error:

@@ -83,7 +83,7 @@ class TagRow:
 
 @dataclass(frozen=True, slots=True)
 class ObjectRow:
-    """A blob or manifest on disk. `size`: bytes; `media_type`: None is unknown; `last_used`: epoch seconds."""
+    """A blob or manifest on disk. `size`: bytes; `media_type`: None if unknown; `last_used`: epoch."""
 
     digest: str
     size: int

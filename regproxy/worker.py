@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import time
@@ -13,7 +14,7 @@ from typing import Final
 
 import uvloop
 
-from regproxy import _tls
+from regproxy import _relay, _stream, _tls
 from regproxy._reactor import Reactor
 from regproxy._stream import Listener, Stream
 from regproxy.accesslog import AccessLog
@@ -37,6 +38,7 @@ from regproxy.upstream import Upstream
 log = logging.getLogger(__name__)
 
 DRAIN_SECONDS: Final = 30.0
+LEAK_EXIT: Final = 3
 HEAD_MAX: Final = 32_768  # bytes of a client's message head
 BACKLOG: Final = 4096
 _FLUSH_SECONDS: Final = 0.25
@@ -91,9 +93,10 @@ def kernel_tls() -> str | None:
 class Worker:
     """One process's proxy. `run()` serves until a signal and returns what had to be cut."""
 
-    def __init__(self, config: Config, directories: Directories) -> None:
+    def __init__(self, config: Config, directories: Directories, *, debug: bool = False) -> None:
         self._config = config
         self._directories = directories
+        self._debug = debug
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
         self._listening = False
@@ -143,7 +146,7 @@ class Worker:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         self._reactor.start()
-        pages = Admin(services.metrics, self._why_not_ready)
+        pages = Admin(services.metrics, self._why_not_ready, live if self._debug else None)
         listeners = [
             Listener(self._reactor, proxy.detach(), lambda stream: Session(services, stream), True, HEAD_MAX),
             Listener(self._reactor, admin.detach(), pages.accept, True, HEAD_MAX),
@@ -229,8 +232,22 @@ def _describe(stream: Stream) -> str:
     return f"{stream.peer} tunnel"
 
 
-def run(config: Config, directories: Directories) -> int:
-    """Serve until a signal. Returns the exit code: 0, or 1 where something had to be cut."""
+def live() -> dict[str, int]:
+    """What is open in the data plane, and the process's file descriptors."""
+    gc.collect()
+    return {
+        "ssl": _tls.live(),
+        "streams": _stream.live(),
+        "files": _relay.live(),
+        "fds": len(os.listdir("/proc/self/fd")) - 1,
+    }
+
+
+def run(config: Config, directories: Directories, *, debug: bool = False) -> int:
+    """Serve until a signal. Returns the exit code: 0, or 1 where something had to be cut.
+
+    `debug` adds /debug/live to the admin port, and exit code 3 where anything is left open at the end.
+    """
     for note in directories.notes:
         log.info("%s", note)
     for warning in config.warnings:
@@ -241,8 +258,12 @@ def run(config: Config, directories: Directories) -> int:
     except ConfigError:
         proxy.close()
         raise
-    worker = Worker(config, directories)
+    worker = Worker(config, directories, debug=debug)
     gc.set_threshold(20_000, 20, 50)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(worker.run(proxy, admin))
+    left = {name: n for name, n in live().items() if n and name != "fds"} if debug else {}
+    if left:
+        log.error("left open at the end: %s", left)
+        return LEAK_EXIT
     return 1 if worker.cut else 0

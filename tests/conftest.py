@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.client import Client
 from tests.origin import Origin
 from tests.parts.images import Image, make_image
 from tests.parts.proxy import Proxy
@@ -83,3 +84,9 @@ def start_proxy(stack: ExitStack, trust: Trust, tmp_path: Path) -> Callable[...,
         return stack.enter_context(Proxy(place, env, registries=names, resolve=resolve, ca=trust.path))
 
     return start
+
+
+@pytest.fixture
+def talk(stack: ExitStack) -> Callable[..., Client]:
+    """Return a client that is through the proxy to an origin: `talk(proxy, origin, early=True)`."""
+    return lambda proxy, origin, **options: stack.enter_context(proxy.client(origin.authority, **options))

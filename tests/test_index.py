@@ -1,4 +1,4 @@
-"""The index: what is put is there at once and after a restart, and nothing that happens to the file fails a pull."""
+"""The index: what is put is there at once and after a restart, whatever happens to the file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -123,7 +124,7 @@ def test_a_change_outlives_the_memory(index: Index, monkeypatch: pytest.MonkeyPa
     """It is evicted from there before it is on disk: an older row must not come back."""
     index.put_tag(*NGINX, ROW)
     assert index.flush()
-    with stopped_writer(index):
+    with StoppedWriter(index):
         index.put_tag(*NGINX, replace(ROW, size=2))
         for number in range(index_module._MEMORY + 1):
             index.tag("other.example", 443, "a", str(number))
@@ -231,14 +232,9 @@ class Model(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.path = Path(self.directory()) / "index.sqlite3"
-        self.index = Index.open(self.path)
-
-    def directory(self) -> str:
-        import tempfile
-
         self.scratch = tempfile.mkdtemp()
-        return self.scratch
+        self.path = Path(self.scratch) / "index.sqlite3"
+        self.index = Index.open(self.path)
 
     @rule(key=KEYS, row=ROWS)
     def put_tag(self, key: tuple[str, int, str, str], row: TagRow) -> None:
@@ -427,7 +423,7 @@ def test_a_killed_process_keeps_what_it_flushed(path: Path) -> None:
     index.close()
 
 
-class stopped_writer:
+class StoppedWriter:
     """Holds the database as another process would, so that our writer can't."""
 
     def __init__(self, index: Index) -> None:
@@ -447,7 +443,7 @@ class stopped_writer:
 def test_what_cannot_be_written_is_kept_and_tried_again(
     index: Index, path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING), stopped_writer(index):
+    with caplog.at_level(logging.WARNING), StoppedWriter(index):
         index.put_tag(*NGINX, ROW)
         index.put_object(digest(1), 5, None)
         index.touch(digest(1))
@@ -461,9 +457,46 @@ def test_what_cannot_be_written_is_kept_and_tried_again(
     other.close()
 
 
+def test_a_failed_write_is_repeated_without_being_asked(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "_RETRY", 0.01)
+    with StoppedWriter(index):
+        index.put_tag(*NGINX, ROW)
+        assert not index.flush()
+    while index._writer.tags:
+        pass
+
+
+def test_half_a_transaction_is_taken_back(index: Index, path: Path, clock: Clock) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON objects WHEN new.size = 13 BEGIN SELECT raise(ABORT, 'no'); END"
+        )
+        index.put_tag(*NGINX, ROW)
+        index.put_object(digest(1), 13, None)
+        assert not index.flush()
+        assert connection.execute("SELECT count(*) FROM tags").fetchone() == (0,)
+        connection.execute("DROP TRIGGER full")
+    connection.close()
+    other = reopened(index, path, clock)
+    assert (other.tag(*NGINX), other.bytes) == ((ROW,), 13)
+    other.close()
+
+
+def test_what_changed_while_it_was_written_is_written_again() -> None:
+    pending: index_module._Pending[str, str] = index_module._Pending()
+    pending.put("a", "old")
+    pending.put("b", "old")
+    written = pending.take(9)
+    pending.put("a", "new")
+    pending.settle(written)
+    assert pending.take(9) == {"a": "new"}
+
+
 def test_the_backlog_is_bounded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_module, "_BACKLOG", 10)
-    with stopped_writer(index):
+    with StoppedWriter(index):
         for number in range(50):
             index.put_tag("a.example", 443, "r", str(number), ROW)
             index.touch(digest(number))

@@ -16,10 +16,10 @@ LAYERS = {
     "pure": ["errors", "units", "config", "oci", "heads", "tiers", "auth", "policy"],
     "ext": [
         *("openssl", "posix", "status"),
-        *("_reactor", "_tls", "_stream", "_relay", "_connect", "_tally", "_ktls"),
+        *("_reactor", "_tls", "_stream", "_relay", "_connect", "_tally"),
     ],
-    "services": ["store", "index", "fill", "evict", "certs", "upstream", "metrics", "accesslog"],
-    "sessions": ["session", "pages", "admin"],
+    "services": ["store", "index", "fill", "evict", "certs", "contexts", "upstream", "metrics", "accesslog", "directories"],
+    "sessions": ["session", "tunnel", "pages", "admin"],
     "worker": ["worker"],
     "supervisor": ["supervisor"],
     "cli": ["cli", "__main__"],

@@ -14,12 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.client import Client, open_tunnel
+from tests.client import Client, Reply, open_tunnel
 from tests.parts.processes import Daemon, free_address, wait_until
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)(?: \d+)?")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
+STATUS = "X-Docker-Registry-Proxy-Cache-Upstream-Status"
+TYPE = "X-Docker-Registry-Proxy-Cache-Type"
 Labels = frozenset[tuple[str, str]]
 
 
@@ -201,3 +203,14 @@ def parse_metrics(text: str) -> dict[str, dict[Labels, float]]:
         labels = frozenset((name, value) for name, value in LABEL.findall(match[2] or ""))
         found.setdefault(match[1], {})[labels] = float(match[3])
     return found
+
+
+def said(reply: Reply) -> tuple[str | None, str | None]:
+    """Return the cache's status and the kind of content, as docker-registry-proxy names them."""
+    return reply.get(STATUS), reply.get(TYPE)
+
+
+def cache_status(reply: Reply) -> str:
+    """Return the Cache-Status field (RFC 9211 2): one member, ours."""
+    (value,) = reply.all("Cache-Status")
+    return value

@@ -1,0 +1,228 @@
+"""Blobs through the proxy as a process: asked for once, served to all, right or not at all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tests.client import Client
+from tests.origin import Answer, Origin, blob_answer, redirect
+from tests.parts.images import digest_of
+from tests.parts.processes import wait_until
+from tests.parts.proxy import Proxy, cache_status, said
+from tests.parts.wire import End
+
+StartOrigin = Callable[..., Origin]
+StartProxy = Callable[..., Proxy]
+Talk = Callable[..., Client]
+
+BODY = b"".join(digest_of(bytes([number])).encode() for number in range(256)) * 60  # a bit over 1 MB
+BLOB = digest_of(BODY)
+PATH = f"/v2/app/blobs/{BLOB}"
+
+
+@pytest.fixture
+def origin(start_origin: StartOrigin) -> Origin:
+    """An origin with one blob."""
+    origin = start_origin("reg.test", "cdn.test")
+    origin.on(PATH, blob_answer(BLOB, BODY))
+    return origin
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["two packets", "one packet"])
+def test_miss_and_hit(early: bool, origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
+    proxy = start_proxy(origin)
+    client = talk(proxy, origin, early=early)
+    miss, hit, head = client.get(PATH), client.get(PATH), client.request("HEAD", PATH)
+    assert (miss.body, miss.complete, said(miss)) == (BODY, True, ("MISS", "blob-by-digest"))
+    assert (hit.body, hit.complete, said(hit)) == (BODY, True, ("HIT", "blob-by-digest"))
+    assert (head.status, head.get("Content-Length"), said(head)) == (
+        200,
+        str(len(BODY)),
+        ("HIT", "blob-by-digest"),
+    )
+    for reply in (miss, hit, head):
+        assert reply.get("Docker-Content-Digest") == BLOB
+        assert reply.get("Content-Type") == "application/octet-stream"
+    assert cache_status(hit).endswith("; hit")
+    assert "fwd=" in cache_status(miss)
+    assert origin.hits[PATH] == 1
+
+
+def test_a_head_stays_a_head(origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
+    proxy = start_proxy(origin)
+    reply = talk(proxy, origin).request("HEAD", PATH)
+    assert (reply.status, reply.get("Content-Length"), reply.body) == (200, str(len(BODY)), b"")
+    assert [seen.method for seen in origin.requests] == ["HEAD"]
+    assert proxy.blobs() == {}
+
+
+def test_many_cold_clients_are_one_download(origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
+    """All of them have bytes while the origin holds the rest back."""
+    go = threading.Event()
+    origin.on(PATH, blob_answer(BLOB, BODY, hold_at=500_000, hold=go))
+    proxy = start_proxy(origin)
+    clients = [talk(proxy, origin) for _ in range(8)]
+    for client in clients:
+        client.ask("GET", PATH)
+        assert client.read_head().get("Content-Length") == str(len(BODY))
+        assert client.read(400_000) == BODY[:400_000]
+    go.set()
+    assert all(client.read(len(BODY) - 400_000) == BODY[400_000:] for client in clients)
+    assert origin.hits[PATH] == 1
+
+
+@pytest.mark.parametrize("leave", ["close", "reset", "fin"])
+def test_a_client_that_leaves_does_not_stop_the_download(
+    leave: str, origin: Origin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    go = threading.Event()
+    origin.on(PATH, blob_answer(BLOB, BODY, hold_at=500_000, hold=go))
+    proxy = start_proxy(origin)
+    client = talk(proxy, origin)
+    client.ask("GET", PATH)
+    assert client.read_head().status == 200
+    client.read(1000)
+    getattr(client, leave)()
+    go.set()
+    wait_until(lambda: BLOB in proxy.blobs(), "the blob is in the store")
+    assert talk(proxy, origin).get(PATH).body == BODY
+    assert origin.hits[PATH] == 1
+
+
+@pytest.mark.parametrize("cut", [End.FIN, End.RST])
+def test_a_broken_download_goes_on_where_it_broke(
+    cut: End, origin: Origin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    origin.on(PATH, blob_answer(BLOB, BODY, cut_at=300_000, cut=cut), blob_answer(BLOB, BODY))
+    proxy = start_proxy(origin)
+    reply = talk(proxy, origin).get(PATH)
+    assert (reply.body, reply.complete) == (BODY, True)
+    first, second = origin.requests
+    assert first.get("Range") is None
+    start = int((second.get("Range") or "").removeprefix("bytes=").removesuffix("-"))
+    assert 0 < start <= 300_000
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        blob_answer(BLOB, BODY, wrong_at=10),
+        blob_answer(BLOB, BODY, wrong_at=len(BODY) - 1),
+        blob_answer(BLOB, BODY[:-1]),
+        blob_answer(BLOB, BODY + b"x"),
+        blob_answer(BLOB, BODY, wrong_at=10, framing="chunked"),
+        Answer(b"<html>Sign in to this network</html>", headers={"Content-Type": "text/html"}),
+        Answer(b""),
+    ],
+    ids=["wrong byte", "wrong last byte", "too short", "too long", "chunked", "HTML with 200", "empty"],
+)
+def test_what_is_not_the_digest_is_never_a_whole_answer(
+    answer: Answer, origin: Origin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    origin.on(PATH, answer)
+    proxy = start_proxy(origin)
+    reply = talk(proxy, origin).get(PATH)
+    assert not (reply.status == 200 and reply.complete), (reply.status, len(reply.body))
+    assert BLOB not in proxy.blobs()
+    origin.on(PATH, blob_answer(BLOB, BODY))
+    assert talk(proxy, origin).get(PATH).body == BODY
+
+
+def test_parallel_open_ended_ranges_of_a_cold_blob(
+    origin: Origin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    """containerd 2.1: each takes its part and drops the connection."""
+    go = threading.Event()
+    origin.on(PATH, blob_answer(BLOB, BODY, hold_at=100_000, hold=go))
+    proxy = start_proxy(origin)
+    starts = range(0, len(BODY), 250_000)
+    clients = [talk(proxy, origin) for _ in starts]
+    for start, client in zip(starts, clients, strict=True):
+        client.ask("GET", PATH, {"Range": f"bytes={start}-"})
+    head = clients[0].read_head()
+    assert (head.status, head.get("Content-Range")) == (206, f"bytes 0-{len(BODY) - 1}/{len(BODY)}")
+    assert clients[0].read(90_000) == BODY[:90_000]
+    go.set()
+    for start, client in zip(starts, clients, strict=True):
+        if client is not clients[0]:
+            head = client.read_head()
+            assert (head.status, head.get("Content-Range")) == (
+                206,
+                f"bytes {start}-{len(BODY) - 1}/{len(BODY)}",
+            )
+            assert client.read(100_000) == BODY[start:][:100_000]
+        client.reset()
+    assert origin.hits[PATH] == 1
+    assert talk(proxy, origin).get(PATH).body == BODY
+
+
+@pytest.mark.parametrize(
+    "asked, status, span",
+    [
+        ("bytes=0-0", 206, slice(0, 1)),
+        ("bytes=5-", 206, slice(5, None)),
+        ("bytes=-7", 206, slice(len(BODY) - 7, None)),
+        (f"bytes=0-{len(BODY) * 2}", 206, slice(None)),
+        (f"bytes={len(BODY)}-", 416, slice(0, 0)),
+        ("bytes=0-1,5-6", 200, slice(None)),
+        ("octets=0-1", 200, slice(None)),
+    ],
+)
+def test_ranges_of_what_is_kept(
+    asked: str, status: int, span: slice, origin: Origin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    proxy = start_proxy(origin)
+    client = talk(proxy, origin)
+    client.get(PATH)
+    reply = client.get(PATH, {"Range": asked})
+    assert reply.status == status
+    if status == 416:
+        assert reply.get("Content-Range") == f"bytes */{len(BODY)}"
+    else:
+        assert reply.body == BODY[span]
+    assert client.get(PATH).body == BODY  # and the connection is still in step
+    assert origin.hits[PATH] == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("where", ["other host", "same host", "relative"])
+def test_redirects_are_followed(
+    status: int, where: str, origin: Origin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    place = {"other host": f"https://cdn.test:{origin.port}", "same host": origin.url, "relative": ""}[where]
+    origin.on(PATH, redirect(f"{place}/kept/x?sig=a%2Fb&c=d", status))
+    origin.on("/kept/x", Answer(BODY))
+    proxy = start_proxy(origin)
+    client = talk(proxy, origin)
+    reply = client.get(PATH, {"Authorization": "Bearer abc", "Cookie": "a=b"})
+    assert (reply.status, reply.body, reply.get("Location")) == (200, BODY, None)
+    first, second = origin.requests
+    assert first.get("Authorization") == "Bearer abc"
+    assert second.target == "/kept/x?sig=a%2Fb&c=d"
+    assert second.server_name == ("cdn.test" if where == "other host" else "reg.test")
+    assert second.get("Authorization") is None
+    if where == "other host":
+        assert second.get("Cookie") is None
+    assert said(client.get(PATH))[0] == "HIT"
+    assert len(origin.requests) == 2
+
+
+def test_a_redirect_loop_ends(origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
+    origin.on(PATH, redirect(PATH))
+    proxy = start_proxy(origin)
+    assert talk(proxy, origin).get(PATH).status == 502
+    assert 1 < origin.hits[PATH] < 20
+
+
+def test_a_401_goes_to_the_client(origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
+    challenge = 'Bearer realm="https://auth.test/token",service="reg.test"'
+    origin.on(PATH, Answer(b"{}", 401, {"WWW-Authenticate": challenge}), blob_answer(BLOB, BODY))
+    proxy = start_proxy(origin)
+    client = talk(proxy, origin)
+    reply = client.get(PATH)
+    assert (reply.status, reply.get("WWW-Authenticate"), reply.body) == (401, challenge, b"{}")
+    assert client.get(PATH, {"Authorization": "Bearer abc"}).body == BODY
+    assert origin.requests[1].get("Authorization") == "Bearer abc"
