@@ -43,6 +43,7 @@ class Sample:
     result: Result
     cpu: float  # s, user + system, all processes of the server
     foreign: float  # cores that went to anything but the benchmark, on average
+    beside: Result | None = None  # of the load that ran beside this one
 
     @property
     def cpu_per_gb(self) -> float:
@@ -155,11 +156,12 @@ class Lab:
         after = Usage.now(pid, others)
         if background and background.ended():
             raise BenchError("the background load ended first")
-        generators = result.generator_cpu + (background.result().generator_cpu if background else 0)
+        streams = background.result() if background else None
+        generators = result.generator_cpu + (streams.generator_cpu if streams else 0)
         known = after.known - before.known + generators
         foreign = max(0.0, after.busy - before.busy - known) / (after.at - before.at)
         command = shlex.join(generator.command)
-        self.samples.append(Sample(name, command, result, after.server - before.server, foreign))
+        self.samples.append(Sample(name, command, result, after.server - before.server, foreign, streams))
         return self.samples[-1]
 
     def downloads(self, origin: Origin, item: Item, fetch: Callable[[], Sample]) -> tuple[Sample, float]:

@@ -21,23 +21,34 @@ from typing import IO
 from bench.material import MANIFEST_TYPE
 
 CHUNK = 256 * 1024
-CATCH_UP = 0.1  # s; a sender this late makes up for it, later than that the link was idle
+CATCH_UP = 0.1  # s; how far a transfer may fall behind its schedule and still make up for it
 RANGE = re.compile(r"bytes=(\d+)-(\d*)$")
 
 
 class Link:
-    """One schedule for all that is sent."""
+    """One schedule for all that is sent; it starts anew when a transfer finds the link idle."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
         self._next = 0.0
+        self._active = 0
         self._lock = threading.Lock()
+
+    def __enter__(self) -> Link:
+        with self._lock:
+            if self._active == 0:
+                self._next = time.monotonic()
+            self._active += 1
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._active -= 1
 
     def wait(self, size: int) -> None:
         """Return when `size` bytes may go."""
         with self._lock:
-            moment = time.monotonic()
-            due = self._next if moment - self._next < CATCH_UP else moment
+            due = max(self._next, time.monotonic() - CATCH_UP)
             self._next = due + size / self._rate
         time.sleep(max(0.0, due - time.monotonic()))
 
@@ -98,11 +109,12 @@ class Handler(BaseHTTPRequestHandler):
         try:
             with file.open("rb") as source:
                 data = memoryview(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))
-            while sent < stop:
-                size = min(CHUNK, stop - sent)
-                self.server.link.wait(size)
-                self.wfile.write(data[sent : sent + size])
-                sent += size
+            with self.server.link as link:
+                while sent < stop:
+                    size = min(CHUNK, stop - sent)
+                    link.wait(size)
+                    self.wfile.write(data[sent : sent + size])
+                    sent += size
         finally:
             self.server.log.write(f"{sent - start} {self.path}\n")
 

@@ -84,10 +84,10 @@ class Config:
 
     listen: Address
     admin_listen: Address
-    cache_dir: str
-    ca_dir: str
-    ca_key_file: str
-    ca_crt_file: str
+    cache_dir: str | None
+    ca_dir: str | None
+    ca_key_file: str | None
+    ca_crt_file: str | None
     upstream_ca_file: str | None
     resolve: Mapping[str, tuple[str, ...]]
     workers: int
@@ -187,15 +187,17 @@ _DIRECTORY = _text(parse_directory)
 _REGISTRIES = "registry.k8s.io gcr.io quay.io ghcr.io"
 _PRIMARY = "(stable|nightly|production|test)"
 _SECONDARY = r"(.*)(\d|\.)+(.*)(\d|\.)+(.*)(\d|\.)+"
+_CACHE_MEANING = "where content is kept; not set = /docker_mirror_cache if writable, else the user's XDG cache"
+_CA_MEANING = "where the CA's files are; not set = /ca if writable, else the user's XDG data directory"
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
 _TARGETS_MEANING = "hosts that may be at loopback, link-local or metadata addresses"
 _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("REGPROXY_LISTEN", "listen", ":3128", "host:port for clients; no host = every address", _LISTEN),
-    Setting("REGPROXY_ADMIN_LISTEN", "admin_listen", "127.0.0.1:3129", "host:port of admin pages", _LISTEN),
-    Setting("REGPROXY_CACHE_DIR", "cache_dir", "/docker_mirror_cache", "where content is kept", _DIRECTORY),
-    Setting("REGPROXY_CA_DIR", "ca_dir", "/ca", "where the CA's files are", _DIRECTORY),
+    Setting("REGPROXY_LISTEN", "listen", "[::]:3128", "host:port for clients; [::] = every address", _LISTEN),
+    Setting("REGPROXY_ADMIN_LISTEN", "admin_listen", "[::]:3129", "host:port of admin pages", _LISTEN),
+    Setting("REGPROXY_CACHE_DIR", "cache_dir", "", _CACHE_MEANING, _DIRECTORY),
+    Setting("REGPROXY_CA_DIR", "ca_dir", "", _CA_MEANING, _DIRECTORY),
     Setting("CA_KEY_FILE", "ca_key_file", "", "the CA's key; not set = ca.key in the CA directory", _FILE),
     Setting("CA_CRT_FILE", "ca_crt_file", "", "its certificate; not set = ca.crt in the CA directory", _FILE),
     Setting("REGPROXY_UPSTREAM_CA_FILE", "upstream_ca_file", "", "PEM of more CAs to trust upstream", _FILE),
@@ -287,8 +289,6 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
 
 def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: list[str]) -> Config:
     """Return the Config, with what one setting says about another."""
-    fields["ca_key_file"] = fields["ca_key_file"] or f"{fields['ca_dir'].rstrip('/')}/ca.key"
-    fields["ca_crt_file"] = fields["ca_crt_file"] or f"{fields['ca_dir'].rstrip('/')}/ca.crt"
     if fields["debug_nginx"] and given["REGPROXY_LOG_LEVEL"].origin == "default":
         fields["log_level"] = "debug"
     for name in ("DEBUG", "DEBUG_HUB"):
@@ -298,7 +298,7 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
         warnings.append("VERIFY_SSL is off: whoever is between this proxy and a registry can change tags")
     shown = []
     for name, item in given.items():
-        derived = name in ("CA_KEY_FILE", "CA_CRT_FILE", "REGPROXY_LOG_LEVEL")
+        derived = name == "REGPROXY_LOG_LEVEL"
         shown.append((name, _printable(fields[item.setting.field]) if derived else item.shown, item.origin))
     return Config(**fields, warnings=tuple(warnings), shown=tuple(shown))
 

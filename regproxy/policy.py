@@ -116,7 +116,7 @@ class Policy:
         config = self._config
         ports = ", ".join(str(p) for p in sorted(config.connect_ports))
         for rule in config.registries:
-            if rule.matches(host, port) and (rule.port is not None or port in config.connect_ports):
+            if rule.matches(host, port) and (rule.port is not None or port == 443 or port in config.connect_ports):
                 return ConnectPlan(Decision.INTERCEPT)
         if any(rule.port == port and rule.matches(host, port) for rule in config.allow_targets):
             return ConnectPlan(Decision.TUNNEL)

@@ -350,9 +350,9 @@ def _path(text: str) -> str:
     return text
 
 
-def parse_directory(text: str) -> str:
-    """Return the path of a directory, without a slash at its end."""
-    return _path(text).rstrip("/") or "/"
+def parse_directory(text: str) -> str | None:
+    """Return the path of a directory, without a slash at its end; None for the empty text."""
+    return (_path(text).rstrip("/") or "/") if text else None
 
 
 def parse_optional_path(text: str) -> str | None:

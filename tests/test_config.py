@@ -21,12 +21,12 @@ HUB = tuple(map(HostRule, ("registry-1.docker.io", "auth.docker.io", "docker.cac
 OTHERS = tuple(map(HostRule, ("registry.k8s.io", "gcr.io", "quay.io", "ghcr.io")))
 
 DEFAULTS: dict[str, object] = {
-    "listen": Address("", 3128),
-    "admin_listen": Address("127.0.0.1", 3129),
-    "cache_dir": "/docker_mirror_cache",
-    "ca_dir": "/ca",
-    "ca_key_file": "/ca/ca.key",
-    "ca_crt_file": "/ca/ca.crt",
+    "listen": Address("::", 3128),
+    "admin_listen": Address("::", 3129),
+    "cache_dir": None,
+    "ca_dir": None,
+    "ca_key_file": None,
+    "ca_crt_file": None,
     "upstream_ca_file": None,
     "resolve": {},
     "workers": 0,
@@ -76,8 +76,6 @@ ENV = [
     ("REGPROXY_ADMIN_LISTEN", ":9000", "admin_listen", Address("", 9000)),
     ("REGPROXY_CACHE_DIR", "/var/cache/regproxy/", "cache_dir", "/var/cache/regproxy"),
     ("REGPROXY_CA_DIR", "/etc/ca", "ca_dir", "/etc/ca"),
-    ("REGPROXY_CA_DIR", "/etc/ca/", "ca_key_file", "/etc/ca/ca.key"),
-    ("REGPROXY_CA_DIR", "/", "ca_crt_file", "/ca.crt"),
     ("CA_KEY_FILE", "/run/secrets/key", "ca_key_file", "/run/secrets/key"),
     ("CA_CRT_FILE", "/run/secrets/crt", "ca_crt_file", "/run/secrets/crt"),
     ("REGPROXY_UPSTREAM_CA_FILE", "/etc/more.pem", "upstream_ca_file", "/etc/more.pem"),
@@ -234,7 +232,6 @@ ERRORS = [
     ({"REGISTRIES": "gcr.io https://b"}, None, "REGISTRIES='gcr.io https://b': 'https://b' is not a host"),
     ({"REGISTRIES": r"~\.gcr\.io$"}, None, "regular expressions (~) are not supported"),
     ({"REGPROXY_LISTEN": "3128"}, None, "REGPROXY_LISTEN='3128': host:port, such as"),
-    ({"REGPROXY_CACHE_DIR": " "}, None, "REGPROXY_CACHE_DIR=' ': a path"),
     ({"REGPROXY_RESOLVE": "a.test"}, None, "REGPROXY_RESOLVE='a.test': 'a.test' is not host=address"),
     ({"REGPROXY_CONNECT_PORTS": "443 0"}, None, "'0' is not a port from 1 to 65535"),
     ({"REGPROXY_WORKERS": "many"}, None, "REGPROXY_WORKERS='many': a number"),
@@ -370,7 +367,7 @@ def test_describe() -> None:
     assert shown["REGPROXY_RESOLVE"] == ("a=::1", "toml")
     assert shown["ALLOW_PUSH"] == ("true", "toml")
     assert shown["AUTH_REGISTRIES"] == ("", "default")
-    assert shown["CA_KEY_FILE"] == ("/x/ca.key", "default")
+    assert shown["CA_KEY_FILE"] == ("", "default")
     assert shown["REGPROXY_LOG_LEVEL"] == ("debug", "default")
     assert shown["REGPROXY_CACHE_DIR"] == ("/\\udc80", "env")
 

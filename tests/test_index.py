@@ -457,21 +457,23 @@ def test_what_cannot_be_written_is_kept_and_tried_again(
     other.close()
 
 
-def test_a_failed_write_is_repeated_without_being_asked(
-    index: Index, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_is_repeated_without_being_asked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(index_module, "_RETRY", 0.01)
+    monkeypatch.setattr(index_module, "_TOUCH_EVERY", 1e6)
+    index = Index.open(path)
     with StoppedWriter(index):
         index.put_tag(*NGINX, ROW)
         assert not index.flush()
     while index._writer.tags:
         pass
+    index.close()
 
 
 def test_half_a_transaction_is_taken_back(index: Index, path: Path, clock: Clock) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute(
-            "CREATE TRIGGER full BEFORE INSERT ON objects WHEN new.size = 13 BEGIN SELECT raise(ABORT, 'no'); END"
+            "CREATE TRIGGER full BEFORE INSERT ON objects WHEN new.size = 13"
+            " BEGIN SELECT raise(ABORT, 'no'); END"
         )
         index.put_tag(*NGINX, ROW)
         index.put_object(digest(1), 13, None)

@@ -415,7 +415,6 @@ def test_words_of_single_settings() -> None:
 @pytest.mark.parametrize(
     "parse, text",
     [
-        (parse_directory, ""),
         (parse_directory, "a\0b"),
         (parse_optional_path, "\0"),
         (parse_log, ""),
