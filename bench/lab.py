@@ -21,7 +21,7 @@ from bench.servers import Nginx, Regproxy, SlowOrigin, Squid, Subject
 SLOW_RATE = 20_000_000  # bytes/s, S5
 MIDDLE_RATE = 150_000_000  # bytes/s, S4: the network is slower than the machine
 SETTLE = 0.1  # s; work that a server puts off to after the answer is still counted
-BESIDE_LEAD = 0.5  # s; what a load beside another one begins earlier
+BESIDE_DELAY = 0.3  # s; less than PACED_LEAD in loadgen.c by what it takes to open some connections
 LOG_TIMEOUT = 5.0  # s; an origin logs a request a moment after the client has its last byte
 
 Origin = Nginx | SlowOrigin
@@ -132,7 +132,7 @@ class Lab:
             raise BenchError(f"the cache was not warm: the origin was asked {asked} times for {item.path}")
 
     def on_subject(self, load: Load, origin: Origin | None = None, beside: Load | None = None) -> Sample:
-        """`load` on the subject; `beside` is a second one that began earlier and ends later."""
+        """`load` on the subject; `beside` is a second one that lasts as long as the first."""
         route = self.through(origin or self.origin)
         return self._measure(self.subject.name, self.subject.pid, route, load, beside)
 
@@ -146,23 +146,26 @@ class Lab:
     def _measure(self, name: str, pid: int, route: Route, load: Load, beside: Load | None = None) -> Sample:
         pids = [server.process.pid for server in self._origins] + [self.subject.pid]
         others = [other for other in pids if other != pid]
-        background = Generator(route, beside) if beside else None
-        if background:
-            time.sleep(BESIDE_LEAD)
         before = Usage.now(pid, others)
         generator = Generator(route, load)
-        result = generator.result()
+        background = self._beside(route, beside) if beside else None
+        try:
+            result = generator.result()
+        finally:
+            streams = background.finish() if background else None
         time.sleep(SETTLE)
         after = Usage.now(pid, others)
-        if background and background.ended():
-            raise BenchError("the background load ended first")
-        streams = background.result() if background else None
         generators = result.generator_cpu + (streams.generator_cpu if streams else 0)
         known = after.known - before.known + generators
         foreign = max(0.0, after.busy - before.busy - known) / (after.at - before.at)
         command = shlex.join(generator.command)
         self.samples.append(Sample(name, command, result, after.server - before.server, foreign, streams))
         return self.samples[-1]
+
+    def _beside(self, route: Route, load: Load) -> Generator:
+        """A load that begins when a paced one has its connections and has not begun to ask."""
+        time.sleep(BESIDE_DELAY)
+        return Generator(route, load)
 
     def downloads(self, origin: Origin, item: Item, fetch: Callable[[], Sample]) -> tuple[Sample, float]:
         """The sample of a cold `fetch`, and how often the origin sent the item meanwhile, by bytes."""

@@ -7,7 +7,7 @@
  * ASK/ASKED is CONNECT through a proxy, SHAKE the TLS 1.3 handshake (never resumed), and PAUSE stands
  * before SEND when requests are paced by --rate. Whatever is not a complete 2xx answer of the expected
  * length and digest is an error; the first error ends the run with exit status 1. One JSON object goes
- * to standard output. Times are seconds on CLOCK_MONOTONIC, latencies are microseconds.
+ * to standard output; SIGTERM lets it finish what it began and report. Times are seconds on CLOCK_MONOTONIC, latencies are microseconds.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,6 +27,9 @@
 #include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
+
+/* Paced requests begin this long after the start, in seconds: handshakes are no part of their latency. */
+#define PACED_LEAD 1.0
 
 enum { HEAD_MAX = 16384, READ_MAX = 256 * 1024, EVENTS = 256, TURN = 64, PER_CLIENT_MAX = 1024 };
 
@@ -79,6 +82,13 @@ static struct {
 } run;
 
 static unsigned char buffer[READ_MAX];
+static volatile sig_atomic_t enough; /* SIGTERM: finish what was begun */
+
+static void on_term(int signal_number)
+{
+    (void)signal_number;
+    enough = 1;
+}
 
 static double now(void)
 {
@@ -140,7 +150,7 @@ static void fail_tls(Client *c, const char *what, int result)
 
 static bool exhausted(double t)
 {
-    return (opt.count >= 0 && run.issued >= opt.count) || (opt.seconds >= 0 && t >= run.deadline);
+    return enough || (opt.count >= 0 && run.issued >= opt.count) || (opt.seconds >= 0 && t >= run.deadline);
 }
 
 static void close_client(Client *c)
@@ -635,6 +645,7 @@ static void prepare(void)
     struct sched_param priority = {.sched_priority = 1};
     if (opt.realtime && sched_setscheduler(0, SCHED_FIFO, &priority) != 0) opt.realtime = false;
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGTERM, on_term);
     if (opt.ca) prepare_tls();
     for (int i = 0; i < opt.path_count; i++) {
         int n = asprintf(&run.requests[i], "GET %s HTTP/1.1\r\nHost: %s\r\n%s\r\n", opt.paths[i], opt.host, opt.headers);
@@ -661,14 +672,15 @@ int main(int argc, char **argv)
     parse_options(argc, argv);
     prepare();
     run.start = now();
-    run.deadline = run.start + opt.seconds;
+    double first_due = run.start + (opt.rate > 0 ? PACED_LEAD : 0);
+    run.deadline = first_due + opt.seconds;
     for (int i = 0; i < opt.connections && !exhausted(run.start) && run.errors == 0; i++) {
         run.issued++;
-        run.clients[i].due = run.start + (opt.rate > 0 ? i / opt.rate : 0);
+        run.clients[i].due = first_due + (opt.rate > 0 ? i / opt.rate : 0);
         open_client(&run.clients[i], run.start);
     }
     loop();
-    if (run.errors == 0 && opt.count >= 0 && run.done != opt.count)
+    if (run.errors == 0 && !enough && opt.count >= 0 && run.done != opt.count)
         fail("%ld answers for %ld requests", run.done, opt.count);
     report(now() - run.start);
     return run.errors ? 1 : 0;

@@ -109,8 +109,12 @@ class Generator:
             self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
-    def ended(self) -> bool:
-        return self._process.poll() is not None
+    def finish(self) -> Result:
+        """The result so far: no new requests, those on their way are waited for."""
+        if self._process.poll() is not None:
+            raise BenchError(f"ended before it was told to: {shlex.join(self.command)}")
+        self._process.terminate()
+        return self.result()
 
     def result(self) -> Result:
         """Raises BenchError if any answer was not what it had to be."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.figures import Figure, Target
-from bench.lab import BESIDE_LEAD, SETTLE, Lab, Origin, Sample
+from bench.lab import Lab, Origin, Sample
 from bench.loadgen import Load
 from bench.material import Item
 
@@ -18,8 +18,8 @@ MIB = 1 << 20
 BLOB = 32_000_000  # S1 and S8
 WAITERS = 8  # S5
 STREAMS = 4  # S8
-PROBE_RATE = 400.0  # requests/s, S8
-PROBES = 16  # connections that share it: an answer may take 40 ms before it delays the next request
+PROBE_RATE = 200.0  # requests/s, S8
+PROBES = 64  # connections that share it: an answer may take 300 ms before it delays the next request
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Plan:
 
 
 PLANS = {
-    "short": Plan(5, 25, 25_000, 1_000, 512 * MIB, 256 * MIB, 48_000_000, 2),
+    "short": Plan(5, 25, 25_000, 1_000, 512 * MIB, 192 * MIB, 40_000_000, 1.5),
     "full": Plan(7, 100, 100_000, 3_000, 1024 * MIB, 1024 * MIB, 256_000_000, 5),
 }
 
@@ -198,7 +198,7 @@ def beside_streams(lab: Lab, plan: Plan) -> list[Figure]:
     lab.warm(manifest)
     lab.warm(blob)
     probe = Load(manifest, connections=PROBES, seconds=plan.probe_seconds, rate=PROBE_RATE, realtime=True)
-    streams = Load(blob, connections=STREAMS, seconds=plan.probe_seconds + 2 * BESIDE_LEAD + 2 * SETTLE)
+    streams = Load(blob, connections=STREAMS, seconds=10 * plan.probe_seconds)
     with lab.untouched(manifest), lab.untouched(blob):
         pairs = alternate(
             plan.pairs,

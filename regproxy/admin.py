@@ -8,7 +8,7 @@ from collections.abc import Callable
 from regproxy._stream import Stream
 from regproxy.errors import HeadError
 from regproxy.heads import build_head, parse_request
-from regproxy.metrics import Metrics
+from regproxy.metrics import CONTENT_TYPE, Metrics
 from regproxy.pages import Page, text
 
 _IDLE = 75.0  # seconds; above the scrape interval that is usual
@@ -35,7 +35,7 @@ class Admin:
     def page(self, path: str) -> Page:
         """The answer for a path."""
         if path == "/metrics":
-            return Page(200, self._metrics.content_type.encode(), self._metrics.render())
+            return Page(200, CONTENT_TYPE.encode(), self._metrics.render())
         if path == "/healthz":
             return text(200, "ok\n")
         if path == "/readyz":

@@ -15,7 +15,14 @@ from typing import Any, Final, Protocol
 from regproxy import oci
 from regproxy._relay import Growth
 from regproxy.auth import Origin
-from regproxy.errors import BadResponse, DigestMismatch, RegproxyError, UpstreamError
+from regproxy.errors import (
+    BadResponse,
+    DigestMismatch,
+    RegproxyError,
+    StoreError,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from regproxy.heads import Request, Response
 from regproxy.oci import MANIFEST_MAX, Kind, Target
 from regproxy.policy import Verdict, after_head
@@ -52,6 +59,12 @@ class Counters(Protocol):
 
     def digest_mismatch(self, registry: str) -> None:
         """Count content that was not what its digest names."""
+
+    def fill_started(self) -> None:
+        """Count a download that was begun."""
+
+    def fill_failed(self, reason: str) -> None:
+        """Count one that did not end in the cache, by a word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +151,7 @@ class Fills:
         if fill is not None:
             return fill, False
         fill = self._under_way[key] = Fill(wanted, self._loop)
+        self._counters.fill_started()
         self._spawn(self._run(fill, key))
         return fill, True
 
@@ -150,11 +164,13 @@ class Fills:
         try:
             await self._download(fill)
         except RegproxyError as error:
+            self._counters.fill_failed(_word(error))
             fill.fail(error)
         except asyncio.CancelledError:
             fill.fail(UpstreamError("the proxy is shutting down"))
             raise
         except Exception as error:
+            self._counters.fill_failed("internal")
             log.exception("fill of %s failed", fill.wanted.target.reference)
             fill.fail(UpstreamError(f"internal error: {type(error).__name__}"))
         finally:
@@ -251,3 +267,16 @@ def _check_encoding(fetched: Fetched) -> None:
     coding = (fetched.response.get(b"content-encoding") or b"identity").decode("latin-1").lower()
     if coding != "identity":
         raise BadResponse(f"{fetched.origin.host} sent Content-Encoding {coding} although identity was asked for")
+
+
+def _word(error: RegproxyError) -> str:
+    """One word for a failure, for a metric's label."""
+    if isinstance(error, UpstreamAnswer):
+        return "refused"
+    if isinstance(error, DigestMismatch):
+        return "digest"
+    if isinstance(error, UpstreamTimeout):
+        return "timeout"
+    if isinstance(error, StoreError):
+        return "disk"
+    return "upstream"

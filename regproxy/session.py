@@ -691,10 +691,12 @@ class Session:
         self.stream.send(ESTABLISHED)
         self._base = self.stream.plain_sent
         other = Stream(services.reactor, fd)
+        services.metrics.tunnel_opened()
         Tunnel(self.stream, other, config.tunnel_read_timeout, config.tunnel_send_timeout, self._tunnel_over)
 
-    def _tunnel_over(self) -> None:
+    def _tunnel_over(self, up: int, down: int) -> None:
         self._task = None
+        self._s.metrics.tunnel_closed(up, down)
         self._record()
 
 

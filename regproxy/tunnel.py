@@ -8,6 +8,10 @@ from regproxy._relay import StreamSink
 from regproxy._stream import Stream
 
 
+# Called with the bytes that went up, to the host, and down, to the client.
+Over = Callable[[int, int], None]
+
+
 class Tunnel:
     """Relays until both sides have ended, one has broken, or nothing moved for `idle` seconds.
 
@@ -15,9 +19,9 @@ class Tunnel:
     """
 
     def __init__(
-        self, client: Stream, origin: Stream, idle: float, send_timeout: float, over: Callable[[], None]
+        self, client: Stream, origin: Stream, idle: float, send_timeout: float, over: Over
     ) -> None:
-        self._over: Callable[[], None] | None = over
+        self._over: Over | None = over
         self._idle = idle
         self._ends = (TunnelEnd(self, client, origin), TunnelEnd(self, origin, client))
         for end in self._ends:
@@ -55,7 +59,8 @@ class Tunnel:
                 end.stream.abort()
         over, self._over = self._over, None
         if over is not None:
-            over()
+            up, down = (end.stream.plain_received for end in self._ends)
+            over(up, down)
 
 
 class TunnelEnd:

@@ -47,8 +47,8 @@ _IDENTITY: Final = (b"accept-encoding", b"identity")
 class Counters(Protocol):
     """Where requests to origins are counted."""
 
-    def upstream_request(self, host: str, code: int, seconds: float) -> None:
-        """Count one answer, or with code 0 a failure, and the seconds until its head."""
+    def upstream_request(self, host: str, code: int | str, seconds: float) -> None:
+        """Count one answer by its status, or a failure by a word, and the seconds until its head."""
 
 
 class ConnectionLost(UpstreamError):
@@ -323,7 +323,7 @@ class Upstream:
                     return await self._ask(idle, head, method, started)
             return await self._ask(await self._connect(origin), head, method, started)
         except UpstreamError:
-            self._counters.upstream_request(origin.host, 0, time.monotonic() - started)
+            self._counters.upstream_request(origin.host, "error", time.monotonic() - started)
             raise
 
     async def _ask(

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 import uvloop
+from prometheus_client import CollectorRegistry
 
 from regproxy import _relay, _stream, _tls
 from regproxy._reactor import Reactor
@@ -110,7 +111,7 @@ class Worker:
         authority = Authority.open(directories.ca_crt, directories.ca_key)
         store = Store(directories.cache, loop)
         index = Index.open(directories.cache / "index.sqlite3")
-        self._metrics = metrics = Metrics.create()
+        self._metrics = metrics = Metrics(CollectorRegistry())
         missing = kernel_tls()
         if missing is None:
             log.info("kTLS: the kernel encrypts; files go out by sendfile")
@@ -123,7 +124,8 @@ class Worker:
         upstream = Upstream(config, policy, credentials, reactor, trust, metrics, loop)
         fills = Fills(store, upstream, index, metrics, loop)
         access = AccessLog.open(config.access_log)
-        metrics.watch(reactor=reactor, fills=fills, index=index, authority=authority, access_log=access)
+        for source in (reactor, fills, index, authority, access):
+            metrics.watch(source)
         return Services(
             config=config,
             policy=policy,

@@ -73,7 +73,7 @@ cdef class Reactor:
 
     def start(self) -> None:
         self.loop.add_reader(self.epfd, self._poll)
-        self._tick_handle = self.loop.call_later(TICK_MS / 1000, self._tick)
+        self._tick_handle = self.loop.call_later(TICK_MS * 0.001, self._tick)
 
     def stop(self) -> None:
         """Leave the loop. Every item must have been closed before."""
@@ -166,7 +166,7 @@ cdef class Reactor:
                 item.on_tick(self.now)
             except Exception as exc:
                 self._crash(item, exc)
-        self._tick_handle = self.loop.call_later(TICK_MS / 1000, self._tick)
+        self._tick_handle = self.loop.call_later(TICK_MS * 0.001, self._tick)
 
     cdef int _crash(self, Pollable item, exc) except -1:
         self.loop.call_exception_handler({"message": "connection handler failed", "exception": exc})
