@@ -9,6 +9,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 DEBUG = os.environ.get("REGPROXY_DEBUG") == "1"
+JOBS = len(os.sched_getaffinity(0))
 SOURCES = sorted(Path("ext/regproxy").glob("*.pyx"))
 
 extensions = [
@@ -27,6 +28,7 @@ setup(
         extensions,
         include_path=["ext"],
         build_dir="build/cython",
+        nthreads=JOBS,
         compiler_directives={
             "language_level": 3,
             "boundscheck": False,
@@ -37,4 +39,5 @@ setup(
         },
         annotate=DEBUG,
     ),
+    options={"build_ext": {"parallel": JOBS}},
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +44,7 @@ def main(
     names = only.split(",")
     if unknown := set(names) - set(SCENARIOS):
         raise typer.BadParameter(f"no such scenario: {', '.join(sorted(unknown))}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ctrl-C: the servers are stopped on the way out
     report = Report.begin(mode.value, subject.value)
     try:
         lab = Lab(work.absolute(), subject)

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from bench.errors import BenchError
 from bench.loadgen import Route
-from bench.material import HOST, MANIFEST_TYPE, Identity
+from bench.material import HOST, MANIFEST_TYPE, REPOSITORY, Identity
 
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT = 30.0
@@ -142,8 +142,7 @@ http {{
     ssl_certificate_key {self._identity.leaf_key};
     root {root};
     location = /v2/ {{ return 200 '{{}}'; }}
-    location ~ ^/v2/[^/]+/manifests/ {{ default_type {MANIFEST_TYPE}; }}
-    location ~ ^/v2/[^/]+/blobs/sha256:[0-9a-f]+$ {{ }}
+    location /v2/{REPOSITORY}/manifests/ {{ default_type {MANIFEST_TYPE}; }}
   }}
 }}
 """

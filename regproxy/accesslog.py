@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from time import gmtime, monotonic, strftime
 from typing import Final
@@ -29,6 +30,13 @@ _STALL: Final = 0.5  # seconds between two looks at whether close() still waits
 _SAY_EVERY: Final = 60.0  # seconds between two warnings
 # C; quotes, and escapes all that is not printable ASCII: no request can forge a line
 _quote = json.encoder.encode_basestring_ascii
+# The same few texts come again and again.
+_quote_again = lru_cache(maxsize=1024)(_quote)
+
+
+@lru_cache(maxsize=1024)
+def _quote_path(uri: str) -> str:
+    return _quote(uri.partition("?")[0])
 
 
 class AccessLog:
@@ -90,9 +98,9 @@ class AccessLog:
         took = "" if upstream_response_time is None else f"{upstream_response_time:.3f}"
         self._lines.append(
             f'{{"access_time":"{self._time}.{int((now - second) * 1000):03d}Z"'
-            f',"upstream_cache_status":"{upstream_cache_status}","method":{_quote(method)}'
-            f',"uri":{_quote(uri.partition("?")[0])},"request_type":"{request_type}","status":"{status}"'
-            f',"bytes_sent":"{bytes_sent}","upstream_response_time":"{took}","host":{_quote(host)}'
+            f',"upstream_cache_status":"{upstream_cache_status}","method":{_quote_again(method)}'
+            f',"uri":{_quote_path(uri)},"request_type":"{request_type}","status":"{status}"'
+            f',"bytes_sent":"{bytes_sent}","upstream_response_time":"{took}","host":{_quote_again(host)}'
             f',"proxy_host":{_quote(proxy_host)},"upstream":"{upstream}","remote_addr":"{remote_addr}"'
             f',"request_time":"{request_time:.3f}"}}\n'
         )

@@ -34,7 +34,7 @@ Mode = Literal["livesum", "livemin", "livemostrecent"]
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
-    """An attribute that is a gauge. Where several watched objects have it, `merge` makes one value of them."""
+    """An attribute that is a gauge. Where several watched objects have it, `merge` makes one value."""
 
     metric: str
     help: str
@@ -117,8 +117,9 @@ class Metrics:
         for name, watched in _GAUGES.items():
             if watched.merge is min:
                 self._gauges[name].set(float("inf"))  # 0 would be a certificate that expired in 1970
-        build = Gauge("regproxy_build_info", "The running version.", ["version"], registry=registry)
-        build.labels(_installed_version() if version is None else version).set(1)
+        version = _installed_version() if version is None else version
+        build = self._gauge(_Watched("build_info", "The running version.", "livemostrecent"), ["version"])
+        build.labels(version).set(1)
         self._tallies: dict[tuple[str, str, str, int], Tally] = {}
         self._upstream_tallies: dict[tuple[str, int | str], Tally] = {}
         self._requests: list[_Requests] = []
@@ -170,13 +171,9 @@ class Metrics:
     def _histogram(self, name: str, text: str, labels: Iterable[str]) -> Histogram:
         return Histogram(f"regproxy_{name}", text, labels, registry=self._registry, buckets=BOUNDS)
 
-    def _gauge(self, watched: _Watched) -> Gauge:
-        return Gauge(
-            f"regproxy_{watched.metric}",
-            watched.help,
-            registry=self._registry,
-            multiprocess_mode=watched.mode,
-        )
+    def _gauge(self, watched: _Watched, labels: Iterable[str] = ()) -> Gauge:
+        name, mode = f"regproxy_{watched.metric}", watched.mode
+        return Gauge(name, watched.help, labels, registry=self._registry, multiprocess_mode=mode)
 
     # Requests
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any, Final
 
@@ -49,6 +49,8 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 # A body that is complete within this many bytes is verified before its head goes out, so that a wrong one
 # becomes a clear error instead of a cut connection.
 VERIFY_FIRST: Final = 65_536
+ROUTES_MAX: Final = 1024
+ROUTE_HEAD_MAX: Final = 2048  # bytes; with it the memory is bounded
 OWN_HOST: Final = "docker.caching.proxy.internal"
 
 _CONDITIONS: Final = frozenset({b"range", b"if-none-match"})
@@ -64,6 +66,20 @@ _CACHE_STATUS: Final = {
     "STALE": b"regproxy; hit; fwd=stale; detail=origin-failed",
     "BYPASS": b"regproxy; fwd=bypass",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a head says, worked out once: clients send the same few heads again and again.
+
+    `by_digest` is the plan when the content is held, None for all but content by digest; `conditional`: a
+    range or validator may make the answer something else than all of it.
+    """
+
+    request: Request
+    target: Target
+    by_digest: Plan | None
+    conditional: bool
 
 
 @dataclass(slots=True)
@@ -83,8 +99,27 @@ class Services:
     pages: pages.Pages
     loop: asyncio.AbstractEventLoop
     draining: bool = False
+    _routes: dict[bytes, Route] = field(default_factory=dict)
     _second: int = 0
     _date: bytes = b""
+
+    def route(self, head: bytes) -> Route:
+        """Parse a head, or remember it. Raises HeadError."""
+        route = self._routes.get(head)
+        if route is not None:
+            return route
+        request = parse_request(head)
+        target = parse_target(request.path)
+        by_digest = None
+        if target.kind in _BY_DIGEST and request.body.empty:
+            plan = self.policy.plan(request.method, target, True, None)
+            by_digest = plan if plan.action is Action.SERVE else None
+        route = Route(request, target, by_digest, any(name in _CONDITIONS for name, _ in request.headers))
+        if len(head) <= ROUTE_HEAD_MAX:
+            if len(self._routes) >= ROUTES_MAX:
+                del self._routes[next(iter(self._routes))]
+            self._routes[head] = route
+        return route
 
     def date(self) -> bytes:
         """The Date field and the empty line that ends a head; made once a second."""
@@ -105,6 +140,7 @@ class Session:
         "_cache",
         "_kind",
         "_request",
+        "_route",
         "_s",
         "_sent_waiter",
         "_started",
@@ -123,6 +159,7 @@ class Session:
         self._task: asyncio.Task[None] | None = None
         self._sent_waiter: asyncio.Future[None] | None = None
         self._request: Request | None = None
+        self._route: Route | None = None
         self._started = 0.0
         self._reset()
         stream.handler = self
@@ -181,28 +218,29 @@ class Session:
         """A request."""
         self._started = time.monotonic()
         try:
-            request = parse_request(head)
+            route = self._s.route(head)
         except HeadError as error:
             self._begin(None)
             self._error(error.status, error.code, str(error), close=True)
             return
-        self._request = request
+        self._route = route
+        self._request = request = route.request
         self._reset()
-        origin = self.origin
+        origin, target = self.origin, route.target
         if origin is None or origin.host == OWN_HOST:
             self._front(request)
             return
-        target = parse_target(request.path)
-        kind = target.kind
         blob: Blob | None = None
         held: Held | None = None
         age = None
-        if kind in _BY_DIGEST:
+        plan = route.by_digest
+        if plan is not None:
             blob = self._lookup(target.reference)
-        elif kind is Kind.TAG:
+        elif target.kind is Kind.TAG:
             held, blob = self._held(origin, target, request)
             age = time.time() - held.fetched_at if held is not None else None
-        plan = self._s.policy.plan(request.method, target, blob is not None, age)
+        if plan is None or blob is None:
+            plan = self._s.policy.plan(request.method, target, blob is not None, age)
         self._kind = plan.kind
         if plan.action is Action.SERVE and blob is not None:
             self._serve(blob, "HIT")
@@ -398,10 +436,9 @@ class Session:
         self._s.index.touch(blob.digest)
         request = self._request
         assert request is not None
-        for name, _ in request.headers:
-            if name in _CONDITIONS:
-                self._serve_conditional(blob, request)
-                return
+        if self._route is None or self._route.conditional:
+            self._serve_conditional(blob, request)
+            return
         closes = self._closes()
         key = (self._kind + cache, "close" if closes else "")
         head = blob.heads.get(key)

@@ -122,7 +122,8 @@ class Connection:
         """Start something whose end the stream tells, and wait for it."""
         if not self.stream.open:
             raise ConnectionLost(f"{self.origin.host} closed the connection")
-        waiter = self._waiter = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiter = waiter
         begin()
         return await waiter
 
@@ -239,7 +240,7 @@ class Upstream:
         infos: list[aiohappyeyeballs.AddrInfoType] = []
         for name in names:
             found = await self._loop.getaddrinfo(name, port, family=family, type=socket.SOCK_STREAM)
-            infos.extend(found)  # type: ignore[arg-type]  # (typeshed: an address may be bytes; not for INET)
+            infos.extend(found)
         allowed = [info for info in infos if self._policy.address_allowed(host, port, str(info[4][0]))]
         if infos and not allowed:
             raise Refused(

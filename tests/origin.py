@@ -80,7 +80,11 @@ class Seen:
 
     def get(self, name: str) -> str | None:
         """Return the first field of that name (any case), or None."""
-        return next((value for known, value in self.headers if known.lower() == name.lower()), None)
+        return next(iter(self.all(name)), None)
+
+    def all(self, name: str) -> list[str]:
+        """Return the values of all fields of that name, in order."""
+        return [value for known, value in self.headers if known.lower() == name.lower()]
 
 
 Script = Answer | Callable[[Seen], Answer]

@@ -136,14 +136,17 @@ def test_openssl_verifies_the_chain(authority: Authority, tmp_path: Path, host: 
     assert said.endswith(": OK\n")
 
 
-def handshake(authority: Authority, leaf: Leaf, asked: str, tmp_path: Path) -> str | None:
+def handshake(
+    authority: Authority, leaf: Leaf, asked: str, tmp_path: Path, *, strict: bool = True
+) -> str | None:
     """Return the TLS version of a handshake between two memory BIOs that trusts nothing but the CA."""
     pem = tmp_path / "server.pem"
     pem.write_bytes(leaf.chain_pem + leaf.key_pem)
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_context.load_cert_chain(pem)
     client_context = ssl.create_default_context(cadata=authority.certificate_pem.decode())
-    client_context.verify_flags |= ssl.VERIFY_X509_STRICT
+    if strict:
+        client_context.verify_flags |= ssl.VERIFY_X509_STRICT
     upward, downward = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context.wrap_bio(downward, upward, server_hostname=asked)
     sides = [client, server_context.wrap_bio(upward, downward, server_side=True)]
@@ -263,6 +266,23 @@ def test_pathlen_0_is_obeyed(drp: Files, tmp_path: Path) -> None:
     sign_ca(files, ("basicConstraints = critical,CA:TRUE,pathlen:0", *DRP_EXTENSIONS[1:]))
     (leaf,) = certificates(files.open().leaf(HOST))
     assert leaf.issuer == x509.load_pem_x509_certificate(files.crt.read_bytes()).subject
+
+
+@pytest.mark.parametrize("key_id", [("subjectKeyIdentifier = 0102030405060708",), ()], ids=["own", "none"])
+def test_a_cas_own_key_id_is_taken(drp: Files, tmp_path: Path, key_id: tuple[str, ...]) -> None:
+    files = drp.copy(tmp_path)
+    sign_ca(files, (*DRP_EXTENSIONS[:2], *(key_id or ("subjectKeyIdentifier = none",))))
+    authority = files.open()
+    leaf = authority.leaf(HOST)
+    aki = certificates(leaf)[1].extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+    if key_id:
+        assert aki.key_identifier == bytes(range(1, 9))
+        assert handshake(authority, leaf, HOST, tmp_path) == "TLSv1.3"
+    else:
+        root = x509.load_pem_x509_certificate(authority.certificate_pem)
+        assert x509.SubjectKeyIdentifier.oid not in {extension.oid for extension in root.extensions}
+        # Strict clients want the identifier in a CA; the others take the chain.
+        assert handshake(authority, leaf, HOST, tmp_path, strict=False) == "TLSv1.3"
 
 
 @pytest.mark.parametrize("root_pathlen, chain_length", [("", 3), (",pathlen:2", 3), (",pathlen:1", 2)])
@@ -596,6 +616,17 @@ def test_no_hard_links_and_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     files = files_in(tmp_path)
     assert files.open().certificate_pem == files.open().certificate_pem
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ca.crt", "ca.key"]
+
+
+def test_somebody_else_is_first_where_there_are_no_hard_links(
+    drp: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def link(*_: object) -> NoReturn:
+        drp.copy(tmp_path)
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", link)
+    assert files_in(tmp_path).open().certificate_pem == drp.crt.read_bytes()
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

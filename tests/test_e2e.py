@@ -143,8 +143,6 @@ def test_the_proxy_has_the_credentials(
     proxy = start_proxy(registry, AUTH_REGISTRIES=entry, AUTH_REGISTRY_DELIMITER=":::")
     assert skopeo(proxy).copy(target).digest == image.digest
     assert "pass:word" not in proxy.log()
-    with pytest.raises(Failed, match=r"unauthorized|authentication required"):  # the client's own pair wins
-        skopeo(proxy).copy(target, creds="u:wrong")
 
 
 def test_the_credentials_of_a_token_server(
@@ -337,7 +335,7 @@ def test_pushes(
     target = registry.push("app", "v1", first)
     layout = write_layout(tmp_path / "layout", {"v1": second})
     pulls = start_proxy(registry)
-    with pytest.raises(Failed, match=r"405|Method Not Allowed"):
+    with pytest.raises(Failed, match="POST is not allowed"):
         skopeo(pulls).push(layout, "v1", target, creds=creds)
     proxy = start_proxy(registry, ALLOW_PUSH="true", ENABLE_MANIFEST_CACHE="true")
     assert skopeo(proxy).copy(target, creds=creds).digest == first.digest

@@ -10,7 +10,6 @@ import pytest
 from tests.client import Client
 from tests.origin import Answer, Origin, blob_answer, redirect
 from tests.parts.images import digest_of
-from tests.parts.processes import wait_until
 from tests.parts.proxy import Proxy, cache_status, said
 from tests.parts.wire import End
 
@@ -35,7 +34,9 @@ def origin(start_origin: StartOrigin) -> Origin:
 def test_miss_and_hit(early: bool, origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
     proxy = start_proxy(origin)
     client = talk(proxy, origin, early=early)
-    miss, hit, head = client.get(PATH), client.get(PATH), client.request("HEAD", PATH)
+    miss = client.get(PATH)
+    proxy.wait_kept(BLOB)
+    hit, head = client.get(PATH), client.request("HEAD", PATH)
     assert (miss.body, miss.complete, said(miss)) == (BODY, True, ("MISS", "blob-by-digest"))
     assert (hit.body, hit.complete, said(hit)) == (BODY, True, ("HIT", "blob-by-digest"))
     assert (head.status, head.get("Content-Length"), said(head)) == (
@@ -87,7 +88,7 @@ def test_a_client_that_leaves_does_not_stop_the_download(
     client.read(1000)
     getattr(client, leave)()
     go.set()
-    wait_until(lambda: BLOB in proxy.blobs(), "the blob is in the store")
+    proxy.wait_kept(BLOB)
     assert talk(proxy, origin).get(PATH).body == BODY
     assert origin.hits[PATH] == 1
 
@@ -153,7 +154,7 @@ def test_parallel_open_ended_ranges_of_a_cold_blob(
                 206,
                 f"bytes {start}-{len(BODY) - 1}/{len(BODY)}",
             )
-            assert client.read(100_000) == BODY[start:][:100_000]
+            assert client.read(50_000) == BODY[start:][:50_000]
         client.reset()
     assert origin.hits[PATH] == 1
     assert talk(proxy, origin).get(PATH).body == BODY
@@ -203,9 +204,9 @@ def test_redirects_are_followed(
     assert first.get("Authorization") == "Bearer abc"
     assert second.target == "/kept/x?sig=a%2Fb&c=d"
     assert second.server_name == ("cdn.test" if where == "other host" else "reg.test")
-    assert second.get("Authorization") is None
-    if where == "other host":
-        assert second.get("Cookie") is None
+    if where == "other host":  # S3 refuses a foreign Authorization; the registry itself may want its own
+        assert (second.get("Authorization"), second.get("Cookie")) == (None, None)
+    proxy.wait_kept(BLOB)
     assert said(client.get(PATH))[0] == "HIT"
     assert len(origin.requests) == 2
 

@@ -126,7 +126,9 @@ class TestTags:
         index = make_index(size=1000)
         path = "/v2/multi/manifests/v1"
         one = index.images[0]
-        origin.on(path, lambda seen: manifest_answer(index if "index" in (seen.get("Accept") or "") else one))
+        origin.on(
+            path, lambda seen: manifest_answer(index if index.media_type in seen.all("Accept") else one)
+        )
         client = talk(start_proxy(origin, ENABLE_MANIFEST_CACHE="true"), origin)
         for _ in range(2):
             assert client.get(path, {"Accept": one.media_type}).body == one.manifest
@@ -213,6 +215,46 @@ class TestPort:
             client.request("POST", "/token", body=b"grant_type=password").body == b"POSTgrant_type=password"
         )
 
+    def test_who_the_origin_thinks_it_talks_to(
+        self, origin: Origin, start_proxy: StartProxy, talk: Talk
+    ) -> None:
+        """The client's own Authorization wins; without one, that host's pair goes in, and no other host's."""
+        origin.on("/v2/", Answer(b"{}"))
+        proxy = start_proxy(origin, AUTH_REGISTRIES="cdn.test:x:y reg.test:u:p")
+        client = talk(proxy, origin)
+        client.get("/v2/", {"Authorization": "Bearer abc"})
+        client.get("/v2/", {"Proxy-Authorization": "Basic eDp5"})
+        client.get(PATH)
+        assert [seen.all("Authorization") for seen in origin.requests] == [
+            ["Bearer abc"],
+            ["Basic dTpw"],
+            ["Basic dTpw"],
+        ]
+        assert [seen.get("Proxy-Authorization") for seen in origin.requests] == [None] * 3
+        assert {seen.get("Host") for seen in origin.requests} == {origin.authority}
+
+    def test_a_push_is_streamed_through(self, origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
+        location = f"{origin.url}/v2/app/blobs/uploads/1?_state=abc"
+        origin.on("/v2/app/blobs/uploads/", Answer(b"", 202, {"Location": location}))
+        origin.on("/v2/app/blobs/uploads/1", lambda seen: Answer(digest_of(seen.body).encode(), 201))
+        proxy = start_proxy(origin, ALLOW_PUSH="true")
+        client = talk(proxy, origin)
+        assert client.request("POST", "/v2/app/blobs/uploads/", body=b"").get("Location") == location
+        put = "/v2/app/blobs/uploads/1?digest=x"
+        assert client.request("PUT", put, body=BODY).body == BLOB.encode()
+        chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (BODY[:70_000], BODY[70_000:]))
+        client.sent.append("PATCH")
+        client.send(client.head("PATCH", put, [("Transfer-Encoding", "chunked")]) + chunks + b"0\r\n\r\n")
+        assert client.read_reply().body == BLOB.encode()
+        head = client.head("PUT", put, [("Expect", "100-continue"), ("Content-Length", str(len(BODY)))])
+        client.sent.append("PUT")
+        client.send(head)
+        assert client.read_head().status == 100
+        client.send(BODY)
+        assert client.read_reply().body == BLOB.encode()
+        assert origin.count() == 4
+        assert proxy.blobs() == {}
+
     def test_heads_in_pieces_and_pipelined(self, origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
         proxy = start_proxy(origin)
         client = talk(proxy, origin)
@@ -260,6 +302,7 @@ class TestOperation:
         proxy = start_proxy(origin)
         client = talk(proxy, origin)
         client.get(PATH)
+        proxy.wait_kept(BLOB)
         client.get(PATH)
         miss, hit = proxy.access_log(2, check=lambda line: line["uri"] == PATH)
         assert (miss["upstream_cache_status"], hit["upstream_cache_status"]) == ("MISS", "HIT")
@@ -277,6 +320,7 @@ class TestOperation:
         proxy = start_proxy(origin)
         client = talk(proxy, origin)
         client.get(PATH)
+        proxy.wait_kept(BLOB)
         client.get(PATH)
         wait_until(lambda: proxy.metric("regproxy_requests_total") >= 2, "two requests are counted")
         metrics = proxy.metrics()

@@ -45,6 +45,7 @@ cdef class Reactor:
     cdef readonly long long wire_bytes_in
     cdef readonly long long wire_bytes_out
 
+    cdef int _round(self) except -1
     cdef int watch(self, Pollable item, uint32_t interest) except -1
     cdef int rewatch(self, Pollable item, uint32_t interest) except -1
     cdef int forget(self, Pollable item) except -1

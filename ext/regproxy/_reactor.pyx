@@ -17,6 +17,7 @@ from regproxy.posix cimport (
 
 cdef enum:
     EVENTS_PER_ROUND = 128
+    ROUNDS = 4
     TICK_MS = 250
 
 
@@ -132,13 +133,20 @@ cdef class Reactor:
         return 0
 
     def _poll(self):
+        """Work off what is ready. While there is more, the way through the event loop is saved, a few times."""
+        cdef int i
+        for i in range(ROUNDS):
+            if self._round() == 0:
+                break
+
+    cdef int _round(self) except -1:
         cdef epoll_event events[EVENTS_PER_ROUND]
         cdef int n, i, fd
         cdef Pollable item
         n = epoll_wait(self.epfd, events, EVENTS_PER_ROUND, 0)
         if n < 0:
             if errno == EINTR:
-                return
+                return 0
             raise OSError(errno, "epoll_wait")
         self.now = monotonic_ms()
         for i in range(n):
@@ -153,6 +161,7 @@ cdef class Reactor:
                 item.on_events(events[i].events)
             except Exception as exc:
                 self._crash(item, exc)
+        return n
 
     def _tick(self):
         cdef int i

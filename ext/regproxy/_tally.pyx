@@ -37,7 +37,7 @@ cdef class Tally:
         self.bytes_saved += n
 
     def take(self):
-        """Return (requests, bytes_sent, bytes_saved, seconds, buckets) since the last take; None: nothing new.
+        """Return (requests, bytes_sent, bytes_saved, seconds, buckets) since the last take; None: no news.
 
         `buckets` are counts of BOUNDS' buckets and of what is above, each without the ones below it.
         """

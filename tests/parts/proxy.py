@@ -152,6 +152,10 @@ class Proxy:
         place = self.cache_dir / "blobs" / "sha256"
         return {f"sha256:{path.name}": path.stat().st_size for path in place.glob("??/*")}
 
+    def wait_kept(self, *digests: str) -> None:
+        """Wait until these are in the store: clients have the last byte a moment before that."""
+        wait_until(lambda: self.blobs().keys() >= set(digests), f"{digests} are kept")
+
     def parts(self) -> list[Path]:
         """Return the files of fills that are under way or were broken off."""
         return sorted((self.cache_dir / "parts").glob("*"))

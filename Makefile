@@ -1,0 +1,101 @@
+# make serve and make test are all that is needed; make help lists the rest.
+PYTHON ?= /usr/bin/python3
+VENV ?= .venv
+
+BIN := $(abspath $(VENV))/bin
+EXT := $(wildcard ext/regproxy/*.pyx ext/regproxy/*.pxd)
+MODULES := $(patsubst ext/regproxy/%.pyx,regproxy.%,$(filter %.pyx,$(EXT)))
+LINTED := regproxy tests bench setup.py
+
+# What `make serve` runs with; the environment wins.
+REGPROXY_LISTEN ?= [::]:3128
+REGPROXY_ADMIN_LISTEN ?= [::]:3129
+REGPROXY_CACHE_DIR ?= $(CURDIR)/.local/cache
+REGPROXY_CA_DIR ?= $(CURDIR)/.local/ca
+PORT = $(lastword $(subst :, ,$(REGPROXY_LISTEN)))
+ADMIN_PORT = $(lastword $(subst :, ,$(REGPROXY_ADMIN_LISTEN)))
+
+# cython-lint runs pycodestyle, which is looked for in PATH.
+export PATH := $(BIN):$(PATH)
+export PYTHON
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help serve test lint types check build build-packages test-packages demo bench bench-full format clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+
+serve: build ## run the proxy on directories under .local
+	@printf '%s\n' \
+	  '' \
+	  'Point a client on this machine at it (from others: by this machine'"'"'s name):' \
+	  '' \
+	  '  export HTTPS_PROXY=http://localhost:$(PORT)' \
+	  '  curl -o ca.crt http://localhost:$(PORT)/ca.crt   # the CA that clients have to trust' \
+	  '  SSL_CERT_FILE=$$PWD/ca.crt skopeo inspect docker://registry.k8s.io/pause:3.9' \
+	  '' \
+	  'It is ready when http://localhost:$(ADMIN_PORT)/readyz says so; metrics are at /metrics there.' \
+	  'Ctrl-C ends it.' \
+	  ''
+	@REGPROXY_LISTEN='$(REGPROXY_LISTEN)' REGPROXY_ADMIN_LISTEN='$(REGPROXY_ADMIN_LISTEN)' \
+	  REGPROXY_CACHE_DIR='$(REGPROXY_CACHE_DIR)' REGPROXY_CA_DIR='$(REGPROXY_CA_DIR)' \
+	  exec $(BIN)/regproxy serve
+
+test: ## install what is missing, build, lint, check types, run all tests
+	@$(MAKE) --no-print-directory build test-packages
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory types
+	@$(MAKE) --no-print-directory check
+
+lint: build ## ruff and cython-lint
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
+	$(BIN)/cython-lint ext
+
+types: build ## mypy, and the stubs against the built modules
+	$(BIN)/mypy
+	$(BIN)/stubtest --ignore-disjoint-bases --allowlist .ci/stubtest.allow $(MODULES)
+
+check: build test-packages ## the tests alone; PYTEST=... adds arguments
+	REGPROXY_DEBUG=1 $(BIN)/pytest $(PYTEST)
+
+demo: build test-packages ## pull an image twice through the proxy and watch it
+	@$(BIN)/python -m tests.demo
+
+bench: build test-packages ## measure it against nginx, about 3 minutes
+	@$(MAKE) --no-print-directory -C bench bench PYTHON=$(BIN)/python
+
+bench-full: build test-packages ## the same, with the figures that count
+	@$(MAKE) --no-print-directory -C bench bench-full PYTHON=$(BIN)/python
+
+format: build ## let ruff format the Python files
+	$(BIN)/ruff format $(LINTED)
+	$(BIN)/ruff check --fix $(LINTED)
+
+clean: ## remove what was built, and the venv
+	rm -rf build dist regproxy.egg-info $(VENV)
+	rm -f regproxy/_*.so
+
+# --- the build ---------------------------------------------------------------------------------------------
+
+build: $(VENV)/.built ## make the venv and build the data plane
+
+build-packages:
+	@.ci/packages build
+
+test-packages:
+	@.ci/packages test
+
+$(VENV)/bin/python: | build-packages
+	$(PYTHON) -m venv $(VENV)
+
+# The build's own requirements come first, so that the modules are built with what is installed here.
+$(VENV)/.installed: pyproject.toml setup.py | $(VENV)/bin/python
+	$(BIN)/pip install -q 'setuptools>=77' 'cython>=3.1,<4'
+	$(BIN)/pip install -q --no-build-isolation -e '.[dev]'
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(EXT)
+	$(BIN)/python setup.py -q build_ext --inplace
+	touch $@
