@@ -187,7 +187,9 @@ _DIRECTORY = _text(parse_directory)
 _REGISTRIES = "registry.k8s.io gcr.io quay.io ghcr.io"
 _PRIMARY = "(stable|nightly|production|test)"
 _SECONDARY = r"(.*)(\d|\.)+(.*)(\d|\.)+(.*)(\d|\.)+"
-_CACHE_MEANING = "where content is kept; not set = /docker_mirror_cache if writable, else the user's XDG cache"
+_CACHE_MEANING = (
+    "where content is kept; not set = /docker_mirror_cache if writable, else the user's XDG cache"
+)
 _CA_MEANING = "where the CA's files are; not set = /ca if writable, else the user's XDG data directory"
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
 _TARGETS_MEANING = "hosts that may be at loopback, link-local or metadata addresses"

@@ -55,7 +55,9 @@ def _made(path: Path, variable: str) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{variable}: {path}: {error.strerror}; name a directory that this user can make") from None
+        raise StoreError(
+            f"{variable}: {path}: {error.strerror}; name a directory that this user can make"
+        ) from None
     if not os.access(path, os.W_OK | os.X_OK):
         raise StoreError(f"{variable}: {path} is not writable by this user (uid {os.getuid()})")
     return path

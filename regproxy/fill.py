@@ -1,4 +1,4 @@
-"""Single-flight: one download for each content, however many clients want it, and every client a reader of it.
+"""Single-flight: one download for each content, however many clients want it, each a reader of it.
 
 A Fill belongs to the worker and not to the client that asked first: who leaves does not stop it. Its readers
 follow the part file as it grows; the end of the file is theirs only once the digest has matched.
@@ -181,7 +181,12 @@ class Fills:
         fetched = await self._upstream.fetch(wanted.origin, wanted.request, "GET")
         fill.fetched_from, fill.seconds = fetched.connection.address, fetched.seconds
         try:
-            if after_head(fetched.response.status, have_stale=False) is not Verdict.STORE:
+            verdict = after_head(fetched.response.status)
+            if verdict is Verdict.BROKEN:
+                raise BadResponse(
+                    f"{fetched.origin.host} answered {fetched.response.status} where 200 was asked for"
+                )
+            if verdict is not Verdict.STORE:
                 raise await self._answer(fetched)
             _check_encoding(fetched)
             part = self._store.begin(limit=0 if wanted.target.kind is Kind.BLOB else MANIFEST_MAX)
@@ -199,13 +204,21 @@ class Fills:
     async def _answer(self, fetched: Fetched) -> UpstreamAnswer:
         """The origin's refusal, its body read so that every client that waits can have it."""
         response = fetched.response
-        body = await fetched.connection.read_small(response)
+        try:
+            body = await fetched.connection.read_small(response)
+        except UpstreamError as error:
+            # The status is what counts: a client must see 404 or 401 whatever became of the text.
+            fetched.connection.abort()
+            log.info("the body of a %d: %s", response.status, error)
+            return UpstreamAnswer(response, b"", fetched.origin)
         self._upstream.release(fetched.connection, response)
         return UpstreamAnswer(response, body, fetched.origin)
 
     async def _receive(self, fill: Fill, fetched: Fetched, part: Part) -> None:
         response, growth, target = fetched.response, part.growth, fill.wanted.target
-        total = response.body.length if response.body.kind != "chunked" and response.body.kind != "eof" else -1
+        total = (
+            response.body.length if response.body.kind != "chunked" and response.body.kind != "eof" else -1
+        )
         fill.media_type = (response.get(b"content-type") or NO_TYPE.encode()).decode("latin-1")
         growth.expect(total)
         fill.opened.set_result(Opened(growth, total, fill.media_type))
@@ -230,7 +243,10 @@ class Fills:
         if target.kind is Kind.TAG:
             wanted = (response.get(b"docker-content-digest") or b"").decode("latin-1")
             body = await self._loop.run_in_executor(None, part.path.read_bytes)
-            fill.media_type = oci.check_manifest(body, fill.media_type)
+            try:
+                fill.media_type = oci.check_manifest(body, fill.media_type)
+            except BadResponse as error:
+                raise BadResponse(f"{origin.host}: {error}") from None
             if not oci.is_digest(wanted):
                 # Nothing to compare with: the registry did not say, or by another algorithm.
                 return digest
@@ -266,7 +282,9 @@ class Fills:
 def _check_encoding(fetched: Fetched) -> None:
     coding = (fetched.response.get(b"content-encoding") or b"identity").decode("latin-1").lower()
     if coding != "identity":
-        raise BadResponse(f"{fetched.origin.host} sent Content-Encoding {coding} although identity was asked for")
+        raise BadResponse(
+            f"{fetched.origin.host} sent Content-Encoding {coding} although identity was asked for"
+        )
 
 
 def _word(error: RegproxyError) -> str:

@@ -56,7 +56,7 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`kind` is the request type as headers, log and metrics show it; the rest says why a request is refused."""
+    """`kind` is the request type as headers, log and metrics show it; the rest tells why it is refused."""
 
     action: Action
     kind: str
@@ -81,7 +81,8 @@ class Verdict(Enum):
 
     STORE = auto()
     FOLLOW = auto()
-    STALE = auto()
+    TROUBLE = auto()  # an older copy is better than this answer
+    BROKEN = auto()  # no answer to what was asked
     RELAY = auto()
 
 
@@ -116,7 +117,9 @@ class Policy:
         config = self._config
         ports = ", ".join(str(p) for p in sorted(config.connect_ports))
         for rule in config.registries:
-            if rule.matches(host, port) and (rule.port is not None or port == 443 or port in config.connect_ports):
+            if rule.matches(host, port) and (
+                rule.port is not None or port == 443 or port in config.connect_ports
+            ):
                 return ConnectPlan(Decision.INTERCEPT)
         if any(rule.port == port and rule.matches(host, port) for rule in config.allow_targets):
             return ConnectPlan(Decision.TUNNEL)
@@ -136,7 +139,9 @@ class Policy:
         ip = ipaddress.ip_address(address.partition("%")[0])
         mapped = getattr(ip, "ipv4_mapped", None)
         ip = mapped or ip
-        special = ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast or ip in _METADATA
+        special = (
+            ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast or ip in _METADATA
+        )
         return not special or self._named(host, port)
 
     def _named(self, host: str, port: int) -> bool:
@@ -165,7 +170,9 @@ class Policy:
         if kind is Kind.TAG:
             return self._plan_tag(method, target.reference, held, age)
         if kind is Kind.V1:
-            return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", "the v1 registry protocol is not proxied")
+            return Plan(
+                Action.REFUSE, kind.value, 405, "UNSUPPORTED", "the v1 registry protocol is not proxied"
+            )
         return _PASS[kind]
 
     def _plan_tag(self, method: str, tag: str, held: bool, age: float | None) -> Plan:
@@ -175,10 +182,8 @@ class Policy:
         else:
             tier = self._tiers.match(tag)
             name, fresh = tier.name, held and age is not None and 0 <= age < tier.ttl
-        if fresh:
-            action = Action.SERVE
-        else:
-            action = Action.FETCH if method == "GET" else Action.HEAD
+        asked = Action.FETCH if method == "GET" else Action.HEAD
+        action = Action.SERVE if fresh else asked
         plan = self._tag_plans.get((action, name))
         if plan is None:
             plan = self._tag_plans[action, name] = Plan(action, name)
@@ -190,22 +195,25 @@ class Policy:
             # Newer clients ask for tokens by POST; refusing that breaks their login.
             return _PASS[kind]
         if kind is Kind.V1:
-            return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", "the v1 registry protocol is not proxied")
+            return Plan(
+                Action.REFUSE, kind.value, 405, "UNSUPPORTED", "the v1 registry protocol is not proxied"
+            )
         if self._config.allow_push or (method == "POST" and kind is Kind.OTHER and not target.repository):
             return _PASS[kind]
         reason = f"{method} is not allowed: this proxy only pulls (ALLOW_PUSH=true lets pushes through)"
         return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", reason)
 
 
-def after_head(status: int, have_stale: bool) -> Verdict:
-    """What an origin's answer to a fetch means: `have_stale` says that an older copy could be served."""
+def after_head(status: int) -> Verdict:
+    """What an origin's answer to a fetch of the whole content, without any condition, means."""
     if status == 200:
         return Verdict.STORE
     if status in REDIRECTS:
         return Verdict.FOLLOW
-    if have_stale and status in STALE_ON:
-        return Verdict.STALE
-    return Verdict.RELAY
+    if status in STALE_ON:
+        return Verdict.TROUBLE
+    # Neither a range nor a condition was sent, so there is nothing that these could be the answer to.
+    return Verdict.BROKEN if status < 400 else Verdict.RELAY
 
 
 def choose_variant(held: tuple[Held, ...], accept: Accept) -> Held | None:
@@ -215,9 +223,6 @@ def choose_variant(held: tuple[Held, ...], accept: Accept) -> Held | None:
     platform's manifest, which must not be given to a client that would have got the index.
     """
     usable = [
-        h
-        for h in held
-        if accept.accepts(h.media_type)
-        and (h.accepts_index or not accept.accepts_index)
+        h for h in held if accept.accepts(h.media_type) and (h.accepts_index or not accept.accepts_index)
     ]
     return max(usable, key=lambda h: h.fetched_at, default=None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any, Final
@@ -19,10 +20,10 @@ from regproxy._relay import FileSource, StreamSink
 from regproxy._stream import Stream
 from regproxy.accesslog import AccessLog
 from regproxy.auth import Origin
-from regproxy.contexts import Contexts
 from regproxy.config import Config
-from regproxy.errors import HeadError, RegproxyError, Unsatisfiable, UpstreamError
-from regproxy.fill import Fill, Fills, Opened, UpstreamAnswer, Wanted
+from regproxy.contexts import Contexts
+from regproxy.errors import BadResponse, HeadError, RegproxyError, Unsatisfiable, UpstreamError
+from regproxy.fill import NO_TYPE, Fill, Fills, Opened, UpstreamAnswer, Wanted
 from regproxy.heads import (
     Request,
     Response,
@@ -55,6 +56,7 @@ OWN_HOST: Final = "docker.caching.proxy.internal"
 
 _CONDITIONS: Final = frozenset({b"range", b"if-none-match"})
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+_FROM_DISK: Final = frozenset({"HIT", "STALE"})
 _BY_DIGEST: Final = frozenset({Kind.BLOB, Kind.MANIFEST})
 
 # nginx's word -> the Cache-Status of RFC 9211
@@ -131,7 +133,7 @@ class Services:
 
 
 class Session:
-    """The handler of one client stream; its public `on_` methods are what the stream tells (see `_stream`)."""
+    """The handler of one client stream; its `on_` methods are what the stream tells (see `_stream`)."""
 
     __slots__ = (
         "_asked",
@@ -181,7 +183,9 @@ class Session:
         """Intercept, tunnel or refuse."""
         self._begin(None)
         if host is None:
-            self._plain_error(400, "CONNECT wants host:port and HTTP/1.1, such as CONNECT ghcr.io:443 HTTP/1.1")
+            self._plain_error(
+                400, "CONNECT wants host:port and HTTP/1.1, such as CONNECT ghcr.io:443 HTTP/1.1"
+            )
             return
         self.host = host
         plan = self._s.policy.plan_connect(host, port)
@@ -270,6 +274,9 @@ class Session:
     def on_source_failed(self, reason: str) -> None:
         """What is being sent can't be completed: the client must not take it for complete."""
         log.warning("cut %s %s: %s", self.host, self.uri, reason)
+        if self._cache in _FROM_DISK and self._route is not None and self._route.by_digest is not None:
+            # A file that can't be read to its end would be cut for every later client too.
+            self._drop(self._route.target.reference)
         self._cut()
 
     def on_eof(self, partial: bool) -> None:
@@ -352,8 +359,14 @@ class Session:
         config = self._s.config
         self.stream.next_head(config.keepalive_timeout, config.client_header_timeout)
 
-    def _send(self, status: int, head: bytes, body: bytes = b"", source: FileSource | None = None,
-              chunked: bool = False) -> None:
+    def _send(
+        self,
+        status: int,
+        head: bytes,
+        body: bytes = b"",
+        source: FileSource | None = None,
+        chunked: bool = False,
+    ) -> None:
         """Send an answer whose head lacks its Date and empty line."""
         self._status = status
         head += self._s.date()
@@ -380,7 +393,7 @@ class Session:
         """An error of ours: OCI JSON for registry paths, else plain text."""
         if close:
             self._request = None
-        if self.origin is None or not self.uri.startswith(("/v2", "/token")) and not close:
+        if self.origin is None or (not self.uri.startswith(("/v2", "/token")) and not close):
             self._plain_error(status, message)
             return
         body = oci.error_body(code, message)
@@ -411,8 +424,28 @@ class Session:
     def _lookup(self, digest: str) -> Blob | None:
         blob = self._s.store.lookup(digest)
         if blob is not None and not blob.media_type:
-            blob.media_type = self._s.index.media_type(digest) or "application/octet-stream"
+            return self._first_sight(blob)
         return blob
+
+    def _first_sight(self, blob: Blob) -> Blob | None:
+        """Content that was not in memory: what the index knows of it, and whether the file is still that."""
+        row = self._s.index.object(blob.digest)
+        if row is not None and row.size != blob.size:
+            log.warning("%s has %d bytes on disk instead of %d: removed", blob.digest, blob.size, row.size)
+            self._drop(blob.digest)
+            return None
+        blob.media_type = (row.media_type if row is not None else None) or NO_TYPE
+        if row is None:
+            # The index was lost: a manifest tells its own type.
+            if blob.small is not None:
+                with suppress(BadResponse):
+                    blob.media_type = oci.check_manifest(blob.small, "")
+            self._s.index.put_object(blob.digest, blob.size, blob.media_type if blob.small else None)
+        return blob
+
+    def _drop(self, digest: str) -> None:
+        self._s.store.remove(digest)
+        self._s.index.drop_object(digest)
 
     def _held(self, origin: Origin, target: Target, request: Request) -> tuple[Held | None, Blob | None]:
         """The stored variant of a tag that suits the request, with its content."""
@@ -426,7 +459,7 @@ class Session:
         blob = self._lookup(held.digest) if held is not None else None
         if blob is None:
             return None, None
-        if held is not None and blob.media_type == "application/octet-stream":
+        if held is not None and blob.media_type == NO_TYPE:
             blob.media_type = held.media_type
         return held, blob
 
@@ -657,7 +690,7 @@ class Session:
             raise
 
     async def _send_body(self, connection: Connection, request: Request) -> Response:
-        """Relay the request's body while waiting for the origin's head, which may come before the body's end."""
+        """Relay the request's body while waiting for the origin's head, which may come before its end."""
         loop, method = self._s.loop, request.method
         if request.expect_continue:
             response = await connection.read_head(method)

@@ -10,15 +10,20 @@ call. The memory is bounded by FILES_MAX and SMALL_TOTAL whatever the size of th
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import itertools
+import logging
 import os
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from regproxy._relay import File, Growth
 from regproxy.errors import StoreError
+
+log = logging.getLogger(__name__)
 
 FILES_MAX: Final = 512
 SMALL_MAX: Final = 65_536  # bytes; contents up to this size are answered from memory
@@ -29,7 +34,7 @@ _FILE_MODE: Final = 0o640
 
 @dataclass(slots=True, eq=False)
 class Blob:
-    """Stored, verified content. `small` has all of it when it is small; `heads` are response heads made before."""
+    """Stored, verified content. `small` has all of it when it is small; `heads` are heads made before."""
 
     digest: str
     size: int
@@ -70,7 +75,9 @@ class Store:
             for stale in self._parts.glob("*.part"):
                 stale.unlink()
         except OSError as error:
-            raise StoreError(f"{error.filename or root}: {error.strerror}; the cache has to be writable") from error
+            raise StoreError(
+                f"{error.filename or root}: {error.strerror}; the cache has to be writable"
+            ) from error
 
     def path(self, digest: str) -> str:
         """Where `sha256:<hex>` lies."""
@@ -88,13 +95,17 @@ class Store:
         except OSError:
             # Missing is the usual reason; any other makes it a miss too, and the fill says what is wrong.
             return None
-        file = File(fd, os.fstat(fd).st_size, self._loop)
-        return self._remember(digest, file)
+        return self._remember(digest, File(fd, os.fstat(fd).st_size, self._loop))
 
-    def _remember(self, digest: str, file: File) -> Blob:
+    def _remember(self, digest: str, file: File) -> Blob | None:
         small = None
         if file.size <= SMALL_MAX:
             small = os.pread(file.fd, file.size, 0)
+            # It is in memory anyway, and hashed in microseconds, once.
+            if "sha256:" + hashlib.sha256(small).hexdigest() != digest:
+                log.warning("%s is damaged on disk: removed", digest)
+                self.remove(digest)
+                return None
             self._small_bytes += len(small)
         blob = Blob(digest, file.size, file, small)
         self._blobs[digest] = blob
@@ -120,18 +131,22 @@ class Store:
         known = self._blobs.get(digest)
         if known is not None:
             return known
-        file = File(os.dup(growth.file.fd), growth.written, self._loop)
-        return self._remember(digest, file)
+        blob = self._remember(digest, File(os.dup(growth.file.fd), growth.written, self._loop))
+        if blob is None:
+            raise StoreError(f"{final}: what was written is not what can be read again")
+        return blob
 
     def abort(self, part: Part) -> None:
         """Forget a part."""
         part.path.unlink(missing_ok=True)
 
-    def forget(self, digest: str) -> None:
-        """Drop what is remembered of a digest; readers that have it go on reading."""
+    def remove(self, digest: str) -> None:
+        """Drop content from memory and disk; readers that have it open go on reading."""
         blob = self._blobs.pop(digest, None)
         if blob is not None:
             self._small_bytes -= len(blob.small or b"")
+        with suppress(OSError):
+            os.unlink(self.path(digest))  # noqa: PTH108
 
     def close(self) -> None:
         """Let go of every open file."""

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from regproxy._relay import StreamSink
 from regproxy._stream import Stream
 
-
 # Called with the bytes that went up, to the host, and down, to the client.
 Over = Callable[[int, int], None]
 
@@ -18,9 +17,7 @@ class Tunnel:
     An end of one side is passed on as a half-close. `over()` is called once, with both streams closed.
     """
 
-    def __init__(
-        self, client: Stream, origin: Stream, idle: float, send_timeout: float, over: Over
-    ) -> None:
+    def __init__(self, client: Stream, origin: Stream, idle: float, send_timeout: float, over: Over) -> None:
         self._over: Over | None = over
         self._idle = idle
         self._ends = (TunnelEnd(self, client, origin), TunnelEnd(self, origin, client))

@@ -37,7 +37,8 @@ SMALL_BODY: Final = 65_536  # bytes; an error's or a redirect's body is read up 
 
 # What a stored answer must not depend on, and what asks for less than all of the content.
 _NOT_FORWARDED: Final = frozenset(
-    b"accept-encoding range if-range if-none-match if-match if-modified-since if-unmodified-since expect".split()
+    b"accept-encoding expect range if-range if-none-match if-match if-modified-since"
+    b" if-unmodified-since".split()
 )
 # What a host that we were redirected to has no business with.
 _NOT_ACROSS: Final = frozenset(b"authorization cookie referer".split())
@@ -145,7 +146,10 @@ class Connection:
     async def read_head(self, method: str) -> Response:
         """The next response head, interim ones (1xx) included."""
         head = await self._wait(lambda: self.stream.next_head(self._timeout, self._timeout))
-        return parse_response(head, method)
+        try:
+            return parse_response(head, method)
+        except BadResponse as error:
+            raise BadResponse(f"{self.origin.host}: {error}") from None
 
     async def read_body(self, sink: Sink, framing: Framing) -> None:
         """Move the body that follows into the sink; BadResponse where it is cut or malformed."""
@@ -183,7 +187,7 @@ class Connection:
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An answer whose body is still to be read. `seconds`: until its head; `origin`: who gave it in the end."""
+    """An answer whose body is still to be read. `seconds`: until its head; `origin`: who gave it."""
 
     connection: Connection
     response: Response
@@ -342,13 +346,13 @@ class Upstream:
         return connection, response
 
     async def begin(self, origin: Origin, request: Request) -> Connection:
-        """Send the head of a request whose body the caller relays; on a new connection, as it can't be sent twice."""
+        """Send the head of a request whose body follows; on a new connection, as it can't be sent twice."""
         connection = await self._connect(origin)
         connection.send(self.head_for(origin, request))
         return connection
 
     def head_for(self, origin: Origin, request: Request) -> bytes:
-        """The head of a request that is passed on as it is, with the origin's credentials where it has none."""
+        """The head of a request that is passed on, with the origin's credentials where it has none."""
         return upstream_head(request, authority(origin), put=self._authorization(origin, request))
 
     def _authorization(self, origin: Origin, request: Request) -> tuple[tuple[bytes, bytes], ...]:
@@ -365,7 +369,9 @@ class Upstream:
         """
         started = time.monotonic()
         put = (_IDENTITY, *self._authorization(origin, request))
-        head = upstream_head(request, authority(origin), method=method, drop=_NOT_FORWARDED | {b"cookie"}, put=put)
+        head = upstream_head(
+            request, authority(origin), method=method, drop=_NOT_FORWARDED | {b"cookie"}, put=put
+        )
         at, url = origin, _url(origin, request.path)
         for _ in range(MAX_REDIRECTS + 1):
             connection, response = await self.request(at, head, method)
@@ -411,7 +417,7 @@ def _url(origin: Origin, path: str) -> str:
 
 
 def _follow(url: str, location: bytes) -> str:
-    """The absolute URL that a Location names (RFC 9110 section 10.2.2); a relative one is the registry's own."""
+    """The absolute URL that a Location names (RFC 9110 10.2.2); a relative one is the registry's own."""
     try:
         return urljoin(url, location.decode("ascii"))
     except ValueError:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.client import Client
 from tests.origin import Answer, Origin, blob_answer, redirect
 from tests.parts.images import digest_of
+from tests.parts.processes import wait_until
 from tests.parts.proxy import Proxy, cache_status, said
 from tests.parts.wire import End
 
@@ -117,8 +120,20 @@ def test_a_broken_download_goes_on_where_it_broke(
         blob_answer(BLOB, BODY, wrong_at=10, framing="chunked"),
         Answer(b"<html>Sign in to this network</html>", headers={"Content-Type": "text/html"}),
         Answer(b""),
+        Answer(BODY, headers={"Content-Encoding": "gzip"}),
+        Answer(gzip.compress(BODY), headers={"Content-Encoding": "gzip"}),
     ],
-    ids=["wrong byte", "wrong last byte", "too short", "too long", "chunked", "HTML with 200", "empty"],
+    ids=[
+        "wrong byte",
+        "wrong last byte",
+        "too short",
+        "too long",
+        "chunked",
+        "HTML with 200",
+        "empty",
+        "said to be gzip",
+        "gzip",
+    ],
 )
 def test_what_is_not_the_digest_is_never_a_whole_answer(
     answer: Answer, origin: Origin, start_proxy: StartProxy, talk: Talk
@@ -227,3 +242,81 @@ def test_a_401_goes_to_the_client(origin: Origin, start_proxy: StartProxy, talk:
     assert (reply.status, reply.get("WWW-Authenticate"), reply.body) == (401, challenge, b"{}")
     assert client.get(PATH, {"Authorization": "Bearer abc"}).body == BODY
     assert origin.requests[1].get("Authorization") == "Bearer abc"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        blob_answer(BLOB, BODY, framing="chunked"),
+        blob_answer(BLOB, BODY, framing="eof"),
+        blob_answer(BLOB, BODY, interim=(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n",)),
+        Answer(BODY, headers={f"X-Amz-{number}": "v" * 500 for number in range(40)}),
+        blob_answer(BLOB, BODY, close=True),
+    ],
+    ids=["chunked", "until the end", "early hints", "big head", "closing"],
+)
+def test_whatever_way_it_comes_it_is_kept(
+    answer: Answer, origin: Origin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    origin.on(PATH, answer)
+    proxy = start_proxy(origin)
+    client = talk(proxy, origin)
+    reply = client.get(PATH)
+    assert (reply.status, reply.body, reply.complete) == (200, BODY, True)
+    proxy.wait_kept(BLOB)
+    again = client.get(PATH)
+    assert (again.body, said(again)[0], again.get("Content-Length")) == (BODY, "HIT", str(len(BODY)))
+    assert origin.hits[PATH] == 1
+
+
+def test_a_slow_reader_holds_nobody_up(
+    start_proxy: StartProxy, start_origin: StartOrigin, talk: Talk
+) -> None:
+    big = BODY * 20
+    digest = digest_of(big)
+    path = f"/v2/app/blobs/{digest}"
+    origin = start_origin("reg.test")
+    origin.on(path, blob_answer(digest, big))
+    proxy = start_proxy(origin)
+    slow = talk(proxy, origin, recv_buffer=4096)
+    slow.ask("GET", path)
+    assert slow.read_head().status == 200
+    assert talk(proxy, origin).get(path).digest == digest
+    proxy.wait_kept(digest)
+    assert digest_of(slow.read(len(big))) == digest
+    assert origin.hits[path] == 1
+
+
+def test_a_client_that_ends_its_side_still_gets_its_answer(
+    origin: Origin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    proxy = start_proxy(origin)
+    client = talk(proxy, origin)
+    client.get(PATH)
+    proxy.wait_kept(BLOB)
+    client.ask("GET", PATH)
+    client.half_close()
+    reply = client.read_reply()
+    assert (reply.body, reply.complete) == (BODY, True)
+    assert client.read_end() == (b"", End.CLOSE_NOTIFY)
+
+
+def test_connections_that_are_gone_leave_no_descriptors(
+    origin: Origin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    proxy = start_proxy(origin)
+    talk(proxy, origin).get(PATH)
+    proxy.wait_kept(BLOB)
+
+    def descriptors() -> int:
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in proxy.pids())
+
+    before = descriptors()
+    for leave in ("close", "reset", "fin") * 10:
+        client = talk(proxy, origin)
+        client.ask("GET", PATH)
+        client.read_head()
+        client.read(1000)
+        getattr(client, leave)()
+        client.layers[0].close()
+    wait_until(lambda: descriptors() <= before, "all is closed")

@@ -238,20 +238,19 @@ class TestPort:
         origin.on("/v2/app/blobs/uploads/", Answer(b"", 202, {"Location": location}))
         origin.on("/v2/app/blobs/uploads/1", lambda seen: Answer(digest_of(seen.body).encode(), 201))
         proxy = start_proxy(origin, ALLOW_PUSH="true")
-        client = talk(proxy, origin)
-        assert client.request("POST", "/v2/app/blobs/uploads/", body=b"").get("Location") == location
+        post = talk(proxy, origin).request("POST", "/v2/app/blobs/uploads/", body=b"")
+        assert post.get("Location") == location
         put = "/v2/app/blobs/uploads/1?digest=x"
-        assert client.request("PUT", put, body=BODY).body == BLOB.encode()
+        assert talk(proxy, origin).request("PUT", put, body=BODY).body == BLOB.encode()
+        client = talk(proxy, origin)
         chunks = b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in (BODY[:70_000], BODY[70_000:]))
-        client.sent.append("PATCH")
         client.send(client.head("PATCH", put, [("Transfer-Encoding", "chunked")]) + chunks + b"0\r\n\r\n")
-        assert client.read_reply().body == BLOB.encode()
-        head = client.head("PUT", put, [("Expect", "100-continue"), ("Content-Length", str(len(BODY)))])
-        client.sent.append("PUT")
-        client.send(head)
+        assert client.read_reply("PATCH").body == BLOB.encode()
+        client = talk(proxy, origin)
+        client.send(client.head("PUT", put, [("Expect", "100-continue"), ("Content-Length", str(len(BODY)))]))
         assert client.read_head().status == 100
         client.send(BODY)
-        assert client.read_reply().body == BLOB.encode()
+        assert client.read_reply("PUT").body == BLOB.encode()
         assert origin.count() == 4
         assert proxy.blobs() == {}
 

@@ -1,4 +1,4 @@
-"""Origins that go wrong: nothing wrong is passed off as whole, nothing of it is kept, and it heals by itself."""
+"""Origins that go wrong: nothing wrong passes for whole, nothing of it is kept, and it heals by itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.client import Client, Reply
-from tests.origin import Answer, Origin, blob_answer
+from tests.origin import Answer, Origin
 from tests.parts.images import MANIFEST, digest_of
 from tests.parts.processes import wait_until
 from tests.parts.proxy import Proxy, said

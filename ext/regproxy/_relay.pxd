@@ -29,7 +29,8 @@ cdef class Growth(Sink):
     cdef list waiters
 
     cdef long long visible(self) noexcept
-    cdef int wait(self, Stream reader) except -1
+    cdef int _offer_all(self, const char* p, size_t n) except -1
+    cdef int wait(self, FileSource source, Stream reader) except -1
     cdef int wake_all(self) except -1
 
 

@@ -102,6 +102,7 @@ cdef class Stream(Pollable):
     cdef bint in_event
 
     cdef int wake(self) except -1
+    cdef size_t offer(self, const char* p, size_t n) except? 0
     cdef int resume(self) except -1
     cdef Status write(self, Stream feeder, const char* p, size_t n) except Status.EXC
     cdef Status write_chunk(self, Stream feeder, const char* p, size_t n) except Status.EXC

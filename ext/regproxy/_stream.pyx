@@ -302,7 +302,7 @@ cdef class Stream(Pollable):
         if self.dead:
             self._destroy()
             return
-        if not self.closing and self.tls is not None and self.tls.established:
+        if not self.closing and self.tls is not None and self.tls.established and not self.eof_in:
             self._emit(NULL, 0, True)
         self.closing = True
         self.linger = linger
@@ -995,6 +995,21 @@ cdef class Stream(Pollable):
             self.source_waiting = False
             self._arm()
         return 0
+
+    cdef size_t offer(self, const char* p, size_t n) except? 0:
+        """Send up to n bytes of what the waiting source would have pulled next; how many were taken.
+
+        The bytes are in memory just now, so that the way through the file is saved; only a stream whose
+        source has caught up, and which has nothing else waiting, takes any.
+        """
+        cdef size_t at = 0, k
+        if self.fd < 0 or self.dead or not self.source_waiting or self.chunked_out or self.outb.len:
+            return 0
+        while at < n and not self.dead and self.outb.len == 0:
+            k = min(n - at, <size_t>BATCH)
+            self._emit(p + at, k, False)
+            at += k
+        return at
 
     cdef Status write(self, Stream feeder, const char* p, size_t n) except Status.EXC:
         """Relay n bytes; AGAIN: enough waits here already, `feeder` is resumed when it is out."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
 import re
 import signal
 import sys
@@ -163,6 +165,15 @@ class Proxy:
     def log(self) -> str:
         """Return what the proxy said on stdout and stderr."""
         return self.daemon.log_tail(1 << 20)
+
+    def pids(self) -> list[int]:
+        """Return the ids of its processes: the one that was started, and its workers."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # ended meanwhile
+                if os.getpgid(int(place.name)) == self.daemon.pid:
+                    found.append(int(place.name))
+        return sorted(found)
 
     def signal(self, number: signal.Signals) -> None:
         self.daemon.send(number)
