@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -268,15 +268,6 @@ class Fills:
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         return cut
-
-    def waiting(self) -> Callable[[], None]:
-        """Count a client as waiting until the returned function is called."""
-        self.waiters += 1
-
-        def stop() -> None:
-            self.waiters -= 1
-
-        return stop
 
 
 def _check_encoding(fetched: Fetched) -> None:

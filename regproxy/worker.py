@@ -31,7 +31,8 @@ from regproxy.index import Index
 from regproxy.metrics import Metrics
 from regproxy.pages import Pages
 from regproxy.policy import Policy
-from regproxy.session import Services, Session
+from regproxy.services import Services
+from regproxy.session import Session
 from regproxy.store import Store
 from regproxy.tunnel import TunnelEnd
 from regproxy.upstream import Upstream

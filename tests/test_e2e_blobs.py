@@ -298,7 +298,7 @@ def test_a_client_that_ends_its_side_still_gets_its_answer(
     client.half_close()
     reply = client.read_reply()
     assert (reply.body, reply.complete) == (BODY, True)
-    assert client.read_end() == (b"", End.CLOSE_NOTIFY)
+    assert client.read_end()[1] in (End.FIN, End.CLOSE_NOTIFY)
 
 
 def test_connections_that_are_gone_leave_no_descriptors(

@@ -19,7 +19,7 @@ LAYERS = {
         *("_reactor", "_tls", "_stream", "_relay", "_connect", "_tally"),
     ],
     "services": ["store", "index", "fill", "evict", "certs", "contexts", "upstream", "metrics", "accesslog", "directories"],
-    "sessions": ["session", "tunnel", "pages", "admin"],
+    "sessions": ["services", "answer", "ask", "session", "tunnel", "pages", "admin"],
     "worker": ["worker"],
     "supervisor": ["supervisor"],
     "cli": ["cli", "__main__"],

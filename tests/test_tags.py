@@ -302,8 +302,6 @@ class TestVariants:
             assert either.get(path, {"Accept": MANIFEST}).digest == one.digest
             for accept in (BOTH, BOTH[::-1], {"Accept": f"{MANIFEST}, {INDEX};q=0.5"}):
                 assert either.get(path, accept).digest == index.digest
-            reply = either.get(path, {"Accept": f"{MANIFEST}, {INDEX};q=0"})
-            assert reply.digest in (one.digest, index.digest)
 
     def test_fresh_ones_are_asked_for_once(self, client: Client, origin: Origin) -> None:
         path, index = self.publish(origin, FRESH)
@@ -377,8 +375,7 @@ class TestKeys:
 class TestConditions:
     """Hits by tag are ordinary HTTP (RFC 9110 13 and 14)."""
 
-    @pytest.mark.parametrize("warm", [True, False])
-    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    @pytest.mark.parametrize("method, warm", [("GET", True), ("HEAD", True), ("GET", False)])
     @pytest.mark.parametrize(
         "condition, matches",
         [('"{0}"', True), ('W/"{0}"', True), ('"x", "{0}"', True), ("*", True), ('"x"', False)],
@@ -389,8 +386,6 @@ class TestConditions:
         item = tagged(origin, FRESH)
         if warm:
             assert client.get(item.path).status == 200
-        elif method == "HEAD":
-            pytest.skip("a HEAD of what is not held is the registry's to answer")
         reply = client.request(method, item.path, {"If-None-Match": condition.format(item.image.digest)})
         assert reply.status == (304 if matches else 200)
         assert reply.get("ETag") == f'"{item.image.digest}"'

@@ -1,0 +1,315 @@
+"""Answering one request: heads, errors, hits from the cache, and the record of it in log and metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import suppress
+from typing import Final
+
+from regproxy import oci
+from regproxy._relay import FileSource
+from regproxy._stream import Stream
+from regproxy.auth import Origin
+from regproxy.errors import BadResponse, Unsatisfiable
+from regproxy.fill import NO_TYPE
+from regproxy.heads import Request, build_head, if_range_allows, none_match, parse_range
+from regproxy.oci import Target, parse_accept
+from regproxy.policy import Held, choose_variant
+from regproxy.services import Route, Services
+from regproxy.store import Blob
+
+log = logging.getLogger(__name__)
+
+# nginx's word -> the Cache-Status of RFC 9211
+_CACHE_STATUS: Final = {
+    "HIT": b"regproxy; hit",
+    "MISS": b"regproxy; fwd=miss; stored",
+    "UPDATING": b"regproxy; fwd=miss; collapsed",
+    "EXPIRED": b"regproxy; fwd=stale; stored",
+    "STALE": b"regproxy; hit; fwd=stale; detail=origin-failed",
+    "BYPASS": b"regproxy; fwd=bypass",
+}
+
+
+class Answerer:
+    """A client stream with the state of the request that is being answered."""
+
+    __slots__ = (
+        "_asked",
+        "_asked_seconds",
+        "_base",
+        "_cache",
+        "_kind",
+        "_request",
+        "_route",
+        "_s",
+        "_sent_waiter",
+        "_started",
+        "_status",
+        "_task",
+        "_waiting",
+        "host",
+        "origin",
+        "stream",
+    )
+
+    def __init__(self, services: Services, stream: Stream) -> None:
+        self._s = services
+        self.stream = stream
+        self.origin: Origin | None = None
+        self.host = ""
+        self._task: asyncio.Task[None] | None = None
+        self._sent_waiter: asyncio.Future[None] | None = None
+        self._request: Request | None = None
+        self._route: Route | None = None
+        self._started = 0.0
+        self._waiting = False
+        self._reset()
+        stream.handler = self
+        config = services.config
+        stream.set_send_timeout(config.send_timeout)
+        stream.next_head(config.client_header_timeout, config.client_header_timeout)
+
+    def _reset(self) -> None:
+        self._status = 0
+        self._kind = ""
+        self._cache = ""
+        self._asked = ""
+        self._asked_seconds: float | None = None
+        self._base = self.stream.plain_sent
+
+    # --- the end of a request ----------------------------------------------------------------------------
+
+    def _begin(self, request: Request | None) -> None:
+        self._started = time.monotonic()
+        self._request = request
+        self._reset()
+
+    def _wait_for_fill(self, waiting: bool) -> None:
+        """Count this client among those that read from something while it is fetched."""
+        if waiting != self._waiting:
+            self._waiting = waiting
+            self._s.fills.waiters += 1 if waiting else -1
+
+    def _cancel(self) -> None:
+        task, self._task = self._task, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+
+    def _cut(self) -> None:
+        """Break the connection where an answer can't be completed."""
+        self.stream.abort()
+        self._cancel()
+        self._record()
+
+    @property
+    def uri(self) -> str:
+        return self._request.path if self._request is not None else ""
+
+    def _record(self) -> None:
+        """Count and log the request that has ended, however it ended."""
+        services, request = self._s, self._request
+        now = time.monotonic()
+        took = now - self._started
+        sent = self.stream.plain_sent - self._base
+        tally = services.metrics.tally(self.host, self._kind, self._cache, self._status)
+        tally.add(sent, took)
+        if self._cache == "HIT" or self._cache == "STALE":
+            tally.add_saved(sent)
+        services.access.line(
+            now=time.time(),
+            remote_addr=self.stream.peer,
+            method=request.method if request is not None else "CONNECT",
+            uri=request.path if request is not None else "",
+            host=self.host,
+            status=self._status,
+            bytes_sent=sent,
+            request_time=took,
+            request_type=self._kind,
+            upstream_cache_status=self._cache,
+            upstream_response_time=self._asked_seconds,
+            proxy_host=self.host if self._asked else "",
+            upstream=self._asked,
+        )
+        self._status = 0
+        if self._waiting:
+            self._wait_for_fill(False)
+
+    def _finish(self) -> None:
+        """The answer is out: log it, and wait for the next request or close."""
+        self._record()
+        self._task = None
+        request, self._request = self._request, None
+        if request is None or not request.keep_alive or self._s.draining or not request.body.empty:
+            self.stream.close(request is None or not request.body.empty)
+            return
+        config = self._s.config
+        self.stream.next_head(config.keepalive_timeout, config.client_header_timeout)
+
+    def _send(
+        self,
+        status: int,
+        head: bytes,
+        body: bytes = b"",
+        source: FileSource | None = None,
+        chunked: bool = False,
+    ) -> None:
+        """Send an answer whose head lacks its Date and empty line."""
+        self._status = status
+        head += self._s.date()
+        self._base = self.stream.plain_sent + len(head)
+        if self.stream.send(head, body, source, chunked):
+            self._finish()
+
+    def _closes(self) -> bool:
+        request = self._request
+        return request is None or not request.keep_alive or not request.body.empty or self._s.draining
+
+    def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """A head without the empty line; the caller's headers and ours."""
+        if self._kind:
+            headers.append((b"x-docker-registry-proxy-cache-type", self._kind.encode()))
+        if self._cache:
+            headers.append((b"x-docker-registry-proxy-cache-upstream-status", self._cache.encode()))
+            headers.append((b"cache-status", _CACHE_STATUS[self._cache]))
+        if self._closes():
+            headers.append((b"connection", b"close"))
+        return build_head(status, headers)[:-2]
+
+    def _error(self, status: int, code: str, message: str, *, close: bool = False) -> None:
+        """An error of ours: OCI JSON for registry paths, else plain text."""
+        if close:
+            self._request = None
+        if self.origin is None or (not self.uri.startswith(("/v2", "/token")) and not close):
+            self._plain_error(status, message)
+            return
+        body = oci.error_body(code, message)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        if status == 405:
+            headers.append((b"allow", b"GET, HEAD"))
+        self._answer(status, headers, body)
+
+    def _plain_error(self, status: int, message: str) -> None:
+        body = f"regproxy: {message}\n".encode()
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+        self._answer(status, headers, body)
+
+    def _answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        head = self._head(status, headers)
+        without_body = self._request is not None and self._request.method == "HEAD"
+        self._send(status, head, b"" if without_body else body)
+
+    def _front(self, request: Request) -> None:
+        """Plain HTTP on the proxy port, or our own name: the pages."""
+        page = self._s.pages.front(request)
+        self._kind = "page"
+        headers = [(b"content-type", page.content_type), (b"content-length", b"%d" % len(page.body))]
+        self._answer(page.status, headers, page.body)
+
+    # --- hits --------------------------------------------------------------------------------------------
+
+    def _lookup(self, digest: str) -> Blob | None:
+        blob = self._s.store.lookup(digest)
+        if blob is not None and not blob.media_type:
+            return self._first_sight(blob)
+        return blob
+
+    def _first_sight(self, blob: Blob) -> Blob | None:
+        """Content that was not in memory: what the index knows of it, and whether the file is still that."""
+        row = self._s.index.object(blob.digest)
+        if row is not None and row.size != blob.size:
+            log.warning("%s has %d bytes on disk instead of %d: removed", blob.digest, blob.size, row.size)
+            self._drop(blob.digest)
+            return None
+        blob.media_type = (row.media_type if row is not None else None) or NO_TYPE
+        if row is None:
+            # The index was lost: a manifest tells its own type.
+            if blob.small is not None:
+                with suppress(BadResponse):
+                    blob.media_type = oci.check_manifest(blob.small, "")
+            self._s.index.put_object(blob.digest, blob.size, blob.media_type if blob.small else None)
+        return blob
+
+    def _drop(self, digest: str) -> None:
+        self._s.store.remove(digest)
+        self._s.index.drop_object(digest)
+
+    def _held(self, origin: Origin, target: Target, request: Request) -> tuple[Held | None, Blob | None]:
+        """The stored variant of a tag that suits the request, with its content."""
+        rows = self._s.index.tag(origin.host, origin.port, target.repository, target.reference)
+        if not rows:
+            return None, None
+        accept = parse_accept(request.all(b"accept"))
+        held = choose_variant(
+            tuple(Held(r.digest, r.media_type, r.size, r.fetched_at, r.accepts_index) for r in rows), accept
+        )
+        blob = self._lookup(held.digest) if held is not None else None
+        if blob is None:
+            return None, None
+        if held is not None and blob.media_type == NO_TYPE:
+            blob.media_type = held.media_type
+        return held, blob
+
+    def _serve(self, blob: Blob, cache: str) -> None:
+        """Answer from the cache: 200, 206, 304 or 416."""
+        self._cache = cache
+        self._s.index.touch(blob.digest)
+        request = self._request
+        assert request is not None
+        if self._route is None or self._route.conditional:
+            self._serve_conditional(blob, request)
+            return
+        closes = self._closes()
+        key = (self._kind + cache, "close" if closes else "")
+        head = blob.heads.get(key)
+        if head is None:
+            head = blob.heads[key] = self._head(200, content_headers(blob, blob.size))
+        if request.method == "HEAD":
+            self._send(200, head)
+        elif blob.small is not None:
+            self._send(200, head, blob.small)
+        else:
+            self._send(200, head, b"", FileSource(blob.file, 0, blob.size))
+
+    def _serve_conditional(self, blob: Blob, request: Request) -> None:
+        etag = blob.etag
+        if none_match(request.get(b"if-none-match"), etag):
+            self._send(304, self._head(304, [(b"etag", etag)]))
+            return
+        asked = parse_range(request.get(b"range")) if request.method == "GET" else None
+        if asked is not None and if_range_allows(request.get(b"if-range"), etag):
+            try:
+                span = asked.resolve(blob.size)
+            except Unsatisfiable:
+                self._unsatisfiable(blob.size)
+                return
+            headers = content_headers(blob, span.length)
+            headers.append((b"content-range", span.content_range(blob.size)))
+            self._send(206, self._head(206, headers), b"", FileSource(blob.file, span.start, span.stop))
+            return
+        head = self._head(200, content_headers(blob, blob.size))
+        body = FileSource(blob.file, 0, blob.size) if request.method == "GET" else None
+        self._send(200, head, b"", body)
+
+    def _unsatisfiable(self, total: int) -> None:
+        body = oci.error_body("RANGE_INVALID", f"the content has {total} bytes")
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"content-range", b"bytes */%d" % total),
+        ]
+        self._send(416, self._head(416, headers), body)
+
+
+def content_headers(blob: Blob, length: int) -> list[tuple[bytes, bytes]]:
+    """The headers of stored content, `length` bytes of which are sent."""
+    return [
+        (b"content-type", blob.media_type.encode("latin-1")),
+        (b"content-length", b"%d" % length),
+        (b"docker-content-digest", blob.digest.encode()),
+        (b"etag", blob.etag),
+        (b"accept-ranges", b"bytes"),
+        (b"docker-distribution-api-version", b"registry/2.0"),
+    ]

@@ -1,0 +1,293 @@
+"""Asking origins for one request: fills that are joined, heads, and what goes through uncached."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any, Final
+
+from regproxy._relay import FileSource, StreamSink
+from regproxy.answer import Answerer
+from regproxy.errors import HeadError, RegproxyError, Unsatisfiable, UpstreamError
+from regproxy.fill import Fill, Opened, UpstreamAnswer, Wanted
+from regproxy.heads import Request, Response, Span, end_to_end, if_range_allows, parse_range
+from regproxy.index import TagRow
+from regproxy.oci import Accept, Kind, Target, parse_accept, parse_target
+from regproxy.policy import STALE_ON, Action, Plan
+from regproxy.services import BY_DIGEST
+from regproxy.store import Blob
+from regproxy.upstream import Connection
+
+log = logging.getLogger(__name__)
+
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+# A body that is complete within this many bytes is verified before its head goes out, so that a wrong one
+# becomes a clear error instead of a cut connection.
+VERIFY_FIRST: Final = 65_536
+
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+
+class Asker(Answerer):
+    """Carries out the plans that the cache alone can't."""
+
+    __slots__ = ()
+
+    # --- everything that asks an origin ------------------------------------------------------------------
+
+    async def _carry_out(self, plan: Plan, target: Target, request: Request, stale: Blob | None) -> None:
+        origin = self.origin
+        assert origin is not None
+        wanted = Wanted(origin, request, target)
+        # By digest there is no stale copy: what is held would have been served.
+        had = stale is not None
+        try:
+            if plan.action is Action.FETCH:
+                await self._fetch(wanted, "EXPIRED" if had else "MISS", stale)
+            elif plan.action is Action.HEAD:
+                await self._ask_head(wanted, "EXPIRED" if had else "MISS", stale)
+            else:
+                self._cache = "BYPASS"
+                await self._pass(wanted)
+        except UpstreamAnswer as answer:
+            self._relay_answer(answer)
+        except RegproxyError as error:
+            self._failed(error)
+        except Exception as error:
+            log.exception("%s %s", self.host, self.uri)
+            self._failed(RegproxyError(f"internal error: {type(error).__name__}"))
+
+    def _failed(self, error: RegproxyError) -> None:
+        """The task of a request failed: say so, or cut the connection where the answer has begun."""
+        if not self.stream.open:
+            return
+        log.warning("%s %s: %s", self.host, self.uri, error)
+        if self._status:
+            self._cut()
+        else:
+            self._error(error.status, error.code, str(error))
+
+    def _serve_stale(self, stale: Blob | None, error: UpstreamError) -> bool:
+        """Serve the older copy instead of the origin's trouble, where there is one."""
+        troubled = not isinstance(error, UpstreamAnswer) or error.response.status in STALE_ON
+        if stale is None or not troubled:
+            return False
+        log.warning("%s %s: serving a stale copy: %s", self.host, self.uri, error)
+        self._serve(stale, "STALE")
+        return True
+
+    async def _fetch(self, wanted: Wanted, cache: str, stale: Blob | None) -> None:
+        """Join the content's fill, or begin it; answer from it as it grows, or once it is verified."""
+        target = wanted.target
+        accept = parse_accept(wanted.request.all(b"accept")) if target.kind is Kind.TAG else None
+        self._wait_for_fill(True)
+        while True:
+            fill, mine = self._s.fills.join(wanted, accept)
+            self._cache = cache if mine else "UPDATING"
+            try:
+                if target.kind is Kind.BLOB:
+                    opened = await asyncio.shield(fill.opened)
+                    self._note(fill)
+                    if self._can_follow(opened):
+                        self._follow(opened)
+                        return
+                blob = await asyncio.shield(fill.done)
+                break
+            except UpstreamError as error:
+                if mine or fill.wanted.signature == wanted.signature:
+                    self._note(fill)
+                    if self._serve_stale(stale, error):
+                        return
+                    raise
+                # Somebody else's credentials or registry failed; ours may not.
+        self._note(fill)
+        if target.kind is Kind.TAG:
+            self._enter_tag(wanted, fill, blob, accept)
+        self._serve(blob, self._cache)
+
+    def _note(self, fill: Fill) -> None:
+        self._asked, self._asked_seconds = fill.fetched_from, fill.seconds
+
+    def _enter_tag(self, wanted: Wanted, fill: Fill, blob: Blob, accept: Accept | None) -> None:
+        origin, target = wanted.origin, wanted.target
+        accepts_index = accept is not None and accept.accepts_index
+        blob.media_type = fill.media_type
+        # One row for each answer that a registry may choose by Accept, not for each spelling of Accept.
+        variant = f"{fill.media_type} {'any' if accepts_index else 'single'}"
+        row = TagRow(variant, blob.digest, fill.media_type, blob.size, time.time(), accepts_index)
+        self._s.index.put_tag(origin.host, origin.port, target.repository, target.reference, row)
+
+    def _can_follow(self, opened: Opened) -> bool:
+        """Whether to send the body while it grows; a small one is verified first."""
+        request = self._request
+        assert request is not None
+        if opened.total >= 0:
+            return opened.total > VERIFY_FIRST
+        # Without a length only chunks can show where the body was cut, and no range can be told.
+        return request.minor >= 1 and request.get(b"range") is None
+
+    def _follow(self, opened: Opened) -> None:
+        """Answer with the growing file."""
+        request, total, growth = self._request, opened.total, opened.growth
+        assert request is not None
+        digest = parse_target(request.path).reference.encode()
+        headers = [
+            (b"content-type", b"application/octet-stream"),
+            (b"docker-content-digest", digest),
+            (b"etag", b'"' + digest + b'"'),
+            (b"accept-ranges", b"bytes"),
+        ]
+        if total < 0:
+            headers.append((b"transfer-encoding", b"chunked"))
+            self._send(200, self._head(200, headers), b"", FileSource(growth.file, 0, -1, growth), True)
+            return
+        span, status = Span(0, total), 200
+        asked = parse_range(request.get(b"range"))
+        if asked is not None and if_range_allows(request.get(b"if-range"), b'"' + digest + b'"'):
+            try:
+                span, status = asked.resolve(total), 206
+            except Unsatisfiable:
+                self._unsatisfiable(total)
+                return
+            headers.append((b"content-range", span.content_range(total)))
+        headers.append((b"content-length", b"%d" % span.length))
+        source = FileSource(growth.file, span.start, span.stop, growth)
+        self._send(status, self._head(status, headers), b"", source)
+
+    def _relay_answer(self, answer: UpstreamAnswer) -> None:
+        """An origin's refusal goes to the client as it came."""
+        response = answer.response
+        headers = [h for h in end_to_end(response.headers) if h[0] not in _FRAMING]
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+        self._answer(response.status, headers, answer.body)
+
+    async def _ask_head(self, wanted: Wanted, cache: str, stale: Blob | None) -> None:
+        """HEAD stays HEAD: registries count it less, or not at all."""
+        self._cache = cache
+        try:
+            fetched = await self._s.upstream.fetch(wanted.origin, wanted.request, "HEAD")
+        except UpstreamError as error:
+            if self._serve_stale(stale, error):
+                return
+            raise
+        self._asked, self._asked_seconds = fetched.connection.address, fetched.seconds
+        response = fetched.response
+        self._s.upstream.release(fetched.connection, response)
+        if stale is not None and response.status in STALE_ON:
+            self._serve(stale, "STALE")
+            return
+        headers = [h for h in end_to_end(response.headers) if h[0] != b"date"]
+        if response.status == 200 and wanted.target.kind in BY_DIGEST:
+            digest = wanted.target.reference.encode()
+            headers = [h for h in headers if h[0] != b"docker-content-digest"]
+            headers.append((b"docker-content-digest", digest))
+        self._send(response.status, self._head(response.status, headers))
+
+    # --- uncached ----------------------------------------------------------------------------------------
+
+    async def _pass(self, wanted: Wanted) -> None:
+        """Through to the origin and back, nothing stored, no redirect followed."""
+        request, upstream = wanted.request, self._s.upstream
+        started = time.monotonic()
+        if request.body.empty:
+            head = upstream.head_for(wanted.origin, request)
+            connection, response = await upstream.request(wanted.origin, head, request.method)
+        else:
+            connection = await upstream.begin(wanted.origin, request)
+            try:
+                response = await self._send_body(connection, request)
+            except BaseException:
+                connection.abort()
+                raise
+        self._asked, self._asked_seconds = connection.address, time.monotonic() - started
+        try:
+            await self._relay(connection, response, request)
+        except BaseException:
+            connection.abort()
+            raise
+
+    async def _send_body(self, connection: Connection, request: Request) -> Response:
+        """Relay the request's body while waiting for the origin's head, which may come before its end."""
+        loop, method = self._s.loop, request.method
+        if request.expect_continue:
+            response = await connection.read_head(method)
+            if response.status != 100:
+                return response
+            self.stream.send(CONTINUE)
+        body = _BodyWatch(self, loop)
+        self.stream.handler = body
+        answer = loop.create_task(_final_head(connection, method))
+        try:
+            sink = StreamSink(connection.stream, request.body.kind == "chunked")
+            self.stream.receive(
+                sink, request.body.kind, request.body.length, self._s.config.client_body_timeout
+            )
+            await asyncio.wait((body.over, answer), return_when=asyncio.FIRST_COMPLETED)
+            if body.over.done():
+                body.over.result()
+                if request.body.kind == "chunked":
+                    connection.stream.end_chunks()
+            return await answer
+        finally:
+            answer.cancel()
+            if self.stream.handler is body:
+                self.stream.pause()
+                self.stream.handler = self
+
+    async def _relay(self, connection: Connection, response: Response, request: Request) -> None:
+        """Send the origin's answer to the client as it comes, with back-pressure."""
+        stream, body = self.stream, response.body
+        self._base = stream.plain_sent
+        headers = [h for h in end_to_end(response.headers) if h[0] != b"date"]
+        chunked = body.kind in ("chunked", "eof") and request.minor >= 1
+        if body.kind != "none":
+            headers = [h for h in headers if h[0] not in _FRAMING]
+            if body.kind == "length":
+                headers.append((b"content-length", b"%d" % body.length))
+            elif chunked:
+                headers.append((b"transfer-encoding", b"chunked"))
+            else:
+                headers.append((b"connection", b"close"))
+        self._status = response.status
+        head = self._head(response.status, headers) + self._s.date()
+        stream.send(head)
+        self._base += len(head)
+        await connection.read_body(StreamSink(stream, chunked), body)
+        if chunked:
+            stream.end_chunks()
+        self._s.upstream.release(connection, response)
+        if not stream.notify_sent():
+            waiter = self._sent_waiter = self._s.loop.create_future()
+            await waiter
+        if body.kind in ("chunked", "eof") and not chunked:
+            self._record()
+            stream.close()
+            return
+        self._finish()
+
+
+class _BodyWatch:
+    """Stands in as the client stream's handler while a request's body is relayed."""
+
+    def __init__(self, asker: Asker, loop: asyncio.AbstractEventLoop) -> None:
+        self._asker = asker
+        self.over: asyncio.Future[None] = loop.create_future()
+
+    def on_body(self, complete: bool, reason: str) -> None:
+        if self.over.done():
+            return
+        if complete:
+            self.over.set_result(None)
+        else:
+            self.over.set_exception(HeadError(400, f"the request body is incomplete: {reason}"))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._asker, name)
+
+
+async def _final_head(connection: Connection, method: str) -> Response:
+    response = await connection.read_head(method)
+    while response.status < 200:
+        response = await connection.read_head(method)
+    return response
