@@ -26,6 +26,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 # becomes a clear error instead of a cut connection.
 VERIFY_FIRST: Final = 65_536
 
+_CHANGES: Final = frozenset({"PUT", "DELETE"})
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
@@ -187,12 +188,17 @@ class Asker(Answerer):
     # --- uncached ----------------------------------------------------------------------------------------
 
     async def _pass(self, wanted: Wanted) -> None:
-        """Through to the origin and back, nothing stored, no redirect followed."""
+        """Through to the origin and back, nothing stored."""
         request, upstream = wanted.request, self._s.upstream
         started = time.monotonic()
         if request.body.empty:
             head = upstream.head_for(wanted.origin, request)
-            connection, response = await upstream.request(wanted.origin, head, request.method)
+            try:
+                connection, response = await upstream.request(wanted.origin, head, request.method)
+            except UpstreamError as error:
+                if self._answer_ping(wanted, error):
+                    return
+                raise
         else:
             connection = await upstream.begin(wanted.origin, request)
             try:
@@ -201,11 +207,32 @@ class Asker(Answerer):
                 connection.abort()
                 raise
         self._asked, self._asked_seconds = connection.address, time.monotonic() - started
+        self._forget_pushed(wanted, response.status)
         try:
             await self._relay(connection, response, request)
         except BaseException:
             connection.abort()
             raise
+
+    def _answer_ping(self, wanted: Wanted, error: UpstreamError) -> bool:
+        """Answer /v2/ for a registry that can't: clients ask it first, and what is held could not be pulled."""
+        if wanted.target.kind is not Kind.PING:
+            return False
+        log.warning("%s: answering /v2/ in its place: %s", self.host, error)
+        self._cache = "STALE"
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"2"),
+            (b"docker-distribution-api-version", b"registry/2.0"),
+        ]
+        self._answer(200, headers, b"{}")
+        return True
+
+    def _forget_pushed(self, wanted: Wanted, status: int) -> None:
+        """A tag that a client has set or deleted is not what we hold any more."""
+        origin, target = wanted.origin, wanted.target
+        if target.kind is Kind.TAG and wanted.request.method in _CHANGES and status < 400:
+            self._s.index.drop_tag(origin.host, origin.port, target.repository, target.reference)
 
     async def _send_body(self, connection: Connection, request: Request) -> Response:
         """Relay the request's body while waiting for the origin's head, which may come before its end."""

@@ -198,7 +198,10 @@ cdef class Stream(Pollable):
         self.in_deadline = self.reactor.now + <uint64_t>((head_timeout if self.inb.len else idle_timeout) * 1000)
         if self.inb.len:
             self._process()
-        elif self.tls is not None and self.tls.direct and not self.in_event:
+        if self.fd < 0:
+            return
+        if self.eof_in or (self.tls is not None and self.tls.direct and not self.in_event):
+            # The end, or bytes inside OpenSSL, that no event will tell of again.
             self.reactor.loop.call_soon(self._again)
         self._arm()
 
@@ -509,7 +512,9 @@ cdef class Stream(Pollable):
         self.in_event = True
         try:
             self._process()
-            if self.fd >= 0 and self.tls is not None and self.tls.direct and not self.held:
+            if self.fd >= 0 and self.eof_in and self.mode == IN_HEAD and not self.backlog:
+                self._on_eof(self.eof_clean)
+            elif self.fd >= 0 and self.tls is not None and self.tls.direct and not self.held:
                 self._read_direct()
         except Exception as exc:
             self.reactor._crash(self, exc)

@@ -1,0 +1,310 @@
+"""Policy: what a CONNECT, a request and an origin's answer come to, from values alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from regproxy.config import load
+from regproxy.oci import MANIFEST_TYPES, Accept, parse_accept, parse_target
+from regproxy.policy import (
+    REDIRECTS,
+    STALE_ON,
+    Action,
+    Decision,
+    Held,
+    Policy,
+    Verdict,
+    after_head,
+    choose_variant,
+)
+
+DIGEST = "sha256:" + "ab" * 32
+OTHER_DIGEST = "sha256:" + "cd" * 32
+BLOB = f"/v2/team/app/blobs/{DIGEST}"
+MANIFEST = f"/v2/team/app/manifests/{DIGEST}"
+TAG = "/v2/team/app/manifests/latest"
+
+OCI = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+
+
+def policy(**env: str) -> Policy:
+    return Policy(load(env))
+
+
+def accept(*values: str) -> Accept:
+    return parse_accept(value.encode() for value in values)
+
+
+I, T, R = Decision.INTERCEPT, Decision.TUNNEL, Decision.REFUSE  # noqa: E741
+
+CONNECTS = [
+    # what the drop-in always intercepts, and what it does by default
+    ({}, "registry-1.docker.io", 443, I),
+    ({}, "auth.docker.io", 443, I),
+    ({}, "docker.caching.proxy.internal", 443, I),
+    ({}, "ghcr.io", 443, I),
+    ({}, "quay.io", 443, I),
+    # the name is a whole name
+    ({}, "evilghcr.io", 443, T),
+    ({}, "ghcr.io.example.com", 443, T),
+    ({}, "sub.ghcr.io", 443, T),
+    # other hosts: tunnels on the allowed ports
+    ({}, "example.com", 443, T),
+    ({}, "example.com", 80, R),
+    ({}, "example.com", 22, R),
+    ({}, "ghcr.io", 22, R),
+    ({}, "ghcr.io", 8443, R),
+    ({"REGPROXY_CONNECT_PORTS": "443 8443"}, "example.com", 8443, T),
+    ({"REGPROXY_CONNECT_PORTS": "443 8443"}, "ghcr.io", 8443, I),
+    ({"REGPROXY_CONNECT_PORTS": "8443"}, "example.com", 443, R),
+    # a registry keeps 443, whatever else may be connected to
+    ({"REGPROXY_CONNECT_PORTS": "8443"}, "ghcr.io", 443, I),
+    # a registry with a port is that port's alone
+    ({"REGISTRIES": "reg.test:5000"}, "reg.test", 5000, I),
+    ({"REGISTRIES": "reg.test:5000"}, "reg.test", 5001, R),
+    ({"REGISTRIES": "reg.test:5000"}, "reg.test", 443, T),
+    ({"REGISTRIES": "reg.test:5000"}, "other.test", 5000, R),
+    # masks
+    ({"REGISTRIES": "*.example.com"}, "a.b.example.com", 443, I),
+    ({"REGISTRIES": "*.example.com"}, "example.com", 443, T),
+    ({"REGISTRIES": ".example.com"}, "example.com", 443, I),
+    ({"REGISTRIES": "reg.*"}, "reg.example.com", 443, I),
+    ({"REGISTRIES": "*.example.com:5000"}, "a.example.com", 5000, I),
+    # a target that is allowed with its port may be reached there
+    ({"REGPROXY_ALLOW_TARGETS": "db.test:5432"}, "db.test", 5432, T),
+    ({"REGPROXY_ALLOW_TARGETS": "db.test:5432"}, "db.test", 5433, R),
+    ({"REGPROXY_ALLOW_TARGETS": "db.test"}, "db.test", 5432, R),
+    ({"REGISTRIES": "reg.test:5000", "REGPROXY_ALLOW_TARGETS": "reg.test:5000"}, "reg.test", 5000, I),
+]
+
+
+@pytest.mark.parametrize("env, host, port, want", CONNECTS, ids=str)
+def test_plan_connect(env: dict[str, str], host: str, port: int, want: Decision) -> None:
+    rules = policy(**env)
+    first = rules.plan_connect(host, port)
+    assert first.decision is want
+    assert rules.plan_connect(host, port) == first  # remembered
+    assert bool(first.reason) == (want is R)
+
+
+def test_a_refused_port_says_what_to_do() -> None:
+    reason = policy().plan_connect("reg.test", 5000).reason
+    for part in ("5000", "443", "reg.test:5000", "REGISTRIES", "REGPROXY_CONNECT_PORTS"):
+        assert part in reason
+
+
+def test_what_is_remembered_of_connects_is_bounded() -> None:
+    rules = policy()
+    for number in range(10_000):
+        assert rules.plan_connect(f"h{number}.test", 443).decision is T
+    assert len(rules._connects) < 10_000
+    assert rules.plan_connect("ghcr.io", 443).decision is I
+
+
+SPECIAL = [
+    "127.0.0.1",
+    "127.8.8.8",
+    "::1",
+    "0.0.0.0",
+    "::",
+    "169.254.169.254",
+    "169.254.1.1",
+    "fe80::1",
+    "fe80::1%eth0",
+    "fd00:ec2::254",
+    "168.63.129.16",
+    "100.100.100.200",
+    "224.0.0.1",
+    "ff02::1",
+    "::ffff:127.0.0.1",
+    "::ffff:169.254.169.254",
+]
+# Registries live in private networks, so these are as good as public ones.
+ORDINARY = ["192.0.2.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "2001:db8::1", "fd00::1", "::ffff:10.0.0.1"]
+
+NAMED = [
+    {"REGPROXY_ALLOW_TARGETS": "reg.test"},
+    {"REGPROXY_ALLOW_TARGETS": ".test"},
+    {"REGPROXY_ALLOW_TARGETS": "reg.test:443"},
+    {"REGPROXY_RESOLVE": "reg.test=127.0.0.9"},
+    {"REGISTRIES": "reg.test"},
+    {"REGISTRIES": "reg.test:443"},
+]
+NOT_NAMED: list[dict[str, str]] = [
+    {},
+    {"REGPROXY_ALLOW_TARGETS": "other.test"},
+    {"REGPROXY_ALLOW_TARGETS": "reg.test:5000"},
+    {"REGPROXY_RESOLVE": "other.test=127.0.0.9"},
+    {"REGISTRIES": "reg.test:5000"},
+    # a mask names nobody: whoever can register a name below it could point that at 127.0.0.1
+    {"REGISTRIES": "*.test"},
+    {"REGISTRIES": "reg.*"},
+]
+
+
+@pytest.mark.parametrize("address", SPECIAL, ids=str)
+def test_special_addresses_are_for_hosts_that_are_named(address: str) -> None:
+    for env in NOT_NAMED:
+        assert not policy(**env).address_allowed("reg.test", 443, address), env
+    for env in NAMED:
+        assert policy(**env).address_allowed("reg.test", 443, address), env
+
+
+@pytest.mark.parametrize("address", ORDINARY, ids=str)
+def test_ordinary_addresses_are_for_everybody(address: str) -> None:
+    assert policy().address_allowed("reg.test", 443, address)
+
+
+PLANS = [
+    # method, path, held, want: no tag among these
+    ("GET", BLOB, False, Action.FETCH, "blob-by-digest"),
+    ("GET", BLOB, True, Action.SERVE, "blob-by-digest"),
+    ("HEAD", BLOB, False, Action.HEAD, "blob-by-digest"),
+    ("HEAD", BLOB, True, Action.SERVE, "blob-by-digest"),
+    ("GET", MANIFEST, False, Action.FETCH, "manifest-by-digest"),
+    ("GET", MANIFEST, True, Action.SERVE, "manifest-by-digest"),
+    ("HEAD", MANIFEST, False, Action.HEAD, "manifest-by-digest"),
+    ("HEAD", MANIFEST, True, Action.SERVE, "manifest-by-digest"),
+    ("GET", "/v2/", False, Action.PASS, "ping"),
+    ("GET", "/v2/team/app/tags/list", False, Action.PASS, "other"),
+    ("GET", f"/v2/team/app/referrers/{DIGEST}", False, Action.PASS, "other"),
+    ("GET", "/v2/team/app/blobs/md5:00", False, Action.PASS, "blob-mutable"),
+    ("GET", "/v2/team/app/blobs/uploads/1", False, Action.PASS, "upload"),
+    ("GET", "/token?service=x", False, Action.PASS, "token"),
+    ("GET", "/elsewhere", False, Action.PASS, "other"),
+    ("GET", "/v1/_ping", False, Action.REFUSE, "v1"),
+    ("HEAD", "/v1/_ping", False, Action.REFUSE, "v1"),
+]
+
+
+@pytest.mark.parametrize("method, path, held, action, kind", PLANS, ids=str)
+@pytest.mark.parametrize("cached", ["true", "false"])
+def test_plan_of_a_read(cached: str, method: str, path: str, held: bool, action: Action, kind: str) -> None:
+    plan = policy(ENABLE_MANIFEST_CACHE=cached).plan(method, parse_target(path), held, None)
+    assert (plan.action, plan.kind) == (action, kind)
+
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
+
+TAG_PLANS = [
+    # tag, age in seconds (None: not held), fresh
+    ("stable-1", None, False, "manifest-primary"),
+    ("stable-1", 0.0, True, "manifest-primary"),
+    ("stable-1", 10 * MINUTE - 1, True, "manifest-primary"),
+    ("stable-1", 10 * MINUTE, False, "manifest-primary"),
+    ("testing", 0.0, True, "manifest-primary"),  # not anchored at its end
+    ("Stable", 0.0, True, "manifest-default"),  # case matters
+    ("unstable", 0.0, True, "manifest-default"),  # anchored at its start
+    ("v1.2.3", 60 * DAY - 1, True, "manifest-secondary"),
+    ("v1.2.3", 60 * DAY, False, "manifest-secondary"),
+    ("latest", HOUR - 1, True, "manifest-default"),
+    ("latest", HOUR, False, "manifest-default"),
+    # a clock that was put back: not trusted
+    ("latest", -1.0, False, "manifest-default"),
+]
+
+
+@pytest.mark.parametrize("tag, age, fresh, kind", TAG_PLANS, ids=str)
+@pytest.mark.parametrize("method, asked", [("GET", Action.FETCH), ("HEAD", Action.HEAD)], ids=str)
+def test_plan_of_a_tag(
+    method: str, asked: Action, tag: str, age: float | None, fresh: bool, kind: str
+) -> None:
+    target, held = parse_target(f"/v2/team/app/manifests/{tag}"), age is not None
+    plan = policy(ENABLE_MANIFEST_CACHE="true").plan(method, target, held, age)
+    assert (plan.action, plan.kind) == (Action.SERVE if fresh else asked, kind)
+    plan = policy(ENABLE_MANIFEST_CACHE="false").plan(method, target, held, age)
+    assert (plan.action, plan.kind) == (asked, "manifest-default-disabled")
+
+
+def test_a_tier_of_no_time_is_never_fresh() -> None:
+    rules = policy(ENABLE_MANIFEST_CACHE="true", MANIFEST_CACHE_DEFAULT_TIME="0s")
+    assert rules.plan("GET", parse_target(TAG), True, 0.0).action is Action.FETCH
+
+
+UPLOADS = "/v2/team/app/blobs/uploads/"
+WRITES = [
+    # method, path, want without ALLOW_PUSH, with it
+    ("PUT", TAG, Action.REFUSE, Action.PASS),
+    ("PUT", MANIFEST, Action.REFUSE, Action.PASS),
+    ("DELETE", MANIFEST, Action.REFUSE, Action.PASS),
+    ("DELETE", BLOB, Action.REFUSE, Action.PASS),
+    ("POST", UPLOADS, Action.REFUSE, Action.PASS),
+    ("PATCH", UPLOADS + "1", Action.REFUSE, Action.PASS),
+    ("PUT", UPLOADS + "1?digest=x", Action.REFUSE, Action.PASS),
+    ("DELETE", UPLOADS + "1", Action.REFUSE, Action.PASS),
+    ("POST", BLOB, Action.REFUSE, Action.PASS),
+    ("PUT", "/v2/", Action.REFUSE, Action.PASS),
+    ("DELETE", "/anything", Action.REFUSE, Action.PASS),
+    ("TRACE", "/v2/", Action.REFUSE, Action.PASS),
+    # logins of newer clients
+    ("POST", "/token", Action.PASS, Action.PASS),
+    ("POST", "/oauth2/token", Action.PASS, Action.PASS),
+    ("OPTIONS", "/v2/", Action.PASS, Action.PASS),
+    ("POST", "/v1/users", Action.REFUSE, Action.REFUSE),
+    ("PUT", "/v1/x", Action.REFUSE, Action.REFUSE),
+]
+
+
+@pytest.mark.parametrize("method, path, closed, opened", WRITES, ids=str)
+def test_plan_of_a_write(method: str, path: str, closed: Action, opened: Action) -> None:
+    for allow, want in (("false", closed), ("true", opened)):
+        plan = policy(ALLOW_PUSH=allow).plan(method, parse_target(path), True, 0.0)
+        assert plan.action is want
+        if want is Action.REFUSE:
+            assert (plan.status, plan.code) == (405, "UNSUPPORTED")
+            assert plan.reason
+    if closed is not opened:
+        plan = policy().plan(method, parse_target(path), False, None)
+        assert method in plan.reason
+        assert "ALLOW_PUSH" in plan.reason
+
+
+@pytest.mark.parametrize("status", range(100, 600))
+def test_after_head(status: int) -> None:
+    """The drop-in serves stale on 500, 502, 504 and 429; 503 is no better than these."""
+    if status == 200:
+        want = Verdict.STORE
+    elif status in (301, 302, 303, 307, 308):
+        want = Verdict.FOLLOW
+    elif status in (429, 500, 502, 503, 504):
+        want = Verdict.TROUBLE
+    else:
+        want = Verdict.BROKEN if status < 400 else Verdict.RELAY
+    assert after_head(status) is want
+    assert (status in REDIRECTS, status in STALE_ON) == (want is Verdict.FOLLOW, want is Verdict.TROUBLE)
+
+
+def held(media_type: str, at: float = 0.0, *, index: bool = False, digest: str = DIGEST) -> Held:
+    """A stored variant; `index` says that it was asked for with an index type in Accept."""
+    return Held(digest, media_type, 100, at, index)
+
+
+VARIANTS = [
+    ("nothing held", [], accept(OCI), None),
+    ("what was asked for", [held(OCI)], accept(OCI), 0),
+    ("another type", [held(OCI)], accept(DOCKER), None),
+    ("refused", [held(OCI)], accept(f"{OCI};q=0", "*/*"), None),
+    ("anything", [held(OCI)], accept("*/*"), 0),
+    ("no Accept", [held(OCI)], accept(), 0),
+    ("no Accept, an index held", [held(OCI_INDEX, index=True)], accept(), 0),
+    ("an index for who takes none", [held(OCI_INDEX, index=True)], accept(OCI, DOCKER), None),
+    ("an index for who takes one", [held(OCI_INDEX, index=True)], accept(OCI, OCI_INDEX), 0),
+    # Asked with an index type and still a manifest: the tag has no index, so everybody may have it.
+    ("a manifest although asked for an index", [held(OCI, index=True)], accept(OCI, OCI_INDEX), 0),
+    ("the same for who takes none", [held(OCI, index=True)], accept(OCI), 0),
+    # Asked without an index type: there may be an index, which this client would have got.
+    ("a single platform's for who takes an index", [held(OCI)], accept(OCI, OCI_INDEX), None),
+    ("a single platform's for who takes Docker's list", [held(DOCKER)], accept(DOCKER, DOCKER_LIST), None),
+    ("the one of two that suits", [held(OCI_INDEX, 9.0, index=True), held(OCI, 1.0)], accept(OCI), 1),
+    ("the other", [held(OCI), held(OCI_INDEX, index=True)], accept(OCI, OCI_INDEX), 1),
+    ("the newest", [held(OCI, 1.0), held(OCI, 3.0, digest=OTHER_DIGEST), held(OCI, 2.0)], accept(OCI), 1),
+    ("all that there are", [held(OCI_INDEX, index=True)], accept(*sorted(MANIFEST_TYPES)), 0),
+]
+
+
+@pytest.mark.parametrize("rows, wanted, index", [v[1:] for v in VARIANTS], ids=[v[0] for v in VARIANTS])
+def test_choose_variant(rows: list[Held], wanted: Accept, index: int | None) -> None:
+    assert choose_variant(tuple(rows), wanted) is (None if index is None else rows[index])
