@@ -40,6 +40,7 @@ class Answerer:
         "_asked",
         "_asked_seconds",
         "_base",
+        "_body_read",
         "_cache",
         "_kind",
         "_request",
@@ -79,6 +80,7 @@ class Answerer:
         self._asked = ""
         self._asked_seconds: float | None = None
         self._base = self.stream.plain_sent
+        self._body_read = False
 
     # --- the end of a request ----------------------------------------------------------------------------
 
@@ -141,9 +143,10 @@ class Answerer:
         """The answer is out: log it, and wait for the next request or close."""
         self._record()
         self._task = None
-        request, self._request = self._request, None
-        if request is None or not request.keep_alive or self._s.draining or not request.body.empty:
-            self.stream.close(request is None or not request.body.empty)
+        closes, unread = self._closes(), self._unread()
+        self._request = None
+        if closes:
+            self.stream.close(unread)
             return
         config = self._s.config
         self.stream.next_head(config.keepalive_timeout, config.client_header_timeout)
@@ -165,7 +168,12 @@ class Answerer:
 
     def _closes(self) -> bool:
         request = self._request
-        return request is None or not request.keep_alive or not request.body.empty or self._s.draining
+        return request is None or not request.keep_alive or self._unread() or self._s.draining
+
+    def _unread(self) -> bool:
+        """Whether the client may still be sending something that nobody will read."""
+        request = self._request
+        return request is None or not (request.body.empty or self._body_read)
 
     def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         """A head without the empty line; the caller's headers and ours."""

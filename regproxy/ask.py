@@ -10,7 +10,7 @@ from typing import Any, Final
 from regproxy._relay import FileSource, StreamSink
 from regproxy.answer import Answerer
 from regproxy.errors import HeadError, RegproxyError, Unsatisfiable, UpstreamError
-from regproxy.fill import Fill, Opened, UpstreamAnswer, Wanted
+from regproxy.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
 from regproxy.heads import Request, Response, Span, end_to_end, if_range_allows, parse_range
 from regproxy.index import TagRow
 from regproxy.oci import Accept, Kind, Target, parse_accept, parse_target
@@ -85,7 +85,8 @@ class Asker(Answerer):
         self._wait_for_fill(True)
         while True:
             fill, mine = self._s.fills.join(wanted, accept)
-            self._cache = cache if mine else "UPDATING"
+            # Verified, and only on its way into place: as good as stored.
+            self._cache = cache if mine else "HIT" if fill.verified else "UPDATING"
             try:
                 if target.kind is Kind.BLOB:
                     opened = await asyncio.shield(fill.opened)
@@ -132,20 +133,15 @@ class Asker(Answerer):
         """Answer with the growing file."""
         request, total, growth = self._request, opened.total, opened.growth
         assert request is not None
-        digest = parse_target(request.path).reference.encode()
-        headers = [
-            (b"content-type", b"application/octet-stream"),
-            (b"docker-content-digest", digest),
-            (b"etag", b'"' + digest + b'"'),
-            (b"accept-ranges", b"bytes"),
-        ]
+        digest = parse_target(request.path).reference
+        headers = _growing_headers(digest, NO_TYPE)
         if total < 0:
             headers.append((b"transfer-encoding", b"chunked"))
             self._send(200, self._head(200, headers), b"", FileSource(growth.file, 0, -1, growth), True)
             return
         span, status = Span(0, total), 200
         asked = parse_range(request.get(b"range"))
-        if asked is not None and if_range_allows(request.get(b"if-range"), b'"' + digest + b'"'):
+        if asked is not None and if_range_allows(request.get(b"if-range"), b'"' + digest.encode() + b'"'):
             try:
                 span, status = asked.resolve(total), 206
             except Unsatisfiable:
@@ -166,6 +162,13 @@ class Asker(Answerer):
     async def _ask_head(self, wanted: Wanted, cache: str, stale: Blob | None) -> None:
         """HEAD stays HEAD: registries count it less, or not at all."""
         self._cache = cache
+        opened = self._s.fills.opened(wanted.target.reference)
+        if opened is not None and opened.total >= 0:
+            self._cache = "UPDATING"
+            headers = _growing_headers(wanted.target.reference, opened.media_type)
+            headers.append((b"content-length", b"%d" % opened.total))
+            self._send(200, self._head(200, headers))
+            return
         try:
             fetched = await self._s.upstream.fetch(wanted.origin, wanted.request, "HEAD")
         except UpstreamError as error:
@@ -215,7 +218,7 @@ class Asker(Answerer):
             raise
 
     def _answer_ping(self, wanted: Wanted, error: UpstreamError) -> bool:
-        """Answer /v2/ for a registry that can't: clients ask it first, and what is held could not be pulled."""
+        """Answer /v2/ for a registry that is down: clients ask it first, before what is held."""
         if wanted.target.kind is not Kind.PING:
             return False
         log.warning("%s: answering /v2/ in its place: %s", self.host, error)
@@ -253,6 +256,7 @@ class Asker(Answerer):
             await asyncio.wait((body.over, answer), return_when=asyncio.FIRST_COMPLETED)
             if body.over.done():
                 body.over.result()
+                self._body_read = True
                 if request.body.kind == "chunked":
                     connection.stream.end_chunks()
             return await answer
@@ -311,6 +315,16 @@ class _BodyWatch:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._asker, name)
+
+
+def _growing_headers(digest: str, media_type: str) -> list[tuple[bytes, bytes]]:
+    name = digest.encode()
+    return [
+        (b"content-type", media_type.encode("latin-1")),
+        (b"docker-content-digest", name),
+        (b"etag", b'"' + name + b'"'),
+        (b"accept-ranges", b"bytes"),
+    ]
 
 
 async def _final_head(connection: Connection, method: str) -> Response:

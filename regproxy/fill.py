@@ -103,6 +103,12 @@ class Fill:
         self.fetched_from = ""
         self.seconds = 0.0
 
+    @property
+    def verified(self) -> bool:
+        """Whether all of it is there and its digest has matched."""
+        opened = self.opened
+        return opened.done() and opened.exception() is None and opened.result().growth.done
+
     def fail(self, error: BaseException) -> None:
         """Tell everybody who waits."""
         for future in (self.opened, self.done):
@@ -136,6 +142,13 @@ class Fills:
     def active(self) -> int:
         """Downloads under way."""
         return len(self._under_way)
+
+    def opened(self, digest: str) -> Opened | None:
+        """What the origin has said of content by digest that it is sending now."""
+        fill = self._under_way.get(digest)
+        if fill is None or not fill.opened.done() or fill.opened.exception() is not None:
+            return None
+        return fill.opened.result()
 
     def join(self, wanted: Wanted, variant: object = None) -> tuple[Fill, bool]:
         """The fill for what is wanted, and whether it was begun just now.

@@ -96,20 +96,6 @@ def test_a_client_that_leaves_does_not_stop_the_download(
     assert origin.hits[PATH] == 1
 
 
-@pytest.mark.parametrize("cut", [End.FIN, End.RST])
-def test_a_broken_download_goes_on_where_it_broke(
-    cut: End, origin: Origin, start_proxy: StartProxy, talk: Talk
-) -> None:
-    origin.on(PATH, blob_answer(BLOB, BODY, cut_at=300_000, cut=cut), blob_answer(BLOB, BODY))
-    proxy = start_proxy(origin)
-    reply = talk(proxy, origin).get(PATH)
-    assert (reply.body, reply.complete) == (BODY, True)
-    first, second = origin.requests
-    assert first.get("Range") is None
-    start = int((second.get("Range") or "").removeprefix("bytes=").removesuffix("-"))
-    assert 0 < start <= 300_000
-
-
 @pytest.mark.parametrize(
     "answer",
     [

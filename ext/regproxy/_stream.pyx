@@ -305,7 +305,7 @@ cdef class Stream(Pollable):
         if self.dead:
             self._destroy()
             return
-        if not self.closing and self.tls is not None and self.tls.established and not self.eof_in:
+        if not self.closing and self.tls is not None and self.tls.established:
             self._emit(NULL, 0, True)
         self.closing = True
         self.linger = linger

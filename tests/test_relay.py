@@ -1,0 +1,617 @@
+"""Bodies in the data plane: a file that grows and its readers, files that are cold, stream to stream."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import os
+import random
+import re
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import uvloop
+
+from regproxy import _relay, _stream
+from regproxy._reactor import Reactor
+from regproxy._relay import BytesSink, File, FileSource, Growth, StreamSink
+from regproxy._stream import Stream
+
+HOLD_BACK = 16_384  # bytes at the end that wait for the digest
+DATA = random.Random("relay").randbytes(700_000)
+LIMIT = 20.0  # seconds until a test gives up
+SHM = Path("/dev/shm")
+
+Event = tuple[Any, ...]
+
+
+class Told:
+    """A stream's handler: what it is told, in order."""
+
+    def __init__(self) -> None:
+        self._events: asyncio.Queue[Event] = asyncio.Queue()
+
+    async def next(self) -> Event:
+        """What the stream tells next: its name without `on_`, and the arguments."""
+        return await asyncio.wait_for(self._events.get(), LIMIT)
+
+    @property
+    def quiet(self) -> bool:
+        return self._events.empty()
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        if not name.startswith("on_"):
+            raise AttributeError(name)
+        return lambda *args: self._events.put_nowait((name[3:], *args))
+
+
+class Plane:
+    """A reactor in a uvloop; `errors` is what went wrong in a handler or a callback."""
+
+    def __init__(self) -> None:
+        self.loop = uvloop.new_event_loop()
+        self.errors: list[dict[str, Any]] = []
+        self.jobs = 0  # done by threads
+        self.loop.set_exception_handler(lambda loop, context: self.errors.append(context))
+        self.reactor = Reactor(self.loop)
+        self.reactor.start()
+        self._far: list[socket.socket] = []
+
+    def stream(self, *, buffer: int | None = None) -> tuple[Stream, Told, socket.socket]:
+        """A stream over a socketpair, its handler, and the other end. `buffer`: bytes that the kernel holds."""
+        near, far = socket.socketpair()
+        near.setblocking(False)
+        far.setblocking(False)
+        if buffer is not None:
+            near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, buffer)
+        self._far.append(far)
+        stream, told = Stream(self.reactor, near.detach()), Told()
+        stream.handler = told
+        return stream, told, far
+
+    def run_in_executor(self, executor: Executor | None, work: Callable[..., Any], *args: Any) -> Any:
+        """The loop's own, counted: a File takes this object for its loop."""
+        self.jobs += 1
+        return self.loop.run_in_executor(executor, work, *args)
+
+    def file(self, path: Path, size: int = -1, flags: int = os.O_RDONLY) -> File:
+        fd = os.open(path, flags | os.O_CLOEXEC)
+        return File(fd, os.fstat(fd).st_size if size < 0 else size, self)  # type: ignore[arg-type]
+
+    def growth(self, path: Path, limit: int = 0) -> Growth:
+        return Growth(File(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC), -1, self.loop), limit)
+
+    async def write(self, growth: Growth, data: bytes, *, complete: bool = True) -> str:
+        """Have the growth receive this as an origin's body; what the stream said of its end."""
+        stream, told, far = self.stream()
+        stream.receive(growth, "length", len(data), LIMIT)
+        try:
+            await self.loop.sock_sendall(far, data)
+        except ConnectionError:
+            assert not complete
+        name, *event = await told.next()
+        assert (name, event[0]) == ("body", complete)
+        stream.abort()
+        return str(event[1])
+
+    async def read(self, far: socket.socket, size: int) -> bytes:
+        """Exactly so many bytes; fewer where the stream ends."""
+        parts: list[bytes] = []
+        while size > 0:
+            data = await asyncio.wait_for(self.loop.sock_recv(far, min(size, 65_536)), LIMIT)
+            if not data:
+                break
+            parts.append(data)
+            size -= len(data)
+        return b"".join(parts)
+
+    async def turns(self, count: int = 5) -> None:
+        """Let the loop go round, so that whatever could happen has happened."""
+        for _ in range(count):
+            await asyncio.sleep(0)
+            await self.loop.run_in_executor(None, lambda: None)
+
+    def close(self) -> None:
+        for item in self.reactor.items():
+            if isinstance(item, Stream):
+                item.abort()
+        for far in self._far:
+            far.close()
+        self.reactor.stop()
+        self.loop.run_until_complete(self.loop.shutdown_default_executor())
+        self.loop.close()
+
+
+@pytest.fixture
+def plane() -> Iterator[Plane]:
+    """A reactor; nothing may have gone wrong in it, and nothing be left open, in the end."""
+    before = (_relay.live(), _stream.live())
+    plane = Plane()
+    try:
+        yield plane
+    finally:
+        plane.close()
+    assert plane.errors == []
+    del plane
+    gc.collect()
+    assert (_relay.live(), _stream.live()) <= before
+
+
+@pytest.fixture
+def run(plane: Plane) -> Callable[[Coroutine[Any, Any, None]], None]:
+    return plane.loop.run_until_complete
+
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+def nothing(far: socket.socket) -> bool:
+    """Tell whether no byte waits there."""
+    try:
+        return not far.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return True
+
+
+class TestGrowth:
+    """What arrives is on disk and hashed; readers have all but its end until it has matched."""
+
+    @pytest.mark.parametrize("size", [0, 1, HOLD_BACK, 100_000, len(DATA)])
+    def test_written_and_hashed(self, size: int, plane: Plane, run: Run, tmp_path: Path) -> None:
+        async def test() -> None:
+            growth = plane.growth(tmp_path / "part")
+            for start in range(0, size, 300_000):
+                await plane.write(growth, DATA[start : min(size, start + 300_000)])
+            assert growth.written == size
+            assert growth.hexdigest() == hashlib.sha256(DATA[:size]).hexdigest()
+            assert (tmp_path / "part").read_bytes() == DATA[:size]
+            assert (growth.done, growth.failed) == (False, False)
+            growth.finish()
+            assert (growth.done, growth.total) == (True, size)
+
+        run(test())
+
+    @pytest.mark.parametrize("size, fits", [(9_999, True), (10_000, True), (10_001, False), (500_000, False)])
+    def test_limit(self, size: int, fits: bool, plane: Plane, run: Run, tmp_path: Path) -> None:
+        async def test() -> None:
+            growth = plane.growth(tmp_path / "part", 10_000)
+            reason = await plane.write(growth, DATA[:size], complete=fits)
+            assert reason == ("" if fits else "the body is larger than 10000 bytes")
+            assert growth.written <= 10_000
+
+        run(test())
+
+    def test_a_full_disk(self, plane: Plane, run: Run) -> None:
+        async def test() -> None:
+            growth = plane.growth(Path("/dev/full"))
+            reason = await plane.write(growth, DATA[:1000], complete=False)
+            assert reason == "writing to the cache failed: No space left on device"
+
+        run(test())
+
+    @pytest.mark.parametrize("total", [len(DATA), -1])
+    def test_the_end_waits_for_finish(self, total: int, plane: Plane, run: Run, tmp_path: Path) -> None:
+        async def test() -> None:
+            growth = plane.growth(tmp_path / "part")
+            growth.expect(total)
+            stream, told, far = plane.stream()
+            assert not stream.send(b"head", b"", FileSource(growth.file, 0, total, growth), chunked=total < 0)
+            assert await plane.read(far, 4) == b"head"
+            assert growth.waiting == 1
+            await plane.write(growth, DATA)
+            if total >= 0:
+                assert await plane.read(far, len(DATA) - HOLD_BACK) == DATA[:-HOLD_BACK]
+            else:
+                assert b"".join([part async for part in chunks(plane, far, 1)]) == DATA[:-HOLD_BACK]
+            await plane.turns()
+            assert nothing(far)
+            assert told.quiet
+            growth.finish()
+            if total >= 0:
+                assert await plane.read(far, HOLD_BACK) == DATA[-HOLD_BACK:]
+            else:
+                assert b"".join([part async for part in chunks(plane, far, 0)]) == DATA[-HOLD_BACK:]
+            assert await told.next() == ("sent",)
+
+        run(test())
+
+    @pytest.mark.parametrize("readers", [1, 2, 3, 20])
+    def test_readers_of_any_part(self, readers: int, plane: Plane, run: Run, tmp_path: Path) -> None:
+        spans = [(0, len(DATA)), (100, 101), (5, 300_000), (650_000, len(DATA)), (0, 1)]
+
+        async def test() -> None:
+            growth = plane.growth(tmp_path / "part")
+            growth.expect(len(DATA))
+            ends = []
+            for number in range(readers):
+                start, stop = spans[number % len(spans)]
+                stream, told, far = plane.stream()
+                stream.send(b"", b"", FileSource(growth.file, start, stop, growth))
+                ends.append((start, stop, told, plane.loop.create_task(plane.read(far, stop - start))))
+            for at in range(0, len(DATA), 70_000):
+                await plane.write(growth, DATA[at : at + 70_000])
+            growth.finish()
+            for start, stop, told, reading in ends:
+                assert await reading == DATA[start:stop]
+                assert await told.next() == ("sent",)
+            assert growth.waiting == 0
+
+        run(test())
+
+    def test_a_part_that_is_there_need_not_wait(self, plane: Plane, run: Run, tmp_path: Path) -> None:
+        async def test() -> None:
+            growth = plane.growth(tmp_path / "part")
+            growth.expect(len(DATA))
+            await plane.write(growth, DATA[:200_000])
+            stream, told, far = plane.stream()
+            stream.send(b"", b"", FileSource(growth.file, 1000, 150_000, growth))
+            assert await plane.read(far, 149_000) == DATA[1000:150_000]
+            assert growth.waiting == 0
+
+        run(test())
+
+    def test_failure(self, plane: Plane, run: Run, tmp_path: Path) -> None:
+        async def test() -> None:
+            growth = plane.growth(tmp_path / "part")
+            growth.expect(len(DATA))
+            stream, told, far = plane.stream()
+            stream.send(b"", b"", FileSource(growth.file, 0, len(DATA), growth))
+            await plane.write(growth, DATA)
+            await plane.read(far, len(DATA) - HOLD_BACK)
+            growth.fail("it is not the digest")
+            assert await told.next() == ("source_failed", "it is not the digest")
+            await plane.turns()
+            assert nothing(far)
+            assert growth.failed
+            late, told, _ = plane.stream()
+            late.send(b"", b"", FileSource(growth.file, 0, 10, growth))
+            assert await told.next() == ("source_failed", "it is not the digest")
+
+        run(test())
+
+    def test_shorter_than_was_said(self, plane: Plane, run: Run, tmp_path: Path) -> None:
+        async def test() -> None:
+            growth = plane.growth(tmp_path / "part")
+            growth.expect(len(DATA))
+            stream, told, far = plane.stream()
+            stream.send(b"", b"", FileSource(growth.file, 0, len(DATA), growth))
+            await plane.write(growth, DATA[:-1])
+            growth.finish()
+            reading = plane.loop.create_task(plane.read(far, len(DATA)))
+            assert await told.next() == ("source_failed", "the file is shorter than it should be")
+            stream.abort()
+            assert len(await reading) < len(DATA)
+
+        run(test())
+
+    @pytest.mark.parametrize("readers", [1, 5])
+    def test_readers_that_leave(self, readers: int, plane: Plane, run: Run, tmp_path: Path) -> None:
+        async def test() -> None:
+            growth = plane.growth(tmp_path / "part")
+            growth.expect(len(DATA))
+            left = []
+            for number in range(readers):
+                stream, told, far = plane.stream()
+                stream.send(b"head", b"", FileSource(growth.file, 0, len(DATA), growth))
+                if number % 2:
+                    stream.abort()
+                else:
+                    far.close()
+                    left.append(told)
+            await plane.write(growth, DATA)
+            growth.finish()
+            for told in left:
+                assert (await told.next())[0] == "closed"
+            assert growth.hexdigest() == hashlib.sha256(DATA).hexdigest()
+
+        run(test())
+
+    def test_a_slow_reader_holds_neither_origin_nor_others(
+        self, plane: Plane, run: Run, tmp_path: Path
+    ) -> None:
+        async def test() -> None:
+            growth = plane.growth(tmp_path / "part")
+            growth.expect(len(DATA))
+            slow, slow_told, slow_far = plane.stream(buffer=4096)
+            slow.send(b"", b"", FileSource(growth.file, 0, len(DATA), growth))
+            quick, told, far = plane.stream()
+            quick.send(b"", b"", FileSource(growth.file, 0, len(DATA), growth))
+            reading = plane.loop.create_task(plane.read(far, len(DATA)))
+            await plane.write(growth, DATA)
+            growth.finish()
+            assert await reading == DATA
+            assert await told.next() == ("sent",)
+            assert slow_told.quiet
+            assert await plane.read(slow_far, len(DATA)) == DATA
+            assert await slow_told.next() == ("sent",)
+
+        run(test())
+
+
+async def chunks(plane: Plane, far: socket.socket, last: int) -> Any:
+    """The data of chunks up to one that ends a read (`last` 0: the last chunk; else until no more is there)."""
+    while True:
+        line = b""
+        while not line.endswith(b"\r\n"):
+            line += await plane.read(far, 1)
+        size = int(line, 16)
+        yield await plane.read(far, size)
+        assert await plane.read(far, 2) == b"\r\n"
+        await plane.turns(2)
+        if size == 0 or (last and nothing(far)):
+            return
+
+
+class TestFiles:
+    """Files that are complete: warm, cold, on a file system that can't tell, and damaged."""
+
+    @staticmethod
+    def serve(plane: Plane, file: File, start: int, stop: int) -> Coroutine[Any, Any, bytes]:
+        async def serve() -> bytes:
+            stream, told, far = plane.stream()
+            sent = stream.send(b"", b"", FileSource(file, start, stop))
+            data = await plane.read(far, stop - start)
+            if not sent:
+                assert await told.next() == ("sent",)
+            assert nothing(far)
+            return data
+
+        return serve()
+
+    @pytest.mark.parametrize(
+        "start, stop", [(0, len(DATA)), (0, 1), (5, 300_005), (len(DATA) - 1, len(DATA))]
+    )
+    def test_warm(self, start: int, stop: int, plane: Plane, run: Run, tmp_path: Path) -> None:
+        path = tmp_path / "blob"
+        path.write_bytes(DATA)
+        if not tells(path):
+            pytest.skip("this file system has no RWF_NOWAIT")
+
+        async def test() -> None:
+            assert await self.serve(plane, plane.file(path), start, stop) == DATA[start:stop]
+            assert plane.jobs == 0
+
+        run(test())
+
+    @pytest.mark.parametrize("start, stop", [(0, 5_000_000), (4_999_999, 5_000_000), (1_234_567, 3_456_789)])
+    def test_cold(self, start: int, stop: int, plane: Plane, run: Run, tmp_path: Path) -> None:
+        """The pages are not in memory: threads read them, the loop never does."""
+        path, data = tmp_path / "blob", DATA * 8
+        path.write_bytes(data)
+        if not tells(path):
+            pytest.skip("this file system has no RWF_NOWAIT")
+        file = plane.file(path)
+        os.fdatasync(file.fd)
+        os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        if not cold(file.fd, start):
+            pytest.skip("the kernel keeps the pages")
+
+        async def test() -> None:
+            assert await self.serve(plane, file, start, stop) == data[start:stop]
+            assert plane.jobs > 0
+
+        run(test())
+
+    @pytest.mark.parametrize("start, stop", [(0, 5_000_000), (4_999_999, 5_000_000), (1_234_567, 3_456_789)])
+    def test_in_memory(self, start: int, stop: int, plane: Plane, run: Run) -> None:
+        """tmpfs has no RWF_NOWAIT on most kernels."""
+        if not SHM.is_dir():
+            pytest.skip("there is no /dev/shm")
+        data = DATA * 8
+
+        async def test(path: Path) -> None:
+            file = plane.file(path)
+            readings = [self.serve(plane, file, start, stop) for _ in range(3)]
+            assert set(await asyncio.gather(*readings)) == {data[start:stop]}
+            assert (plane.jobs == 0) == tells(path)
+
+        with TemporaryDirectory(dir=SHM) as directory:
+            path = Path(directory, "blob")
+            path.write_bytes(data)
+            run(test(path))
+
+    def test_growing_in_memory(self, plane: Plane, run: Run) -> None:
+        if not SHM.is_dir():
+            pytest.skip("there is no /dev/shm")
+
+        async def test(directory: str) -> None:
+            growth = plane.growth(Path(directory, "part"))
+            growth.expect(len(DATA))
+            readings = []
+            for _ in range(5):
+                stream, _, far = plane.stream()
+                stream.send(b"", b"", FileSource(growth.file, 0, len(DATA), growth))
+                readings.append(plane.loop.create_task(plane.read(far, len(DATA))))
+            for at in range(0, len(DATA), 50_000):
+                await plane.write(growth, DATA[at : at + 50_000])
+            growth.finish()
+            assert {hashlib.sha256(data).digest() for data in await asyncio.gather(*readings)} == {
+                hashlib.sha256(DATA).digest()
+            }
+
+        with TemporaryDirectory(dir=SHM) as directory:
+            run(test(directory))
+
+    def test_a_reader_that_leaves_while_a_thread_reads(self, plane: Plane, run: Run, tmp_path: Path) -> None:
+        path = tmp_path / "blob"
+        path.write_bytes(DATA)
+        file = plane.file(path)
+        os.fdatasync(file.fd)
+        os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+        async def test() -> None:
+            stream, _, far = plane.stream()
+            stream.send(b"", b"", FileSource(file, 0, len(DATA)))
+            stream.abort()
+            far.close()
+            await plane.turns()
+
+        run(test())
+
+    @pytest.mark.parametrize("size", [0, 1, 300_000, len(DATA) - 1])
+    def test_cut(self, size: int, plane: Plane, run: Run, tmp_path: Path) -> None:
+        """Somebody has taken bytes away since it was opened."""
+        path = tmp_path / "blob"
+        path.write_bytes(DATA)
+
+        async def test() -> None:
+            file = plane.file(path)
+            os.truncate(path, size)
+            stream, told, far = plane.stream()
+            stream.send(b"", b"", FileSource(file, 0, len(DATA)))
+            assert await plane.read(far, size) == DATA[:size]
+            assert await told.next() == ("source_failed", "the file was cut")
+            await plane.turns()
+            assert nothing(far)
+
+        run(test())
+
+    def test_unreadable(self, plane: Plane, run: Run, tmp_path: Path) -> None:
+        path = tmp_path / "blob"
+        path.write_bytes(DATA)
+
+        async def test() -> None:
+            file = plane.file(path, flags=os.O_WRONLY)
+            stream, told, _ = plane.stream()
+            stream.send(b"", b"", FileSource(file, 0, len(DATA)))
+            assert await told.next() == ("source_failed", "reading the cache failed: Bad file descriptor")
+
+        run(test())
+
+    def test_touch(self, plane: Plane, tmp_path: Path) -> None:
+        path = tmp_path / "blob"
+        path.write_bytes(DATA)
+        file = plane.file(path)
+        assert [file.touch(offset, 1000) for offset in (0, len(DATA) - 10, len(DATA))] == [1000, 10, 0]
+        assert plane.file(path, flags=os.O_WRONLY).touch(0, 10) == -1
+
+
+def tells(path: Path) -> bool:
+    """Whether reads on this file system can be told not to block."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT) >= 0
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def cold(fd: int, offset: int) -> bool:
+    """Whether a read there would wait for the disk."""
+    try:
+        os.preadv(fd, [bytearray(1)], offset, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return True
+    return False
+
+
+class TestStreamSink:
+    """A body from one stream to another."""
+
+    @pytest.mark.parametrize("framing", ["length", "eof"])
+    @pytest.mark.parametrize("chunked", [False, True])
+    def test_relayed(self, chunked: bool, framing: str, plane: Plane, run: Run) -> None:
+        async def test() -> None:
+            source, told, far_source = plane.stream()
+            target, _, far_target = plane.stream()
+            source.receive(StreamSink(target, chunked), framing, len(DATA), LIMIT)
+            sending = plane.loop.create_task(plane.loop.sock_sendall(far_source, DATA))
+            reading = plane.loop.create_task(self.drain(plane, far_target))
+            await sending
+            far_source.close()
+            assert await told.next() == ("body", True, "")
+            if chunked:
+                target.end_chunks()
+            target.close()
+            data = await reading
+            assert (dechunked(data) if chunked else data) == DATA
+
+        run(test())
+
+    @staticmethod
+    async def drain(plane: Plane, far: socket.socket) -> bytes:
+        return await plane.read(far, 1 << 40)
+
+    def test_a_slow_receiver_holds_the_sender_back(self, plane: Plane, run: Run) -> None:
+        size = 16_000_000
+
+        async def test() -> None:
+            source, told, far_source = plane.stream()
+            target, _, far_target = plane.stream()
+            source.receive(StreamSink(target), "length", size, LIMIT)
+            data = (DATA * 23)[:size]
+            sending = plane.loop.create_task(plane.loop.sock_sendall(far_source, data))
+            moved = -1
+            while moved != source.plain_received:
+                moved = source.plain_received
+                await plane.turns()
+            assert moved < 2_000_000
+            assert not sending.done()
+            assert await plane.read(far_target, size) == data
+            await sending
+            assert await told.next() == ("body", True, "")
+
+        run(test())
+
+    @pytest.mark.parametrize("when", ["before", "while it is held"])
+    def test_a_receiver_that_leaves(self, when: str, plane: Plane, run: Run) -> None:
+        async def test() -> None:
+            source, told, far_source = plane.stream()
+            target, target_told, far_target = plane.stream()
+            source.receive(StreamSink(target), "length", 1 << 30, LIMIT)
+            sending = plane.loop.create_task(plane.loop.sock_sendall(far_source, DATA * 20))
+            if when == "while it is held":
+                while source.plain_received < 300_000:
+                    await plane.turns(1)
+            far_target.close()
+            assert (await target_told.next())[0] == "closed"
+            assert await told.next() == ("body", False, "the receiver is gone")
+            source.abort()
+            with pytest.raises(OSError):
+                await sending
+
+        run(test())
+
+
+def dechunked(data: bytes) -> bytes:
+    """Decode a whole body in the chunked coding."""
+    parts, at = [], 0
+    while True:
+        match = re.compile(rb"([0-9a-f]+)\r\n").match(data, at)
+        assert match is not None, data[at : at + 30]
+        size = int(match[1], 16)
+        parts.append(data[match.end() : match.end() + size])
+        at = match.end() + size + 2
+        assert data[at - 2 : at] == b"\r\n"
+        if size == 0:
+            assert at == len(data)
+            return b"".join(parts)
+
+
+class TestBytesSink:
+    """Small bodies, in memory."""
+
+    @pytest.mark.parametrize(
+        "size, fits", [(0, True), (99, True), (100, True), (101, False), (70_000, False)]
+    )
+    def test_limit(self, size: int, fits: bool, plane: Plane, run: Run) -> None:
+        async def test() -> None:
+            stream, told, far = plane.stream()
+            sink = BytesSink(100)
+            stream.receive(sink, "length", size, LIMIT)
+            await plane.loop.sock_sendall(far, DATA[:size])
+            reason = "" if fits else "the body is larger than 100 bytes"
+            assert await told.next() == ("body", fits, reason)
+            if fits:
+                assert bytes(sink.data) == DATA[:size]
+
+        run(test())
