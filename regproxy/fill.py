@@ -193,26 +193,32 @@ class Fills:
         wanted = fill.wanted
         fetched = await self._upstream.fetch(wanted.origin, wanted.request, "GET")
         fill.fetched_from, fill.seconds = fetched.connection.address, fetched.seconds
+        verdict = after_head(fetched.response.status)
+        if verdict is not Verdict.STORE and verdict is not Verdict.BROKEN:
+            raise await self._answer(fetched)
         try:
-            verdict = after_head(fetched.response.status)
-            if verdict is Verdict.BROKEN:
-                raise BadResponse(
-                    f"{fetched.origin.host} answered {fetched.response.status} where 200 was asked for"
-                )
-            if verdict is not Verdict.STORE:
-                raise await self._answer(fetched)
-            _check_encoding(fetched)
+            _check(fetched, verdict)
             part = self._store.begin(limit=0 if wanted.target.kind is Kind.BLOB else MANIFEST_MAX)
         except BaseException:
             fetched.connection.abort()
             raise
         try:
-            await self._receive(fill, fetched, part)
+            digest = await self._receive(fill, fetched, part)
+            # Others may use the connection from here on: it is not ours to abort any more.
+            self._upstream.release(fetched.connection, fetched.response)
         except BaseException as error:
             fetched.connection.abort()
-            part.growth.fail(str(error) or type(error).__name__)
-            self._store.abort(part)
+            self._give_up(part, error)
             raise
+        try:
+            await self._keep(fill, part, digest)
+        except BaseException as error:
+            self._give_up(part, error)
+            raise
+
+    def _give_up(self, part: Part, error: BaseException) -> None:
+        part.growth.fail(str(error) or type(error).__name__)
+        self._store.abort(part)
 
     async def _answer(self, fetched: Fetched) -> UpstreamAnswer:
         """The origin's refusal, its body read so that every client that waits can have it."""
@@ -227,8 +233,9 @@ class Fills:
         self._upstream.release(fetched.connection, response)
         return UpstreamAnswer(response, body, fetched.origin)
 
-    async def _receive(self, fill: Fill, fetched: Fetched, part: Part) -> None:
-        response, growth, target = fetched.response, part.growth, fill.wanted.target
+    async def _receive(self, fill: Fill, fetched: Fetched, part: Part) -> str:
+        """Take the body in, verify it, let the readers have the end of it; its digest."""
+        response, growth = fetched.response, part.growth
         total = (
             response.body.length if response.body.kind != "chunked" and response.body.kind != "eof" else -1
         )
@@ -241,7 +248,11 @@ class Fills:
             self._counters.upstream_bytes(fetched.origin.host, growth.written)
         digest = await self._verify(fill, response, part)
         growth.finish()
-        self._upstream.release(fetched.connection, response)
+        return digest
+
+    async def _keep(self, fill: Fill, part: Part, digest: str) -> None:
+        """Store what has been verified; the readers have all of it already."""
+        target = fill.wanted.target
         blob = await self._store.commit(part, digest)
         media_type = None if target.kind is Kind.BLOB else fill.media_type
         blob.media_type = media_type or NO_TYPE
@@ -283,12 +294,14 @@ class Fills:
         return cut
 
 
-def _check_encoding(fetched: Fetched) -> None:
-    coding = (fetched.response.get(b"content-encoding") or b"identity").decode("latin-1").lower()
+def _check(fetched: Fetched, verdict: Verdict) -> None:
+    """BadResponse where the head can't be that of the content that was asked for."""
+    response, host = fetched.response, fetched.origin.host
+    if verdict is Verdict.BROKEN:
+        raise BadResponse(f"{host} answered {response.status} where 200 was asked for")
+    coding = (response.get(b"content-encoding") or b"identity").decode("latin-1").lower()
     if coding != "identity":
-        raise BadResponse(
-            f"{fetched.origin.host} sent Content-Encoding {coding} although identity was asked for"
-        )
+        raise BadResponse(f"{host} sent Content-Encoding {coding} although identity was asked for")
 
 
 def _word(error: RegproxyError) -> str:

@@ -25,7 +25,11 @@ _READS = frozenset({"GET", "HEAD"})
 _KNOWN_HOSTS_MAX = 4096
 # Shared address ranges that must not be reached through a proxy unless somebody said so by name: they are the
 # proxy's own host, its neighbours on the link, and the clouds' metadata services.
-_METADATA = frozenset({ipaddress.ip_address("fd00:ec2::254"), ipaddress.ip_address("168.63.129.16")})
+_METADATA = frozenset(
+    ipaddress.ip_address(address)
+    # EC2 over IPv6, Azure, Alibaba, Oracle; the usual 169.254.169.254 is link-local
+    for address in ("fd00:ec2::254", "168.63.129.16", "100.100.100.200", "192.0.0.192")
+)
 
 
 class Decision(Enum):

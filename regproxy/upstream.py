@@ -42,6 +42,7 @@ _NOT_FORWARDED: Final = frozenset(
 )
 # What a host that we were redirected to has no business with.
 _NOT_ACROSS: Final = frozenset(b"authorization cookie referer".split())
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _IDENTITY: Final = (b"accept-encoding", b"identity")
 
 
@@ -322,7 +323,9 @@ class Upstream:
         """
         started = time.monotonic()
         try:
-            idle = self._take_idle(origin)
+            # What may have been done already must not be done twice (RFC 9110 9.2.2): no connection that may
+            # turn out to be closed.
+            idle = self._take_idle(origin) if method in _IDEMPOTENT else None
             if idle is not None:
                 with suppress(ConnectionLost):
                     return await self._ask(idle, head, method, started)
@@ -376,8 +379,11 @@ class Upstream:
         for _ in range(MAX_REDIRECTS + 1):
             connection, response = await self.request(at, head, method)
             location = response.get(b"location")
-            if response.status not in REDIRECTS or location is None:
+            if response.status not in REDIRECTS:
                 return Fetched(connection, response, at, time.monotonic() - started)
+            if location is None:
+                connection.abort()
+                raise BadResponse(f"{at.host} redirects ({response.status}) without saying where to")
             await self._finish_redirect(connection, response)
             url = _follow(url, location)
             to = Origin.of(url)
@@ -440,4 +446,5 @@ def _is_ip(host: str) -> bool:
 def _os_reason(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return f"name resolution failed: {error.strerror}"
-    return error.strerror or str(error)
+    # asyncio puts a text of its own, without the cause, in place of the system's.
+    return os.strerror(error.errno) if error.errno else error.strerror or str(error)

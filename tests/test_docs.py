@@ -1,0 +1,96 @@
+"""The documents say what is so: settings, make targets, links, variables in the files for containers.
+
+`python -m tests.test_docs` writes the table of docs/configuration.md anew.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from regproxy.config import SETTINGS, Setting
+
+ROOT = Path(__file__).parent.parent
+CONFIGURATION = ROOT / "docs" / "configuration.md"
+BEGIN, END = "<!-- settings: python -m tests.test_docs -->\n", "<!-- end of settings -->\n"
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Read by others than config.py.
+ELSEWHERE = {"REGPROXY_CONFIG", "REGPROXY_DEBUG"}
+
+ENV_LINE = re.compile(r"^\s*(?:- |# )?\s*([A-Z][A-Z0-9_]+)[:=]", re.MULTILINE)
+OWN_NAME = re.compile(r"\bREGPROXY_[A-Z0-9_]+\b")
+LINK = re.compile(r"\]\((?!https?://)([^)#\s]+)(#[^)\s]*)?\)")
+MAKE = re.compile(r"\bmake ([a-z][a-z-]*)\b")
+TARGET = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
+
+
+def row(setting: Setting) -> str:
+    """Return a setting's row of the table."""
+    default = f"`{setting.default}`" if setting.default.strip() else ("one space" if setting.default else "")
+    cells = (f"`{setting.name}`", default, setting.meaning, f"`{setting.key}`")
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
+def table() -> str:
+    """Return the table of all settings."""
+    head = "| variable | default | meaning | TOML key |\n|---|---|---|---|\n"
+    return head + "".join(f"{row(setting)}\n" for setting in SETTINGS)
+
+
+def parts_of(text: str) -> tuple[str, str, str]:
+    """Return what is before, within and after the marks."""
+    before, _, rest = text.partition(BEGIN)
+    within, _, after = rest.partition(END)
+    return before, within, after
+
+
+def variables(path: Path) -> set[str]:
+    """Return the names in NAME=value, NAME: value and `- NAME=value` lines."""
+    return set(ENV_LINE.findall(path.read_text()))
+
+
+def test_every_setting_is_in_the_table() -> None:
+    assert parts_of(CONFIGURATION.read_text())[1] == table(), "run: python -m tests.test_docs"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_settings_that_exist(document: Path) -> None:
+    known = {setting.name for setting in SETTINGS} | ELSEWHERE
+    assert set(OWN_NAME.findall(document.read_text())) <= known
+
+
+@pytest.mark.parametrize("path", ["Dockerfile", "deploy/compose.yaml"])
+def test_containers_are_given_settings_that_exist(path: str) -> None:
+    found = variables(ROOT / path) - {"ENV", "PATH"}
+    assert found
+    assert found <= {setting.name for setting in SETTINGS}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents_name_make_targets_that_exist(document: Path) -> None:
+    targets = set(TARGET.findall((ROOT / "Makefile").read_text()))
+    in_code = re.findall(r"```.*?```|`[^`]+`", document.read_text(), re.DOTALL)
+    assert {name for code in in_code for name in MAKE.findall(code)} <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target, anchor in LINK.findall(document.read_text()):
+        path = document.parent / target
+        assert path.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            anchors = {"#" + re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert anchor in anchors, target + anchor
+
+
+def main() -> None:
+    """Write the table anew."""
+    before, _, after = parts_of(CONFIGURATION.read_text())
+    CONFIGURATION.write_text(before + BEGIN + table() + END + after)
+
+
+if __name__ == "__main__":
+    main()
