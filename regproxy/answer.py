@@ -15,8 +15,7 @@ from regproxy.auth import Origin
 from regproxy.errors import BadResponse, Unsatisfiable
 from regproxy.fill import NO_TYPE
 from regproxy.heads import Request, build_head, if_range_allows, none_match, parse_range
-from regproxy.oci import Target, parse_accept
-from regproxy.policy import Held, choose_variant
+from regproxy.index import TagRow
 from regproxy.services import Route, Services
 from regproxy.store import Blob
 
@@ -168,7 +167,7 @@ class Answerer:
 
     def _closes(self) -> bool:
         request = self._request
-        return request is None or not request.keep_alive or self._unread() or self._s.draining
+        return request is None or not request.keep_alive or self._unread() or self._s.closes
 
     def _unread(self) -> bool:
         """Whether the client may still be sending something that nobody will read."""
@@ -184,6 +183,8 @@ class Answerer:
             headers.append((b"cache-status", _CACHE_STATUS[self._cache]))
         if self._closes():
             headers.append((b"connection", b"close"))
+        elif self._request is not None and self._request.minor == 0:
+            headers.append((b"connection", b"keep-alive"))
         return build_head(status, headers)[:-2]
 
     def _error(self, status: int, code: str, message: str, *, close: bool = False) -> None:
@@ -244,21 +245,16 @@ class Answerer:
         self._s.store.remove(digest)
         self._s.index.drop_object(digest)
 
-    def _held(self, origin: Origin, target: Target, request: Request) -> tuple[Held | None, Blob | None]:
-        """The stored variant of a tag that suits the request, with its content."""
-        rows = self._s.index.tag(origin.host, origin.port, target.repository, target.reference)
-        if not rows:
+    def _held(self, origin: Origin, route: Route) -> tuple[TagRow | None, Blob | None]:
+        """The stored variant of a tag that suits the request, with its content; both or neither."""
+        target = route.target
+        row = route.choose(self._s.index.tag(origin.host, origin.port, target.repository, target.reference))
+        blob = self._lookup(row.digest) if row is not None else None
+        if row is None or blob is None:
             return None, None
-        accept = parse_accept(request.all(b"accept"))
-        held = choose_variant(
-            tuple(Held(r.digest, r.media_type, r.size, r.fetched_at, r.accepts_index) for r in rows), accept
-        )
-        blob = self._lookup(held.digest) if held is not None else None
-        if blob is None:
-            return None, None
-        if held is not None and blob.media_type == NO_TYPE:
-            blob.media_type = held.media_type
-        return held, blob
+        if blob.media_type == NO_TYPE:
+            blob.media_type = row.media_type
+        return row, blob
 
     def _serve(self, blob: Blob, cache: str) -> None:
         """Answer from the cache: 200, 206, 304 or 416."""
@@ -269,8 +265,7 @@ class Answerer:
         if self._route is None or self._route.conditional:
             self._serve_conditional(blob, request)
             return
-        closes = self._closes()
-        key = (self._kind + cache, "close" if closes else "")
+        key = (self._kind, cache, self._closes(), request.minor)
         head = blob.heads.get(key)
         if head is None:
             head = blob.heads[key] = self._head(200, content_headers(blob, blob.size))

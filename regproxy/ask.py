@@ -239,32 +239,38 @@ class Asker(Answerer):
 
     async def _send_body(self, connection: Connection, request: Request) -> Response:
         """Relay the request's body while waiting for the origin's head, which may come before its end."""
-        loop, method = self._s.loop, request.method
-        if request.expect_continue:
-            response = await connection.read_head(method)
-            if response.status != 100:
-                return response
-            self.stream.send(CONTINUE)
-        body = _BodyWatch(self, loop)
-        self.stream.handler = body
-        answer = loop.create_task(_final_head(connection, method))
+        chunked = request.body.kind == "chunked"
+        over = self._s.loop.create_future()
+        self.stream.handler = watch = _BodyWatch(self, over)
+        connection.wait_without_limit()
+        answer = self._s.loop.create_task(self._final_head(connection, request))
         try:
-            sink = StreamSink(connection.stream, request.body.kind == "chunked")
-            self.stream.receive(
-                sink, request.body.kind, request.body.length, self._s.config.client_body_timeout
-            )
-            await asyncio.wait((body.over, answer), return_when=asyncio.FIRST_COMPLETED)
-            if body.over.done():
-                body.over.result()
+            sink = StreamSink(connection.stream, chunked)
+            timeout = self._s.config.client_body_timeout
+            self.stream.receive(sink, request.body.kind, request.body.length, timeout)
+            await asyncio.wait((over, answer), return_when=asyncio.FIRST_COMPLETED)
+            if over.done():
+                over.result()
                 self._body_read = True
-                if request.body.kind == "chunked":
+                if chunked:
                     connection.stream.end_chunks()
+                if not answer.done():
+                    connection.wait_from_now()
             return await answer
         finally:
             answer.cancel()
-            if self.stream.handler is body:
+            if self.stream.handler is watch:
                 self.stream.pause()
                 self.stream.handler = self
+
+    async def _final_head(self, connection: Connection, request: Request) -> Response:
+        """The answer to a request with a body; a client that waits for 100 is told (RFC 9110 10.1.1)."""
+        response = await connection.read_head(request.method)
+        while response.status < 200:
+            if response.status == 100 and request.expect_continue:
+                self.stream.send(CONTINUE)
+            response = await connection.read_head(request.method)
+        return response
 
     async def _relay(self, connection: Connection, response: Response, request: Request) -> None:
         """Send the origin's answer to the client as it comes, with back-pressure."""
@@ -278,7 +284,7 @@ class Asker(Answerer):
                 headers.append((b"content-length", b"%d" % body.length))
             elif chunked:
                 headers.append((b"transfer-encoding", b"chunked"))
-            else:
+            elif not self._closes():
                 headers.append((b"connection", b"close"))
         self._status = response.status
         head = self._head(response.status, headers) + self._s.date()
@@ -299,19 +305,19 @@ class Asker(Answerer):
 
 
 class _BodyWatch:
-    """Stands in as the client stream's handler while a request's body is relayed."""
+    """Stands in as the client stream's handler while a request's body is relayed; `over` tells its end."""
 
-    def __init__(self, asker: Asker, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, asker: Asker, over: asyncio.Future[None]) -> None:
         self._asker = asker
-        self.over: asyncio.Future[None] = loop.create_future()
+        self._over = over
 
     def on_body(self, complete: bool, reason: str) -> None:
-        if self.over.done():
+        if self._over.done():
             return
         if complete:
-            self.over.set_result(None)
+            self._over.set_result(None)
         else:
-            self.over.set_exception(HeadError(400, f"the request body is incomplete: {reason}"))
+            self._over.set_exception(HeadError(400, f"the request body is incomplete: {reason}"))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._asker, name)
@@ -325,10 +331,3 @@ def _growing_headers(digest: str, media_type: str) -> list[tuple[bytes, bytes]]:
         (b"etag", b'"' + name + b'"'),
         (b"accept-ranges", b"bytes"),
     ]
-
-
-async def _final_head(connection: Connection, method: str) -> Response:
-    response = await connection.read_head(method)
-    while response.status < 200:
-        response = await connection.read_head(method)
-    return response

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from regproxy.config import Config
 from regproxy.oci import Accept, Kind, Target
@@ -69,15 +69,20 @@ class Plan:
     reason: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A tag as the index has it: times in seconds since the epoch."""
+class Variant(Protocol):
+    """A stored answer for a tag: `fetched_at` in seconds since the epoch; was an index acceptable then?"""
 
-    digest: str
-    media_type: str
-    size: int
-    fetched_at: float
-    accepts_index: bool
+    @property
+    def media_type(self) -> str: ...
+
+    @property
+    def fetched_at(self) -> float: ...
+
+    @property
+    def accepts_index(self) -> bool: ...
+
+
+V = TypeVar("V", bound=Variant)
 
 
 class Verdict(Enum):
@@ -179,15 +184,22 @@ class Policy:
             )
         return _PASS[kind]
 
-    def _plan_tag(self, method: str, tag: str, held: bool, age: float | None) -> Plan:
+    def fresh_tag(self, tag: str) -> tuple[Plan, float] | None:
+        """The plan for a fresh copy of a tag, and for how many seconds a copy is fresh; None: it never is."""
         if not self._config.manifest_cache:
             # Asked for every time; what is stored only helps when the origin fails.
-            name, fresh = TAG_DISABLED, False
-        else:
-            tier = self._tiers.match(tag)
-            name, fresh = tier.name, held and age is not None and 0 <= age < tier.ttl
-        asked = Action.FETCH if method == "GET" else Action.HEAD
-        action = Action.SERVE if fresh else asked
+            return None
+        tier = self._tiers.match(tag)
+        return self._tag_plan(Action.SERVE, tier.name), tier.ttl
+
+    def _plan_tag(self, method: str, tag: str, held: bool, age: float | None) -> Plan:
+        fresh = self.fresh_tag(tag)
+        if fresh is not None and held and age is not None and 0 <= age < fresh[1]:
+            return fresh[0]
+        action = Action.FETCH if method == "GET" else Action.HEAD
+        return self._tag_plan(action, TAG_DISABLED if fresh is None else fresh[0].kind)
+
+    def _tag_plan(self, action: Action, name: str) -> Plan:
         plan = self._tag_plans.get((action, name))
         if plan is None:
             plan = self._tag_plans[action, name] = Plan(action, name)
@@ -220,7 +232,7 @@ def after_head(status: int) -> Verdict:
     return Verdict.BROKEN if status < 400 else Verdict.RELAY
 
 
-def choose_variant(held: tuple[Held, ...], accept: Accept) -> Held | None:
+def choose_variant(held: tuple[V, ...], accept: Accept) -> V | None:
     """The newest stored variant of a tag that may answer a request with this Accept.
 
     A registry picks by Accept: one that was asked without index types may have answered with a single

@@ -14,11 +14,11 @@ from regproxy.config import Config
 from regproxy.contexts import Contexts
 from regproxy.fill import Fills
 from regproxy.heads import Request, parse_request
-from regproxy.index import Index
+from regproxy.index import Index, TagRow
 from regproxy.metrics import Metrics
-from regproxy.oci import Kind, Target, parse_target
+from regproxy.oci import Accept, Kind, Target, parse_accept, parse_target
 from regproxy.pages import Pages
-from regproxy.policy import Action, Plan, Policy
+from regproxy.policy import Plan, Policy, choose_variant
 from regproxy.store import Store
 from regproxy.upstream import Upstream
 
@@ -26,21 +26,33 @@ ROUTES_MAX: Final = 1024
 ROUTE_HEAD_MAX: Final = 2048  # bytes; with it the memory is bounded
 
 BY_DIGEST: Final = frozenset({Kind.BLOB, Kind.MANIFEST})
+_READS: Final = frozenset({"GET", "HEAD"})
 _CONDITIONS: Final = frozenset({b"range", b"if-none-match"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Route:
     """What a head says, worked out once: clients send the same few heads again and again.
 
-    `by_digest` is the plan when the content is held, None for all but content by digest; `conditional`: a
-    range or validator may make the answer something else than all of it.
+    `by_digest` is the plan when the content is held, None for all but content by digest; `fresh_tag` the one
+    for a tag while its copy is young enough, with that age. `conditional`: a range or validator may make the
+    answer something else than all of it. `rows` and `chosen` remember the last choice among a tag's variants.
     """
 
     request: Request
     target: Target
     by_digest: Plan | None
+    fresh_tag: tuple[Plan, float] | None
     conditional: bool
+    accept: Accept
+    rows: tuple[TagRow, ...] = ()
+    chosen: TagRow | None = None
+
+    def choose(self, rows: tuple[TagRow, ...]) -> TagRow | None:
+        """The variant among a tag's rows that answers this request, if any does."""
+        if rows is not self.rows:
+            self.rows, self.chosen = rows, choose_variant(rows, self.accept)
+        return self.chosen
 
 
 @dataclass(slots=True)
@@ -59,7 +71,7 @@ class Services:
     access: AccessLog
     pages: Pages
     loop: asyncio.AbstractEventLoop
-    draining: bool = False
+    closes: bool = False  # every connection after its answer: while draining, or without keep-alive
     _routes: dict[bytes, Route] = field(default_factory=dict)
     _second: int = 0
     _date: bytes = b""
@@ -71,11 +83,15 @@ class Services:
             return route
         request = parse_request(head)
         target = parse_target(request.path)
-        by_digest = None
-        if target.kind in BY_DIGEST and request.body.empty:
-            plan = self.policy.plan(request.method, target, True, None)
-            by_digest = plan if plan.action is Action.SERVE else None
-        route = Route(request, target, by_digest, any(name in _CONDITIONS for name, _ in request.headers))
+        by_digest = fresh_tag = None
+        if request.body.empty and request.method in _READS:
+            if target.kind in BY_DIGEST:
+                by_digest = self.policy.plan(request.method, target, True, None)
+            elif target.kind is Kind.TAG:
+                fresh_tag = self.policy.fresh_tag(target.reference)
+        conditional = any(name in _CONDITIONS for name, _ in request.headers)
+        accept = parse_accept(request.all(b"accept"))
+        route = Route(request, target, by_digest, fresh_tag, conditional, accept)
         if len(head) <= ROUTE_HEAD_MAX:
             if len(self._routes) >= ROUTES_MAX:
                 del self._routes[next(iter(self._routes))]

@@ -16,7 +16,7 @@ from regproxy.ask import Asker
 from regproxy.auth import Origin
 from regproxy.errors import HeadError, RegproxyError
 from regproxy.oci import Kind
-from regproxy.policy import Action, Decision, Held
+from regproxy.policy import Action, Decision
 from regproxy.store import Blob
 from regproxy.tunnel import Tunnel
 
@@ -55,7 +55,8 @@ class Session(Asker):
             self.origin = Origin("https", host, port)
             self.stream.send(ESTABLISHED)
             self._reset()
-            self.stream.start_tls(context, host.encode(), pages.is_address(host))
+            timeout = self._s.config.client_header_timeout
+            self.stream.start_tls(context, host.encode(), pages.is_address(host), timeout)
         elif plan.decision is Decision.TUNNEL:
             self._task = self._s.loop.create_task(self._tunnel(host, port))
         else:
@@ -92,14 +93,16 @@ class Session(Asker):
             self._front(request)
             return
         blob: Blob | None = None
-        held: Held | None = None
         age = None
         plan = route.by_digest
         if plan is not None:
             blob = self._lookup(target.reference)
         elif target.kind is Kind.TAG:
-            held, blob = self._held(origin, target, request)
-            age = time.time() - held.fetched_at if held is not None else None
+            row, blob = self._held(origin, route)
+            if row is not None:
+                age = time.time() - row.fetched_at
+                fresh = route.fresh_tag
+                plan = fresh[0] if fresh is not None and 0 <= age < fresh[1] else None
         if plan is None or blob is None:
             plan = self._s.policy.plan(request.method, target, blob is not None, age)
         self._kind = plan.kind

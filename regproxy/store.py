@@ -41,7 +41,7 @@ class Blob:
     file: File
     small: bytes | None
     media_type: str = ""
-    heads: dict[tuple[str, str], bytes] = field(default_factory=dict)
+    heads: dict[tuple[object, ...], bytes] = field(default_factory=dict)
 
     @property
     def etag(self) -> bytes:

@@ -58,16 +58,19 @@ class ConnectionLost(UpstreamError):
 
 
 class Connection:
-    """One connection to an origin, and the handler of its stream. One request at a time."""
+    """One connection to an origin, and the handler of its stream. One request at a time.
 
-    __slots__ = ("_on_lost", "_timeout", "_waiter", "address", "origin", "stream", "used")
+    `patience`: seconds until an answer's first byte, 0 for any.
+    """
+
+    __slots__ = ("_on_lost", "_timeout", "_waiter", "address", "origin", "patience", "stream", "used")
 
     def __init__(self, stream: Stream, origin: Origin, address: str, timeout: float) -> None:
         self.stream = stream
         self.origin = origin
         self.address = address
         self.used = 0
-        self._timeout = timeout
+        self._timeout = self.patience = timeout
         self._waiter: asyncio.Future[bytes] | None = None
         self._on_lost: Callable[[Connection], None] | None = None
         stream.handler = self
@@ -133,11 +136,20 @@ class Connection:
 
     async def start_tls(self, context: Context) -> None:
         """Handshake as the client; ConnectFailed says why it failed."""
-        host = self.origin.host
+        name, is_ip = self.origin.host.encode(), _is_ip(self.origin.host)
         try:
-            await self._wait(lambda: self.stream.start_tls(context, host.encode(), _is_ip(host)))
+            await self._wait(lambda: self.stream.start_tls(context, name, is_ip, self._timeout))
         except ConnectionLost as error:
             raise ConnectFailed(str(error)) from None
+
+    def wait_without_limit(self) -> None:
+        """While a request's body is on its way, its answer can't be late."""
+        self.patience = 0.0
+
+    def wait_from_now(self) -> None:
+        """The request is complete: the answer has its time from here on."""
+        self.patience = self._timeout
+        self.stream.extend_read(self._timeout)
 
     def send(self, head: bytes) -> None:
         """Send a request's head."""
@@ -146,7 +158,7 @@ class Connection:
 
     async def read_head(self, method: str) -> Response:
         """The next response head, interim ones (1xx) included."""
-        head = await self._wait(lambda: self.stream.next_head(self._timeout, self._timeout))
+        head = await self._wait(lambda: self.stream.next_head(self.patience, self._timeout))
         try:
             return parse_response(head, method)
         except BadResponse as error:

@@ -140,6 +140,7 @@ class Worker:
             access=access,
             pages=Pages(authority.certificate_pem, config.listen.port),
             loop=loop,
+            closes=config.keepalive_timeout == 0,
         )
 
     async def run(self, proxy: socket.socket, admin: socket.socket) -> None:
@@ -189,7 +190,7 @@ class Worker:
     async def _drain(self, services: Services, listeners: Sequence[Listener]) -> None:
         """Accept nobody, finish what runs, cut what is left after DRAIN_SECONDS and say what that was."""
         listeners[0].close()
-        services.draining = True
+        services.closes = True
         ends = time.monotonic() + DRAIN_SECONDS
         while not self._hurry.is_set() and time.monotonic() < ends:
             if not self._running() and not services.fills.active:

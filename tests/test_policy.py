@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from regproxy.config import load
+from regproxy.index import TagRow
 from regproxy.oci import MANIFEST_TYPES, Accept, parse_accept, parse_target
 from regproxy.policy import (
     REDIRECTS,
     STALE_ON,
     Action,
     Decision,
-    Held,
     Policy,
     Verdict,
     after_head,
@@ -277,9 +277,9 @@ def test_after_head(status: int) -> None:
     assert (status in REDIRECTS, status in STALE_ON) == (want is Verdict.FOLLOW, want is Verdict.TROUBLE)
 
 
-def held(media_type: str, at: float = 0.0, *, index: bool = False, digest: str = DIGEST) -> Held:
+def held(media_type: str, at: float = 0.0, *, index: bool = False, digest: str = DIGEST) -> TagRow:
     """A stored variant; `index` says that it was asked for with an index type in Accept."""
-    return Held(digest, media_type, 100, at, index)
+    return TagRow("", digest, media_type, 100, at, index)
 
 
 VARIANTS = [
@@ -306,5 +306,5 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("rows, wanted, index", [v[1:] for v in VARIANTS], ids=[v[0] for v in VARIANTS])
-def test_choose_variant(rows: list[Held], wanted: Accept, index: int | None) -> None:
+def test_choose_variant(rows: list[TagRow], wanted: Accept, index: int | None) -> None:
     assert choose_variant(tuple(rows), wanted) is (None if index is None else rows[index])

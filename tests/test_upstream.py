@@ -485,7 +485,7 @@ class TestTls:
         proxy = start()
         for wrong, (what, causes) in CAUSES.items():
             client = stack.enter_context(proxy.client(f"{wrong}.test:{origins[wrong].port}"))
-            for path in ("/v2/", "/v2/app/manifests/v1", blob().path):
+            for path in ("/v2/app/tags/list", "/v2/app/manifests/v1", blob().path):
                 reply = client.get(path, {"Authorization": OWN})
                 message = error_of(reply)
                 assert reply.status == 502
@@ -564,7 +564,11 @@ class TestNobodyThere:
             )
         )
         client = stack.enter_context(proxy.client(f"{host}:{port}"))
-        for method, path in (("GET", blob().path), ("GET", "/v2/app/manifests/v1"), ("GET", "/v2/")):
+        for method, path in (
+            ("GET", blob().path),
+            ("GET", "/v2/app/manifests/v1"),
+            ("GET", "/v2/a/tags/list"),
+        ):
             reply = client.request(method, path)
             assert reply.status == where.status
             message = error_of(reply)

@@ -69,6 +69,9 @@ cdef class Stream(Pollable):
     cdef bint processing
     cdef bint backlog
     cdef bint rdhup
+    cdef bint hup
+    cdef bint head_begun
+    cdef bint fed
     cdef bint eof_in
     cdef bint eof_clean
     cdef Sink sink
@@ -88,6 +91,7 @@ cdef class Stream(Pollable):
     cdef bint closing
     cdef bint linger
     cdef bint shut_later
+    cdef bint write_shut
     cdef bint dead
     cdef Stream feeder
     cdef readonly long long plain_sent
@@ -113,6 +117,8 @@ cdef class Stream(Pollable):
     cdef int _readable(self) except -1
     cdef int _decrypt(self, const char* p, size_t n) except -1
     cdef int _shake(self) except -1
+    cdef bint _not_tls(self, unsigned char first) except -1
+    cdef int _shut(self) except -1
     cdef int _read_direct(self) except -1
     cdef int _take(self, const char* p, size_t n) except -1
     cdef int _process(self) except -1

@@ -171,17 +171,18 @@ cdef class Stream(Pollable):
     def set_send_timeout(self, double seconds) -> None:
         self.out_timeout = <long>(seconds * 1000)
 
-    def start_tls(self, Context context not None, bytes host not None, bint is_ip=False) -> None:
-        """Begin the handshake, as the context's side. What was read beyond the last head belongs to it."""
+    def start_tls(self, Context context not None, bytes host not None, bint is_ip, double timeout) -> None:
+        """Begin the handshake, as the context's side, for `timeout` seconds at most.
+
+        What was read beyond the last head belongs to it.
+        """
         cdef Buf early = self.inb
         memset(&self.inb, 0, sizeof(Buf))
-        if context.server and early.len and early.data[early.start] != TLS_HANDSHAKE_BYTE:
-            buf_free(&early)
-            self.handler.on_foreign("plain")
-            return
         self.tls = Conn(context, host, self.fd, is_ip)
         self.handshaking = True
+        self.fed = False
         self.front = False
+        self.in_deadline = self.reactor.now + <uint64_t>(timeout * 1000)
         try:
             if early.len or not context.server or self.tls.direct:
                 self._decrypt(early.data + early.start if early.len else NULL, early.len)
@@ -190,12 +191,17 @@ cdef class Stream(Pollable):
         self._arm()
 
     def next_head(self, double idle_timeout, double head_timeout) -> None:
-        """Read the next head: `idle_timeout` seconds until its first byte, then `head_timeout` for all of it."""
+        """Read the next head: `idle_timeout` seconds until its first byte, then `head_timeout` for all of it.
+
+        0 is no limit.
+        """
+        cdef double first = head_timeout if self.inb.len else idle_timeout
         self.mode = IN_HEAD
         self.scanned = 0
+        self.head_begun = self.inb.len > 0
         self.head_timeout = <long>(head_timeout * 1000)
         self.in_timeout = 0
-        self.in_deadline = self.reactor.now + <uint64_t>((head_timeout if self.inb.len else idle_timeout) * 1000)
+        self.in_deadline = self.reactor.now + <uint64_t>(first * 1000) if first else 0
         if self.inb.len:
             self._process()
         if self.fd < 0:
@@ -288,7 +294,7 @@ cdef class Stream(Pollable):
             if self.outb.len:
                 self.shut_later = True
             else:
-                shutdown(self.fd, SHUT_WR)
+                self._shut()
 
     def extend_read(self, double seconds) -> None:
         """Wait that much longer for the next byte."""
@@ -345,7 +351,11 @@ cdef class Stream(Pollable):
                     self._readable()
                     if self.fd >= 0 and events & (EPOLLERR | EPOLLHUP) and self.mode != IN_OFF:
                         return 0    # whatever is left to read comes before the end
-            if self.fd >= 0 and events & (EPOLLERR | EPOLLHUP):
+            if self.fd >= 0 and events & EPOLLHUP and not events & EPOLLERR and self.write_shut:
+                # Both sides have ended, in order: what the kernel still holds is read first, when it can be.
+                self.hup = True
+                self.rdhup = True
+            elif self.fd >= 0 and events & (EPOLLERR | EPOLLHUP):
                 getsockopt(self.fd, SOL_SOCKET, SO_ERROR, &error, &n)
                 self._broken(strerror(error).decode() if error else "connection closed by the peer")
             elif events & EPOLLRDHUP:
@@ -390,6 +400,9 @@ cdef class Stream(Pollable):
             self.out_deadline = self.reactor.now + self.out_timeout
         if not self.dead and (self.outb.len or (self.source is not None and not self.source_waiting)):
             want |= EPOLLOUT
+        if self.hup and not want & EPOLLIN:
+            # EPOLLHUP can't be masked; edge-triggered it is told once, and again when we want to read.
+            want |= EPOLLET
         if want != self.interest:
             self.reactor.rewatch(self, want)
         return 0
@@ -418,6 +431,8 @@ cdef class Stream(Pollable):
         cdef Reactor r = self.reactor
         cdef size_t filled, got
         cdef Status status
+        if self.handshaking and n and not tls.direct and self._not_tls(<unsigned char>p[0]):
+            return 0
         tls.wire.source = p
         tls.wire.source_len = n
         if self.handshaking:
@@ -449,6 +464,19 @@ cdef class Stream(Pollable):
                 return self._broken(tls.failure())
         return 0
 
+    cdef bint _not_tls(self, unsigned char first) except -1:
+        """Look at the first byte that should be a ClientHello's; a client that speaks in clear gets a clear answer."""
+        if self.fed or not self.tls.context.server:
+            return False
+        self.fed = True
+        if first == TLS_HANDSHAKE_BYTE:
+            return False
+        self.tls = None
+        self.handshaking = False
+        self.in_deadline = 0
+        self.handler.on_foreign("plain")
+        return True
+
     cdef int _shake(self) except -1:
         cdef Conn tls = self.tls
         cdef Reactor r = self.reactor
@@ -472,6 +500,7 @@ cdef class Stream(Pollable):
         else:
             r.upstream_handshakes_done += 1
         self.handshaking = False
+        self.in_deadline = 0
         self.handler.on_handshake()
         return 0
 
@@ -481,7 +510,10 @@ cdef class Stream(Pollable):
         cdef Reactor r = self.reactor
         cdef size_t got, filled
         cdef Status status = Status.OK
+        cdef char first
         if self.handshaking:
+            if not self.fed and recv(self.fd, &first, 1, MSG_PEEK) == 1 and self._not_tls(<unsigned char>first):
+                return 0
             self._shake()
         while self.fd >= 0 and not self.handshaking and self.mode != IN_OFF and not self.held and not self.backlog:
             filled = 0
@@ -539,8 +571,9 @@ cdef class Stream(Pollable):
             if end == <long>n and n <= self.head_limit:
                 # The usual case: one whole head and nothing else.
                 return self._hand_over(p[:n])
-        if self.inb.len == 0 and self.mode == IN_HEAD:
-            self.in_deadline = self.reactor.now + self.head_timeout
+        if not self.head_begun and self.mode == IN_HEAD:
+            self.head_begun = True
+            self.in_deadline = self.reactor.now + self.head_timeout if self.head_timeout else 0
         buf_append(&self.inb, p, n)
         return self._process()
 
@@ -764,6 +797,9 @@ cdef class Stream(Pollable):
                 self.reactor.upstream_handshakes_failed += 1
             return self._broken("connection closed during the TLS handshake")
         if self.mode == IN_HEAD:
+            if self.backlog:
+                # Whole heads are still to be answered; _again() comes back here behind them.
+                return 0
             partial = self.inb.len > 0
             self.mode = IN_OFF
             self.in_deadline = 0
@@ -968,10 +1004,10 @@ cdef class Stream(Pollable):
             feeder.resume()
         if self.shut_later:
             self.shut_later = False
-            shutdown(self.fd, SHUT_WR)
+            self._shut()
         if self.closing:
             if self.linger and not self.eof_in:
-                shutdown(self.fd, SHUT_WR)
+                self._shut()
                 self.linger = False
                 self.mode = IN_DISCARD
                 self.in_deadline = self.reactor.now + LINGER_MS
@@ -1049,6 +1085,11 @@ cdef class Stream(Pollable):
             self._emit(out, h + k + 2, False)
             at += k
         return self.write(feeder, NULL, 0)
+
+    cdef int _shut(self) except -1:
+        self.write_shut = True
+        shutdown(self.fd, SHUT_WR)
+        return 0
 
     # --- the end -----------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     int epoll_ctl(int epfd, int op, int fd, epoll_event* event)
     int epoll_wait(int epfd, epoll_event* events, int maxevents, int timeout)
     int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
-    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLET
 
 cdef extern from "<sys/socket.h>" nogil:
     struct sockaddr:
@@ -33,7 +33,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int name, const void* value, socklen_t n)
     int getsockopt(int fd, int level, int name, void* value, socklen_t* n)
-    int SOCK_NONBLOCK, SOCK_CLOEXEC, MSG_NOSIGNAL, MSG_MORE, MSG_DONTWAIT, SHUT_WR, SHUT_RDWR
+    int SOCK_NONBLOCK, SOCK_CLOEXEC, MSG_NOSIGNAL, MSG_MORE, MSG_DONTWAIT, MSG_PEEK, SHUT_WR, SHUT_RDWR
     int SOL_SOCKET, SO_LINGER, SO_ERROR, SO_SNDBUF, AF_INET, AF_INET6
 
 cdef extern from "<netinet/in.h>" nogil:

@@ -1,0 +1,310 @@
+"""The content-addressed disk: what is committed is there, what is not leaves nothing behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import random
+import stat
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regproxy import _relay, store
+from regproxy.errors import StoreError
+from regproxy.store import SMALL_MAX, Blob, Part, Store
+from tests.parts.images import digest_of
+from tests.test_relay import Plane
+
+SIZES = (0, 1, SMALL_MAX, SMALL_MAX + 1, 500_000)
+Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+def content(size: int, seed: int = 0) -> tuple[str, bytes]:
+    """A digest and its bytes."""
+    body = random.Random(f"store-{seed}").randbytes(size)
+    return digest_of(body), body
+
+
+@pytest.fixture
+def plane() -> Iterator[Plane]:
+    """A loop for the store's threads, and streams to write through; no file may be left open in the end."""
+    before, plane = _relay.live(), Plane()
+    try:
+        yield plane
+    finally:
+        plane.close()
+    assert plane.errors == []
+    gc.collect()
+    assert _relay.live() <= before
+
+
+@pytest.fixture
+def run(plane: Plane) -> Run:
+    return plane.loop.run_until_complete
+
+
+@pytest.fixture
+def open_store(plane: Plane, tmp_path: Path) -> Iterator[Callable[[], Store]]:
+    """A store on the test's directory; again for the same directory after a restart."""
+    stores: list[Store] = []
+
+    def start() -> Store:
+        stores.append(Store(tmp_path / "cache", plane.loop))
+        return stores[-1]
+
+    yield start
+    for opened in stores:
+        opened.close()
+
+
+OpenStore = Callable[[], Store]
+
+
+async def put(plane: Plane, opened: Store, body: bytes) -> Blob:
+    """Write and commit, as a fill does."""
+    part = opened.begin()
+    await plane.write(part.growth, body)
+    part.growth.finish()
+    return await opened.commit(part, digest_of(body))
+
+
+def read(blob: Blob) -> bytes:
+    return os.pread(blob.file.fd, blob.size + 1, 0)
+
+
+def parts(opened: Store) -> list[str]:
+    return [path.name for path in (opened.root / "parts").iterdir()]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_what_is_committed_is_found(size: int, plane: Plane, run: Run, open_store: OpenStore) -> None:
+    digest, body = content(size)
+
+    async def test() -> None:
+        opened = open_store()
+        assert opened.lookup(digest) is None
+        blob = await put(plane, opened, body)
+        path = Path(opened.path(digest))
+        assert path == opened.root / "blobs" / "sha256" / digest[7:9] / digest[7:]
+        assert (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) == (body, 0o640)
+        assert opened.lookup(digest) is blob
+        assert (blob.digest, blob.size, read(blob)) == (digest, size, body)
+        assert blob.small == (body if size <= SMALL_MAX else None)
+        assert blob.etag == f'"{digest}"'.encode()
+        assert parts(opened) == []
+
+    run(test())
+
+
+def test_a_part_is_not_content(plane: Plane, run: Run, open_store: OpenStore) -> None:
+    digest, body = content(1000)
+
+    async def test() -> None:
+        opened = open_store()
+        one, two = opened.begin(), opened.begin()
+        assert one.path != two.path
+        for part in (one, two):
+            await plane.write(part.growth, body)
+            assert part.path.read_bytes() == body
+        assert opened.lookup(digest) is None
+        opened.abort(one)
+        assert parts(opened) == [two.path.name]
+        opened.abort(two)
+        opened.abort(two)
+        assert parts(opened) == []
+
+    run(test())
+
+
+def test_committed_twice_is_one(plane: Plane, run: Run, open_store: OpenStore) -> None:
+    """A manifest may arrive by its tag and by its digest at once."""
+    digest, body = content(1000)
+
+    async def test() -> None:
+        opened = open_store()
+        assert await put(plane, opened, body) is await put(plane, opened, body)
+        assert Path(opened.path(digest)).read_bytes() == body
+        assert parts(opened) == []
+
+    run(test())
+
+
+def test_a_limit_is_the_growths(plane: Plane, run: Run, open_store: OpenStore) -> None:
+    async def test() -> None:
+        part = open_store().begin(limit=10)
+        assert await plane.write(part.growth, b"x" * 11, complete=False) == "the body is larger than 10 bytes"
+
+    run(test())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_restart_keeps_content_and_drops_parts(
+    size: int, plane: Plane, run: Run, open_store: OpenStore
+) -> None:
+    digest, body = content(size)
+
+    async def test() -> None:
+        opened = open_store()
+        await put(plane, opened, body)
+        left = opened.begin()
+        await plane.write(left.growth, b"half")
+        opened.close()
+        again = open_store()
+        blob = again.lookup(digest)
+        assert blob is not None
+        assert read(blob) == body
+        assert parts(again) == []
+
+    run(test())
+
+
+@pytest.mark.parametrize("size", [1000, 500_000])
+def test_removed_content_can_be_read_to_its_end(
+    size: int, plane: Plane, run: Run, open_store: OpenStore
+) -> None:
+    digest, body = content(size)
+
+    async def test() -> None:
+        opened = open_store()
+        blob = await put(plane, opened, body)
+        opened.remove(digest)
+        opened.remove(digest)
+        assert not Path(opened.path(digest)).exists()
+        assert opened.lookup(digest) is None
+        assert read(blob) == body
+        assert (await put(plane, opened, body)) is not blob
+
+    run(test())
+
+
+class TestMemory:
+    """Open files and small contents are bounded; what is forgotten is found again on disk."""
+
+    def test_open_files(
+        self, plane: Plane, run: Run, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(store, "FILES_MAX", 5)
+        pairs = [content(SMALL_MAX + 1, seed) for seed in range(20)]
+
+        async def test() -> None:
+            opened = open_store()
+            before = _relay.live()
+            for _, body in pairs:
+                await put(plane, opened, body)
+            gc.collect()
+            assert _relay.live() - before == 5
+            for digest, body in pairs:
+                blob = opened.lookup(digest)
+                assert blob is not None
+                assert read(blob) == body
+            del blob
+            gc.collect()
+            assert _relay.live() - before == 5
+            opened.close()
+            gc.collect()
+            assert _relay.live() == before
+
+        run(test())
+
+    def test_what_is_used_stays(
+        self, plane: Plane, run: Run, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(store, "FILES_MAX", 3)
+        pairs = [content(100, seed) for seed in range(4)]
+
+        async def test() -> None:
+            opened = open_store()
+            blobs = [await put(plane, opened, body) for _, body in pairs[:3]]
+            assert opened.lookup(pairs[0][0]) is blobs[0]
+            await put(plane, opened, pairs[3][1])
+            assert opened.lookup(pairs[0][0]) is blobs[0]
+            assert opened.lookup(pairs[1][0]) is not blobs[1]
+
+        run(test())
+
+    def test_small_contents(
+        self, plane: Plane, run: Run, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(store, "SMALL_TOTAL", 10_000)
+        pairs = [content(1000, seed) for seed in range(30)]
+
+        async def test() -> None:
+            opened = open_store()
+            blobs = [await put(plane, opened, body) for _, body in pairs]
+            for (digest, _), blob in zip(pairs[-10:], blobs[-10:], strict=True):
+                assert opened.lookup(digest) is blob
+            assert opened.lookup(pairs[0][0]) is not blobs[0]
+            opened.remove(pairs[0][0])
+            for digest, body in pairs[1:]:
+                blob = opened.lookup(digest)
+                assert blob is not None
+                assert blob.small == body
+
+        run(test())
+
+
+class TestDamage:
+    """What the disk gives back must be what was stored."""
+
+    @pytest.mark.parametrize(
+        "damage", [b"", b"x", b"x" * 1000, b"x" * 1001], ids=["empty", "short", "other bytes", "long"]
+    )
+    def test_of_small_content(self, damage: bytes, plane: Plane, run: Run, open_store: OpenStore) -> None:
+        digest, body = content(1000)
+
+        async def test() -> None:
+            opened = open_store()
+            await put(plane, opened, body)
+            opened.close()
+            Path(opened.path(digest)).write_bytes(damage)
+            again = open_store()
+            assert again.lookup(digest) is None
+            assert not Path(again.path(digest)).exists()
+            assert (await put(plane, again, body)).small == body
+
+        run(test())
+
+    def test_something_else_in_its_place(self, plane: Plane, run: Run, open_store: OpenStore) -> None:
+        digest, _ = content(1000)
+        opened = open_store()
+        Path(opened.path(digest)).mkdir(parents=True)
+        assert opened.lookup(digest) is None
+
+
+class TestTrouble:
+    """A directory that can't be used is said by name."""
+
+    @pytest.mark.parametrize("place", ["cache", "cache/parts", "cache/blobs"])
+    def test_at_the_start(self, place: str, plane: Plane, open_store: OpenStore, tmp_path: Path) -> None:
+        path = tmp_path / place
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("in the way")
+        with pytest.raises(StoreError, match=str(path)) as caught:
+            open_store()
+        assert (caught.value.status, caught.value.code) == (503, "UNAVAILABLE")
+
+    def test_at_a_part(self, open_store: OpenStore) -> None:
+        opened = open_store()
+        (opened.root / "parts").rmdir()
+        with pytest.raises(StoreError, match="parts"):
+            opened.begin()
+
+    def test_at_the_commit(self, plane: Plane, run: Run, open_store: OpenStore) -> None:
+        digest, body = content(1000)
+
+        async def test() -> None:
+            opened = open_store()
+            part: Part = opened.begin()
+            await plane.write(part.growth, body)
+            part.growth.finish()
+            Path(opened.path(digest)).parent.write_text("in the way")
+            with pytest.raises(StoreError, match=digest[7:]):
+                await opened.commit(part, digest)
+            assert opened.lookup(digest) is None
+            opened.abort(part)
+            assert parts(opened) == []
+
+        run(test())
