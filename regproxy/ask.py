@@ -250,6 +250,8 @@ class Asker(Answerer):
             self.stream.receive(sink, request.body.kind, request.body.length, timeout)
             await asyncio.wait((over, answer), return_when=asyncio.FIRST_COMPLETED)
             if over.done():
+                if over.exception() is not None and not connection.stream.open:
+                    return await answer  # it says why the origin takes no more
                 over.result()
                 self._body_read = True
                 if chunked:

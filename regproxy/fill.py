@@ -244,6 +244,10 @@ class Fills:
         fill.opened.set_result(Opened(growth, total, fill.media_type))
         try:
             await fetched.connection.read_body(growth, response.body)
+        except UpstreamError:
+            if growth.disk_failed:
+                raise StoreError(growth.reason) from None
+            raise
         finally:
             self._counters.upstream_bytes(fetched.origin.host, growth.written)
         digest = await self._verify(fill, response, part)
@@ -253,7 +257,15 @@ class Fills:
     async def _keep(self, fill: Fill, part: Part, digest: str) -> None:
         """Store what has been verified; the readers have all of it already."""
         target = fill.wanted.target
-        blob = await self._store.commit(part, digest)
+        try:
+            blob = await self._store.commit(part, digest)
+        except StoreError as error:
+            # It is verified and open: a disk that is full or read-only is no reason to fail those who wait.
+            log.error("%s is not kept: %s", digest, error)
+            self._counters.fill_failed("disk")
+            fill.done.set_result(self._store.unkept(part, digest, fill.media_type))
+            self._store.abort(part)
+            return
         media_type = None if target.kind is Kind.BLOB else fill.media_type
         blob.media_type = media_type or NO_TYPE
         self._index.put_object(digest, blob.size, media_type)

@@ -100,7 +100,12 @@ class Store:
     def _remember(self, digest: str, file: File) -> Blob | None:
         small = None
         if file.size <= SMALL_MAX:
-            small = os.pread(file.fd, file.size, 0)
+            try:
+                small = os.pread(file.fd, file.size, 0)
+            except OSError as error:
+                log.warning("%s can't be read (%s): removed", digest, error.strerror)
+                self.remove(digest)
+                return None
             # It is in memory anyway, and hashed in microseconds, once.
             if "sha256:" + hashlib.sha256(small).hexdigest() != digest:
                 log.warning("%s is damaged on disk: removed", digest)
@@ -124,10 +129,16 @@ class Store:
         return Part(path, Growth(File(fd, -1, self._loop), limit))
 
     async def commit(self, part: Part, digest: str) -> Blob:
-        """Move a part whose digest has matched into place; its bytes reach the disk before its name does."""
+        """Move a part whose digest has matched into place; its bytes reach the disk before its name does.
+
+        Raises StoreError.
+        """
         growth = part.growth
         final = self.path(digest)
-        await self._loop.run_in_executor(None, _move_into_place, growth.file.fd, part.path, final)
+        try:
+            await self._loop.run_in_executor(None, _move_into_place, growth.file.fd, part.path, final)
+        except OSError as error:
+            raise StoreError(f"{final}: {error.strerror}") from error
         known = self._blobs.get(digest)
         if known is not None:
             return known
@@ -135,6 +146,11 @@ class Store:
         if blob is None:
             raise StoreError(f"{final}: what was written is not what can be read again")
         return blob
+
+    def unkept(self, part: Part, digest: str, media_type: str) -> Blob:
+        """Verified content that could not be moved into place, for those who wait; nothing remembers it."""
+        size = part.growth.written
+        return Blob(digest, size, File(os.dup(part.growth.file.fd), size, self._loop), None, media_type)
 
     def abort(self, part: Part) -> None:
         """Forget a part."""

@@ -349,6 +349,67 @@ class TestErrorBodies:
         assert (reply.status, reply.complete) == (404, True)
 
 
+def partial(wanted: Wanted, start: int, body: bytes, content_range: str | None) -> Answer:
+    """What an origin may say to `Range: bytes=<start>-`, right or wrong."""
+    fields = {} if content_range is None else {"Content-Range": content_range}
+    return Answer(body[start:], 206, wanted.headers | fields)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        lambda w, at: w.answer(),
+        lambda w, at: w.answer(ranges=False),
+        lambda w, at: w.answer(wrong_at=len(w.body) - 1),
+        lambda w, at: w.answer(wrong_at=at + 1, ranges=False),
+        lambda w, at: partial(w, at, w.body[::-1], f"bytes {at}-{len(w.body) - 1}/{len(w.body)}"),
+        lambda w, at: partial(w, at + 1, w.body, f"bytes {at + 1}-{len(w.body) - 1}/{len(w.body)}"),
+        lambda w, at: partial(w, at + 1, w.body, f"bytes {at}-{len(w.body) - 2}/{len(w.body) - 1}"),
+        lambda w, at: partial(w, at, w.body + b"x", f"bytes {at}-{len(w.body)}/{len(w.body) + 1}"),
+        lambda w, at: partial(w, at, w.body, f"bytes {at}-{len(w.body) - 1}/*"),
+        lambda w, at: partial(w, at, w.body, None),
+        lambda w, at: partial(w, at, w.body, "bytes nonsense"),
+        lambda w, at: Answer(b"", 416, {"Content-Range": f"bytes */{len(w.body)}"}),
+        lambda w, at: Answer(b"no", 404),
+        lambda w, at: Answer(HTML, headers={"Content-Type": "text/html"}),
+        lambda w, at: Answer(cut_at=-1),
+    ],
+    ids=[
+        "right",
+        "whole",
+        "wrong last byte",
+        "whole and wrong",
+        "other bytes",
+        "from further on",
+        "of less",
+        "of more",
+        "of an unknown length",
+        "no Content-Range",
+        "nonsense",
+        "416",
+        "404",
+        "HTML",
+        "cut again",
+    ],
+)
+@pytest.mark.parametrize("size", [MIDDLE, LARGE])
+def test_a_broken_download_is_never_patched_up_wrongly(
+    size: int, second: Callable[[Wanted, int], Answer], proxy: Proxy, origin: Origin, ask: Ask
+) -> None:
+    """Whatever the origin says where a download may be resumed: it ends in the content or visibly not."""
+    wanted = blob(size)
+    again = second(wanted, size // 2)
+    origin.on(wanted.path, wanted.answer(cut_at=size // 2), again)
+    reply = ask(wanted.path)
+    if reply.status == 200 and reply.complete:
+        assert reply.digest == wanted.digest
+        wait_until(lambda: wanted.digest in proxy.blobs(), "it is in the store")
+    else:
+        assert_wrong(reply, wanted, proxy)
+    assert_recovers(wanted, origin, proxy, ask)
+    assert proxy.parts() == []
+
+
 def test_one_bad_answer_is_everybodys(proxy: Proxy, origin: Origin, stack: ExitStack) -> None:
     """Many followers of one wrong download: each of them is cut."""
     wanted = blob(LARGE)

@@ -24,6 +24,7 @@ cdef class Growth(Sink):
     cdef readonly long long written
     cdef readonly long long total
     cdef readonly long long limit
+    cdef readonly bint disk_failed
     cdef EVP_MD_CTX* md
     cdef GrowthState state
     cdef list waiters

@@ -144,6 +144,7 @@ cdef class Growth(Sink):
             if k < 0:
                 if errno == EINTR:
                     continue
+                self.disk_failed = True
                 self.reason = f"writing to the cache failed: {strerror(errno).decode()}"
                 return Status.FAILED
             at += k

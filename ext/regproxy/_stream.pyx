@@ -396,8 +396,12 @@ cdef class Stream(Pollable):
             self.handshaking or (self.mode != IN_OFF and not self.held and not self.backlog)
         ):
             want |= EPOLLIN
-        if self.outb.len and self.out_timeout and not self.out_deadline:
-            self.out_deadline = self.reactor.now + self.out_timeout
+        if self.outb.len or (self.source is not None and not self.source_waiting):
+            if self.out_timeout and not self.out_deadline:
+                self.out_deadline = self.reactor.now + self.out_timeout
+        else:
+            # Nothing waits for the receiver: a slow origin, or disk, is not its fault.
+            self.out_deadline = 0
         if not self.dead and (self.outb.len or (self.source is not None and not self.source_waiting)):
             want |= EPOLLOUT
         if self.hup and not want & EPOLLIN:
@@ -930,6 +934,7 @@ cdef class Stream(Pollable):
         """Move up to a few batches of the source; then the other connections have their turn."""
         cdef int i
         for i in range(BATCHES_PER_EVENT):
+            self.out_deadline = 0
             if self._sends_files() and not self.chunked_out:
                 self._pump_file()
             else:
@@ -993,7 +998,6 @@ cdef class Stream(Pollable):
             source.advance(done)
             self.plain_sent += done
             self.reactor.wire_bytes_out += done
-        self.out_deadline = self.reactor.now + self.out_timeout if self.out_timeout else 0
         return 0
 
     cdef int _drained(self) except -1:
