@@ -64,6 +64,8 @@ class AdminSession:
         try:
             request = parse_request(head)
         except HeadError as error:
+            # Where the next head would begin can't be told.
+            self._keep_alive = False
             self._answer(text(error.status, f"{error}\n"), "GET")
             return
         self._keep_alive = request.keep_alive and request.body.empty
@@ -85,6 +87,11 @@ class AdminSession:
             self._stream.next_head(_IDLE, _IDLE)
         else:
             self._stream.close(True)
+
+    def on_foreign(self, kind: str) -> None:
+        """A TLS ClientHello."""
+        self._keep_alive = False
+        self._answer(text(400, "this port speaks plain HTTP, not TLS\n"), "GET")
 
     def on_connect(self, host: str | None, port: int) -> None:
         """Not a proxy port."""

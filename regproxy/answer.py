@@ -21,6 +21,7 @@ from regproxy.store import Blob
 
 log = logging.getLogger(__name__)
 
+_METHODS: Final = {"connect": "CONNECT", "tunnel": "CONNECT"}
 # nginx's word -> the Cache-Status of RFC 9211
 _CACHE_STATUS: Final = {
     "HIT": b"regproxy; hit",
@@ -39,6 +40,7 @@ class Answerer:
         "_asked",
         "_asked_seconds",
         "_base",
+        "_body_over",
         "_body_read",
         "_cache",
         "_kind",
@@ -66,6 +68,7 @@ class Answerer:
         self._route: Route | None = None
         self._started = 0.0
         self._waiting = False
+        self._body_over: asyncio.Future[None] | None = None
         self._reset()
         stream.handler = self
         config = services.config
@@ -107,7 +110,8 @@ class Answerer:
 
     @property
     def uri(self) -> str:
-        return self._request.path if self._request is not None else ""
+        """The path that was asked for; the query may carry secrets and belongs in no log."""
+        return self._request.path.partition("?")[0] if self._request is not None else ""
 
     def _record(self) -> None:
         """Count and log the request that has ended, however it ended."""
@@ -122,7 +126,7 @@ class Answerer:
         services.access.line(
             now=time.time(),
             remote_addr=self.stream.peer,
-            method=request.method if request is not None else "CONNECT",
+            method=request.method if request is not None else _METHODS.get(self._kind, ""),
             uri=request.path if request is not None else "",
             host=self.host,
             status=self._status,
@@ -176,7 +180,7 @@ class Answerer:
 
     def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         """A head without the empty line; the caller's headers and ours."""
-        if self._kind:
+        if self._kind and self._request is not None:
             headers.append((b"x-docker-registry-proxy-cache-type", self._kind.encode()))
         if self._cache:
             headers.append((b"x-docker-registry-proxy-cache-upstream-status", self._cache.encode()))

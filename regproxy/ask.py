@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any, Final
+from typing import Final
 
 from regproxy._relay import FileSource, StreamSink
 from regproxy.answer import Answerer
-from regproxy.errors import HeadError, RegproxyError, Unsatisfiable, UpstreamError
+from regproxy.errors import RegproxyError, Unsatisfiable, UpstreamError
 from regproxy.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
 from regproxy.heads import Request, Response, Span, end_to_end, if_range_allows, parse_range
 from regproxy.index import TagRow
@@ -97,7 +97,9 @@ class Asker(Answerer):
                 blob = await asyncio.shield(fill.done)
                 break
             except UpstreamError as error:
-                if mine or fill.wanted.signature == wanted.signature:
+                # Clients with other credentials share what has nothing to do with them.
+                refused = isinstance(error, UpstreamAnswer) and fill.wanted.signature != wanted.signature
+                if mine or not (refused or fill.wanted.origin != wanted.origin):
                     self._note(fill)
                     if self._serve_stale(stale, error):
                         return
@@ -240,8 +242,7 @@ class Asker(Answerer):
     async def _send_body(self, connection: Connection, request: Request) -> Response:
         """Relay the request's body while waiting for the origin's head, which may come before its end."""
         chunked = request.body.kind == "chunked"
-        over = self._s.loop.create_future()
-        self.stream.handler = watch = _BodyWatch(self, over)
+        over = self._body_over = self._s.loop.create_future()
         connection.wait_without_limit()
         answer = self._s.loop.create_task(self._final_head(connection, request))
         try:
@@ -261,9 +262,9 @@ class Asker(Answerer):
             return await answer
         finally:
             answer.cancel()
-            if self.stream.handler is watch:
+            if self._body_over is not None:
+                self._body_over = None
                 self.stream.pause()
-                self.stream.handler = self
 
     async def _final_head(self, connection: Connection, request: Request) -> Response:
         """The answer to a request with a body; a client that waits for 100 is told (RFC 9110 10.1.1)."""
@@ -304,25 +305,6 @@ class Asker(Answerer):
             stream.close()
             return
         self._finish()
-
-
-class _BodyWatch:
-    """Stands in as the client stream's handler while a request's body is relayed; `over` tells its end."""
-
-    def __init__(self, asker: Asker, over: asyncio.Future[None]) -> None:
-        self._asker = asker
-        self._over = over
-
-    def on_body(self, complete: bool, reason: str) -> None:
-        if self._over.done():
-            return
-        if complete:
-            self._over.set_result(None)
-        else:
-            self._over.set_exception(HeadError(400, f"the request body is incomplete: {reason}"))
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._asker, name)
 
 
 def _growing_headers(digest: str, media_type: str) -> list[tuple[bytes, bytes]]:

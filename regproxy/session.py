@@ -39,6 +39,7 @@ class Session(Asker):
     def on_connect(self, host: str | None, port: int) -> None:
         """Intercept, tunnel or refuse."""
         self._begin(None)
+        self._kind = "connect"
         if host is None:
             self._plain_error(
                 400, "CONNECT wants host:port and HTTP/1.1, such as CONNECT ghcr.io:443 HTTP/1.1"
@@ -129,7 +130,14 @@ class Session(Asker):
             waiter.set_result(None)
 
     def on_body(self, complete: bool, reason: str) -> None:
-        """The body of a request that is relayed is over; _send_body replaces this while it matters."""
+        """The body of a request that is relayed is over."""
+        over, self._body_over = self._body_over, None
+        if over is None or over.done():
+            return
+        if complete:
+            over.set_result(None)
+        else:
+            over.set_exception(HeadError(400, f"the request body is incomplete: {reason}"))
 
     def on_source_failed(self, reason: str) -> None:
         """What is being sent can't be completed: the client must not take it for complete."""

@@ -56,8 +56,9 @@ class Tunnel:
                 end.stream.abort()
         over, self._over = self._over, None
         if over is not None:
-            up, down = (end.stream.plain_received for end in self._ends)
-            over(up, down)
+            # The client's stream also had the CONNECT; the other one had nothing but the tunnel.
+            origin = self._ends[1].stream
+            over(origin.plain_sent, origin.plain_received)
 
 
 class TunnelEnd:

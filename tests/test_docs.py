@@ -61,6 +61,12 @@ def test_documents_name_settings_that_exist(document: Path) -> None:
     assert set(OWN_NAME.findall(document.read_text())) <= known
 
 
+def test_every_module_is_on_the_map() -> None:
+    names = {path.stem for path in [*ROOT.glob("regproxy/*.py"), *ROOT.glob("ext/regproxy/*.pyx")]}
+    rows = re.findall(r"^\|.*\|$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    assert names - {"__init__", "__main__"} <= set(re.findall(r"`(\w+)`", "".join(rows)))
+
+
 @pytest.mark.parametrize("path", ["Dockerfile", "deploy/compose.yaml"])
 def test_containers_are_given_settings_that_exist(path: str) -> None:
     found = variables(ROOT / path) - {"ENV", "PATH"}

@@ -2,7 +2,9 @@ from libc.stdint cimport uint32_t, uint64_t
 
 cdef enum:
     # One batch of a body, in plaintext. Large enough that send() is called rarely, small enough for the L2 cache.
-    BATCH = 131072
+    BATCH = 262144
+    # The batch for a receiver that did not take the last one whole: what waits for it is memory of its own.
+    SLOW_BATCH = 65536
     SCRATCH_IN = 262144
     # A batch plus the framing of its TLS records, or a whole handshake flight.
     SCRATCH_OUT = BATCH + 65536

@@ -87,6 +87,7 @@ cdef class Stream(Pollable):
     cdef Source source
     cdef bint source_waiting
     cdef bint chunked_out
+    cdef bint slow
     cdef bint tell_sent
     cdef bint closing
     cdef bint linger

@@ -21,7 +21,7 @@ from libc.string cimport memset
 from libc.stdint cimport uint32_t, uint64_t
 
 from regproxy._connect cimport parse_connect
-from regproxy._reactor cimport BATCH, SCRATCH_IN, SCRATCH_OUT, Pollable, Reactor
+from regproxy._reactor cimport BATCH, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Pollable, Reactor
 from regproxy._tls cimport Conn, Context
 from regproxy.posix cimport *
 from regproxy.status cimport Status
@@ -146,8 +146,10 @@ cdef class Stream(Pollable):
 
     @property
     def idle(self) -> bool:
-        """Between heads, with nothing read and nothing to send."""
-        return self.mode == IN_HEAD and self.inb.len == 0 and self.outb.len == 0 and not self.handshaking
+        """Nothing was asked for: between heads, or before the first byte of a handshake."""
+        if self.handshaking:
+            return not self.fed
+        return self.mode == IN_HEAD and self.inb.len == 0 and self.outb.len == 0
 
     @property
     def half_closed(self) -> bool:
@@ -788,6 +790,9 @@ cdef class Stream(Pollable):
         return -1
 
     cdef int _on_eof(self, bint clean) except -1:
+        if self.dead:
+            # Our send() has met the reset, and used its error up: this is no orderly end.
+            return 0
         self.eof_in = True
         self.eof_clean = clean
         if self.closing or self.mode == IN_DISCARD:
@@ -950,7 +955,7 @@ cdef class Stream(Pollable):
         cdef char size_line[24]
         cdef bint over
         cdef Source source = self.source
-        cdef Status status = source.pull(self, body, BATCH, &n)
+        cdef Status status = source.pull(self, body, SLOW_BATCH if self.slow else BATCH, &n)
         if status == Status.FAILED:
             self.source = None
             self.handler.on_source_failed(source_reason(source))
@@ -971,6 +976,7 @@ cdef class Stream(Pollable):
         if over:
             self.source = None
         self._emit(body - k, n + k, over and self.closing)
+        self.slow = self.outb.len > 0
         return 0
 
     cdef int _pump_file(self) except -1:
