@@ -261,6 +261,7 @@ class TestAccessLog:
             ("GET", "/v1/_ping", {}, "405", None, "v1", ""),
             ("PUT", "/v2/app/manifests/refused", {}, "405", None, "manifest-tag", ""),
         ],
+        ids=[f"line {number}" for number in range(11)],
     )
     def test_lines(
         self,

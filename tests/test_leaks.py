@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -391,6 +392,28 @@ def test_all_of_them_at_once(
         finally:
             hold.set()
     assert_nothing_left(lane, proxy, base)
+
+
+def test_out_of_descriptors(lane: Lane, stack: ExitStack) -> None:
+    """Whoever is connected is served or told; when there are descriptors again, so is everybody else."""
+    proxy = lane.filled(KEEPALIVE_TIMEOUT="100s")
+    with proxy.client(lane.origin.authority) as early:
+        here = json.loads(proxy.admin("/debug/live")[1])["fds"]
+        resource.prlimit(proxy.daemon.pid, resource.RLIMIT_NOFILE, (here + 10, here + 1000))
+        crowd = [stack.enter_context(Client.connect(proxy.address)) for _ in range(50)]
+        wait_until(lambda: "out of file descriptors" in proxy.log(), "the limit is met")
+        assert early.get(SMALL_PATH).body == SMALL
+        lane.origin.cut_all()
+        path, body = lane.publish(300_000)
+        reply = early.get(path)
+        assert reply.status in (200, 502, 503)
+        for client in crowd:
+            client.reset()
+        resource.prlimit(proxy.daemon.pid, resource.RLIMIT_NOFILE, (here + 1000, here + 1000))
+        assert early.get(path).body == body
+    with proxy.client(lane.origin.authority) as late:
+        assert late.get(path).body == body
+    wait_until(lambda: counts(proxy)["streams"] <= 2, "the crowd is gone")
 
 
 def test_fills_go_on_without_their_clients(lane: Lane, proxy: Proxy, stack: ExitStack) -> None:

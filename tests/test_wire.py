@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -288,7 +290,37 @@ class TestMalformed:
         client.send(body, piece=1)
         assert client.read_reply("POST").body == b"POST abcdef0123456789"
 
-    @pytest.mark.parametrize("path", [SMALL_PATH, "/v2/app/blobs/" + digest_of(b"nobody has it")])
+    @pytest.mark.parametrize("layer", ["plain", "tls"])
+    def test_noise(self, layer: str, lane: Lane, origin: Origin) -> None:
+        """Whatever comes, the connection ends when the client has ended it, and the next one is served."""
+        proxy = lane.proxy(ALLOW_PUSH="true")
+        chance = random.Random(4)
+        models = [data for data, _ in MALFORMED.values()] + [
+            b"POST /token HTTP/1.1\r\nHost: a\r\n" + data for data in SMUGGLING.values()
+        ]
+        models.append(b"CONNECT reg.test:443 HTTP/1.1\r\nHost: reg.test\r\n\r\n\x16\x03\x01\x00\x05hello")
+        models.append(
+            b"POST /token HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+        )
+        for _ in range(200):
+            data = bytearray(chance.choice(models) * chance.randrange(1, 3))
+            for _ in range(chance.randrange(4)):
+                data[chance.randrange(len(data))] = chance.choice(b"\r\n\0 :,;0aG\xff\x16")
+            with (
+                Client.connect(proxy.address)
+                if layer == "plain"
+                else proxy.client(origin.authority) as client
+            ):
+                with contextlib.suppress(OSError):
+                    client.send(bytes(data[: chance.randrange(1, len(data))]))
+                    client.half_close()
+                client.read_end()
+        with proxy.client(origin.authority) as client:
+            assert client.get("/v2/").status == 200
+
+    @pytest.mark.parametrize(
+        "path", [SMALL_PATH, "/v2/app/blobs/" + digest_of(b"nobody has it")], ids=["hit", "miss"]
+    )
     def test_a_body_where_none_belongs(self, path: str, client: Client) -> None:
         """The body of a GET is never taken for the next request."""
         client.send(client.head("GET", path, [("Content-Length", str(len(SMUGGLED)))]) + SMUGGLED)
@@ -384,6 +416,22 @@ class TestConnect:
         assert client.read_reply("CONNECT").status == 200
         client.start_tls(origin.name, proxy.ca_pem)
         assert client.get(SMALL_PATH, {"Host": origin.authority}).body == SMALL
+
+    def test_behind_a_page(self, proxy: Proxy, origin: Origin, dial: Dial) -> None:
+        client = dial(proxy)
+        assert client.get("/").status == 200
+        assert client.connect_to(origin.authority).status == 200
+        client.start_tls(origin.name, proxy.ca_pem)
+        assert client.get(SMALL_PATH).body == SMALL
+
+    @pytest.mark.parametrize("allow_push", ["false", "true"])
+    def test_within_tls(self, allow_push: str, lane: Lane, origin: Origin, talk: Talk) -> None:
+        """An origin is no proxy: it is not asked to be one."""
+        client = talk(lane.proxy(ALLOW_PUSH=allow_push), origin)
+        before = len(origin.requests)
+        client.send(b"CONNECT other.test:443 HTTP/1.1\r\nHost: other.test:443\r\n\r\n")
+        assert client.read_reply("CONNECT").status in (400, 403, 405)
+        assert origin.requests[before:] == []
 
     def test_tls_where_plain_http_belongs(self, proxy: Proxy, origin: Origin, dial: Dial) -> None:
         client = dial(proxy)

@@ -171,6 +171,33 @@ class TestRequestBodies:
             client.half_close()
             ended(client)
 
+    @pytest.mark.parametrize("expects", [True, False])
+    def test_a_connection_with_half_a_request_on_it_is_not_used_again(
+        self, expects: bool, lane: Lane, trust: Trust, talk: Talk
+    ) -> None:
+        """The origin would take the next client's head for the rest of the body."""
+        behind: list[bytes] = []
+
+        def refuse_first(stream: Tls) -> None:
+            take_head(stream)
+            if not behind:
+                if not expects:
+                    take(stream, 1000)
+                stream.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\nno")
+                behind.append(stream.recv())
+            else:
+                stream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes")
+
+        with Bare(trust, refuse_first) as bare:
+            proxy = lane.proxy(ALLOW_PUSH="true", **bare.env)
+            client = talk(proxy, bare)
+            headers = [("Content-Length", "1000000")] + [("Expect", "100-continue")] * expects
+            client.send(client.head("PUT", UPLOADS, headers) + b"x" * (0 if expects else 1000))
+            assert client.read_reply("PUT").status == 401
+            assert talk(proxy, bare).get("/v2/").body == b"yes"
+            client.close()
+        assert behind == [b""]
+
     @pytest.mark.parametrize(
         "first", [b"", b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n"], ids=["", "103"]
     )

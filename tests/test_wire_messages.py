@@ -43,10 +43,15 @@ def client(proxy: Proxy, origin: Origin, talk: Talk) -> Client:
     return talk(proxy, origin)
 
 
+def named(path: str) -> str:
+    """Return an id for a test."""
+    return {SMALL_PATH: "small", BIG_PATH: "big"}.get(path, path)
+
+
 class TestMessages:
     """Versions, methods and conditions."""
 
-    @pytest.mark.parametrize("path", [SMALL_PATH, BIG_PATH, "/pass", "/chunked", "/eof", "fill"])
+    @pytest.mark.parametrize("path", [SMALL_PATH, BIG_PATH, "/pass", "/chunked", "/eof", "fill"], ids=named)
     def test_http_1_0(self, lane: Lane, path: str, client: Client) -> None:
         path, want = lane.publish(300_000) if path == "fill" else (path, SMALL if path == SMALL_PATH else BIG)
         client.send(f"GET {path} HTTP/1.0\r\n\r\n".encode())
@@ -70,7 +75,7 @@ class TestMessages:
             assert (reply.get("Connection") or "").lower() == "keep-alive"
 
     @pytest.mark.parametrize(
-        "path", [SMALL_PATH, BIG_PATH, "/pass", "/chunked", "/v2/app/blobs/sha256:", "fill"]
+        "path", [SMALL_PATH, BIG_PATH, "/pass", "/chunked", "/v2/app/blobs/sha256:", "fill"], ids=named
     )
     def test_head(self, lane: Lane, path: str, client: Client) -> None:
         if path == "fill":
@@ -86,7 +91,7 @@ class TestMessages:
         assert head.get("Content-Length") == got.get("Content-Length")
 
     @pytest.mark.parametrize(
-        "path", [SMALL_PATH, BIG_PATH, "/pass", "/chunked", "/eof", "/v2/app/tags/list", "/v1/"]
+        "path", [SMALL_PATH, BIG_PATH, "/pass", "/chunked", "/eof", "/v2/app/tags/list", "/v1/"], ids=named
     )
     def test_connection_close(self, path: str, client: Client) -> None:
         reply = client.get(path, {"Connection": "Close"})
@@ -94,7 +99,7 @@ class TestMessages:
         assert reply.all("Connection") == ["close"]
         assert ended(client) is End.CLOSE_NOTIFY
 
-    @pytest.mark.parametrize("path", [SMALL_PATH, BIG_PATH])
+    @pytest.mark.parametrize("path", [SMALL_PATH, BIG_PATH], ids=named)
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     def test_if_none_match(self, method: str, path: str, client: Client) -> None:
         digest = path.rpartition("/")[2]
@@ -108,6 +113,15 @@ class TestMessages:
             assert reply.status == 200, value
         ranged = client.request(method, path, {"If-None-Match": f'"{digest}"', "Range": "bytes=0-1"})
         assert ranged.status == 304
+
+    @pytest.mark.parametrize("protocol", ["h2c", "websocket"])
+    def test_upgrades_are_not_made(self, protocol: str, client: Client, origin: Origin) -> None:
+        """RFC 9110 7.8: who does not want it ignores it."""
+        headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": protocol, "HTTP2-Settings": "AAM"}
+        assert client.get(SMALL_PATH, headers).body == SMALL
+        assert client.get("/v2/", headers).body == b"{}"
+        assert origin.requests[-1].get("Upgrade") is None
+        assert client.get(SMALL_PATH).body == SMALL
 
     def test_what_a_hit_says(self, client: Client) -> None:
         digest = digest_of(BIG)

@@ -41,12 +41,20 @@ def hasty(lane: Lane) -> Proxy:
     return lane.proxy(PROXY_READ_TIMEOUT="500ms", ALLOW_PUSH="true")
 
 
+@pytest.fixture
+def hold(stack: ExitStack) -> threading.Event:
+    """What the origin waits for; set at the latest when the test ends."""
+    event = threading.Event()
+    stack.callback(event.set)
+    return event
+
+
 class TestClients:
     """Clients that say nothing, or take nothing."""
 
     @pytest.mark.parametrize("state", ["accepted", "connected", "hello", "handshaken"])
     def test_that_say_nothing(self, state: str, lane: Lane, origin: Origin, stack: ExitStack) -> None:
-        proxy = lane.proxy(CLIENT_HEADER_TIMEOUT="1s")
+        proxy = lane.proxy(CLIENT_HEADER_TIMEOUT="500ms")
         client = stack.enter_context(Client.connect(proxy.address, timeout=8))
         if state != "accepted":
             assert client.connect_to(origin.authority).status == 200
@@ -60,7 +68,7 @@ class TestClients:
     @pytest.mark.parametrize("state", ["connect", "connect after empty lines", "hello", "request"])
     def test_that_draw_it_out(self, state: str, lane: Lane, origin: Origin, stack: ExitStack) -> None:
         """A byte now and then does not prolong a head, or a handshake."""
-        proxy = lane.proxy(CLIENT_HEADER_TIMEOUT="1s")
+        proxy = lane.proxy(CLIENT_HEADER_TIMEOUT="500ms")
         client = stack.enter_context(Client.connect(proxy.address, timeout=0.1))
         data = b"CONNECT reg.test:443 HTTP/1.1\r\nX: "
         if state in ("hello", "request"):
@@ -88,13 +96,13 @@ class TestClients:
         return False
 
     def test_that_stay_without_asking(self, lane: Lane, origin: Origin, talk: Talk) -> None:
-        client = talk(lane.proxy(KEEPALIVE_TIMEOUT="1s"), origin)
+        client = talk(lane.proxy(KEEPALIVE_TIMEOUT="500ms"), origin)
         assert client.get(SMALL_PATH).body == SMALL
         assert ended(client) is End.CLOSE_NOTIFY
 
     def test_that_stop_reading(self, lane: Lane, origin: Origin, talk: Talk) -> None:
         """They are cut; others that read the same fill are not."""
-        proxy = lane.proxy(SEND_TIMEOUT="1s")
+        proxy = lane.proxy(SEND_TIMEOUT="500ms")
         path, body = lane.publish(20_000_000)
         origin.on("/pass-large", Answer(body))
         stuck = [talk(proxy, origin, recv_buffer=4096) for _ in range(3)]
@@ -110,7 +118,7 @@ class TestClients:
         assert origin.hits[path] == 1
 
     def test_that_stop_sending(self, lane: Lane, origin: Origin, talk: Talk) -> None:
-        client = talk(lane.proxy(CLIENT_BODY_TIMEOUT="1s", ALLOW_PUSH="true"), origin)
+        client = talk(lane.proxy(CLIENT_BODY_TIMEOUT="500ms", ALLOW_PUSH="true"), origin)
         client.send(client.head("PUT", UPLOADS + "stuck", [("Content-Length", "50")]) + b"x")
         rest, _ = client.read_end()
         assert rest.startswith(b"HTTP/1.1 408 ") or rest == b""
@@ -130,8 +138,9 @@ class TestOrigins:
     """Origins that say nothing, or stop."""
 
     @pytest.mark.parametrize("what", ["fill", "small fill", "pass"])
-    def test_that_say_nothing(self, what: str, lane: Lane, hasty: Proxy, origin: Origin, talk: Talk) -> None:
-        hold = threading.Event()
+    def test_that_say_nothing(
+        self, what: str, hold: threading.Event, lane: Lane, hasty: Proxy, origin: Origin, talk: Talk
+    ) -> None:
         path, _ = lane.publish(200_000 if what == "fill" else 100, hold_at=-1, hold=hold)
         if what == "pass":
             path = "/held"
@@ -146,10 +155,16 @@ class TestOrigins:
     @pytest.mark.parametrize("framing", ["length", "chunked", "eof"])
     @pytest.mark.parametrize("what", ["fill", "pass"])
     def test_that_stop(
-        self, what: str, framing: str, lane: Lane, hasty: Proxy, origin: Origin, talk: Talk
+        self,
+        what: str,
+        framing: str,
+        hold: threading.Event,
+        lane: Lane,
+        hasty: Proxy,
+        origin: Origin,
+        talk: Talk,
     ) -> None:
         """A cut, and never a clean end."""
-        hold = threading.Event()
         path, body = lane.publish(200_000, hold_at=100_000, hold=hold, framing=framing)
         if what == "pass":
             path = f"/stops-{framing}"
@@ -174,7 +189,7 @@ class TestOrigins:
             enough.wait(20)
 
         with Bare(trust, take_nothing) as bare:
-            proxy = lane.proxy(PROXY_SEND_TIMEOUT="1s", ALLOW_PUSH="true", **bare.env)
+            proxy = lane.proxy(PROXY_SEND_TIMEOUT="500ms", ALLOW_PUSH="true", **bare.env)
             client = talk(proxy, bare)
             client.send(client.head("PUT", UPLOADS, [("Content-Length", "50000000")]))
             piece = b"x" * 100_000
