@@ -152,6 +152,18 @@ class TestOrigins:
         assert "reg.test" in reply.body.decode()
         assert client.get("/v2/").status == 200
 
+    def test_that_say_nothing_after_a_push(
+        self, hold: threading.Event, lane: Lane, hasty: Proxy, origin: Origin, talk: Talk
+    ) -> None:
+        """A push waits without a limit for a while; the next request on that connection does not."""
+        client = talk(hasty, origin)
+        for _ in range(50):
+            client.send(client.head("PUT", UPLOADS + "1", [("Content-Length", "1")]))
+            client.send(b"x")
+            assert client.read_reply("PUT").status == 201
+        path, _ = lane.publish(100, hold_at=-1, hold=hold)
+        assert client.get(path).status == 504
+
     @pytest.mark.parametrize("framing", ["length", "chunked", "eof"])
     @pytest.mark.parametrize("what", ["fill", "pass"])
     def test_that_stop(

@@ -1,7 +1,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef enum:
-    # One batch of a body, in plaintext. Large enough that send() is called rarely, small enough for the L2 cache.
+    # One batch of a body, in plaintext. Large enough that send() is called rarely, small enough for L2.
     BATCH = 262144
     # The batch for a receiver that did not take the last one whole: what waits for it is memory of its own.
     SLOW_BATCH = 65536
@@ -31,7 +31,7 @@ cdef class Reactor:
     cdef uint32_t generation
     cdef object _tick_handle
 
-    # Scratch memory, valid within one event only: cipher text in, plaintext in, plaintext out, cipher text out
+    # Scratch memory, valid within one event only: cipher text in, plaintext in and out, cipher text out
     cdef char* wire_in
     cdef char* plain_in
     cdef char* plain_out

@@ -5,10 +5,10 @@ the four that registering and dropping a libuv poll handle take, a Handle object
 call per event.
 """
 
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memset
 from libc.stdint cimport uint32_t, uint64_t
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from regproxy.posix cimport (
     CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EINTR, clock_gettime, close, epoll_create1,
@@ -133,9 +133,9 @@ cdef class Reactor:
         return 0
 
     def _poll(self):
-        """Work off what is ready. While there is more, the way through the event loop is saved, a few times."""
-        cdef int i
-        for i in range(ROUNDS):
+        """Work off what is ready. While there is more, save the way through the event loop, a few times."""
+        cdef int _i
+        for _i in range(ROUNDS):
             if self._round() == 0:
                 break
 

@@ -8,7 +8,7 @@ from regproxy.posix cimport *
 from regproxy.status cimport Status
 
 cdef enum:
-    # The end of a body stays here until its digest has matched: a client can't take a wrong body for complete.
+    # The end of a body stays here until its digest has matched: nobody can take a wrong body for complete.
     HOLD_BACK = 16384
     FAULT_IN = 1048576
     NO_LIMIT = 0
@@ -156,7 +156,7 @@ cdef class Growth(Sink):
         return Status.OK
 
     cdef int _offer_all(self, const char* p, size_t n) except -1:
-        """Give new bytes straight to readers that have caught up; with many of them the loop shares better."""
+        """Give new bytes straight to readers that have caught up; with many, the loop shares better."""
         cdef FileSource source
         cdef long long start = self.written - <long long>n, limit = self.visible()
         cdef size_t taken
@@ -251,7 +251,8 @@ cdef class FileSource(Source):
             self.fault_in(to, min(can, <size_t>FAULT_IN))
             return Status.COLD
         if got <= 0:
-            self.reason = f"reading the cache failed: {strerror(errno).decode()}" if got else "the file was cut"
+            failed = f"reading the cache failed: {strerror(errno).decode()}"
+            self.reason = failed if got else "the file was cut"
             return Status.FAILED
         n[0] = got
         self.offset += got

@@ -3,7 +3,7 @@
 A Stream tells its handler (a Python object) what happened, once per message head and never per chunk:
 
     on_connect(host, port)      a CONNECT head; host is None where its target can't be understood
-    on_foreign(kind)            the first byte is not what was expected: "tls" before, "plain" inside a CONNECT
+    on_foreign(kind)            the first byte is not what was expected: "tls" before, "plain" after CONNECT
     on_head(head)               a whole head, blank line included; nothing more is read until asked for
     on_head_too_large()         no blank line within the limit
     on_handshake()              TLS is up
@@ -101,7 +101,7 @@ cdef class Source:
     """Where a body that is sent comes from."""
 
     cdef Status pull(self, Stream to, char* p, size_t cap, size_t* n) except Status.EXC:
-        """Fill p with up to cap bytes. OK: n > 0; END: n may be 0 and it was all; AGAIN, COLD: wake() follows."""
+        """Fill p with up to cap bytes. OK: n > 0; END: it was all, maybe 0; AGAIN, COLD: wake() follows."""
         raise NotImplementedError
 
     cdef Status span(self, Stream to, int* fd, long* offset, size_t* n) except Status.EXC:
@@ -224,7 +224,7 @@ cdef class Stream(Pollable):
         return True
 
     def receive(self, Sink sink not None, str framing, long long length, double timeout) -> None:
-        """Send the body that follows to the sink: framing "length", "chunked" or "eof"; on_body tells its end."""
+        """Give the body to the sink: framing "length", "chunked" or "eof"; on_body tells its end."""
         self.sink = sink
         self.mode = IN_BODY
         self.held = False
@@ -471,7 +471,7 @@ cdef class Stream(Pollable):
         return 0
 
     cdef bint _not_tls(self, unsigned char first) except -1:
-        """Look at the first byte that should be a ClientHello's; a client that speaks in clear gets a clear answer."""
+        """Look at the first byte, which should be a ClientHello's; plain text gets a plain answer."""
         if self.fed or not self.tls.context.server:
             return False
         self.fed = True
@@ -511,17 +511,19 @@ cdef class Stream(Pollable):
         return 0
 
     cdef int _read_direct(self) except -1:
-        """The socket's own BIO: OpenSSL (or the kernel) reads; stop when told to, or when there is no more."""
+        """The socket's own BIO: OpenSSL or the kernel reads; stop when told to, or when there is no more."""
         cdef Conn tls = self.tls
         cdef Reactor r = self.reactor
         cdef size_t got, filled
         cdef Status status = Status.OK
         cdef char first
         if self.handshaking:
-            if not self.fed and recv(self.fd, &first, 1, MSG_PEEK) == 1 and self._not_tls(<unsigned char>first):
-                return 0
+            if not self.fed and recv(self.fd, &first, 1, MSG_PEEK) == 1:
+                if self._not_tls(<unsigned char>first):
+                    return 0
             self._shake()
-        while self.fd >= 0 and not self.handshaking and self.mode != IN_OFF and not self.held and not self.backlog:
+        while (self.fd >= 0 and not self.handshaking and self.mode != IN_OFF and not self.held
+               and not self.backlog):
             filled = 0
             while filled + 16384 <= SCRATCH_IN:
                 status = tls.read(r.plain_in + filled, SCRATCH_IN - filled, &got)
@@ -653,7 +655,7 @@ cdef class Stream(Pollable):
         return 0
 
     cdef int _drain_body(self) except -1:
-        """Feed the body from the buffer. The buffer is taken away first: the sink's side may come back to us."""
+        """Feed the body from the buffer, which is taken away first: the sink's side may come back to us."""
         cdef Buf taken
         if self.inb.len == 0 or self.mode != IN_BODY:
             if self.mode == IN_BODY and self.framing == FRAMING_LENGTH and self.remaining == 0:
@@ -851,7 +853,7 @@ cdef class Stream(Pollable):
         return 0
 
     cdef int _emit(self, const char* p, size_t n, bint last) except -1:
-        """Send n <= BATCH bytes of plaintext; what the kernel does not take is kept. `last` adds close_notify."""
+        """Send n <= BATCH bytes of plaintext; what the kernel leaves is kept. `last` adds close_notify."""
         cdef Conn tls = self.tls
         cdef size_t done = 0
         cdef Status status = Status.OK
@@ -921,7 +923,9 @@ cdef class Stream(Pollable):
         if k:
             self.reactor.wire_bytes_out += k
             buf_consume(&self.outb, k)
-            self.out_deadline = self.reactor.now + self.out_timeout if self.outb.len and self.out_timeout else 0
+            self.out_deadline = 0
+            if self.outb.len and self.out_timeout:
+                self.out_deadline = self.reactor.now + self.out_timeout
             if self.outb.len == 0 and self.closing and self.tls is not None and self.tls.direct:
                 self.tls.close_notify()
         return self.outb.len == 0
@@ -937,8 +941,8 @@ cdef class Stream(Pollable):
 
     cdef int _pump(self) except -1:
         """Move up to a few batches of the source; then the other connections have their turn."""
-        cdef int i
-        for i in range(BATCHES_PER_EVENT):
+        cdef int _i
+        for _i in range(BATCHES_PER_EVENT):
             self.out_deadline = 0
             if self._sends_files() and not self.chunked_out:
                 self._pump_file()
@@ -1169,7 +1173,8 @@ cdef class Listener(Pollable):
     `front` marks the proxy port, whose heads may be CONNECT and whose first byte is looked at.
     """
 
-    def __cinit__(self, Reactor reactor not None, int fd, on_accept, bint front=True, size_t head_limit=32768):
+    def __cinit__(self, Reactor reactor not None, int fd, on_accept, bint front=True,
+                  size_t head_limit=32768):
         self.fd = fd
         self.on_accept = on_accept
         self.front = front
@@ -1184,11 +1189,11 @@ cdef class Listener(Pollable):
             self.fd = -1
 
     cdef int on_events(self, uint32_t events) except -1:
-        cdef int i, fd
+        cdef int _i, fd
         cdef socklen_t n
         cdef sockaddr_storage address
         cdef Stream stream
-        for i in range(ACCEPTS_PER_EVENT):
+        for _i in range(ACCEPTS_PER_EVENT):
             if self.fd < 0:
                 return 0
             n = sizeof(address)
@@ -1210,7 +1215,8 @@ cdef class Listener(Pollable):
 
     def _rest(self):
         """No file descriptors are left: a readable listener would spin, so look again in a while."""
-        self.reactor.loop.call_exception_handler({"message": "out of file descriptors: not accepting for 100 ms"})
+        message = "out of file descriptors: not accepting for 100 ms"
+        self.reactor.loop.call_exception_handler({"message": message})
         self.reactor.rewatch(self, 0)
         self.reactor.loop.call_later(0.1, self._wake_up)
 

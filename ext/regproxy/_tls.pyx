@@ -144,7 +144,7 @@ cdef Context new_context(bint server, bint ktls):
 
 
 def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=False) -> Context:
-    """A context that presents `chain_pem` (leaf first). ValueError when OpenSSL refuses the certificate or key."""
+    """A context that presents `chain_pem`, leaf first. ValueError when OpenSSL refuses certificate or key."""
     cdef Context context = new_context(True, ktls)
     cdef SSL_CTX* ctx = context.ctx
     # Container clients never resume a session (a new process, or one connection per request): no tickets.
@@ -200,7 +200,7 @@ cdef int load_key(SSL_CTX* ctx, bytes key_pem) except -1:
 
 
 def client_context(bint verify=True, str extra_ca_file=None, bint ktls=False) -> Context:
-    """A context that trusts the system's store and `extra_ca_file`. ValueError when that file can't be read."""
+    """A context that trusts the system's store and `extra_ca_file`. ValueError: that file can't be read."""
     cdef Context context = new_context(False, ktls)
     context.verify = verify
     SSL_CTX_set_verify(context.ctx, SSL_VERIFY_PEER if verify else SSL_VERIFY_NONE, NULL)
@@ -220,7 +220,7 @@ def client_context(bint verify=True, str extra_ca_file=None, bint ktls=False) ->
 # --- connections -----------------------------------------------------------------------------------------
 
 cdef class Conn:
-    """One SSL object. The owner binds `wire` to scratch memory before each call and takes what was produced."""
+    """One SSL object. The owner binds `wire` to scratch memory before a call and takes what was produced."""
 
     def __cinit__(self, Context context not None, bytes host not None, int fd=-1, bint is_ip=False):
         global live_connections

@@ -36,8 +36,10 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_CTX_load_verify_file(SSL_CTX* ctx, const char* path)
     void SSL_CTX_set_verify(SSL_CTX* ctx, int mode, void* callback)
     int SSL_CTX_set_alpn_protos(SSL_CTX* ctx, const unsigned char* protos, unsigned int n)
-    void SSL_CTX_set_alpn_select_cb(SSL_CTX* ctx,
-        int (*cb)(SSL*, const unsigned char**, unsigned char*, const unsigned char*, unsigned int, void*) noexcept,
+    void SSL_CTX_set_alpn_select_cb(
+        SSL_CTX* ctx,
+        int (*cb)(SSL*, const unsigned char**, unsigned char*, const unsigned char*, unsigned int,
+                  void*) noexcept,
         void* arg)
     long SSL_CTX_set_tlsext_servername_callback(SSL_CTX* ctx, int (*cb)(SSL*, int*, void*) noexcept)
 
