@@ -296,7 +296,11 @@ class Asker(Answerer):
         await connection.read_body(StreamSink(stream, chunked), body)
         if chunked:
             stream.end_chunks()
-        self._s.upstream.release(connection, response)
+        if self._unread():
+            # The rest of the request's body would be read as the head of somebody else's request.
+            connection.close()
+        else:
+            self._s.upstream.release(connection, response)
         if not stream.notify_sent():
             waiter = self._sent_waiter = self._s.loop.create_future()
             await waiter

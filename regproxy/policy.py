@@ -207,6 +207,9 @@ class Policy:
 
     def _plan_write(self, method: str, target: Target) -> Plan:
         kind = target.kind
+        if method == "CONNECT":
+            # A registry that said 200 to it would speak another protocol from then on.
+            return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", "CONNECT within a CONNECT")
         if method == "OPTIONS" or kind is Kind.TOKEN:
             # Newer clients ask for tokens by POST; refusing that breaks their login.
             return _PASS[kind]

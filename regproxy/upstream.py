@@ -184,6 +184,7 @@ class Connection:
     def take(self) -> None:
         """Out of the pool again."""
         self._on_lost = None
+        self.patience = self._timeout
 
     def abort(self) -> None:
         """Close at once."""

@@ -16,7 +16,7 @@ LAYERS = {
     "pure": ["errors", "units", "config", "oci", "heads", "tiers", "auth", "policy"],
     "ext": [
         *("openssl", "posix", "status"),
-        *("_reactor", "_tls", "_stream", "_relay", "_connect", "_tally"),
+        *("_reactor", "_tls", "_stream", "_relay", "_connect", "_tally", "_seal"),
     ],
     "services": [
         "store",

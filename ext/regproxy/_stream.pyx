@@ -959,7 +959,11 @@ cdef class Stream(Pollable):
         cdef char size_line[24]
         cdef bint over
         cdef Source source = self.source
-        cdef Status status = source.pull(self, body, SLOW_BATCH if self.slow else BATCH, &n)
+        cdef Status status
+        if self.tls is not None:
+            # More than what went out with the head: a large body.
+            self.tls.take_over()
+        status = source.pull(self, body, SLOW_BATCH if self.slow else BATCH, &n)
         if status == Status.FAILED:
             self.source = None
             self.handler.on_source_failed(source_reason(source))

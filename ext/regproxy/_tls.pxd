@@ -1,3 +1,6 @@
+from libc.stdint cimport uint64_t
+
+from regproxy._seal cimport Seal
 from regproxy.openssl cimport SSL, SSL_CTX
 from regproxy.status cimport Status
 
@@ -12,6 +15,9 @@ cdef struct Wire:
     # The name that the ClientHello must ask for, and whether it asked for another
     const char* host
     bint wrong_name
+    # The secret of our own side's records (TLS 1.3)
+    unsigned char secret[48]
+    size_t secret_len
 
 
 cdef class Context:
@@ -29,6 +35,10 @@ cdef class Conn:
     # The socket's own BIO (kTLS): OpenSSL reads and writes the fd by itself
     cdef readonly bint direct
     cdef readonly bint established
+    # Our own record layer for large bodies, and how many records OpenSSL's has made
+    cdef Seal seal
+    cdef bint unsealable
+    cdef uint64_t records
 
     cdef int _expect_peer(self, bint is_ip) except -1
     cdef Status _outcome(self, int ret) except Status.EXC
@@ -37,5 +47,6 @@ cdef class Conn:
     cdef Status write(self, const char* p, size_t n, size_t* done) except Status.EXC
     cdef Status send_file(self, int fd, long offset, size_t n, size_t* done) except Status.EXC
     cdef bint sends_files(self) noexcept
+    cdef int take_over(self) except -1
     cdef int close_notify(self) except -1
     cdef str failure(self)

@@ -4,11 +4,20 @@ The BIO reads from and writes to scratch memory, so that many records are made f
 call. Where the kernel does TLS (kTLS), the socket's own BIO is used instead and files go out by sendfile.
 """
 
-from libc.string cimport memset
+from libc.string cimport memset, strncmp, strrchr
+
+from regproxy._seal cimport SECRET_MAX, make_seal
 
 from regproxy.openssl cimport *
 from regproxy.posix cimport memcpy, strcasecmp
 from regproxy.status cimport Status
+
+cdef enum:
+    # RFC 8446 sections 5.1 and 6
+    ALERT = 21
+    APPLICATION_DATA = 23
+    WARNING = 1
+    CLOSE_NOTIFY = 0
 
 cdef const char* SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 cdef long long live_connections = 0
@@ -106,6 +115,25 @@ cdef bint strncmp8(const unsigned char* p) noexcept nogil:
     return True
 
 
+cdef void on_secret(const SSL* ssl, const char* line) noexcept nogil:
+    # "SERVER_TRAFFIC_SECRET_0 <client random> <secret>", in hexadecimal; it never leaves this memory.
+    cdef Wire* wire = <Wire*>SSL_get_ex_data(ssl, 0)
+    cdef const char* p
+    cdef size_t i = 0
+    if wire == NULL or strncmp(line, b"SERVER_TRAFFIC_SECRET_0 ", 24) != 0:
+        return
+    p = strrchr(line, 32) + 1
+    while p[0] and p[1] and i < SECRET_MAX:
+        wire.secret[i] = <unsigned char>((nibble(p[0]) << 4) | nibble(p[1]))
+        i += 1
+        p += 2
+    wire.secret_len = i
+
+
+cdef inline int nibble(char c) noexcept nogil:
+    return c - 48 if c <= 57 else (c | 32) - 87
+
+
 # --- errors ----------------------------------------------------------------------------------------------
 
 cdef str drain_errors():
@@ -155,6 +183,8 @@ def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=F
     SSL_CTX_set1_groups_list(ctx, b"X25519:P-256:P-384")
     SSL_CTX_set_tlsext_servername_callback(ctx, on_servername)
     SSL_CTX_set_alpn_select_cb(ctx, on_alpn, NULL)
+    if not ktls:
+        SSL_CTX_set_keylog_callback(ctx, on_secret)
     load_chain(ctx, chain_pem)
     load_key(ctx, key_pem)
     return context
@@ -255,6 +285,7 @@ cdef class Conn:
             SSL_free(self.ssl)
             self.ssl = NULL
             live_connections -= 1
+        OPENSSL_cleanse(self.wire.secret, sizeof(self.wire.secret))
 
     cdef int _expect_peer(self, bint is_ip) except -1:
         # RFC 6066: no SNI for IP literals; RFC 6125: the name or address that we meant to reach.
@@ -286,7 +317,15 @@ cdef class Conn:
         return self._outcome(ret)
 
     cdef Status read(self, char* p, size_t cap, size_t* n) except Status.EXC:
-        cdef int ret = SSL_read_ex(self.ssl, p, cap, n)
+        cdef size_t before = self.wire.dest_len
+        cdef int ret
+        if self.seal is not None:
+            # What OpenSSL may want to say now, such as the answer to a KeyUpdate, would repeat a nonce.
+            self.wire.dest = NULL
+        ret = SSL_read_ex(self.ssl, p, cap, n)
+        if self.wire.dest_len != before:
+            # It has spoken on its own account: its record number is not ours to guess.
+            self.unsealable = True
         if ret == 1:
             return Status.OK
         n[0] = 0
@@ -296,13 +335,36 @@ cdef class Conn:
         """Encrypt up to n bytes; over a scratch BIO all of them."""
         cdef size_t part
         cdef int ret
+        cdef Status status
         done[0] = 0
+        if self.seal is not None:
+            status = self.seal.seal(APPLICATION_DATA, p, n, self.wire.dest + self.wire.dest_len,
+                                    self.wire.dest_cap - self.wire.dest_len, &part)
+            self.wire.dest_len += part
+            done[0] = n
+            return status
         while done[0] < n:
             ret = SSL_write_ex(self.ssl, p + done[0], n - done[0], &part)
             if ret != 1:
                 return self._outcome(ret)
+            # With SSL_MODE_ENABLE_PARTIAL_WRITE each call makes exactly one record.
+            self.records += 1
             done[0] += part
         return Status.OK
+
+    cdef int take_over(self) except -1:
+        """Make our own records from now on, where that is possible; see _seal."""
+        cdef const SSL_CIPHER* cipher
+        if self.seal is not None or self.unsealable:
+            return 0
+        self.unsealable = True
+        if self.direct or not self.context.server or SSL_version(self.ssl) != TLS1_3_VERSION:
+            return 0
+        cipher = SSL_get_current_cipher(self.ssl)
+        self.seal = make_seal(
+            SSL_CIPHER_get_protocol_id(cipher), self.wire.secret, self.wire.secret_len, self.records
+        )
+        return 0
 
     cdef bint sends_files(self) noexcept:
         """Whether the kernel encrypts what goes out, so that a file needs no copy."""
@@ -320,7 +382,15 @@ cdef class Conn:
         return self._outcome(<int>sent)
 
     cdef int close_notify(self) except -1:
-        if self.established:
+        cdef size_t part
+        cdef char alert[2]
+        if self.seal is not None:
+            alert[0] = WARNING
+            alert[1] = CLOSE_NOTIFY
+            self.seal.seal(ALERT, alert, 2, self.wire.dest + self.wire.dest_len,
+                           self.wire.dest_cap - self.wire.dest_len, &part)
+            self.wire.dest_len += part
+        elif self.established:
             SSL_shutdown(self.ssl)
             ERR_clear_error()
         return 0

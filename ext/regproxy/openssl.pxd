@@ -12,6 +12,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     ctypedef struct EVP_PKEY
     ctypedef struct EVP_MD
     ctypedef struct EVP_MD_CTX
+    ctypedef struct SSL_CIPHER
     ctypedef struct X509_VERIFY_PARAM
 
     const SSL_METHOD* TLS_server_method()
@@ -50,6 +51,10 @@ cdef extern from "<openssl/ssl.h>" nogil:
     void SSL_set_bio(SSL* ssl, BIO* rbio, BIO* wbio)
     int SSL_set_fd(SSL* ssl, int fd)
     BIO* SSL_get_wbio(const SSL* ssl)
+    void SSL_CTX_set_keylog_callback(SSL_CTX* ctx, void (*cb)(const SSL*, const char*) noexcept)
+    const SSL_CIPHER* SSL_get_current_cipher(const SSL* ssl)
+    unsigned short SSL_CIPHER_get_protocol_id(const SSL_CIPHER* c)
+    int SSL_version(const SSL* ssl)
     int SSL_set_ex_data(SSL* ssl, int idx, void* data)
     void* SSL_get_ex_data(const SSL* ssl, int idx)
     int SSL_do_handshake(SSL* ssl)
@@ -70,7 +75,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int X509_VERIFY_PARAM_set1_ip_asc(X509_VERIFY_PARAM* param, const char* ip)
     const char* X509_verify_cert_error_string(long n)
 
-    int TLS1_2_VERSION
+    int TLS1_2_VERSION, TLS1_3_VERSION
     uint64_t SSL_OP_NO_TICKET, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_ENABLE_KTLS
     uint64_t SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_IGNORE_UNEXPECTED_EOF
     long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
@@ -117,6 +122,24 @@ cdef extern from "<openssl/evp.h>" nogil:
     int EVP_DigestUpdate(EVP_MD_CTX* ctx, const void* p, size_t n)
     int EVP_DigestFinal_ex(EVP_MD_CTX* ctx, unsigned char* out, unsigned int* n)
 
+    ctypedef struct EVP_CIPHER
+    ctypedef struct EVP_CIPHER_CTX
+    EVP_CIPHER* EVP_CIPHER_fetch(void* ctx, const char* name, const char* properties)
+    EVP_CIPHER_CTX* EVP_CIPHER_CTX_new()
+    void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX* ctx)
+    int EVP_EncryptInit_ex(EVP_CIPHER_CTX* ctx, const EVP_CIPHER* cipher, void* engine,
+                           const unsigned char* key, const unsigned char* iv)
+    int EVP_EncryptUpdate(EVP_CIPHER_CTX* ctx, unsigned char* out, int* n, const unsigned char* p, int m)
+    int EVP_EncryptFinal_ex(EVP_CIPHER_CTX* ctx, unsigned char* out, int* n)
+    int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX* ctx, int cmd, int p1, void* p2)
+    int EVP_CTRL_AEAD_GET_TAG
+    const EVP_MD* EVP_sha256()
+    const EVP_MD* EVP_sha384()
+
+cdef extern from "<openssl/hmac.h>" nogil:
+    unsigned char* HMAC(const EVP_MD* md, const void* key, int key_len, const unsigned char* d, size_t n,
+                        unsigned char* out, unsigned int* out_len)
+
 cdef extern from "<openssl/err.h>" nogil:
     unsigned long ERR_get_error()
     unsigned long ERR_peek_error()
@@ -129,4 +152,5 @@ cdef extern from "<openssl/err.h>" nogil:
 
 cdef extern from "<openssl/crypto.h>" nogil:
     const char* OpenSSL_version(int t)
+    void OPENSSL_cleanse(void* p, size_t n)
     int OPENSSL_VERSION
