@@ -68,7 +68,6 @@ class AccessLog:
 
     def line(
         self,
-        *,
         now: float,
         remote_addr: str,
         method: str,

@@ -40,10 +40,12 @@ class Answerer:
         "_asked",
         "_asked_seconds",
         "_base",
+        "_body_left",
         "_body_over",
-        "_body_read",
         "_cache",
+        "_keeps",
         "_kind",
+        "_peer",
         "_request",
         "_route",
         "_s",
@@ -68,6 +70,8 @@ class Answerer:
         self._route: Route | None = None
         self._started = 0.0
         self._waiting = False
+        self._keeps = self._body_left = False
+        self._peer = stream.peer
         self._body_over: asyncio.Future[None] | None = None
         self._reset()
         stream.handler = self
@@ -82,13 +86,13 @@ class Answerer:
         self._asked = ""
         self._asked_seconds: float | None = None
         self._base = self.stream.plain_sent
-        self._body_read = False
 
     # --- the end of a request ----------------------------------------------------------------------------
 
     def _begin(self, request: Request | None) -> None:
         self._started = time.monotonic()
         self._request = request
+        self._keeps = self._body_left = False
         self._reset()
 
     def _wait_for_fill(self, waiting: bool) -> None:
@@ -124,19 +128,19 @@ class Answerer:
         if self._cache == "HIT" or self._cache == "STALE":
             tally.add_saved(sent)
         services.access.line(
-            now=time.time(),
-            remote_addr=self.stream.peer,
-            method=request.method if request is not None else _METHODS.get(self._kind, ""),
-            uri=request.path if request is not None else "",
-            host=self.host,
-            status=self._status,
-            bytes_sent=sent,
-            request_time=took,
-            request_type=self._kind,
-            upstream_cache_status=self._cache,
-            upstream_response_time=self._asked_seconds,
-            proxy_host=self.host if self._asked else "",
-            upstream=self._asked,
+            time.time(),
+            self._peer,
+            request.method if request is not None else _METHODS.get(self._kind, ""),
+            request.path if request is not None else "",
+            self.host,
+            self._status,
+            sent,
+            took,
+            self._kind,
+            self._cache,
+            self._asked_seconds,
+            self.host if self._asked else "",
+            self._asked,
         )
         self._status = 0
         if self._waiting:
@@ -170,13 +174,11 @@ class Answerer:
             self._finish()
 
     def _closes(self) -> bool:
-        request = self._request
-        return request is None or not request.keep_alive or self._unread() or self._s.closes
+        return not self._keeps or self._body_left or self._s.closes
 
     def _unread(self) -> bool:
         """Whether the client may still be sending something that nobody will read."""
-        request = self._request
-        return request is None or not (request.body.empty or self._body_read)
+        return self._request is None or self._body_left
 
     def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         """A head without the empty line; the caller's headers and ours."""

@@ -254,7 +254,7 @@ class Asker(Answerer):
                 if over.exception() is not None and not connection.stream.open:
                     return await answer  # it says why the origin takes no more
                 over.result()
-                self._body_read = True
+                self._body_left = False
                 if chunked:
                     connection.stream.end_chunks()
                 if not answer.done():

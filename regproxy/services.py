@@ -44,6 +44,7 @@ class Route:
     by_digest: Plan | None
     fresh_tag: tuple[Plan, float] | None
     conditional: bool
+    has_body: bool
     accept: Accept
     rows: tuple[TagRow, ...] = ()
     chosen: TagRow | None = None
@@ -91,7 +92,7 @@ class Services:
                 fresh_tag = self.policy.fresh_tag(target.reference)
         conditional = any(name in _CONDITIONS for name, _ in request.headers)
         accept = parse_accept(request.all(b"accept"))
-        route = Route(request, target, by_digest, fresh_tag, conditional, accept)
+        route = Route(request, target, by_digest, fresh_tag, conditional, not request.body.empty, accept)
         if len(head) <= ROUTE_HEAD_MAX:
             if len(self._routes) >= ROUTES_MAX:
                 del self._routes[next(iter(self._routes))]

@@ -88,6 +88,7 @@ class Session(Asker):
             return
         self._route = route
         self._request = request = route.request
+        self._keeps, self._body_left = request.keep_alive, route.has_body
         self._reset()
         origin, target = self.origin, route.target
         if origin is None or origin.host == OWN_HOST:

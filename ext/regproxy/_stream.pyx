@@ -29,7 +29,7 @@ from regproxy.status cimport Status
 cdef enum:
     ACCEPTS_PER_EVENT = 32
     HEADS_PER_EVENT = 64
-    BATCHES_PER_EVENT = 2
+    BATCHES_PER_EVENT = 1
     # A relay stops reading its source when this much waits for a slow receiver.
     OUT_HIGH = 262144
     CHUNK_HEAD_ROOM = 16
@@ -458,6 +458,9 @@ cdef class Stream(Pollable):
                 if status != Status.OK:
                     break
                 filled += got
+                if tls.drained():
+                    status = Status.AGAIN
+                    break
             if tls.wire.dest_len:
                 self._transmit(r.wire_out, tls.wire.dest_len)
             if filled:

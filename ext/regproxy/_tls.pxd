@@ -44,6 +44,7 @@ cdef class Conn:
     cdef Status _outcome(self, int ret) except Status.EXC
     cdef Status handshake(self) except Status.EXC
     cdef Status read(self, char* p, size_t cap, size_t* n) except Status.EXC
+    cdef bint drained(self) noexcept
     cdef Status write(self, const char* p, size_t n, size_t* done) except Status.EXC
     cdef Status send_file(self, int fd, long offset, size_t n, size_t* done) except Status.EXC
     cdef bint sends_files(self) noexcept

@@ -331,6 +331,10 @@ cdef class Conn:
         n[0] = 0
         return self._outcome(ret)
 
+    cdef bint drained(self) noexcept:
+        """Whether nothing that was fed is left, so that another read would only say so."""
+        return self.wire.source_len == 0 and SSL_has_pending(self.ssl) == 0
+
     cdef Status write(self, const char* p, size_t n, size_t* done) except Status.EXC:
         """Encrypt up to n bytes; over a scratch BIO all of them."""
         cdef size_t part
