@@ -3,6 +3,9 @@ from libc.stdint cimport uint32_t, uint64_t
 cdef enum:
     # One batch of a body, in plaintext. Large enough that send() is called rarely, small enough for L2.
     BATCH = 262144
+    # With more bodies than this under way, each has a smaller batch: who comes last in a round waits less.
+    FEW = 2
+    CROWD_BATCH = 131072
     # The batch for a receiver that did not take the last one whole: what waits for it is memory of its own.
     SLOW_BATCH = 65536
     SCRATCH_IN = 262144
@@ -39,6 +42,8 @@ cdef class Reactor:
 
     # Time and counters
     cdef uint64_t now
+    # How many connections could send on in this round
+    cdef int crowd
     cdef readonly long long streams_open
     cdef readonly long long handshakes_done
     cdef readonly long long handshakes_failed
@@ -48,6 +53,7 @@ cdef class Reactor:
     cdef readonly long long wire_bytes_out
 
     cdef int _round(self) except -1
+    cdef int _dispatch(self, uint64_t key, uint32_t events) except -1
     cdef int watch(self, Pollable item, uint32_t interest) except -1
     cdef int rewatch(self, Pollable item, uint32_t interest) except -1
     cdef int forget(self, Pollable item) except -1

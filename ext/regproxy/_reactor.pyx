@@ -11,7 +11,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from regproxy.posix cimport (
-    CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EINTR, clock_gettime, close, epoll_create1,
+    CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLOUT, EINTR, clock_gettime, close, epoll_create1,
     epoll_ctl, epoll_event, epoll_wait, errno, timespec,
 )
 
@@ -141,27 +141,41 @@ cdef class Reactor:
 
     cdef int _round(self) except -1:
         cdef epoll_event events[EVENTS_PER_ROUND]
-        cdef int n, i, fd
-        cdef Pollable item
+        cdef int n, i
         n = epoll_wait(self.epfd, events, EVENTS_PER_ROUND, 0)
         if n < 0:
             if errno == EINTR:
                 return 0
             raise OSError(errno, "epoll_wait")
         self.now = monotonic_ms()
+        self.crowd = 0
         for i in range(n):
-            fd = <int>(events[i].data.u64 & 0xFFFFFFFF)
-            if fd >= self.table_size or self.table[fd] == NULL:
-                continue
-            item = <Pollable>self.table[fd]
-            # An earlier event of this round may have closed this fd and a new item may own its number.
-            if item.generation != <uint32_t>(events[i].data.u64 >> 32):
-                continue
-            try:
-                item.on_events(events[i].events)
-            except Exception as exc:
-                self._crash(item, exc)
+            if events[i].events & EPOLLOUT:
+                self.crowd += 1
+        # What asks for something comes first: its answer is short, while a body that goes on can wait its turn.
+        for i in range(n):
+            if not events[i].events & EPOLLOUT:
+                self._dispatch(events[i].data.u64, events[i].events)
+        if self.crowd:
+            for i in range(n):
+                if events[i].events & EPOLLOUT:
+                    self._dispatch(events[i].data.u64, events[i].events)
         return n
+
+    cdef int _dispatch(self, uint64_t key, uint32_t events) except -1:
+        cdef int fd = <int>(key & 0xFFFFFFFF)
+        cdef Pollable item
+        if fd >= self.table_size or self.table[fd] == NULL:
+            return 0
+        item = <Pollable>self.table[fd]
+        # An earlier event of this round may have closed this fd and a new item may own its number.
+        if item.generation != <uint32_t>(key >> 32):
+            return 0
+        try:
+            item.on_events(events)
+        except Exception as exc:
+            self._crash(item, exc)
+        return 0
 
     def _tick(self):
         cdef int i

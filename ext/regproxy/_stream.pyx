@@ -21,7 +21,9 @@ from libc.string cimport memset
 from libc.stdint cimport uint32_t, uint64_t
 
 from regproxy._connect cimport parse_connect
-from regproxy._reactor cimport BATCH, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Pollable, Reactor
+from regproxy._reactor cimport (
+    BATCH, CROWD_BATCH, FEW, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Pollable, Reactor,
+)
 from regproxy._tls cimport Conn, Context
 from regproxy.posix cimport *
 from regproxy.status cimport Status
@@ -966,7 +968,11 @@ cdef class Stream(Pollable):
         if self.tls is not None:
             # More than what went out with the head: a large body.
             self.tls.take_over()
-        status = source.pull(self, body, SLOW_BATCH if self.slow else BATCH, &n)
+        if self.slow:
+            n = SLOW_BATCH
+        else:
+            n = BATCH if self.reactor.crowd <= FEW else CROWD_BATCH
+        status = source.pull(self, body, n, &n)
         if status == Status.FAILED:
             self.source = None
             self.handler.on_source_failed(source_reason(source))
