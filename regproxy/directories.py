@@ -44,11 +44,21 @@ def choose(config: Config, env: Mapping[str, str]) -> Directories:
 
 def _pick(what: str, variable: str, configured: str | None, volume: str, users: Path) -> tuple[Path, str]:
     if configured:
-        return _made(Path(configured), variable), f"{what} directory: {configured} ({variable})"
+        path = Path(configured)
+        return path if _has_ca(path) else _made(
+            path, variable
+        ), f"{what} directory: {configured} ({variable})"
     if os.access(volume, os.W_OK | os.X_OK):
         return Path(volume), f"{what} directory: {volume} (it exists and is writable)"
+    if volume == VOLUME_CA and _has_ca(Path(volume)):
+        return Path(volume), f"{what} directory: {volume} (read-only, with a CA in it)"
     why = "is not writable" if Path(volume).exists() else "does not exist"
     return _made(users, variable), f"{what} directory: {users} ({volume} {why}; {variable} names another)"
+
+
+def _has_ca(path: Path) -> bool:
+    """Whether there is nothing left to be written: a mounted secret is read-only."""
+    return (path / "ca.crt").exists() and (path / "ca.key").exists()
 
 
 def _made(path: Path, variable: str) -> Path:

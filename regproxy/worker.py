@@ -256,6 +256,8 @@ def run(config: Config, directories: Directories, *, debug: bool = False) -> int
         log.info("%s", note)
     for warning in config.warnings:
         log.warning("%s", warning)
+    if config.workers > 1:
+        log.warning("REGPROXY_WORKERS=%d: this version runs one worker", config.workers)
     proxy = listen(config.listen, "REGPROXY_LISTEN")
     try:
         admin = listen(config.admin_listen, "REGPROXY_ADMIN_LISTEN")

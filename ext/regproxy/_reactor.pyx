@@ -11,8 +11,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from regproxy.posix cimport (
-    CLOCK_MONOTONIC, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLOUT, EINTR, clock_gettime, close, epoll_create1,
-    epoll_ctl, epoll_event, epoll_wait, errno, timespec,
+    CLOCK_MONOTONIC, EINTR, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLOUT, clock_gettime, close,
+    epoll_create1, epoll_ctl, epoll_event, epoll_wait, errno, timespec,
 )
 
 cdef enum:
@@ -152,7 +152,7 @@ cdef class Reactor:
         for i in range(n):
             if events[i].events & EPOLLOUT:
                 self.crowd += 1
-        # What asks for something comes first: its answer is short, while a body that goes on can wait its turn.
+        # What asks for something comes first: its answer is short, while a body can wait its turn.
         for i in range(n):
             if not events[i].events & EPOLLOUT:
                 self._dispatch(events[i].data.u64, events[i].events)

@@ -64,6 +64,7 @@ class Proxy:
             "REGPROXY_CA_DIR": str(self.ca_dir),
             "REGPROXY_ACCESS_LOG": str(self._log),
             "REGPROXY_WORKERS": "1",
+            "REGPROXY_DEBUG": "1",
             "REGPROXY_RESOLVE": " ".join(f"{name}={address}" for name, address in names.items()),
             "REGPROXY_ALLOW_TARGETS": " ".join(names),
             "REGPROXY_UPSTREAM_CA_FILE": None if ca is None else str(ca),
