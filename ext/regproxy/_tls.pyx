@@ -317,14 +317,15 @@ cdef class Conn:
         return self._outcome(ret)
 
     cdef Status read(self, char* p, size_t cap, size_t* n) except Status.EXC:
-        cdef size_t before = self.wire.dest_len
         cdef int ret
         if self.seal is not None:
-            # What OpenSSL may want to say now, such as the answer to a KeyUpdate, would repeat a nonce.
+            # What OpenSSL may want to say now, such as an alert, would repeat a nonce.
             self.wire.dest = NULL
         ret = SSL_read_ex(self.ssl, p, cap, n)
-        if self.wire.dest_len != before:
-            # It has spoken on its own account: its record number is not ours to guess.
+        if SSL_get_key_update_type(self.ssl) != SSL_KEY_UPDATE_NONE:
+            # OpenSSL answers with its next record, under new keys, which are not ours to know.
+            if self.seal is not None:
+                return Status.FAILED
             self.unsealable = True
         if ret == 1:
             return Status.OK

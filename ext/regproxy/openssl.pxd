@@ -55,6 +55,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     const SSL_CIPHER* SSL_get_current_cipher(const SSL* ssl)
     unsigned short SSL_CIPHER_get_protocol_id(const SSL_CIPHER* c)
     int SSL_version(const SSL* ssl)
+    int SSL_get_key_update_type(const SSL* ssl)
     int SSL_set_ex_data(SSL* ssl, int idx, void* data)
     void* SSL_get_ex_data(const SSL* ssl, int idx)
     int SSL_do_handshake(SSL* ssl)
@@ -76,6 +77,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     const char* X509_verify_cert_error_string(long n)
 
     int TLS1_2_VERSION, TLS1_3_VERSION
+    int SSL_KEY_UPDATE_NONE
     uint64_t SSL_OP_NO_TICKET, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_ENABLE_KTLS
     uint64_t SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_IGNORE_UNEXPECTED_EOF
     long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER

@@ -1,0 +1,108 @@
+"""Records of our own on a connection that OpenSSL began: every suite, small answers behind large ones."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tests.origin import Origin, blob_answer
+from tests.parts.images import digest_of
+from tests.parts.proxy import Proxy
+from tests.parts.wire import End
+
+BODY = bytes(range(256)) * 8192  # 2 MiB: several batches
+DIGEST = digest_of(BODY)
+SMALL = b"{}" * 700
+SMALL_DIGEST = digest_of(SMALL)
+
+
+@pytest.fixture
+def proxy(start_origin: Callable[..., Origin], start_proxy: Callable[..., Proxy]) -> tuple[Proxy, Origin]:
+    origin = start_origin("reg.test")
+    origin.on(f"/v2/a/blobs/{DIGEST}", blob_answer(DIGEST, BODY))
+    origin.on(f"/v2/a/blobs/{SMALL_DIGEST}", blob_answer(SMALL_DIGEST, SMALL))
+    return start_proxy(origin), origin
+
+
+def s_client(proxy: Proxy, origin: Origin, *options: str) -> subprocess.Popen[bytes]:
+    """Python's ssl can neither choose a TLS 1.3 suite nor ask for a KeyUpdate, so openssl talks."""
+    command = [
+        *("openssl", "s_client", "-connect", origin.authority, "-servername", "reg.test", "-tls1_3"),
+        *("-proxy", f"{proxy.address[0]}:{proxy.port}", "-CAfile", str(proxy.ca_path)),
+        *("-verify_return_error", *options),
+    ]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe)
+
+
+def get(digest: str, *headers: str) -> bytes:
+    lines = (f"GET /v2/a/blobs/{digest} HTTP/1.1", "Host: reg.test", *headers)
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+@pytest.mark.parametrize(
+    "suite", ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"]
+)
+def test_every_suite(proxy: tuple[Proxy, Origin], suite: str) -> None:
+    """Cold, cached, small, ranges: one after another on one connection, whose record numbers go on."""
+    requests = (
+        get(SMALL_DIGEST)
+        + get(DIGEST)
+        + get(SMALL_DIGEST)
+        + get(DIGEST)
+        + get(DIGEST, "Range: bytes=16383-1000000")
+        + get(SMALL_DIGEST, "Connection: close")
+    )
+    with s_client(*proxy, "-quiet", "-ign_eof", "-ciphersuites", suite) as talk:
+        out, err = talk.communicate(requests, timeout=30)
+    bodies = (SMALL, BODY, SMALL, BODY, BODY[16383:1000001], SMALL)
+    for body in bodies:
+        head, _, rest = out.partition(b"\r\n\r\n")
+        assert head.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 206 ")), (head[:200], err[-500:])
+        assert rest[: len(body)] == body
+        out = rest[len(body) :]
+    assert out == b""
+    # OpenSSL calls an end without our close_notify an error.
+    assert b"unexpected eof" not in err and b"error" not in err.lower(), err
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_an_orderly_end_behind_a_large_body(proxy: tuple[Proxy, Origin], version: ssl.TLSVersion) -> None:
+    running, origin = proxy
+    context = ssl.create_default_context(cadata=running.ca_pem.decode())
+    context.minimum_version = context.maximum_version = version
+    with running.client(origin.authority, context=context) as client:
+        assert client.get(f"/v2/a/blobs/{DIGEST}").body == BODY
+        reply = client.get(f"/v2/a/blobs/{DIGEST}", {"Connection": "close"})
+        assert (reply.body, reply.complete) == (BODY, True)
+        assert client.read_end()[1] == End.CLOSE_NOTIFY
+
+
+def test_a_key_update_that_wants_an_answer(proxy: tuple[Proxy, Origin]) -> None:
+    """OpenSSL answers it, and makes the records of that connection from then on."""
+    with s_client(*proxy) as talk:
+        assert talk.stdin is not None and talk.stdout is not None
+        talk.stdin.write(b"K\n")
+        talk.stdin.flush()
+        asked = threading.Thread(target=ask_when_updated, args=(talk,))
+        asked.start()
+        out = b""
+        while BODY not in out and (piece := talk.stdout.read1(1 << 20)):
+            out += piece
+        asked.join()
+        talk.communicate(timeout=30)
+    assert BODY in out
+
+
+def ask_when_updated(talk: subprocess.Popen[bytes]) -> None:
+    """openssl says KEYUPDATE on its standard error when it has sent one."""
+    assert talk.stdin is not None and talk.stderr is not None
+    said = b""
+    while b"KEYUPDATE" not in said and (piece := talk.stderr.read1(4096)):
+        said += piece
+    talk.stdin.write(get(DIGEST, "Connection: close"))
+    talk.stdin.flush()
