@@ -7,6 +7,7 @@ import gc
 import logging
 import signal
 import socket
+import struct
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,11 @@ HEAD_MAX: Final = 32_768  # bytes of a client's message head
 BACKLOG: Final = 4096
 _FLUSH_SECONDS: Final = 0.25
 _DRAIN_LOOK: Final = 0.05
-_TCP_ULP: Final = 31  # <linux/tcp.h>; Python has no name for it
+# <linux/tcp.h>, <linux/tls.h>; Python has no names for them
+_TCP_ULP: Final = 31
+_SOL_TLS: Final = 282
+_TLS_TX: Final = 1
+_AES_128_GCM: Final = struct.pack("=HH36x", 0x0304, 51)  # TLS 1.3, with a key of zeros
 
 
 def listen(address: Address, variable: str) -> socket.socket:
@@ -87,6 +92,8 @@ def kernel_tls() -> str | None:
         client.connect(server.getsockname())
         try:
             client.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
+            # The module `tls` may be there without the cipher's own, `gcm`.
+            client.setsockopt(_SOL_TLS, _TLS_TX, _AES_128_GCM)
         except OSError as error:
             return error.strerror or str(error)
     return None

@@ -46,6 +46,7 @@ cdef class FileSource(Source):
 
     cdef int fault_in(self, Stream waiter, size_t n) except -1
     cdef Status available(self, Stream to, size_t* n) except Status.EXC
+    cdef bint _is_cold(self, long long offset) except -1
 
 
 cdef class StreamSink(Sink):

@@ -262,7 +262,23 @@ cdef class FileSource(Source):
         cdef Status status = self.available(to, n)
         fd[0] = self.file.fd
         offset[0] = self.offset
-        return status
+        if status != Status.OK:
+            return status
+        # Not more at a time, so that the other connections have their turn.
+        n[0] = min(n[0], <size_t>FAULT_IN)
+        if self.offset >= self.warm_stop:
+            # sendfile waits for the disk. The first and the last page stand for those between them.
+            if self._is_cold(self.offset) or self._is_cold(self.offset + <long long>n[0] - 1):
+                self.fault_in(to, n[0])
+                return Status.COLD
+            self.warm_stop = self.offset + <long long>n[0]
+        n[0] = min(n[0], <size_t>(self.warm_stop - self.offset))
+        return Status.OK
+
+    cdef bint _is_cold(self, long long offset) except -1:
+        """Whether the disk would have to be waited for. An error, or the end, shows when bytes are sent."""
+        cdef char byte
+        return self.file.read_at(&byte, 1, offset, self.warm_stop) == -1
 
     cdef int advance(self, size_t n) except -1:
         self.offset += n

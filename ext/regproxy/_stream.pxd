@@ -92,6 +92,10 @@ cdef class Stream(Pollable):
     cdef bint closing
     cdef bint linger
     cdef bint shut_later
+    # On a socket's own BIO: the closure alert has yet to be sent; how many bytes the peer had not confirmed
+    # when we looked last, 0 where close() need not wait
+    cdef bint alert_due
+    cdef int leaving
     cdef bint write_shut
     cdef bint dead
     cdef Stream feeder
@@ -134,6 +138,9 @@ cdef class Stream(Pollable):
     cdef int _emit(self, const char* p, size_t n, bint last) except -1
     cdef int _transmit(self, const char* p, size_t n) except -1
     cdef bint _flush(self) except -1
+    cdef bint _ended(self) except -1
+    cdef int _leave(self) except -1
+    cdef int _source_failed(self, str reason) except -1
     cdef int _writable(self) except -1
     cdef int _pump(self) except -1
     cdef int _pump_file(self) except -1

@@ -37,6 +37,9 @@ cdef enum:
     CHUNK_HEAD_ROOM = 16
     TRAILER_MAX = 8192
     LINGER_MS = 2000
+    LEAVING_MS = 500
+    # So much a socket takes at once, whatever its buffer's size.
+    FITS = 16384
     TLS_HANDSHAKE_BYTE = 0x16
 
 cdef long long live_streams = 0
@@ -81,6 +84,12 @@ cdef void buf_consume(Buf* b, size_t n) noexcept:
 cdef void buf_free(Buf* b) noexcept:
     free(b.data)
     memset(b, 0, sizeof(Buf))
+
+
+cdef int unsent(int fd) noexcept nogil:
+    """How many bytes of a TCP socket the peer has not confirmed."""
+    cdef int n = 0
+    return n if ioctl(fd, SIOCOUTQ, &n) == 0 else 0
 
 
 cdef long find_head_end(const char* p, size_t n, size_t start) noexcept nogil:
@@ -182,7 +191,8 @@ cdef class Stream(Pollable):
         """
         cdef Buf early = self.inb
         memset(&self.inb, 0, sizeof(Buf))
-        self.tls = Conn(context, host, self.fd, is_ip)
+        # A socket's own BIO would not see what has been read already.
+        self.tls = Conn(context, host, -1 if early.len else self.fd, is_ip)
         self.handshaking = True
         self.fed = False
         self.front = False
@@ -322,12 +332,13 @@ cdef class Stream(Pollable):
         self.source = None
         self.sink = None
         self.mode = IN_OFF
+        self.held = False
         self.in_deadline = 0
         self.tell_sent = False
-        if self.fd >= 0 and self.outb.len == 0:
+        if self.fd >= 0 and self.outb.len == 0 and not self.alert_due:
             self._drained()
         if self.fd >= 0:
-            if self.outb.len and not self.out_deadline:
+            if (self.outb.len or self.alert_due) and not self.out_deadline:
                 self.out_deadline = self.reactor.now + (self.out_timeout or LINGER_MS)
             self._arm()
 
@@ -374,7 +385,9 @@ cdef class Stream(Pollable):
     cdef int on_tick(self, uint64_t now) except -1:
         if self.in_deadline and now > self.in_deadline and not self.held:
             self.in_deadline = 0
-            if self.closing:
+            if self.leaving:
+                self._leave()
+            elif self.closing:
                 self._destroy()
             else:
                 self.handler.on_timeout("read")
@@ -392,6 +405,7 @@ cdef class Stream(Pollable):
     cdef int _arm(self) except -1:
         """Tell epoll what we wait for now. Within an event this is done once, at its end."""
         cdef uint32_t want = 0
+        cdef bint sending
         if self.in_event or self.fd < 0:
             return 0
         if not self.rdhup:
@@ -400,13 +414,15 @@ cdef class Stream(Pollable):
             self.handshaking or (self.mode != IN_OFF and not self.held and not self.backlog)
         ):
             want |= EPOLLIN
-        if self.outb.len or (self.source is not None and not self.source_waiting):
+        sending = self.outb.len > 0 or self.alert_due
+        sending = sending or (self.source is not None and not self.source_waiting)
+        if sending or self.leaving:
             if self.out_timeout and not self.out_deadline:
                 self.out_deadline = self.reactor.now + self.out_timeout
         else:
             # Nothing waits for the receiver: a slow origin, or disk, is not its fault.
             self.out_deadline = 0
-        if not self.dead and (self.outb.len or (self.source is not None and not self.source_waiting)):
+        if sending and not self.dead:
             want |= EPOLLOUT
         if self.hup and not want & EPOLLIN:
             # EPOLLHUP can't be masked; edge-triggered it is told once, and again when we want to read.
@@ -439,7 +455,9 @@ cdef class Stream(Pollable):
         cdef Reactor r = self.reactor
         cdef size_t filled, got
         cdef Status status
-        if self.handshaking and n and not tls.direct and self._not_tls(<unsigned char>p[0]):
+        if tls.direct:
+            return self._read_direct()
+        if self.handshaking and n and self._not_tls(<unsigned char>p[0]):
             return 0
         tls.wire.source = p
         tls.wire.source_len = n
@@ -447,8 +465,6 @@ cdef class Stream(Pollable):
             self._shake()
             if self.fd < 0 or self.handshaking:
                 return 0
-        if tls.direct:
-            return self._read_direct()
         while self.fd >= 0:
             filled = 0
             status = Status.OK
@@ -500,6 +516,8 @@ cdef class Stream(Pollable):
             self._transmit(r.wire_out, tls.wire.dest_len)
         if status == Status.AGAIN:
             return 0
+        if status == Status.END:
+            return self._on_eof(False)
         if status != Status.OK:
             if tls.context.server:
                 r.handshakes_failed += 1
@@ -521,10 +539,15 @@ cdef class Stream(Pollable):
         cdef Reactor r = self.reactor
         cdef size_t got, filled
         cdef Status status = Status.OK
+        cdef ssize_t peeked
         cdef char first
         if self.handshaking:
-            if not self.fed and recv(self.fd, &first, 1, MSG_PEEK) == 1:
-                if self._not_tls(<unsigned char>first):
+            if not self.fed and tls.context.server:
+                peeked = recv(self.fd, &first, 1, MSG_PEEK)
+                if peeked < 0 and (errno == EAGAIN or errno == EINTR):
+                    # What comes from now on must not be read before it has been looked at.
+                    return 0
+                if peeked == 1 and self._not_tls(<unsigned char>first):
                     return 0
             self._shake()
         while (self.fd >= 0 and not self.handshaking and self.mode != IN_OFF and not self.held
@@ -803,7 +826,9 @@ cdef class Stream(Pollable):
         self.eof_in = True
         self.eof_clean = clean
         if self.closing or self.mode == IN_DISCARD:
-            if self.outb.len == 0:
+            if self.leaving:
+                return self._leave()
+            if self.outb.len == 0 and not self.alert_due:
                 return self._destroy()
             return 0
         if self.handshaking:
@@ -846,7 +871,7 @@ cdef class Stream(Pollable):
     # --- outgoing ----------------------------------------------------------------------------------------
 
     cdef bint _sends_files(self):
-        return self.tls is not None and self.tls.direct and self.tls.sends_files()
+        return self.tls is not None and self.tls.kernel_sends
 
     cdef int _emit_large(self, bytes body, bint last) except -1:
         cdef size_t at = 0, n = len(body), k
@@ -866,7 +891,9 @@ cdef class Stream(Pollable):
         if tls is None:
             return self._transmit(p, n) if n else 0
         if tls.direct:
-            if n:
+            if tls.kernel_sends:
+                self._transmit(p, n)
+            elif n:
                 if self.outb.len == 0:
                     status = tls.write(p, n, &done)
                     self.reactor.wire_bytes_out += done
@@ -874,8 +901,9 @@ cdef class Stream(Pollable):
                         return self._send_failed(tls.failure())
                 if done < n:
                     buf_append(&self.outb, p + done, n - done)
-            if last and self.outb.len == 0:
-                tls.close_notify()
+            if last and not self.dead:
+                self.alert_due = True
+                self._ended()
             return 0
         tls.wire.dest = self.reactor.wire_out
         tls.wire.dest_cap = SCRATCH_OUT
@@ -911,8 +939,8 @@ cdef class Stream(Pollable):
         cdef size_t done = 0
         cdef Status status
         if self.outb.len == 0:
-            return True
-        if self.tls is not None and self.tls.direct and not self.handshaking:
+            return self._ended()
+        if self.tls is not None and self.tls.direct and not self.tls.kernel_sends and not self.handshaking:
             status = self.tls.write(self.outb.data + self.outb.start, self.outb.len, &done)
             if status == Status.FAILED or status == Status.END:
                 self._send_failed(self.tls.failure())
@@ -931,9 +959,26 @@ cdef class Stream(Pollable):
             self.out_deadline = 0
             if self.outb.len and self.out_timeout:
                 self.out_deadline = self.reactor.now + self.out_timeout
-            if self.outb.len == 0 and self.closing and self.tls is not None and self.tls.direct:
-                self.tls.close_notify()
-        return self.outb.len == 0
+        return self.outb.len == 0 and self._ended()
+
+    cdef bint _ended(self) except -1:
+        """Send the closure alert that is due; True when none is."""
+        if self.alert_due and self.outb.len == 0:
+            if self.tls.kernel_sends and self.plain_sent > FITS:
+                self.leaving = unsent(self.fd) or 1
+            self.alert_due = self.tls.close_notify() == Status.AGAIN
+        return not self.alert_due
+
+    cdef int _leave(self) except -1:
+        """Close where the peer has taken everything, else look again later."""
+        cdef int left = unsent(self.fd)
+        if left == 0 and self.outb.len == 0 and not self.alert_due:
+            return self._destroy()
+        if left != self.leaving:
+            self.out_deadline = self.reactor.now + self.out_timeout if self.out_timeout else 0
+        self.leaving = left or 1
+        self.in_deadline = self.reactor.now + LEAVING_MS
+        return 0
 
     cdef int _writable(self) except -1:
         if self.dead or not self._flush():
@@ -999,28 +1044,36 @@ cdef class Stream(Pollable):
     cdef int _pump_file(self) except -1:
         cdef int fd
         cdef long offset
-        cdef size_t n = 0, done = 0
+        cdef size_t n = 0
+        cdef ssize_t k
         cdef Source source = self.source
         cdef Status status = source.span(self, &fd, &offset, &n)
         if status == Status.FAILED:
-            self.source = None
-            self.handler.on_source_failed(source_reason(source))
-            return 0
+            return self._source_failed(source_reason(source))
         if status == Status.AGAIN or status == Status.COLD:
             self.source_waiting = True
             return 0
         if status == Status.END:
             self.source = None
             if self.closing:
-                self.tls.close_notify()
+                self._emit(NULL, 0, True)
             return 0
-        status = self.tls.send_file(fd, offset, n, &done)
-        if status == Status.FAILED or status == Status.END:
-            return self._send_failed(self.tls.failure())
-        if done:
-            source.advance(done)
-            self.plain_sent += done
-            self.reactor.wire_bytes_out += done
+        k = sendfile(self.fd, fd, &offset, n)
+        if k == 0:
+            return self._source_failed("the file was cut")
+        if k > 0:
+            source.advance(k)
+            self.plain_sent += k
+            self.reactor.wire_bytes_out += k
+        elif errno == EIO:
+            return self._source_failed(f"reading the cache failed: {strerror(errno).decode()}")
+        elif errno != EAGAIN and errno != EINTR:
+            return self._send_failed(strerror(errno).decode())
+        return 0
+
+    cdef int _source_failed(self, str reason) except -1:
+        self.source = None
+        self.handler.on_source_failed(reason)
         return 0
 
     cdef int _drained(self) except -1:
@@ -1033,6 +1086,12 @@ cdef class Stream(Pollable):
             self.shut_later = False
             self._shut()
         if self.closing:
+            if self.leaving and self.mode != IN_DISCARD:
+                # close() and shutdown() drop what the kernel has encrypted and not yet given to TCP. How much
+                # that is it does not tell, but it is nothing once TCP's own queue has had time to run empty.
+                self.mode = IN_DISCARD
+                self.in_deadline = self.reactor.now + LEAVING_MS
+                return 0
             if self.linger and not self.eof_in:
                 self._shut()
                 self.linger = False

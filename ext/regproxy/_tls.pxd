@@ -34,6 +34,9 @@ cdef class Conn:
     cdef bytes host
     # The socket's own BIO (kTLS): OpenSSL reads and writes the fd by itself
     cdef readonly bint direct
+    # And the kernel encrypts what is written to it
+    cdef readonly bint kernel_sends
+    cdef int os_error
     cdef readonly bint established
     # Our own record layer for large bodies, and how many records OpenSSL's has made
     cdef Seal seal
@@ -46,8 +49,6 @@ cdef class Conn:
     cdef Status read(self, char* p, size_t cap, size_t* n) except Status.EXC
     cdef bint drained(self) noexcept
     cdef Status write(self, const char* p, size_t n, size_t* done) except Status.EXC
-    cdef Status send_file(self, int fd, long offset, size_t n, size_t* done) except Status.EXC
-    cdef bint sends_files(self) noexcept
     cdef int take_over(self) except -1
-    cdef int close_notify(self) except -1
+    cdef Status close_notify(self) except Status.EXC
     cdef str failure(self)

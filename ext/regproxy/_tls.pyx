@@ -1,7 +1,10 @@
 """TLS by OpenSSL's C API: contexts from PEM, and connections over a memory BIO of our own.
 
 The BIO reads from and writes to scratch memory, so that many records are made first and sent with one system
-call. Where the kernel does TLS (kTLS), the socket's own BIO is used instead and files go out by sendfile.
+call. Where the kernel does TLS (kTLS), the socket's own BIO is used instead, and once the handshake is over
+what goes out is written to the socket as if it was plain, files by sendfile. Not by SSL_write: over kTLS it
+remembers where the caller's bytes were instead of the bytes, and a retry sends what is there by then
+(https://github.com/openssl/openssl/issues/21202).
 """
 
 from libc.string cimport memset, strncmp, strrchr
@@ -9,7 +12,7 @@ from libc.string cimport memset, strncmp, strrchr
 from regproxy._seal cimport SECRET_MAX, make_seal
 
 from regproxy.openssl cimport *
-from regproxy.posix cimport memcpy, strcasecmp
+from regproxy.posix cimport errno, memcpy, strcasecmp, strerror
 from regproxy.status cimport Status
 
 cdef enum:
@@ -185,6 +188,10 @@ def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=F
     SSL_CTX_set_alpn_select_cb(ctx, on_alpn, NULL)
     if not ktls:
         SSL_CTX_set_keylog_callback(ctx, on_secret)
+    if ktls:
+        # On a socket's own BIO OpenSSL would answer a bare FIN by a fatal alert, ahead of what we still send.
+        # The end of a request shows in its framing, so nothing is lost by taking the FIN for a closure alert.
+        SSL_CTX_set_options(ctx, SSL_OP_IGNORE_UNEXPECTED_EOF)
     load_chain(ctx, chain_pem)
     load_key(ctx, key_pem)
     return context
@@ -250,7 +257,10 @@ def client_context(bint verify=True, str extra_ca_file=None, bint ktls=False) ->
 # --- connections -----------------------------------------------------------------------------------------
 
 cdef class Conn:
-    """One SSL object. The owner binds `wire` to scratch memory before a call and takes what was produced."""
+    """One SSL object. The owner binds `wire` to scratch memory before a call and takes what was produced.
+
+    With an `fd` and a context for kTLS the socket itself is read and written.
+    """
 
     def __cinit__(self, Context context not None, bytes host not None, int fd=-1, bint is_ip=False):
         global live_connections
@@ -262,7 +272,7 @@ cdef class Conn:
         if self.ssl == NULL:
             raise MemoryError(drain_errors())
         live_connections += 1
-        self.direct = context.ktls
+        self.direct = context.ktls and fd >= 0
         if self.direct:
             SSL_set_fd(self.ssl, fd)
         else:
@@ -307,12 +317,15 @@ cdef class Conn:
             return Status.AGAIN
         if code == SSL_ERROR_ZERO_RETURN:
             return Status.END
+        self.os_error = errno if code == SSL_ERROR_SYSCALL else 0
         return Status.FAILED
 
     cdef Status handshake(self) except Status.EXC:
         cdef int ret = SSL_do_handshake(self.ssl)
         if ret == 1:
             self.established = True
+            # Not so where the kernel lacks the cipher.
+            self.kernel_sends = self.direct and BIO_get_ktls_send(SSL_get_wbio(self.ssl)) != 0
             return Status.OK
         return self._outcome(ret)
 
@@ -371,22 +384,10 @@ cdef class Conn:
         )
         return 0
 
-    cdef bint sends_files(self) noexcept:
-        """Whether the kernel encrypts what goes out, so that a file needs no copy."""
-        return self.direct and BIO_get_ktls_send(SSL_get_wbio(self.ssl)) != 0
-
-    cdef Status send_file(self, int fd, long offset, size_t n, size_t* done) except Status.EXC:
-        cdef long sent = SSL_sendfile(self.ssl, fd, offset, n, 0)
-        done[0] = 0
-        if sent > 0:
-            done[0] = <size_t>sent
-            return Status.OK
-        if sent == 0:
-            # The file is shorter than it was when its size was taken.
-            return Status.FAILED
-        return self._outcome(<int>sent)
-
-    cdef int close_notify(self) except -1:
+    cdef Status close_notify(self) except Status.EXC:
+        """Send the closure alert; AGAIN: the socket does not take it now."""
+        cdef Status status = Status.OK
+        cdef int ret
         cdef size_t part
         cdef char alert[2]
         if self.seal is not None:
@@ -396,9 +397,11 @@ cdef class Conn:
                            self.wire.dest_cap - self.wire.dest_len, &part)
             self.wire.dest_len += part
         elif self.established:
-            SSL_shutdown(self.ssl)
+            ret = SSL_shutdown(self.ssl)
+            if ret < 0:
+                status = self._outcome(ret)
             ERR_clear_error()
-        return 0
+        return status
 
     cdef str failure(self):
         """Why the last call failed, in words; empties OpenSSL's error queue."""
@@ -411,4 +414,6 @@ cdef class Conn:
         if self.context.verify and verdict != X509_V_OK:
             text = X509_verify_cert_error_string(verdict).decode()
             return f"certificate verify failed: {text} (expected host {self.host.decode()})"
+        if not reason and self.os_error:
+            reason = strerror(self.os_error).decode()
         return reason or "TLS failed"
