@@ -61,7 +61,7 @@ check: build test-packages ## the tests alone; PYTEST=... adds arguments
 	REGPROXY_DEBUG=1 $(BIN)/pytest $(PYTEST)
 
 demo: build test-packages ## pull an image twice through the proxy and watch it
-	@$(BIN)/python -m tests.demo
+	@env -u HTTPS_PROXY -u https_proxy -u HTTP_PROXY -u http_proxy $(BIN)/python -m tests.demo
 
 bench: build test-packages ## measure it against nginx, about 3 minutes
 	@$(MAKE) --no-print-directory -C bench bench PYTHON=$(BIN)/python

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from contextlib import suppress
 from typing import Final
@@ -43,6 +44,7 @@ class Answerer:
         "_body_left",
         "_body_over",
         "_cache",
+        "_ending",
         "_keeps",
         "_kind",
         "_peer",
@@ -81,6 +83,7 @@ class Answerer:
 
     def _reset(self) -> None:
         self._status = 0
+        self._ending = False
         self._kind = ""
         self._cache = ""
         self._asked = ""
@@ -123,7 +126,9 @@ class Answerer:
         now = time.monotonic()
         took = now - self._started
         sent = self.stream.plain_sent - self._base
-        tally = services.metrics.tally(self.host, self._kind, self._cache, self._status)
+        # A name that anybody may make up is no label.
+        registry = self.host if self.origin is not None else ""
+        tally = services.metrics.tally(registry, self._kind, self._cache, self._status)
         tally.add(sent, took)
         if self._cache == "HIT" or self._cache == "STALE":
             tally.add_saved(sent)
@@ -170,6 +175,7 @@ class Answerer:
         self._status = status
         head += self._s.date()
         self._base = self.stream.plain_sent + len(head)
+        self._ending = True
         if self.stream.send(head, body, source, chunked):
             self._finish()
 
@@ -186,12 +192,18 @@ class Answerer:
             headers.append((b"x-docker-registry-proxy-cache-type", self._kind.encode()))
         if self._cache:
             headers.append((b"x-docker-registry-proxy-cache-upstream-status", self._cache.encode()))
-            headers.append((b"cache-status", _CACHE_STATUS[self._cache]))
+            headers.append((b"cache-status", self._cache_status(status)))
         if self._closes():
             headers.append((b"connection", b"close"))
         elif self._request is not None and self._request.minor == 0:
             headers.append((b"connection", b"keep-alive"))
         return build_head(status, headers)[:-2]
+
+    def _cache_status(self, status: int) -> bytes:
+        value = _CACHE_STATUS[self._cache]
+        if status >= 400 or (self._request is not None and self._request.method == "HEAD"):
+            return value.removesuffix(b"; stored")
+        return value
 
     def _error(self, status: int, code: str, message: str, *, close: bool = False) -> None:
         """An error of ours: OCI JSON for registry paths, else plain text."""
@@ -245,6 +257,18 @@ class Answerer:
                 with suppress(BadResponse):
                     blob.media_type = oci.check_manifest(blob.small, "")
             self._s.index.put_object(blob.digest, blob.size, blob.media_type if blob.small else None)
+        return blob
+
+    def _typed(self, blob: Blob) -> Blob | None:
+        """A manifest that came as a blob has no media type yet: its own. None where it is no manifest."""
+        if blob.size > oci.MANIFEST_MAX:
+            return None
+        body = blob.small if blob.small is not None else os.pread(blob.file.fd, blob.size, 0)
+        try:
+            blob.media_type = oci.check_manifest(body, "")
+        except BadResponse:
+            return None
+        self._s.index.put_object(blob.digest, blob.size, blob.media_type)
         return blob
 
     def _drop(self, digest: str) -> None:

@@ -84,6 +84,11 @@ class Asker(Answerer):
         accept = parse_accept(wanted.request.all(b"accept")) if target.kind is Kind.TAG else None
         self._wait_for_fill(True)
         while True:
+            ready = self._lookup(target.reference) if target.kind is Kind.BLOB else None
+            if ready is not None:
+                # Stored since the request's head was looked at.
+                self._serve(ready, "HIT")
+                return
             fill, mine = self._s.fills.join(wanted, accept)
             # Verified, and only on its way into place: as good as stored.
             self._cache = cache if mine else "HIT" if fill.verified else "UPDATING"
@@ -157,7 +162,7 @@ class Asker(Answerer):
     def _relay_answer(self, answer: UpstreamAnswer) -> None:
         """An origin's refusal goes to the client as it came."""
         response = answer.response
-        headers = [h for h in end_to_end(response.headers) if h[0] not in _FRAMING]
+        headers = [h for h in end_to_end(response.headers) if h[0] not in _FRAMING and h[0] != b"date"]
         headers.append((b"content-length", b"%d" % len(answer.body)))
         self._answer(response.status, headers, answer.body)
 
@@ -218,6 +223,8 @@ class Asker(Answerer):
         except BaseException:
             connection.abort()
             raise
+        # The connection may be somebody else's by now: what becomes of this client is not its business.
+        await self._end_relay(response, request)
 
     def _answer_ping(self, wanted: Wanted, error: UpstreamError) -> bool:
         """Answer /v2/ for a registry that is down: clients ask it first, before what is held."""
@@ -280,7 +287,7 @@ class Asker(Answerer):
         stream, body = self.stream, response.body
         self._base = stream.plain_sent
         headers = [h for h in end_to_end(response.headers) if h[0] != b"date"]
-        chunked = body.kind in ("chunked", "eof") and request.minor >= 1
+        chunked = _rechunked(response, request)
         if body.kind != "none":
             headers = [h for h in headers if h[0] not in _FRAMING]
             if body.kind == "length":
@@ -298,17 +305,25 @@ class Asker(Answerer):
             stream.end_chunks()
         if self._unread():
             # The rest of the request's body would be read as the head of somebody else's request.
-            connection.close()
+            connection.abort()
         else:
             self._s.upstream.release(connection, response)
-        if not stream.notify_sent():
+
+    async def _end_relay(self, response: Response, request: Request) -> None:
+        """Wait until the client's side of a relayed answer is out, and go on or close."""
+        if not self.stream.notify_sent():
             waiter = self._sent_waiter = self._s.loop.create_future()
             await waiter
-        if body.kind in ("chunked", "eof") and not chunked:
+        if response.body.kind in ("chunked", "eof") and not _rechunked(response, request):
             self._record()
-            stream.close()
+            self.stream.close()
             return
         self._finish()
+
+
+def _rechunked(response: Response, request: Request) -> bool:
+    """Whether a body of unknown length goes out in chunks, which HTTP/1.0 clients don't know."""
+    return response.body.kind in ("chunked", "eof") and request.minor >= 1
 
 
 def _growing_headers(digest: str, media_type: str) -> list[tuple[bytes, bytes]]:

@@ -49,10 +49,8 @@ def serve(config: ConfigOption = None) -> None:
     try:
         places = directories.choose(settings, os.environ)
         code = worker.run(settings, places, debug=os.environ.get("REGPROXY_DEBUG") == "1")
-    except ConfigError as error:
-        _fail(error)
     except RegproxyError as error:
-        _fail(error, 1)
+        _fail(error)
     raise typer.Exit(code)
 
 

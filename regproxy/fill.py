@@ -178,7 +178,8 @@ class Fills:
             await self._download(fill)
         except RegproxyError as error:
             self._counters.fill_failed(_word(error))
-            fill.fail(error)
+            # Its traceback would keep every frame's objects until the collector comes by.
+            fill.fail(error.with_traceback(None))
         except asyncio.CancelledError:
             fill.fail(UpstreamError("the proxy is shutting down"))
             raise

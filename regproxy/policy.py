@@ -10,6 +10,7 @@ import ipaddress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Protocol, TypeVar
+from urllib.parse import unquote
 
 from regproxy.config import Config
 from regproxy.oci import Accept, Kind, Target
@@ -30,6 +31,9 @@ _METADATA = frozenset(
     # EC2 over IPv6, Azure, Alibaba, Oracle; the usual 169.254.169.254 is link-local
     for address in ("fd00:ec2::254", "168.63.129.16", "100.100.100.200", "192.0.0.192")
 )
+
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 
 
 class Decision(Enum):
@@ -146,8 +150,10 @@ class Policy:
         Loopback, link-local and metadata addresses only for hosts that the configuration names exactly.
         """
         ip = ipaddress.ip_address(address.partition("%")[0])
-        mapped = getattr(ip, "ipv4_mapped", None)
-        ip = mapped or ip
+        if isinstance(ip, ipaddress.IPv6Address):
+            # An IPv4 address in IPv6 clothes is what it is beneath them.
+            embedded = ipaddress.ip_address(ip.packed[-4:]) if ip in _NAT64 else None
+            ip = ip.ipv4_mapped or ip.sixtofour or embedded or ip
         special = (
             ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast or ip in _METADATA
         )
@@ -163,15 +169,15 @@ class Policy:
 
     # --- requests ----------------------------------------------------------------------------------------
 
-    def plan(self, method: str, target: Target, held: bool, age: float | None) -> Plan:
+    def plan(self, method: str, target: Target, held: bool, age: float | None, path: str = "/v2/") -> Plan:
         """Decide about one request.
 
         `held`: the content (of the digest, or of the tag's stored variant that suits the request) is in the
-        cache. `age`: seconds since that tag was fetched, None for content by digest.
+        cache. `age`: seconds since that tag was fetched, None for content by digest. `path`: as it was sent.
         """
         kind = target.kind
         if method not in _READS:
-            return self._plan_write(method, target)
+            return self._plan_write(method, target, path)
         if kind is Kind.BLOB or kind is Kind.MANIFEST:
             if held:
                 return _SERVE_BY_DIGEST[kind]
@@ -205,7 +211,7 @@ class Policy:
             plan = self._tag_plans[action, name] = Plan(action, name)
         return plan
 
-    def _plan_write(self, method: str, target: Target) -> Plan:
+    def _plan_write(self, method: str, target: Target, path: str) -> Plan:
         kind = target.kind
         if method == "CONNECT":
             # A registry that said 200 to it would speak another protocol from then on.
@@ -217,7 +223,9 @@ class Policy:
             return Plan(
                 Action.REFUSE, kind.value, 405, "UNSUPPORTED", "the v1 registry protocol is not proxied"
             )
-        if self._config.allow_push or (method == "POST" and kind is Kind.OTHER and not target.repository):
+        # Under /v2/ an origin may read more forgivingly than we do: a push by another spelling is still one.
+        outside = not unquote(path).lstrip("/.").startswith("v2")
+        if self._config.allow_push or (method == "POST" and kind is Kind.OTHER and outside):
             return _PASS[kind]
         reason = f"{method} is not allowed: this proxy only pulls (ALLOW_PUSH=true lets pushes through)"
         return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", reason)

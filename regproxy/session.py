@@ -7,6 +7,7 @@ What a fill or an origin does is never this connection's to stop.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from typing import Final
 
@@ -15,6 +16,7 @@ from regproxy._stream import Stream
 from regproxy.ask import Asker
 from regproxy.auth import Origin
 from regproxy.errors import HeadError, RegproxyError
+from regproxy.fill import NO_TYPE
 from regproxy.oci import Kind
 from regproxy.policy import Action, Decision
 from regproxy.store import Blob
@@ -23,6 +25,7 @@ from regproxy.tunnel import Tunnel
 log = logging.getLogger(__name__)
 
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
+REQUEST_TIMEOUT: Final = 408  # in the log only: the client was in the middle of its body
 CLIENT_GONE: Final = 499  # nginx's status for a client that left before its answer began
 OWN_HOST: Final = "docker.caching.proxy.internal"
 
@@ -99,6 +102,8 @@ class Session(Asker):
         plan = route.by_digest
         if plan is not None:
             blob = self._lookup(target.reference)
+            if blob is not None and target.kind is Kind.MANIFEST and blob.media_type == NO_TYPE:
+                blob = self._typed(blob)
         elif target.kind is Kind.TAG:
             row, blob = self._held(origin, route)
             if row is not None:
@@ -106,7 +111,7 @@ class Session(Asker):
                 fresh = route.fresh_tag
                 plan = fresh[0] if fresh is not None and 0 <= age < fresh[1] else None
         if plan is None or blob is None:
-            plan = self._s.policy.plan(request.method, target, blob is not None, age)
+            plan = self._s.policy.plan(request.method, target, blob is not None, age, request.path)
         self._kind = plan.kind
         if plan.action is Action.SERVE and blob is not None:
             self._serve(blob, "HIT")
@@ -125,10 +130,12 @@ class Session(Asker):
     def on_sent(self) -> None:
         """The answer is out."""
         waiter, self._sent_waiter = self._sent_waiter, None
-        if waiter is None:
+        if waiter is not None:
+            if not waiter.done():
+                waiter.set_result(None)
+        elif self._ending:
+            # Not for a head whose body an origin is still sending, nor for a 100.
             self._finish()
-        elif not waiter.done():
-            waiter.set_result(None)
 
     def on_body(self, complete: bool, reason: str) -> None:
         """The body of a request that is relayed is over."""
@@ -157,6 +164,9 @@ class Session(Asker):
         if what == "send":
             self._cut()
         else:
+            if self._task is not None:
+                self._status = self._status or REQUEST_TIMEOUT
+                self._record()
             self._cancel()
             self.stream.close()
 
@@ -182,7 +192,13 @@ class Session(Asker):
         self._kind, self._asked, self._status = "tunnel", address, 200
         self.stream.send(ESTABLISHED)
         self._base = self.stream.plain_sent
-        other = Stream(services.reactor, fd)
+        try:
+            other = Stream(services.reactor, fd)
+        except Exception as error:
+            os.close(fd)
+            log.exception("CONNECT %s:%d", host, port)
+            self._plain_error(500, f"CONNECT {host}:{port}: internal error: {type(error).__name__}")
+            return
         services.metrics.tunnel_opened()
         Tunnel(self.stream, other, config.tunnel_read_timeout, config.tunnel_send_timeout, self._tunnel_over)
 

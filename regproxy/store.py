@@ -10,6 +10,7 @@ call. The memory is bounded by FILES_MAX and SMALL_TOTAL whatever the size of th
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import itertools
 import logging
@@ -73,7 +74,7 @@ class Store:
             self._parts.mkdir(parents=True, exist_ok=True)
             Path(self._prefix).mkdir(parents=True, exist_ok=True)
             for stale in self._parts.glob("*.part"):
-                stale.unlink()
+                _remove_unless_locked(stale)
         except OSError as error:
             raise StoreError(
                 f"{error.filename or root}: {error.strerror}; the cache has to be writable"
@@ -126,6 +127,8 @@ class Store:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
         except OSError as error:
             raise StoreError(f"{path}: {error.strerror}") from error
+        # It tells another process that uses this directory that somebody is at work here.
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return Part(path, Growth(File(fd, -1, self._loop), limit))
 
     async def commit(self, part: Part, digest: str) -> Blob:
@@ -153,8 +156,9 @@ class Store:
         return Blob(digest, size, File(os.dup(part.growth.file.fd), size, self._loop), None, media_type)
 
     def abort(self, part: Part) -> None:
-        """Forget a part."""
+        """Forget a part. Its readers have been told, so its space is given back at once."""
         part.path.unlink(missing_ok=True)
+        part.growth.file.close()
 
     def remove(self, digest: str) -> None:
         """Drop content from memory and disk; readers that have it open go on reading."""
@@ -168,6 +172,15 @@ class Store:
         """Let go of every open file."""
         self._blobs.clear()
         self._small_bytes = 0
+
+
+def _remove_unless_locked(part: Path) -> None:
+    with part.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        part.unlink()
 
 
 def _move_into_place(fd: int, part: Path, final: str) -> None:

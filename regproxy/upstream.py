@@ -30,6 +30,7 @@ from regproxy.heads import Framing, Request, Response, parse_response, upstream_
 from regproxy.policy import MAX_REDIRECTS, REDIRECTS, Policy
 
 HEAD_MAX: Final = 131_072  # bytes; Artifact Registry sends large response heads
+INTERIM_MAX: Final = 16  # 1xx answers before the one that counts
 IDLE_PER_ORIGIN: Final = 32
 IDLE_SECONDS: Final = 55.0  # below the 60 s after which common load balancers drop a connection
 HAPPY_EYEBALLS_DELAY: Final = 0.25  # seconds, RFC 8305 section 5
@@ -187,15 +188,13 @@ class Connection:
         self.patience = self._timeout
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once. Whoever waits for something is told."""
         self._on_lost = None
-        self._waiter = None
-        self.stream.abort()
+        self._fail(ConnectionLost(f"{self.origin.host}: given up"))
 
     def close(self) -> None:
-        """Close in order."""
+        """Close in order, once nobody waits for anything."""
         self._on_lost = None
-        self._waiter = None
         self.stream.close()
 
 
@@ -248,8 +247,15 @@ class Upstream:
             raise UpstreamTimeout(f"{host}:{port}: no connection within {timeout:g} s") from None
         except OSError as error:
             raise ConnectFailed(f"{host}:{port}: {_os_reason(error)}") from None
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        address: str = sock.getpeername()[0]
+        except UnicodeError:
+            raise ConnectFailed(f"{host}:{port}: that can't be the name of a host") from None
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            address: str = sock.getpeername()[0]
+        except OSError as error:
+            # Reset the moment that it was there.
+            sock.close()
+            raise ConnectFailed(f"{host}:{port}: {_os_reason(error)}") from None
         return sock.detach(), address
 
     async def _addresses(self, host: str, port: int) -> list[aiohappyeyeballs.AddrInfoType]:
@@ -353,8 +359,12 @@ class Upstream:
         try:
             connection.send(head)
             response = await connection.read_head(method)
-            while response.status < 200:
+            for _ in range(INTERIM_MAX):
+                if response.status >= 200:
+                    break
                 response = await connection.read_head(method)
+            else:
+                raise BadResponse(f"{connection.origin.host}: more than {INTERIM_MAX} interim answers")
         except BaseException:
             connection.abort()
             raise
@@ -363,8 +373,9 @@ class Upstream:
 
     async def begin(self, origin: Origin, request: Request) -> Connection:
         """Send the head of a request whose body follows; on a new connection, as it can't be sent twice."""
+        head = self.head_for(origin, request)
         connection = await self._connect(origin)
-        connection.send(self.head_for(origin, request))
+        connection.send(head)
         return connection
 
     def head_for(self, origin: Origin, request: Request) -> bytes:

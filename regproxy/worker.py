@@ -116,7 +116,10 @@ class Worker:
         policy = Policy(config)
         credentials = Credentials(config.credentials)
         self._reactor = reactor = Reactor(loop)
+        made = not directories.ca_crt.exists()
         authority = Authority.open(directories.ca_crt, directories.ca_key)
+        if made:
+            log.warning("made a new CA, %s: clients have to trust it", directories.ca_crt)
         store = Store(directories.cache, loop)
         index = Index.open(directories.cache / "index.sqlite3")
         self._metrics = metrics = Metrics(CollectorRegistry())
@@ -131,7 +134,11 @@ class Worker:
             raise ConfigError("REGPROXY_UPSTREAM_CA_FILE", config.upstream_ca_file, str(error)) from None
         upstream = Upstream(config, policy, credentials, reactor, trust, metrics, loop)
         fills = Fills(store, upstream, index, metrics, loop)
-        access = AccessLog.open(config.access_log)
+        try:
+            access = AccessLog.open(config.access_log)
+        except OSError as error:
+            expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
+            raise ConfigError("REGPROXY_ACCESS_LOG", config.access_log, expected) from None
         for source in (reactor, fills, index, authority, access):
             metrics.watch(source)
         return Services(
@@ -265,6 +272,7 @@ def run(config: Config, directories: Directories, *, debug: bool = False) -> int
         log.warning("%s", warning)
     if config.workers > 1:
         log.warning("REGPROXY_WORKERS=%d: this version runs one worker", config.workers)
+    log.warning("CACHE_MAX_SIZE and CACHE_INACTIVE have no effect in this version: nothing is removed")
     proxy = listen(config.listen, "REGPROXY_LISTEN")
     try:
         admin = listen(config.admin_listen, "REGPROXY_ADMIN_LISTEN")

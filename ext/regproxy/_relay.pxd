@@ -45,6 +45,7 @@ cdef class FileSource(Source):
     cdef long long warm_stop
 
     cdef int fault_in(self, Stream waiter, size_t n) except -1
+    cdef long long limit_to(self, long long visible) noexcept
     cdef Status available(self, Stream to, size_t* n) except Status.EXC
     cdef bint _is_cold(self, long long offset) except -1
 

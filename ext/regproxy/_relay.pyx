@@ -67,6 +67,14 @@ cdef class File:
         got = pread(self.fd, p, min(n, <size_t>(warm_stop - offset)), offset)
         return got if got >= 0 else -2
 
+    def close(self) -> None:
+        """Close now, for a file that nobody may read any more, whoever still holds it."""
+        global live_files
+        if self.fd >= 0:
+            close(self.fd)
+            self.fd = -1
+            live_files -= 1
+
     def touch(self, long long offset, size_t n) -> int:
         """Read pages into the page cache; may block, so on a thread. Bytes read, -1 for an error."""
         cdef char* p = <char*>malloc(n)
@@ -162,10 +170,9 @@ cdef class Growth(Sink):
         cdef size_t taken
         for source, reader in self.waiters:
             if start <= source.offset < limit:
-                if 0 <= source.stop < limit:
-                    taken = source.stop - source.offset
-                else:
-                    taken = limit - source.offset
+                if source.limit_to(limit) <= source.offset:
+                    continue
+                taken = <size_t>(source.limit_to(limit) - source.offset)
                 source.offset += (<Stream>reader).offer(p + (source.offset - start), taken)
         return 0
 
@@ -214,6 +221,10 @@ cdef class FileSource(Source):
         self.warm_stop = self.offset + got
         waiter.wake()
 
+    cdef long long limit_to(self, long long visible) noexcept:
+        """How far this reader may read of what is visible."""
+        return self.stop if 0 <= self.stop < visible else visible
+
     cdef Status available(self, Stream to, size_t* n) except Status.EXC:
         cdef long long limit
         cdef Growth growth = self.growth
@@ -226,8 +237,7 @@ cdef class FileSource(Source):
             limit = growth.visible()
             if growth.state == DONE and self.stop < 0:
                 self.stop = growth.written
-            if 0 <= self.stop < limit:
-                limit = self.stop
+            limit = self.limit_to(limit)
         if self.offset < limit:
             n[0] = <size_t>(limit - self.offset)
             return Status.OK

@@ -258,6 +258,7 @@ cdef class Stream(Pollable):
     def pause(self) -> None:
         """Read nothing until told otherwise."""
         self.mode = IN_OFF
+        self.held = False
         self.in_deadline = 0
         self._arm()
 
@@ -330,6 +331,7 @@ cdef class Stream(Pollable):
         self.closing = True
         self.linger = linger
         self.source = None
+        self.source_waiting = False
         self.sink = None
         self.mode = IN_OFF
         self.held = False

@@ -300,11 +300,13 @@ cdef class Conn:
     cdef int _expect_peer(self, bint is_ip) except -1:
         # RFC 6066: no SNI for IP literals; RFC 6125: the name or address that we meant to reach.
         if is_ip:
-            X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(self.ssl), <const char*>self.host)
+            if X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(self.ssl), <const char*>self.host) != 1:
+                raise ValueError(f"{self.host!r} can't be checked as an address")
             return 0
-        SSL_set_tlsext_host_name(self.ssl, <const char*>self.host)
         SSL_set_hostflags(self.ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS)
-        SSL_set1_host(self.ssl, <const char*>self.host)
+        if (SSL_set_tlsext_host_name(self.ssl, <const char*>self.host) != 1
+                or SSL_set1_host(self.ssl, <const char*>self.host) != 1):
+            raise ValueError(f"{self.host!r} can't be checked as a name")
         return 0
 
     @property
