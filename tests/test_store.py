@@ -152,6 +152,8 @@ def test_a_restart_keeps_content_and_drops_parts(
         left = opened.begin()
         await plane.write(left.growth, b"half")
         opened.close()
+        assert len(parts(open_store())) == 1  # its lock says that somebody is at work
+        left.growth.file.close()  # as the end of the process does
         again = open_store()
         blob = again.lookup(digest)
         assert blob is not None
