@@ -61,7 +61,6 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_do_handshake(SSL* ssl)
     int SSL_read_ex(SSL* ssl, void* buf, size_t n, size_t* done)
     int SSL_write_ex(SSL* ssl, const void* buf, size_t n, size_t* done)
-    long SSL_sendfile(SSL* ssl, int fd, long offset, size_t n, int flags)
     int SSL_pending(const SSL* ssl)
     int SSL_has_pending(const SSL* ssl)
     int SSL_shutdown(SSL* ssl)
