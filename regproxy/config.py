@@ -30,6 +30,7 @@ from regproxy.units import (
     parse_level,
     parse_listen,
     parse_log,
+    parse_min_free,
     parse_optional_path,
     parse_ports,
     parse_positive_time,
@@ -91,6 +92,7 @@ class Config:
     upstream_ca_file: str | None
     resolve: Mapping[str, tuple[str, ...]]
     workers: int
+    hang_timeout: float
     access_log: str
     log_level: LogLevel
 
@@ -105,6 +107,7 @@ class Config:
     tiers: tuple[Tier, ...]
     cache_max_size: int
     cache_inactive: float
+    min_free: int | None
 
     allow_push: bool
     request_buffering: bool
@@ -193,6 +196,7 @@ _CACHE_MEANING = (
 _CA_MEANING = "where the CA's files are; not set = /ca if writable, else the user's XDG data directory"
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
 _TARGETS_MEANING = "hosts that may be at loopback, link-local or metadata addresses"
+_FREE_MEANING = "bytes of the disk that the cache leaves free; auto = 1g or 5 % of it, the smaller"
 _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
 
 SETTINGS: tuple[Setting, ...] = (
@@ -205,6 +209,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_UPSTREAM_CA_FILE", "upstream_ca_file", "", "PEM of more CAs to trust upstream", _FILE),
     Setting("REGPROXY_RESOLVE", "resolve", "", "host=address, before the resolver", parse_resolve, many=True),
     Setting("REGPROXY_WORKERS", "workers", "auto", "processes; auto = one per core", _text(parse_workers)),
+    Setting("REGPROXY_HANG_TIMEOUT", "hang_timeout", "30s", "a silent worker is replaced after it", _TIMEOUT),
     Setting("REGPROXY_ACCESS_LOG", "access_log", "-", "path, - (standard output) or off", _text(parse_log)),
     Setting("REGPROXY_LOG_LEVEL", "log_level", "info", "debug, info, warning or error", _text(parse_level)),
     Setting("REGISTRIES", "registries", _REGISTRIES, _HOSTS_MEANING, _registries, many=True),
@@ -223,6 +228,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("PROXY_REQUEST_BUFFERING", "request_buffering", "true", "no effect: pushes are streamed", _BOOL),
     Setting("CACHE_MAX_SIZE", "cache_max_size", "32g", "bytes kept at most; digits and k, m or g", _SIZE),
     Setting("CACHE_INACTIVE", "cache_inactive", "60d", "what is unused for so long is removed", _TIME),
+    Setting("REGPROXY_MIN_FREE", "min_free", "auto", _FREE_MEANING, _text(parse_min_free)),
     Setting("VERIFY_SSL", "verify_ssl", "true", "verify upstream certificates", _BOOL),
     Setting("DISABLE_IPV6", "disable_ipv6", "false", "use IPv4 alone upstream", _BOOL),
     Setting("SEND_TIMEOUT", "send_timeout", "60s", "longest wait for a client to take data", _TIMEOUT),

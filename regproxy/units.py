@@ -374,6 +374,11 @@ def parse_workers(text: str) -> int:
     return int(text)
 
 
+def parse_min_free(text: str) -> int | None:
+    """Return bytes; None is what suits the disk."""
+    return None if text.lower() == "auto" else parse_size(text)
+
+
 def parse_level(text: str) -> LogLevel:
     """Return the level of what is logged."""
     level = {"warn": "warning"}.get(text.lower(), text.lower())

@@ -16,13 +16,17 @@ LAYERS = {
     "pure": ["errors", "units", "config", "oci", "heads", "tiers", "auth", "policy"],
     "ext": [
         *("openssl", "posix", "status"),
-        *("_reactor", "_tls", "_stream", "_relay", "_connect", "_tally", "_seal"),
+        *("_reactor", "_tls", "_stream", "_relay", "_connect", "_tally", "_seal", "_board", "_follow"),
     ],
     "services": [
         "store",
         "index",
+        "claims",
         "fill",
         "evict",
+        "reconcile",
+        "verify",
+        "pins",
         "certs",
         "contexts",
         "upstream",
@@ -31,9 +35,9 @@ LAYERS = {
         "directories",
     ],
     "sessions": ["services", "answer", "ask", "session", "tunnel", "pages", "admin"],
-    "worker": ["worker"],
+    "worker": ["boot", "worker", "janitor"],
     "supervisor": ["supervisor"],
-    "cli": ["cli", "__main__"],
+    "cli": ["cachecli", "cli", "__main__"],
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 RANK = {layer: rank for rank, layer in enumerate(LAYERS)}

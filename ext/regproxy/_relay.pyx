@@ -148,7 +148,7 @@ cdef class Growth(Sink):
             self.reason = f"the body is larger than {self.limit} bytes"
             return Status.FAILED
         while at < n:
-            k = write(self.file.fd, p + at, n - at)
+            k = pwrite(self.file.fd, p + at, n - at, self.written + <long long>at)
             if k < 0:
                 if errno == EINTR:
                     continue

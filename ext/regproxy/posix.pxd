@@ -57,10 +57,17 @@ cdef extern from "<arpa/inet.h>" nogil:
 cdef extern from "<netinet/tcp.h>" nogil:
     int TCP_NODELAY, TCP_ULP
 
+cdef extern from "<sys/mman.h>" nogil:
+    void* mmap(void* addr, size_t n, int prot, int flags, int fd, off_t offset)
+    int munmap(void* addr, size_t n)
+    int memfd_create(const char* name, unsigned int flags)
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MFD_CLOEXEC
+    void* MAP_FAILED
+
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
-    ssize_t write(int fd, const void* buf, size_t n)
     ssize_t pread(int fd, void* buf, size_t n, off_t offset)
+    ssize_t pwrite(int fd, const void* buf, size_t n, off_t offset)
 
 cdef extern from "<sys/sendfile.h>" nogil:
     ssize_t sendfile(int out_fd, int in_fd, off_t* offset, size_t n)

@@ -1,0 +1,9 @@
+from typing import Self
+
+SIZE: int
+
+class Board:
+    def __new__(cls, fd: int) -> Self: ...
+    @property
+    def generation(self) -> int: ...
+    def bump(self) -> int: ...
