@@ -56,6 +56,7 @@ class Listener(Pollable):
         on_accept: Callable[[Stream], object],
         front: bool = True,
         head_limit: int = 32768,
+        accepts: int = 32,
     ) -> Self: ...
     def close(self) -> None: ...
 

@@ -256,7 +256,8 @@ class Answerer:
             if blob.small is not None:
                 with suppress(BadResponse):
                     blob.media_type = oci.check_manifest(blob.small, "")
-            self._s.index.put_object(blob.digest, blob.size, blob.media_type if blob.small else None)
+            media_type = blob.media_type if blob.small else None
+            self._s.index.put_object(blob.digest, blob.size, media_type, blob.disk)
         return blob
 
     def _typed(self, blob: Blob) -> Blob | None:
@@ -268,7 +269,7 @@ class Answerer:
             blob.media_type = oci.check_manifest(body, "")
         except BadResponse:
             return None
-        self._s.index.put_object(blob.digest, blob.size, blob.media_type)
+        self._s.index.put_object(blob.digest, blob.size, blob.media_type, blob.disk)
         return blob
 
     def _drop(self, digest: str) -> None:

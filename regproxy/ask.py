@@ -12,8 +12,7 @@ from regproxy.answer import Answerer
 from regproxy.errors import RegproxyError, Unsatisfiable, UpstreamError
 from regproxy.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
 from regproxy.heads import Request, Response, Span, end_to_end, if_range_allows, parse_range
-from regproxy.index import TagRow
-from regproxy.oci import Accept, Kind, Target, parse_accept, parse_target
+from regproxy.oci import Kind, Target, parse_accept, parse_target
 from regproxy.policy import STALE_ON, Action, Plan
 from regproxy.services import BY_DIGEST
 from regproxy.store import Blob
@@ -26,6 +25,8 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 # becomes a clear error instead of a cut connection.
 VERIFY_FIRST: Final = 65_536
 
+_WRITTEN: Final = 5.0  # seconds that a change of a tag may take to be known to other processes
+_FETCHED: Final = frozenset({"MISS", "EXPIRED"})
 _CHANGES: Final = frozenset({"PUT", "DELETE"})
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
@@ -91,12 +92,13 @@ class Asker(Answerer):
                 return
             fill, mine = self._s.fills.join(wanted, accept)
             # Verified, and only on its way into place: as good as stored.
-            self._cache = cache if mine else "HIT" if fill.verified else "UPDATING"
+            joined = "HIT" if fill.verified else "UPDATING"
+            self._cache = cache if mine else joined
             try:
                 if target.kind is Kind.BLOB:
                     opened = await asyncio.shield(fill.opened)
-                    self._note(fill)
-                    if self._can_follow(opened):
+                    self._note(fill, cache if mine else joined)
+                    if opened is not None and self._can_follow(opened):
                         self._follow(opened)
                         return
                 blob = await asyncio.shield(fill.done)
@@ -105,27 +107,21 @@ class Asker(Answerer):
                 # Clients with other credentials share what has nothing to do with them.
                 refused = isinstance(error, UpstreamAnswer) and fill.wanted.signature != wanted.signature
                 if mine or not (refused or fill.wanted.origin != wanted.origin):
-                    self._note(fill)
+                    self._note(fill, cache if mine else joined)
                     if self._serve_stale(stale, error):
                         return
                     raise
                 # Somebody else's credentials or registry failed; ours may not.
-        self._note(fill)
+        self._note(fill, cache if mine else joined)
         if target.kind is Kind.TAG:
-            self._enter_tag(wanted, fill, blob, accept)
+            blob.media_type = fill.media_type
         self._serve(blob, self._cache)
 
-    def _note(self, fill: Fill) -> None:
+    def _note(self, fill: Fill, cache: str) -> None:
+        """Note for the log who was asked, and what the cache had to do with it."""
         self._asked, self._asked_seconds = fill.fetched_from, fill.seconds
-
-    def _enter_tag(self, wanted: Wanted, fill: Fill, blob: Blob, accept: Accept | None) -> None:
-        origin, target = wanted.origin, wanted.target
-        accepts_index = accept is not None and accept.accepts_index
-        blob.media_type = fill.media_type
-        # One row for each answer that a registry may choose by Accept, not for each spelling of Accept.
-        variant = f"{fill.media_type} {'any' if accepts_index else 'single'}"
-        row = TagRow(variant, blob.digest, fill.media_type, blob.size, time.time(), accepts_index)
-        self._s.index.put_tag(origin.host, origin.port, target.repository, target.reference, row)
+        # What another process fetches was joined, too.
+        self._cache = "UPDATING" if fill.joined and cache in _FETCHED else cache
 
     def _can_follow(self, opened: Opened) -> bool:
         """Whether to send the body while it grows; a small one is verified first."""
@@ -217,8 +213,8 @@ class Asker(Answerer):
                 connection.abort()
                 raise
         self._asked, self._asked_seconds = connection.address, time.monotonic() - started
-        self._forget_pushed(wanted, response.status)
         try:
+            await self._forget_pushed(wanted, response.status)
             await self._relay(connection, response, request)
         except BaseException:
             connection.abort()
@@ -240,11 +236,13 @@ class Asker(Answerer):
         self._answer(200, headers, b"{}")
         return True
 
-    def _forget_pushed(self, wanted: Wanted, status: int) -> None:
-        """A tag that a client has set or deleted is not what we hold any more."""
-        origin, target = wanted.origin, wanted.target
+    async def _forget_pushed(self, wanted: Wanted, status: int) -> None:
+        """A tag that a client has set or deleted is not what we hold any more, in any process."""
+        origin, target, services = wanted.origin, wanted.target, self._s
         if target.kind is Kind.TAG and wanted.request.method in _CHANGES and status < 400:
-            self._s.index.drop_tag(origin.host, origin.port, target.repository, target.reference)
+            services.index.drop_tag(origin.host, origin.port, target.repository, target.reference)
+            # Who pushes may pull through another process as soon as it has its answer.
+            await services.loop.run_in_executor(None, services.index.flush, _WRITTEN)
 
     async def _send_body(self, connection: Connection, request: Request) -> Response:
         """Relay the request's body while waiting for the origin's head, which may come before its end."""

@@ -1,125 +1,64 @@
 """Single-flight: one download for each content, however many clients want it, each a reader of it.
 
 A Fill belongs to the worker and not to the client that asked first: who leaves does not stop it. Its readers
-follow the part file as it grows; the end of the file is theirs only once the digest has matched.
+follow the part file as it grows; the end of the file is theirs only once the digest has matched. The same
+goes for all workers of a cache together: who has the part's lock downloads, the others follow the file, and
+one of them goes on where a killed one has stopped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import errno
+import json
 import logging
+import time
 from collections.abc import Coroutine
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
-from regproxy import oci
-from regproxy._relay import Growth
+from regproxy import download, oci
+from regproxy._follow import Watch
 from regproxy.auth import Origin
-from regproxy.errors import (
-    BadResponse,
-    DigestMismatch,
-    RegproxyError,
-    StoreError,
-    UpstreamError,
-    UpstreamTimeout,
-)
-from regproxy.heads import Request, Response
-from regproxy.oci import MANIFEST_MAX, Kind, Target
-from regproxy.policy import Verdict, after_head
-from regproxy.store import Blob, Part, Store
-from regproxy.upstream import Fetched, Upstream
+from regproxy.download import REFUSED, Downloads, failure, word_for
+from regproxy.errors import BadResponse, RegproxyError, UpstreamError
+from regproxy.filling import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
+from regproxy.follow import Following, Outcome, alone
+from regproxy.heads import Framing, Response
+from regproxy.index import TagRow
+from regproxy.oci import MANIFEST_MAX, Accept, Kind
+from regproxy.parts import FAILED, Meta, Part
+from regproxy.store import Blob, Store
+from regproxy.tagclaims import TagClaim, TagClaims
+from regproxy.upstream import Upstream
+
+__all__ = ["NO_TYPE", "Fill", "Fills", "Opened", "UpstreamAnswer", "Wanted"]
 
 log = logging.getLogger(__name__)
 
-NO_TYPE: Final = "application/octet-stream"
+_WRITTEN: Final = 5.0  # seconds that a fetched tag may take to be known to the other processes
 
 
-class UpstreamAnswer(UpstreamError):
-    """The origin answered, but not with content: its status, headers and (small) body are for the client."""
+class Recorder(download.Recorder, Protocol):
+    """Where stored content and tags are entered."""
 
-    def __init__(self, response: Response, body: bytes, origin: Origin) -> None:
-        super().__init__(f"{origin.host} answered {response.status}")
-        self.response = response
-        self.body = body
-        self.origin = origin
+    def put_tag(self, host: str, port: int, repository: str, tag: str, row: TagRow) -> None:
+        """Enter what a tag is."""
 
-
-class Recorder(Protocol):
-    """Where stored content is entered."""
-
-    def put_object(self, digest: str, size: int, media_type: str | None) -> None:
-        """Enter content that has been committed."""
+    def flush(self, timeout: float) -> bool:
+        """Wait until all of it is known to other processes."""
 
 
-class Counters(Protocol):
+class Counters(download.Counters, Protocol):
     """Where fills are counted."""
-
-    def upstream_bytes(self, host: str, n: int) -> None:
-        """Count body bytes that an origin sent."""
-
-    def digest_mismatch(self, registry: str) -> None:
-        """Count content that was not what its digest names."""
-
-    def fill_started(self) -> None:
-        """Count a download that was begun."""
 
     def fill_failed(self, reason: str) -> None:
         """Count one that did not end in the cache, by a word."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a client asks for. `signature` tells requests apart that an origin may answer differently."""
-
-    origin: Origin
-    request: Request
-    target: Target
-
-    @property
-    def signature(self) -> tuple[object, ...]:
-        """Clients with the same one share a refusal."""
-        return (self.origin, self.target.repository, self.request.get(b"authorization"))
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """A fill whose origin has begun to send: `total` bytes, -1 where it did not say."""
-
-    growth: Growth
-    total: int
-    media_type: str
-
-
-class Fill:
-    """One download. `opened` resolves with the origin's head, `done` with the stored content."""
-
-    __slots__ = ("done", "fetched_from", "media_type", "opened", "seconds", "wanted")
-
-    def __init__(self, wanted: Wanted, loop: asyncio.AbstractEventLoop) -> None:
-        self.wanted = wanted
-        self.opened: asyncio.Future[Opened] = loop.create_future()
-        self.done: asyncio.Future[Blob] = loop.create_future()
-        self.media_type = NO_TYPE
-        self.fetched_from = ""
-        self.seconds = 0.0
-
-    @property
-    def verified(self) -> bool:
-        """Whether all of it is there and its digest has matched."""
-        opened = self.opened
-        return opened.done() and opened.exception() is None and opened.result().growth.done
-
-    def fail(self, error: BaseException) -> None:
-        """Tell everybody who waits."""
-        for future in (self.opened, self.done):
-            if not future.done():
-                future.set_exception(error)
-                # Nobody may be left to hear it; that is no reason for a warning.
-                future.exception()
-
-
 class Fills:
-    """The downloads under way. `active` and `waiters` are gauges."""
+    """The fills under way. `active` and `waiters` are gauges."""
 
     def __init__(
         self,
@@ -128,43 +67,46 @@ class Fills:
         index: Recorder,
         counters: Counters,
         loop: asyncio.AbstractEventLoop,
+        *,
+        watch: Watch | None = None,
+        claim_key: bytes = b"",
     ) -> None:
+        """`watch` tells of other processes' parts; `claim_key` is the same secret in all of them."""
         self._store = store
-        self._upstream = upstream
         self._index = index
         self._counters = counters
         self._loop = loop
+        self._watch = watch
+        self._downloads = Downloads(store, upstream, index, counters, loop)
+        self._claims = TagClaims(store.root / "parts", claim_key, watch)
         self._under_way: dict[object, Fill] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.waiters = 0
 
     @property
     def active(self) -> int:
-        """Downloads under way."""
-        return len(self._under_way)
+        """Downloads under way in this process."""
+        return sum(not fill.joined for fill in self._under_way.values())
 
     def opened(self, digest: str) -> Opened | None:
         """What the origin has said of content by digest that it is sending now."""
         fill = self._under_way.get(digest)
-        if fill is None or not fill.opened.done() or fill.opened.exception() is not None:
-            return None
-        return fill.opened.result()
+        return fill.head if fill is not None else None
 
-    def join(self, wanted: Wanted, variant: object = None) -> tuple[Fill, bool]:
+    def join(self, wanted: Wanted, accept: Accept | None = None) -> tuple[Fill, bool]:
         """The fill for what is wanted, and whether it was begun just now.
 
-        By digest it is one for all; a tag's is shared by equal requests only (`variant` tells them apart),
-        as an origin may answer others with something else.
+        By digest it is one for all; a tag's is shared by equal requests only, `accept` being part of them, as
+        an origin may answer others with something else.
         """
         target = wanted.target
         key: object = target.reference
         if target.kind is Kind.TAG:
-            key = (wanted.signature, target.reference, variant)
+            key = (wanted.signature, target.reference, accept)
         fill = self._under_way.get(key)
-        if fill is not None:
+        if fill is not None and fill.joinable:
             return fill, False
-        fill = self._under_way[key] = Fill(wanted, self._loop)
-        self._counters.fill_started()
+        fill = self._under_way[key] = Fill(wanted, accept, self._loop)
         self._spawn(self._run(fill, key))
         return fill, True
 
@@ -175,9 +117,13 @@ class Fills:
 
     async def _run(self, fill: Fill, key: object) -> None:
         try:
-            await self._download(fill)
+            if fill.wanted.target.kind is Kind.TAG:
+                await self._obtain_tag(fill, key)
+            else:
+                await self._obtain(fill)
         except RegproxyError as error:
-            self._counters.fill_failed(_word(error))
+            if not fill.joined:
+                self._counters.fill_failed(word_for(error))
             # Its traceback would keep every frame's objects until the collector comes by.
             fill.fail(error.with_traceback(None))
         except asyncio.CancelledError:
@@ -188,112 +134,174 @@ class Fills:
             log.exception("fill of %s failed", fill.wanted.target.reference)
             fill.fail(UpstreamError(f"internal error: {type(error).__name__}"))
         finally:
+            self._leave(fill, key)
+
+    def _leave(self, fill: Fill, key: object) -> None:
+        if self._under_way.get(key) is fill:
             del self._under_way[key]
 
-    async def _download(self, fill: Fill) -> None:
-        wanted = fill.wanted
-        fetched = await self._upstream.fetch(wanted.origin, wanted.request, "GET")
-        fill.fetched_from, fill.seconds = fetched.connection.address, fetched.seconds
-        verdict = after_head(fetched.response.status)
-        if verdict is not Verdict.STORE and verdict is not Verdict.BROKEN:
-            raise await self._answer(fetched)
+    # --- content by digest -------------------------------------------------------------------------------
+
+    async def _obtain(self, fill: Fill) -> None:
+        target = fill.wanted.target
+        limit = 0 if target.kind is Kind.BLOB else MANIFEST_MAX
+        while True:
+            part = self._store.claim(target.reference, limit=limit)
+            if not part.mine:
+                if await self._follow(fill, part):
+                    return
+                continue
+            blob = self._store.lookup(target.reference)
+            if blob is not None:
+                # Another process has stored it since this client asked.
+                self._store.abort(part)
+                self._stored_elsewhere(fill, blob)
+                return
+            if await self._go_on(fill, part):
+                return
+
+    async def _go_on(self, fill: Fill, part: Part) -> bool:
+        """Download what the part lacks; what its last filler has left is used where it is known to be good.
+
+        False: it is not, and has been thrown away.
+        """
+        fill.joined = False
+        growth = part.growth
         try:
-            _check(fetched, verdict)
-            part = self._store.begin(limit=0 if wanted.target.kind is Kind.BLOB else MANIFEST_MAX)
-        except BaseException:
-            fetched.connection.abort()
-            raise
+            if part.path is not None and not growth.done:
+                meta = part.read()
+                if part.size and meta is not None and meta.state != FAILED:
+                    growth.follow(part.size)
+                    growth.expect(meta.total)
+                elif part.size:
+                    self._store.abort(part)
+                    return False
+                else:
+                    part.restart()
+        except OSError as error:
+            number = error.errno or errno.EIO
+            self._store.failed(number)
+            part.disown()
+            growth.relay(number)
+        await self._downloads.run(fill, part)
+        return True
+
+    async def _follow(self, fill: Fill, part: Part) -> bool:
+        """Read what another process fetches; False: there was nothing to be had of it."""
+        fill.joined = True
+        growth = part.growth
         try:
-            digest = await self._receive(fill, fetched, part)
-            # Others may use the connection from here on: it is not ours to abort any more.
-            self._upstream.release(fetched.connection, fetched.response)
+            following = Following(part, self._watch)
+            outcome = await following.run(
+                lambda meta: self._opened_elsewhere(fill, part, meta),
+                lambda: self._store.lookup(fill.wanted.target.reference) is not None,
+            )
+            if outcome is Outcome.OURS:
+                return await self._go_on(fill, part)
+            if outcome is Outcome.ALONE and fill.opened.done():
+                alone(part)
+                fill.joined = False
+                await self._downloads.run(fill, part)
+                return True
+            return self._followed(fill, part, outcome, following.meta)
         except BaseException as error:
-            fetched.connection.abort()
-            self._give_up(part, error)
-            raise
-        try:
-            await self._keep(fill, part, digest)
-        except BaseException as error:
-            self._give_up(part, error)
-            raise
-
-    def _give_up(self, part: Part, error: BaseException) -> None:
-        part.growth.fail(str(error) or type(error).__name__)
-        self._store.abort(part)
-
-    async def _answer(self, fetched: Fetched) -> UpstreamAnswer:
-        """The origin's refusal, its body read so that every client that waits can have it."""
-        response = fetched.response
-        try:
-            body = await fetched.connection.read_small(response)
-        except UpstreamError as error:
-            # The status is what counts: a client must see 404 or 401 whatever became of the text.
-            fetched.connection.abort()
-            log.info("the body of a %d: %s", response.status, error)
-            return UpstreamAnswer(response, b"", fetched.origin)
-        self._upstream.release(fetched.connection, response)
-        return UpstreamAnswer(response, body, fetched.origin)
-
-    async def _receive(self, fill: Fill, fetched: Fetched, part: Part) -> str:
-        """Take the body in, verify it, let the readers have the end of it; its digest."""
-        response, growth = fetched.response, part.growth
-        total = (
-            response.body.length if response.body.kind != "chunked" and response.body.kind != "eof" else -1
-        )
-        fill.media_type = (response.get(b"content-type") or NO_TYPE.encode()).decode("latin-1")
-        growth.expect(total)
-        fill.opened.set_result(Opened(growth, total, fill.media_type))
-        try:
-            await fetched.connection.read_body(growth, response.body)
-        except UpstreamError:
-            if growth.disk_failed:
-                raise StoreError(growth.reason) from None
+            growth.fail(str(error) or type(error).__name__)
             raise
         finally:
-            self._counters.upstream_bytes(fetched.origin.host, growth.written)
-        digest = await self._verify(fill, response, part)
-        growth.finish()
-        return digest
+            part.close()
 
-    async def _keep(self, fill: Fill, part: Part, digest: str) -> None:
-        """Store what has been verified; the readers have all of it already."""
-        target = fill.wanted.target
+    def _followed(self, fill: Fill, part: Part, outcome: Outcome, meta: Meta | None) -> bool:
+        """Complete the fill as another process has; False: it has left nothing."""
+        digest = fill.wanted.target.reference
+        if outcome is Outcome.STORED:
+            blob = self._store.lookup(digest)
+            if blob is not None:
+                self._stored_elsewhere(fill, blob)
+                return True
+        elif outcome is Outcome.UNKEPT:
+            fill.complete(self._store.unkept(part, digest, fill.media_type))
+            return True
+        elif outcome is Outcome.FAILED:
+            self._failed_elsewhere(fill, meta)
+        return False
+
+    def _opened_elsewhere(self, fill: Fill, part: Part, meta: Meta) -> None:
+        part.growth.expect(meta.total)
+        fill.media_type = meta.media_type or fill.media_type
+        fill.fetched_from, fill.seconds = meta.address, meta.seconds
+        if not fill.opened.done():
+            fill.opened.set_result(Opened(part.growth, meta.total, fill.media_type))
+
+    def _stored_elsewhere(self, fill: Fill, blob: Blob) -> None:
+        fill.joined = True
+        if not blob.media_type:
+            blob.media_type = fill.media_type
+            if fill.wanted.target.kind is not Kind.BLOB and blob.small is not None:
+                with suppress(BadResponse):
+                    blob.media_type = oci.check_manifest(blob.small, "")
+        fill.complete(blob)
+
+    def _failed_elsewhere(self, fill: Fill, meta: Meta | None) -> None:
+        """Fail as the filler did where that is ours too: something was given out, or it asked the same."""
+        assert meta is not None
+        same = meta.host == fill.host and meta.word != REFUSED
+        if fill.opened.done() or same:
+            raise failure(meta.word, meta.reason)
+
+    # --- tags --------------------------------------------------------------------------------------------
+
+    async def _obtain_tag(self, fill: Fill, key: object) -> None:
+        claim = await self._claims.take(_equal(fill), fill.asked)
         try:
-            blob = await self._store.commit(part, digest)
-        except StoreError as error:
-            # It is verified and open: a disk that is full or read-only is no reason to fail those who wait.
-            log.error("%s is not kept: %s", digest, error)
-            self._counters.fill_failed("disk")
-            fill.done.set_result(self._store.unkept(part, digest, fill.media_type))
-            self._store.abort(part)
-            return
-        media_type = None if target.kind is Kind.BLOB else fill.media_type
-        blob.media_type = media_type or NO_TYPE
-        self._index.put_object(digest, blob.size, media_type)
-        fill.done.set_result(blob)
-
-    async def _verify(self, fill: Fill, response: Response, part: Part) -> str:
-        """The digest of what came; DigestMismatch or BadResponse where it is not what was asked for."""
-        target, origin = fill.wanted.target, fill.wanted.origin
-        digest = "sha256:" + part.growth.hexdigest()
-        wanted = target.reference
-        if target.kind is Kind.TAG:
-            wanted = (response.get(b"docker-content-digest") or b"").decode("latin-1")
-            body = await self._loop.run_in_executor(None, part.path.read_bytes)
+            if claim.answer is not None and self._share(fill, claim.answer):
+                return
+            fill.joined = False
             try:
-                fill.media_type = oci.check_manifest(body, fill.media_type)
-            except BadResponse as error:
-                raise BadResponse(f"{origin.host}: {error}") from None
-            if not oci.is_digest(wanted):
-                # Nothing to compare with: the registry did not say, or by another algorithm.
-                return digest
-        if digest != wanted:
-            self._counters.digest_mismatch(origin.host)
-            log.warning(
-                "digest mismatch: %s sent %s for %s of %s", origin.host, digest, wanted, target.repository
-            )
-            raise DigestMismatch(f"{origin.host} sent {digest} where {wanted} was asked for")
-        return digest
+                await self._downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
+            except UpstreamError as error:
+                claim.publish(_failed_answer(error))
+                raise
+            # Who asks from here on asks anew.
+            self._leave(fill, key)
+            await self._enter(fill, claim)
+        finally:
+            claim.close()
+
+    def _share(self, fill: Fill, answer: dict[str, Any]) -> bool:
+        """Take what another process was answered; False: it is not there any more."""
+        fill.joined = True
+        if "digest" in answer:
+            blob = self._store.lookup(answer["digest"])
+            if blob is None:
+                return False
+            fill.media_type = blob.media_type = answer["type"]
+            fill.fetched_from, fill.seconds = answer["address"], answer["seconds"]
+            fill.complete(blob)
+            return True
+        if "status" in answer:
+            raise _as_answered(answer, fill.wanted.origin)
+        raise failure(answer["word"], answer["reason"])
+
+    async def _enter(self, fill: Fill, claim: TagClaim) -> None:
+        """Enter what the tag is; other processes know it before the next of them may ask the origin."""
+        origin, target, blob = fill.wanted.origin, fill.wanted.target, fill.done.result()
+        accepts_index = fill.accept is not None and fill.accept.accepts_index
+        blob.media_type = fill.media_type
+        if not fill.stored:
+            return
+        # One row for each answer that a registry may choose by Accept, not for each spelling of Accept.
+        variant = f"{fill.media_type} {'any' if accepts_index else 'single'}"
+        row = TagRow(variant, blob.digest, fill.media_type, blob.size, time.time(), accepts_index)
+        self._index.put_tag(origin.host, origin.port, target.repository, target.reference, row)
+        await self._loop.run_in_executor(None, self._index.flush, _WRITTEN)
+        claim.publish(
+            {
+                "digest": blob.digest,
+                "type": fill.media_type,
+                "address": fill.fetched_from,
+                "seconds": fill.seconds,
+            }
+        )
 
     async def finish(self, timeout: float) -> list[str]:
         """Wait for what is under way; then give up the rest and return what that was."""
@@ -307,24 +315,31 @@ class Fills:
         return cut
 
 
-def _check(fetched: Fetched, verdict: Verdict) -> None:
-    """BadResponse where the head can't be that of the content that was asked for."""
-    response, host = fetched.response, fetched.origin.host
-    if verdict is Verdict.BROKEN:
-        raise BadResponse(f"{host} answered {response.status} where 200 was asked for")
-    coding = (response.get(b"content-encoding") or b"identity").decode("latin-1").lower()
-    if coding != "identity":
-        raise BadResponse(f"{host} sent Content-Encoding {coding} although identity was asked for")
+def _equal(fill: Fill) -> str:
+    """What makes two requests for a tag the same one."""
+    wanted = fill.wanted
+    origin = wanted.origin
+    return json.dumps(
+        [
+            *(origin.scheme, origin.host, origin.port, wanted.target.repository, wanted.target.reference),
+            (wanted.request.get(b"authorization") or b"").decode("latin-1"),
+            fill.accept.key if fill.accept is not None else "",
+        ]
+    )
 
 
-def _word(error: RegproxyError) -> str:
-    """One word for a failure, for a metric's label."""
-    if isinstance(error, UpstreamAnswer):
-        return "refused"
-    if isinstance(error, DigestMismatch):
-        return "digest"
-    if isinstance(error, UpstreamTimeout):
-        return "timeout"
-    if isinstance(error, StoreError):
-        return "disk"
-    return "upstream"
+def _failed_answer(error: UpstreamError) -> dict[str, Any]:
+    """A failure as those get it who asked the same meanwhile."""
+    if not isinstance(error, UpstreamAnswer):
+        return {"word": word_for(error), "reason": str(error)}
+    response = error.response
+    headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in response.headers]
+    body = base64.b64encode(error.body).decode()
+    return {"status": response.status, "headers": headers, "body": body}
+
+
+def _as_answered(answer: dict[str, Any], origin: Origin) -> UpstreamAnswer:
+    headers = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer["headers"])
+    body = base64.b64decode(answer["body"])
+    response = Response(answer["status"], b"", 1, headers, Framing("length", len(body)), True)
+    return UpstreamAnswer(response, body, origin)

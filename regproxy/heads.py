@@ -468,6 +468,24 @@ _RANGE = re.compile(rb"[bB][yY][tT][eE][sS]=[ \t]*([0-9]{0,64})-([0-9]{0,64})[ \
 _ETAG = re.compile(rb'(?:W/)?("[!#-~\x80-\xff]*")')
 
 
+_CONTENT_RANGE = re.compile(rb"[bB][yY][tT][eE][sS] ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+
+
+def parse_content_range(value: bytes | None) -> tuple[Span, int | None] | None:
+    """Return what a 206 has, and the length of the whole, None if the origin does not know it.
+
+    None where the header is absent or malformed (RFC 9110 14.4).
+    """
+    match = _CONTENT_RANGE.fullmatch(value or b"")
+    if match is None:
+        return None
+    first, last = int(match[1]), int(match[2])
+    total = None if match[3] == b"*" else int(match[3])
+    if first > last or (total is not None and last >= total):
+        return None
+    return Span(first, last + 1), total
+
+
 def parse_range(value: bytes | None) -> ByteRange | None:
     """Return the one byte range asked for.
 

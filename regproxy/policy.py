@@ -95,6 +95,7 @@ class Verdict(Enum):
     STORE = auto()
     FOLLOW = auto()
     TROUBLE = auto()  # an older copy is better than this answer
+    COMPLETE = auto()  # there is nothing behind what is held already
     BROKEN = auto()  # no answer to what was asked
     RELAY = auto()
 
@@ -231,10 +232,16 @@ class Policy:
         return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", reason)
 
 
-def after_head(status: int) -> Verdict:
-    """What an origin's answer to a fetch of the whole content, without any condition, means."""
-    if status == 200:
+def after_head(status: int, *, resumed: bool = False) -> Verdict:
+    """What an origin's answer to a fetch, without any condition, means.
+
+    `resumed`: it was asked for what follows the bytes that are held, and may give all of it nevertheless
+    (RFC 9110 14.2).
+    """
+    if status == 200 or (resumed and status == 206):
         return Verdict.STORE
+    if resumed and status == 416:
+        return Verdict.COMPLETE
     if status in REDIRECTS:
         return Verdict.FOLLOW
     if status in STALE_ON:

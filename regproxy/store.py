@@ -1,28 +1,35 @@
 """The content-addressed disk: one immutable file per digest, part files while they grow.
 
     blobs/sha256/ab/<64 hex>    renamed into place after the digest matched
-    parts/<name>.part           growing
+    parts/                      see `parts`
 
 Open files and small contents are remembered, least recently used first out, so that a hit costs no system
-call. The memory is bounded by FILES_MAX and SMALL_TOTAL whatever the size of the cache.
+call. The memory is bounded by FILES_MAX and SMALL_TOTAL whatever the size of the cache. Other processes may
+remove content: what they say on the board is heard before anything is given out.
+
+A disk that takes nothing fails nobody: parts are then in memory, and pulls go on without being stored.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
+import errno
 import hashlib
 import itertools
 import logging
 import os
 from collections import OrderedDict
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from regproxy._relay import File, Growth
+from regproxy import claims
+from regproxy._board import Board
+from regproxy._relay import File
 from regproxy.errors import StoreError
+from regproxy.parts import Part, memory_part, open_part
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +37,15 @@ FILES_MAX: Final = 512
 SMALL_MAX: Final = 65_536  # bytes; contents up to this size are answered from memory
 SMALL_TOTAL: Final = 64 * 1024 * 1024
 
-_FILE_MODE: Final = 0o640
+
+class Counters(Protocol):
+    """Where it is counted whether the disk takes what is stored."""
+
+    def store_failed(self, reason: str) -> None:
+        """Count content that was not kept, by errno's name."""
+
+    def store_worked(self) -> None:
+        """Content was kept."""
 
 
 @dataclass(slots=True, eq=False)
@@ -49,36 +64,48 @@ class Blob:
         """The strong validator of the content: its digest."""
         return b'"' + self.digest.encode() + b'"'
 
-
-@dataclass(slots=True, eq=False)
-class Part:
-    """A part file. `growth` is written to; `path` is where it is until it is committed."""
-
-    path: Path
-    growth: Growth
+    @property
+    def disk(self) -> int:
+        """The bytes that it takes on the disk."""
+        return os.fstat(self.file.fd).st_blocks * 512
 
 
 class Store:
-    """The cache directory. `open_files` etc. are what it holds in memory, not what is on disk."""
+    """The cache directory. `on_change` is called when another process has changed what may be remembered."""
 
-    def __init__(self, root: Path, loop: asyncio.AbstractEventLoop) -> None:
-        """Make the directories and remove part files that an earlier run left. Raises StoreError."""
+    def __init__(
+        self,
+        root: Path,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        board: Board | None = None,
+        counters: Counters | None = None,
+    ) -> None:
+        """Make the directories. Raises StoreError."""
         self.root = root
+        self.on_change: Callable[[], None] = _nothing
         self._loop = loop
+        self._board = board
+        self._seen = board.generation if board is not None else 0
+        self._counters = counters
+        self._failing = ""
         self._blobs: OrderedDict[str, Blob] = OrderedDict()
         self._small_bytes = 0
         self._names = itertools.count()
         self._parts = root / "parts"
         self._prefix = str(root / "blobs" / "sha256")
         try:
-            self._parts.mkdir(parents=True, exist_ok=True)
-            Path(self._prefix).mkdir(parents=True, exist_ok=True)
-            for stale in self._parts.glob("*.part"):
-                _remove_unless_locked(stale)
+            self._make_directories()
         except OSError as error:
             raise StoreError(
                 f"{error.filename or root}: {error.strerror}; the cache has to be writable"
             ) from error
+
+    def _make_directories(self) -> None:
+        self._parts.mkdir(parents=True, exist_ok=True)
+        Path(self._prefix).mkdir(parents=True, exist_ok=True)
+
+    # --- what is stored ----------------------------------------------------------------------------------
 
     def path(self, digest: str) -> str:
         """Where `sha256:<hex>` lies."""
@@ -87,6 +114,11 @@ class Store:
 
     def lookup(self, digest: str) -> Blob | None:
         """The stored content of a digest, None where there is none."""
+        board = self._board
+        if board is not None and board.generation != self._seen:
+            # Read first: what is announced meanwhile is heard the next time.
+            self._seen = board.generation
+            self.on_change()
         blob = self._blobs.get(digest)
         if blob is not None:
             self._blobs.move_to_end(digest)
@@ -120,71 +152,131 @@ class Store:
             self._small_bytes -= len(dropped.small or b"")
         return blob
 
+    def forget(self, digest: str) -> None:
+        """Drop content from memory: it was removed from the disk. Its space is free when nobody reads it."""
+        blob = self._blobs.pop(digest, None)
+        if blob is not None:
+            self._small_bytes -= len(blob.small or b"")
+
+    def forget_all(self) -> None:
+        """Drop everything from memory."""
+        self._blobs.clear()
+        self._small_bytes = 0
+
+    def remove(self, digest: str) -> None:
+        """Drop content from memory and disk; readers that have it open go on reading."""
+        self.forget(digest)
+        with suppress(OSError):
+            os.unlink(self.path(digest))  # noqa: PTH108
+
+    # --- what is being fetched ---------------------------------------------------------------------------
+
+    def claim(self, digest: str, *, limit: int = 0) -> Part:
+        """The part of this content: ours to fill, or another process's to follow (`mine`).
+
+        `limit` is the most bytes that it may take, 0 for any. Where the disk fails it is in memory.
+        """
+        return self._open(self._parts / f"{digest[7:]}.part", limit)
+
     def begin(self, *, limit: int = 0) -> Part:
-        """A new part file; `limit` is the most bytes that it may take, 0 for any. Raises StoreError."""
-        path = self._parts / f"{os.getpid()}-{next(self._names)}.part"
+        """A new part for content whose digest is not known yet."""
+        return self._open(self._parts / f"{os.getpid()}-{next(self._names)}.part", limit)
+
+    def _open(self, path: Path, limit: int) -> Part:
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+            try:
+                return open_part(path, limit, self._loop)
+            except FileNotFoundError:
+                # Somebody has removed the directory.
+                self._make_directories()
+                return open_part(path, limit, self._loop)
         except OSError as error:
-            raise StoreError(f"{path}: {error.strerror}") from error
-        # It tells another process that uses this directory that somebody is at work here.
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return Part(path, Growth(File(fd, -1, self._loop), limit))
+            self.failed(error.errno or errno.EIO)
+            return self.in_memory(limit=limit, error=error.errno or errno.EIO)
+
+    def in_memory(self, *, limit: int = 0, error: int = errno.ENOSPC) -> Part:
+        """A part that is never stored. Raises StoreError."""
+        try:
+            return memory_part(limit, error, self._loop)
+        except OSError as failure:
+            raise StoreError(f"no memory for a body that is not stored: {failure.strerror}") from failure
+
+    def failed(self, error: int) -> None:
+        """Content could not be kept, for this errno. It is said once until storing works again."""
+        name = errno.errorcode.get(error, str(error))
+        if self._counters is not None:
+            self._counters.store_failed(name)
+        if self._failing != name:
+            self._failing = name
+            log.error(
+                "%s: %s (%s); pulls go on without being stored until it is writable again",
+                *(self.root, os.strerror(error), name),
+            )
+
+    def _worked(self) -> None:
+        if self._counters is not None:
+            self._counters.store_worked()
+        if self._failing:
+            log.warning("%s: storing works again", self.root)
+            self._failing = ""
 
     async def commit(self, part: Part, digest: str) -> Blob:
         """Move a part whose digest has matched into place; its bytes reach the disk before its name does.
 
         Raises StoreError.
         """
-        growth = part.growth
-        final = self.path(digest)
-        try:
-            await self._loop.run_in_executor(None, _move_into_place, growth.file.fd, part.path, final)
-        except OSError as error:
-            raise StoreError(f"{final}: {error.strerror}") from error
+        growth, final = part.growth, self.path(digest)
+        error = growth.disk_errno
+        if not error and part.path is not None:
+            try:
+                await self._loop.run_in_executor(None, _move_into_place, part.fd, part.path, final)
+            except OSError as failure:
+                error = failure.errno or errno.EIO
+                self.failed(error)
+        if error or part.path is None:
+            raise StoreError(f"{final}: {os.strerror(error or errno.ENOENT)}")
+        self._worked()
         known = self._blobs.get(digest)
-        if known is not None:
-            return known
-        blob = self._remember(digest, File(os.dup(growth.file.fd), growth.written, self._loop))
+        blob = known or self._remember(digest, File(os.dup(part.fd), growth.written, self._loop))
+        # The name is gone, and with it the claim; the blob's descriptor is of the same description.
+        part.disown()
+        part.close()
         if blob is None:
             raise StoreError(f"{final}: what was written is not what can be read again")
         return blob
 
     def unkept(self, part: Part, digest: str, media_type: str) -> Blob:
-        """Verified content that could not be moved into place, for those who wait; nothing remembers it."""
-        size = part.growth.written
-        return Blob(digest, size, File(os.dup(part.growth.file.fd), size, self._loop), None, media_type)
+        """Verified content that is not stored, for those who wait; nobody remembers it. Raises StoreError."""
+        growth, file = part.growth, part.growth.file
+        if growth.memory is not None and growth.disk_end < growth.written:
+            if growth.floor:
+                raise StoreError(f"{digest} is not stored, and no longer in memory")
+            file = growth.memory
+        return Blob(
+            digest, growth.written, File(os.dup(file.fd), growth.written, self._loop), None, media_type
+        )
 
     def abort(self, part: Part) -> None:
         """Forget a part. Its readers have been told, so its space is given back at once."""
-        part.path.unlink(missing_ok=True)
+        part.disown()
+        part.close()
         part.growth.file.close()
-
-    def remove(self, digest: str) -> None:
-        """Drop content from memory and disk; readers that have it open go on reading."""
-        blob = self._blobs.pop(digest, None)
-        if blob is not None:
-            self._small_bytes -= len(blob.small or b"")
-        with suppress(OSError):
-            os.unlink(self.path(digest))  # noqa: PTH108
 
     def close(self) -> None:
         """Let go of every open file."""
-        self._blobs.clear()
-        self._small_bytes = 0
+        self.forget_all()
 
 
-def _remove_unless_locked(part: Path) -> None:
-    with part.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return
-        part.unlink()
+def _nothing() -> None:
+    """Nobody else changes anything."""
 
 
 def _move_into_place(fd: int, part: Path, final: str) -> None:
     # Without this a power cut can leave a file of the right name and length full of zeros.
     os.fdatasync(fd)
+    if not claims.names(part, fd):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(part))
     os.makedirs(os.path.dirname(final), exist_ok=True)  # noqa: PTH103, PTH120 (a str, made for each blob)
     os.rename(part, final)  # noqa: PTH104
+    # Whoever finds this one later belongs to nothing.
+    part.with_suffix(".meta").unlink(missing_ok=True)

@@ -388,14 +388,15 @@ class Upstream:
             basic = self._credentials.may_inject(request, origin.host, origin.port)
         return ((b"authorization", basic),) if basic is not None else ()
 
-    async def fetch(self, origin: Origin, request: Request, method: str) -> Fetched:
-        """Ask for the whole, unencoded content and follow redirects, as docker-registry-proxy does.
+    async def fetch(self, origin: Origin, request: Request, method: str, offset: int = 0) -> Fetched:
+        """Ask for unencoded content, from byte `offset` on, and follow redirects.
 
         Credentials and cookies stay with the registry. Raises UpstreamError; the caller reads the body and
         releases the connection, or aborts it.
         """
         started = time.monotonic()
-        put = (_IDENTITY, *self._authorization(origin, request))
+        always = (_IDENTITY, (b"range", b"bytes=%d-" % offset)) if offset else (_IDENTITY,)
+        put = (*always, *self._authorization(origin, request))
         head = upstream_head(
             request, authority(origin), method=method, drop=_NOT_FORWARDED | {b"cookie"}, put=put
         )
@@ -413,9 +414,9 @@ class Upstream:
             to = Origin.of(url)
             if at.scheme == "https" and to.scheme != "https":
                 raise BadResponse(f"{at.host} redirects to plain HTTP at {to.host}: not followed")
-            drop, put = _NOT_FORWARDED | _NOT_ACROSS, (_IDENTITY,)
+            drop, put = _NOT_FORWARDED | _NOT_ACROSS, always
             if keep_across(origin, to):
-                drop, put = _NOT_FORWARDED | {b"cookie"}, (_IDENTITY, *self._authorization(origin, request))
+                drop, put = _NOT_FORWARDED | {b"cookie"}, (*always, *self._authorization(origin, request))
             at = to
             head = upstream_head(
                 request, authority(at), target=_path_of(url), method=method, drop=drop, put=put

@@ -23,6 +23,7 @@ from regproxy.heads import (
     if_range_allows,
     none_match,
     parse_authority,
+    parse_content_range,
     parse_range,
     parse_request,
     parse_response,
@@ -922,3 +923,26 @@ def test_responses_have_one_reading(head: bytes, method: str) -> None:
         assert response.body.kind != "eof" or not response.keep_alive
         names = {name for name, _ in end_to_end(response.headers)}
         assert names.isdisjoint({b"connection", b"transfer-encoding", b"set-cookie", b"upgrade"})
+
+
+CONTENT_RANGES = [
+    (b"bytes 0-0/1", (Span(0, 1), 1)),
+    (b"bytes 5-9/10", (Span(5, 10), 10)),
+    (b"Bytes 5-9/*", (Span(5, 10), None)),
+    (b"bytes 5-9/9", None),
+    (b"bytes 9-5/10", None),
+    (b"bytes */10", None),
+    (b"bytes 5-/10", None),
+    (b"bytes 5-9", None),
+    (b"items 5-9/10", None),
+    (b"bytes 5-9/10, bytes 1-2/10", None),
+    (b"bytes " + b"9" * 30 + b"-" + b"9" * 31 + b"/*", None),
+    (b"", None),
+    (None, None),
+]
+
+
+@pytest.mark.parametrize("value, want", CONTENT_RANGES, ids=str)
+def test_content_range(value: bytes | None, want: tuple[Span, int | None] | None) -> None:
+    """What a 206 has is believed only where it can be understood (RFC 9110 14.4)."""
+    assert parse_content_range(value) == want

@@ -308,3 +308,20 @@ VARIANTS = [
 @pytest.mark.parametrize("rows, wanted, index", [v[1:] for v in VARIANTS], ids=[v[0] for v in VARIANTS])
 def test_choose_variant(rows: list[TagRow], wanted: Accept, index: int | None) -> None:
     assert choose_variant(tuple(rows), wanted) is (None if index is None else rows[index])
+
+
+@pytest.mark.parametrize(
+    "status, whole, resumed",
+    [
+        (200, Verdict.STORE, Verdict.STORE),
+        (206, Verdict.BROKEN, Verdict.STORE),
+        (304, Verdict.BROKEN, Verdict.BROKEN),
+        (307, Verdict.FOLLOW, Verdict.FOLLOW),
+        (404, Verdict.RELAY, Verdict.RELAY),
+        (416, Verdict.RELAY, Verdict.COMPLETE),
+        (503, Verdict.TROUBLE, Verdict.TROUBLE),
+    ],
+)
+def test_after_head_of_the_rest(status: int, whole: Verdict, resumed: Verdict) -> None:
+    """A range is an answer only to who has asked for one."""
+    assert (after_head(status), after_head(status, resumed=True)) == (whole, resumed)

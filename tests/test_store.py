@@ -13,13 +13,28 @@ from typing import Any
 import pytest
 
 from regproxy import _relay, store
+from regproxy._board import SIZE, Board
 from regproxy.errors import StoreError
-from regproxy.store import SMALL_MAX, Blob, Part, Store
+from regproxy.parts import FAILED, OPEN, Meta, Part
+from regproxy.store import SMALL_MAX, Blob, Store
 from tests.parts.images import digest_of
 from tests.test_relay import Plane
 
 SIZES = (0, 1, SMALL_MAX, SMALL_MAX + 1, 500_000)
 Run = Callable[[Coroutine[Any, Any, None]], None]
+
+
+class Counted:
+    """What the store counts."""
+
+    def __init__(self) -> None:
+        self.counted: list[str] = []
+
+    def store_failed(self, reason: str) -> None:
+        self.counted.append(reason)
+
+    def store_worked(self) -> None:
+        self.counted.append("worked")
 
 
 def content(size: int, seed: int = 0) -> tuple[str, bytes]:
@@ -141,26 +156,142 @@ def test_a_limit_is_the_growths(plane: Plane, run: Run, open_store: OpenStore) -
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_restart_keeps_content_and_drops_parts(
-    size: int, plane: Plane, run: Run, open_store: OpenStore
-) -> None:
+def test_a_restart_keeps_content_and_parts(size: int, plane: Plane, run: Run, open_store: OpenStore) -> None:
     digest, body = content(size)
 
     async def test() -> None:
         opened = open_store()
         await put(plane, opened, body)
-        left = opened.begin()
+        left = opened.claim(content(5, 1)[0])
         await plane.write(left.growth, b"half")
         opened.close()
-        assert len(parts(open_store())) == 1  # its lock says that somebody is at work
-        left.growth.file.close()  # as the end of the process does
         again = open_store()
         blob = again.lookup(digest)
         assert blob is not None
         assert read(blob) == body
-        assert parts(again) == []
+        assert parts(again) == [left.path.name if left.path else ""]
 
     run(test())
+
+
+class TestClaims:
+    """A part has one filler, over all processes; here each store stands for one."""
+
+    def test_one_fills_and_the_other_does_not(self, plane: Plane, run: Run, open_store: OpenStore) -> None:
+        digest, body = content(1000)
+
+        async def test() -> None:
+            one, two = open_store(), open_store()
+            mine, other = one.claim(digest), two.claim(digest)
+            assert (mine.mine, other.mine, other.take()) == (True, False, False)
+            await plane.write(mine.growth, body)
+            assert other.size == len(body)
+            mine.growth.finish()
+            await one.commit(mine, digest)
+            assert (other.named, other.take()) == (False, True)
+            blob = two.lookup(digest)
+            assert blob is not None
+            assert read(blob) == body
+            assert parts(one) == []
+
+        run(test())
+
+    def test_who_dies_leaves_what_is_there(self, plane: Plane, run: Run, open_store: OpenStore) -> None:
+        digest, body = content(1000)
+
+        async def test() -> None:
+            one, two = open_store(), open_store()
+            mine, other = one.claim(digest), two.claim(digest)
+            mine.write(Meta(OPEN, len(body), "text/plain", "127.0.0.9", 0.5, host="reg.test"))
+            await plane.write(mine.growth, body[:400])
+            mine.growth.file.close()  # as the end of the process does
+            assert (other.take(), other.named, other.size) == (True, True, 400)
+            assert other.read() == Meta(OPEN, len(body), "text/plain", "127.0.0.9", 0.5, host="reg.test")
+            two.abort(other)
+            assert parts(two) == []
+
+        run(test())
+
+    def test_what_was_said_before_the_machine_started_is_not_heard(
+        self, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        digest, _ = content(1000)
+        one = open_store()
+        part = one.claim(digest)
+        part.write(Meta(OPEN, 1000))
+        assert part.read() == Meta(OPEN, 1000)
+        monkeypatch.setattr("regproxy.parts.boot_id", lambda: "another")
+        assert part.read() is None
+        one.abort(part)
+
+    @pytest.mark.parametrize("text", [b"", b"{", b"[]", b'{"boot": 1}', b"\xff"])
+    def test_what_can_not_be_understood_is_not_heard(self, text: bytes, open_store: OpenStore) -> None:
+        digest, _ = content(1000)
+        opened = open_store()
+        (opened.root / "parts" / f"{digest[7:]}.meta").write_bytes(text)
+        part = opened.claim(digest)
+        assert part.read() is None
+        opened.abort(part)
+        assert parts(opened) == []
+
+    def test_why_it_failed_can_be_read_afterwards(self, open_store: OpenStore) -> None:
+        digest, _ = content(1000)
+        one, two = open_store(), open_store()
+        mine = one.claim(digest)
+        mine.write(Meta(OPEN, 10))
+        other = two.claim(digest)
+        assert other.read() == Meta(OPEN, 10)
+        mine.write(Meta(OPEN, 10).failed("digest", "x" * 300))
+        one.abort(mine)
+        assert parts(one) == []
+        said = other.read()
+        assert said is not None
+        assert (said.state, said.word, said.reason) == (FAILED, "digest", "x" * 300)
+        other.close()
+
+    def test_a_part_that_was_committed_meanwhile_is_not_taken(
+        self, plane: Plane, run: Run, open_store: OpenStore
+    ) -> None:
+        """Its name leads elsewhere, and what is there now is another one's."""
+        digest, body = content(1000)
+
+        async def test() -> None:
+            one, two = open_store(), open_store()
+            first = one.claim(digest)
+            late = two.claim(digest)
+            await plane.write(first.growth, body)
+            first.growth.finish()
+            await one.commit(first, digest)
+            second = one.claim(digest)
+            assert (second.mine, second.named, late.named) == (True, True, False)
+            late.disown()
+            assert second.named
+            one.abort(second)
+            assert parts(one) == []
+
+        run(test())
+
+
+class TestOthersChanges:
+    """What another process removes is not given out, from the moment that the board says so."""
+
+    def test_are_heard_before_a_look_up(self, plane: Plane, run: Run, tmp_path: Path) -> None:
+        digest, body = content(1000)
+        fd = os.memfd_create("board")
+        os.ftruncate(fd, SIZE)
+        board = Board(fd)
+        os.close(fd)
+
+        async def test() -> None:
+            opened = Store(tmp_path / "cache", plane.loop, board=board)
+            opened.on_change = opened.forget_all
+            await put(plane, opened, body)
+            Path(opened.path(digest)).unlink()
+            assert opened.lookup(digest) is not None
+            board.bump()
+            assert opened.lookup(digest) is None
+
+        run(test())
 
 
 @pytest.mark.parametrize("size", [1000, 500_000])
@@ -288,11 +419,40 @@ class TestTrouble:
             open_store()
         assert (caught.value.status, caught.value.code) == (503, "UNAVAILABLE")
 
-    def test_at_a_part(self, open_store: OpenStore) -> None:
+    def test_a_directory_that_is_gone_is_made_anew(self, open_store: OpenStore) -> None:
         opened = open_store()
         (opened.root / "parts").rmdir()
-        with pytest.raises(StoreError, match="parts"):
-            opened.begin()
+        part = opened.begin()
+        assert (part.mine, part.named) == (True, True)
+        opened.abort(part)
+
+    def test_at_a_part(
+        self, plane: Plane, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It is in memory, said once, counted each time; and it is over when the disk is back."""
+        digest, body = content(1000)
+        counters = Counted()
+
+        async def test() -> None:
+            opened = Store(tmp_path / "cache", plane.loop, counters=counters)
+            (opened.root / "parts").rmdir()
+            (opened.root / "parts").write_text("in the way")
+            for _ in range(2):
+                part = opened.claim(digest)
+                assert (part.mine, part.path) == (True, None)
+                await plane.write(part.growth, body)
+                part.growth.finish()
+                with pytest.raises(StoreError, match="Not a directory"):
+                    await opened.commit(part, digest)
+                assert read(opened.unkept(part, digest, "text/plain")) == body
+            assert counters.counted == ["ENOTDIR", "ENOTDIR"]
+            (opened.root / "parts").unlink()
+            await put(plane, opened, body)
+            assert counters.counted[2:] == ["worked"]
+
+        run(test())
+        assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+        assert "Not a directory (ENOTDIR)" in caplog.text
 
     def test_at_the_commit(self, plane: Plane, run: Run, open_store: OpenStore) -> None:
         digest, body = content(1000)

@@ -19,7 +19,7 @@ cdef extern from *:
 
 
 cdef class Board:
-    """A page that several processes map: `Board(fd)` of a file (memfd) of SIZE bytes; the fd stays the caller's.
+    """A page that several processes map: `Board(fd)` of a memfd of SIZE bytes; the fd stays the caller's.
 
     `generation` goes up whenever one of them changes what the others may remember. OSError where it can't
     be mapped.

@@ -56,5 +56,6 @@ cdef class Reactor:
     cdef int _dispatch(self, uint64_t key, uint32_t events) except -1
     cdef int watch(self, Pollable item, uint32_t interest) except -1
     cdef int rewatch(self, Pollable item, uint32_t interest) except -1
+    cdef int unwatch(self, Pollable item) except -1
     cdef int forget(self, Pollable item) except -1
     cdef int _crash(self, Pollable item, exc) except -1

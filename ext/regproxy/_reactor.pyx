@@ -11,8 +11,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from regproxy.posix cimport (
-    CLOCK_MONOTONIC, EINTR, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLLOUT, clock_gettime, close,
-    epoll_create1, epoll_ctl, epoll_event, epoll_wait, errno, timespec,
+    CLOCK_MONOTONIC, EINTR, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLOUT,
+    clock_gettime, close, epoll_create1, epoll_ctl, epoll_event, epoll_wait, errno, timespec,
 )
 
 cdef enum:
@@ -122,6 +122,12 @@ cdef class Reactor:
         event.events = interest
         event.data.u64 = (<uint64_t>item.generation << 32) | <uint32_t>item.fd
         if epoll_ctl(self.epfd, EPOLL_CTL_MOD, item.fd, &event) < 0:
+            raise OSError(errno, "epoll_ctl")
+        return 0
+
+    cdef int unwatch(self, Pollable item) except -1:
+        """Take the item's fd out of the epoll set, for one whose file others may have open too."""
+        if epoll_ctl(self.epfd, EPOLL_CTL_DEL, item.fd, NULL) < 0:
             raise OSError(errno, "epoll_ctl")
         return 0
 

@@ -19,17 +19,43 @@ cdef class File:
     cdef long read_at(self, char* p, size_t n, long long offset, long long warm_stop) except? -100
 
 
+# A reader's place in a growth, in a list that is walked only when bytes are kept in memory.
+cdef struct Place:
+    long long offset
+    Place* before
+    Place* behind
+
+
 cdef class Growth(Sink):
     cdef readonly File file
     cdef readonly long long written
     cdef readonly long long total
     cdef readonly long long limit
-    cdef readonly bint disk_failed
     cdef EVP_MD_CTX* md
+    # How much of what is written went through `md`, and how much of what comes is there already
+    cdef readonly long long hashed
+    cdef long long surplus
     cdef GrowthState state
     cdef list waiters
 
+    # When the disk takes no more: from `disk_end` on bytes are in `memory`, those below `floor` no longer
+    cdef readonly int disk_errno
+    cdef public object on_spill
+    cdef readonly File memory
+    cdef readonly long long disk_end
+    cdef readonly long long floor
+    cdef Place* places
+    cdef Stream held_back
+
     cdef long long visible(self) noexcept
+    cdef Status _store(self, const char* p, size_t n) except Status.EXC
+    cdef Status _remember(self, const char* p, size_t n) except Status.EXC
+    cdef int _spill(self) except -1
+    cdef bint _trim(self) noexcept
+    cdef Place* enter(self, long long offset) except NULL
+    cdef int leave(self, Place* place) except -1
+    cdef int moved(self) except -1
+    cdef int grow_to(self, long long size) except -1
     cdef int _offer_all(self, const char* p, size_t n) except -1
     cdef int wait(self, FileSource source, Stream reader) except -1
     cdef int wake_all(self) except -1
@@ -38,6 +64,7 @@ cdef class Growth(Sink):
 cdef class FileSource(Source):
     cdef File file
     cdef Growth growth
+    cdef Place* place
     cdef long long offset
     cdef long long stop
     cdef readonly str reason
@@ -47,7 +74,9 @@ cdef class FileSource(Source):
     cdef int fault_in(self, Stream waiter, size_t n) except -1
     cdef long long limit_to(self, long long visible) noexcept
     cdef Status available(self, Stream to, size_t* n) except Status.EXC
-    cdef bint _is_cold(self, long long offset) except -1
+    cdef int advance_by(self, long long n) except -1
+    cdef File _at(self, size_t* n)
+    cdef bint _is_cold(self, File file, long long offset) except -1
 
 
 cdef class StreamSink(Sink):

@@ -1,5 +1,6 @@
 """Bodies: file -> stream, stream -> growing file with SHA-256, stream -> stream."""
 
+cimport cython
 from libc.stdlib cimport free, malloc
 
 from regproxy._stream cimport Sink, Source, Stream
@@ -12,6 +13,9 @@ cdef enum:
     HOLD_BACK = 16384
     FAULT_IN = 1048576
     NO_LIMIT = 0
+    # What is kept in memory of a body that the disk does not take: so far may the slowest reader be behind.
+    WINDOW = 16777216
+    COPY = 1048576
     # So many readers get new bytes from memory; more of them read the file, each in its turn.
     OFFERS = 2
 
@@ -90,7 +94,12 @@ cdef class File:
 cdef class Growth(Sink):
     """A part file that grows as the origin's body arrives, hashed on the way, with any number of readers.
 
-    `finish()` lets the readers have the end, `fail(reason)` cuts them.
+    `finish()` lets the readers have the end, `fail(reason)` cuts them. Where another process writes the file,
+    `follow()` or `_follow.Watch` says how far it is; `catch_up()` then makes it ours to go on with.
+
+    A disk that takes no more turns it into a relay: what it has stays readable, and what comes is in memory,
+    WINDOW bytes at most, which holds the origin back to the pace of the slowest reader. `disk_errno` says
+    why, and `on_spill()` is called from the loop, if it is set.
     """
 
     def __cinit__(self, File file not None, long long limit=NO_LIMIT):
@@ -119,6 +128,11 @@ cdef class Growth(Sink):
         """Readers that have sent all there is."""
         return len(self.waiters)
 
+    @property
+    def whole(self) -> bool:
+        """Whether a reader can still begin at 0."""
+        return self.memory is None or self.floor == self.disk_end
+
     def expect(self, long long total) -> None:
         """The length that the origin declared, in bytes; -1: it did not."""
         self.total = total
@@ -127,6 +141,8 @@ cdef class Growth(Sink):
         """SHA-256 of all that was written; once only."""
         cdef unsigned char digest[64]
         cdef unsigned int n = 0
+        if self.hashed != self.written:
+            raise ValueError(f"{self.hashed} of {self.written} bytes are hashed: catch_up() first")
         EVP_DigestFinal_ex(self.md, digest, &n)
         return digest[:n].hex()
 
@@ -141,27 +157,181 @@ cdef class Growth(Sink):
             self.reason = reason
             self.wake_all()
 
+    # --- what another process has written ----------------------------------------------------------------
+
+    def follow(self, long long size) -> None:
+        """The file has `size` bytes now."""
+        self.grow_to(size)
+
+    cdef int grow_to(self, long long size) except -1:
+        if size > self.written and self.state == GROWING:
+            self.written = size
+            self.wake_all()
+        return 0
+
+    def catch_up(self) -> None:
+        """Hash what is in the file and was not written here. Blocks, so on a thread. Raises OSError."""
+        cdef char* p = <char*>malloc(COPY)
+        cdef ssize_t got = 0
+        cdef size_t want
+        cdef int error = 0
+        if p == NULL:
+            raise MemoryError
+        try:
+            while self.hashed < self.written:
+                want = COPY
+                if self.written - self.hashed < <long long>want:
+                    want = <size_t>(self.written - self.hashed)
+                with nogil:
+                    got = pread(self.file.fd, p, want, self.hashed)
+                    if got > 0:
+                        EVP_DigestUpdate(self.md, p, got)
+                    else:
+                        error = errno if got else EIO
+                if error:
+                    raise OSError(error, strerror(error).decode())
+                self.hashed += got
+        finally:
+            free(p)
+
+    def pass_over(self, long long n) -> None:
+        """The body that comes next begins with `n` bytes that are there already."""
+        self.surplus = n
+
+    # --- the body ----------------------------------------------------------------------------------------
+
     cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
-        cdef size_t at = 0
-        cdef ssize_t k
+        cdef size_t known
+        cdef Status status
+        if self.surplus:
+            known = <size_t>min(self.surplus, <long long>n)
+            self.surplus -= known
+            p += known
+            n -= known
+            if n == 0:
+                return Status.OK
         if self.limit != NO_LIMIT and self.written + <long long>n > self.limit:
             self.reason = f"the body is larger than {self.limit} bytes"
             return Status.FAILED
+        status = self._store(p, n) if self.memory is None else self._remember(p, n)
+        if status != Status.OK:
+            return status
+        EVP_DigestUpdate(self.md, p, n)
+        self.written += n
+        self.hashed += n
+        if len(self.waiters) <= OFFERS:
+            self._offer_all(p, n)
+        self.wake_all()
+        if self.memory is not None and self._trim():
+            self.held_back = origin
+            return Status.AGAIN
+        return Status.OK
+
+    cdef Status _store(self, const char* p, size_t n) except Status.EXC:
+        cdef size_t at = 0
+        cdef ssize_t k
         while at < n:
             k = pwrite(self.file.fd, p + at, n - at, self.written + <long long>at)
             if k < 0:
                 if errno == EINTR:
                     continue
-                self.disk_failed = True
-                self.reason = f"writing to the cache failed: {strerror(errno).decode()}"
+                self.disk_errno = errno
+                # Whole pieces only: the file has what is counted in `written`, and maybe something behind it.
+                self._spill()
+                return self._remember(p, n)
+            at += k
+        return Status.OK
+
+    cdef Status _remember(self, const char* p, size_t n) except Status.EXC:
+        cdef size_t at = 0
+        cdef ssize_t k
+        if self.places == NULL and self.written - self.disk_end > WINDOW:
+            self.reason = f"not stored ({strerror(self.disk_errno).decode()}), and nobody reads it any more"
+            return Status.FAILED
+        while at < n:
+            k = pwrite(self.memory.fd, p + at, n - at, self.written + <long long>at)
+            if k < 0:
+                if errno == EINTR:
+                    continue
+                self.reason = f"keeping a body in memory failed: {strerror(errno).decode()}"
                 return Status.FAILED
             at += k
-        EVP_DigestUpdate(self.md, p, n)
-        self.written += n
-        if len(self.waiters) <= OFFERS:
-            self._offer_all(p, n)
-        self.wake_all()
         return Status.OK
+
+    def relay(self, int error) -> None:
+        """Store no more, for the errno `error`. Raises OSError where memory can't take it either."""
+        if self.memory is None:
+            self.disk_errno = error
+            self._spill()
+
+    cdef int _spill(self) except -1:
+        """From here on bytes stay in memory; of a short body all of it, for those who read it when it is done."""
+        cdef int fd = memfd_create(b"regproxy-body", MFD_CLOEXEC)
+        cdef char* p
+        cdef ssize_t got
+        if fd < 0:
+            raise OSError(errno, "no memory for a body that the disk does not take")
+        self.memory = File(fd, -1, self.file.loop)
+        if self.on_spill is not None:
+            self.file.loop.call_soon(self.on_spill)
+        self.disk_end = self.floor = self.written
+        if 0 < self.written <= WINDOW:
+            p = <char*>malloc(self.written)
+            if p == NULL:
+                raise MemoryError
+            got = pread(self.file.fd, p, self.written, 0)
+            if got == self.written and pwrite(fd, p, got, 0) == got:
+                self.disk_end = self.floor = 0
+            free(p)
+        return 0
+
+    cdef bint _trim(self) noexcept:
+        """Give back what every reader has had; True where WINDOW is used up, and somebody is behind."""
+        cdef Place* place = self.places
+        cdef long long lowest = self.written
+        if self.written - self.floor <= WINDOW:
+            return False
+        while place != NULL:
+            lowest = min(lowest, place.offset)
+            place = place.behind
+        if lowest > self.floor:
+            fallocate(
+                self.memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, self.floor, lowest - self.floor
+            )
+            self.floor = lowest
+        return self.written - self.floor > WINDOW
+
+    # --- readers -----------------------------------------------------------------------------------------
+
+    cdef Place* enter(self, long long offset) except NULL:
+        cdef Place* place = <Place*>malloc(sizeof(Place))
+        if place == NULL:
+            raise MemoryError
+        place.offset = offset
+        place.before = NULL
+        place.behind = self.places
+        if self.places != NULL:
+            self.places.before = place
+        self.places = place
+        return place
+
+    cdef int leave(self, Place* place) except -1:
+        if place.before != NULL:
+            place.before.behind = place.behind
+        else:
+            self.places = place.behind
+        if place.behind != NULL:
+            place.behind.before = place.before
+        free(place)
+        return self.moved()
+
+    cdef int moved(self) except -1:
+        """A reader has gone on, or away: the origin may send more."""
+        cdef Stream origin = self.held_back
+        if origin is not None and (self.places == NULL or not self._trim()):
+            self.held_back = None
+            origin.resume()
+        return 0
 
     cdef int _offer_all(self, const char* p, size_t n) except -1:
         """Give new bytes straight to readers that have caught up; with many, the loop shares better."""
@@ -173,7 +343,7 @@ cdef class Growth(Sink):
                 if source.limit_to(limit) <= source.offset:
                     continue
                 taken = <size_t>(source.limit_to(limit) - source.offset)
-                source.offset += (<Stream>reader).offer(p + (source.offset - start), taken)
+                source.advance_by((<Stream>reader).offer(p + (source.offset - start), taken))
         return 0
 
     cdef long long visible(self) noexcept:
@@ -198,6 +368,7 @@ cdef class Growth(Sink):
         return 0
 
 
+@cython.no_gc_clear
 cdef class FileSource(Source):
     """Bytes [start, stop) of a file; with `growth`, as far as it has grown. stop -1: to its end."""
 
@@ -207,10 +378,41 @@ cdef class FileSource(Source):
         self.offset = start
         self.stop = stop
         self.reason = ""
+        if growth is not None:
+            self.place = growth.enter(start)
+
+    def __dealloc__(self):
+        # no_gc_clear: the growth is still there.
+        if self.place != NULL:
+            try:
+                self.growth.leave(self.place)
+            except Exception:
+                # The loop is closed: nobody waits for the origin any more.
+                pass
+
+    cdef int advance_by(self, long long n) except -1:
+        self.offset += n
+        if self.place != NULL:
+            self.place.offset = self.offset
+            if self.growth.held_back is not None:
+                self.growth.moved()
+        return 0
+
+    cdef File _at(self, size_t* n):
+        """The file that has the next bytes, of which it has at most n."""
+        cdef Growth growth = self.growth
+        if growth is None or growth.memory is None:
+            return self.file
+        if self.offset >= growth.disk_end:
+            return growth.memory
+        if growth.disk_end - self.offset < <long long>n[0]:
+            n[0] = <size_t>(growth.disk_end - self.offset)
+        return self.file
 
     cdef int fault_in(self, Stream waiter, size_t n) except -1:
         """Have a thread read what comes next, then wake the waiter."""
-        file = self.file
+        cdef size_t can = n
+        file = self._at(&can)
         future = file.loop.run_in_executor(None, file.touch, self.offset, n)
         future.add_done_callback(lambda future: self._warmed(waiter, future))
         return 0
@@ -253,10 +455,15 @@ cdef class FileSource(Source):
         cdef size_t can
         cdef long got
         cdef Status status = self.available(to, &can)
+        cdef File file
         n[0] = 0
         if status != Status.OK:
             return status
-        got = self.file.read_at(p, min(can, cap), self.offset, self.warm_stop)
+        file = self._at(&can)
+        if self.growth is not None and file is self.growth.memory and self.offset < self.growth.floor:
+            self.reason = "the bytes are not in memory any more"
+            return Status.FAILED
+        got = file.read_at(p, min(can, cap), self.offset, self.warm_stop)
         if got == -1:
             self.fault_in(to, min(can, <size_t>FAULT_IN))
             return Status.COLD
@@ -265,34 +472,35 @@ cdef class FileSource(Source):
             self.reason = failed if got else "the file was cut"
             return Status.FAILED
         n[0] = got
-        self.offset += got
+        self.advance_by(got)
         return Status.END if self.offset == self.stop else Status.OK
 
     cdef Status span(self, Stream to, int* fd, long* offset, size_t* n) except Status.EXC:
         cdef Status status = self.available(to, n)
-        fd[0] = self.file.fd
-        offset[0] = self.offset
+        cdef File file
         if status != Status.OK:
             return status
+        file = self._at(n)
+        fd[0] = file.fd
+        offset[0] = self.offset
         # Not more at a time, so that the other connections have their turn.
         n[0] = min(n[0], <size_t>FAULT_IN)
         if self.offset >= self.warm_stop:
             # sendfile waits for the disk. The first and the last page stand for those between them.
-            if self._is_cold(self.offset) or self._is_cold(self.offset + <long long>n[0] - 1):
+            if self._is_cold(file, self.offset) or self._is_cold(file, self.offset + <long long>n[0] - 1):
                 self.fault_in(to, n[0])
                 return Status.COLD
             self.warm_stop = self.offset + <long long>n[0]
         n[0] = min(n[0], <size_t>(self.warm_stop - self.offset))
         return Status.OK
 
-    cdef bint _is_cold(self, long long offset) except -1:
+    cdef bint _is_cold(self, File file, long long offset) except -1:
         """Whether the disk would have to be waited for. An error, or the end, shows when bytes are sent."""
         cdef char byte
-        return self.file.read_at(&byte, 1, offset, self.warm_stop) == -1
+        return file.read_at(&byte, 1, offset, self.warm_stop) == -1
 
     cdef int advance(self, size_t n) except -1:
-        self.offset += n
-        return 0
+        return self.advance_by(n)
 
 
 cdef class StreamSink(Sink):

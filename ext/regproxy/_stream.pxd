@@ -156,3 +156,4 @@ cdef class Listener(Pollable):
     cdef object on_accept
     cdef bint front
     cdef size_t head_limit
+    cdef int accepts

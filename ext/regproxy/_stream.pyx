@@ -29,7 +29,6 @@ from regproxy.posix cimport *
 from regproxy.status cimport Status
 
 cdef enum:
-    ACCEPTS_PER_EVENT = 32
     HEADS_PER_EVENT = 64
     BATCHES_PER_EVENT = 1
     # A relay stops reading its source when this much waits for a slow receiver.
@@ -1244,20 +1243,24 @@ cdef str source_reason(Source source):
 cdef class Listener(Pollable):
     """Accepts from a listening, non-blocking socket: `on_accept(stream)` for each new connection.
 
-    `front` marks the proxy port, whose heads may be CONNECT and whose first byte is looked at.
+    `front` marks the proxy port, whose heads may be CONNECT and whose first byte is looked at. `accepts`: how
+    many connections are taken at a time; where other processes listen too, 1 leaves them their share.
     """
 
     def __cinit__(self, Reactor reactor not None, int fd, on_accept, bint front=True,
-                  size_t head_limit=32768):
+                  size_t head_limit=32768, int accepts=32):
         self.fd = fd
         self.on_accept = on_accept
         self.front = front
         self.head_limit = head_limit
+        self.accepts = accepts
         reactor.watch(self, EPOLLIN)
 
     def close(self) -> None:
-        """Stop accepting. The socket itself is closed too."""
+        """Stop accepting. Our descriptor of the socket is closed too; other processes may have others."""
         if self.fd >= 0:
+            # While those are open, closing ours would leave it in the epoll set, ready for ever.
+            self.reactor.unwatch(self)
             self.reactor.forget(self)
             close(self.fd)
             self.fd = -1
@@ -1267,7 +1270,7 @@ cdef class Listener(Pollable):
         cdef socklen_t n
         cdef sockaddr_storage address
         cdef Stream stream
-        for _i in range(ACCEPTS_PER_EVENT):
+        for _i in range(self.accepts):
             if self.fd < 0:
                 return 0
             n = sizeof(address)

@@ -66,6 +66,7 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
+    ssize_t read(int fd, void* buf, size_t n)
     ssize_t pread(int fd, void* buf, size_t n, off_t offset)
     ssize_t pwrite(int fd, const void* buf, size_t n, off_t offset)
 
@@ -80,7 +81,28 @@ cdef extern from "<linux/sockios.h>" nogil:
 
 cdef extern from "<fcntl.h>" nogil:
     int fcntl(int fd, int cmd, ...)
+    int fallocate(int fd, int mode, off_t offset, off_t n)
     int F_GETFL, F_SETFL, O_NONBLOCK
+
+cdef extern from "<linux/falloc.h>" nogil:
+    int FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
+
+cdef extern from "<sys/stat.h>" nogil:
+    struct stat_t "stat":
+        off_t st_size
+    int fstat(int fd, stat_t* buf)
+
+cdef extern from "<sys/inotify.h>" nogil:
+    struct inotify_event:
+        int wd
+        uint32_t mask
+        uint32_t cookie
+        uint32_t len
+    int inotify_init1(int flags)
+    int inotify_add_watch(int fd, const char* path, uint32_t mask)
+    int inotify_rm_watch(int fd, int wd)
+    int IN_NONBLOCK, IN_CLOEXEC
+    uint32_t IN_MODIFY, IN_CLOSE_WRITE, IN_MOVE_SELF, IN_ATTRIB, IN_DELETE_SELF, IN_IGNORED, IN_Q_OVERFLOW
 
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:

@@ -1,0 +1,14 @@
+from collections.abc import Callable
+from typing import Self
+
+from regproxy._reactor import Pollable, Reactor
+from regproxy._relay import Growth
+
+class Followed:
+    eager: bool
+    def close(self) -> None: ...
+
+class Watch(Pollable):
+    def __new__(cls, reactor: Reactor) -> Self: ...
+    def follow(self, fd: int, on_change: Callable[[], object], growth: Growth | None = None) -> Followed: ...
+    def close(self) -> None: ...

@@ -1,0 +1,125 @@
+"""What a fill is: content that clients wait for, while it is fetched here or by another process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from regproxy._relay import Growth
+from regproxy.auth import Origin
+from regproxy.errors import UpstreamError
+from regproxy.heads import Request, Response
+from regproxy.oci import Accept, Target
+from regproxy.store import Blob
+
+NO_TYPE: Final = "application/octet-stream"
+
+
+class UpstreamAnswer(UpstreamError):
+    """The origin answered, but not with content: its status, headers and (small) body are for the client."""
+
+    def __init__(self, response: Response, body: bytes, origin: Origin) -> None:
+        super().__init__(f"{origin.host} answered {response.status}")
+        self.response = response
+        self.body = body
+        self.origin = origin
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a client asks for. `signature` tells requests apart that an origin may answer differently."""
+
+    origin: Origin
+    request: Request
+    target: Target
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """Clients with the same one share a refusal."""
+        return (self.origin, self.target.repository, self.request.get(b"authorization"))
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A fill whose origin has begun to send: `total` bytes, -1 where it did not say."""
+
+    growth: Growth
+    total: int
+    media_type: str
+
+
+class Fill:
+    """One content on its way. `done` resolves with the content, `opened` with the origin's head before that.
+
+    `opened` is None where there is nothing to follow: all of it is there.
+
+    `accept`: of a tag's requests. `joined`: another process fetches it, or has fetched it for us. `stored`:
+    it was kept. `asked`: when it was first wanted, monotonic.
+    """
+
+    __slots__ = (
+        "accept",
+        "asked",
+        "done",
+        "fetched_from",
+        "joined",
+        "media_type",
+        "opened",
+        "seconds",
+        "stored",
+        "wanted",
+    )
+
+    def __init__(self, wanted: Wanted, accept: Accept | None, loop: asyncio.AbstractEventLoop) -> None:
+        self.wanted = wanted
+        self.accept = accept
+        self.opened: asyncio.Future[Opened | None] = loop.create_future()
+        self.done: asyncio.Future[Blob] = loop.create_future()
+        self.media_type = NO_TYPE
+        self.fetched_from = ""
+        self.seconds = 0.0
+        self.joined = self.stored = False
+        self.asked = time.monotonic()
+
+    @property
+    def host(self) -> str:
+        """The registry that is asked."""
+        return self.wanted.origin.host
+
+    @property
+    def head(self) -> Opened | None:
+        """What the origin has said, if it has and there is something to follow."""
+        opened = self.opened
+        return opened.result() if opened.done() and opened.exception() is None else None
+
+    @property
+    def _growth(self) -> Growth | None:
+        return self.head.growth if self.head is not None else None
+
+    def complete(self, blob: Blob) -> None:
+        """Give the content to everybody who waits."""
+        self.done.set_result(blob)
+        if not self.opened.done():
+            self.opened.set_result(None)
+
+    @property
+    def verified(self) -> bool:
+        """Whether all of it is there and its digest has matched."""
+        growth = self._growth
+        return growth is not None and growth.done
+
+    @property
+    def joinable(self) -> bool:
+        """Whether a client can still have all of it; not when its beginning was never stored."""
+        growth = self._growth
+        return growth is None or growth.whole
+
+    def fail(self, error: BaseException) -> None:
+        """Tell everybody who waits."""
+        for future in (self.opened, self.done):
+            if not future.done():
+                future.set_exception(error)
+                # Nobody may be left to hear it; that is no reason for a warning.
+                future.exception()

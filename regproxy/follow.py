@@ -1,0 +1,121 @@
+"""Following a part that another process fills: its growth, its end, and who goes on where its filler died."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum, auto
+from typing import Final
+
+from regproxy._follow import Watch
+from regproxy._relay import Growth
+from regproxy.parts import FAILED, OPEN, VERIFIED, Meta, Part
+
+# The kernel tells of a close before it gives the lock back: look again soon after it has told something.
+_SOON: Final = 0.01  # seconds
+# How long a lost event (inotify(7): the queue may overflow) can go unnoticed.
+_LATE: Final = 0.5
+_LOOKS: Final = 5  # soon ones, after each event
+
+
+class Outcome(Enum):
+    """How following a part ended."""
+
+    STORED = auto()  # it is in the store
+    UNKEPT = auto()  # it is complete and verified, and not in the store
+    OURS = auto()  # its filler has gone: this process has the lock, and what is there to go on with
+    ALONE = auto()  # the disk fails its filler: what is there can be read, and nothing more will come
+    FAILED = auto()  # given up by its filler: `Following.meta` says why
+
+
+class Changes:
+    """What happens to the open file `fd`, to be awaited; `growth` is told how it grows."""
+
+    def __init__(self, watch: Watch | None, fd: int, growth: Growth | None = None) -> None:
+        self._happened = asyncio.Event()
+        self._looks = 0
+        self._followed = None
+        if watch is not None:
+            with suppress(OSError):  # the kernel's limit: then it is looked at now and then
+                self._followed = watch.follow(fd, self._happened.set, growth)
+
+    def only_ends(self) -> None:
+        """Growth need not be told any more: the part's readers hear of it by themselves."""
+        if self._followed is not None:
+            self._followed.eager = False
+
+    async def next(self) -> None:
+        """Wait for the next change, or until it is time to look anyway."""
+        late = _LATE if self._followed is not None else _SOON
+        try:
+            async with asyncio.timeout(_SOON if self._looks else late):
+                await self._happened.wait()
+            self._looks = _LOOKS
+        except TimeoutError:
+            self._looks = max(0, self._looks - 1)
+        self._happened.clear()
+
+    def close(self) -> None:
+        if self._followed is not None:
+            self._followed.close()
+
+
+class Following:
+    """A part that somebody else fills. `meta` is what its filler has said last."""
+
+    def __init__(self, part: Part, watch: Watch | None) -> None:
+        self.part = part
+        self.meta: Meta | None = None
+        self._changes = Changes(watch, part.fd, part.growth)
+
+    async def run(self, on_open: Callable[[Meta], None], stored: Callable[[], bool]) -> Outcome:
+        """Follow to the end. `on_open` is called once, when the origin's head is known.
+
+        `stored`: whether the content is in the store.
+        """
+        told = False
+        try:
+            while True:
+                outcome = self._look(stored)
+                meta = self.meta
+                if meta is not None and meta.state in (OPEN, VERIFIED) and not told:
+                    told = True
+                    self._changes.only_ends()
+                    on_open(meta)
+                if outcome is not None:
+                    return outcome
+                await self._changes.next()
+        finally:
+            self._changes.close()
+
+    def _look(self, stored: Callable[[], bool]) -> Outcome | None:
+        part, growth = self.part, self.part.growth
+        # In this order: a filler says what it does, then does it, then lets go.
+        free = part.take()
+        named = part.named
+        self.meta = meta = part.read()
+        size = part.size
+        growth.follow(size)
+        if meta is not None and meta.state == FAILED:
+            part.release()
+            return Outcome.FAILED
+        if meta is not None and meta.state == VERIFIED and meta.size == size and not growth.done:
+            growth.finish()
+        if named:
+            return Outcome.OURS if free else None
+        part.release()
+        if stored():
+            growth.finish()
+            return Outcome.STORED
+        return Outcome.UNKEPT if growth.done else Outcome.ALONE
+
+
+def alone(part: Part) -> None:
+    """Go on with a part that has lost its name: read what it has, keep the rest in memory. Raises OSError."""
+    part.path = None
+    part.mine = True
+    part.growth.follow(os.fstat(part.fd).st_size)
+    part.growth.relay(errno.ENOSPC)

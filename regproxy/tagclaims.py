@@ -1,0 +1,104 @@
+"""One fetch of a tag at a time for equal requests, whichever process they came to.
+
+    parts/<name>.tag    locked by who fetches; then it has the answer, for those who asked meanwhile
+
+`name` says which requests are equal, without saying what they carry: a keyed hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from regproxy import claims
+from regproxy._follow import Watch
+from regproxy.follow import Changes
+from regproxy.parts import boot_id
+
+_FILE_MODE: Final = 0o640
+_ANSWER_MAX: Final = 262_144
+
+
+class TagClaim:
+    """The right to fetch. `answer`: what somebody else was answered, then there is nothing to fetch."""
+
+    __slots__ = ("_fd", "_path", "answer")
+
+    def __init__(self, fd: int, path: Path, answer: dict[str, Any] | None) -> None:
+        self._fd = fd
+        self._path = path
+        self.answer = answer
+
+    def publish(self, answer: dict[str, Any]) -> None:
+        """Leave an answer (JSON's types) for those who asked before now."""
+        text = json.dumps({"boot": boot_id(), "at": time.monotonic(), "answer": answer}).encode()
+        if self._fd >= 0 and len(text) <= _ANSWER_MAX:
+            with suppress(OSError):
+                os.ftruncate(self._fd, 0)
+                os.pwrite(self._fd, text, 0)
+
+    def close(self) -> None:
+        """Let the next one fetch."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class TagClaims:
+    """The claims in one directory. `key`: the same in all processes that share them, and secret."""
+
+    def __init__(self, directory: Path, key: bytes, watch: Watch | None) -> None:
+        self._directory = directory
+        self._key = key
+        self._watch = watch
+
+    async def take(self, request: str, asked: float) -> TagClaim:
+        """Wait for the right to fetch, or for the answer that another process got since `asked` (monotonic).
+
+        Where the disk fails every process fetches for itself.
+        """
+        name = hashlib.blake2b(request.encode(), key=self._key[:64], digest_size=32).hexdigest()
+        path = self._directory / f"{name}.tag"
+        while True:
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+            except OSError:
+                return TagClaim(-1, path, None)
+            try:
+                await self._wait(fd)
+                if claims.names(path, fd):
+                    return TagClaim(fd, path, _answer(fd, asked))
+            except OSError:
+                os.close(fd)
+                return TagClaim(-1, path, None)
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    async def _wait(self, fd: int) -> None:
+        if claims.lock(fd):
+            return
+        changes = Changes(self._watch, fd)
+        try:
+            while not claims.lock(fd):
+                await changes.next()
+        finally:
+            changes.close()
+
+
+def _answer(fd: int, asked: float) -> dict[str, Any] | None:
+    try:
+        found = json.loads(os.pread(fd, _ANSWER_MAX, 0) or b"null")
+        if found is not None and found["boot"] == boot_id() and found["at"] >= asked:
+            answer: dict[str, Any] = found["answer"]
+            return answer
+    except (ValueError, TypeError, KeyError):
+        # Its writer was killed in the middle of it.
+        pass
+    return None

@@ -1,0 +1,398 @@
+"""Following a part that another process fills; here two stores on one directory stand for two processes."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from regproxy._follow import Watch
+from regproxy.follow import Following, Outcome, alone
+from regproxy.parts import OPEN, VERIFIED, Meta, Part
+from regproxy.store import Store
+from regproxy.tagclaims import TagClaims
+from tests.parts.images import digest_of
+from tests.test_relay import LIMIT, Plane, Run, plane, run
+
+__all__ = ["plane", "run"]  # fixtures
+
+BODY = random.Random("follow").randbytes(300_000)
+DIGEST = digest_of(BODY)
+
+
+@pytest.fixture
+def watch(plane: Plane) -> Iterator[Watch]:
+    watch = Watch(plane.reactor)
+    yield watch
+    watch.close()
+
+
+@pytest.fixture
+def stores(plane: Plane, tmp_path: Path) -> Iterator[tuple[Store, Store]]:
+    pair = Store(tmp_path / "cache", plane.loop), Store(tmp_path / "cache", plane.loop)
+    yield pair
+    for store in pair:
+        store.close()
+
+
+class Told:
+    """Counts calls, and wakes who waits for the next."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._event = asyncio.Event()
+
+    def __call__(self) -> None:
+        self.count += 1
+        self._event.set()
+
+    async def next(self) -> None:
+        await asyncio.wait_for(self._event.wait(), LIMIT)
+        self._event.clear()
+
+
+class TestWatch:
+    """What the kernel tells of a file."""
+
+    def test_growth_is_told_without_python(
+        self, plane: Plane, run: Run, watch: Watch, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "part"
+
+        async def test() -> None:
+            growth, told = plane.growth(path), Told()
+            followed = watch.follow(growth.file.fd, told, growth)
+            with path.open("ab", buffering=0) as file:
+                file.write(BODY[:1000])
+                await told.next()
+                assert growth.written == 1000
+                followed.eager = False
+                before = told.count
+                file.write(BODY[1000:5000])
+                async with asyncio.timeout(LIMIT):
+                    while growth.written < 5000:
+                        await plane.turns(1)
+                assert told.count == before
+            await told.next()  # it was closed
+            followed.close()
+            path.unlink()
+            await plane.turns()
+            assert told.count == before + 1
+
+        run(test())
+
+    @pytest.mark.parametrize("what", ["rename", "unlink", "close", "attributes"])
+    def test_everything_else_is(
+        self, what: str, plane: Plane, run: Run, watch: Watch, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "part"
+
+        async def test() -> None:
+            growth, told = plane.growth(path), Told()
+            followed = watch.follow(growth.file.fd, told, growth)
+            followed.eager = False
+            if what == "rename":
+                path.rename(tmp_path / "blob")
+            elif what == "unlink":
+                path.unlink()
+            elif what == "close":
+                os.close(os.open(path, os.O_WRONLY))
+            else:
+                os.utime(path)
+            await told.next()
+
+        run(test())
+
+    def test_a_file_without_a_name(self, plane: Plane, run: Run, watch: Watch, tmp_path: Path) -> None:
+        path = tmp_path / "part"
+
+        async def test() -> None:
+            growth, told = plane.growth(path), Told()
+            writer = os.open(path, os.O_WRONLY)
+            path.unlink()
+            watch.follow(growth.file.fd, told, growth)
+            os.write(writer, b"x" * 10)
+            os.close(writer)
+            await told.next()
+            assert growth.written == 10
+
+        run(test())
+
+    def test_many_at_once(self, plane: Plane, run: Run, watch: Watch, tmp_path: Path) -> None:
+        """More events than one read of the kernel's queue takes."""
+
+        async def test() -> None:
+            growths = [plane.growth(tmp_path / f"part-{number}") for number in range(300)]
+            for growth in growths:
+                watch.follow(growth.file.fd, Told(), growth)
+            for round_ in range(1, 6):
+                for number in range(300):
+                    with (tmp_path / f"part-{number}").open("ab") as file:
+                        file.write(b"x" * round_)
+            async with asyncio.timeout(LIMIT):
+                while {growth.written for growth in growths} != {15}:
+                    await plane.turns(1)
+
+        run(test())
+
+
+class Case:
+    """A filler and a follower of one part. `opened` is what the follower was told."""
+
+    def __init__(self, plane: Plane, stores: tuple[Store, Store], watch: Watch | None) -> None:
+        self.filler, self.other = stores
+        self.part = self.filler.claim(DIGEST)
+        self.followed = self.other.claim(DIGEST)
+        assert (self.part.mine, self.followed.mine) == (True, False)
+        self.following = Following(self.followed, watch)
+        self.opened: list[Meta] = []
+        self.task = plane.loop.create_task(self.following.run(self.opened.append, self._stored))
+        self._plane = plane
+
+    def _stored(self) -> bool:
+        return self.other.lookup(DIGEST) is not None
+
+    async def outcome(self) -> Outcome:
+        return await asyncio.wait_for(self.task, LIMIT)
+
+    async def write(self, data: bytes) -> None:
+        await self._plane.write(self.part.growth, data)
+
+    async def until(self, check: Callable[[], bool]) -> None:
+        async with asyncio.timeout(LIMIT):
+            while not check():
+                await self._plane.turns(1)
+
+    def close(self) -> None:
+        for part in (self.followed, self.part):
+            part.close()
+            part.growth.file.close()
+            if part.growth.memory is not None:
+                part.growth.memory.close()
+
+
+@pytest.fixture(params=["inotify", "polling"])
+def case(request: pytest.FixtureRequest, plane: Plane, stores: tuple[Store, Store]) -> Iterator[Case]:
+    """With the kernel's events, and where it gives none."""
+    watch = Watch(plane.reactor) if request.param == "inotify" else None
+    case = Case(plane, stores, watch)
+    yield case
+    case.close()
+    if watch is not None:
+        watch.close()
+
+
+OPENED = Meta(OPEN, len(BODY), "text/plain", "127.0.0.9", 0.5, host="reg.test")
+
+
+class TestFollowing:
+    """How it ends."""
+
+    def test_stored(self, case: Case, run: Run) -> None:
+        async def test() -> None:
+            case.part.write(OPENED)
+            await case.write(BODY[:100_000])
+            await case.until(lambda: case.opened == [OPENED])
+            await case.write(BODY[100_000:])
+            case.part.write(Meta(VERIFIED, size=len(BODY)))
+            await case.until(lambda: case.followed.growth.done)
+            await case.filler.commit(case.part, DIGEST)
+            assert await case.outcome() is Outcome.STORED
+            assert case.followed.growth.written == len(BODY)
+
+        run(test())
+
+    def test_stored_before_anything_was_said(self, case: Case, run: Run) -> None:
+        async def test() -> None:
+            await case.write(BODY)
+            await case.filler.commit(case.part, DIGEST)
+            assert await case.outcome() is Outcome.STORED
+            assert case.followed.growth.done
+
+        run(test())
+
+    def test_verified_and_not_kept(self, case: Case, run: Run) -> None:
+        async def test() -> None:
+            case.part.write(OPENED)
+            await case.write(BODY)
+            case.part.write(Meta(VERIFIED, size=len(BODY)))
+            await case.until(lambda: case.followed.growth.done)
+            case.part.disown()
+            assert await case.outcome() is Outcome.UNKEPT
+            blob = case.other.unkept(case.followed, DIGEST, "text/plain")
+            assert os.pread(blob.file.fd, len(BODY) + 1, 0) == BODY
+
+        run(test())
+
+    @pytest.mark.parametrize("said", [True, False])
+    def test_its_filler_dies(self, said: bool, case: Case, run: Run) -> None:
+        async def test() -> None:
+            if said:
+                case.part.write(OPENED)
+                await case.write(BODY[:1000])
+            case.part.growth.file.close()  # as the end of the process does
+            assert await case.outcome() is Outcome.OURS
+            assert (case.followed.mine, case.followed.growth.written) == (True, 1000 if said else 0)
+            case.other.abort(case.followed)
+
+        run(test())
+
+    def test_two_followers_and_one_heir(self, case: Case, plane: Plane, run: Run) -> None:
+        async def test() -> None:
+            third = Store(case.other.root, plane.loop)
+            part = third.claim(DIGEST)
+            second = plane.loop.create_task(Following(part, None).run(case.opened.append, lambda: False))
+            case.part.write(OPENED)
+            await case.write(BODY[:1000])
+            case.part.growth.file.close()
+            done, waiting = await asyncio.wait(
+                {case.task, second}, return_when=asyncio.FIRST_COMPLETED, timeout=LIMIT
+            )
+            assert [task.result() for task in done] == [Outcome.OURS]
+            for task in waiting:
+                task.cancel()
+            assert case.followed.mine != part.mine
+            part.close()
+
+        run(test())
+
+    def test_given_up(self, case: Case, run: Run) -> None:
+        async def test() -> None:
+            case.part.write(OPENED)
+            await case.until(lambda: case.opened == [OPENED])
+            case.part.write(OPENED.failed("digest", "it was wrong"))
+            case.filler.abort(case.part)
+            assert await case.outcome() is Outcome.FAILED
+            assert case.following.meta == OPENED.failed("digest", "it was wrong")
+
+        run(test())
+
+    def test_the_disk_is_full(self, case: Case, run: Run) -> None:
+        async def test() -> None:
+            case.part.write(OPENED)
+            await case.write(BODY[:1000])
+            await case.until(lambda: case.opened == [OPENED])
+            case.part.disown()
+            assert await case.outcome() is Outcome.ALONE
+            alone(case.followed)
+            growth = case.followed.growth
+            assert (growth.written, growth.memory is not None, growth.whole) == (1000, True, True)
+
+        run(test())
+
+    def test_is_given_up_itself(self, case: Case, plane: Plane, run: Run) -> None:
+        async def test() -> None:
+            case.part.write(OPENED)
+            await case.until(lambda: case.opened == [OPENED])
+            case.task.cancel()
+            await asyncio.wait({case.task})
+            assert case.part.mine
+            assert case.part.named
+
+        run(test())
+
+
+class TestTagClaims:
+    """One fetch at a time for equal requests."""
+
+    @pytest.fixture
+    def claims(self, tmp_path: Path, watch: Watch) -> tuple[TagClaims, TagClaims]:
+        return TagClaims(tmp_path, b"key", watch), TagClaims(tmp_path, b"key", None)
+
+    def test_who_waited_gets_the_answer(
+        self, claims: tuple[TagClaims, TagClaims], plane: Plane, run: Run
+    ) -> None:
+        async def test() -> None:
+            one, two = claims
+            first = await one.take("a", time.monotonic())
+            waiting = plane.loop.create_task(two.take("a", time.monotonic()))
+            other = await two.take("b", time.monotonic())
+            assert other.answer is None
+            await plane.turns()
+            assert not waiting.done()
+            first.publish({"digest": "x"})
+            first.close()
+            second = await asyncio.wait_for(waiting, LIMIT)
+            assert second.answer == {"digest": "x"}
+            second.close()
+            other.close()
+
+        run(test())
+
+    def test_who_asks_afterwards_does_not(
+        self, claims: tuple[TagClaims, TagClaims], plane: Plane, run: Run
+    ) -> None:
+        async def test() -> None:
+            one, two = claims
+            first = await one.take("a", time.monotonic())
+            first.publish({"digest": "x"})
+            first.close()
+            second = await two.take("a", time.monotonic())
+            assert second.answer is None
+            second.close()
+
+        run(test())
+
+    def test_who_dies_leaves_the_right_to_the_next(
+        self, claims: tuple[TagClaims, TagClaims], plane: Plane, run: Run
+    ) -> None:
+        async def test() -> None:
+            one, two = claims
+            first = await one.take("a", time.monotonic())
+            waiting = plane.loop.create_task(two.take("a", time.monotonic()))
+            await plane.turns()
+            first.close()
+            second = await asyncio.wait_for(waiting, LIMIT)
+            assert second.answer is None
+            second.close()
+
+        run(test())
+
+    def test_a_file_that_was_removed_is_nobodys_claim(
+        self, claims: tuple[TagClaims, TagClaims], plane: Plane, run: Run, tmp_path: Path
+    ) -> None:
+        async def test() -> None:
+            one, two = claims
+            first = await one.take("a", time.monotonic())
+            waiting = plane.loop.create_task(two.take("a", time.monotonic()))
+            await plane.turns()
+            (path,) = tmp_path.glob("*.tag")
+            path.unlink()
+            first.close()
+            second = await asyncio.wait_for(waiting, LIMIT)
+            assert path.exists()
+            second.close()
+
+        run(test())
+
+    def test_a_directory_that_is_gone_is_no_reason_not_to_fetch(
+        self, plane: Plane, run: Run, tmp_path: Path
+    ) -> None:
+        async def test() -> None:
+            claim = await TagClaims(tmp_path / "none", b"key", None).take("a", 0.0)
+            assert claim.answer is None
+            claim.publish({})
+            claim.close()
+
+        run(test())
+
+    def test_names_say_nothing_without_the_key(
+        self, claims: tuple[TagClaims, TagClaims], plane: Plane, run: Run, tmp_path: Path
+    ) -> None:
+        async def test() -> None:
+            for key in (b"key", b"other"):
+                (await TagClaims(tmp_path, key, None).take("secret", 0.0)).close()
+            assert len(names := [path.name for path in tmp_path.glob("*.tag")]) == 2
+            assert all("secret" not in name for name in names)
+
+        run(test())
+
+
+def test_a_part_without_disk_is_nobodys_to_follow(stores: tuple[Store, Store]) -> None:
+    part: Part = stores[0].in_memory()
+    assert (part.path, part.mine, part.named, part.read()) == (None, True, False, None)
