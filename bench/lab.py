@@ -59,9 +59,13 @@ class Sample:
 
 
 class Lab:
-    """The servers of a benchmark: `peer` (nginx, static), `origin` and slower ones, and the `subject`."""
+    """The servers of a benchmark: `peer` (nginx, static), `origin` and slower ones, and the `subject`.
 
-    def __init__(self, work: Path, subject: SubjectName) -> None:
+    `workers`: processes of the subject and of its peer.
+    """
+
+    def __init__(self, work: Path, subject: SubjectName, workers: int = 1) -> None:
+        self.workers = workers
         self.material = Material(work / "material")
         self.samples: list[Sample] = []
         identity = make_identity(work / "identity")
@@ -70,7 +74,7 @@ class Lab:
         for old in ("peer", "origin", "slow", "subject"):
             shutil.rmtree(work / old, ignore_errors=True)
         try:
-            self.peer = Nginx(work / "peer", root, identity)
+            self.peer = Nginx(work / "peer", root, identity, workers)
             self._origins.append(self.peer)
             self.origin = Nginx(work / "origin", root, identity)
             self._origins.append(self.origin)
@@ -81,7 +85,7 @@ class Lab:
             self.subject: Subject
             if subject is SubjectName.REGPROXY:
                 ports = [self.origin.port, self.middle_origin.port, self.slow_origin.port]
-                self.subject = Regproxy(work / "subject", identity, ports)
+                self.subject = Regproxy(work / "subject", identity, ports, workers)
             else:
                 self.subject = Squid(work / "subject", identity)
             self.restart()

@@ -33,6 +33,7 @@ def main(
     mode: Annotated[Mode, typer.Argument(help="short: about 3 minutes. full: the figures that count.")],
     only: Annotated[str, typer.Option(help="scenarios, comma separated")] = ",".join(SCENARIOS),
     subject: Annotated[SubjectName, typer.Option(help="the proxy that is measured")] = SubjectName.REGPROXY,
+    workers: Annotated[int, typer.Option(help="processes of the proxy and of nginx beside it")] = 1,
     work: Annotated[Path, typer.Option(help="where servers keep their files and caches")] = BUILD / "work",
     out: Annotated[Path, typer.Option(help="where the report goes")] = BUILD / "reports",
 ) -> None:
@@ -47,7 +48,7 @@ def main(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ctrl-C: the servers are stopped on the way out
     report = Report.begin(mode.value, subject.value)
     try:
-        lab = Lab(work.absolute(), subject)
+        lab = Lab(work.absolute(), subject, workers)
     except BenchError as error:
         console.print(f"FAILED: {error}", markup=False)
         raise typer.Exit(1) from None

@@ -83,8 +83,9 @@ def cached(lab: Lab, plan: Plan, load: Load) -> list[tuple[Sample, Sample]]:
 
 
 def cached_blob(lab: Lab, plan: Plan) -> list[Figure]:
-    """S1: a blob of 32 MB from the cache, one connection."""
-    pairs = cached(lab, plan, Load(lab.material.blob(BLOB), count=plan.blobs))
+    """S1: a blob of 32 MB from the cache, one connection for each worker."""
+    load = Load(lab.material.blob(BLOB), connections=lab.workers, count=plan.blobs * lab.workers)
+    pairs = cached(lab, plan, load)
     return [
         compared(
             "S1",

@@ -100,10 +100,11 @@ def accepts(port: int) -> bool:
 
 
 class Nginx:
-    """Static files over TLS 1.3 by one worker process, with its access log on."""
+    """Static files over TLS 1.3 by `workers` processes, with its access log on."""
 
-    def __init__(self, directory: Path, root: Path, identity: Identity) -> None:
+    def __init__(self, directory: Path, root: Path, identity: Identity, workers: int = 1) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self._workers = workers
         self.port = free_port()
         self._identity = identity
         self.access_log = directory / "access.log"
@@ -121,7 +122,7 @@ class Nginx:
         return f"""
 daemon off;
 {user}
-worker_processes 1;
+worker_processes {self._workers};
 pid {directory}/nginx.pid;
 events {{ worker_connections 8192; }}
 http {{
@@ -180,11 +181,13 @@ class SlowOrigin:
 
 
 class Regproxy:
-    """The proxy of this repository, one worker, access log into a file, metrics on."""
+    """The proxy of this repository, `workers` of them, access log into a file, metrics on."""
 
     name = "regproxy"
 
-    def __init__(self, directory: Path, identity: Identity, origin_ports: Sequence[int]) -> None:
+    def __init__(
+        self, directory: Path, identity: Identity, origin_ports: Sequence[int], workers: int = 1
+    ) -> None:
         self.port, self._admin = free_port(), free_port()
         self._directory = directory
         self._cache = directory / "cache"
@@ -197,7 +200,7 @@ class Regproxy:
             "REGPROXY_UPSTREAM_CA_FILE": str(identity.ca),
             "REGPROXY_LISTEN": f"127.0.0.1:{self.port}",
             "REGPROXY_ADMIN_LISTEN": f"127.0.0.1:{self._admin}",
-            "REGPROXY_WORKERS": "1",
+            "REGPROXY_WORKERS": str(workers),
             "REGPROXY_CACHE_DIR": str(self._cache),
             "REGPROXY_CA_DIR": str(directory / "ca"),
             "REGPROXY_ACCESS_LOG": str(directory / "access.log"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 from collections.abc import Callable
 
 from regproxy._stream import Stream
@@ -11,31 +13,40 @@ from regproxy.heads import build_head, parse_request
 from regproxy.metrics import CONTENT_TYPE, Metrics
 from regproxy.pages import Page, text
 
+log = logging.getLogger(__name__)
+
+METRICS = "/metrics"
 _IDLE = 75.0  # seconds; above the scrape interval that is usual
 
 
 class Admin:
-    """Answers for one worker. `ready()` is None, or says why it is not."""
+    """Answers for one worker; the metrics are those of all."""
 
     def __init__(
         self,
         metrics: Metrics,
+        loop: asyncio.AbstractEventLoop,
         ready: Callable[[], str | None],
+        ends: Callable[[], bool],
         live: Callable[[], dict[str, int]] | None = None,
     ) -> None:
-        """`live` counts what is open in the data plane; only a debug run shows it."""
+        """`ready()` is None, or says why the worker is not; `ends()`: it waits for no further request.
+
+        `live` counts what is open in the data plane; only a debug run shows it.
+        """
         self._metrics = metrics
+        self._loop = loop
         self._ready = ready
+        self.ends = ends
         self._live = live
+        self._scrape: asyncio.Future[bytes] | None = None
 
     def accept(self, stream: Stream) -> None:
         """Take a new connection."""
         AdminSession(self, stream)
 
     def page(self, path: str) -> Page:
-        """The answer for a path."""
-        if path == "/metrics":
-            return Page(200, CONTENT_TYPE.encode(), self._metrics.render())
+        """The answer for a path other than METRICS."""
         if path == "/healthz":
             return text(200, "ok\n")
         if path == "/readyz":
@@ -44,6 +55,17 @@ class Admin:
         if path == "/debug/live" and self._live is not None:
             return Page(200, b"application/json", json.dumps(self._live()).encode())
         return text(404, "there are /metrics, /healthz and /readyz\n")
+
+    def scrape(self) -> asyncio.Future[bytes]:
+        """Collect the metrics, in a thread, since clients would notice. Who comes meanwhile gets the same."""
+        if self._scrape is None:
+            self._metrics.publish()
+            self._scrape = self._loop.run_in_executor(None, self._metrics.collect)
+            self._scrape.add_done_callback(self._scraped)
+        return self._scrape
+
+    def _scraped(self, scrape: asyncio.Future[bytes]) -> None:
+        self._scrape = None
 
 
 class AdminSession:
@@ -60,7 +82,7 @@ class AdminSession:
         stream.next_head(_IDLE, _IDLE)
 
     def on_head(self, head: bytes) -> None:
-        """A request: answer it from memory."""
+        """A request: answer it."""
         try:
             request = parse_request(head)
         except HeadError as error:
@@ -72,10 +94,25 @@ class AdminSession:
         if request.method not in ("GET", "HEAD"):
             self._answer(text(405, f"{request.method} is not allowed here\n"), "GET")
             return
-        self._answer(self._admin.page(request.path.partition("?")[0]), request.method)
+        path = request.path.partition("?")[0]
+        if path == METRICS:
+            self._admin.scrape().add_done_callback(lambda scrape: self._scraped(scrape, request.method))
+        else:
+            self._answer(self._admin.page(path), request.method)
+
+    def _scraped(self, scrape: asyncio.Future[bytes], method: str) -> None:
+        if not self._stream.open or scrape.cancelled():
+            return
+        error = scrape.exception()
+        if error is not None:
+            log.error("the metrics can't be collected", exc_info=error)
+            self._answer(text(500, "the metrics can't be collected; the log has more\n"), method)
+        else:
+            self._answer(Page(200, CONTENT_TYPE.encode(), scrape.result()), method)
 
     def _answer(self, page: Page, method: str) -> None:
         headers = [(b"content-type", page.content_type), (b"content-length", b"%d" % len(page.body))]
+        self._keep_alive = self._keep_alive and not self._admin.ends()
         if not self._keep_alive:
             headers.append((b"connection", b"close"))
         if self._stream.send(build_head(page.status, headers), page.body if method == "GET" else b""):

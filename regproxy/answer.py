@@ -155,7 +155,8 @@ class Answerer:
         """The answer is out: log it, and wait for the next request or close."""
         self._record()
         self._task = None
-        closes, unread = self._closes(), self._unread()
+        closes = not self._keeps or self._body_left or self._s.drains
+        unread = self._unread()
         self._request = None
         if closes:
             self.stream.close(unread)
@@ -180,7 +181,10 @@ class Answerer:
             self._finish()
 
     def _closes(self) -> bool:
-        return not self._keeps or self._body_left or self._s.closes
+        """Whether this answer says that the connection ends with it; what was said once stays so."""
+        if self._s.closes:
+            self._keeps = False
+        return not self._keeps or self._body_left
 
     def _unread(self) -> bool:
         """Whether the client may still be sending something that nobody will read."""

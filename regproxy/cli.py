@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from regproxy import cachecli, supervisor
 from regproxy import config as configuration
-from regproxy import directories, worker
 from regproxy.config import Config
 from regproxy.errors import ConfigError, RegproxyError
 
@@ -25,6 +24,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(cachecli.app, name="cache")
 
 ConfigOption = Annotated[
     Path | None,
@@ -39,16 +39,9 @@ def root() -> None:
 
 @app.command()
 def serve(config: ConfigOption = None) -> None:
-    """Run the proxy until SIGTERM or SIGINT."""
-    settings = _load(config)
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+    """Run the proxy until SIGTERM or SIGINT; SIGHUP makes it read its configuration again."""
     try:
-        places = directories.choose(settings, os.environ)
-        code = worker.run(settings, places, debug=os.environ.get("REGPROXY_DEBUG") == "1")
+        code = supervisor.run(config, os.environ, debug=os.environ.get("REGPROXY_DEBUG") == "1")
     except RegproxyError as error:
         _fail(error)
     raise typer.Exit(code)
@@ -69,15 +62,8 @@ def check_config(config: ConfigOption = None) -> None:
 
 
 def _load(path: Path | None) -> Config:
-    text = None
     try:
-        if path is not None:
-            text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        _fail(ConfigError("REGPROXY_CONFIG", str(path), f"can't be read: {reason}"))
-    try:
-        return configuration.load(os.environ, text, str(path or ""))
+        return supervisor.read(path, os.environ)[1]
     except ConfigError as error:
         _fail(error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import Callable
@@ -150,8 +151,7 @@ class Downloads:
                 part.write(meta())
             except OSError as error:
                 # It would fail for the body too. Without this, who follows could wait for ever.
-                part.growth.relay(error.errno or 0)
-                self._spilled(part)
+                self._store.relay(part, error.errno or errno.EIO)
 
     def _spilled(self, part: Part) -> None:
         """The disk has taken all it could: who follows elsewhere goes on alone."""

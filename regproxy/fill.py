@@ -179,10 +179,7 @@ class Fills:
                 else:
                     part.restart()
         except OSError as error:
-            number = error.errno or errno.EIO
-            self._store.failed(number)
-            part.disown()
-            growth.relay(number)
+            self._store.relay(part, error.errno or errno.EIO)
         await self._downloads.run(fill, part)
         return True
 
@@ -259,11 +256,11 @@ class Fills:
             try:
                 await self._downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
             except UpstreamError as error:
-                claim.publish(_failed_answer(error))
+                claim.publish(_failed_answer(error), time.monotonic())
                 raise
             # Who asks from here on asks anew.
             self._leave(fill, key)
-            await self._enter(fill, claim)
+            await self._enter(fill, claim, time.monotonic())
         finally:
             claim.close()
 
@@ -282,7 +279,7 @@ class Fills:
             raise _as_answered(answer, fill.wanted.origin)
         raise failure(answer["word"], answer["reason"])
 
-    async def _enter(self, fill: Fill, claim: TagClaim) -> None:
+    async def _enter(self, fill: Fill, claim: TagClaim, at: float) -> None:
         """Enter what the tag is; other processes know it before the next of them may ask the origin."""
         origin, target, blob = fill.wanted.origin, fill.wanted.target, fill.done.result()
         accepts_index = fill.accept is not None and fill.accept.accepts_index
@@ -294,14 +291,13 @@ class Fills:
         row = TagRow(variant, blob.digest, fill.media_type, blob.size, time.time(), accepts_index)
         self._index.put_tag(origin.host, origin.port, target.repository, target.reference, row)
         await self._loop.run_in_executor(None, self._index.flush, _WRITTEN)
-        claim.publish(
-            {
-                "digest": blob.digest,
-                "type": fill.media_type,
-                "address": fill.fetched_from,
-                "seconds": fill.seconds,
-            }
-        )
+        answer = {
+            "digest": blob.digest,
+            "type": fill.media_type,
+            "address": fill.fetched_from,
+            "seconds": fill.seconds,
+        }
+        claim.publish(answer, at)
 
     async def finish(self, timeout: float) -> list[str]:
         """Wait for what is under way; then give up the rest and return what that was."""

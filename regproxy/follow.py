@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
@@ -12,6 +11,7 @@ from typing import Final
 
 from regproxy._follow import Watch
 from regproxy._relay import Growth
+from regproxy.errors import StoreError
 from regproxy.parts import FAILED, OPEN, VERIFIED, Meta, Part
 
 # The kernel tells of a close before it gives the lock back: look again soon after it has told something.
@@ -114,8 +114,11 @@ class Following:
 
 
 def alone(part: Part) -> None:
-    """Go on with a part that has lost its name: read what it has, keep the rest in memory. Raises OSError."""
+    """Go on with a part that has lost its name: read what it has, keep the rest in memory. StoreError."""
     part.path = None
     part.mine = True
-    part.growth.follow(os.fstat(part.fd).st_size)
-    part.growth.relay(errno.ENOSPC)
+    part.growth.follow(part.size)
+    try:
+        part.growth.relay(errno.ENOSPC)
+    except OSError as error:
+        raise StoreError(error.strerror) from None

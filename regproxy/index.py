@@ -1,214 +1,213 @@
 """What the cache knows besides its files: where tags point, and the size, type and last use of objects.
 
-SQLite in WAL mode. Reads run on the caller's thread; all writing is done by one thread, in batches. What is
-not on disk yet is in memory and is read from there, so a change is visible at once. The file may be lost at
-any time: objects are counted anew from the blobs, and tags are asked for again. So a fault here never fails a
-pull: it is logged, and what can't be read is taken as not known.
+SQLite in WAL mode, shared by all processes that use the cache directory. Reads run on the caller's thread;
+all writing is done by one thread, in batches. What is not on disk yet is in memory and is read from there, so
+a change is visible at once. What was read is remembered, until the journal says that another process has
+changed it; a number in memory that all processes share says when it is time to read the journal.
+
+The file may be lost at any time: objects are counted anew from the blobs, and tags are asked for again. So a
+fault here never fails a pull: it is logged, and what can't be read is taken as not known.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import sqlite3
-import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from regproxy.errors import StoreError
+from regproxy.indexchanges import Changes, ObjectChange, TagChange
+from regproxy.indexfile import Opened, close_file, open_file
+from regproxy.indexrows import (
+    REMOVED,
+    TAG_DROPPED,
+    TAG_PUT,
+    ObjectRow,
+    TagKey,
+    TagRow,
+    Totals,
+    disk_size,
+    key_of,
+)
+from regproxy.indexwriter import Generation, Writer
+
+__all__ = ["Generation", "Index", "ObjectRow", "TagKey", "TagRow", "Totals"]
 
 logger = logging.getLogger(__name__)
 
-_VERSION: Final = 1  # of the schema; every change raises it and is carried out by _prepare()
-_SCHEMA: Final = (
-    "CREATE TABLE tags (host TEXT NOT NULL, port INTEGER NOT NULL, repository TEXT NOT NULL,"
-    " tag TEXT NOT NULL, variant TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,"
-    " size INTEGER NOT NULL, fetched_at REAL NOT NULL, accepts_index INTEGER NOT NULL,"
-    " PRIMARY KEY (host, port, repository, tag, variant)) WITHOUT ROWID",
-    "CREATE TABLE objects (digest TEXT NOT NULL PRIMARY KEY, size INTEGER NOT NULL, media_type TEXT,"
-    " last_used REAL NOT NULL) WITHOUT ROWID",
-    "CREATE INDEX objects_by_use ON objects (last_used)",
-)
 _TAG_ROWS: Final = (
     "SELECT variant, digest, media_type, size, fetched_at, accepts_index FROM tags"
     " WHERE host = ? AND port = ? AND repository = ? AND tag = ?"
 )
-_DROP_TAG: Final = "DELETE FROM tags WHERE host = ? AND port = ? AND repository = ? AND tag = ?"
-_PUT_TAG: Final = "INSERT INTO tags VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-_OBJECT_ROW: Final = "SELECT digest, size, media_type, last_used FROM objects WHERE digest = ?"
-_OLDEST: Final = "SELECT digest, size, media_type, last_used FROM objects ORDER BY last_used"
-_PUT_OBJECT: Final = "INSERT OR REPLACE INTO objects VALUES (?, ?, ?, ?)"
-_DROP_OBJECT: Final = "DELETE FROM objects WHERE digest = ?"
-_TOUCH: Final = "UPDATE objects SET last_used = ? WHERE digest = ?"
-
-_LINGER: Final = 0.05  # seconds that a change waits for others to share its transaction
-_TOUCH_EVERY: Final = 5.0  # seconds between two writings of last uses
-_RETRY: Final = 1.0  # seconds after a failed transaction
-_BATCH: Final = 2000  # changes in one transaction
-_MEMORY: Final = 8192  # tags, and media types, that are held in memory
-_BACKLOG: Final = 100_000  # changes that wait while the disk does not take them
-# What says nothing about the file itself, by SQLite's primary result code: moving it aside would not help.
-_NOT_DAMAGE: Final = frozenset(
-    {
-        *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM),
-        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN),
-    }
+_OBJECT: Final = "SELECT digest, size, media_type, last_used, disk FROM objects"
+_OBJECT_ROW: Final = f"{_OBJECT} WHERE digest = ?"
+_BETWEEN: Final = f"{_OBJECT} WHERE digest >= ? AND digest < ?"
+_OLDEST: Final = (
+    f"{_OBJECT} INDEXED BY objects_by_use WHERE last_used < ?"
+    " AND NOT EXISTS (SELECT 1 FROM pins WHERE pins.digest = objects.digest) ORDER BY last_used"
 )
+_TOTALS: Final = "SELECT objects, bytes, disk FROM totals"
+_IS_COMPLETE: Final = "SELECT value FROM state WHERE key = 'complete'"
+_PINS: Final = "SELECT name, digest FROM pins ORDER BY name, digest"
+_NEWS: Final = "SELECT seq, writer, kind, key FROM journal WHERE seq > ? ORDER BY seq LIMIT ?"
+_NEWEST: Final = "SELECT coalesce(max(seq), 0) FROM journal"
 
-TagKey = tuple[str, int, str, str]
+_MEMORY: Final = 8192  # tags, and media types, that are held in memory
+_NEWS_MAX: Final = 5000  # journal rows that are read at once: for more of them, all is forgotten
+_SAY_EVERY: Final = 60.0  # seconds between two warnings about the same fault
+_EVER: Final = float("inf")
+_OF_TAGS: Final = frozenset({TAG_PUT, TAG_DROPPED})
+
 K = TypeVar("K")
 V = TypeVar("V")
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class TagRow:
-    """What the origin said a tag is, to a request of the kind `variant`.
+class _Alone:
+    """Stands in for a board where there is none: other processes are noticed by tick() only."""
 
-    `variant` is the caller's word, and a tag has one row for each. `size`: bytes. `fetched_at`: seconds since
-    the epoch, when the origin last confirmed it. `accepts_index`: the request took indexes too.
-    """
+    generation = 0
 
-    variant: str
-    digest: str
-    media_type: str
-    size: int
-    fetched_at: float
-    accepts_index: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectRow:
-    """A blob or manifest on disk. `size`: bytes; `media_type`: None if unknown; `last_used`: epoch."""
-
-    digest: str
-    size: int
-    media_type: str | None
-    last_used: float
+    def bump(self) -> int:
+        return 0
 
 
 class Index:
-    """The index of one cache directory. Use from one thread.
+    """The index of one cache directory. Use from one thread, which may be an event loop's; flush() from any.
 
-    `objects` and `bytes`: how many objects there are, and their sizes together. `fresh`: the file has just
-    been made, so that objects which lie on disk are not in it yet.
+    What says that it raises StoreError works on the file and waits for it. All else neither waits nor raises.
+
+    `on_removed` is called for each digest that is removed, by whatever process: in drop_object(), remove()
+    and sync(). `on_forget_all`: anything may have been removed. Both are called on the caller's thread.
     """
 
     def __init__(
-        self, writer: sqlite3.Connection, reader: sqlite3.Connection, clock: Callable[[], float]
+        self, opened: Opened, board: Generation | None, commits_fd: int, clock: Callable[[], float]
     ) -> None:
-        self._reader = reader
+        self.on_removed: Callable[[str], None] | None = None
+        self.on_forget_all: Callable[[], None] | None = None
+        self._board: Generation = _Alone() if board is None else board
         self._clock = clock
-        self.fresh = False
-        self.objects, self.bytes = reader.execute(
-            "SELECT count(*), coalesce(sum(size), 0) FROM objects"
-        ).fetchone()
+        self._me = secrets.randbits(62)
         self._tags: _Memory[TagKey, tuple[TagRow, ...]] = _Memory(_MEMORY)
         self._types: _Memory[str, str] = _Memory(_MEMORY)
-        self._writer = _Writer(writer, clock)
+        self._last_totals = Totals(0, 0, 0)
+        self._generation = self._seq = 0  # of the board, and of the journal: what is known
+        self._said, self._say_at = "", 0.0
+        self._writer = Writer(opened, self._me, self._board, commits_fd, clock)
+        self._use(opened)
 
     @classmethod
-    def open(cls, path: Path, *, clock: Callable[[], float] = time.time) -> Index:
+    def open(
+        cls,
+        path: Path,
+        *,
+        board: Generation | None = None,
+        commits_fd: int = -1,
+        clock: Callable[[], float] = time.time,
+    ) -> Index:
         """Open the index, or make it. A damaged file, or a later version's, is moved to `<name>.aside`.
 
-        Raises StoreError if the file can be neither used nor replaced.
+        `board` tells at once what other processes have changed; without it, tick() does. `commits_fd` is an
+        eventfd that is written to when objects have been entered. It takes no longer for more objects.
+        Raises StoreError if the file can be neither used nor replaced, for other reasons than a full disk.
         """
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                return cls._open(path, clock)
-            except sqlite3.DatabaseError as error:
-                if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _NOT_DAMAGE:
-                    raise
-                logger.warning("%s: %s; moved aside, and made anew from the blobs", path, error)
-                _move_aside(path)
-                return cls._open(path, clock)
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"{path}: {error}; this user has to be able to write there") from error
-
-    @classmethod
-    def _open(cls, path: Path, clock: Callable[[], float]) -> Index:
-        connections = []
-        try:
-            for _ in range(2):
-                connections.append(_connect(path))
-            writer, reader = connections
-            fresh = _prepare(writer)
-            reader.execute("PRAGMA query_only = 1")
-            reader.execute("PRAGMA busy_timeout = 100")  # ms; the caller is an event loop
-            index = cls(writer, reader, clock)
-        except sqlite3.Error:
-            for connection in connections:
-                connection.close()
-            raise
-        index.fresh = fresh
-        return index
+        return cls(open_file(path), board, commits_fd, clock)
 
     # Tags
 
     def tag(self, host: str, port: int, repository: str, tag: str) -> tuple[TagRow, ...]:
         """Return what is known of a tag, one row for each variant; empty: nothing."""
+        if self._board.generation != self._generation:
+            self.sync()
         key = (host, port, repository, tag)
         rows = self._tags.get(key)
         if rows is None:
-            rows = self._writer.tags.get(key, None)
-            if rows is None:
-                rows = tuple(_tag_row(*row) for row in self._read(_TAG_ROWS, key))
-            self._tags.put(key, rows)
+            rows = self._read_tag(key)
         return rows
 
     def put_tag(self, host: str, port: int, repository: str, tag: str, row: TagRow) -> None:
         """Set the tag's row for `row.variant`; its rows for other variants stay."""
-        others = (r for r in self.tag(host, port, repository, tag) if r.variant != row.variant)
-        self._set_tag((host, port, repository, tag), (*others, row))
+        self._notice()
+        key = (host, port, repository, tag)
+        waiting = self._writer.tags.get(key)
+        cleared, rows = (waiting.cleared, waiting.rows) if waiting is not None else (False, {})
+        self._writer.tags.put(key, TagChange(cleared, {**rows, row.variant: row}, self._seq))
+        self._tags.drop(key)
+        self._writer.wake()
 
     def drop_tag(self, host: str, port: int, repository: str, tag: str) -> None:
         """Forget all variants of a tag."""
-        self._set_tag((host, port, repository, tag), ())
+        self._notice()
+        key = (host, port, repository, tag)
+        self._writer.tags.put(key, TagChange(True, {}, self._seq))
+        self._tags.drop(key)
+        self._writer.wake(urgent=True)
 
-    def _set_tag(self, key: TagKey, rows: tuple[TagRow, ...]) -> None:
+    def _read_tag(self, key: TagKey) -> tuple[TagRow, ...]:
+        # What waits is looked at first: what is settled between the two looks is on disk by the second.
+        change = self._writer.tags.get(key)
+        put = {} if change is None else change.rows
+        found: list[tuple[Any, ...]] = []
+        if change is None or not change.cleared:
+            try:
+                found = self._reader.execute(_TAG_ROWS, key).fetchall()
+            except sqlite3.Error as error:
+                self._fault(error)
+                return tuple(put.values())  # not to be remembered: there may be more
+        rows = (*(_tag_row(*row) for row in found if row[0] not in put), *put.values())
         self._tags.put(key, rows)
-        self._writer.tags.put(key, rows)
-        self._writer.wake()
+        return rows
 
     # Objects
 
     def object(self, digest: str) -> ObjectRow | None:
         """Return what is known of an object. Its last use may be some seconds later than `last_used`."""
-        row = self._writer.objects.get(digest, _UNKNOWN)
-        if row is _UNKNOWN:
-            found = self._read(_OBJECT_ROW, (digest,))
-            return ObjectRow(*found[0]) if found else None
-        return row
+        if self._board.generation != self._generation:
+            self.sync()
+        change = self._writer.objects.get(digest)
+        if change is not None:
+            return change.row
+        found = self._read(_OBJECT_ROW, (digest,))
+        return ObjectRow(*found[0]) if found else None
 
-    def put_object(self, digest: str, size: int, media_type: str | None) -> None:
-        """Note an object that is on disk, used just now. `media_type` None leaves a known one as it is."""
+    def put_object(self, digest: str, size: int, media_type: str | None, disk: int | None = None) -> None:
+        """Note an object that is on disk, used just now. `media_type` None leaves a known one as it is.
+
+        `disk`: the bytes that it takes there; None: what is known of that, or `size` in whole blocks.
+        """
+        self._notice()
         before = self.object(digest)
         if before is not None:
             media_type = media_type or before.media_type
-            self.bytes -= before.size
-            self.objects -= 1
-        self.bytes += size
-        self.objects += 1
+            if disk is None and before.size == size:
+                disk = before.disk
         if media_type is not None:
             self._types.put(digest, media_type)
-        self._set_object(digest, ObjectRow(digest, size, media_type, self._clock()))
+        row = ObjectRow(digest, size, media_type, self._clock(), disk_size(size) if disk is None else disk)
+        waiting = self._writer.objects.get(digest)
+        dropped = waiting is not None and waiting.dropped
+        self._writer.objects.put(digest, ObjectChange(dropped, row, self._seq))
+        self._writer.wake()
 
     def drop_object(self, digest: str) -> None:
         """Forget an object. Tags may go on naming it."""
-        before = self.object(digest)
-        if before is not None:
-            self.bytes -= before.size
-            self.objects -= 1
-            self._types.drop(digest)
-            self._set_object(digest, None)
+        self._notice()
+        self._writer.objects.put(digest, ObjectChange(True, None, self._seq))
+        self._writer.wake(urgent=True)
+        self._removed(digest)
 
     def media_type(self, digest: str) -> str | None:
         """Return a manifest's media type; None: not known, or not a manifest."""
+        if self._board.generation != self._generation:
+            self.sync()
         known = self._types.get(digest)
         if known is None:
             row = self.object(digest)
@@ -222,25 +221,131 @@ class Index:
         """Note that an object was used just now. It is on disk some seconds later."""
         self._writer.touched.add(digest)
 
-    def oldest(self, limit: int) -> list[ObjectRow]:
+    # All objects
+
+    def totals(self) -> Totals:
+        """Return the sums over all objects on disk; what was put or dropped is in them after a moment."""
+        for row in self._read(_TOTALS, ()):
+            self._last_totals = Totals(*row)
+        return self._last_totals
+
+    @property
+    def objects(self) -> int:
+        """How many objects there are."""
+        return self.totals().objects
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that all objects take on the disk."""
+        return self.totals().disk
+
+    @property
+    def complete(self) -> bool:
+        """Whether all objects on disk have been entered since the file was made."""
+        return self._read(_IS_COMPLETE, ()) == [(1,)]
+
+    def set_complete(self) -> None:
+        """All objects on disk are entered. Raises StoreError, also if this is another file since tick()."""
+        self._run(Changes.set_complete)
+
+    def oldest(self, limit: int, unused_since: float | None = None) -> list[ObjectRow]:
         """Return up to `limit` objects, those first that were not used for the longest time.
 
-        What was touched or put in the last seconds is left out.
+        `unused_since`: only those whose last use is before that (epoch). Pinned ones, and what this process
+        has touched or put in the last seconds, are left out.
         """
         rows: list[ObjectRow] = []
-        with suppress(sqlite3.Error), closing(self._reader.execute(_OLDEST)) as cursor:
-            # Dropped objects wait in `objects` too; the few that are skipped make this no longer scan.
-            idle = (
-                r for r in cursor if r[0] not in self._writer.touched and r[0] not in self._writer.objects
-            )
-            rows.extend(ObjectRow(*row) for row in islice(idle, limit))
+        before = _EVER if unused_since is None else unused_since
+        try:
+            with closing(self._reader.execute(_OLDEST, (before,))) as cursor:
+                # Dropped objects wait in `objects` too; the few that are skipped make this no longer scan.
+                busy, waiting = self._writer.touched, self._writer.objects
+                idle = (row for row in cursor if row[0] not in busy and row[0] not in waiting)
+                rows.extend(ObjectRow(*row) for row in islice(idle, limit))
+        except sqlite3.Error as error:
+            self._fault(error)
         return rows
 
-    def _set_object(self, digest: str, row: ObjectRow | None) -> None:
-        self._writer.objects.put(digest, row)
-        self._writer.wake()
+    def rows_between(self, low: str, high: str) -> dict[str, ObjectRow]:
+        """Return all objects on disk with low <= digest < high, by digest. Raises StoreError."""
+        return {row[0]: ObjectRow(*row) for row in self._read_or_raise(_BETWEEN, (low, high))}
 
-    # Both
+    def adopt(self, rows: Iterable[ObjectRow]) -> int:
+        """Enter objects that have no row yet; how many those were. Raises StoreError."""
+        rows = list(rows)
+        return self._run(lambda changes: changes.adopt(rows))
+
+    def remove(self, digests: Iterable[str], journal: bool = True) -> None:
+        """Remove objects, and the tags that name them. Raises StoreError; then they are all still there.
+
+        `journal` False: no other process has them in its memory, as their files are long gone.
+        """
+        digests = list(digests)
+        withdrawn = self._writer.objects.withdraw(digests)  # or they would be entered again
+        try:
+            tags = self._run(lambda changes: changes.remove(digests, journal))
+        except StoreError:
+            self._writer.objects.restore(withdrawn)
+            raise
+        for key in tags:
+            self._tags.drop(key)
+        for digest in digests:
+            self._removed(digest)
+
+    # Pins
+
+    def pin(self, name: str, digests: Iterable[str]) -> None:
+        """Keep objects from being evicted, under a name. Raises StoreError."""
+        digests = list(digests)
+        self._run(lambda changes: changes.pin(name, digests))
+
+    def unpin(self, name: str) -> int:
+        """Take back what was pinned under a name; how many objects those were. Raises StoreError."""
+        return self._run(lambda changes: changes.unpin(name))
+
+    def pins(self) -> list[tuple[str, str]]:
+        """Return all names and the digests pinned under them, in their order. Raises StoreError."""
+        return [(name, digest) for name, digest in self._read_or_raise(_PINS, ())]
+
+    # Other processes, and the file
+
+    def sync(self) -> None:
+        """Forget what other processes have changed. Reads do so by themselves when the board says it."""
+        # Before the journal is read: who changes something now is noticed the next time.
+        self._generation = self._board.generation
+        try:
+            news = self._reader.execute(_NEWS, (self._seq, _NEWS_MAX + 1)).fetchall()
+        except sqlite3.Error as error:
+            self._fault(error)
+            self._forget_all()
+            return
+        if not news:
+            return
+        if news[0][0] != self._seq + 1 or len(news) > _NEWS_MAX:  # trimmed past us; or too much to go through
+            self._seq = self._newest()
+            self._forget_all()
+            return
+        self._seq = news[-1][0]
+        for seq, writer, kind, key in news:
+            if writer == self._me:
+                self._written(seq, kind, key)
+            else:
+                self._heard(seq, kind, key)
+
+    def tick(self) -> None:
+        """Notice what the board does not tell: changes by processes without it, and another or damaged file.
+
+        Such a file is opened, or made, by the writer's thread; a later tick() changes over to it and forgets
+        all. To be called every 250 ms.
+        """
+        renewed = self._writer.renewed()
+        if renewed is not None:
+            self._reader.close()
+            self._use(renewed)
+            self._forget_all()
+        if self._writer.suspicion is not None or self._file.looks_changed():
+            self._writer.look()
+        self._notice()
 
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until all changes are on disk, uses included; False: they are not, after `timeout` seconds."""
@@ -248,15 +353,83 @@ class Index:
 
     def close(self) -> None:
         """Write what is left and close the file."""
-        self._writer.close()
-        self._reader.close()
+        close_file(self._file.path, *self._writer.close(), self._reader)
+
+    def _use(self, opened: Opened) -> None:
+        self._file = opened
+        self._reader = opened.reader
+        self._data_version = -1
+        # In this order: a change between the two is known, and looked for again.
+        self._generation = self._board.generation
+        self._seq = self._newest()
+
+    def _newest(self) -> int:
+        for (seq,) in self._read(_NEWEST, ()):
+            return int(seq)
+        return 0
+
+    def _notice(self) -> None:
+        """sync() if the board says that something has changed, or the file does, which knows of everybody."""
+        for (version,) in self._read("PRAGMA data_version", ()):
+            if version != self._data_version or self._board.generation != self._generation:
+                self._data_version = version
+                self.sync()
+
+    def _written(self, seq: int, kind: str, key: str) -> None:
+        """Our own change is on disk; the writer may not have come to settle it yet.
+
+        It must not cover what others have written after it.
+        """
+        if kind in _OF_TAGS:
+            tag = key_of(key)
+            change = self._writer.tags.get(tag)
+            if change is not None and change.seq == seq:
+                self._writer.tags.settle({tag: change})
+
+    def _heard(self, seq: int, kind: str, key: str) -> None:
+        """Another process has changed something."""
+        if kind in _OF_TAGS:
+            tag = key_of(key)
+            self._tags.drop(tag)
+            if kind == TAG_DROPPED:
+                self._writer.tags.supersede(tag, seq)
+        elif kind == REMOVED:
+            self._removed(key)
+
+    def _removed(self, digest: str) -> None:
+        self._types.drop(digest)
+        if self.on_removed is not None:
+            self.on_removed(digest)
+
+    def _forget_all(self) -> None:
+        self._tags.clear()
+        self._types.clear()
+        if self.on_forget_all is not None:
+            self.on_forget_all()
+
+    def _run(self, job: Callable[[Changes], T]) -> T:
+        return self._writer.run(job, self._file)
 
     def _read(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         try:
             return self._reader.execute(sql, values).fetchall()
         except sqlite3.Error as error:
-            logger.warning("index: %s", error)
+            self._fault(error)
             return []
+
+    def _read_or_raise(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            self._fault(error)
+            raise StoreError(f"index: {error}") from error
+
+    def _fault(self, error: sqlite3.Error) -> None:
+        self._writer.suspect(error)
+        now = time.monotonic()
+        if str(error) != self._said or now >= self._say_at:
+            self._said, self._say_at = str(error), now + _SAY_EVERY
+            logger.warning("index: %s", error)
 
 
 class _Memory(Generic[K, V]):
@@ -281,192 +454,11 @@ class _Memory(Generic[K, V]):
     def drop(self, key: K) -> None:
         self._values.pop(key, None)
 
-
-class _Pending(Generic[K, V]):
-    """The latest state of each key that is not on disk yet. The caller puts, the writer takes and settles."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._changes: dict[K, V] = {}
-
-    def __len__(self) -> int:
-        return len(self._changes)
-
-    def __contains__(self, key: K) -> bool:
-        return key in self._changes
-
-    def get(self, key: K, default: V | None) -> V | None:
-        return self._changes.get(key, default)
-
-    def put(self, key: K, value: V) -> None:
-        with self._lock:
-            self._changes[key] = value
-
-    def take(self, limit: int) -> dict[K, V]:
-        """Return the first `limit` changes, which stay visible until they are settled."""
-        with self._lock:
-            return dict(islice(self._changes.items(), limit))
-
-    def settle(self, written: dict[K, V]) -> None:
-        """Forget what is on disk now, except for keys that have changed again in the meantime."""
-        with self._lock:
-            for key, value in written.items():
-                if key in self._changes and self._changes[key] is value:
-                    del self._changes[key]
-
-    def trim(self, limit: int) -> None:
-        with self._lock:
-            for key in list(islice(self._changes, max(0, len(self._changes) - limit))):
-                del self._changes[key]
-
-
-class _Writer:
-    """The thread that writes, and what waits for it."""
-
-    def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
-        self.tags: _Pending[TagKey, tuple[TagRow, ...]] = _Pending()
-        self.objects: _Pending[str, ObjectRow | None] = _Pending()
-        # Used by both threads without a lock: add(), copy() and difference_update() of strings are one step
-        # each under the GIL. A digest stays in it until its use is on disk.
-        self.touched: set[str] = set()
-        self._connection = connection
-        self._clock = clock
-        self._changed = threading.Condition()
-        self._dirty = False
-        self._failing = False
-        self._closing = False
-        self._asked = self._done = 0  # flushes
-        self._touch_at = time.monotonic() + _TOUCH_EVERY
-        self._thread = threading.Thread(target=self._run, name="index", daemon=True)
-        self._thread.start()
-
-    def wake(self) -> None:
-        if not self._dirty:
-            with self._changed:
-                self._dirty = True
-                self._changed.notify_all()
-
-    def flush(self, timeout: float) -> bool:
-        with self._changed:
-            self._asked += 1
-            mine = self._asked
-            self._changed.notify_all()
-            return self._changed.wait_for(lambda: self._done >= mine, timeout) and not self._failing
-
-    def close(self) -> None:
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
-        self._thread.join()
-        self._connection.close()
-
-    def _hurried(self) -> bool:
-        return self._closing or self._asked > self._done
-
-    def _run(self) -> None:
-        closing_now = False
-        while not closing_now:
-            with self._changed:
-                self._changed.wait_for(lambda: self._dirty or self._hurried(), _TOUCH_EVERY)
-                if self._dirty:
-                    self._changed.wait_for(self._hurried, _RETRY if self._failing else _LINGER)
-                asked, closing_now, hurried = self._asked, self._closing, self._hurried()
-                self._dirty = False
-            written = self._write_all(uses=hurried or time.monotonic() >= self._touch_at)
-            with self._changed:
-                self._done = asked
-                self._failing = not written
-                self._dirty = self._dirty or self._failing
-                self._changed.notify_all()
-
-    def _write_all(self, *, uses: bool) -> bool:
-        """Write all that waits, in batches; False: SQLite did not take it, and it goes on waiting."""
-        try:
-            while self.tags or self.objects:
-                tags, objects = self.tags.take(_BATCH), self.objects.take(_BATCH)
-                self._write(tags, objects, set())
-                self.tags.settle(tags)
-                self.objects.settle(objects)
-            if uses and self.touched:
-                touched = self.touched.copy()
-                self._write({}, {}, touched)
-                self.touched.difference_update(touched)
-        except sqlite3.Error as error:
-            if not self._failing:
-                logger.warning("index: can't write, will go on trying: %s", error)
-            self.tags.trim(_BACKLOG)
-            self.objects.trim(_BACKLOG)
-            if len(self.touched) > _BACKLOG:
-                self.touched.clear()
-            return False
-        if uses:
-            self._touch_at = time.monotonic() + _TOUCH_EVERY
-        return True
-
-    def _write(
-        self, tags: dict[TagKey, tuple[TagRow, ...]], objects: dict[str, ObjectRow | None], touched: set[str]
-    ) -> None:
-        now = self._clock()
-        run = self._connection.executemany
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            run(_DROP_TAG, tags)
-            run(_PUT_TAG, (key + _values(row) for key, rows in tags.items() for row in rows))
-            run(_DROP_OBJECT, ((digest,) for digest, row in objects.items() if row is None))
-            run(_PUT_OBJECT, (_values(row) for row in objects.values() if row is not None))
-            run(_TOUCH, ((now, digest) for digest in touched))
-            self._connection.execute("COMMIT")
-        except sqlite3.Error:
-            if self._connection.in_transaction:  # some errors have rolled back by themselves
-                self._connection.execute("ROLLBACK")
-            raise
-
-
-_UNKNOWN: Final = ObjectRow("", 0, None, 0.0)
+    def clear(self) -> None:
+        self._values.clear()
 
 
 def _tag_row(
     variant: str, digest: str, media_type: str, size: int, fetched_at: float, accepts_index: int
 ) -> TagRow:
     return TagRow(variant, digest, media_type, size, fetched_at, bool(accepts_index))
-
-
-def _values(row: TagRow | ObjectRow) -> tuple[Any, ...]:
-    return tuple(getattr(row, name) for name in row.__slots__)
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    # Transactions are begun by name; the writer's connection is opened here and used by its thread alone.
-    connection = sqlite3.connect(path, timeout=5.0, isolation_level=None, check_same_thread=False)
-    connection.execute(
-        "PRAGMA synchronous = NORMAL"
-    )  # with WAL: a power cut may lose the last commits, no more
-    return connection
-
-
-def _prepare(connection: sqlite3.Connection) -> bool:
-    """Check the file, and make its tables if it has none (True). Raises sqlite3.DatabaseError."""
-    ((said,),) = connection.execute("PRAGMA quick_check(1)").fetchall()
-    if said != "ok":
-        raise sqlite3.DatabaseError(said)
-    # A file system without shared memory (NFS) refuses WAL, and the old journal is kept: slower, and right.
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        ((version,),) = connection.execute("PRAGMA user_version").fetchall()
-        if version not in (0, _VERSION):
-            raise sqlite3.DatabaseError(f"its schema has version {version}, not {_VERSION}")
-        if version == 0:
-            for statement in _SCHEMA:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {_VERSION}")
-    finally:
-        connection.execute("COMMIT")
-    return bool(version == 0)
-
-
-def _move_aside(path: Path) -> None:
-    """Give way to a new file. Its log goes away with it, or it would be replayed into the new one."""
-    path.replace(path.with_name(f"{path.name}.aside"))
-    for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)

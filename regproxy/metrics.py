@@ -1,7 +1,7 @@
 """Every metric is declared here. Hot paths count in C (Tally); publish() moves the counts at intervals.
 
-Names follow Prometheus' rules: base units, `_total` for counters. Where several workers serve one port, this
-works in prometheus_client's multiprocess mode (PROMETHEUS_MULTIPROC_DIR): each publishes to its own file, and
+Names follow Prometheus' rules: base units, `_total` for counters. The processes of one supervisor use
+prometheus_client's multiprocess mode: each publishes to files of its own in a directory (see `shelf`), and
 whoever is asked renders the sum.
 """
 
@@ -11,7 +11,8 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Final, Literal
+from pathlib import Path
+from typing import Any, Final, Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -20,14 +21,17 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
     generate_latest,
+    values,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from regproxy._tally import BOUNDS, Tally
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OTHER: Final = "other"
 _NAMES_MAX: Final = 100  # distinct hosts in a label; masks and redirects let clients and origins make up more
+_DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own
 
 Mode = Literal["livesum", "livemin", "livemostrecent"]
 
@@ -48,8 +52,6 @@ _GAUGES: Final = {
     ),
     "active": _Watched("fills_active", "Objects that are being fetched into the cache."),
     "waiters": _Watched("fill_waiters", "Requests that read from an object while it is being fetched."),
-    "objects": _Watched("cache_objects", "Objects in the cache.", "livemostrecent"),
-    "bytes": _Watched("cache_bytes", "Size of the objects in the cache.", "livemostrecent"),
     "not_after": _Watched("ca_not_after_timestamp_seconds", "When the CA expires.", "livemin", min),
     "leaf_not_after_min": _Watched(
         "leaf_not_after_timestamp_seconds",
@@ -102,8 +104,23 @@ class _Names:
         return name
 
 
+def share(directory: str | Path, slot: str) -> None:
+    """Keep the metrics of this process in `directory` from here on; before any Metrics is made.
+
+    `slot` is a name without "_" that no other process has at the same time. One that comes to a slot later
+    goes on counting where the former one was, so the number of files does not grow with every process.
+    """
+    os.environ[_DIRECTORY] = str(directory)
+    values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
+
+
+def unshare() -> None:
+    """Close the files of share(): nothing is counted any more."""
+    values.close_all_multiprocess_files()  # type: ignore[no-untyped-call]
+
+
 class Metrics:
-    """The metrics of one process. Use from one thread.
+    """The metrics of one process. Use from one thread, collect() excepted.
 
     `version` None: that of the installed package. What is watched or tallied appears with publish().
     """
@@ -164,6 +181,33 @@ class Metrics:
             "wire_bytes": counter("wire_bytes", "Bytes on all connections, TLS included.", ["direction"]),
             "access_log_dropped": counter("access_log_dropped", "Lines that the access log lost."),
         }
+        self._declare_cache()
+        self._declare_processes()
+
+    def _declare_cache(self) -> None:
+        counter, recent = self._counter, self._recent
+        self._objects = recent("cache_objects", "Objects in the cache.")
+        self._bytes = recent("cache_bytes", "Bytes of the disk that the objects in the cache take.")
+        self._max_bytes = recent("cache_max_bytes", "CACHE_MAX_SIZE; 0: no limit.")
+        self._free = recent("cache_disk_free_bytes", "Bytes that are free on the cache's file system.")
+        self._evicted = counter("evicted_objects", "Objects removed from the cache.", ["reason"])
+        self._evicted_bytes = counter("evicted_bytes", "Bytes of the disk that this has freed.", ["reason"])
+        self._reconcile = recent("reconcile_seconds", "How long the last comparison of index and disk took.")
+        self._complete = recent("index_complete", "1: the index knows every object on the disk.")
+        self._store_failures = counter(
+            "store_failures", "Objects that the disk did not take, or did not give.", ["reason"]
+        )
+        self._store_ok = self._gauge(
+            _Watched("store_ok", "0: the disk fails, and pulls are passed on without storing.", "livemin")
+        )
+        self._store_ok.set(1)  # who stores nothing has nothing against it
+
+    def _declare_processes(self) -> None:
+        self._workers = self._gauge(_Watched("workers", "Workers that take connections."))
+        self._exits = self._counter(
+            "worker_exits", "Workers that ended though nobody had told them to.", ["reason"]
+        )
+        self._reloads = self._counter("reloads", "SIGHUPs, by what became of them.", ["result"])
 
     def _counter(self, name: str, text: str, labels: Iterable[str] = ()) -> Counter:
         return Counter(f"regproxy_{name}_total", text, labels, registry=self._registry)
@@ -174,6 +218,10 @@ class Metrics:
     def _gauge(self, watched: _Watched, labels: Iterable[str] = ()) -> Gauge:
         name, mode = f"regproxy_{watched.metric}", watched.mode
         return Gauge(name, watched.help, labels, registry=self._registry, multiprocess_mode=mode)
+
+    def _recent(self, name: str, text: str) -> Gauge:
+        """A gauge of something that there is once: whoever spoke last is right."""
+        return self._gauge(_Watched(name, text, "livemostrecent"))
 
     # Requests
 
@@ -249,6 +297,51 @@ class Metrics:
         self._tunnel_bytes.labels("up").inc(bytes_up)
         self._tunnel_bytes.labels("down").inc(bytes_down)
 
+    # The cache
+
+    def store_failed(self, reason: str) -> None:
+        """Count what the disk refused, and say that storing does not work. `reason`: as ENOSPC or EIO."""
+        self._store_failures.labels(reason).inc()
+        self._store_ok.set(0)
+
+    def store_worked(self) -> None:
+        """Say that storing works, again."""
+        self._store_ok.set(1)
+
+    def cache_holds(self, objects: int, size: int, max_size: int, free: int) -> None:
+        """Say what is in the cache. Bytes as the disk counts them; `max_size` 0: there is no limit."""
+        self._objects.set(objects)
+        self._bytes.set(size)
+        self._max_bytes.set(max_size)
+        self._free.set(free)
+
+    def evicted(self, reason: str, objects: int, size: int) -> None:
+        """Count objects that were removed. `reason`: size, inactive or free; `size`: bytes of the disk."""
+        self._evicted.labels(reason).inc(objects)
+        self._evicted_bytes.labels(reason).inc(size)
+
+    def reconciled(self, seconds: float) -> None:
+        """Say how long comparing the index with the disk took."""
+        self._reconcile.set(seconds)
+
+    def index_is_complete(self, complete: bool) -> None:
+        """Say whether the index knows all that is on the disk."""
+        self._complete.set(complete)
+
+    # Processes
+
+    def workers_ready(self, count: int) -> None:
+        """Say how many workers take connections."""
+        self._workers.set(count)
+
+    def worker_ended(self, reason: str) -> None:
+        """Count one that was not told to end. `reason`: exit, killed (by a signal), hung (killed for it)."""
+        self._exits.labels(reason).inc()
+
+    def reloaded(self, result: str) -> None:
+        """Count a SIGHUP. `result`: done, refused (can't be used), failed (no worker came up with it)."""
+        self._reloads.labels(result).inc()
+
     # Publishing
 
     def watch(self, source: object) -> None:
@@ -295,13 +388,40 @@ class Metrics:
                 self._gauges[name].set(watched.merge(present))
 
     def render(self) -> bytes:
-        """Publish, and return the metrics of all workers in Prometheus' text format (CONTENT_TYPE)."""
+        """Publish, and return what collect() does."""
         self.publish()
-        if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
-            merged = CollectorRegistry()
-            MultiProcessCollector(merged)  # type: ignore[no-untyped-call]
-            return generate_latest(merged)
-        return generate_latest(self._registry)
+        return self.collect()
+
+    def collect(self) -> bytes:
+        """Return what all processes have published, in Prometheus' text format (CONTENT_TYPE).
+
+        Takes milliseconds for each process. May be called by any thread.
+        """
+        directory = os.environ.get(_DIRECTORY)
+        if directory is None:
+            return generate_latest(self._registry)
+        merged = CollectorRegistry()
+        merged.register(_Merged(Path(directory)))
+        return generate_latest(merged)
+
+
+class _Merged(Collector):
+    """The sum of what is in the files of all processes."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def collect(self) -> Any:
+        # A file is empty for a moment while a process makes it.
+        files = [str(path) for path in self._directory.glob("*.db") if _size(path) > 0]
+        return MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _observe_all(histogram: Histogram, counts: list[int], seconds: float) -> None:

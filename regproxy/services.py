@@ -72,7 +72,8 @@ class Services:
     access: AccessLog
     pages: Pages
     loop: asyncio.AbstractEventLoop
-    closes: bool = False  # every connection after its answer: while draining, or without keep-alive
+    closes: bool = False  # every answer says that the connection ends: while we end, or without keep-alive
+    drains: bool = False  # a connection ends with its answer, whatever that has said
     _routes: dict[bytes, Route] = field(default_factory=dict)
     _second: int = 0
     _date: bytes = b""

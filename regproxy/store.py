@@ -199,7 +199,18 @@ class Store:
         try:
             return memory_part(limit, error, self._loop)
         except OSError as failure:
-            raise StoreError(f"no memory for a body that is not stored: {failure.strerror}") from failure
+            raise StoreError(
+                f"a body can be kept neither on disk nor in memory: {failure.strerror}"
+            ) from None
+
+    def relay(self, part: Part, error: int) -> None:
+        """Store no more of a part that is ours, for this errno; who follows it goes on alone. StoreError."""
+        self.failed(error)
+        part.disown()
+        try:
+            part.growth.relay(error)
+        except OSError as failure:
+            raise StoreError(failure.strerror) from None
 
     def failed(self, error: int) -> None:
         """Content could not be kept, for this errno. It is said once until storing works again."""

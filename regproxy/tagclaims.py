@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -34,9 +33,9 @@ class TagClaim:
         self._path = path
         self.answer = answer
 
-    def publish(self, answer: dict[str, Any]) -> None:
-        """Leave an answer (JSON's types) for those who asked before now."""
-        text = json.dumps({"boot": boot_id(), "at": time.monotonic(), "answer": answer}).encode()
+    def publish(self, answer: dict[str, Any], at: float) -> None:
+        """Leave an answer (JSON's types) for those who asked before `at` (monotonic), when it was there."""
+        text = json.dumps({"boot": boot_id(), "at": at, "answer": answer}).encode()
         if self._fd >= 0 and len(text) <= _ANSWER_MAX:
             with suppress(OSError):
                 os.ftruncate(self._fd, 0)

@@ -1,31 +1,36 @@
-"""One worker: builds the object graph, listens, and drains when it is told to stop."""
+"""One worker: builds the object graph, listens, and ends as its supervisor wants it to."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import logging
+import math
+import os
 import signal
 import socket
 import struct
+import sys
 import time
 from collections.abc import Sequence
+from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from regproxy import _relay, _stream, _tls
+from regproxy import _relay, _stream, _tls, boot
+from regproxy._board import Board
+from regproxy._follow import Watch
 from regproxy._reactor import Reactor
 from regproxy._stream import Listener, Stream
 from regproxy.accesslog import AccessLog
-from regproxy.admin import Admin
+from regproxy.admin import Admin, AdminSession
 from regproxy.auth import Credentials
+from regproxy.boot import Boot
 from regproxy.certs import Authority
-from regproxy.config import Address, Config
 from regproxy.contexts import Contexts
-from regproxy.directories import Directories
 from regproxy.errors import ConfigError
 from regproxy.fill import Fills
 from regproxy.index import Index
@@ -38,50 +43,18 @@ from regproxy.store import Store
 from regproxy.tunnel import TunnelEnd
 from regproxy.upstream import Upstream
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("regproxy.worker")  # also where this module is the program
 
-DRAIN_SECONDS: Final = 30.0
-LEAK_EXIT: Final = 3
 HEAD_MAX: Final = 32_768  # bytes of a client's message head
-BACKLOG: Final = 4096
+ACCEPTS: Final = 32  # connections at a time
 _FLUSH_SECONDS: Final = 0.25
-_DRAIN_LOOK: Final = 0.05
+_LOOK: Final = 0.05  # seconds between two looks at whether all is done
+_LOOK_RETIRED: Final = 0.25
 # <linux/tcp.h>, <linux/tls.h>; Python has no names for them
 _TCP_ULP: Final = 31
 _SOL_TLS: Final = 282
 _TLS_TX: Final = 1
 _AES_128_GCM: Final = struct.pack("=HH36x", 0x0304, 51)  # TLS 1.3, with a key of zeros
-
-
-def listen(address: Address, variable: str) -> socket.socket:
-    """A listening, non-blocking socket; `[::]` takes IPv4 too. Raises ConfigError naming the variable."""
-    host = address.host or "::"
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    if host == "::" and not _has_ipv6():
-        host, family = "0.0.0.0", socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Accepted sockets inherit it, which saves a system call for each.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.setblocking(False)
-        sock.bind((host, address.port))
-        sock.listen(BACKLOG)
-    except OSError as error:
-        sock.close()
-        raise ConfigError(variable, str(address), f"can't listen there: {error.strerror or error}") from None
-    return sock
-
-
-def _has_ipv6() -> bool:
-    try:
-        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
-            probe.bind(("::1", 0))
-    except OSError:
-        return False
-    return True
 
 
 def kernel_tls() -> str | None:
@@ -99,30 +72,48 @@ def kernel_tls() -> str | None:
     return None
 
 
-class Worker:
-    """One process's proxy. `run()` serves until a signal and returns what had to be cut."""
+class Ending(IntEnum):
+    """How a worker is to end. It may be told to hurry, never to take its time again."""
 
-    def __init__(self, config: Config, directories: Directories, *, debug: bool = False) -> None:
-        self._config = config
-        self._directories = directories
-        self._debug = debug
-        self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
+    NONE = 0
+    RETIRE = 1  # accept nobody; whoever is connected is answered once more
+    DRAIN = 2  # accept nobody, close idle connections, cut what is left after DRAIN_SECONDS
+    STOP = 3  # cut what runs
+
+
+_ENDINGS: Final = {
+    boot.RETIRE: Ending.RETIRE,
+    boot.DRAIN: Ending.DRAIN,
+    boot.STOP: Ending.STOP,
+    boot.GONE: Ending.DRAIN,
+}
+
+
+class Worker:
+    """One process's proxy. `run()` serves until it is told to end; `cut` then says what had to be cut."""
+
+    def __init__(self, start: Boot) -> None:
+        self._config, self._directories = start.config, start.directories
+        self._record, self._control = start.record, start.control
+        self._ending = Ending.NONE
+        self._told = asyncio.Event()
         self._listening = False
+        self._listeners: list[Listener] = []
         self.cut: list[str] = []
 
     def _build(self, loop: asyncio.AbstractEventLoop) -> Services:
-        config, directories = self._config, self._directories
+        config, directories, record = self._config, self._directories, self._record
         policy = Policy(config)
         credentials = Credentials(config.credentials)
         self._reactor = reactor = Reactor(loop)
-        made = not directories.ca_crt.exists()
         authority = Authority.open(directories.ca_crt, directories.ca_key)
-        if made:
-            log.warning("made a new CA, %s: clients have to trust it", directories.ca_crt)
-        store = Store(directories.cache, loop)
-        index = Index.open(directories.cache / "index.sqlite3")
         self._metrics = metrics = Metrics(CollectorRegistry())
+        board = Board(record.board)
+        store = Store(directories.cache, loop, board=board, counters=metrics)
+        index = Index.open(directories.cache / "index.sqlite3", board=board, commits_fd=record.commits)
+        # What another process removes is forgotten here, before anything is given out.
+        store.on_change = index.sync
+        index.on_removed, index.on_forget_all = store.forget, store.forget_all
         missing = kernel_tls()
         if missing is None:
             log.info("kTLS: the kernel encrypts; files go out by sendfile")
@@ -133,13 +124,15 @@ class Worker:
         except ValueError as error:
             raise ConfigError("REGPROXY_UPSTREAM_CA_FILE", config.upstream_ca_file, str(error)) from None
         upstream = Upstream(config, policy, credentials, reactor, trust, metrics, loop)
-        fills = Fills(store, upstream, index, metrics, loop)
+        watch = _watch(reactor)
+        key = bytes.fromhex(record.claim_key)
+        fills = Fills(store, upstream, index, metrics, loop, watch=watch, claim_key=key)
         try:
             access = AccessLog.open(config.access_log)
         except OSError as error:
             expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
             raise ConfigError("REGPROXY_ACCESS_LOG", config.access_log, expected) from None
-        for source in (reactor, fills, index, authority, access):
+        for source in (reactor, fills, authority, access):
             metrics.watch(source)
         return Services(
             config=config,
@@ -157,59 +150,81 @@ class Worker:
             closes=config.keepalive_timeout == 0,
         )
 
-    async def run(self, proxy: socket.socket, admin: socket.socket) -> None:
-        """Serve on two listening sockets, which are ours from here on."""
+    async def run(self) -> None:
+        """Serve on the record's listening sockets."""
         loop = asyncio.get_running_loop()
         services = self._build(loop)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._on_signal, number)
         self._reactor.start()
-        pages = Admin(services.metrics, self._why_not_ready, live if self._debug else None)
-        listeners = [
-            Listener(self._reactor, proxy.detach(), lambda stream: Session(services, stream), True, HEAD_MAX),
-            Listener(self._reactor, admin.detach(), pages.accept, True, HEAD_MAX),
-        ]
-        self._listening = True
-        log.info("listening on %s, admin on %s", self._config.listen, self._config.admin_listen)
+        self._listen(services)
+        loop.add_reader(self._control.fileno(), self._obey, loop)
+        loop.add_signal_handler(signal.SIGTERM, self._end, Ending.DRAIN)
+        boot.open_to_sigterm()
         # What exists now lives as long as the process: the collector need not look at it again.
         gc.collect()
         gc.freeze()
         flusher = loop.create_task(self._flush(services))
+        self._control.say(boot.READY)
         try:
-            await self._stop.wait()
-            await self._drain(services, listeners)
+            await self._told.wait()
+            await self._finish(services)
         finally:
             flusher.cancel()
-            self._close(services, listeners)
+            loop.remove_reader(self._control.fileno())
+            self._close(services)
+            self._control.say(boot.CUT, len(self.cut))
+
+    def _listen(self, services: Services) -> None:
+        record, reactor = self._record, self._reactor
+        counts = live if record.debug else None
+        admin = Admin(services.metrics, services.loop, self._why_not_ready, self._told.is_set, counts)
+        # Who takes one at a time leaves the others their share.
+        accepts = 1 if record.workers > 1 else ACCEPTS
+        handlers = (record.proxy, lambda stream: Session(services, stream)), (record.admin, admin.accept)
+        self._listeners = [Listener(reactor, fd, take, True, HEAD_MAX, accepts) for fd, take in handlers]
+        self._listening = True
 
     def _why_not_ready(self) -> str | None:
-        if self._stop.is_set():
+        if self._ending >= Ending.DRAIN:
             return "shutting down"
         return None if self._listening else "starting"
 
-    def _on_signal(self, number: int) -> None:
-        if self._stop.is_set():
-            log.warning("second signal: stopping at once")
-            self._hurry.set()
-        else:
-            log.info("%s: draining for up to %g s", signal.Signals(number).name, DRAIN_SECONDS)
-            self._stop.set()
+    def _obey(self, loop: asyncio.AbstractEventLoop) -> None:
+        for word in self._control.receive():
+            if word == boot.GONE:
+                log.error("the supervisor has died")
+                loop.remove_reader(self._control.fileno())
+                # Its successor needs the ports.
+                for listener in self._listeners:
+                    listener.close()
+            self._end(_ENDINGS.get(word, Ending.NONE))
+
+    def _end(self, how: Ending) -> None:
+        if how > self._ending:
+            log.info("told to %s", how.name.lower())
+            self._ending = how
+            self._told.set()
 
     async def _flush(self, services: Services) -> None:
         while True:
             await asyncio.sleep(_FLUSH_SECONDS)
+            self._control.beat(time.monotonic())
             services.access.flush()
+            services.index.tick()
             services.metrics.publish()
 
-    async def _drain(self, services: Services, listeners: Sequence[Listener]) -> None:
-        """Accept nobody, finish what runs, cut what is left after DRAIN_SECONDS and say what that was."""
-        listeners[0].close()
+    async def _finish(self, services: Services) -> None:
+        """Accept nobody, finish what runs as `_ending` says, cut what is left and say what that was."""
         services.closes = True
-        ends = time.monotonic() + DRAIN_SECONDS
-        while not self._hurry.is_set() and time.monotonic() < ends:
+        ends = math.inf
+        while self._ending < Ending.STOP and time.monotonic() < ends:
+            self._accept_nobody()
+            if self._ending is Ending.DRAIN and not services.drains:
+                services.drains = True
+                ends = time.monotonic() + boot.DRAIN_SECONDS
             if not self._running() and not services.fills.active:
                 break
-            await asyncio.sleep(_DRAIN_LOOK)
+            await asyncio.sleep(_LOOK if self._ending is Ending.DRAIN else _LOOK_RETIRED)
+        self._accept_nobody()
         for stream in self._running():
             self.cut.append(_describe(stream))
             stream.abort()
@@ -218,29 +233,55 @@ class Worker:
             log.warning("cut: %s", what)
         log.info("stopped; %d connections and fills were cut", len(self.cut))
 
+    def _accept_nobody(self) -> None:
+        """Close the listeners; while it drains, the admin port goes on to say so."""
+        proxy, admin = self._listeners
+        proxy.close()
+        if self._ending is Ending.RETIRE:
+            admin.close()
+
     def _running(self) -> list[Stream]:
-        """Client streams with something to finish; idle ones are closed on the way."""
+        """Client streams with something to finish. Idle ones are closed on the way, unless we only retire."""
         running = []
+        retires = self._ending is Ending.RETIRE
         for item in self._reactor.items():
-            if not isinstance(item, Stream) or not isinstance(item.handler, Session | TunnelEnd):
+            if not isinstance(item, Stream):
                 continue
-            if item.idle:
-                item.close()
-            else:
-                running.append(item)
+            if isinstance(item.handler, AdminSession):
+                if retires and not item.idle:
+                    running.append(item)
+            elif isinstance(item.handler, Session | TunnelEnd):
+                if retires or not item.idle:
+                    running.append(item)
+                else:
+                    item.close()
         return running
 
-    def _close(self, services: Services, listeners: Sequence[Listener]) -> None:
-        for listener in listeners:
+    def _close(self, services: Services) -> None:
+        for listener in self._listeners:
             listener.close()
         services.upstream.close()
         for item in self._reactor.items():
             if isinstance(item, Stream):
-                item.abort()
+                if item.idle and isinstance(item.handler, AdminSession):
+                    item.close()
+                else:
+                    item.abort()
         self._reactor.stop()
         services.store.close()
         services.index.close()
         services.access.close()
+
+
+def _watch(reactor: Reactor) -> Watch | None:
+    """What tells of other workers' fills; without it they are looked at many times a second."""
+    try:
+        return Watch(reactor)
+    except OSError as error:
+        log.warning(
+            "%s: fills of other workers are followed by polling (fs.inotify.max_user_instances)", error
+        )
+        return None
 
 
 def _describe(stream: Stream) -> str:
@@ -251,40 +292,37 @@ def _describe(stream: Stream) -> str:
 
 
 def live() -> dict[str, int]:
-    """What is open in the data plane, and the process's file descriptors."""
+    """What is open in this process's data plane, its file descriptors, and its id."""
     gc.collect()
     return {
         "ssl": _tls.live(),
         "streams": _stream.live(),
         "files": _relay.live(),
         "fds": sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1,
+        "pid": os.getpid(),
     }
 
 
-def run(config: Config, directories: Directories, *, debug: bool = False) -> int:
-    """Serve until a signal. Returns the exit code: 0, or 1 where something had to be cut.
-
-    `debug` adds /debug/live to the admin port, and exit code 3 where anything is left open at the end.
-    """
-    for note in directories.notes:
-        log.info("%s", note)
-    for warning in config.warnings:
-        log.warning("%s", warning)
-    if config.workers > 1:
-        log.warning("REGPROXY_WORKERS=%d: this version runs one worker", config.workers)
-    log.warning("CACHE_MAX_SIZE and CACHE_INACTIVE have no effect in this version: nothing is removed")
-    proxy = listen(config.listen, "REGPROXY_LISTEN")
-    try:
-        admin = listen(config.admin_listen, "REGPROXY_ADMIN_LISTEN")
-    except ConfigError:
-        proxy.close()
-        raise
-    worker = Worker(config, directories, debug=debug)
+def _serve(start: Boot) -> int:
     gc.set_threshold(20_000, 20, 50)
+    worker = Worker(start)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(worker.run(proxy, admin))
-    left = {name: n for name, n in live().items() if n and name != "fds"} if debug else {}
-    if left:
-        log.error("left open at the end: %s", left)
-        return LEAK_EXIT
-    return 1 if worker.cut else 0
+        runner.run(worker.run())
+    if start.record.debug:
+        left = {name: n for name, n in live().items() if n and name not in ("fds", "pid")}
+        if left:
+            log.error("left open at the end: %s", left)
+            return boot.LEAK_EXIT
+    return boot.CUT_EXIT if worker.cut else 0
+
+
+def main(argv: Sequence[str]) -> int:
+    """A worker's whole life; `argv[1]` is the descriptor of its boot record. Returns the exit code.
+
+    A debug run has /debug/live on the admin port, and exit code 3 where anything is left open at the end.
+    """
+    return boot.run(argv, _serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

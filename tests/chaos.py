@@ -18,7 +18,6 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
 import sys
 import tempfile
 import threading
@@ -126,7 +125,7 @@ class Chaos:
             self._orphaned.append(self.proxy)
             self.proxy = self._start()
             return
-        pids = wait_until(lambda: self.proxy.workers() or None, "a worker is ready")
+        pids = self.proxy.workers(1)
         filling = [pid for pid in pids if _fills(pid)]
         others = [pid for pid in pids if pid not in filling]
         chosen = {"filler": filling or pids, "follower": others or pids, "all": pids}[victim]
@@ -194,19 +193,13 @@ class Chaos:
 
     def settle(self) -> None:
         """Look at what is left."""
-        cache = self.proxy.cache_dir
         for orphaned in self._orphaned:
             wait_until(
                 lambda proxy=orphaned: not proxy.daemon.group_alive(), "orphans end by themselves", timeout=60
             )
         wait_until(lambda: not self._parts(), "no part is left behind", timeout=60)
         wait_until(lambda: self._differences() == [], "the index is what is on disk", timeout=60)
-        done = subprocess.run(
-            [sys.executable, "-m", "regproxy", "cache", "verify"],
-            env={**os.environ, "REGPROXY_CACHE_DIR": str(cache)},
-            capture_output=True,
-            text=True,
-        )
+        done = self.proxy.command("cache", "verify")
         if done.returncode:
             self._wrong(f"verify: exit {done.returncode}\n{done.stdout}{done.stderr}")
         if "Traceback" in self.proxy.log():

@@ -84,6 +84,19 @@ class TestAdminPort:
             )
             assert checked.returncode == 0, checked
 
+    def test_scrapes_at_the_same_time(self, proxy: Proxy, stack: ExitStack) -> None:
+        """They are collected in a thread; others are answered meanwhile, and who leaves harms nobody."""
+        clients = [stack.enter_context(Client.connect(proxy.admin_address)) for _ in range(20)]
+        for client in clients:
+            client.ask("GET", "/metrics")
+            client.ask("GET", "/healthz")  # waits for its turn
+        clients[0].reset()
+        with Client.connect(proxy.admin_address) as other:
+            assert other.get("/healthz").body == b"ok\n"
+        for client in clients[1:]:
+            assert b"regproxy_workers 1.0" in client.read_reply().body
+            assert client.read_reply().body == b"ok\n"
+
     def test_live_is_for_debug_runs(self, lane: Lane) -> None:
         assert lane.proxy(REGPROXY_DEBUG="0").admin("/debug/live")[0] == 404
 

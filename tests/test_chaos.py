@@ -1,4 +1,4 @@
-"""Processes are killed at random moments: a bounded run of `python -m tests.chaos`, which goes on for longer."""
+"""Processes are killed at random moments: a bounded run of what `python -m tests.chaos` does for longer."""
 
 from __future__ import annotations
 

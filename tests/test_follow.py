@@ -315,7 +315,7 @@ class TestTagClaims:
             assert other.answer is None
             await plane.turns()
             assert not waiting.done()
-            first.publish({"digest": "x"})
+            first.publish({"digest": "x"}, time.monotonic())
             first.close()
             second = await asyncio.wait_for(waiting, LIMIT)
             assert second.answer == {"digest": "x"}
@@ -330,7 +330,7 @@ class TestTagClaims:
         async def test() -> None:
             one, two = claims
             first = await one.take("a", time.monotonic())
-            first.publish({"digest": "x"})
+            first.publish({"digest": "x"}, time.monotonic())
             first.close()
             second = await two.take("a", time.monotonic())
             assert second.answer is None
@@ -376,7 +376,7 @@ class TestTagClaims:
         async def test() -> None:
             claim = await TagClaims(tmp_path / "none", b"key", None).take("a", 0.0)
             assert claim.answer is None
-            claim.publish({})
+            claim.publish({}, time.monotonic())
             claim.close()
 
         run(test())

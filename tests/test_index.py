@@ -1,16 +1,15 @@
-"""The index: what is put is there at once and after a restart, whatever happens to the file."""
+"""The index: what is put is there at once and after a restart, in this process and for all others."""
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,25 +18,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from regproxy import index as index_module
+from regproxy import indexwriter
 from regproxy.errors import StoreError
-from regproxy.index import Index, ObjectRow, TagRow
-
-INDEX = "application/vnd.oci.image.index.v1+json"
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-NGINX = ("registry-1.docker.io", 443, "library/nginx", "latest")
-ROW = TagRow("any", "sha256:" + "a" * 64, INDEX, 9_000, 1_800_000_000.5, True)
-
-
-def digest(number: int) -> str:
-    return f"sha256:{number:064x}"
-
-
-@dataclass
-class Clock:
-    now: float = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
+from regproxy.index import Index, ObjectRow, TagRow, Totals
+from regproxy.indexchanges import ObjectChange, Pending
+from tests.parts.indexes import INDEX, MANIFEST, NGINX, ROW, Clock, StoppedWriter, digest, object_row, sums
 
 
 @pytest.fixture
@@ -139,27 +124,39 @@ def test_a_change_outlives_the_memory(index: Index, monkeypatch: pytest.MonkeyPa
 
 
 def test_objects_are_counted(index: Index, path: Path, clock: Clock) -> None:
-    assert (index.objects, index.bytes) == (0, 0)
-    index.put_object(digest(1), 100, None)
+    assert index.totals() == Totals(0, 0, 0)
+    index.put_object(digest(1), 100, None, 512)
     index.put_object(digest(2), 2**40, MANIFEST)
-    assert (index.objects, index.bytes) == (2, 100 + 2**40)
-    index.put_object(digest(1), 150, None)
-    assert (index.objects, index.bytes) == (2, 150 + 2**40)
     assert index.flush()
-    index.put_object(digest(1), 175, None)
+    assert index.totals() == Totals(2, 100 + 2**40, 512 + 2**40)
+    index.put_object(digest(1), 4097, None)
+    assert index.flush()
+    assert index.totals() == Totals(2, 4097 + 2**40, 8192 + 2**40)
     index.drop_object(digest(2))
     index.drop_object(digest(2))
     index.drop_object(digest(3))
-    assert (index.objects, index.bytes) == (1, 175)
     other = reopened(index, path, clock)
-    assert (other.objects, other.bytes) == (1, 175)
+    assert index.totals() == other.totals() == Totals(1, 4097, 8192)
+    assert (other.objects, other.bytes) == (1, 8192)
     other.close()
+    assert len(set(sums(path))) == 1
+
+
+def test_what_an_object_takes_on_the_disk(index: Index) -> None:
+    index.put_object(digest(1), 100, None, 512)
+    index.put_object(digest(1), 100, MANIFEST)  # its type has become known, nothing else
+    assert index.object(digest(1)).disk == 512  # type: ignore[union-attr]
+    assert index.flush()
+    index.put_object(digest(1), 100, None)
+    assert index.object(digest(1)).disk == 512  # type: ignore[union-attr]
+    index.put_object(digest(1), 0, None)
+    assert index.object(digest(1)).disk == 0  # type: ignore[union-attr]
 
 
 def test_an_object(index: Index, clock: Clock) -> None:
     assert index.object(digest(1)) is None
     index.put_object(digest(1), 100, MANIFEST)
-    row = ObjectRow(digest(1), 100, MANIFEST, clock.now)
+    row = ObjectRow(digest(1), 100, MANIFEST, clock.now, 4096)
     assert index.object(digest(1)) == row
     assert index.flush()
     assert index.object(digest(1)) == row
@@ -180,6 +177,10 @@ def test_media_types(index: Index, path: Path, clock: Clock) -> None:
     other.close()
     index.drop_object(digest(1))
     assert index.media_type(digest(1)) is None
+    index.put_object(digest(1), 100, None)  # another file: what was known of the old one is gone with it
+    assert index.media_type(digest(1)) is None
+    assert index.flush()
+    assert index.media_type(digest(1)) is None
 
 
 def test_oldest_first(index: Index, path: Path, clock: Clock) -> None:
@@ -189,6 +190,9 @@ def test_oldest_first(index: Index, path: Path, clock: Clock) -> None:
     assert index.oldest(9) == []  # just put: nobody wants to evict those
     assert index.flush()
     assert [(row.size, row.last_used) for row in index.oldest(2)] == [(1, 1001.0), (2, 1002.0)]
+    assert [row.size for row in index.oldest(9, 1002.5)] == [1, 2]
+    assert index.oldest(9, 1001.0) == []
+    assert index.oldest(0) == []
     index.touch(digest(1))
     assert [row.size for row in index.oldest(2)] == [2, 3]
     index.drop_object(digest(2))
@@ -203,6 +207,130 @@ def test_a_use_of_what_is_gone_is_nothing(index: Index) -> None:
     index.touch(digest(1))
     assert index.flush()
     assert (index.objects, index.object(digest(1))) == (0, None)
+
+
+def test_more_uses_than_fit_into_one_transaction(
+    index: Index, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexwriter, "_BATCH", 3)
+    index.adopt([object_row(number) for number in range(10)])
+    for number in range(10):
+        index.touch(digest(number))
+    assert index.flush()
+    assert {row.last_used for row in index.oldest(99)} == {clock.now}
+    assert not index._writer.touched
+
+
+# --- what is done while the caller waits -----------------------------------------------------------------
+
+
+def test_adopted_are_those_that_were_not_there(index: Index) -> None:
+    index.put_object(digest(2), 7, MANIFEST, 512)
+    assert index.adopt([]) == 0
+    assert index.adopt(object_row(number) for number in (1, 2, 3)) == 2
+    assert index.adopt([object_row(3), object_row(4)]) == 1
+    rows = index.rows_between(digest(0), digest(9))
+    assert {row.digest: row.size for row in rows.values()} == {
+        digest(n): s for n, s in zip((1, 2, 3, 4), (100, 7, 100, 100), strict=True)
+    }
+    assert rows[digest(1)] == object_row(1)
+    assert index.totals() == Totals(4, 307, 3 * 4096 + 512)
+
+
+def test_rows_between(index: Index) -> None:
+    index.adopt(object_row(number) for number in range(5))
+    assert list(index.rows_between(digest(1), digest(3))) == [digest(1), digest(2)]
+    assert index.rows_between("sha256:1", "sha256:2") == {}
+
+
+def test_removed_objects_go_with_their_tags(index: Index) -> None:
+    removed: list[str] = []
+    index.on_removed = removed.append
+    index.adopt(object_row(number) for number in range(4))
+    index.put_tag(*NGINX, replace(ROW, digest=digest(1)))
+    index.put_tag(*NGINX, replace(ROW, digest=digest(3), variant="single"))
+    index.put_object(digest(2), 5, MANIFEST)  # still waits to be written
+    assert len(index.tag(*NGINX)) == 2
+    assert index.media_type(digest(2)) == MANIFEST
+    index.remove([digest(1), digest(2), digest(9)])
+    assert removed == [digest(1), digest(2), digest(9)]
+    assert [row.digest for row in index.tag(*NGINX)] == [digest(3)]
+    assert index.media_type(digest(2)) is None
+    assert index.flush()
+    assert [index.object(digest(number)) is None for number in range(4)] == [False, True, True, False]
+    assert index.totals() == Totals(2, 200, 8192)
+
+
+def test_what_cannot_be_removed_is_still_there(index: Index) -> None:
+    index.adopt([object_row(1)])
+    with StoppedWriter(index):
+        index.put_object(digest(2), 5, None)
+        with pytest.raises(StoreError, match="locked"):
+            index.remove([digest(1), digest(2)])
+        assert index.object(digest(2)) is not None
+    assert index.flush()
+    assert sorted(index.rows_between("", "t")) == [digest(1), digest(2)]
+
+
+def test_pinned_ones_are_not_among_the_oldest(index: Index) -> None:
+    index.adopt(object_row(number, last_used=float(number)) for number in range(5))
+    index.pin("app:1", [digest(0), digest(2)])
+    index.pin("app:1", [digest(2), digest(9)])
+    index.pin("app:2", [digest(2)])
+    assert index.pins() == [("app:1", digest(n)) for n in (0, 2, 9)] + [("app:2", digest(2))]
+    assert [row.last_used for row in index.oldest(2)] == [1.0, 3.0]
+    assert index.unpin("app:1") == 3
+    assert index.unpin("app:1") == 0
+    assert [row.last_used for row in index.oldest(9)] == [0.0, 1.0, 3.0, 4.0]
+
+
+def test_complete(index: Index, path: Path) -> None:
+    assert index.complete is False
+    index.set_complete()
+    assert index.complete is True
+    other = Index.open(path)
+    assert other.complete is True
+    other.close()
+
+
+@pytest.mark.parametrize("way", ["adopt", "remove", "pin", "unpin", "set_complete"])
+def test_a_fault_is_told_to_who_waits(index: Index, way: str) -> None:
+    arguments: dict[str, tuple[object, ...]] = {
+        "adopt": ([object_row(1)],),
+        "remove": ([digest(1)],),
+        "pin": ("name", [digest(1)]),
+        "unpin": ("name",),
+        "set_complete": (),
+    }
+    with StoppedWriter(index), pytest.raises(StoreError, match="database is locked"):
+        getattr(index, way)(*arguments[way])
+    getattr(index, way)(*arguments[way])
+    index.close()
+    with pytest.raises(StoreError, match="closed"):
+        getattr(index, way)(*arguments[way])
+
+
+def test_who_waits_for_objects_is_told(path: Path) -> None:
+    fd = os.eventfd(0, os.EFD_NONBLOCK)
+    index = Index.open(path, commits_fd=fd)
+    index.put_tag(*NGINX, ROW)
+    index.drop_object(digest(2))
+    assert index.flush()
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(fd)
+    index.put_object(digest(1), 5, None)
+    assert index.flush()
+    assert os.eventfd_read(fd) == 1
+    index.adopt([object_row(1)])
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(fd)
+    index.adopt([object_row(2)])
+    assert os.eventfd_read(fd) == 1
+    os.eventfd_write(fd, 2**64 - 2)  # full
+    index.put_object(digest(3), 5, None)
+    assert index.flush()
+    index.close()
+    os.close(fd)
 
 
 # --- all of it against a dict ----------------------------------------------------------------------------
@@ -248,7 +376,7 @@ class Model(RuleBasedStateMachine):
 
     @rule(name=DIGESTS, size=st.integers(0, 2**40), media_type=st.sampled_from([None, INDEX, MANIFEST]))
     def put_object(self, name: str, size: int, media_type: str | None) -> None:
-        self.index.put_object(name, size, media_type)
+        self.index.put_object(name, size, media_type, size // 2)
         known = self.objects.get(name, (0, None))[1]
         self.objects[name] = (size, media_type or known)
 
@@ -256,6 +384,19 @@ class Model(RuleBasedStateMachine):
     def drop_object(self, name: str) -> None:
         self.index.drop_object(name)
         self.objects.pop(name, None)
+
+    @rule(names=st.sets(DIGESTS, max_size=3))
+    def remove(self, names: set[str]) -> None:
+        self.index.remove(names)
+        for name in names:
+            self.objects.pop(name, None)
+        for key, rows in list(self.tags.items()):
+            self.tags[key] = {variant: row for variant, row in rows.items() if row.digest not in names}
+
+    @rule(name=DIGESTS, size=st.integers(0, 2**40))
+    def adopt(self, name: str, size: int) -> None:
+        assert self.index.adopt([ObjectRow(name, size, None, 1.0, size // 2)]) == (name not in self.objects)
+        self.objects.setdefault(name, (size, None))
 
     @rule(name=DIGESTS)
     def touch(self, name: str) -> None:
@@ -265,6 +406,8 @@ class Model(RuleBasedStateMachine):
     def flush(self) -> None:
         assert self.index.flush()
         assert {row.digest: (row.size, row.media_type) for row in self.index.oldest(99)} == self.objects
+        sizes = [size for size, _ in self.objects.values()]
+        assert self.index.totals() == Totals(len(sizes), sum(sizes), sum(size // 2 for size in sizes))
 
     @rule()
     def restart(self) -> None:
@@ -282,8 +425,6 @@ class Model(RuleBasedStateMachine):
             row = self.index.object(digest(number))
             assert (row.size if row else None) == size
             assert self.index.media_type(digest(number)) == media_type
-        assert self.index.objects == len(self.objects)
-        assert self.index.bytes == sum(size for size, _ in self.objects.values())
 
     def teardown(self) -> None:
         self.index.close()
@@ -294,15 +435,7 @@ TestModel = Model.TestCase
 TestModel.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
 
 
-# --- the file --------------------------------------------------------------------------------------------
-
-
-def test_fresh(path: Path) -> None:
-    for fresh in (True, False):
-        index = Index.open(path)
-        assert index.fresh is fresh
-        index.close()
-    assert sorted(p.name for p in path.parent.iterdir()) == [path.name]
+# --- the writer ------------------------------------------------------------------------------------------
 
 
 def test_close_writes_what_is_left(path: Path, clock: Clock) -> None:
@@ -319,127 +452,6 @@ def test_close_writes_what_is_left(path: Path, clock: Clock) -> None:
     assert "index" not in {thread.name for thread in threading.enumerate()}
 
 
-def fill(path: Path) -> None:
-    index = Index.open(path)
-    for number in range(500):
-        index.put_object(digest(number), number, None)
-        index.put_tag("a.example", 443, "r", str(number), ROW)
-    index.close()
-
-
-def no_database(path: Path) -> None:
-    path.write_bytes(b"<html>no space</html>" * 100)
-
-
-def zeros_inside(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.seek(4096)
-        file.write(bytes(8192))
-
-
-def cut_short(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size // 2)
-
-
-def later_version(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
-        connection.execute("PRAGMA user_version = 2")
-    connection.close()
-
-
-def table_is_gone(path: Path) -> None:
-    with sqlite3.connect(path) as connection:
-        connection.execute("DROP TABLE objects")
-    connection.close()
-
-
-def somebody_elses(path: Path) -> None:
-    path.unlink()
-    with sqlite3.connect(path) as connection:
-        connection.execute("CREATE TABLE tags (what TEXT)")
-    connection.close()
-
-
-@pytest.mark.parametrize(
-    "damage", [no_database, zeros_inside, cut_short, later_version, table_is_gone, somebody_elses]
-)
-def test_a_file_that_is_no_use_is_moved_aside(
-    path: Path, damage: object, caplog: pytest.LogCaptureFixture
-) -> None:
-    fill(path)
-    assert callable(damage)
-    damage(path)
-    broken = path.read_bytes()
-    path.with_name(f"{path.name}-wal").write_bytes(b"of the old file")
-    index = Index.open(path)
-    assert index.fresh
-    assert (index.objects, index.bytes, index.tag("a.example", 443, "r", "1")) == (0, 0, ())
-    index.put_tag(*NGINX, ROW)
-    index.close()
-    other = Index.open(path)
-    assert not other.fresh
-    assert other.tag(*NGINX) == (ROW,)
-    other.close()
-    aside = path.with_name("index.sqlite3.aside")
-    assert len(aside.read_bytes()) == len(broken)
-    assert f"{path}: " in caplog.text and "moved aside" in caplog.text
-
-
-def test_an_empty_file_is_a_new_one(path: Path) -> None:
-    path.touch()
-    index = Index.open(path)
-    assert index.fresh
-    index.close()
-    assert not path.with_name("index.sqlite3.aside").exists()
-
-
-@pytest.mark.parametrize("where", ["file/index.sqlite3", "directory"])
-def test_a_place_that_is_none(tmp_path: Path, where: str) -> None:
-    (tmp_path / "file").touch()
-    (tmp_path / "directory").mkdir()
-    with pytest.raises(StoreError, match=where):
-        Index.open(tmp_path / where)
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from regproxy.index import Index
-
-index = Index.open(Path(sys.argv[1]))
-index.put_object("sha256:kept", 7, None)
-assert index.flush()
-index.put_object("sha256:lost", 7, None)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_killed_process_keeps_what_it_flushed(path: Path) -> None:
-    assert subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False).returncode == -9
-    index = Index.open(path)
-    assert not index.fresh
-    assert index.object("sha256:kept") is not None
-    index.close()
-
-
-class StoppedWriter:
-    """Holds the database as another process would, so that our writer can't."""
-
-    def __init__(self, index: Index) -> None:
-        self._writer = index._writer._connection
-        self._writer.execute("PRAGMA busy_timeout = 0")
-        ((_, _, name),) = index._reader.execute("PRAGMA database_list").fetchall()
-        self._connection = sqlite3.connect(name, isolation_level=None)
-
-    def __enter__(self) -> None:
-        self._connection.execute("BEGIN IMMEDIATE")
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.execute("ROLLBACK")
-        self._connection.close()
-
-
 def test_what_cannot_be_written_is_kept_and_tried_again(
     index: Index, path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -450,7 +462,7 @@ def test_what_cannot_be_written_is_kept_and_tried_again(
         assert not index.flush()
         assert not index.flush()
         assert index.tag(*NGINX) == (ROW,)
-        assert (index.objects, index.bytes) == (1, 5)
+        assert index.object(digest(1)) is not None
     assert caplog.text.count("can't write, will go on trying: database is locked") == 1
     other = reopened(index, path, clock)
     assert (other.tag(*NGINX), other.objects) == ((ROW,), 1)
@@ -458,8 +470,8 @@ def test_what_cannot_be_written_is_kept_and_tried_again(
 
 
 def test_a_failed_write_is_repeated_without_being_asked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module, "_RETRY", 0.01)
-    monkeypatch.setattr(index_module, "_TOUCH_EVERY", 1e6)
+    monkeypatch.setattr(indexwriter, "_RETRY", 0.01)
+    monkeypatch.setattr(indexwriter, "_TOUCH_EVERY", 1e6)
     index = Index.open(path)
     with StoppedWriter(index):
         index.put_tag(*NGINX, ROW)
@@ -482,22 +494,28 @@ def test_half_a_transaction_is_taken_back(index: Index, path: Path, clock: Clock
         connection.execute("DROP TRIGGER full")
     connection.close()
     other = reopened(index, path, clock)
-    assert (other.tag(*NGINX), other.bytes) == ((ROW,), 13)
+    assert (other.tag(*NGINX), other.totals().bytes) == ((ROW,), 13)
     other.close()
 
 
 def test_what_changed_while_it_was_written_is_written_again() -> None:
-    pending: index_module._Pending[str, str] = index_module._Pending()
-    pending.put("a", "old")
-    pending.put("b", "old")
+    pending: Pending[str, ObjectChange] = Pending()
+    old, new = (ObjectChange(True, None, seen) for seen in (1, 2))
+    pending.put("a", old)
+    pending.put("b", old)
     written = pending.take(9)
-    pending.put("a", "new")
+    pending.put("a", new)
     pending.settle(written)
-    assert pending.take(9) == {"a": "new"}
+    assert pending.take(9) == {"a": new}
+    taken = pending.withdraw(["a", "c"])
+    pending.put("b", new)
+    assert (taken, len(pending)) == ({"a": new}, 1)
+    pending.restore(taken | {"b": old})
+    assert pending.take(9) == {"a": new, "b": new}
 
 
 def test_the_backlog_is_bounded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index_module, "_BACKLOG", 10)
+    monkeypatch.setattr(indexwriter, "_BACKLOG", 10)
     with StoppedWriter(index):
         for number in range(50):
             index.put_tag("a.example", 443, "r", str(number), ROW)
@@ -513,21 +531,43 @@ def test_a_fault_while_reading_is_logged_and_nothing_is_known(
     index: Index, path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     index.put_object(digest(1), 5, MANIFEST)
+    index.put_tag(*NGINX, ROW)
     assert index.flush()
+    before = index.totals()
     with sqlite3.connect(path) as connection:
-        connection.execute("DROP TABLE tags")
-        connection.execute("DROP TABLE objects")
+        for table in ("tags", "objects", "totals", "pins", "journal", "state"):
+            connection.execute(f"DROP TABLE {table}")
     connection.close()
     with caplog.at_level(logging.WARNING):
-        assert index.tag(*NGINX) == ()
-        assert index.object(digest(1)) is None
-        assert index.oldest(5) == []
+        for _ in range(3):
+            assert index.tag(*NGINX) == ()
+            assert index.object(digest(1)) is None
+            assert index.oldest(5) == []
+            assert index.complete is False
+            assert index.totals() == before
+        index.sync()
     assert "index: no such table" in caplog.text
+    with pytest.raises(StoreError, match="no such table"):
+        index.rows_between("", "t")
+    with pytest.raises(StoreError, match="no such table"):
+        index.pins()
+
+
+def test_a_fault_that_lasts_is_logged_once(
+    index: Index, path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE tags")
+    connection.close()
+    with caplog.at_level(logging.WARNING):
+        for number in range(9):
+            index.tag("a.example", 443, "r", str(number))
+    assert caplog.text.count("no such table") == 1
 
 
 def test_uses_alone_are_written_in_time(path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody flushes, nothing else changes: the last use gets to the disk all the same."""
-    monkeypatch.setattr(index_module, "_TOUCH_EVERY", 0.01)
+    monkeypatch.setattr(indexwriter, "_TOUCH_EVERY", 0.01)
     index = Index.open(path, clock=clock)
     index.put_object(digest(1), 5, None)
     assert index.flush()

@@ -399,7 +399,7 @@ def test_out_of_descriptors(lane: Lane, stack: ExitStack) -> None:
     proxy = lane.filled(KEEPALIVE_TIMEOUT="100s")
     with proxy.client(lane.origin.authority) as early:
         here = json.loads(proxy.admin("/debug/live")[1])["fds"]
-        resource.prlimit(proxy.daemon.pid, resource.RLIMIT_NOFILE, (here + 10, here + 1000))
+        resource.prlimit(proxy.workers(1)[0], resource.RLIMIT_NOFILE, (here + 10, here + 1000))
         crowd = [stack.enter_context(Client.connect(proxy.address)) for _ in range(50)]
         wait_until(lambda: "out of file descriptors" in proxy.log(), "the limit is met")
         assert early.get(SMALL_PATH).body == SMALL
@@ -409,7 +409,7 @@ def test_out_of_descriptors(lane: Lane, stack: ExitStack) -> None:
         assert reply.status in (200, 502, 503)
         for client in crowd:
             client.reset()
-        resource.prlimit(proxy.daemon.pid, resource.RLIMIT_NOFILE, (here + 1000, here + 1000))
+        resource.prlimit(proxy.workers(1)[0], resource.RLIMIT_NOFILE, (here + 1000, here + 1000))
         assert early.get(path).body == body
     with proxy.client(lane.origin.authority) as late:
         assert late.get(path).body == body

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -59,12 +58,6 @@ class Fills:
 
 
 @dataclass
-class Index:
-    objects: int = 0
-    bytes: int = 0
-
-
-@dataclass
 class Authority:
     not_after: float
     leaf: float | None = None
@@ -91,7 +84,15 @@ def busy(metrics: Metrics) -> None:
     metrics.tunnel_opened()
     metrics.tunnel_opened()
     metrics.tunnel_closed(1, 2)
-    for source in (Reactor(3, 5, 1, 4, 2), Fills(2, 9), Index(10, 11), Authority(2e9, 1.9e9), AccessLog(1)):
+    metrics.store_failed("ENOSPC")
+    metrics.cache_holds(10, 11, 12, 13)
+    metrics.evicted("inactive", 2, 8192)
+    metrics.reconciled(1.5)
+    metrics.index_is_complete(True)
+    metrics.workers_ready(2)
+    metrics.worker_ended("hung")
+    metrics.reloaded("refused")
+    for source in (Reactor(3, 5, 1, 4, 2), Fills(2, 9), Authority(2e9, 1.9e9), AccessLog(1)):
         metrics.watch(source)
 
 
@@ -127,6 +128,17 @@ def test_every_metric_and_its_labels(metrics: Metrics) -> None:
         "regproxy_connections_open": set(),
         "regproxy_cache_objects": set(),
         "regproxy_cache_bytes": set(),
+        "regproxy_cache_max_bytes": set(),
+        "regproxy_cache_disk_free_bytes": set(),
+        "regproxy_evicted_objects_total": {"reason"},
+        "regproxy_evicted_bytes_total": {"reason"},
+        "regproxy_reconcile_seconds": set(),
+        "regproxy_index_complete": set(),
+        "regproxy_store_failures_total": {"reason"},
+        "regproxy_store_ok": set(),
+        "regproxy_workers": set(),
+        "regproxy_worker_exits_total": {"reason"},
+        "regproxy_reloads_total": {"result"},
         "regproxy_ca_not_after_timestamp_seconds": set(),
         "regproxy_leaf_not_after_timestamp_seconds": set(),
         "regproxy_access_log_dropped_total": set(),
@@ -179,6 +191,17 @@ def test_promtool_has_nothing_to_say(metrics: Metrics, is_busy: bool) -> None:
         ("tls_handshakes_total", {"side": "upstream", "result": "failed"}, 2),
         ("cache_objects", {}, 10),
         ("cache_bytes", {}, 11),
+        ("cache_max_bytes", {}, 12),
+        ("cache_disk_free_bytes", {}, 13),
+        ("evicted_objects_total", {"reason": "inactive"}, 2),
+        ("evicted_bytes_total", {"reason": "inactive"}, 8192),
+        ("reconcile_seconds", {}, 1.5),
+        ("index_complete", {}, 1),
+        ("store_failures_total", {"reason": "ENOSPC"}, 1),
+        ("store_ok", {}, 0),
+        ("workers", {}, 2),
+        ("worker_exits_total", {"reason": "hung"}, 1),
+        ("reloads_total", {"result": "refused"}, 1),
         ("ca_not_after_timestamp_seconds", {}, 2e9),
         ("leaf_not_after_timestamp_seconds", {}, 1.9e9),
         ("access_log_dropped_total", {}, 1),
@@ -212,6 +235,16 @@ def test_a_tally_is_found_again(metrics: Metrics) -> None:
     others = [("quay.io", Kind.BLOB, "HIT", 200), (HUB, Kind.MANIFEST, "HIT", 200)]
     others += [(HUB, Kind.BLOB, "MISS", 200), (HUB, Kind.BLOB, "HIT", 206)]
     assert len({id(metrics.tally(*labels)) for labels in others} | {id(first)}) == 5
+
+
+def test_storing_works_again(metrics: Metrics) -> None:
+    assert value(metrics, "store_ok") == 1
+    for _ in range(2):
+        metrics.store_failed("EIO")
+        assert value(metrics, "store_ok") == 0
+        metrics.store_worked()
+        assert value(metrics, "store_ok") == 1
+    assert value(metrics, "store_failures_total", reason="EIO") == 2
 
 
 def test_hosts_are_bounded(metrics: Metrics) -> None:
@@ -331,37 +364,49 @@ def test_as_prometheus_client_would_have_observed(batches: list[list[float]]) ->
 WORKER = """
 import sys
 from prometheus_client import CollectorRegistry
-from regproxy.metrics import Metrics
+from regproxy.metrics import Metrics, share, unshare
 from tests.test_metrics import busy
 
+share(sys.argv[1], sys.argv[2])
 metrics = Metrics(CollectorRegistry(), version="1.2.3")
-busy(metrics)
+if "idle" not in sys.argv:
+    busy(metrics)
 metrics.publish()
 print("ready", flush=True)
 sys.stdin.readline()
 sys.stdout.buffer.write(metrics.render())
+unshare()
 """
 
 
-# What all workers know of the same thing: the cache, the CA, the program
+# What all processes know of the same thing: the cache, the CA, the program
 ONCE = {
-    *("cache_objects", "cache_bytes", "build_info"),
+    *("cache_objects", "cache_bytes", "cache_max_bytes", "cache_disk_free_bytes", "index_complete"),
+    *("reconcile_seconds", "store_ok", "build_info"),
     *("ca_not_after_timestamp_seconds", "leaf_not_after_timestamp_seconds"),
 }
 
 
-def test_workers_add_up(tmp_path: Path, metrics: Metrics) -> None:
-    """Three processes in prometheus_client's multiprocess mode: any of them renders the sum of all."""
-    environ = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-        for _ in range(3)
-    ]
-    for worker in workers:
-        assert worker.stdout is not None and worker.stdout.readline() == b"ready\n"
-    texts = [worker.communicate(b"\n")[0] for worker in workers]
+class Process:
+    """One of several, in the slot `slot` of `directory`. What it does not have to say is `idle`."""
+
+    def __init__(self, directory: Path, slot: int, *words: str) -> None:
+        command = [sys.executable, "-c", WORKER, str(directory), str(slot), *words]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"ready\n"
+
+    def render(self) -> bytes:
+        """Return what a scrape of it would get, as the last thing that it does."""
+        text, _ = self._process.communicate(b"\n")
+        assert self._process.returncode == 0
+        return text
+
+
+def test_processes_add_up(tmp_path: Path, metrics: Metrics) -> None:
+    """Any of three processes renders the sum of all."""
+    processes = [Process(tmp_path, slot) for slot in range(3)]
+    texts = [process.render() for process in processes]
     busy(metrics)
     alone = samples(metrics.render())
     for text in texts:
@@ -373,3 +418,32 @@ def test_workers_add_up(tmp_path: Path, metrics: Metrics) -> None:
             ["promtool", "check", "metrics"], input=text, capture_output=True, check=False
         )
         assert checked.stdout + checked.stderr == b""
+
+
+def test_who_has_nothing_to_say_changes_nothing(tmp_path: Path, metrics: Metrics) -> None:
+    """A process that has no store, no CA and no cache of its own."""
+    processes = Process(tmp_path, 0), Process(tmp_path, 1, "idle")
+    texts = [process.render() for process in processes]
+    busy(metrics)
+    alone = samples(metrics.render())
+    for text in texts:
+        assert samples(text) == alone
+
+
+def test_a_slot_is_taken_over(tmp_path: Path) -> None:
+    """Counters go on, in the same files; gauges begin anew."""
+    labels = frozenset({"registry": HUB, "type": "blob-by-digest", "cache": "HIT", "code": "200"}.items())
+    files = set()
+    for total in (1, 2, 3):
+        got = samples(Process(tmp_path, 0).render())
+        assert got["requests_total", labels] == total
+        assert got["connections_open", frozenset()] == 3
+        files.add(tuple(sorted(tmp_path.iterdir())))
+    assert len(files) == 1
+
+
+def test_a_file_that_is_being_made(tmp_path: Path) -> None:
+    """It is empty for a moment."""
+    process = Process(tmp_path, 0)
+    (tmp_path / "counter_1.db").touch()
+    assert samples(process.render())["fills_total", frozenset()] == 1

@@ -64,7 +64,7 @@ def test_a_failed_download_gives_its_space_back(
     for _ in range(3):
         with proxy.client(origin.authority) as client:
             assert not client.get(PATH).complete
-    held = [str(link.readlink()) for link in Path(f"/proc/{proxy.daemon.pid}/fd").iterdir()]
+    held = [str(link.readlink()) for link in Path(f"/proc/{proxy.workers(1)[0]}/fd").iterdir()]
     assert not [name for name in held if "/parts/" in name]
 
 

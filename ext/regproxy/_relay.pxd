@@ -50,7 +50,7 @@ cdef class Growth(Sink):
     cdef long long visible(self) noexcept
     cdef Status _store(self, const char* p, size_t n) except Status.EXC
     cdef Status _remember(self, const char* p, size_t n) except Status.EXC
-    cdef int _spill(self) except -1
+    cdef Status _spill(self) except Status.EXC
     cdef bint _trim(self) noexcept
     cdef Place* enter(self, long long offset) except NULL
     cdef int leave(self, Place* place) except -1

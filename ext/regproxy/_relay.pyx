@@ -237,8 +237,7 @@ cdef class Growth(Sink):
                     continue
                 self.disk_errno = errno
                 # Whole pieces only: the file has what is counted in `written`, and maybe something behind it.
-                self._spill()
-                return self._remember(p, n)
+                return self._remember(p, n) if self._spill() == Status.OK else Status.FAILED
             at += k
         return Status.OK
 
@@ -262,15 +261,17 @@ cdef class Growth(Sink):
         """Store no more, for the errno `error`. Raises OSError where memory can't take it either."""
         if self.memory is None:
             self.disk_errno = error
-            self._spill()
+            if self._spill() != Status.OK:
+                raise OSError(errno, self.reason)
 
-    cdef int _spill(self) except -1:
-        """From here on bytes stay in memory; of a short body all of it, for those who read it when it is done."""
+    cdef Status _spill(self) except Status.EXC:
+        """From here on bytes stay in memory; of a short body all, for those who read it when it is done."""
         cdef int fd = memfd_create(b"regproxy-body", MFD_CLOEXEC)
         cdef char* p
         cdef ssize_t got
         if fd < 0:
-            raise OSError(errno, "no memory for a body that the disk does not take")
+            self.reason = f"no memory for a body that the disk does not take: {strerror(errno).decode()}"
+            return Status.FAILED
         self.memory = File(fd, -1, self.file.loop)
         if self.on_spill is not None:
             self.file.loop.call_soon(self.on_spill)
@@ -283,7 +284,7 @@ cdef class Growth(Sink):
             if got == self.written and pwrite(fd, p, got, 0) == got:
                 self.disk_end = self.floor = 0
             free(p)
-        return 0
+        return Status.OK
 
     cdef bint _trim(self) noexcept:
         """Give back what every reader has had; True where WINDOW is used up, and somebody is behind."""

@@ -7,23 +7,28 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
+import socket
+import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tests.client import Client, Reply, open_tunnel
 from tests.parts.processes import Daemon, free_address, wait_until
+from tests.parts.wire import Plain
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = re.compile(r"([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)(?: \d+)?")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 STATUS = "X-Docker-Registry-Proxy-Cache-Upstream-Status"
 TYPE = "X-Docker-Registry-Proxy-Cache-Type"
+READY = re.compile(r"worker \d+ \(pid (\d+)\) is ready")
 Labels = frozenset[tuple[str, str]]
 
 
@@ -32,7 +37,8 @@ class Proxy:
 
     `resolve` maps names to addresses for it (REGPROXY_RESOLVE), and these names may be loopback addresses
     (REGPROXY_ALLOW_TARGETS). `ca` is the PEM file that it trusts upstream. None as a value takes a variable
-    away.
+    away. `addresses`: where it is told to listen, for clients and for the admin port. `within`: a command
+    that runs the command.
     """
 
     def __init__(
@@ -44,12 +50,15 @@ class Proxy:
         resolve: Mapping[str, str] | None = None,
         ca: Path | None = None,
         ready: bool = True,
+        addresses: tuple[tuple[str, int], tuple[str, int]] | None = None,
+        within: Iterable[str] = (),
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self.cache_dir, self.ca_dir = directory / "cache", directory / "ca"
-        self.address = free_address()
-        self.admin_address = free_address(self.address[0])
+        if addresses is None:
+            addresses = (address := free_address()), free_address(address[0])
+        self.address, self.admin_address = addresses
         self._log = directory / "access.log"
         names = dict(resolve or {})
         settings: dict[str, str | None] = {
@@ -71,7 +80,7 @@ class Proxy:
             "REGISTRIES": " ".join(registries),
             **(env or {}),
         }
-        command = [sys.executable, "-m", "regproxy", "serve"]
+        command = [*within, sys.executable, "-m", "regproxy", "serve"]
         environment = {name: value for name, value in settings.items() if value is not None}
         self.daemon = Daemon("regproxy", command, directory=directory, env=environment)
         self._stopped: int | None = None
@@ -176,6 +185,52 @@ class Proxy:
                     found.append(int(place.name))
         return sorted(found)
 
+    def workers(self, count: int = 0) -> list[int]:
+        """Return the ids of the workers that were once ready and still run; waits until there are `count`.
+
+        They are in the order in which they became ready. The log has to be at level info.
+        """
+
+        def running() -> tuple[list[int]] | None:
+            ready = [int(pid) for pid in READY.findall(self.log())]
+            there = set(self.pids())
+            found = [pid for pid in ready if pid in there and _is_worker(pid)]
+            return (found,) if len(found) >= count else None
+
+        return wait_until(running, f"{count} workers are ready\n{self.log()}")[0]
+
+    def owner(self, client: Client) -> int:
+        """Return the id of the worker that has this client's connection; waits until one has."""
+        plain = client.layers[0]
+        assert isinstance(plain, Plain)
+        local = plain.sock.getsockname()
+
+        def found() -> int | None:
+            inode = _inode(plain.sock.getpeername(), local)
+            for pid in self.pids():
+                with contextlib.suppress(OSError):  # ended meanwhile
+                    for link in Path(f"/proc/{pid}/fd").iterdir():
+                        if str(link.readlink()) == f"socket:[{inode}]":
+                            return pid
+            return None
+
+        return wait_until(found, f"somebody has {local}")
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run `regproxy WORDS` on this proxy's cache directory."""
+        env = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(self.directory),
+            "REGPROXY_CACHE_DIR": str(self.cache_dir),
+        }
+        command = [sys.executable, "-m", "regproxy", *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+
+    def shelf(self) -> list[Path]:
+        """Return the files that its processes keep their metrics in."""
+        return sorted(Path("/dev/shm").glob(f"regproxy-metrics-{self.daemon.pid}-*/*"))
+
     def signal(self, number: signal.Signals) -> None:
         self.daemon.send(number)
 
@@ -195,6 +250,8 @@ class Proxy:
         """End it at once, workers and all, as a power cut does."""
         self.daemon.kill_group()
         self._stopped = -signal.SIGKILL
+        for place in Path("/dev/shm").glob(f"regproxy-metrics-{self.daemon.pid}-*"):
+            shutil.rmtree(place)
 
     def __enter__(self) -> Self:
         return self
@@ -206,6 +263,24 @@ class Proxy:
             self.kill()  # the test failed already: its own error is the one to show
         elif self._stopped is None:
             assert self.stop() == 0, self.log()
+
+
+def _is_worker(pid: int) -> bool:
+    try:
+        return b"regproxy.worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _inode(local: tuple[str, int], remote: tuple[str, int]) -> str:
+    """Return the inode of an IPv4 socket, as /proc has it; "" if there is none."""
+    ends = ((int.from_bytes(socket.inet_aton(host), sys.byteorder), port) for host, port in (local, remote))
+    want = [f"{host:08X}:{port:04X}" for host, port in ends]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        if words[1:3] == want:
+            return words[9]
+    return ""
 
 
 def parse_metrics(text: str) -> dict[str, dict[Labels, float]]:

@@ -1,0 +1,72 @@
+"""What the index's rows are, and the words of its journal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+TagKey = tuple[str, int, str, str]  # host, port, repository, tag
+
+# What the journal says of a key. Tags are named as name_of() does, objects by their digest.
+TAG_PUT: Final = "tag put"
+TAG_DROPPED: Final = "tag dropped"
+STORED: Final = "object stored"
+REMOVED: Final = "object removed"
+
+_BLOCK: Final = 4096  # bytes; what most file systems give a file at least
+
+
+@dataclass(frozen=True, slots=True)
+class TagRow:
+    """What the origin said a tag is, to a request of the kind `variant`.
+
+    `variant` is the caller's word, and a tag has one row for each. `size`: bytes. `fetched_at`: seconds since
+    the epoch, when the origin last confirmed it. `accepts_index`: the request took indexes too.
+    """
+
+    variant: str
+    digest: str
+    media_type: str
+    size: int
+    fetched_at: float
+    accepts_index: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRow:
+    """A blob or manifest on disk. `size`: bytes; `media_type`: None if unknown; `last_used`: epoch.
+
+    `disk`: the bytes that its file takes there.
+    """
+
+    digest: str
+    size: int
+    media_type: str | None
+    last_used: float
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """All objects together: how many, the bytes in them, and the bytes that they take on the disk."""
+
+    objects: int
+    bytes: int
+    disk: int
+
+
+def disk_size(size: int) -> int:
+    """The bytes that a file of `size` takes on most disks."""
+    return -(-size // _BLOCK) * _BLOCK
+
+
+def name_of(key: TagKey) -> str:
+    """A tag's name in the journal."""
+    return json.dumps(key, separators=(",", ":"))
+
+
+def key_of(name: str) -> TagKey:
+    """The tag that name_of() has named so."""
+    host, port, repository, tag = json.loads(name)
+    return host, port, repository, tag

@@ -1,0 +1,156 @@
+"""The metrics of several processes: one directory, and any worker says what all have counted."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from regproxy.errors import StoreError
+from regproxy.shelf import Shelf
+from tests.client import Client
+from tests.parts.lane import SMALL, SMALL_PATH, Lane
+from tests.parts.pair import Pair
+from tests.parts.pair import stopped as resting
+from tests.parts.processes import wait_until
+from tests.parts.proxy import parse_metrics
+from tests.parts.tree import Start, flat, grown_up, janitors, on_both, starter, stopped
+from tests.parts.trust import Trust
+
+TERM, HUP, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def lane(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
+    with Lane(tmp_path_factory.mktemp("lane"), trust) as lane:
+        yield lane
+
+
+@pytest.fixture
+def start(lane: Lane, trust: Trust, tmp_path: Path, stack: ExitStack) -> Start:
+    """Start a proxy of the test's own: `start(REGPROXY_WORKERS="2")`. It is ended with the test."""
+    return starter(lane, trust, tmp_path, stack)
+
+
+class TestMetrics:
+    """Any worker says what all of them have counted."""
+
+    def test_the_sum(self, lane: Lane, start: Start, stack: ExitStack) -> None:
+        proxy = start(REGPROXY_WORKERS="2")
+        pair = Pair(proxy, lane.origin.authority)
+        for count, pid in enumerate(pair.pids(), 1):
+            for _ in range(count):
+                assert stack.enter_context(pair.client(pid)).get(SMALL_PATH).body == SMALL
+        for pid in pair.pids():
+            with resting(*(other for other in pair.pids() if other != pid)):
+                admin = stack.enter_context(Client.connect(proxy.admin_address))
+                assert admin.get("/debug/live").json()["pid"] == pid
+            wait_until(
+                lambda admin=admin: counted(admin, "requests_total", "200") == 3, "it has heard of all"
+            )
+            assert counted(admin, "connections_open") >= 3
+            text = admin.get("/metrics").body.decode()
+            assert "pid=" not in text
+            assert sum(line.startswith("regproxy_workers ") for line in text.splitlines()) == 1
+
+    def test_the_dead(self, lane: Lane, start: Start, stack: ExitStack) -> None:
+        """Their gauges vanish, their counters stay, and who follows goes on where they were."""
+        proxy = start(REGPROXY_WORKERS="2")
+        clients = on_both(lane, proxy, stack, 5)
+        for client in flat(clients):
+            assert client.get(SMALL_PATH).body == SMALL
+        wait_until(lambda: proxy.metric("regproxy_requests_total", code="200") == 10, "all are counted")
+        victim, _ = clients
+        os.kill(victim, KILL)
+        wait_until(lambda: proxy.metric("regproxy_connections_open") < 10, "its connections are not counted")
+        assert proxy.metric("regproxy_requests_total", code="200") == 10
+        with proxy.client(lane.origin.authority) as client:
+            assert client.get(SMALL_PATH).body == SMALL
+        wait_until(lambda: proxy.metric("regproxy_requests_total", code="200") == 11, "one more")
+
+    def test_files_are_bounded(self, lane: Lane, start: Start) -> None:
+        proxy = start(REGPROXY_WORKERS="2")
+        janitors(proxy, 1)
+        with proxy.client(lane.origin.authority) as client:
+            assert client.get(SMALL_PATH).body == SMALL
+        seen = set(proxy.workers(2))
+        most = 5 * 4  # kinds of files, for each worker, the janitor and the supervisor
+        for _ in range(5):
+            for pid in (pids := proxy.workers(2)):
+                grown_up(pid)
+            for pid in pids:
+                os.kill(pid, KILL)
+            wait_until(lambda: len(set(proxy.workers()) - seen) == 2, "two new ones")  # noqa: B023
+            seen |= set(proxy.workers())
+        assert len(seen) == 12
+        assert len(proxy.shelf()) <= most
+        assert proxy.metric("regproxy_worker_exits_total", reason="killed") == 10
+        assert stopped(proxy) == 0
+
+    def test_left_overs_are_cleared(self, start: Start) -> None:
+        """Of supervisors that were killed, and of no other."""
+        living, killed = start(), start()
+        os.killpg(killed.daemon.pid, KILL)
+        assert killed.daemon.wait() == -KILL
+        assert killed.shelf() != []
+        newest = start()
+        assert killed.shelf() == []
+        assert living.shelf() != []
+        for proxy in (living, newest):
+            assert stopped(proxy) == 0
+
+
+def counted(admin: Client, name: str, code: str = "") -> float:
+    """Return the sum of a metric's samples, scraped by this very connection."""
+    samples = parse_metrics(admin.get("/metrics").body.decode()).get(f"regproxy_{name}", {})
+    return sum(value for labels, value in samples.items() if not code or ("code", code) in labels)
+
+
+class TestShelf:
+    """The directory itself."""
+
+    def test_is_made_and_removed(self, tmp_path: Path) -> None:
+        shelf = Shelf.make([tmp_path])
+        assert list(tmp_path.iterdir()) == [shelf.path]
+        assert shelf.path.stat().st_mode & 0o777 == 0o700
+        (shelf.path / "counter_0.db").touch()
+        shelf.remove()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_the_first_place_that_will_do(self, tmp_path: Path) -> None:
+        missing, file, good = tmp_path / "missing", tmp_path / "file", tmp_path / "good"
+        file.touch()
+        good.mkdir()
+        shelf = Shelf.make([missing, file, good, tmp_path])
+        assert shelf.path.parent == good
+        shelf.remove()
+        with pytest.raises(StoreError, match=r"missing: No such file or directory; .*file: Not a directory"):
+            Shelf.make([missing, file])
+
+    def test_a_slot_is_forgotten(self, tmp_path: Path) -> None:
+        shelf = Shelf.make([tmp_path])
+        names = [
+            f"{kind}_{slot}.db" for kind in ("counter", "gauge_livesum", "gauge_livemin") for slot in (1, 11)
+        ]
+        for name in names:
+            (shelf.path / name).touch()
+        shelf.forget("1")
+        left = {path.name for path in shelf.path.iterdir()}
+        assert left == {"counter_1.db", "counter_11.db", "gauge_livesum_11.db", "gauge_livemin_11.db"}
+        shelf.remove()
+
+    def test_only_what_nobody_uses_is_cleared(self, tmp_path: Path) -> None:
+        living = Shelf.make([tmp_path])
+        (left := tmp_path / "regproxy-metrics-1-left").mkdir()
+        (left / "counter_0.db").touch()
+        (strange := tmp_path / "regproxy-metrics-1-strange").mkdir()
+        (strange / "letter.txt").touch()
+        (linked := tmp_path / "regproxy-metrics-1-link").symlink_to(strange)
+        newest = Shelf.make([tmp_path])
+        assert set(tmp_path.iterdir()) == {living.path, strange, linked, newest.path}
+        for shelf in (living, newest):
+            shelf.remove()
