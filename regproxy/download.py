@@ -30,6 +30,7 @@ from regproxy.upstream import Fetched, Upstream
 log = logging.getLogger(__name__)
 
 REFUSED: Final = "refused"
+LARGE: Final = 1 << 20  # bytes; room is made for such a body before it has come
 
 
 class Recorder(Protocol):
@@ -37,6 +38,9 @@ class Recorder(Protocol):
 
     def put_object(self, digest: str, size: int, media_type: str | None, disk: int | None = None) -> None:
         """Enter content that has been committed; `disk`: the bytes that it takes there."""
+
+    def announce(self) -> None:
+        """Tell who keeps the cache within its limits that something large is coming."""
 
 
 class Counters(Protocol):
@@ -143,6 +147,8 @@ class Downloads:
             lambda: Meta(OPEN, total, fill.media_type, fill.fetched_from, fill.seconds, host=fill.host),
         )
         growth.on_spill = lambda: self._spilled(part)
+        if total >= LARGE:
+            self._index.announce()
 
     def _tell(self, part: Part, meta: Callable[[], Meta]) -> None:
         """Tell other processes, where there is a disk to do it by."""

@@ -22,6 +22,8 @@ from typing import Final
 from regproxy import claims, reconcile
 from regproxy.config import Config
 from regproxy.index import Index, ObjectRow
+from regproxy.parts import promised
+from regproxy.tagclaims import CLAIMS
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ _GIB: Final = 1 << 30
 _PIECE: Final = 100  # parts between two yields
 _ANONYMOUS_AGE: Final = 10.0  # seconds; nobody can take up such a part again
 _TAG_AGE: Final = 60.0
+_GROWS: Final = 60.0  # seconds without a byte after which a part is not expected to grow
 _UNDER_PRESSURE: Final = 60.0  # seconds that a broken fill's part is kept when there is no room
 
 
@@ -211,7 +214,7 @@ class Evictor:
         limit = self._limits.max_size
         if not limit:
             return 0
-        used = self._index.totals().disk + parts_disk(self._root)
+        used = self._index.totals().disk + parts_disk(self._root, self._clock())
         self._shrinking = used > limit * (_LOW if self._shrinking else _HIGH)
         return used - int(limit * _LOW) if self._shrinking else 0
 
@@ -305,14 +308,22 @@ _NAMES: Final = {
 }
 
 
-def parts_disk(root: Path) -> int:
-    """The bytes on disk of what is being filled. Raises OSError."""
+def parts_disk(root: Path, now: float) -> int:
+    """The bytes that what is being filled takes on the disk, or is going to take. Raises OSError.
+
+    Room is made for all of a body when its length is known, not while it comes. What nobody has written to
+    for a minute is expected to stay as it is.
+    """
     total = 0
     try:
         with os.scandir(root / "parts") as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
-                    total += entry.stat(follow_symlinks=False).st_blocks * 512
+                    status = entry.stat(follow_symlinks=False)
+                    size = status.st_blocks * 512
+                    if entry.name.endswith(".part") and now - status.st_mtime < _GROWS:
+                        size = max(size, promised(Path(entry.path)))
+                    total += size
     except FileNotFoundError:
         pass
     return total
@@ -321,23 +332,21 @@ def parts_disk(root: Path) -> int:
 def sweep_parts(
     root: Path, clock: Callable[[], float] = time.time, keep: float = reconcile.DAY
 ) -> Iterator[int]:
-    """Remove what fills have left and nobody is at work on; yields how many now and then.
+    """Remove what fills have left, claims too, and nobody is at work on; yields how many now and then.
 
     A part of a digest is kept for `keep` seconds, since a fill takes it up again where it broke off. Raises
     OSError at the end, for what could not be removed.
     """
-    parts = root / "parts"
-    try:
-        with os.scandir(parts) as entries:
-            names = [entry.name for entry in entries]
-    except FileNotFoundError:
-        return
+    paths: list[Path] = []
+    for place in (root / "parts", root / CLAIMS):
+        with suppress(FileNotFoundError), os.scandir(place) as entries:
+            paths.extend(place / entry.name for entry in entries)
     trouble: OSError | None = None
-    for some in reconcile.pieces(names, _PIECE):
+    for some in reconcile.pieces(paths, _PIECE):
         removed = 0
-        for name in some:
+        for path in some:
             try:
-                removed += _sweep(parts / name, clock(), keep)
+                removed += _sweep(path, clock(), keep)
             except OSError as error:
                 trouble = error
         yield removed

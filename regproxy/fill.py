@@ -30,7 +30,7 @@ from regproxy.index import TagRow
 from regproxy.oci import MANIFEST_MAX, Accept, Kind
 from regproxy.parts import FAILED, Meta, Part
 from regproxy.store import Blob, Store
-from regproxy.tagclaims import TagClaim, TagClaims
+from regproxy.tagclaims import CLAIMS, TagClaim, TagClaims
 from regproxy.upstream import Upstream
 
 __all__ = ["NO_TYPE", "Fill", "Fills", "Opened", "UpstreamAnswer", "Wanted"]
@@ -78,7 +78,7 @@ class Fills:
         self._loop = loop
         self._watch = watch
         self._downloads = Downloads(store, upstream, index, counters, loop)
-        self._claims = TagClaims(store.root / "parts", claim_key, watch)
+        self._claims = TagClaims(store.root / CLAIMS, claim_key, watch)
         self._under_way: dict[object, Fill] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.waiters = 0

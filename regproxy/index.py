@@ -347,6 +347,10 @@ class Index:
             self._writer.look()
         self._notice()
 
+    def announce(self) -> None:
+        """Tell, through `commits_fd`, that something large is on its way into the cache."""
+        self._writer.announce()
+
     def flush(self, timeout: float = 10.0) -> bool:
         """Wait until all changes are on disk, uses included; False: they are not, after `timeout` seconds."""
         return self._writer.flush(timeout)

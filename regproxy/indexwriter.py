@@ -229,10 +229,15 @@ class Writer:
             raise
         if changes.told:
             self._board.bump()
-        if changes.stored and self._commits_fd >= 0:
+        if changes.stored:
+            self.announce()
+        return result
+
+    def announce(self) -> None:
+        """Tell the janitor that the cache grows."""
+        if self._commits_fd >= 0:
             with suppress(OSError):  # full: whoever waits for it has enough to do
                 os.eventfd_write(self._commits_fd, 1)
-        return result
 
     def _ensure(self, on: Opened) -> None:
         """Raise StoreError unless `on` is the file that is open here and that others would open."""

@@ -164,6 +164,15 @@ class Part:
             self._meta_fd = -1
 
 
+def promised(path: Path) -> int:
+    """The bytes that the part at `path` is going to have, as its filler has said; 0 if it has not."""
+    try:
+        total = json.loads(path.with_suffix(".meta").read_bytes())["total"]
+        return total if isinstance(total, int) and total > 0 else 0
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+
+
 def open_part(path: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Part:
     """Open or make a part, as its filler if there is none. Raises OSError."""
     while True:

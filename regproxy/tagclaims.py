@@ -1,6 +1,6 @@
 """One fetch of a tag at a time for equal requests, whichever process they came to.
 
-    parts/<name>.tag    locked by who fetches; then it has the answer, for those who asked meanwhile
+    claims/<name>.tag    locked by who fetches; then it has the answer, for those who asked meanwhile
 
 `name` says which requests are equal, without saying what they carry: a keyed hash.
 """
@@ -18,6 +18,8 @@ from regproxy import claims
 from regproxy._follow import Watch
 from regproxy.follow import Changes
 from regproxy.parts import boot_id
+
+CLAIMS: Final = "claims"  # the directory, in the cache's
 
 _FILE_MODE: Final = 0o640
 _ANSWER_MAX: Final = 262_144
@@ -65,7 +67,7 @@ class TagClaims:
         path = self._directory / f"{name}.tag"
         while True:
             try:
-                fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+                fd = _open(path)
             except OSError:
                 return TagClaim(-1, path, None)
             try:
@@ -89,6 +91,14 @@ class TagClaims:
                 await changes.next()
         finally:
             changes.close()
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+    except FileNotFoundError:
+        path.parent.mkdir(exist_ok=True)  # the cache directory itself is the store's to make
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
 
 
 def _answer(fd: int, asked: float) -> dict[str, Any] | None:

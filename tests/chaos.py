@@ -208,7 +208,7 @@ class Chaos:
             self._wrong("the proxy ended badly")
 
     def _parts(self) -> list[str]:
-        return [path.name for path in self.proxy.parts() if path.suffix != ".tag"]
+        return [path.name for path in self.proxy.parts()]
 
     def _differences(self) -> list[str]:
         with contextlib.closing(sqlite3.connect(self.proxy.cache_dir / "index.sqlite3", timeout=30)) as index:

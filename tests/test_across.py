@@ -81,9 +81,7 @@ def whole(reply: Reply, blob: Cold) -> bool:
 
 
 def nothing_left(proxy: Proxy) -> None:
-    wait_until(
-        lambda: [path for path in proxy.parts() if path.suffix != ".tag"] == [], "no part is left behind"
-    )
+    wait_until(lambda: proxy.parts() == [], "no part is left behind")
 
 
 class TestOneDownload:

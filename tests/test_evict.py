@@ -12,7 +12,7 @@ import pytest
 
 from regproxy import claims, evict
 from regproxy.errors import StoreError
-from regproxy.evict import FREE, INACTIVE, SIZE, Disk, Evictor, Freed, Limits, sweep_parts
+from regproxy.evict import FREE, INACTIVE, SIZE, Disk, Evictor, Freed, Limits, parts_disk, sweep_parts
 from regproxy.index import Index
 from tests.parts.images import digest_of
 from tests.parts.lane import Lane
@@ -453,6 +453,23 @@ def test_what_is_locked_stays(stock: Stock, name: str) -> None:
         assert claims.lock(mine.fileno())
         assert sweep(stock) == 0 and path.exists()
     assert sweep(stock) == 1 and not path.exists()
+
+
+@pytest.mark.parametrize("idle, room", [(0.0, True), (59.0, True), (61.0, False)])
+def test_room_is_made_for_all_of_a_body(stock: Stock, idle: float, room: bool) -> None:
+    """When its length is known, and as long as somebody writes to it."""
+    part = stock.part(PART, size=BLOCK, age=idle)
+    part.with_suffix(".meta").write_text(f'{{"total": {100 * BLOCK}}}')
+    meta = part.with_suffix(".meta").stat().st_blocks * 512
+    assert parts_disk(stock.root, stock.clock()) == (100 if room else 1) * BLOCK + meta
+
+
+@pytest.mark.parametrize("meta", [b"", b"[]", b"{}", b'{"total": -1}', b'{"total": "many"}'])
+def test_who_says_nothing_gets_what_there_is(stock: Stock, meta: bytes) -> None:
+    part = stock.part(PART, size=BLOCK)
+    part.with_suffix(".meta").write_bytes(meta)
+    blocks = part.with_suffix(".meta").stat().st_blocks * 512
+    assert parts_disk(stock.root, stock.clock()) == BLOCK + blocks
 
 
 def test_a_part_keeps_what_is_known_of_it(stock: Stock) -> None:

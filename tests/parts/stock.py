@@ -103,8 +103,9 @@ class Stock:
         return digests
 
     def part(self, name: str, *, size: int = BLOCK, age: float = 0.0) -> Path:
-        """Make a file in parts/."""
-        path = self.parts / name
+        """Make a file in parts/, a claim in claims/."""
+        path = (self.root / "claims" if name.endswith(".tag") else self.parts) / name
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"p" * size)
         os.utime(path, (self.clock() - age, self.clock() - age))
         return path
