@@ -21,7 +21,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test lint types check build build-packages test-packages demo bench bench-full format clean
+.PHONY: help serve test lint types check build build-packages test-packages demo bench bench-full soak format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -68,6 +68,10 @@ bench: build test-packages ## measure it against nginx, about 3 minutes
 
 bench-full: build test-packages ## the same, with the figures that count
 	@$(MAKE) --no-print-directory -C bench bench-full PYTHON=$(BIN)/python
+
+soak: build test-packages ## kill it 200 times under load, then 30 minutes of mixed load on a small cache
+	$(BIN)/python -m tests.chaos --rounds 200
+	$(BIN)/python -m tests.soak --minutes 30
 
 format: build ## let ruff format the Python files
 	$(BIN)/ruff format $(LINTED)
