@@ -16,7 +16,7 @@ import pytest
 
 from tests.client import Client, Reply
 from tests.origin import Origin, blob_answer, manifest_answer
-from tests.parts.disks import FragileDisk, SmallDisk
+from tests.parts.disks import break_disk, fill_up, fragile_disk, free, small_disk
 from tests.parts.images import INDEX, MANIFEST, digest_of, make_image
 from tests.parts.pair import Pair
 from tests.parts.processes import Daemon, wait_until
@@ -49,14 +49,14 @@ def origin(start_origin: Callable[..., Origin]) -> Origin:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    with SmallDisk(tmp_path / "disk", DISK) as disk:
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", DISK) as disk:
         yield disk
 
 
 @pytest.fixture
-def proxy(disk: SmallDisk, origin: Origin, start_proxy: StartProxy) -> Proxy:
-    return two_workers(start_proxy, origin, disk.path / "cache")
+def proxy(disk: Path, origin: Origin, start_proxy: StartProxy) -> Proxy:
+    return two_workers(start_proxy, origin, disk / "cache")
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def failures(proxy: Proxy, reason: str) -> float:
 
 @pytest.mark.parametrize("size", [LARGE, HUGE])
 def test_it_fills_up_in_the_middle(
-    size: int, pair: Pair, proxy: Proxy, origin: Origin, disk: SmallDisk, stack: ExitStack
+    size: int, pair: Pair, proxy: Proxy, origin: Origin, disk: Path, stack: ExitStack
 ) -> None:
     """Clients of both workers, all complete; the space is given back; the next small thing is stored."""
     blob = Cold(origin, size)
@@ -107,7 +107,7 @@ def test_it_fills_up_in_the_middle(
     assert [blob.arrived(reply) for reply in replies] == [True] * 6
     assert failures(proxy, "ENOSPC") >= 1
     assert "No space left on device (ENOSPC)" in proxy.log()
-    wait_until(lambda: disk.free() > DISK // 2, "the part's space is free")
+    wait_until(lambda: free(disk) > DISK // 2, "the part's space is free")
     assert blob.digest not in proxy.blobs()
     assert origin.hits[blob.path] <= 2 * 6  # each client by itself at the worst, where memory had gone on
     small = Cold(origin, 100_000)
@@ -116,9 +116,9 @@ def test_it_fills_up_in_the_middle(
     wait_until(lambda: "storing works again" in proxy.log(), "it says that it works again")
 
 
-def test_it_is_full(pair: Pair, proxy: Proxy, origin: Origin, disk: SmallDisk, stack: ExitStack) -> None:
+def test_it_is_full(pair: Pair, proxy: Proxy, origin: Origin, disk: Path, stack: ExitStack) -> None:
     """Everything that a pull asks for, from a disk that has no room for a byte."""
-    hog = disk.fill()
+    hog = fill_up(disk)
     image = make_image(size=900_000, seed=next(SEEDS))
     origin.publish("app", image, "v1.2.3")
     client = stack.enter_context(proxy.client(origin.authority))
@@ -136,8 +136,8 @@ def test_it_is_full(pair: Pair, proxy: Proxy, origin: Origin, disk: SmallDisk, s
     wait_until(lambda: proxy.metric("regproxy_store_ok") == 1, "the gauge says so")
 
 
-def test_ranges_of_what_is_not_stored(proxy: Proxy, origin: Origin, disk: SmallDisk) -> None:
-    disk.fill()
+def test_ranges_of_what_is_not_stored(proxy: Proxy, origin: Origin, disk: Path) -> None:
+    fill_up(disk)
     blob = Cold(origin, 3_000_000)
     with proxy.client(origin.authority) as client:
         reply = client.get(blob.path, [("Range", "bytes=1000000-2000000")])
@@ -206,20 +206,21 @@ def test_the_file_system_turns_read_only(
     origin: Origin, start_proxy: StartProxy, tmp_path: Path, stack: ExitStack
 ) -> None:
     """What is held is served, what is not is relayed, and neither needs the index."""
-    disk = stack.enter_context(FragileDisk(tmp_path / "disk", 40_000_000))
-    with two_workers(start_proxy, origin, disk.path / "cache") as proxy:
+    disk = stack.enter_context(fragile_disk(tmp_path / "disk", 40_000_000))
+    with two_workers(start_proxy, origin, disk / "cache") as proxy:
         pair = Pair(proxy, origin.authority)
         clients = [stack.enter_context(pair.client(pid)) for pid in pair.pids()]
         held = Cold(origin, 500_000)
         assert all(held.arrived(client.get(held.path)) for client in clients)
         proxy.wait_kept(held.digest)
-        disk.fail()
+        break_disk(disk)
         for client in clients:
             new = Cold(origin, 500_000)
             assert held.arrived(client.get(held.path))
             assert new.arrived(client.get(new.path))
         assert failures(proxy, "EROFS") >= 1
-        disk.replace()
+        # It can't be made writable again: another one takes its place.
+        stack.enter_context(small_disk(disk, DISK))
         after = Cold(origin, 500_000)
         assert after.arrived(clients[0].get(after.path))
         proxy.wait_kept(after.digest)

@@ -14,10 +14,11 @@ from regproxy import claims, evict
 from regproxy.errors import StoreError
 from regproxy.evict import FREE, INACTIVE, SIZE, Disk, Evictor, Freed, Limits, parts_disk, sweep_parts
 from regproxy.index import Index
+from tests.parts.disks import fill_up, read_only, small_disk
 from tests.parts.images import digest_of
 from tests.parts.lane import Lane
 from tests.parts.processes import wait_until
-from tests.parts.stock import BLOCK, DAY, HOUR, Stock, fill_up, read_only, small_disk
+from tests.parts.stock import BLOCK, DAY, HOUR, Stock
 from tests.parts.trust import Trust
 
 NO_LIMITS = Limits(max_size=0, inactive=0.0, min_free=0)

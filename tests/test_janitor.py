@@ -26,8 +26,9 @@ from regproxy.index import Index
 from regproxy.janitor import Chores
 from regproxy.metrics import Metrics
 from regproxy.reconcile import Reconciler
+from tests.parts.disks import fill_up, read_only, small_disk
 from tests.parts.processes import wait_until
-from tests.parts.stock import BLOCK, DAY, HOUR, Stock, fill_up, read_only, small_disk
+from tests.parts.stock import BLOCK, DAY, HOUR, Stock
 
 ROOT = Path(__file__).parent.parent
 MIB = 1 << 20

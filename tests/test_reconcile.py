@@ -13,8 +13,9 @@ from regproxy import reconcile
 from regproxy.errors import StoreError
 from regproxy.index import Index, ObjectRow
 from regproxy.reconcile import Found, Reconciler
+from tests.parts.disks import read_only
 from tests.parts.processes import wait_until
-from tests.parts.stock import BLOCK, DAY, HOUR, Stock, read_only
+from tests.parts.stock import BLOCK, DAY, HOUR, Stock
 
 
 @pytest.fixture

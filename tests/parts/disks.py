@@ -1,73 +1,85 @@
-"""Small file systems of a test's own, which can be full or read-only."""
+"""Small file systems of a test's own: full, read-only or broken. Who may not mount skips the test."""
 
 from __future__ import annotations
 
-import contextlib
 import os
+import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 
-
-class SmallDisk:
-    """A tmpfs of `size` bytes at `path`, unmounted in the end. Who may not mount skips the test."""
-
-    def __init__(self, path: Path, size: int) -> None:
-        self.path = path
-        path.mkdir(parents=True)
-        done = subprocess.run(self._mount(size), capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"a small file system can't be mounted here: {done.stderr.strip()}")
-
-    def _mount(self, size: int) -> list[str]:
-        return ["mount", "-t", "tmpfs", "-o", f"size={size}", "regproxy-test", str(self.path)]
-
-    def free(self) -> int:
-        """Bytes that are left."""
-        state = os.statvfs(self.path)
-        return state.f_bavail * state.f_frsize
-
-    def fill(self) -> Path:
-        """Take all the space that is left; the file that has it."""
-        hog = self.path / "hog"
-        with hog.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-            while True:
-                file.write(b"\0" * 4096)
-        return hog
-
-    def close(self) -> None:
-        subprocess.run(["umount", "-l", str(self.path)], check=True, capture_output=True)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+_SMALLEST = 4096
 
 
-class FragileDisk(SmallDisk):
-    """An ext4 file system in a file, which turns read-only when the kernel finds an error in it."""
+@contextmanager
+def small_disk(place: Path, size: int) -> Iterator[Path]:
+    """A file system of `size` bytes, mounted at `place`."""
+    place.mkdir(parents=True, exist_ok=True)
+    with _mounted(place, "-t", "tmpfs", "-o", f"size={size}", "regproxy-test"):
+        yield place
 
-    def _mount(self, size: int) -> list[str]:
-        image = self.path.with_suffix(".img")
-        with image.open("wb") as file:
-            file.truncate(size)
-        subprocess.run(["mkfs.ext4", "-q", str(image)], check=True, capture_output=True)
-        return ["mount", "-o", "loop,errors=remount-ro", str(image), str(self.path)]
 
-    def fail(self) -> None:
-        """Let the kernel find an error."""
-        source = subprocess.run(
-            ["findmnt", "-no", "SOURCE", str(self.path)], check=True, capture_output=True, text=True
-        ).stdout.strip()
-        Path(f"/sys/fs/ext4/{Path(source).name}/trigger_fs_error").write_text("1")
+@contextmanager
+def fragile_disk(place: Path, size: int) -> Iterator[Path]:
+    """An ext4 file system in a file, mounted at `place`; `break_disk()` turns it read-only."""
+    place.mkdir(parents=True, exist_ok=True)
+    image = place.with_suffix(".img")
+    with image.open("wb") as file:
+        file.truncate(size)
+    if shutil.which("mkfs.ext4", path="/usr/sbin:/sbin:/usr/bin") is None:
+        pytest.skip("there is no mkfs.ext4 here")
+    subprocess.run(["/usr/sbin/mkfs.ext4", "-q", str(image)], check=True, capture_output=True)
+    with _mounted(place, "-o", "loop,errors=remount-ro", str(image)):
+        yield place
 
-    def replace(self) -> None:
-        """Put another file system in its place, an empty one: this one can't be made writable again."""
-        self.close()
-        subprocess.run(super()._mount(40_000_000), check=True, capture_output=True)
+
+def break_disk(place: Path) -> None:
+    """Let the kernel find an error in it, as it does where a disk is failing."""
+    command = ["findmnt", "-no", "SOURCE", str(place)]
+    source = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    Path(f"/sys/fs/ext4/{Path(source).name}/trigger_fs_error").write_text("1")
+
+
+@contextmanager
+def read_only(place: Path) -> Iterator[Path]:
+    """A second way to the directory `place`, by which nothing can be written."""
+    view = place.with_name(f"{place.name}-read-only")
+    view.mkdir()
+    with _mounted(view, "--bind", str(place)):
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(view)], check=True)
+        yield view
+
+
+def fill_up(place: Path) -> Path:
+    """Write a file until nothing more goes onto its disk."""
+    path = place / "ballast"
+    with path.open("wb", buffering=0) as file:
+        for size in (65_536, _SMALLEST, 1):
+            try:
+                while file.write(b"b" * size) == size:
+                    pass
+            except OSError:
+                continue
+    return path
+
+
+def free(place: Path) -> int:
+    """Bytes that are left."""
+    state = os.statvfs(place)
+    return state.f_bavail * state.f_frsize
+
+
+@contextmanager
+def _mounted(place: Path, *options: str) -> Iterator[None]:
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root can mount file systems")
+    done = subprocess.run(["mount", *options, str(place)], capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"mount refuses: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)

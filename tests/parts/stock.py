@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-
-import pytest
 
 from regproxy.index import Index, ObjectRow
 from tests.parts.images import digest_of
@@ -128,47 +122,3 @@ class Stock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-@contextmanager
-def small_disk(place: Path, size: int) -> Iterator[Path]:
-    """A file system of `size` bytes, mounted at `place`. Skips the test where this user may not mount."""
-    place.mkdir(parents=True, exist_ok=True)
-    with _mounted(place, "-t", "tmpfs", "-o", f"size={size}", "regproxy-test"):
-        yield place
-
-
-@contextmanager
-def read_only(place: Path) -> Iterator[Path]:
-    """A second way to the directory `place`, by which nothing can be written. Skips as small_disk() does."""
-    view = place.with_name(f"{place.name}-read-only")
-    view.mkdir()
-    with _mounted(view, "--bind", str(place)):
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(view)], check=True)
-        yield view
-
-
-@contextmanager
-def _mounted(place: Path, *options: str) -> Iterator[None]:
-    if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount file systems")
-    done = subprocess.run(["mount", *options, str(place)], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"mount refuses: {done.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def fill_up(place: Path) -> Path:
-    """Write a file until nothing more goes onto its disk."""
-    path = place / "ballast"
-    with path.open("wb", buffering=0) as file:
-        for size in (65_536, BLOCK, 1):
-            try:
-                while file.write(b"b" * size) == size:
-                    pass
-            except OSError:
-                continue
-    return path
