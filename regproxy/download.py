@@ -57,7 +57,7 @@ class Counters(Protocol):
 
 
 class Downloads:
-    """Carries out fills whose part is ours."""
+    """Carries out fills whose part is ours. What has more than `largest` bytes (0: any) is not stored."""
 
     def __init__(
         self,
@@ -66,12 +66,14 @@ class Downloads:
         index: Recorder,
         counters: Counters,
         loop: asyncio.AbstractEventLoop,
+        largest: int = 0,
     ) -> None:
         self._store = store
         self._upstream = upstream
         self._index = index
         self._counters = counters
         self._loop = loop
+        self._largest = largest
 
     async def run(self, fill: Fill, part: Part) -> None:
         """Complete the part from where it ends, and the fill with it; the part is closed in the end.
@@ -138,6 +140,9 @@ class Downloads:
     def _open(self, fill: Fill, part: Part, fetched: Fetched, total: int) -> None:
         growth, response = part.growth, fetched.response
         growth.expect(total)
+        if 0 < self._largest < total:
+            # Room for it can't be made, and everything else would have gone for it.
+            self._store.relay(part, errno.EFBIG)
         fill.fetched_from, fill.seconds = fetched.connection.address, fetched.seconds
         if not fill.opened.done():
             fill.media_type = (response.get(b"content-type") or NO_TYPE.encode()).decode("latin-1")

@@ -70,14 +70,18 @@ class Fills:
         *,
         watch: Watch | None = None,
         claim_key: bytes = b"",
+        largest: int = 0,
     ) -> None:
-        """`watch` tells of other processes' parts; `claim_key` is the same secret in all of them."""
+        """`watch` tells of other processes' parts; `claim_key` is the same secret in all of them.
+
+        What is larger than `largest` bytes is not stored; 0: everything is.
+        """
         self._store = store
         self._index = index
         self._counters = counters
         self._loop = loop
         self._watch = watch
-        self._downloads = Downloads(store, upstream, index, counters, loop)
+        self._downloads = Downloads(store, upstream, index, counters, loop, largest)
         self._claims = TagClaims(store.root / CLAIMS, claim_key, watch)
         self._under_way: dict[object, Fill] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -204,8 +204,12 @@ class Store:
             ) from None
 
     def relay(self, part: Part, error: int) -> None:
-        """Store no more of a part that is ours, for this errno; who follows it goes on alone. StoreError."""
-        self.failed(error)
+        """Store no more of a part that is ours, for this errno; who follows it goes on alone. StoreError.
+
+        EFBIG is what is too large to be kept, and no trouble of the disk's.
+        """
+        if error != errno.EFBIG:
+            self.failed(error)
         part.disown()
         try:
             part.growth.relay(error)

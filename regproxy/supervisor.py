@@ -43,6 +43,7 @@ BOOTS: Final = 3  # that may fail before that
 _PORT_PATIENCE: Final = 2.0  # seconds that a port may still be in use at the start
 _A_WHILE: Final = 1.0  # seconds; a child that has been ready for so long is replaced at once
 _BACKOFF: Final = (0.1, 30.0)  # seconds, after the first and after the last of many failures
+_KILLED: Final = 1.0  # seconds at most behind one that was ready: something kills it, and clients wait
 _MARGIN: Final = 3.0  # seconds that a worker has beyond its own limit
 _STOP_SECONDS: Final = 5.0
 _JANITOR_SECONDS: Final = 1.5  # all in all 34.5: README.md says to allow 35
@@ -352,7 +353,7 @@ class Supervisor:
         try:
             child = Child(role, slot, setup, self._commons, now)
         except OSError as error:
-            self._backoffs[role].failed(now, 0.0)
+            self._backoffs[role].failed(now, None)
             log.error("no new %s: %s", role, error)
             if setup is self._next:
                 self._on_failed_trial(BOOT_EXIT, f"could not be started: {error.strerror}")
@@ -395,12 +396,12 @@ class Supervisor:
 
     def _on_death(self, child: Child, code: int) -> None:
         now = time.monotonic()
-        lived = now - child.ready_at if child.ready else 0.0
+        lived = now - child.ready_at if child.ready else None
         how = "hung" if child.hung else _how(code)
         if child.role == "worker":
             self._metrics.worker_ended("hung" if child.hung else "killed" if code < 0 else "exit")
         if self._backoffs[child.role].failed(now, lived):
-            when = f"after {lived:.1f} s" if child.ready else "before it was ready"
+            when = "before it was ready" if lived is None else f"after {lived:.1f} s"
             log.error("%s %s, %s", child, how, when)
         if child is self._trial:
             self._trial = None
@@ -451,12 +452,15 @@ class Backoff:
         self._failures = 0
         self._said = -math.inf
 
-    def failed(self, now: float, lived: float) -> bool:
-        """One has died, `lived` seconds after it was ready. Returns whether that is worth saying."""
-        if lived >= _A_WHILE:
+    def failed(self, now: float, lived: float | None) -> bool:
+        """One has died, `lived` seconds after it was ready; None: it never was.
+
+        Returns whether that is worth saying.
+        """
+        if lived is not None and lived >= _A_WHILE:
             self._failures = 0
             return True
-        first, last = _BACKOFF
+        first, last = _BACKOFF if lived is None else (_BACKOFF[0], _KILLED)
         self.until = now + min(last, first * 2 ** min(self._failures, 32))
         self._failures += 1
         if self._failures > _LOUD and now - self._said < _SAY_EVERY:

@@ -126,7 +126,12 @@ class Worker:
         upstream = Upstream(config, policy, credentials, reactor, trust, metrics, loop)
         watch = _watch(reactor)
         key = bytes.fromhex(record.claim_key)
-        fills = Fills(store, upstream, index, metrics, loop, watch=watch, claim_key=key)
+        fills = Fills(
+            *(store, upstream, index, metrics, loop),
+            watch=watch,
+            claim_key=key,
+            largest=config.cache_max_size,
+        )
         try:
             access = AccessLog.open(config.access_log)
         except OSError as error:

@@ -166,6 +166,23 @@ def test_the_directory_is_removed(pair: Pair, proxy: Proxy, origin: Origin, stac
     wait_until(lambda: (place / "index.sqlite3").exists(), "the index is made anew")
 
 
+def test_what_is_larger_than_the_whole_cache(
+    origin: Origin, start_proxy: StartProxy, stack: ExitStack
+) -> None:
+    """It is passed on, and nothing has to go for it."""
+    proxy = start_proxy(origin, REGPROXY_WORKERS="2", REGPROXY_MIN_FREE="0", CACHE_MAX_SIZE="4m")
+    pair = Pair(proxy, origin.authority)
+    clients = [stack.enter_context(pair.client(pid)) for pid in pair.pids()]
+    held, huge = Cold(origin, 1_000_000), Cold(origin, 5_000_000)
+    assert held.arrived(clients[0].get(held.path))
+    proxy.wait_kept(held.digest)
+    assert all(huge.arrived(reply) for reply in get_all(clients, huge))
+    assert proxy.blobs().keys() == {held.digest}
+    assert proxy.metric("regproxy_evicted_objects_total") == 0
+    assert proxy.metric("regproxy_store_failures_total") == 0
+    assert proxy.parts() == []
+
+
 @pytest.mark.parametrize("error", ["EIO", "EDQUOT", "EROFS"])
 def test_writes_fail(error: str, pair: Pair, proxy: Proxy, origin: Origin, stack: ExitStack) -> None:
     """As broken disks, quotas and file systems that have turned read-only answer a write."""

@@ -295,7 +295,7 @@ def test_connections_that_are_gone_leave_no_descriptors(
     proxy.wait_kept(BLOB)
 
     def descriptors() -> int:
-        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in proxy.pids())
+        return sum(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in proxy.workers(1))
 
     before = descriptors()
     for leave in ("close", "reset", "fin") * 10:

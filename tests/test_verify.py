@@ -6,6 +6,7 @@ import errno
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -417,6 +418,8 @@ class TestCommand:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            # Whoever runs the tests in the background may have it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         assert process.stdout is not None
         with process:
@@ -424,7 +427,7 @@ class TestCommand:
             assert "1 blobs" in first
             busy = Path(f"/proc/{process.pid}/task")
             wait_until(lambda: len(list(busy.iterdir())) > 2, "its threads run")
-            process.send_signal(2)
+            process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=30)
         assert (process.returncode, err) == (130, "")
         assert "interrupted" in out
