@@ -15,6 +15,7 @@ class File:
 
 class Growth(Sink):
     on_spill: Callable[[], object] | None
+    largest: int
     def __new__(cls, file: File, limit: int = 0) -> Self: ...
     @property
     def file(self) -> File: ...

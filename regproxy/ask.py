@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Final
 
 from regproxy._relay import FileSource, StreamSink
@@ -25,7 +26,6 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 # becomes a clear error instead of a cut connection.
 VERIFY_FIRST: Final = 65_536
 
-_WRITTEN: Final = 5.0  # seconds that a change of a tag may take to be known to other processes
 _FETCHED: Final = frozenset({"MISS", "EXPIRED"})
 _CHANGES: Final = frozenset({"PUT", "DELETE"})
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
@@ -54,8 +54,12 @@ class Asker(Answerer):
                 await self._pass(wanted)
         except UpstreamAnswer as answer:
             self._relay_answer(answer)
+            # It is the fill's too, and its traceback would hold the fill, and so its files, until the
+            # collector comes by.
+            answer.__traceback__ = None
         except RegproxyError as error:
             self._failed(error)
+            error.__traceback__ = None
         except Exception as error:
             log.exception("%s %s", self.host, self.uri)
             self._failed(RegproxyError(f"internal error: {type(error).__name__}"))
@@ -90,7 +94,7 @@ class Asker(Answerer):
                 # Stored since the request's head was looked at.
                 self._serve(ready, "HIT")
                 return
-            fill, mine = self._s.fills.join(wanted, accept)
+            fill, mine = self._s.fills.join(wanted, accept, self._fresh(wanted))
             # Verified, and only on its way into place: as good as stored.
             joined = "HIT" if fill.verified else "UPDATING"
             self._cache = cache if mine else joined
@@ -116,6 +120,20 @@ class Asker(Answerer):
         if target.kind is Kind.TAG:
             blob.media_type = fill.media_type
         self._serve(blob, self._cache)
+
+    def _fresh(self, wanted: Wanted) -> Callable[[], Blob | None]:
+        """What looks whether the tag that is asked for is held, and fresh, by now."""
+        route = self._route
+
+        def held() -> Blob | None:
+            if route is None or route.fresh_tag is None:
+                return None
+            row, blob = self._held(wanted.origin, route)
+            if row is None or not 0 <= time.time() - row.fetched_at < route.fresh_tag[1]:
+                return None
+            return blob
+
+        return held
 
     def _note(self, fill: Fill, cache: str) -> None:
         """Note for the log who was asked, and what the cache had to do with it."""
@@ -242,7 +260,7 @@ class Asker(Answerer):
         if target.kind is Kind.TAG and wanted.request.method in _CHANGES and status < 400:
             services.index.drop_tag(origin.host, origin.port, target.repository, target.reference)
             # Who pushes may pull through another process as soon as it has its answer.
-            await services.loop.run_in_executor(None, services.index.flush, _WRITTEN)
+            await services.fills.written()
 
     async def _send_body(self, connection: Connection, request: Request) -> Response:
         """Relay the request's body while waiting for the origin's head, which may come before its end."""

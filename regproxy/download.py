@@ -30,6 +30,8 @@ from regproxy.upstream import Fetched, Upstream
 log = logging.getLogger(__name__)
 
 REFUSED: Final = "refused"
+# Where asking for all of it may help; not what says that there is nothing for us, or nothing now.
+_NO_RANGES: Final = frozenset({400, 403, 405, 412, 417, 501})
 LARGE: Final = 1 << 20  # bytes; room is made for such a body before it has come
 
 
@@ -88,7 +90,7 @@ class Downloads:
                 fetched = await self._ask(fill, part)
                 await self._receive(fill, part, fetched)
             digest = await self._verify(fill, fetched, part)
-            self._tell(part, lambda: Meta(VERIFIED, size=part.growth.written))
+            self._tell(part, lambda: _meta(fill, part, VERIFIED, size=part.growth.written))
             part.growth.finish()
             if fetched is not None:
                 # Others may use the connection from here on: it is not ours to abort any more.
@@ -118,39 +120,44 @@ class Downloads:
         wanted, growth = fill.wanted, part.growth
         offset = growth.written
         fetched = await self._upstream.fetch(wanted.origin, wanted.request, "GET", offset)
+        if offset and fetched.response.status in _NO_RANGES:
+            # It may be the range that it refuses, or whoever is between us and it.
+            await self._answer(fetched)
+            fetched = await self._upstream.fetch(wanted.origin, wanted.request, "GET")
         try:
             verdict = after_head(fetched.response.status, resumed=offset > 0)
             if verdict in (Verdict.TROUBLE, Verdict.RELAY, Verdict.FOLLOW):
                 raise await self._answer(fetched)
             total = _check(fetched, verdict, offset)
+            if 0 <= total < offset:
+                raise BadResponse(f"{fetched.origin.host} has {total} bytes of what has {offset} already")
             if growth.total >= 0 and total not in (-1, growth.total):
                 raise BadResponse(
                     f"{fetched.origin.host} says {total} bytes now, after {growth.total} before: not resumed"
                 )
             if verdict is Verdict.STORE and fetched.response.status == 200:
                 growth.pass_over(offset)
+            self._open(fill, part, fetched, max(total, growth.total))
         except UpstreamAnswer:
             raise
         except BaseException:
             fetched.connection.abort()
             raise
-        self._open(fill, part, fetched, max(total, growth.total))
         return fetched
 
     def _open(self, fill: Fill, part: Part, fetched: Fetched, total: int) -> None:
         growth, response = part.growth, fetched.response
         growth.expect(total)
         if 0 < self._largest < total:
-            # Room for it can't be made, and everything else would have gone for it.
+            # Room for it can't be made, and much else would have gone for it.
             self._store.relay(part, errno.EFBIG)
+        growth.largest = self._largest
         fill.fetched_from, fill.seconds = fetched.connection.address, fetched.seconds
         if not fill.opened.done():
-            fill.media_type = (response.get(b"content-type") or NO_TYPE.encode()).decode("latin-1")
+            if fill.media_type == NO_TYPE and response.status != 416:
+                fill.media_type = (response.get(b"content-type") or NO_TYPE.encode()).decode("latin-1")
             fill.opened.set_result(Opened(growth, total, fill.media_type))
-        self._tell(
-            part,
-            lambda: Meta(OPEN, total, fill.media_type, fill.fetched_from, fill.seconds, host=fill.host),
-        )
+        self._tell(part, lambda: _meta(fill, part, OPEN))
         growth.on_spill = lambda: self._spilled(part)
         if total >= LARGE:
             self._index.announce()
@@ -204,6 +211,11 @@ class Downloads:
         target, origin = fill.wanted.target, fill.wanted.origin
         digest = "sha256:" + part.growth.hexdigest()
         wanted = target.reference
+        if target.kind is Kind.MANIFEST and fill.media_type == NO_TYPE:
+            # Taken over behind its last byte, from who did not say.
+            with suppress(BadResponse):
+                content = await self._loop.run_in_executor(None, _content, part)
+                fill.media_type = oci.check_manifest(content, "")
         if target.kind is Kind.TAG:
             assert fetched is not None
             wanted = (fetched.response.get(b"docker-content-digest") or b"").decode("latin-1")
@@ -246,15 +258,20 @@ class Downloads:
         growth.fail(str(error) or type(error).__name__)
         ours_alone = isinstance(error, UpstreamAnswer | asyncio.CancelledError)
         if ours_alone and growth.written and part.path is not None:
-            part.release()
-            part.close()
-            growth.file.close()
+            self._store.leave(part)
             return
         if isinstance(error, RegproxyError) and not isinstance(error, UpstreamAnswer):
-            meta = Meta(OPEN, host=fill.host).failed(word_for(error), str(error))
             with suppress(OSError):  # it is only the reason that is lost
-                part.write(meta)
+                part.write(_meta(fill, part, OPEN).failed(word_for(error), str(error)))
         self._store.abort(part)
+
+
+def _meta(fill: Fill, part: Part, state: str, *, size: int = -1) -> Meta:
+    return Meta(
+        *(state, part.growth.total, fill.media_type, fill.fetched_from, fill.seconds),
+        size=size,
+        host=fill.host,
+    )
 
 
 def word_for(error: RegproxyError) -> str:

@@ -44,6 +44,7 @@ _GIB: Final = 1 << 30
 _PIECE: Final = 100  # parts between two yields
 _ANONYMOUS_AGE: Final = 10.0  # seconds; nobody can take up such a part again
 _TAG_AGE: Final = 60.0
+_TRUST: Final = 4  # so much of the limit, 1/4, is made free for what is only promised
 _GROWS: Final = 60.0  # seconds without a byte after which a part is not expected to grow
 _UNDER_PRESSURE: Final = 60.0  # seconds that a broken fill's part is kept when there is no room
 
@@ -214,7 +215,9 @@ class Evictor:
         limit = self._limits.max_size
         if not limit:
             return 0
-        used = self._index.totals().disk + parts_disk(self._root, self._clock())
+        taken, promised = parts_disk(self._root, self._clock())
+        # A promise may be broken: it must not cost the cache more than a part of what it has.
+        used = self._index.totals().disk + taken + min(promised, limit // _TRUST)
         self._shrinking = used > limit * (_LOW if self._shrinking else _HIGH)
         return used - int(limit * _LOW) if self._shrinking else 0
 
@@ -308,25 +311,25 @@ _NAMES: Final = {
 }
 
 
-def parts_disk(root: Path, now: float) -> int:
-    """The bytes that what is being filled takes on the disk, or is going to take. Raises OSError.
+def parts_disk(root: Path, now: float) -> tuple[int, int]:
+    """The bytes that what is being filled takes on the disk, and is going to take beyond. Raises OSError.
 
     Room is made for all of a body when its length is known, not while it comes. What nobody has written to
     for a minute is expected to stay as it is.
     """
-    total = 0
+    taken = expected = 0
     try:
         with os.scandir(root / "parts") as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
                     size = status.st_blocks * 512
+                    taken += size
                     if entry.name.endswith(".part") and now - status.st_mtime < _GROWS:
-                        size = max(size, promised(Path(entry.path)))
-                    total += size
+                        expected += max(0, promised(Path(entry.path)) - size)
     except FileNotFoundError:
         pass
-    return total
+    return taken, expected
 
 
 def sweep_parts(

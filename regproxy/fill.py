@@ -14,7 +14,8 @@ import errno
 import json
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final, Protocol
 
@@ -24,11 +25,11 @@ from regproxy.auth import Origin
 from regproxy.download import REFUSED, Downloads, failure, word_for
 from regproxy.errors import BadResponse, RegproxyError, UpstreamError
 from regproxy.filling import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
-from regproxy.follow import Following, Outcome, alone
+from regproxy.follow import SOON, Following, Outcome, alone
 from regproxy.heads import Framing, Response
 from regproxy.index import TagRow
 from regproxy.oci import MANIFEST_MAX, Accept, Kind
-from regproxy.parts import FAILED, Meta, Part
+from regproxy.parts import FAILED, VERIFIED, Meta, Part
 from regproxy.store import Blob, Store
 from regproxy.tagclaims import CLAIMS, TagClaim, TagClaims
 from regproxy.upstream import Upstream
@@ -37,14 +38,20 @@ __all__ = ["NO_TYPE", "Fill", "Fills", "Opened", "UpstreamAnswer", "Wanted"]
 
 log = logging.getLogger(__name__)
 
+_NOT_SHARED: Final = frozenset({b"set-cookie", b"set-cookie2"})
 _WRITTEN: Final = 5.0  # seconds that a fetched tag may take to be known to the other processes
 
 
 class Recorder(download.Recorder, Protocol):
     """Where stored content and tags are entered."""
 
-    def put_tag(self, host: str, port: int, repository: str, tag: str, row: TagRow) -> None:
-        """Enter what a tag is."""
+    def put_tag(
+        self, host: str, port: int, repository: str, tag: str, row: TagRow, *, asked: float | None = None
+    ) -> None:
+        """Enter what a tag is, unless it was dropped after `asked` (monotonic)."""
+
+    def dropped_at(self, host: str, port: int, repository: str, tag: str) -> float:
+        """When the tag was last set or deleted by a client, monotonic."""
 
     def flush(self, timeout: float) -> bool:
         """Wait until all of it is known to other processes."""
@@ -71,20 +78,25 @@ class Fills:
         watch: Watch | None = None,
         claim_key: bytes = b"",
         largest: int = 0,
+        patience: float = 300.0,
     ) -> None:
         """`watch` tells of other processes' parts; `claim_key` is the same secret in all of them.
 
-        What is larger than `largest` bytes is not stored; 0: everything is.
+        What is larger than `largest` bytes is not stored; 0: everything is. `patience`: seconds without any
+        progress after which another process's fill is followed no longer.
         """
         self._store = store
         self._index = index
         self._counters = counters
         self._loop = loop
         self._watch = watch
+        self._patience = patience
         self._downloads = Downloads(store, upstream, index, counters, loop, largest)
         self._claims = TagClaims(store.root / CLAIMS, claim_key, watch)
         self._under_way: dict[object, Fill] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        # A database that is locked must not keep cold pages and names waiting for a thread.
+        self._writing = ThreadPoolExecutor(2, "written")
         self.waiters = 0
 
     @property
@@ -97,8 +109,12 @@ class Fills:
         fill = self._under_way.get(digest)
         return fill.head if fill is not None else None
 
-    def join(self, wanted: Wanted, accept: Accept | None = None) -> tuple[Fill, bool]:
+    def join(
+        self, wanted: Wanted, accept: Accept | None = None, held: Callable[[], Blob | None] = lambda: None
+    ) -> tuple[Fill, bool]:
         """The fill for what is wanted, and whether it was begun just now.
+
+        `held` looks whether a tag is held that is fresh: another process may just have fetched it.
 
         By digest it is one for all; a tag's is shared by equal requests only, `accept` being part of them, as
         an origin may answer others with something else.
@@ -109,8 +125,10 @@ class Fills:
             key = (wanted.signature, target.reference, accept)
         fill = self._under_way.get(key)
         if fill is not None and fill.joinable:
+            # An answer that another process had before this request is not one to it.
+            fill.asked = time.monotonic()
             return fill, False
-        fill = self._under_way[key] = Fill(wanted, accept, self._loop)
+        fill = self._under_way[key] = Fill(wanted, accept, held, self._loop)
         self._spawn(self._run(fill, key))
         return fill, True
 
@@ -151,40 +169,50 @@ class Fills:
         limit = 0 if target.kind is Kind.BLOB else MANIFEST_MAX
         while True:
             part = self._store.claim(target.reference, limit=limit)
-            if not part.mine:
-                if await self._follow(fill, part):
+            if part.mine:
+                blob = self._store.lookup(target.reference)
+                if blob is not None:
+                    # Another process has stored it since this client asked.
+                    self._store.abort(part)
+                    self._stored_elsewhere(fill, blob)
                     return
-                continue
-            blob = self._store.lookup(target.reference)
-            if blob is not None:
-                # Another process has stored it since this client asked.
-                self._store.abort(part)
-                self._stored_elsewhere(fill, blob)
+                if await self._go_on(fill, part):
+                    return
+            elif await self._follow(fill, part):
                 return
-            if await self._go_on(fill, part):
-                return
+            # Whoever is in the way of it has its turn first.
+            await asyncio.sleep(SOON)
 
     async def _go_on(self, fill: Fill, part: Part) -> bool:
         """Download what the part lacks; what its last filler has left is used where it is known to be good.
 
-        False: it is not, and has been thrown away.
+        False: it is not, and has to be claimed anew.
         """
         fill.joined = False
         growth = part.growth
         try:
-            if part.path is not None and not growth.done:
+            if part.path is not None:
                 meta = part.read()
                 if part.size and meta is not None and meta.state != FAILED:
                     growth.follow(part.size)
-                    growth.expect(meta.total)
-                elif part.size:
-                    self._store.abort(part)
+                    growth.expect(meta.size if meta.state == VERIFIED else meta.total)
+                    fill.media_type = meta.media_type or fill.media_type
+                elif growth.written:
+                    # A growth can't go back.
+                    self._store.leave(part)
                     return False
                 else:
                     part.restart()
         except OSError as error:
             self._store.relay(part, error.errno or errno.EIO)
-        await self._downloads.run(fill, part)
+        resumed = growth.written > 0 and not fill.opened.done()
+        try:
+            await self._downloads.run(fill, part)
+        except BadResponse:
+            if resumed and not fill.opened.done():
+                # Nobody has seen anything of it: what is wrong with the rest may not be wrong with the whole.
+                return False
+            raise
         return True
 
     async def _follow(self, fill: Fill, part: Part) -> bool:
@@ -192,14 +220,18 @@ class Fills:
         fill.joined = True
         growth = part.growth
         try:
-            following = Following(part, self._watch)
+            following = Following(part, self._watch, self._patience)
             outcome = await following.run(
                 lambda meta: self._opened_elsewhere(fill, part, meta),
-                lambda: self._store.lookup(fill.wanted.target.reference) is not None,
+                lambda: self._stored_fd(fill.wanted.target.reference),
             )
             if outcome is Outcome.OURS:
                 return await self._go_on(fill, part)
-            if outcome is Outcome.ALONE and fill.opened.done():
+            if outcome is Outcome.STALLED and not fill.opened.done():
+                fill.joined = False
+                await self._downloads.run(fill, self._store.in_memory())
+                return True
+            if outcome in (Outcome.ALONE, Outcome.STALLED) and fill.opened.done():
                 alone(part)
                 fill.joined = False
                 await self._downloads.run(fill, part)
@@ -207,9 +239,15 @@ class Fills:
             return self._followed(fill, part, outcome, following.meta)
         except BaseException as error:
             growth.fail(str(error) or type(error).__name__)
+            # The error may hold all of this for a while.
+            self._store.leave(part)
             raise
         finally:
             part.close()
+
+    def _stored_fd(self, digest: str) -> int | None:
+        blob = self._store.lookup(digest)
+        return blob.file.fd if blob is not None else None
 
     def _followed(self, fill: Fill, part: Part, outcome: Outcome, meta: Meta | None) -> bool:
         """Complete the fill as another process has; False: it has left nothing."""
@@ -252,24 +290,32 @@ class Fills:
     # --- tags --------------------------------------------------------------------------------------------
 
     async def _obtain_tag(self, fill: Fill, key: object) -> None:
-        claim = await self._claims.take(_equal(fill), fill.asked)
+        claim = await self._claims.take(_equal(fill), lambda: fill.asked)
         try:
             if claim.answer is not None and self._share(fill, claim.answer):
                 return
+            blob = fill.held()
+            if blob is not None:
+                fill.joined, fill.media_type = True, blob.media_type
+                fill.complete(blob)
+                return
             fill.joined = False
+            began = time.monotonic()
             try:
                 await self._downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
             except UpstreamError as error:
-                claim.publish(_failed_answer(error), time.monotonic())
+                claim.publish({**_failed_answer(error), "began": began}, time.monotonic())
                 raise
             # Who asks from here on asks anew.
             self._leave(fill, key)
-            await self._enter(fill, claim, time.monotonic())
+            await self._enter(fill, claim, began, time.monotonic())
         finally:
             claim.close()
 
     def _share(self, fill: Fill, answer: dict[str, Any]) -> bool:
-        """Take what another process was answered; False: it is not there any more."""
+        """Take what another process was answered; False: it is not there any more, or not so any more."""
+        if answer["began"] <= self._index.dropped_at(*_tag_key(fill)):
+            return False
         fill.joined = True
         if "digest" in answer:
             blob = self._store.lookup(answer["digest"])
@@ -283,9 +329,9 @@ class Fills:
             raise _as_answered(answer, fill.wanted.origin)
         raise failure(answer["word"], answer["reason"])
 
-    async def _enter(self, fill: Fill, claim: TagClaim, at: float) -> None:
+    async def _enter(self, fill: Fill, claim: TagClaim, began: float, at: float) -> None:
         """Enter what the tag is; other processes know it before the next of them may ask the origin."""
-        origin, target, blob = fill.wanted.origin, fill.wanted.target, fill.done.result()
+        blob = fill.done.result()
         accepts_index = fill.accept is not None and fill.accept.accepts_index
         blob.media_type = fill.media_type
         if not fill.stored:
@@ -293,26 +339,43 @@ class Fills:
         # One row for each answer that a registry may choose by Accept, not for each spelling of Accept.
         variant = f"{fill.media_type} {'any' if accepts_index else 'single'}"
         row = TagRow(variant, blob.digest, fill.media_type, blob.size, time.time(), accepts_index)
-        self._index.put_tag(origin.host, origin.port, target.repository, target.reference, row)
-        await self._loop.run_in_executor(None, self._index.flush, _WRITTEN)
+        self._index.put_tag(*_tag_key(fill), row, asked=began)
+        await self.written()
         answer = {
             "digest": blob.digest,
             "type": fill.media_type,
             "address": fill.fetched_from,
             "seconds": fill.seconds,
+            "began": began,
         }
         claim.publish(answer, at)
+
+    async def written(self) -> None:
+        """Wait until what was entered is known to other processes, a few seconds at most."""
+        await self._loop.run_in_executor(self._writing, self._index.flush, _WRITTEN)
+
+    def forget_tag(self, host: str, port: int, repository: str, tag: str) -> None:
+        """A tag was set or deleted: who asks from here on is not to join who asked before."""
+        for key, fill in list(self._under_way.items()):
+            if fill.wanted.target.kind is Kind.TAG and _tag_key(fill) == (host, port, repository, tag):
+                del self._under_way[key]
 
     async def finish(self, timeout: float) -> list[str]:
         """Wait for what is under way; then give up the rest and return what that was."""
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=timeout)
-        cut = [fill.wanted.target.reference for fill in self._under_way.values()]
+        cut = [fill.wanted.target.reference for fill in self._under_way.values() if not fill.joined]
         for task in tuple(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._writing.shutdown(wait=False)
         return cut
+
+
+def _tag_key(fill: Fill) -> tuple[str, int, str, str]:
+    origin, target = fill.wanted.origin, fill.wanted.target
+    return origin.host, origin.port, target.repository, target.reference
 
 
 def _equal(fill: Fill) -> str:
@@ -333,7 +396,8 @@ def _failed_answer(error: UpstreamError) -> dict[str, Any]:
     if not isinstance(error, UpstreamAnswer):
         return {"word": word_for(error), "reason": str(error)}
     response = error.response
-    headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in response.headers]
+    kept = (field for field in response.headers if field[0] not in _NOT_SHARED)
+    headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in kept]
     body = base64.b64encode(error.body).decode()
     return {"status": response.status, "headers": headers, "body": body}
 

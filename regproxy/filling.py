@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -55,7 +56,7 @@ class Fill:
 
     `opened` is None where there is nothing to follow: all of it is there.
 
-    `accept`: of a tag's requests. `joined`: another process fetches it, or has fetched it for us. `stored`:
+    `accept`: of a tag's requests. `held`: what is held of a tag that is fresh now, if it is. `joined`: another process fetches it, or has fetched it for us. `stored`:
     it was kept. `asked`: when it was first wanted, monotonic.
     """
 
@@ -64,6 +65,7 @@ class Fill:
         "asked",
         "done",
         "fetched_from",
+        "held",
         "joined",
         "media_type",
         "opened",
@@ -72,9 +74,16 @@ class Fill:
         "wanted",
     )
 
-    def __init__(self, wanted: Wanted, accept: Accept | None, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        wanted: Wanted,
+        accept: Accept | None,
+        held: Callable[[], Blob | None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self.wanted = wanted
         self.accept = accept
+        self.held = held
         self.opened: asyncio.Future[Opened | None] = loop.create_future()
         self.done: asyncio.Future[Blob] = loop.create_future()
         self.media_type = NO_TYPE

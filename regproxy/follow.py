@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
@@ -15,9 +17,10 @@ from regproxy.errors import StoreError
 from regproxy.parts import FAILED, OPEN, VERIFIED, Meta, Part
 
 # The kernel tells of a close before it gives the lock back: look again soon after it has told something.
-_SOON: Final = 0.01  # seconds
+SOON: Final = 0.01  # seconds
 # How long a lost event (inotify(7): the queue may overflow) can go unnoticed.
 _LATE: Final = 0.5
+_POLL: Final = 0.05  # where the kernel tells nothing
 _LOOKS: Final = 5  # soon ones, after each event
 
 
@@ -29,6 +32,7 @@ class Outcome(Enum):
     OURS = auto()  # its filler has gone: this process has the lock, and what is there to go on with
     ALONE = auto()  # the disk fails its filler: what is there can be read, and nothing more will come
     FAILED = auto()  # given up by its filler: `Following.meta` says why
+    STALLED = auto()  # its filler neither goes on nor dies (a container that is paused)
 
 
 class Changes:
@@ -49,9 +53,9 @@ class Changes:
 
     async def next(self) -> None:
         """Wait for the next change, or until it is time to look anyway."""
-        late = _LATE if self._followed is not None else _SOON
+        late = _LATE if self._followed is not None else _POLL
         try:
-            async with asyncio.timeout(_SOON if self._looks else late):
+            async with asyncio.timeout(SOON if self._looks else late):
                 await self._happened.wait()
             self._looks = _LOOKS
         except TimeoutError:
@@ -64,34 +68,48 @@ class Changes:
 
 
 class Following:
-    """A part that somebody else fills. `meta` is what its filler has said last."""
+    """A part that somebody else fills. `meta` is what its filler has said last.
 
-    def __init__(self, part: Part, watch: Watch | None) -> None:
+    `patience`: seconds without any progress after which it is given up.
+    """
+
+    def __init__(self, part: Part, watch: Watch | None, patience: float = 300.0) -> None:
         self.part = part
         self.meta: Meta | None = None
+        self._patience = patience
+        self._opened = False
+        self._at: tuple[int, Meta | None] = (-1, None)
+        self._since = 0.0
         self._changes = Changes(watch, part.fd, part.growth)
 
-    async def run(self, on_open: Callable[[Meta], None], stored: Callable[[], bool]) -> Outcome:
+    async def run(self, on_open: Callable[[Meta], None], stored: Callable[[], int | None]) -> Outcome:
         """Follow to the end. `on_open` is called once, when the origin's head is known.
 
-        `stored`: whether the content is in the store.
+        `stored`: the descriptor of the content in the store, None where it is not there.
         """
-        told = False
         try:
             while True:
                 outcome = self._look(stored)
                 meta = self.meta
-                if meta is not None and meta.state in (OPEN, VERIFIED) and not told:
-                    told = True
+                if meta is not None and meta.state in (OPEN, VERIFIED) and not self._opened:
+                    self._opened = True
                     self._changes.only_ends()
                     on_open(meta)
+                if outcome is None and self._stalls():
+                    outcome = Outcome.STALLED
                 if outcome is not None:
                     return outcome
                 await self._changes.next()
         finally:
             self._changes.close()
 
-    def _look(self, stored: Callable[[], bool]) -> Outcome | None:
+    def _stalls(self) -> bool:
+        at, now = (self.part.growth.written, self.meta), time.monotonic()
+        if at != self._at:
+            self._at, self._since = at, now
+        return now - self._since > self._patience
+
+    def _look(self, stored: Callable[[], int | None]) -> Outcome | None:
         part, growth = self.part, self.part.growth
         # In this order: a filler says what it does, then does it, then lets go.
         free = part.take()
@@ -99,18 +117,22 @@ class Following:
         self.meta = meta = part.read()
         size = part.size
         growth.follow(size)
-        if meta is not None and meta.state == FAILED:
-            part.release()
-            return Outcome.FAILED
         if meta is not None and meta.state == VERIFIED and meta.size == size and not growth.done:
             growth.finish()
         if named:
+            # Its name goes last, also where it has failed.
             return Outcome.OURS if free else None
         part.release()
-        if stored():
+        if meta is not None and meta.state == FAILED:
+            return Outcome.FAILED
+        fd = stored()
+        if fd is not None and os.path.samestat(os.fstat(fd), os.fstat(part.fd)):
             growth.finish()
             return Outcome.STORED
-        return Outcome.UNKEPT if growth.done else Outcome.ALONE
+        if growth.done:
+            return Outcome.UNKEPT
+        # What is stored was fetched by a third one: our readers can't be told that they have it all.
+        return Outcome.STORED if fd is not None and not self._opened else Outcome.ALONE
 
 
 def alone(part: Part) -> None:

@@ -85,7 +85,8 @@ class Index:
     What says that it raises StoreError works on the file and waits for it. All else neither waits nor raises.
 
     `on_removed` is called for each digest that is removed, by whatever process: in drop_object(), remove()
-    and sync(). `on_forget_all`: anything may have been removed. Both are called on the caller's thread.
+    and sync(). `on_forget_all`: anything may have been removed. `on_tag_dropped`: a tag was, by whatever
+    process. All are called on the caller's thread.
     """
 
     def __init__(
@@ -93,11 +94,14 @@ class Index:
     ) -> None:
         self.on_removed: Callable[[str], None] | None = None
         self.on_forget_all: Callable[[], None] | None = None
+        self.on_tag_dropped: Callable[[str, int, str, str], None] | None = None
         self._board: Generation = _Alone() if board is None else board
         self._clock = clock
         self._me = secrets.randbits(62)
         self._tags: _Memory[TagKey, tuple[TagRow, ...]] = _Memory(_MEMORY)
         self._types: _Memory[str, str] = _Memory(_MEMORY)
+        self._drops: _Memory[TagKey, float] = _Memory(_MEMORY)
+        self._all_dropped_at = 0.0
         self._last_totals = Totals(0, 0, 0)
         self._generation = self._seq = 0  # of the board, and of the journal: what is known
         self._said, self._say_at = "", 0.0
@@ -133,20 +137,37 @@ class Index:
             rows = self._read_tag(key)
         return rows
 
-    def put_tag(self, host: str, port: int, repository: str, tag: str, row: TagRow) -> None:
-        """Set the tag's row for `row.variant`; its rows for other variants stay."""
+    def put_tag(
+        self, host: str, port: int, repository: str, tag: str, row: TagRow, *, asked: float | None = None
+    ) -> None:
+        """Set the tag's row for `row.variant`; its rows for other variants stay.
+
+        `asked`: when the origin was asked, monotonic; what it said of a tag that was dropped since is void.
+        """
         self._notice()
         key = (host, port, repository, tag)
+        if asked is not None and asked <= self.dropped_at(*key):
+            return
         waiting = self._writer.tags.get(key)
         cleared, rows = (waiting.cleared, waiting.rows) if waiting is not None else (False, {})
         self._writer.tags.put(key, TagChange(cleared, {**rows, row.variant: row}, self._seq))
         self._tags.drop(key)
         self._writer.wake()
 
+    def dropped_at(self, host: str, port: int, repository: str, tag: str) -> float:
+        """When a tag was dropped last, by whatever process, as far as that has been heard; monotonic."""
+        return max(self._drops.get((host, port, repository, tag)) or 0.0, self._all_dropped_at)
+
+    def _dropped(self, key: TagKey) -> None:
+        self._drops.put(key, time.monotonic())
+        if self.on_tag_dropped is not None:
+            self.on_tag_dropped(*key)
+
     def drop_tag(self, host: str, port: int, repository: str, tag: str) -> None:
         """Forget all variants of a tag."""
         self._notice()
         key = (host, port, repository, tag)
+        self._dropped(key)
         self._writer.tags.put(key, TagChange(True, {}, self._seq))
         self._tags.drop(key)
         self._writer.wake(urgent=True)
@@ -397,6 +418,7 @@ class Index:
             self._tags.drop(tag)
             if kind == TAG_DROPPED:
                 self._writer.tags.supersede(tag, seq)
+                self._dropped(tag)
         elif kind == REMOVED:
             self._removed(key)
 
@@ -406,6 +428,7 @@ class Index:
             self.on_removed(digest)
 
     def _forget_all(self) -> None:
+        self._all_dropped_at = time.monotonic()
         self._tags.clear()
         self._types.clear()
         if self.on_forget_all is not None:

@@ -2,7 +2,7 @@
 
     parts/<64 hex>.part    grows; whoever holds its lock fills it, the others follow it
     parts/<64 hex>.meta    a Meta as JSON: written by the filler, read by who follows
-    parts/<pid>-<n>.part   content whose digest is not known yet; nobody follows it
+    parts/<random>.part    content whose digest is not known yet; nobody follows it
 
 A part without a filler (its process was killed) is taken over where it ends. What was written before the
 machine itself went down is not: bytes that had not reached the disk may be zeros.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -26,7 +27,9 @@ OPEN: Final = "open"  # the origin has sent its head
 VERIFIED: Final = "verified"  # all is there, and its digest has matched
 FAILED: Final = "failed"  # given up; `reason` says why
 
-_META_MAX: Final = 4096
+_META_MAX: Final = 8192
+_TYPE_MAX: Final = 255  # characters
+_REASON_MAX: Final = 1000
 _FILE_MODE: Final = 0o640
 
 
@@ -110,12 +113,18 @@ class Part:
                 return None
         try:
             fields = json.loads(os.pread(self._meta_fd, _META_MAX, 0))
-            if fields.pop("boot") == boot_id():
+            # It was found by its name: the name may have been another part's by then.
+            if (fields.pop("boot"), fields.pop("part")) == (boot_id(), self._identity):
                 return Meta(**fields)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             # Being written just now, or another version's.
             pass
         return None
+
+    @property
+    def _identity(self) -> list[int]:
+        status = os.fstat(self.fd)
+        return [status.st_dev, status.st_ino]
 
     def write(self, meta: Meta) -> None:
         """Tell the others. Raises OSError."""
@@ -124,7 +133,8 @@ class Part:
             return
         fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
         try:
-            text = json.dumps({**asdict(meta), "boot": boot_id()}).encode()[:_META_MAX]
+            meta = replace(meta, media_type=meta.media_type[:_TYPE_MAX], reason=meta.reason[:_REASON_MAX])
+            text = json.dumps({**asdict(meta), "boot": boot_id(), "part": self._identity}).encode()
             # In one piece, and never shorter than what was there.
             os.pwrite(fd, text.ljust(max(len(text), os.fstat(fd).st_size)), 0)
         finally:
@@ -152,8 +162,9 @@ class Part:
         if path is not None and meta is not None and self.mine:
             with suppress(OSError):
                 if claims.names(path, self.fd):
-                    path.unlink()
+                    # First what belongs to it: who makes the part anew writes its own.
                     meta.unlink(missing_ok=True)
+                    path.unlink()
         self.path = None
         self.release()
 
@@ -188,6 +199,14 @@ def open_part(path: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Part:
             return Part(path, Growth(File(fd, -1, loop), limit), mine=mine)
         # Committed or removed between the two calls.
         os.close(fd)
+
+
+def new_part(directory: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Part:
+    """Make a part of which nobody else knows. Raises OSError."""
+    path = directory / f"{secrets.token_hex(12)}.part"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+    claims.lock(fd)
+    return Part(path, Growth(File(fd, -1, loop), limit), mine=True)
 
 
 def memory_part(limit: int, error: int, loop: asyncio.AbstractEventLoop) -> Part:

@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
+from regproxy.errors import StoreError
 from regproxy.index import Index, ObjectRow
 
 log = logging.getLogger(__name__)
@@ -256,11 +257,12 @@ class Reconciler:
             # Its time again: it may have been downloaded anew.
             if status is None or self._clock() - status.st_mtime <= DAY:
                 return
-            if self._index.object(digest) is None:
+            # Not object(), to which what can't be read is not known: this has to be certain.
+            if not self._index.rows_between(digest, digest + "\0"):
                 os.unlink(blob_path(self._root, digest))  # noqa: PTH108
                 self.found.orphans += 1
                 self.found.bytes += status.st_blocks * 512
-        except FileNotFoundError:
+        except (FileNotFoundError, StoreError):
             pass
         except OSError as error:
             self._failed(digest, error)

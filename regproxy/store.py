@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import hashlib
-import itertools
 import logging
 import os
 from collections import OrderedDict
@@ -29,7 +28,7 @@ from regproxy import claims
 from regproxy._board import Board
 from regproxy._relay import File
 from regproxy.errors import StoreError
-from regproxy.parts import Part, memory_part, open_part
+from regproxy.parts import Part, memory_part, new_part, open_part
 
 log = logging.getLogger(__name__)
 
@@ -91,7 +90,6 @@ class Store:
         self._failing = ""
         self._blobs: OrderedDict[str, Blob] = OrderedDict()
         self._small_bytes = 0
-        self._names = itertools.count()
         self._parts = root / "parts"
         self._prefix = str(root / "blobs" / "sha256")
         try:
@@ -176,20 +174,21 @@ class Store:
 
         `limit` is the most bytes that it may take, 0 for any. Where the disk fails it is in memory.
         """
-        return self._open(self._parts / f"{digest[7:]}.part", limit)
+        path = self._parts / f"{digest[7:]}.part"
+        return self._open(lambda: open_part(path, limit, self._loop), limit)
 
     def begin(self, *, limit: int = 0) -> Part:
         """A new part for content whose digest is not known yet."""
-        return self._open(self._parts / f"{os.getpid()}-{next(self._names)}.part", limit)
+        return self._open(lambda: new_part(self._parts, limit, self._loop), limit)
 
-    def _open(self, path: Path, limit: int) -> Part:
+    def _open(self, make: Callable[[], Part], limit: int) -> Part:
         try:
             try:
-                return open_part(path, limit, self._loop)
+                return make()
             except FileNotFoundError:
                 # Somebody has removed the directory.
                 self._make_directories()
-                return open_part(path, limit, self._loop)
+                return make()
         except OSError as error:
             self.failed(error.errno or errno.EIO)
             return self.in_memory(limit=limit, error=error.errno or errno.EIO)
@@ -204,12 +203,8 @@ class Store:
             ) from None
 
     def relay(self, part: Part, error: int) -> None:
-        """Store no more of a part that is ours, for this errno; who follows it goes on alone. StoreError.
-
-        EFBIG is what is too large to be kept, and no trouble of the disk's.
-        """
-        if error != errno.EFBIG:
-            self.failed(error)
+        """Store no more of a part that is ours, for this errno; who follows it goes on alone. StoreError."""
+        self.failed(error)
         part.disown()
         try:
             part.growth.relay(error)
@@ -217,7 +212,12 @@ class Store:
             raise StoreError(failure.strerror) from None
 
     def failed(self, error: int) -> None:
-        """Content could not be kept, for this errno. It is said once until storing works again."""
+        """Content could not be kept, for this errno. It is said once until storing works again.
+
+        EFBIG is what is too large to be kept, and no trouble of the disk's.
+        """
+        if error == errno.EFBIG:
+            return
         name = errno.errorcode.get(error, str(error))
         if self._counters is not None:
             self._counters.store_failed(name)
@@ -244,7 +244,9 @@ class Store:
         error = growth.disk_errno
         if not error and part.path is not None:
             try:
-                await self._loop.run_in_executor(None, _move_into_place, part.fd, part.path, final)
+                await self._loop.run_in_executor(
+                    None, _move_into_place, part.fd, growth.written, part.path, final
+                )
             except OSError as failure:
                 error = failure.errno or errno.EIO
                 self.failed(error)
@@ -271,11 +273,19 @@ class Store:
             digest, growth.written, File(os.dup(file.fd), growth.written, self._loop), None, media_type
         )
 
+    def leave(self, part: Part) -> None:
+        """Let go of a part, and leave what is in it to others. Its readers have been told."""
+        part.release()
+        part.close()
+        # An error that is on its way to somebody may hold the growth for a while yet.
+        part.growth.file.close()
+        if part.growth.memory is not None:
+            part.growth.memory.close()
+
     def abort(self, part: Part) -> None:
         """Forget a part. Its readers have been told, so its space is given back at once."""
         part.disown()
-        part.close()
-        part.growth.file.close()
+        self.leave(part)
 
     def close(self) -> None:
         """Let go of every open file."""
@@ -286,9 +296,12 @@ def _nothing() -> None:
     """Nobody else changes anything."""
 
 
-def _move_into_place(fd: int, part: Path, final: str) -> None:
+def _move_into_place(fd: int, size: int, part: Path, final: str) -> None:
     # Without this a power cut can leave a file of the right name and length full of zeros.
     os.fdatasync(fd)
+    if os.fstat(fd).st_size != size:
+        # Somebody else has written to it: what was verified is not what is there.
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(part))
     if not claims.names(part, fd):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(part))
     os.makedirs(os.path.dirname(final), exist_ok=True)  # noqa: PTH103, PTH120 (a str, made for each blob)

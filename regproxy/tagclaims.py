@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -58,9 +59,10 @@ class TagClaims:
         self._key = key
         self._watch = watch
 
-    async def take(self, request: str, asked: float) -> TagClaim:
-        """Wait for the right to fetch, or for the answer that another process got since `asked` (monotonic).
+    async def take(self, request: str, asked: Callable[[], float]) -> TagClaim:
+        """Wait for the right to fetch, or for the answer that another process got since `asked()`.
 
+        `asked` is looked at when the wait is over: monotonic seconds.
         Where the disk fails every process fetches for itself.
         """
         name = hashlib.blake2b(request.encode(), key=self._key[:64], digest_size=32).hexdigest()
@@ -73,7 +75,7 @@ class TagClaims:
             try:
                 await self._wait(fd)
                 if claims.names(path, fd):
-                    return TagClaim(fd, path, _answer(fd, asked))
+                    return TagClaim(fd, path, _answer(fd, asked()))
             except OSError:
                 os.close(fd)
                 return TagClaim(-1, path, None)

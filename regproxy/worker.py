@@ -48,6 +48,7 @@ log = logging.getLogger("regproxy.worker")  # also where this module is the prog
 HEAD_MAX: Final = 32_768  # bytes of a client's message head
 ACCEPTS: Final = 32  # connections at a time
 _FLUSH_SECONDS: Final = 0.25
+_MARGIN: Final = 30.0  # seconds that a filler in another process may be late
 _LOOK: Final = 0.05  # seconds between two looks at whether all is done
 _LOOK_RETIRED: Final = 0.25
 # <linux/tcp.h>, <linux/tls.h>; Python has no names for them
@@ -130,13 +131,16 @@ class Worker:
             *(store, upstream, index, metrics, loop),
             watch=watch,
             claim_key=key,
-            largest=config.cache_max_size,
+            # Eviction goes down to 90 %: what is nearly all of it would go at once, with much else.
+            largest=config.cache_max_size // 2,
+            patience=2 * max(config.proxy_read_timeout, config.proxy_connect_timeout) + _MARGIN,
         )
         try:
             access = AccessLog.open(config.access_log)
         except OSError as error:
             expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
             raise ConfigError("REGPROXY_ACCESS_LOG", config.access_log, expected) from None
+        index.on_tag_dropped = fills.forget_tag
         for source in (reactor, fills, authority, access):
             metrics.watch(source)
         return Services(
@@ -213,9 +217,13 @@ class Worker:
         while True:
             await asyncio.sleep(_FLUSH_SECONDS)
             self._control.beat(time.monotonic())
-            services.access.flush()
-            services.index.tick()
-            services.metrics.publish()
+            try:
+                services.access.flush()
+                services.index.tick()
+                services.metrics.publish()
+            except Exception:
+                # Without its beats a worker that serves well would be taken for one that hangs.
+                log.exception("what is done now and then")
 
     async def _finish(self, services: Services) -> None:
         """Accept nobody, finish what runs as `_ending` says, cut what is left and say what that was."""

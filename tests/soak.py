@@ -136,12 +136,12 @@ class Soak:
     def _client(self, chance: random.Random) -> None:
         client: Client | None = None
         while not self._over.is_set():
-            if client is None:
-                client = self._proxy.client(self._origin.authority)
             try:
+                if client is None:
+                    client = self._proxy.client(self._origin.authority)
                 stays = self._ask(client, chance)
             except (OSError, AssertionError) as error:
-                self._wrong(f"{type(error).__name__}: {error}")
+                self._wrong(f"{type(error).__name__}: {error}\n{self._state()}")
                 return
             if not stays or chance.random() < 0.1:
                 client.close()
@@ -192,6 +192,17 @@ class Soak:
             self.found.bytes += len(reply.body)
             self.found.hits += reply.get("X-Docker-Registry-Proxy-Cache-Upstream-Status") == "HIT"
         return right
+
+    def _state(self) -> str:
+        """What the processes are at, and what they have said."""
+        lines = []
+        for pid in self._proxy.pids():
+            with contextlib.suppress(OSError):
+                place = Path(f"/proc/{pid}")
+                name = place.joinpath("cmdline").read_bytes().replace(b"\0", b" ").decode()
+                state = place.joinpath("stat").read_text().rpartition(")")[2].split()
+                lines.append(f"{name}: {state[0]}, {place.joinpath('wchan').read_text()}, {state[11:13]}")
+        return "\n".join([*lines, self._proxy.log()[-3000:]])
 
     def _wrong(self, what: str) -> None:
         with self._lock:

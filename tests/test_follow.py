@@ -154,8 +154,9 @@ class Case:
         self.task = plane.loop.create_task(self.following.run(self.opened.append, self._stored))
         self._plane = plane
 
-    def _stored(self) -> bool:
-        return self.other.lookup(DIGEST) is not None
+    def _stored(self) -> int | None:
+        blob = self.other.lookup(DIGEST)
+        return blob.file.fd if blob is not None else None
 
     async def outcome(self) -> Outcome:
         return await asyncio.wait_for(self.task, LIMIT)
@@ -246,7 +247,7 @@ class TestFollowing:
         async def test() -> None:
             third = Store(case.other.root, plane.loop)
             part = third.claim(DIGEST)
-            second = plane.loop.create_task(Following(part, None).run(case.opened.append, lambda: False))
+            second = plane.loop.create_task(Following(part, None).run(case.opened.append, lambda: None))
             case.part.write(OPENED)
             await case.write(BODY[:1000])
             case.part.growth.file.close()
@@ -285,6 +286,47 @@ class TestFollowing:
 
         run(test())
 
+    def test_somebody_else_has_stored_it(self, case: Case, run: Run) -> None:
+        """What is there of this part is not all of it, whatever is in the store."""
+
+        async def test() -> None:
+            case.part.write(OPENED)
+            await case.write(BODY[:1000])
+            await case.until(lambda: case.opened == [OPENED])
+            place = Path(case.other.path(DIGEST))
+            place.parent.mkdir(exist_ok=True)
+            place.write_bytes(BODY)
+            case.part.disown()
+            assert await case.outcome() is Outcome.ALONE
+            assert not case.followed.growth.done
+
+        run(test())
+
+    def test_it_failed_and_has_its_name_still(self, case: Case, run: Run, plane: Plane) -> None:
+        async def test() -> None:
+            case.part.write(OPENED.failed("timeout", "sent nothing"))
+            await case.until(lambda: case.following.meta is not None)
+            await plane.turns(20)
+            assert not case.task.done()
+            case.filler.abort(case.part)
+            assert await case.outcome() is Outcome.FAILED
+
+        run(test())
+
+    def test_nothing_happens(self, plane: Plane, run: Run, stores: tuple[Store, Store]) -> None:
+        """Its filler may be in a container that is paused: nobody waits for it for ever."""
+
+        async def test() -> None:
+            part, followed = (store.claim(DIGEST) for store in stores)
+            following = Following(followed, None, patience=0.2)
+            told: list[Meta] = []
+            task = plane.loop.create_task(following.run(told.append, lambda: None))
+            assert await asyncio.wait_for(task, LIMIT) is Outcome.STALLED
+            followed.close()
+            stores[0].abort(part)
+
+        run(test())
+
     def test_is_given_up_itself(self, case: Case, plane: Plane, run: Run) -> None:
         async def test() -> None:
             case.part.write(OPENED)
@@ -295,6 +337,12 @@ class TestFollowing:
             assert case.part.named
 
         run(test())
+
+
+def asked() -> Callable[[], float]:
+    """When a request came: now."""
+    now = time.monotonic()
+    return lambda: now
 
 
 class TestTagClaims:
@@ -309,9 +357,9 @@ class TestTagClaims:
     ) -> None:
         async def test() -> None:
             one, two = claims
-            first = await one.take("a", time.monotonic())
-            waiting = plane.loop.create_task(two.take("a", time.monotonic()))
-            other = await two.take("b", time.monotonic())
+            first = await one.take("a", asked())
+            waiting = plane.loop.create_task(two.take("a", asked()))
+            other = await two.take("b", asked())
             assert other.answer is None
             await plane.turns()
             assert not waiting.done()
@@ -329,10 +377,10 @@ class TestTagClaims:
     ) -> None:
         async def test() -> None:
             one, two = claims
-            first = await one.take("a", time.monotonic())
+            first = await one.take("a", asked())
             first.publish({"digest": "x"}, time.monotonic())
             first.close()
-            second = await two.take("a", time.monotonic())
+            second = await two.take("a", asked())
             assert second.answer is None
             second.close()
 
@@ -343,8 +391,8 @@ class TestTagClaims:
     ) -> None:
         async def test() -> None:
             one, two = claims
-            first = await one.take("a", time.monotonic())
-            waiting = plane.loop.create_task(two.take("a", time.monotonic()))
+            first = await one.take("a", asked())
+            waiting = plane.loop.create_task(two.take("a", asked()))
             await plane.turns()
             first.close()
             second = await asyncio.wait_for(waiting, LIMIT)
@@ -358,8 +406,8 @@ class TestTagClaims:
     ) -> None:
         async def test() -> None:
             one, two = claims
-            first = await one.take("a", time.monotonic())
-            waiting = plane.loop.create_task(two.take("a", time.monotonic()))
+            first = await one.take("a", asked())
+            waiting = plane.loop.create_task(two.take("a", asked()))
             await plane.turns()
             (path,) = tmp_path.glob("*.tag")
             path.unlink()
@@ -374,7 +422,7 @@ class TestTagClaims:
         self, plane: Plane, run: Run, tmp_path: Path
     ) -> None:
         async def test() -> None:
-            claim = await TagClaims(tmp_path / "none", b"key", None).take("a", 0.0)
+            claim = await TagClaims(tmp_path / "none", b"key", None).take("a", lambda: 0.0)
             assert claim.answer is None
             claim.publish({}, time.monotonic())
             claim.close()
@@ -386,7 +434,7 @@ class TestTagClaims:
     ) -> None:
         async def test() -> None:
             for key in (b"key", b"other"):
-                (await TagClaims(tmp_path, key, None).take("secret", 0.0)).close()
+                (await TagClaims(tmp_path, key, None).take("secret", lambda: 0.0)).close()
             assert len(names := [path.name for path in tmp_path.glob("*.tag")]) == 2
             assert all("secret" not in name for name in names)
 

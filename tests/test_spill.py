@@ -109,6 +109,44 @@ def test_the_slowest_reader_holds_the_origin(plane: Plane, run: Run) -> None:
     run(test())
 
 
+def test_who_hardly_moves_does_not_hold_the_others(plane: Plane, run: Run) -> None:
+    """After a while it is given up, and cut; who takes his share is not."""
+
+    async def test() -> None:
+        growth = growth_on(plane, 100)
+        (stuck, told), (fast, _) = reader(plane, growth), reader(plane, growth)
+        origin = Origin(plane, growth, DATA)
+        going = plane.loop.create_task(plane.read(fast, len(DATA)))
+        assert await origin.over() == (True, "")
+        growth.finish()
+        assert await going == DATA
+        while told.quiet:
+            if not nothing(stuck):
+                stuck.recv(65_536)
+            await plane.turns(1)
+        assert await told.next() == ("source_failed", "the bytes are not in memory any more")
+
+    run(test())
+
+
+def test_what_is_too_large_is_not_stored(plane: Plane, run: Run, tmp_path: Path) -> None:
+    """Also where its length was not known when it began."""
+
+    async def test() -> None:
+        growth = plane.growth(tmp_path / "part")
+        growth.largest = 1_000_000
+        far, _ = reader(plane, growth, 0, 5_000_000)
+        origin = Origin(plane, growth, DATA[:5_000_000])
+        going = plane.loop.create_task(plane.read(far, 5_000_000))
+        assert await origin.over() == (True, "")
+        assert growth.disk_errno == errno.EFBIG
+        assert (tmp_path / "part").stat().st_size <= 1_000_000
+        growth.finish()
+        assert await going == DATA[:5_000_000]
+
+    run(test())
+
+
 def test_a_slow_reader_that_leaves_lets_it_go_on(plane: Plane, run: Run) -> None:
     async def test() -> None:
         growth = growth_on(plane, 0)

@@ -241,13 +241,58 @@ class TestClaims:
         mine.write(Meta(OPEN, 10))
         other = two.claim(digest)
         assert other.read() == Meta(OPEN, 10)
-        mine.write(Meta(OPEN, 10).failed("digest", "x" * 300))
+        mine.write(Meta(OPEN, 10, "t" * 5000).failed("digest", "x" * 300))
         one.abort(mine)
         assert parts(one) == []
         said = other.read()
         assert said is not None
         assert (said.state, said.word, said.reason) == (FAILED, "digest", "x" * 300)
         other.close()
+
+    def test_what_was_said_of_another_part_is_not_heard(self, open_store: OpenStore) -> None:
+        """It is found by its name, which may be another's by then."""
+        digest, _ = content(1000)
+        one, two = open_store(), open_store()
+        old = one.claim(digest)
+        late = two.claim(digest)
+        one.abort(old)
+        new = one.claim(digest)
+        new.write(Meta(OPEN, 1000))
+        assert (new.read(), late.read()) == (Meta(OPEN, 1000), None)
+        late.close()
+        one.abort(new)
+
+    def test_parts_without_a_digest_are_never_shared(
+        self, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Two containers have the same process ids."""
+        monkeypatch.setattr(os, "getpid", lambda: 7)
+        one, two = open_store(), open_store()
+        first, second = one.begin(), two.begin()
+        assert (first.mine, second.mine) == (True, True)
+        assert first.path != second.path
+        one.abort(first)
+        two.abort(second)
+
+    def test_a_part_that_somebody_else_has_written_to_is_not_kept(
+        self, plane: Plane, run: Run, open_store: OpenStore
+    ) -> None:
+        digest, body = content(1000)
+
+        async def test() -> None:
+            opened = open_store()
+            part = opened.claim(digest)
+            await plane.write(part.growth, body)
+            part.growth.finish()
+            assert part.path is not None
+            with part.path.open("ab") as other:
+                other.write(b"more")
+            with pytest.raises(StoreError):
+                await opened.commit(part, digest)
+            assert opened.lookup(digest) is None
+            opened.abort(part)
+
+        run(test())
 
     def test_a_part_that_was_committed_meanwhile_is_not_taken(
         self, plane: Plane, run: Run, open_store: OpenStore

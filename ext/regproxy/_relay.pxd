@@ -22,6 +22,8 @@ cdef class File:
 # A reader's place in a growth, in a list that is walked only when bytes are kept in memory.
 cdef struct Place:
     long long offset
+    # Given up: it does not hold the origin back any more
+    bint lost
     Place* before
     Place* behind
 
@@ -41,6 +43,11 @@ cdef class Growth(Sink):
     # When the disk takes no more: from `disk_end` on bytes are in `memory`, those below `floor` no longer
     cdef readonly int disk_errno
     cdef public object on_spill
+    # What is longer is not stored; 0: everything is
+    cdef public long long largest
+    # How far the slowest reader may be behind
+    cdef long long window
+    cdef bint impatient
     cdef readonly File memory
     cdef readonly long long disk_end
     cdef readonly long long floor
@@ -52,6 +59,8 @@ cdef class Growth(Sink):
     cdef Status _remember(self, const char* p, size_t n) except Status.EXC
     cdef Status _spill(self) except Status.EXC
     cdef bint _trim(self) noexcept
+    cdef int _give_back(self, long long upto) noexcept
+    cdef int _settle(self) except -1
     cdef Place* enter(self, long long offset) except NULL
     cdef int leave(self, Place* place) except -1
     cdef int moved(self) except -1

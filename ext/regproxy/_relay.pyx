@@ -15,11 +15,20 @@ cdef enum:
     NO_LIMIT = 0
     # What is kept in memory of a body that the disk does not take: so far may the slowest reader be behind.
     WINDOW = 16777216
+    # The same where many bodies are: as much as a manifest may have.
+    SMALL_WINDOW = 4194304
+    MANY = 16
+    # As much of what is on disk already is copied, within the event loop.
+    COPIED = 4194304
     COPY = 1048576
+    # Who holds the origin back, and others with it, has to take so much in so many seconds.
+    LEAST = 1048576
+    PATIENCE = 10
     # So many readers get new bytes from memory; more of them read the file, each in its turn.
     OFFERS = 2
 
 cdef long long live_files = 0
+cdef long long in_memory = 0
 cdef EVP_MD* sha256 = EVP_MD_fetch(NULL, b"SHA2-256", NULL)
 
 
@@ -113,7 +122,10 @@ cdef class Growth(Sink):
             raise MemoryError
 
     def __dealloc__(self):
+        global in_memory
         EVP_MD_CTX_free(self.md)
+        if self.memory is not None:
+            in_memory -= 1
 
     @property
     def done(self) -> bool:
@@ -149,13 +161,18 @@ cdef class Growth(Sink):
     def finish(self) -> None:
         self.state = DONE
         self.total = self.written
-        self.wake_all()
+        self._settle()
 
     def fail(self, str reason not None) -> None:
         if self.state == GROWING:
             self.state = BROKEN
             self.reason = reason
-            self.wake_all()
+            self._settle()
+
+    cdef int _settle(self) except -1:
+        # The connection may be somebody else's by now.
+        self.held_back = None
+        return self.wake_all()
 
     # --- what another process has written ----------------------------------------------------------------
 
@@ -224,12 +241,18 @@ cdef class Growth(Sink):
         self.wake_all()
         if self.memory is not None and self._trim():
             self.held_back = origin
+            if not self.impatient:
+                self.impatient = True
+                self.file.loop.call_later(PATIENCE, self._hurry, self.floor)
             return Status.AGAIN
         return Status.OK
 
     cdef Status _store(self, const char* p, size_t n) except Status.EXC:
         cdef size_t at = 0
         cdef ssize_t k
+        if self.largest and self.written + <long long>n > self.largest:
+            self.disk_errno = EFBIG
+            return self._remember(p, n) if self._spill() == Status.OK else Status.FAILED
         while at < n:
             k = pwrite(self.file.fd, p + at, n - at, self.written + <long long>at)
             if k < 0:
@@ -244,7 +267,7 @@ cdef class Growth(Sink):
     cdef Status _remember(self, const char* p, size_t n) except Status.EXC:
         cdef size_t at = 0
         cdef ssize_t k
-        if self.places == NULL and self.written - self.disk_end > WINDOW:
+        if self.places == NULL and self.written - self.disk_end > self.window:
             self.reason = f"not stored ({strerror(self.disk_errno).decode()}), and nobody reads it any more"
             return Status.FAILED
         while at < n:
@@ -266,6 +289,7 @@ cdef class Growth(Sink):
 
     cdef Status _spill(self) except Status.EXC:
         """From here on bytes stay in memory; of a short body all, for those who read it when it is done."""
+        global in_memory
         cdef int fd = memfd_create(b"regproxy-body", MFD_CLOEXEC)
         cdef char* p
         cdef ssize_t got
@@ -273,10 +297,12 @@ cdef class Growth(Sink):
             self.reason = f"no memory for a body that the disk does not take: {strerror(errno).decode()}"
             return Status.FAILED
         self.memory = File(fd, -1, self.file.loop)
+        in_memory += 1
+        self.window = WINDOW if in_memory <= MANY else SMALL_WINDOW
         if self.on_spill is not None:
             self.file.loop.call_soon(self.on_spill)
         self.disk_end = self.floor = self.written
-        if 0 < self.written <= WINDOW:
+        if 0 < self.written <= COPIED:
             p = <char*>malloc(self.written)
             if p == NULL:
                 raise MemoryError
@@ -287,20 +313,45 @@ cdef class Growth(Sink):
         return Status.OK
 
     cdef bint _trim(self) noexcept:
-        """Give back what every reader has had; True where WINDOW is used up, and somebody is behind."""
+        """Give back what every reader has had; True where the window is used up, and somebody is behind."""
         cdef Place* place = self.places
         cdef long long lowest = self.written
-        if self.written - self.floor <= WINDOW:
+        if self.written - self.floor <= self.window:
             return False
         while place != NULL:
-            lowest = min(lowest, place.offset)
+            if not place.lost:
+                lowest = min(lowest, place.offset)
             place = place.behind
-        if lowest > self.floor:
+        self._give_back(lowest)
+        return self.written - self.floor > self.window
+
+    cdef int _give_back(self, long long upto) noexcept:
+        if upto > self.floor:
             fallocate(
-                self.memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, self.floor, lowest - self.floor
+                self.memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, self.floor, upto - self.floor
             )
-            self.floor = lowest
-        return self.written - self.floor > WINDOW
+            self.floor = upto
+        return 0
+
+    def _hurry(self, long long floor):
+        """Give up readers that hold the origin back for others, and hardly move."""
+        cdef Place* place = self.places
+        cdef long long lowest = self.written
+        self.impatient = False
+        if self.held_back is None or self.state != GROWING:
+            return
+        if self.floor - floor < LEAST and self.waiters:
+            while place != NULL:
+                if place.offset < self.floor + LEAST:
+                    place.lost = True
+                else:
+                    lowest = min(lowest, place.offset)
+                place = place.behind
+            self._give_back(lowest)
+            self.moved()
+        if self.held_back is not None:
+            self.impatient = True
+            self.file.loop.call_later(PATIENCE, self._hurry, self.floor)
 
     # --- readers -----------------------------------------------------------------------------------------
 
@@ -309,6 +360,7 @@ cdef class Growth(Sink):
         if place == NULL:
             raise MemoryError
         place.offset = offset
+        place.lost = False
         place.before = NULL
         place.behind = self.places
         if self.places != NULL:
@@ -482,6 +534,9 @@ cdef class FileSource(Source):
         if status != Status.OK:
             return status
         file = self._at(n)
+        if self.growth is not None and file is self.growth.memory and self.offset < self.growth.floor:
+            self.reason = "the bytes are not in memory any more"
+            return Status.FAILED
         fd[0] = file.fd
         offset[0] = self.offset
         # Not more at a time, so that the other connections have their turn.

@@ -131,4 +131,4 @@ cdef extern from "<strings.h>" nogil:
 
 cdef extern from "<errno.h>" nogil:
     int errno
-    int EAGAIN, EINTR, EOPNOTSUPP, EINVAL, ECONNRESET, EPIPE, ENOMEM, EMFILE, ENFILE, ECONNABORTED, EIO
+    int EAGAIN, EINTR, EOPNOTSUPP, EINVAL, ECONNRESET, EPIPE, ENOMEM, EMFILE, ENFILE, ECONNABORTED, EIO, EFBIG
