@@ -12,8 +12,10 @@ REGPROXY_LISTEN ?= [::]:3128
 REGPROXY_ADMIN_LISTEN ?= [::]:3129
 REGPROXY_CACHE_DIR ?= $(CURDIR)/.local/cache
 REGPROXY_CA_DIR ?= $(CURDIR)/.local/ca
-PORT = $(lastword $(subst :, ,$(REGPROXY_LISTEN)))
-ADMIN_PORT = $(lastword $(subst :, ,$(REGPROXY_ADMIN_LISTEN)))
+# host:port as a client on this machine calls it: every address is localhost to it.
+reached = $(patsubst [::]:%,localhost:%,$(patsubst 0.0.0.0:%,localhost:%,$(patsubst :%,localhost:%,$1)))
+CLIENTS = $(call reached,$(REGPROXY_LISTEN))
+ADMIN = $(call reached,$(REGPROXY_ADMIN_LISTEN))
 
 # cython-lint runs pycodestyle, which is looked for in PATH.
 export PATH := $(BIN):$(PATH)
@@ -31,11 +33,11 @@ serve: build ## run the proxy on directories under .local
 	  '' \
 	  'Point a client on this machine at it (from others: by this machine'"'"'s name):' \
 	  '' \
-	  '  export HTTPS_PROXY=http://localhost:$(PORT)' \
-	  '  curl -o ca.crt http://localhost:$(PORT)/ca.crt   # the CA that clients have to trust' \
+	  '  export HTTPS_PROXY=http://$(CLIENTS)' \
+	  '  curl -o ca.crt http://$(CLIENTS)/ca.crt   # the CA that clients have to trust' \
 	  '  SSL_CERT_FILE=$$PWD/ca.crt skopeo inspect docker://registry.k8s.io/pause:3.9' \
 	  '' \
-	  'It is ready when http://localhost:$(ADMIN_PORT)/readyz says so; metrics are at /metrics there.' \
+	  'It is ready when http://$(ADMIN)/readyz says so; metrics are at /metrics there.' \
 	  'Ctrl-C ends it.' \
 	  ''
 	@REGPROXY_LISTEN='$(REGPROXY_LISTEN)' REGPROXY_ADMIN_LISTEN='$(REGPROXY_ADMIN_LISTEN)' \

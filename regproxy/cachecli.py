@@ -34,7 +34,7 @@ ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
 ]
-JobsOption = Annotated[int, typer.Option("--jobs", "-j", min=0, help="Threads; 0 is one per core.")]
+JobsOption = Annotated[int, typer.Option("--jobs", "-j", min=0, max=64, help="Threads; 0 is one per core.")]
 NamesArgument = Annotated[
     list[str], typer.Argument(metavar="NAME...", help="An image, as for docker pull, or sha256:...")
 ]
@@ -140,7 +140,7 @@ def _held(pinned: Pinned) -> str:
 @app.command()
 def status(config: ConfigOption = None) -> None:
     """Say what is in the cache and what its limits are."""
-    from regproxy.evict import Disk
+    from regproxy.evict import Disk, parts_disk
 
     with _opened(config) as cache:
         index, settings = cache.index, cache.config
@@ -153,6 +153,7 @@ def status(config: ConfigOption = None) -> None:
             ("index", "complete" if index.complete else "being made anew from the blobs"),
             ("objects", f"{totals.objects}, {size_text(totals.bytes)}"),
             ("on disk", size_text(totals.disk)),
+            ("downloads", size_text(parts_disk(cache.root, time.time())[0])),
             ("limit", size_text(settings.cache_max_size) if settings.cache_max_size else "none"),
             ("free", f"{size_text(disk.free)}; to be left: {size_text(disk.floor(settings.min_free))}"),
             ("pins", str(len(pinned))),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -32,8 +33,19 @@ ConfigOption = Annotated[
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"regproxy {metadata.version('regproxy')}")
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and end.")
+]
+
+
 @app.callback()
-def root() -> None:
+def root(version: VersionOption = False) -> None:
     """A caching, intercepting proxy for container image pulls."""
 
 

@@ -69,13 +69,16 @@ class Downloads:
         counters: Counters,
         loop: asyncio.AbstractEventLoop,
         largest: int = 0,
+        fits: Callable[[int], bool] = lambda total: True,
     ) -> None:
+        """`fits`: whether the cache has room for a download of so many bytes beside those under way."""
         self._store = store
         self._upstream = upstream
         self._index = index
         self._counters = counters
         self._loop = loop
         self._largest = largest
+        self._fits = fits
 
     async def run(self, fill: Fill, part: Part) -> None:
         """Complete the part from where it ends, and the fill with it; the part is closed in the end.
@@ -148,7 +151,7 @@ class Downloads:
     def _open(self, fill: Fill, part: Part, fetched: Fetched, total: int) -> None:
         growth, response = part.growth, fetched.response
         growth.expect(total)
-        if 0 < self._largest < total:
+        if 0 < self._largest < total or (total >= LARGE and not self._fits(total)):
             # Room for it can't be made, and much else would have gone for it.
             self._store.relay(part, errno.EFBIG)
         growth.largest = self._largest
@@ -256,6 +259,11 @@ class Downloads:
         """Tell all readers. What is there stays for others where it was not the content that failed."""
         growth = part.growth
         growth.fail(str(error) or type(error).__name__)
+        if growth.done:
+            # Only keeping it has failed: its readers have it open, and read on.
+            part.disown()
+            part.close()
+            return
         ours_alone = isinstance(error, UpstreamAnswer | asyncio.CancelledError)
         if ours_alone and growth.written and part.path is not None:
             self._store.leave(part)

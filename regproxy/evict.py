@@ -21,6 +21,7 @@ from typing import Final
 
 from regproxy import claims, reconcile
 from regproxy.config import Config
+from regproxy.errors import StoreError
 from regproxy.index import Index, ObjectRow
 from regproxy.parts import promised
 from regproxy.tagclaims import CLAIMS
@@ -110,7 +111,8 @@ class Complaints:
 class Evictor:
     """Evicts, if no other process does so in this cache directory.
 
-    `clock`: seconds since the epoch, as last uses are.
+    `clock`: seconds since the epoch, as last uses are. `astray`: the index could not be told of what was
+    removed, and has to be compared with the disk.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class Evictor:
         self._index = index
         self._limits = limits
         self._clock = clock
+        self.astray = False
         self._monotonic = monotonic
         self._complaints = Complaints(log, monotonic)
         self._lock = -1
@@ -241,7 +244,13 @@ class Evictor:
     def _remove(self, rows: list[ObjectRow], reason: str, enough: int | None) -> Freed:
         """Remove objects until `enough` bytes are free or the step's time is over."""
         freed, gone = self._unlink(rows, reason, enough)
-        reconcile.forget(self._root, self._index, gone)
+        try:
+            reconcile.forget(self._root, self._index, gone)
+        except StoreError as error:
+            # Whoever has such a file open has its space, and can't be told by the index: it is full too.
+            self._index.purge()
+            self.astray = True
+            self._complaints.say("index", "%s: what was evicted is still in it", error)
         return freed
 
     def _unlink(self, rows: list[ObjectRow], reason: str, enough: int | None) -> tuple[Freed, list[str]]:
@@ -300,7 +309,8 @@ class Evictor:
 
     def _say(self) -> None:
         for reason, (objects, size) in self._sums.items():
-            log.info("evicted %d objects, %d bytes: %s", objects, size, _NAMES[reason])
+            if objects:
+                log.info("evicted %d objects, %d bytes: %s", objects, size, _NAMES[reason])
         self._sums.clear()
 
 
@@ -330,6 +340,16 @@ def parts_disk(root: Path, now: float) -> tuple[int, int]:
     except FileNotFoundError:
         pass
     return taken, expected
+
+
+def fits(root: Path, max_size: int, total: int, now: float) -> bool:
+    """Whether `total` more bytes are within the limit beside what is being filled; all else may go."""
+    if not max_size:
+        return True
+    try:
+        return sum(parts_disk(root, now)) + total <= max_size * _LOW
+    except OSError:
+        return True  # the disk itself will say what is wrong
 
 
 def sweep_parts(

@@ -79,11 +79,12 @@ class Fills:
         claim_key: bytes = b"",
         largest: int = 0,
         patience: float = 300.0,
+        fits: Callable[[int], bool] = lambda total: True,
     ) -> None:
         """`watch` tells of other processes' parts; `claim_key` is the same secret in all of them.
 
         What is larger than `largest` bytes is not stored; 0: everything is. `patience`: seconds without any
-        progress after which another process's fill is followed no longer.
+        progress after which another process's fill is followed no longer. `fits`: see Downloads.
         """
         self._store = store
         self._index = index
@@ -91,7 +92,7 @@ class Fills:
         self._loop = loop
         self._watch = watch
         self._patience = patience
-        self._downloads = Downloads(store, upstream, index, counters, loop, largest)
+        self._downloads = Downloads(store, upstream, index, counters, loop, largest, fits)
         self._claims = TagClaims(store.root / CLAIMS, claim_key, watch)
         self._under_way: dict[object, Fill] = {}
         self._tasks: set[asyncio.Task[None]] = set()

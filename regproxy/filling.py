@@ -56,8 +56,9 @@ class Fill:
 
     `opened` is None where there is nothing to follow: all of it is there.
 
-    `accept`: of a tag's requests. `held`: what is held of a tag that is fresh now, if it is. `joined`: another process fetches it, or has fetched it for us. `stored`:
-    it was kept. `asked`: when it was first wanted, monotonic.
+    `accept`: of a tag's requests. `held`: what is held of a tag that is fresh now, if it is. `joined`:
+    another process fetches it, or has fetched it for us. `stored`: it was kept. `asked`: when it was wanted
+    last, monotonic.
     """
 
     __slots__ = (

@@ -73,7 +73,10 @@ T = TypeVar("T")
 class _Alone:
     """Stands in for a board where there is none: other processes are noticed by tick() only."""
 
-    generation = 0
+    generation = purges = 0
+
+    def purge(self) -> None:
+        """Nobody listens."""
 
     def bump(self) -> int:
         return 0
@@ -102,6 +105,7 @@ class Index:
         self._types: _Memory[str, str] = _Memory(_MEMORY)
         self._drops: _Memory[TagKey, float] = _Memory(_MEMORY)
         self._all_dropped_at = 0.0
+        self._purges = self._board.purges
         self._last_totals = Totals(0, 0, 0)
         self._generation = self._seq = 0  # of the board, and of the journal: what is known
         self._said, self._say_at = "", 0.0
@@ -334,6 +338,9 @@ class Index:
         """Forget what other processes have changed. Reads do so by themselves when the board says it."""
         # Before the journal is read: who changes something now is noticed the next time.
         self._generation = self._board.generation
+        if self._board.purges != self._purges:
+            self._purges = self._board.purges
+            self._forget_all()
         try:
             news = self._reader.execute(_NEWS, (self._seq, _NEWS_MAX + 1)).fetchall()
         except sqlite3.Error as error:
@@ -367,6 +374,10 @@ class Index:
         if self._writer.suspicion is not None or self._file.looks_changed():
             self._writer.look()
         self._notice()
+
+    def purge(self) -> None:
+        """Tell all processes to let go of everything that they hold: the file can't say what was removed."""
+        self._board.purge()
 
     def announce(self) -> None:
         """Tell, through `commits_fd`, that something large is on its way into the cache."""

@@ -39,6 +39,13 @@ class Generation(Protocol):
     def generation(self) -> int:
         """It goes up whenever one of them changes what the others may remember."""
 
+    @property
+    def purges(self) -> int:
+        """It goes up with it where nobody can say what has changed."""
+
+    def purge(self) -> None:
+        """Tell the others to forget everything."""
+
     def bump(self) -> int:
         """Tell the others to look again; the new generation."""
 

@@ -24,7 +24,7 @@ from regproxy import boot
 from regproxy._board import Board
 from regproxy.boot import Boot, Control
 from regproxy.errors import StoreError
-from regproxy.evict import Complaints, Disk, Evictor, Limits, sweep_parts
+from regproxy.evict import Complaints, Disk, Evictor, Limits, parts_disk, sweep_parts
 from regproxy.index import Index
 from regproxy.metrics import Metrics
 from regproxy.reconcile import Reconciler
@@ -138,13 +138,17 @@ class Chores:
             self._metrics.evicted(freed.reason, freed.objects, freed.bytes)
         if freed.more:
             self._limits_at = self._monotonic()
+        if self._evictor.astray:
+            self._evictor.astray = False
+            self._wanted = True
         self._publish()
 
     def _publish(self) -> None:
         if self._index is not None:
             totals = self._index.totals()
             free = Disk.of(self._root).free
-            self._metrics.cache_holds(totals.objects, totals.disk, self._limits.max_size, free)
+            coming, _ = parts_disk(self._root, self._clock())
+            self._metrics.cache_holds(totals.objects, totals.disk + coming, self._limits.max_size, free)
             self._metrics.index_is_complete(self._index.complete)
 
     def _sweep_piece(self) -> None:
@@ -159,7 +163,7 @@ class Chores:
         if removed is None:
             self._sweep = None
         elif removed:
-            log.info("removed what fills had left in parts/: %d files", removed)
+            log.debug("removed %d files that fills and tags had left", removed)
 
     def _compare_piece(self) -> None:
         """A piece of a comparison; then a pause as long as it took, since others use this disk."""

@@ -208,6 +208,11 @@ class Metrics:
             "worker_exits", "Workers that ended though nobody had told them to.", ["reason"]
         )
         self._reloads = self._counter("reloads", "SIGHUPs, by what became of them.", ["result"])
+        # What is alerted on is there from the start: increase() does not see the first of a series.
+        for reason in ("exit", "killed", "hung"):
+            self._exits.labels(reason)
+        for result in ("done", "refused", "failed"):
+            self._reloads.labels(result)
 
     def _counter(self, name: str, text: str, labels: Iterable[str] = ()) -> Counter:
         return Counter(f"regproxy_{name}_total", text, labels, registry=self._registry)

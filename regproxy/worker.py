@@ -20,7 +20,7 @@ from typing import Final
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from regproxy import _relay, _stream, _tls, boot
+from regproxy import _relay, _stream, _tls, boot, evict
 from regproxy._board import Board
 from regproxy._follow import Watch
 from regproxy._reactor import Reactor
@@ -121,7 +121,12 @@ class Worker:
         else:
             log.info("kTLS: not here (%s); TLS is done by OpenSSL in this process", missing)
         try:
+            if config.upstream_ca_file:
+                Path(config.upstream_ca_file).read_bytes()
             trust = _tls.client_context(config.verify_ssl, config.upstream_ca_file)
+        except OSError as error:
+            expected = f"can't be read: {error.strerror}; a file of certificates in PEM"
+            raise ConfigError("REGPROXY_UPSTREAM_CA_FILE", config.upstream_ca_file, expected) from None
         except ValueError as error:
             raise ConfigError("REGPROXY_UPSTREAM_CA_FILE", config.upstream_ca_file, str(error)) from None
         upstream = Upstream(config, policy, credentials, reactor, trust, metrics, loop)
@@ -133,6 +138,7 @@ class Worker:
             claim_key=key,
             # Eviction goes down to 90 %: what is nearly all of it would go at once, with much else.
             largest=config.cache_max_size // 2,
+            fits=lambda total: evict.fits(directories.cache, config.cache_max_size, total, time.time()),
             patience=2 * max(config.proxy_read_timeout, config.proxy_connect_timeout) + _MARGIN,
         )
         try:

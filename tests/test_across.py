@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.client import Reply
+from tests.client import Client, Reply
 from tests.origin import Answer, Origin, blob_answer, manifest_answer
 from tests.parts.images import INDEX, MANIFEST, Image, digest_of, make_image
 from tests.parts.pair import Pair
@@ -468,6 +468,9 @@ class TestRemoval:
         done = proxy.command("cache", "verify")
         assert done.returncode == 1, done
         wait_until(lambda: blob.digest not in proxy.blobs(), "it is out of the way")
+
+        def again(client: Client) -> bool:
+            return whole(client.get(blob.path), blob) and origin.hits[blob.path] == 2
+
         for client in clients:
-            wait_until(lambda client=client: whole(client.get(blob.path), blob), "it is whole again")
-        wait_until(lambda: origin.hits[blob.path] == 2, "it was fetched anew, once")
+            wait_until(lambda client=client: again(client), "it was fetched anew, once, and is whole")

@@ -136,6 +136,49 @@ def test_it_is_full(pair: Pair, proxy: Proxy, origin: Origin, disk: Path, stack:
     wait_until(lambda: proxy.metric("regproxy_store_ok") == 1, "the gauge says so")
 
 
+def test_others_fill_it(disk: Path, origin: Origin, start_proxy: StartProxy, stack: ExitStack) -> None:
+    """No more goes than is needed, whoever holds it open, though the index can't be written meanwhile."""
+    proxy = start_proxy(
+        origin, REGPROXY_CACHE_DIR=str(disk / "cache"), REGPROXY_WORKERS="2", REGPROXY_MIN_FREE="500k"
+    )
+    proxy.cache_dir = disk / "cache"
+    pair = Pair(proxy, origin.authority)
+    clients = [stack.enter_context(pair.client(pid)) for pid in pair.pids()]
+    blobs = [Cold(origin, 300_000) for _ in range(12)]
+    for blob in blobs:
+        assert all(blob.arrived(client.get(blob.path)) for client in clients)
+    proxy.wait_kept(*(blob.digest for blob in blobs))
+    ballast = fill_up(disk)
+    wait_until(lambda: free(disk) >= 500_000, "there is room again")
+    assert 4 <= len(proxy.blobs()) < 12
+    wait_until(lambda: proxy.metric("regproxy_evicted_objects_total", reason="free") > 0, "it is counted")
+    wait_until(lambda: proxy.metric("regproxy_cache_objects") == len(proxy.blobs()), "the index agrees")
+    ballast.unlink()
+    for blob in blobs:
+        assert all(blob.arrived(client.get(blob.path)) for client in clients)
+    proxy.wait_kept(*(blob.digest for blob in blobs))
+
+
+def test_downloads_that_do_not_fit_together(
+    origin: Origin, start_proxy: StartProxy, stack: ExitStack
+) -> None:
+    """What there is no room for beside those under way is passed on."""
+    proxy = start_proxy(origin, REGPROXY_WORKERS="2", REGPROXY_MIN_FREE="0", CACHE_MAX_SIZE="8m")
+    go = threading.Event()
+    blobs = [Cold(origin, 3_000_000, hold_at=2_000_000, hold=go) for _ in range(5)]
+    clients = [stack.enter_context(proxy.client(origin.authority)) for _ in blobs]
+    for client, blob in zip(clients, blobs, strict=True):
+        client.ask("GET", blob.path)
+        assert client.read_head().status == 200
+        assert client.read(1_000_000) == blob.body[:1_000_000]
+    go.set()
+    for client, blob in zip(clients, blobs, strict=True):
+        assert client.read(2_000_000) == blob.body[1_000_000:]
+    wait_until(lambda: proxy.metric("regproxy_fills_active") == 0, "all is done")
+    assert len(proxy.blobs()) == 2
+    assert proxy.metric("regproxy_store_failures_total") == 0
+
+
 def test_ranges_of_what_is_not_stored(proxy: Proxy, origin: Origin, disk: Path) -> None:
     fill_up(disk)
     blob = Cold(origin, 3_000_000)

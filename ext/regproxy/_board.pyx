@@ -21,8 +21,8 @@ cdef extern from *:
 cdef class Board:
     """A page that several processes map: `Board(fd)` of a memfd of SIZE bytes; the fd stays the caller's.
 
-    `generation` goes up whenever one of them changes what the others may remember. OSError where it can't
-    be mapped.
+    `generation` goes up whenever one of them changes what the others may remember, `purges` with it where
+    nobody can say what that was. OSError where it can't be mapped.
     """
 
     cdef uint64_t* counters
@@ -41,6 +41,15 @@ cdef class Board:
     @property
     def generation(self) -> int:
         return board_load(&self.counters[0])
+
+    @property
+    def purges(self) -> int:
+        return board_load(&self.counters[1])
+
+    def purge(self) -> None:
+        """Tell the others to forget everything."""
+        board_add(&self.counters[1], 1)
+        board_add(&self.counters[0], 1)
 
     def bump(self) -> int:
         """Tell the others to look again; the new generation."""
