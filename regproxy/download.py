@@ -261,8 +261,7 @@ class Downloads:
         growth.fail(str(error) or type(error).__name__)
         if growth.done:
             # Only keeping it has failed: its readers have it open, and read on.
-            part.disown()
-            part.close()
+            self._store.abort(part)
             return
         ours_alone = isinstance(error, UpstreamAnswer | asyncio.CancelledError)
         if ours_alone and growth.written and part.path is not None:

@@ -147,8 +147,9 @@ class Fills:
         except RegproxyError as error:
             if not fill.joined:
                 self._counters.fill_failed(word_for(error))
-            # Its traceback would keep every frame's objects until the collector comes by.
-            fill.fail(error.with_traceback(None))
+            # What it has come through would keep every frame's objects until the collector comes by.
+            error.__context__ = error.__cause__ = error.__traceback__ = None
+            fill.fail(error)
         except asyncio.CancelledError:
             fill.fail(UpstreamError("the proxy is shutting down"))
             raise

@@ -163,7 +163,7 @@ class Chores:
         if removed is None:
             self._sweep = None
         elif removed:
-            log.debug("removed %d files that fills and tags had left", removed)
+            log.info("removed %d files that fills and tags had left", removed)
 
     def _compare_piece(self) -> None:
         """A piece of a comparison; then a pause as long as it took, since others use this disk."""

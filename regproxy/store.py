@@ -275,12 +275,15 @@ class Store:
 
     def leave(self, part: Part) -> None:
         """Let go of a part, and leave what is in it to others. Its readers have been told."""
+        growth = part.growth
         part.release()
         part.close()
+        if growth.done:
+            return  # they read on, to the end
         # An error that is on its way to somebody may hold the growth for a while yet.
-        part.growth.file.close()
-        if part.growth.memory is not None:
-            part.growth.memory.close()
+        growth.file.close()
+        if growth.memory is not None:
+            growth.memory.close()
 
     def abort(self, part: Part) -> None:
         """Forget a part. Its readers have been told, so its space is given back at once."""

@@ -288,7 +288,7 @@ class TestLimits:
         running = start()
         wait_until(lambda: not old.exists(), "the old part is removed")
         assert young.exists()
-        running.wait_log("removed what fills had left in parts/: 1 files")
+        running.wait_log("removed 1 files that fills and tags had left")
 
 
 class TestDisk:
