@@ -294,6 +294,7 @@ class TestCommand:
         assert shown.pop("oldest use").endswith(" +0000")
         assert shown == {
             "directory": str(stock.root),
+            "downloads": "0 B",
             "index": "complete",
             "objects": "2, 7.8 KiB",
             "on disk": "12.0 KiB",
