@@ -200,7 +200,9 @@ class Fills:
                     growth.expect(meta.size if meta.state == VERIFIED else meta.total)
                     fill.media_type = meta.media_type or fill.media_type
                 elif growth.written:
-                    # A growth can't go back.
+                    # A growth can't go back, and who reads it was given what is not known to be right.
+                    if fill.opened.done():
+                        raise UpstreamError("the process that fetched it has given it up")
                     self._store.leave(part)
                     return False
                 else:
