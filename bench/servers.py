@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shlex
 import shutil
 import signal
@@ -13,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +25,9 @@ from bench.material import HOST, MANIFEST_TYPE, REPOSITORY, Identity
 ROOT = Path(__file__).parent.parent
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 15.0
+
+
+PORTS = range(10_000, 32_000)  # below net.ipv4.ip_local_port_range
 
 
 class Process:
@@ -88,9 +93,12 @@ class Subject(Protocol):
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has, and that no outgoing connection takes: who waits for it might meet itself."""
+    for port in random.SystemRandom().sample(PORTS, 100):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise BenchError("no free port on 127.0.0.1")
 
 
 def accepts(port: int) -> bool:
