@@ -105,7 +105,7 @@ class TestWorkers:
         proxy = start(REGPROXY_HANG_TIMEOUT="1s", REGPROXY_WORKERS="2")
         before = proxy.workers(2)
         os.killpg(proxy.daemon.pid, signal.SIGSTOP)
-        time.sleep(3)
+        time.sleep(3)  # longer than the hang timeout: nothing can happen meanwhile that could be waited for
         os.killpg(proxy.daemon.pid, signal.SIGCONT)
         assert proxy.admin("/readyz")[0] == 200
         assert proxy.metric("regproxy_worker_exits_total") == 0
