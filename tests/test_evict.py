@@ -406,10 +406,11 @@ class TestProxy:
         assert (lane.origin.hits[last], lane.origin.hits[first]) == (1, 2)
 
     def test_who_reads_it_goes_on(self, lane: Lane) -> None:
-        proxy = lane.proxy(CACHE_INACTIVE="1s", REGPROXY_MIN_FREE="0")
+        proxy = lane.proxy(CACHE_INACTIVE="3s", REGPROXY_MIN_FREE="0")
         path, body = lane.publish(32 * MIB)
         with proxy.client(lane.origin.authority) as client:
             assert client.get(path).body == body
+            proxy.wait_kept(digest_of(body))
             client.ask("GET", path)
             assert client.read_head().status == 200
             wait_until(lambda: not proxy.blobs(), "it is evicted")
