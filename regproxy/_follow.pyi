@@ -6,6 +6,7 @@ from regproxy._relay import Growth
 
 class Followed:
     eager: bool
+    growth: Growth | None
     def close(self) -> None: ...
 
 class Watch(Pollable):

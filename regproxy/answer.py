@@ -29,9 +29,12 @@ _CACHE_STATUS: Final = {
     "MISS": b"regproxy; fwd=miss; stored",
     "UPDATING": b"regproxy; fwd=miss; collapsed",
     "EXPIRED": b"regproxy; fwd=stale; stored",
-    "STALE": b"regproxy; hit; fwd=stale; detail=origin-failed",
+    "REVALIDATED": b"regproxy; fwd=stale; detail=revalidated",
+    "STALE": b"regproxy; hit; detail=stale",
     "BYPASS": b"regproxy; fwd=bypass",
 }
+# What the body did not have to be fetched for.
+_SAVED: Final = frozenset({"HIT", "STALE", "REVALIDATED"})
 
 
 class Answerer:
@@ -130,7 +133,7 @@ class Answerer:
         registry = self.host if self.origin is not None else ""
         tally = services.metrics.tally(registry, self._kind, self._cache, self._status)
         tally.add(sent, took)
-        if self._cache == "HIT" or self._cache == "STALE":
+        if self._cache in _SAVED:
             tally.add_saved(sent)
         services.access.line(
             time.time(),
@@ -209,22 +212,28 @@ class Answerer:
             return value.removesuffix(b"; stored")
         return value
 
-    def _error(self, status: int, code: str, message: str, *, close: bool = False) -> None:
-        """An error of ours: OCI JSON for registry paths, else plain text."""
+    def _error(
+        self, status: int, code: str, message: str, *, close: bool = False, retry_after: int = 0
+    ) -> None:
+        """An error of ours: OCI JSON for registry paths, else plain text. `retry_after`: seconds or 0."""
         if close:
             self._request = None
         if self.origin is None or (not self.uri.startswith(("/v2", "/token")) and not close):
-            self._plain_error(status, message)
+            self._plain_error(status, message, retry_after)
             return
         body = oci.error_body(code, message)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         if status == 405:
             headers.append((b"allow", b"GET, HEAD"))
+        if retry_after:
+            headers.append((b"retry-after", b"%d" % retry_after))
         self._answer(status, headers, body)
 
-    def _plain_error(self, status: int, message: str) -> None:
+    def _plain_error(self, status: int, message: str, retry_after: int = 0) -> None:
         body = f"regproxy: {message}\n".encode()
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+        if retry_after:
+            headers.append((b"retry-after", b"%d" % retry_after))
         self._answer(status, headers, body)
 
     def _answer(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

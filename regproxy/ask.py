@@ -5,18 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from typing import Final
 
 from regproxy._relay import FileSource, StreamSink
-from regproxy.answer import Answerer
+from regproxy.asktags import Copy, TagAsker
 from regproxy.errors import RegproxyError, Unsatisfiable, UpstreamError
-from regproxy.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
+from regproxy.fill import NO_TYPE, Opened, UpstreamAnswer, Wanted
 from regproxy.heads import Request, Response, Span, end_to_end, if_range_allows, parse_range
-from regproxy.oci import Kind, Target, parse_accept, parse_target
-from regproxy.policy import STALE_ON, Action, Plan
+from regproxy.oci import Kind, Target, parse_target
+from regproxy.policy import Action, Plan
 from regproxy.services import BY_DIGEST
-from regproxy.store import Blob
 from regproxy.upstream import Connection
 
 log = logging.getLogger(__name__)
@@ -26,29 +24,28 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 # becomes a clear error instead of a cut connection.
 VERIFY_FIRST: Final = 65_536
 
-_FETCHED: Final = frozenset({"MISS", "EXPIRED"})
 _CHANGES: Final = frozenset({"PUT", "DELETE"})
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
-class Asker(Answerer):
+class Asker(TagAsker):
     """Carries out the plans that the cache alone can't."""
 
     __slots__ = ()
 
     # --- everything that asks an origin ------------------------------------------------------------------
 
-    async def _carry_out(self, plan: Plan, target: Target, request: Request, stale: Blob | None) -> None:
+    async def _carry_out(self, plan: Plan, target: Target, request: Request, copy: Copy | None) -> None:
+        """Answer as planned. `copy`: of a tag; what is held of content by digest would have been served."""
         origin = self.origin
         assert origin is not None
         wanted = Wanted(origin, request, target)
-        # By digest there is no stale copy: what is held would have been served.
-        had = stale is not None
+        tag = target.kind is Kind.TAG
         try:
             if plan.action is Action.FETCH:
-                await self._fetch(wanted, "EXPIRED" if had else "MISS", stale)
+                await (self._fetch_tag(wanted, copy) if tag else self._fetch(wanted))
             elif plan.action is Action.HEAD:
-                await self._ask_head(wanted, "EXPIRED" if had else "MISS", stale)
+                await (self._look_tag(wanted, copy) if tag else self._ask_head(wanted))
             else:
                 self._cache = "BYPASS"
                 await self._pass(wanted)
@@ -72,21 +69,11 @@ class Asker(Answerer):
         if self._status:
             self._cut()
         else:
-            self._error(error.status, error.code, str(error))
+            self._error(error.status, error.code, str(error), retry_after=error.retry_after)
 
-    def _serve_stale(self, stale: Blob | None, error: UpstreamError) -> bool:
-        """Serve the older copy instead of the origin's trouble, where there is one."""
-        troubled = not isinstance(error, UpstreamAnswer) or error.response.status in STALE_ON
-        if stale is None or not troubled:
-            return False
-        log.warning("%s %s: serving a stale copy: %s", self.host, self.uri, error)
-        self._serve(stale, "STALE")
-        return True
-
-    async def _fetch(self, wanted: Wanted, cache: str, stale: Blob | None) -> None:
+    async def _fetch(self, wanted: Wanted) -> None:
         """Join the content's fill, or begin it; answer from it as it grows, or once it is verified."""
         target = wanted.target
-        accept = parse_accept(wanted.request.all(b"accept")) if target.kind is Kind.TAG else None
         self._wait_for_fill(True)
         while True:
             ready = self._lookup(target.reference) if target.kind is Kind.BLOB else None
@@ -94,52 +81,26 @@ class Asker(Answerer):
                 # Stored since the request's head was looked at.
                 self._serve(ready, "HIT")
                 return
-            fill, mine = self._s.fills.join(wanted, accept, self._fresh(wanted))
+            fill, mine = self._s.fills.join(wanted)
             # Verified, and only on its way into place: as good as stored.
             joined = "HIT" if fill.verified else "UPDATING"
-            self._cache = cache if mine else joined
+            self._cache = cache = "MISS" if mine else joined
             try:
                 if target.kind is Kind.BLOB:
                     opened = await asyncio.shield(fill.opened)
-                    self._note(fill, cache if mine else joined)
+                    self._note(fill, cache)
                     if opened is not None and self._can_follow(opened):
                         self._follow(opened)
                         return
                 blob = await asyncio.shield(fill.done)
                 break
             except UpstreamError as error:
-                # Clients with other credentials share what has nothing to do with them.
-                refused = isinstance(error, UpstreamAnswer) and fill.wanted.signature != wanted.signature
-                if mine or not (refused or fill.wanted.origin != wanted.origin):
-                    self._note(fill, cache if mine else joined)
-                    if self._serve_stale(stale, error):
-                        return
+                if mine or not fill.is_others(wanted, error):
+                    self._note(fill, cache)
                     raise
                 # Somebody else's credentials or registry failed; ours may not.
-        self._note(fill, cache if mine else joined)
-        if target.kind is Kind.TAG:
-            blob.media_type = fill.media_type
+        self._note(fill, cache)
         self._serve(blob, self._cache)
-
-    def _fresh(self, wanted: Wanted) -> Callable[[], Blob | None]:
-        """What looks whether the tag that is asked for is held, and fresh, by now."""
-        route = self._route
-
-        def held() -> Blob | None:
-            if route is None or route.fresh_tag is None:
-                return None
-            row, blob = self._held(wanted.origin, route)
-            if row is None or not 0 <= time.time() - row.fetched_at < route.fresh_tag[1]:
-                return None
-            return blob
-
-        return held
-
-    def _note(self, fill: Fill, cache: str) -> None:
-        """Note for the log who was asked, and what the cache had to do with it."""
-        self._asked, self._asked_seconds = fill.fetched_from, fill.seconds
-        # What another process fetches was joined, too.
-        self._cache = "UPDATING" if fill.joined and cache in _FETCHED else cache
 
     def _can_follow(self, opened: Opened) -> bool:
         """Whether to send the body while it grows; a small one is verified first."""
@@ -180,9 +141,9 @@ class Asker(Answerer):
         headers.append((b"content-length", b"%d" % len(answer.body)))
         self._answer(response.status, headers, answer.body)
 
-    async def _ask_head(self, wanted: Wanted, cache: str, stale: Blob | None) -> None:
-        """HEAD stays HEAD: registries count it less, or not at all."""
-        self._cache = cache
+    async def _ask_head(self, wanted: Wanted) -> None:
+        """HEAD stays HEAD; the fill that is under way may know the answer."""
+        self._cache = "MISS"
         opened = self._s.fills.opened(wanted.target.reference)
         if opened is not None and opened.total >= 0:
             self._cache = "UPDATING"
@@ -190,18 +151,10 @@ class Asker(Answerer):
             headers.append((b"content-length", b"%d" % opened.total))
             self._send(200, self._head(200, headers))
             return
-        try:
-            fetched = await self._s.upstream.fetch(wanted.origin, wanted.request, "HEAD")
-        except UpstreamError as error:
-            if self._serve_stale(stale, error):
-                return
-            raise
+        fetched = await self._s.upstream.fetch(wanted.origin, wanted.request, "HEAD")
         self._asked, self._asked_seconds = fetched.connection.address, fetched.seconds
         response = fetched.response
         self._s.upstream.release(fetched.connection, response)
-        if stale is not None and response.status in STALE_ON:
-            self._serve(stale, "STALE")
-            return
         headers = [h for h in end_to_end(response.headers) if h[0] != b"date"]
         if response.status == 200 and wanted.target.kind in BY_DIGEST:
             digest = wanted.target.reference.encode()
@@ -216,20 +169,20 @@ class Asker(Answerer):
         request, upstream = wanted.request, self._s.upstream
         started = time.monotonic()
         if request.body.empty:
-            head = upstream.head_for(wanted.origin, request)
             try:
-                connection, response = await upstream.request(wanted.origin, head, request.method)
+                connection, response = await upstream.pass_on(wanted.origin, request)
             except UpstreamError as error:
                 if self._answer_ping(wanted, error):
                     return
                 raise
         else:
-            connection = await upstream.begin(wanted.origin, request)
+            connection, grant = await upstream.begin(wanted.origin, request)
             try:
                 response = await self._send_body(connection, request)
             except BaseException:
                 connection.abort()
                 raise
+            upstream.began(wanted.origin, request, grant, response)
         self._asked, self._asked_seconds = connection.address, time.monotonic() - started
         try:
             await self._forget_pushed(wanted, response.status)
@@ -245,6 +198,11 @@ class Asker(Answerer):
         if wanted.target.kind is not Kind.PING:
             return False
         log.warning("%s: answering /v2/ in its place: %s", self.host, error)
+        self._pong()
+        return True
+
+    def _pong(self) -> None:
+        """Answer /v2/ as a registry does that wants no credentials."""
         self._cache = "STALE"
         headers = [
             (b"content-type", b"application/json"),
@@ -252,7 +210,6 @@ class Asker(Answerer):
             (b"docker-distribution-api-version", b"registry/2.0"),
         ]
         self._answer(200, headers, b"{}")
-        return True
 
     async def _forget_pushed(self, wanted: Wanted, status: int) -> None:
         """A tag that a client has set or deleted is not what we hold any more, in any process."""

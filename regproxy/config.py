@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from regproxy.errors import ConfigError, RegproxyError
+from regproxy.origintables import OriginSettings, Tables, parse_tables
+from regproxy.proxies import NoProxy, ParentProxy, is_own, parse_no_proxy, parse_parent_proxy
 from regproxy.tiers import Matcher, Tier, TierName, compile_tier
 from regproxy.units import (
     Address,
@@ -24,6 +26,7 @@ from regproxy.units import (
     HostRule,
     LogLevel,
     Raw,
+    Reserve,
     parse_bool,
     parse_credentials,
     parse_directory,
@@ -34,9 +37,11 @@ from regproxy.units import (
     parse_optional_path,
     parse_ports,
     parse_positive_time,
+    parse_reserve,
     parse_resolve,
     parse_rules,
     parse_size,
+    parse_streams,
     parse_time,
     parse_workers,
 )
@@ -66,6 +71,8 @@ _READ_ELSEWHERE = frozenset({"REGPROXY_CONFIG", "REGPROXY_DEBUG"})
 _SERVICE_LINK = re.compile(
     r"REGPROXY_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_[0-9]+_(?:TCP|UDP)\w*)"
 )
+# Most programs know these by their names in lower case.
+_LOWER_CASE_TOO = frozenset({"HTTPS_PROXY", "NO_PROXY"})
 _SHOWN_SECRET = "(set)"
 
 
@@ -101,13 +108,27 @@ class Config:
     connect_ports: frozenset[int]
     allow_targets: tuple[HostRule, ...]
     credentials: tuple[Credential, ...]
+    docker_config: str | None
+    parent_proxy: ParentProxy | None
+    no_proxy: NoProxy
+    origin_tables: Tables
 
     # What is kept, and for how long.
     manifest_cache: bool
     tiers: tuple[Tier, ...]
+    max_stale: float
+    keep_on_404: bool
+    offline: bool
     cache_max_size: int
     cache_inactive: float
     min_free: int | None
+    quota_reserve: Reserve
+
+    # Downloads: how many streams for one content, and what becomes of one that breaks.
+    fill_streams: int
+    resume_time: float
+    min_rate: int
+    min_rate_time: float
 
     allow_push: bool
     request_buffering: bool
@@ -135,7 +156,7 @@ class Config:
 
 
 def describe(config: Config) -> list[tuple[str, str, Origin]]:
-    """Return (name, value as it was written, where from) of every setting, in SETTINGS' order.
+    """Return (name, value as it was written, where from) of every setting, in SETTINGS' order, then origins'.
 
     The value of a secret is "(set)", or empty where there is none.
     """
@@ -184,7 +205,7 @@ class Setting:
 
 _BOOL, _SIZE, _TIME = _text(parse_bool), _text(parse_size), _text(parse_time)
 _TIMEOUT, _LISTEN, _FILE = _text(parse_positive_time), _text(parse_listen), _text(parse_optional_path)
-_DIRECTORY = _text(parse_directory)
+_DIRECTORY, _PROXY = _text(parse_directory), _text(parse_parent_proxy)
 
 # The defaults and the meanings that are too long for a row.
 _REGISTRIES = "registry.k8s.io gcr.io quay.io ghcr.io"
@@ -197,6 +218,15 @@ _CA_MEANING = "where the CA's files are; not set = /ca if writable, else the use
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
 _TARGETS_MEANING = "hosts that may be at loopback, link-local or metadata addresses"
 _FREE_MEANING = "bytes of the disk that the cache leaves free; auto = 1g or 5 % of it, the smaller"
+_PROXY_MEANING = "http://[user:password@]host:port of a proxy that upstream is reached through"
+_RESERVE_MEANING = "what is left of a registry's quota when tags begin to last longer; 0 = they never do"
+_SWR_MEANING = "for so long after it expired a tag of the first tier is served while it is asked for"
+_STALE_MEANING = "how long past its time a tag is served while upstream is in trouble; 0 = never"
+_KEEP_MEANING = "serve what is held of a tag that upstream says is gone, instead of that 404"
+_OFFLINE_MEANING = "ask no registry: serve what is held, whatever its age"
+_STREAMS_MEANING = "connections for one large blob whose origin is slow; 1 = one, but for ranges ahead"
+_RESUME_MEANING = "a download that broke is asked for again until it brought nothing for so long; 0 = never"
+_RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
 
 SETTINGS: tuple[Setting, ...] = (
@@ -218,17 +248,33 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("AUTH_REGISTRIES", "", "", "host:user:password entries", _verbatim, many=True, secret=True),
     Setting("AUTH_REGISTRIES_DELIMITER", "", " ", "stands between the entries of AUTH_REGISTRIES", _verbatim),
     Setting("AUTH_REGISTRY_DELIMITER", "", ":", "stands between the parts of one entry", _verbatim),
+    Setting("REGPROXY_DOCKER_CONFIG", "docker_config", "", "path of a docker config.json with logins", _FILE),
+    Setting("HTTPS_PROXY", "parent_proxy", "", _PROXY_MEANING, _PROXY, secret=True),
+    Setting(
+        "NO_PROXY", "no_proxy", "", "who is reached without it; * = everybody", parse_no_proxy, many=True
+    ),
     Setting("ENABLE_MANIFEST_CACHE", "manifest_cache", "false", "serve tags from the cache, by tiers", _BOOL),
     Setting("MANIFEST_CACHE_PRIMARY_REGEX", "", _PRIMARY, _REGEX_MEANING, _verbatim, blank=True),
     Setting("MANIFEST_CACHE_PRIMARY_TIME", "", "10m", "how long a tag of the first tier is fresh", _TIME),
     Setting("MANIFEST_CACHE_SECONDARY_REGEX", "", _SECONDARY, _REGEX_MEANING, _verbatim, blank=True),
     Setting("MANIFEST_CACHE_SECONDARY_TIME", "", "60d", "how long a tag of the second tier is fresh", _TIME),
     Setting("MANIFEST_CACHE_DEFAULT_TIME", "", "1h", "how long any other tag is fresh", _TIME),
+    Setting("REGPROXY_SWR_PRIMARY", "", "0", _SWR_MEANING, _TIME),
+    Setting("REGPROXY_SWR_SECONDARY", "", "0", "the same for the second tier", _TIME),
+    Setting("REGPROXY_SWR_DEFAULT", "", "0", "the same for any other tag", _TIME),
+    Setting("REGPROXY_MAX_STALE", "max_stale", "365d", _STALE_MEANING, _TIME),
+    Setting("REGPROXY_KEEP_ON_404", "keep_on_404", "false", _KEEP_MEANING, _BOOL),
+    Setting("REGPROXY_OFFLINE", "offline", "false", _OFFLINE_MEANING, _BOOL),
     Setting("ALLOW_PUSH", "allow_push", "false", "let pushes and deletes through", _BOOL),
     Setting("PROXY_REQUEST_BUFFERING", "request_buffering", "true", "no effect: pushes are streamed", _BOOL),
     Setting("CACHE_MAX_SIZE", "cache_max_size", "32g", "bytes kept at most; digits and k, m or g", _SIZE),
     Setting("CACHE_INACTIVE", "cache_inactive", "60d", "what is unused for so long is removed", _TIME),
     Setting("REGPROXY_MIN_FREE", "min_free", "auto", _FREE_MEANING, _text(parse_min_free)),
+    Setting("REGPROXY_QUOTA_RESERVE", "quota_reserve", "10%", _RESERVE_MEANING, _text(parse_reserve)),
+    Setting("REGPROXY_FILL_STREAMS", "fill_streams", "4", _STREAMS_MEANING, _text(parse_streams)),
+    Setting("REGPROXY_RESUME_TIME", "resume_time", "60s", _RESUME_MEANING, _TIME),
+    Setting("REGPROXY_MIN_RATE", "min_rate", "1k", _RATE_MEANING, _SIZE),
+    Setting("REGPROXY_MIN_RATE_TIME", "min_rate_time", "30s", "how long a body may be that slow", _TIMEOUT),
     Setting("VERIFY_SSL", "verify_ssl", "true", "verify upstream certificates", _BOOL),
     Setting("DISABLE_IPV6", "disable_ipv6", "false", "use IPv4 alone upstream", _BOOL),
     Setting("SEND_TIMEOUT", "send_timeout", "60s", "longest wait for a client to take data", _TIMEOUT),
@@ -274,8 +320,10 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     `toml_name` is the file's name in error texts. Raises ConfigError, or ConfigErrors for more than one.
     """
     errors: list[ConfigError] = []
-    file = _read_toml(toml_text, toml_name or "TOML", errors) if toml_text is not None else {}
-    given = {setting.name: _find(setting, env, file) for setting in SETTINGS}
+    file = _File(toml_name or "TOML", {}, {})
+    if toml_text is not None:
+        file = _read_toml(toml_text, file.name, errors)
+    given = {setting.name: _find(setting, env, file.found) for setting in SETTINGS}
     values: dict[str, Any] = {}
     for name, item in given.items():
         with _blaming(item, errors):
@@ -287,11 +335,12 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
         outer, inner = (values[f"AUTH_{word}_DELIMITER"] for word in ("REGISTRIES", "REGISTRY"))
         credentials, doubts = parse_credentials(auth.raw, outer, inner)
         warnings += [f"{auth.label}: {doubt}" for doubt in doubts]
+    tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
     if errors:
         raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
     fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}
-    fields |= {"credentials": credentials, "tiers": _tiers(matchers, values)}
+    fields |= {"credentials": credentials, "tiers": _tiers(matchers, values), "origin_tables": tables}
     return _assemble(fields, given, warnings)
 
 
@@ -304,10 +353,19 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
             warnings.append(f"{name} has no effect in this image: there is no debug page")
     if not fields["verify_ssl"]:
         warnings.append("VERIFY_SSL is off: whoever is between this proxy and a registry can change tags")
-    shown = []
+    parent = fields["parent_proxy"]
+    if parent is not None and is_own(parent, (fields["listen"], fields["admin_listen"])):
+        warnings.append("HTTPS_PROXY is this proxy itself, and is not used")
+        fields["parent_proxy"] = None
+    tables = fields["origin_tables"]
+    for (host, _), settings in tables.own.items():
+        if fields["verify_ssl"] and not settings.verify:
+            warnings.append(f"{host}: verify is off: whoever is between this proxy and it can change tags")
+    shown: list[tuple[str, str, Origin]] = []
     for name, item in given.items():
         derived = name == "REGPROXY_LOG_LEVEL"
         shown.append((name, _printable(fields[item.setting.field]) if derived else item.shown, item.origin))
+    shown += [(name, _printable(text), "toml") for name, text in tables.shown]
     return Config(**fields, warnings=tuple(warnings), shown=tuple(shown))
 
 
@@ -325,6 +383,8 @@ def _blaming(item: _Given, errors: list[ConfigError]) -> Iterator[None]:
 def _find(setting: Setting, env: Mapping[str, str], file: Mapping[str, _Given]) -> _Given:
     """Return what counts for a setting: the environment, else the file, else the default."""
     text = env.get(setting.name)
+    if not text and setting.name in _LOWER_CASE_TOO:
+        text = env.get(setting.name.lower(), text)
     candidates = [_Given(setting, setting.name, text, "env")] if text is not None else []
     candidates += [file[setting.name]] if setting.name in file else []
     for item in candidates:
@@ -338,12 +398,22 @@ def _find(setting: Setting, env: Mapping[str, str], file: Mapping[str, _Given]) 
 _BY_KEY = {key: setting for setting in SETTINGS for key in (setting.key, setting.name.lower())}
 
 
-def _read_toml(text: str, file: str, errors: list[ConfigError]) -> dict[str, _Given]:
-    """Return what the file gives, by the settings' names; what can't be used is added to `errors`."""
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A TOML file: what it gives, by the settings' names, and its tables of origins as they stand."""
+
+    name: str
+    found: Mapping[str, _Given]
+    origins: Any
+
+
+def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
+    """Read a file; what can't be used is added to `errors`."""
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(file, None, f"a TOML file: {error}") from None
+    origins = table.pop("origin", {})
     found: dict[str, _Given] = {}
     for key, value in table.items():
         setting = _BY_KEY.get(key)
@@ -360,7 +430,14 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> dict[str, _Gi
                 errors.append(ConfigError(f"{file}: {key}", None, str(error)))
             else:
                 found[setting.name] = _Given(setting, f"{file}: {key}", raw, "toml")
-    return found
+    return _File(file, found, origins)
+
+
+def _for_all_origins(values: Mapping[str, Any]) -> OriginSettings:
+    """Return what is so for origins without a table; values that can't be used are told of elsewhere."""
+    connect, read, send = (values.get(f"PROXY_{side}_TIMEOUT", 60.0) for side in ("CONNECT", "READ", "SEND"))
+    verify, ca_file = values.get("VERIFY_SSL", True), values.get("REGPROXY_UPSTREAM_CA_FILE")
+    return OriginSettings(connect, read, send, verify=verify, ca_file=ca_file)
 
 
 def _raw(setting: Setting, value: Any) -> Raw:
@@ -404,11 +481,14 @@ def _tiers(matchers: Mapping[str, Matcher | None], values: Mapping[str, Any]) ->
     primary, secondary = (matchers[name] for name in _TIER_REGEXES)
     rows: list[tuple[TierName, str, Matcher | None]] = []
     if primary:
-        rows.append(("manifest-primary", "MANIFEST_CACHE_PRIMARY_TIME", primary))
+        rows.append(("manifest-primary", "PRIMARY", primary))
     if secondary:
-        rows.append(("manifest-secondary", "MANIFEST_CACHE_SECONDARY_TIME", secondary))
-    rows.append(("manifest-default", "MANIFEST_CACHE_DEFAULT_TIME", None))
-    return tuple(Tier(name, values[time], matcher) for name, time, matcher in rows)
+        rows.append(("manifest-secondary", "SECONDARY", secondary))
+    rows.append(("manifest-default", "DEFAULT", None))
+    return tuple(
+        Tier(name, values[f"MANIFEST_CACHE_{word}_TIME"], matcher, values[f"{PREFIX}SWR_{word}"])
+        for name, word, matcher in rows
+    )
 
 
 # Names that are none.

@@ -8,9 +8,14 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final, Protocol
 
-from regproxy import oci
+from regproxy import bodies, oci
+from regproxy._follow import Watch
+from regproxy._relay import Growth
+from regproxy.asking import Fetched
+from regproxy.bodies import Bodies, Limits, passing
 from regproxy.errors import (
     BadResponse,
     DigestMismatch,
@@ -20,18 +25,16 @@ from regproxy.errors import (
     UpstreamTimeout,
 )
 from regproxy.filling import NO_TYPE, Fill, Opened, UpstreamAnswer
-from regproxy.heads import parse_content_range
+from regproxy.heads import Response
 from regproxy.oci import Kind
 from regproxy.parts import OPEN, VERIFIED, Meta, Part
-from regproxy.policy import Verdict, after_head
 from regproxy.store import Store
-from regproxy.upstream import Fetched, Upstream
+from regproxy.transfer import Transfer, hash_all
+from regproxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
 REFUSED: Final = "refused"
-# Where asking for all of it may help; not what says that there is nothing for us, or nothing now.
-_NO_RANGES: Final = frozenset({400, 403, 405, 412, 417, 501})
 LARGE: Final = 1 << 20  # bytes; room is made for such a body before it has come
 
 
@@ -45,11 +48,8 @@ class Recorder(Protocol):
         """Tell who keeps the cache within its limits that something large is coming."""
 
 
-class Counters(Protocol):
+class Counters(bodies.Counters, Protocol):
     """Where downloads are counted."""
-
-    def upstream_bytes(self, host: str, n: int) -> None:
-        """Count body bytes that an origin sent."""
 
     def digest_mismatch(self, registry: str) -> None:
         """Count content that was not what its digest names."""
@@ -70,8 +70,12 @@ class Downloads:
         loop: asyncio.AbstractEventLoop,
         largest: int = 0,
         fits: Callable[[int], bool] = lambda total: True,
+        limits: Limits | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """`fits`: whether the cache has room for a download of so many bytes beside those under way."""
+        self._limits = limits or Limits()
+        self._watch = watch
         self._store = store
         self._upstream = upstream
         self._index = index
@@ -81,79 +85,50 @@ class Downloads:
         self._fits = fits
 
     async def run(self, fill: Fill, part: Part) -> None:
-        """Complete the part from where it ends, and the fill with it; the part is closed in the end.
+        """Complete the part from what it has, and the fill with it; the part is closed in the end.
 
         Raises RegproxyError, after the part's readers, here and elsewhere, have been told.
         """
         self._counters.fill_started()
-        fetched = None
+        growth, response = part.growth, None
         try:
-            await self._hash_what_is_there(part)
+            await hash_all(growth, self._loop)
             if not _complete(part):
-                fetched = await self._ask(fill, part)
-                await self._receive(fill, part, fetched)
-            digest = await self._verify(fill, fetched, part)
-            self._tell(part, lambda: _meta(fill, part, VERIFIED, size=part.growth.written))
-            part.growth.finish()
-            if fetched is not None:
-                # Others may use the connection from here on: it is not ours to abort any more.
-                self._upstream.release(fetched.connection, fetched.response)
-                fetched = None
+                response = await self._transfer(fill, part).run()
+            await hash_all(growth, self._loop)
+            digest = await self._verify(fill, response, part)
+            self._tell(part, lambda: _meta(fill, part, VERIFIED, size=growth.written))
+            growth.finish()
             await self._keep(fill, part, digest)
         except BaseException as error:
-            if fetched is not None:
-                fetched.connection.abort()
             self._give_up(fill, part, error)
             raise
         finally:
-            part.growth.on_spill = None  # it holds the part, which holds the growth
+            growth.on_spill = None  # it holds the part, which holds the growth
 
-    async def _hash_what_is_there(self, part: Part) -> None:
-        growth = part.growth
-        if growth.hashed < growth.written:
-            try:
-                await self._loop.run_in_executor(None, growth.catch_up)
-            except OSError as error:
-                raise StoreError(f"{part.path}: {error.strerror}") from error
+    def _transfer(self, fill: Fill, part: Part) -> Transfer:
+        # A tag may move between two answers: it is asked for anew, all of it (see Tags).
+        limits = self._limits if fill.tag is None else replace(self._limits, resume=0.0)
+        return Transfer(
+            *(fill, part, Bodies(fill.wanted, self._upstream, self._counters, limits)),
+            *(limits, self._watch),
+            opened=lambda fetched, total, scattered: self._open(fill, part, fetched, total, scattered),
+            relay=lambda error: self._store.relay(part, error),
+        )
 
     # --- the origin's answer -----------------------------------------------------------------------------
 
-    async def _ask(self, fill: Fill, part: Part) -> Fetched:
-        """Ask for what is lacking, and let those who wait have the head. UpstreamAnswer is a refusal."""
-        wanted, growth = fill.wanted, part.growth
-        offset = growth.written
-        fetched = await self._upstream.fetch(wanted.origin, wanted.request, "GET", offset)
-        if offset and fetched.response.status in _NO_RANGES:
-            # It may be the range that it refuses, or whoever is between us and it.
-            await self._answer(fetched)
-            fetched = await self._upstream.fetch(wanted.origin, wanted.request, "GET")
-        try:
-            verdict = after_head(fetched.response.status, resumed=offset > 0)
-            if verdict in (Verdict.TROUBLE, Verdict.RELAY, Verdict.FOLLOW):
-                raise await self._answer(fetched)
-            total = _check(fetched, verdict, offset)
-            if 0 <= total < offset:
-                raise BadResponse(f"{fetched.origin.host} has {total} bytes of what has {offset} already")
-            if growth.total >= 0 and total not in (-1, growth.total):
-                raise BadResponse(
-                    f"{fetched.origin.host} says {total} bytes now, after {growth.total} before: not resumed"
-                )
-            if verdict is Verdict.STORE and fetched.response.status == 200:
-                growth.pass_over(offset)
-            self._open(fill, part, fetched, max(total, growth.total))
-        except UpstreamAnswer:
-            raise
-        except BaseException:
-            fetched.connection.abort()
-            raise
-        return fetched
-
-    def _open(self, fill: Fill, part: Part, fetched: Fetched, total: int) -> None:
+    def _open(self, fill: Fill, part: Part, fetched: Fetched, total: int, scattered: bool) -> None:
         growth, response = part.growth, fetched.response
         growth.expect(total)
         if 0 < self._largest < total or (total >= LARGE and not self._fits(total)):
             # Room for it can't be made, and much else would have gone for it.
             self._store.relay(part, errno.EFBIG)
+        elif scattered and growth.extents is None and part.path is not None:
+            try:
+                part.scatter(total)
+            except OSError as error:
+                self._store.relay(part, error.errno or errno.EIO)
         growth.largest = self._largest
         fill.fetched_from, fill.seconds = fetched.connection.address, fetched.seconds
         if not fill.opened.done():
@@ -180,36 +155,9 @@ class Downloads:
             self._store.failed(part.growth.disk_errno)
             part.disown()
 
-    async def _receive(self, fill: Fill, part: Part, fetched: Fetched) -> None:
-        response, growth = fetched.response, part.growth
-        before = growth.written
-        try:
-            if response.status in (200, 206):
-                await fetched.connection.read_body(growth, response.body)
-            else:
-                await fetched.connection.read_small(response)  # 416's text
-        finally:
-            self._counters.upstream_bytes(fetched.origin.host, growth.written - before)
-
-    async def _answer(self, fetched: Fetched) -> UpstreamAnswer:
-        """The origin's refusal, its body read so that every client that waits can have it."""
-        response = fetched.response
-        try:
-            body = await fetched.connection.read_small(response)
-        except UpstreamError as error:
-            # The status is what counts: a client must see 404 or 401 whatever became of the text.
-            fetched.connection.abort()
-            log.info("the body of a %d: %s", response.status, error)
-            return UpstreamAnswer(response, b"", fetched.origin)
-        except BaseException:
-            fetched.connection.abort()
-            raise
-        self._upstream.release(fetched.connection, response)
-        return UpstreamAnswer(response, body, fetched.origin)
-
     # --- its end -----------------------------------------------------------------------------------------
 
-    async def _verify(self, fill: Fill, fetched: Fetched | None, part: Part) -> str:
+    async def _verify(self, fill: Fill, response: Response | None, part: Part) -> str:
         """The digest of what came; DigestMismatch or BadResponse where it is not what was asked for."""
         target, origin = fill.wanted.target, fill.wanted.origin
         digest = "sha256:" + part.growth.hexdigest()
@@ -220,8 +168,8 @@ class Downloads:
                 content = await self._loop.run_in_executor(None, _content, part)
                 fill.media_type = oci.check_manifest(content, "")
         if target.kind is Kind.TAG:
-            assert fetched is not None
-            wanted = (fetched.response.get(b"docker-content-digest") or b"").decode("latin-1")
+            assert response is not None
+            wanted = (response.get(b"docker-content-digest") or b"").decode("latin-1")
             body = await self._loop.run_in_executor(None, _content, part)
             try:
                 fill.media_type = oci.check_manifest(body, fill.media_type)
@@ -263,8 +211,11 @@ class Downloads:
             # Only keeping it has failed: its readers have it open, and read on.
             self._store.abort(part)
             return
-        ours_alone = isinstance(error, UpstreamAnswer | asyncio.CancelledError)
-        if ours_alone and growth.written and part.path is not None:
+        # A tag's part has no name by which anybody could go on with it.
+        if fill.tag is None and part.path is not None and _holds_any(growth) and _good_so_far(error):
+            if isinstance(error, RegproxyError):
+                with suppress(OSError):  # it is only the reason that is lost
+                    part.write(_meta(fill, part, OPEN).left(word_for(error), str(error)))
             self._store.leave(part)
             return
         if isinstance(error, RegproxyError) and not isinstance(error, UpstreamAnswer):
@@ -278,6 +229,18 @@ def _meta(fill: Fill, part: Part, state: str, *, size: int = -1) -> Meta:
         *(state, part.growth.total, fill.media_type, fill.fetched_from, fill.seconds),
         size=size,
         host=fill.host,
+        mapped=part.growth.extents is not None,
+    )
+
+
+def _holds_any(growth: Growth) -> bool:
+    return growth.written > 0 or growth.extents is not None
+
+
+def _good_so_far(error: BaseException) -> bool:
+    """Whether what is there is no worse for this error: somebody may go on with it."""
+    return isinstance(error, UpstreamAnswer | asyncio.CancelledError) or (
+        isinstance(error, UpstreamError) and passing(error)
     )
 
 
@@ -304,32 +267,6 @@ def _complete(part: Part) -> bool:
     """Whether nothing is lacking: its filler was killed behind the last byte."""
     growth = part.growth
     return growth.done or 0 <= growth.total == growth.written
-
-
-def _check(fetched: Fetched, verdict: Verdict, offset: int) -> int:
-    """The whole's length, -1 if it is not known; BadResponse where the head can't be that of the content."""
-    response, host = fetched.response, fetched.origin.host
-    if verdict is Verdict.COMPLETE:
-        return offset
-    if verdict is Verdict.BROKEN:
-        raise BadResponse(f"{host} answered {response.status} where 200 was asked for")
-    coding = (response.get(b"content-encoding") or b"identity").decode("latin-1").lower()
-    if coding != "identity":
-        raise BadResponse(f"{host} sent Content-Encoding {coding} although identity was asked for")
-    if response.status == 206:
-        return _check_range(fetched, offset)
-    return response.body.length if response.body.kind not in ("chunked", "eof") else -1
-
-
-def _check_range(fetched: Fetched, offset: int) -> int:
-    response, host = fetched.response, fetched.origin.host
-    found = parse_content_range(response.get(b"content-range"))
-    if found is None or found[0].start != offset:
-        raise BadResponse(f"{host} sent another range than bytes {offset}-, which was asked for")
-    span, total = found
-    if total is not None and span.stop != total:
-        raise BadResponse(f"{host} sent bytes up to {span.stop} of {total} where all the rest was asked for")
-    return -1 if total is None else total
 
 
 def _content(part: Part) -> bytes:

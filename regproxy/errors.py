@@ -4,10 +4,14 @@ from __future__ import annotations
 
 
 class RegproxyError(Exception):
-    """Any error of ours. `status` is the HTTP status, `code` the OCI error code of its answer."""
+    """Any error of ours. `status` is the HTTP status, `code` the OCI error code of its answer.
+
+    `retry_after`: seconds after which it is worth asking again, for a Retry-After field; 0: nobody knows.
+    """
 
     status = 500
     code = "UNKNOWN"
+    retry_after = 0
 
 
 class ConfigError(RegproxyError):
@@ -75,6 +79,34 @@ class BadResponse(UpstreamError):
 
 class DigestMismatch(UpstreamError):
     """The origin's bytes are not those that the digest names."""
+
+
+class RateLimited(UpstreamError):
+    """The origin has said 429 a while ago, and is not asked again before `retry_after` seconds are over."""
+
+    status = 429
+    code = "TOOMANYREQUESTS"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class CircuitOpen(UpstreamError):
+    """The origin failed several times in a row, and is not asked before `retry_after` seconds are over."""
+
+    status = 503
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class CredentialError(RegproxyError):
+    """A configured credential can't be had: a file is not there, a helper fails. Names no secret."""
+
+    status = 502
+    code = "UNAVAILABLE"
 
 
 class Unsatisfiable(RegproxyError):

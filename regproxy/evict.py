@@ -23,7 +23,7 @@ from regproxy import claims, reconcile
 from regproxy.config import Config
 from regproxy.errors import StoreError
 from regproxy.index import Index, ObjectRow
-from regproxy.parts import promised
+from regproxy.parts import BESIDE, promised, unlink_beside
 from regproxy.tagclaims import CLAIMS
 
 log = logging.getLogger(__name__)
@@ -382,7 +382,7 @@ def _sweep(path: Path, now: float, keep: float) -> bool:
     try:
         if not _old(path.lstat(), path, now, keep):
             return False
-        if path.suffix == ".meta":
+        if path.suffix in BESIDE:
             return not path.with_suffix(".part").exists() and _unlinked(path)
         return _remove_unlocked(path, now, keep)
     except FileNotFoundError:
@@ -397,7 +397,7 @@ def _remove_unlocked(path: Path, now: float, keep: float) -> bool:
             return False
         if path.suffix == ".part":
             # First what belongs to it: who makes the part anew writes its own.
-            path.with_suffix(".meta").unlink(missing_ok=True)
+            unlink_beside(path)
         return _unlinked(path)
     finally:
         os.close(fd)
@@ -406,7 +406,7 @@ def _remove_unlocked(path: Path, now: float, keep: float) -> bool:
 def _old(status: os.stat_result, path: Path, now: float, keep: float) -> bool:
     if path.suffix == ".tag":
         keep = _TAG_AGE
-    elif path.suffix == ".meta" or (path.suffix == ".part" and not reconcile.is_hex(path.stem)):
+    elif path.suffix in BESIDE or (path.suffix == ".part" and not reconcile.is_hex(path.stem)):
         keep = _ANONYMOUS_AGE
     return stat.S_ISREG(status.st_mode) and now - status.st_mtime > keep
 

@@ -9,52 +9,35 @@ one of them goes on where a killed one has stopped.
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
-import json
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
-from regproxy import download, oci
+from regproxy import download, oci, tags
 from regproxy._follow import Watch
-from regproxy.auth import Origin
+from regproxy.bodies import Limits
 from regproxy.download import REFUSED, Downloads, failure, word_for
 from regproxy.errors import BadResponse, RegproxyError, UpstreamError
 from regproxy.filling import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
 from regproxy.follow import SOON, Following, Outcome, alone
-from regproxy.heads import Framing, Response
-from regproxy.index import TagRow
-from regproxy.oci import MANIFEST_MAX, Accept, Kind
-from regproxy.parts import FAILED, VERIFIED, Meta, Part
+from regproxy.oci import MANIFEST_MAX, Kind
+from regproxy.parts import FAILED, LEFT, VERIFIED, Meta, Part
 from regproxy.store import Blob, Store
-from regproxy.tagclaims import CLAIMS, TagClaim, TagClaims
+from regproxy.tagask import TagAsk
+from regproxy.tagclaims import CLAIMS, TagClaims
+from regproxy.tags import Tags
 from regproxy.upstream import Upstream
 
 __all__ = ["NO_TYPE", "Fill", "Fills", "Opened", "UpstreamAnswer", "Wanted"]
 
 log = logging.getLogger(__name__)
 
-_NOT_SHARED: Final = frozenset({b"set-cookie", b"set-cookie2"})
-_WRITTEN: Final = 5.0  # seconds that a fetched tag may take to be known to the other processes
 
-
-class Recorder(download.Recorder, Protocol):
+class Recorder(download.Recorder, tags.Recorder, Protocol):
     """Where stored content and tags are entered."""
-
-    def put_tag(
-        self, host: str, port: int, repository: str, tag: str, row: TagRow, *, asked: float | None = None
-    ) -> None:
-        """Enter what a tag is, unless it was dropped after `asked` (monotonic)."""
-
-    def dropped_at(self, host: str, port: int, repository: str, tag: str) -> float:
-        """When the tag was last set or deleted by a client, monotonic."""
-
-    def flush(self, timeout: float) -> bool:
-        """Wait until all of it is known to other processes."""
 
 
 class Counters(download.Counters, Protocol):
@@ -80,11 +63,13 @@ class Fills:
         largest: int = 0,
         patience: float = 300.0,
         fits: Callable[[int], bool] = lambda total: True,
+        limits: Limits | None = None,
     ) -> None:
         """`watch` tells of other processes' parts; `claim_key` is the same secret in all of them.
 
         What is larger than `largest` bytes is not stored; 0: everything is. `patience`: seconds without any
-        progress after which another process's fill is followed no longer. `fits`: see Downloads.
+        progress after which another process's fill is followed no longer. `fits`: see Downloads; `limits`:
+        see Bodies.
         """
         self._store = store
         self._index = index
@@ -92,12 +77,15 @@ class Fills:
         self._loop = loop
         self._watch = watch
         self._patience = patience
-        self._downloads = Downloads(store, upstream, index, counters, loop, largest, fits)
-        self._claims = TagClaims(store.root / CLAIMS, claim_key, watch)
+        self._downloads = Downloads(store, upstream, index, counters, loop, largest, fits, limits, watch)
+        claims = TagClaims(store.root / CLAIMS, claim_key, watch)
+        self.tags = Tags(
+            *(store, index, upstream, self._downloads, claims, loop),
+            spawn=self._spawn,
+            by_digest=self.whole,
+        )
         self._under_way: dict[object, Fill] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        # A database that is locked must not keep cold pages and names waiting for a thread.
-        self._writing = ThreadPoolExecutor(2, "written")
         self.waiters = 0
 
     @property
@@ -110,28 +98,31 @@ class Fills:
         fill = self._under_way.get(digest)
         return fill.head if fill is not None else None
 
-    def join(
-        self, wanted: Wanted, accept: Accept | None = None, held: Callable[[], Blob | None] = lambda: None
-    ) -> tuple[Fill, bool]:
+    def join(self, wanted: Wanted, tag: TagAsk | None = None) -> tuple[Fill, bool]:
         """The fill for what is wanted, and whether it was begun just now.
 
-        `held` looks whether a tag is held that is fresh: another process may just have fetched it.
-
-        By digest it is one for all; a tag's is shared by equal requests only, `accept` being part of them, as
-        an origin may answer others with something else.
+        `tag`: what else is asked of a tag, whose fill is shared by equal requests only. By digest it is one
+        for all.
         """
-        target = wanted.target
-        key: object = target.reference
-        if target.kind is Kind.TAG:
-            key = (wanted.signature, target.reference, accept)
+        key: object = wanted.target.reference if tag is None else tags.key_of(wanted, tag)
         fill = self._under_way.get(key)
         if fill is not None and fill.joinable:
             # An answer that another process had before this request is not one to it.
             fill.asked = time.monotonic()
             return fill, False
-        fill = self._under_way[key] = Fill(wanted, accept, held, self._loop)
+        fill = self._under_way[key] = Fill(wanted, tag, self._loop)
         self._spawn(self._run(fill, key))
         return fill, True
+
+    async def whole(self, wanted: Wanted) -> tuple[Fill, Blob]:
+        """The fill of content by digest, and all of it. Raises RegproxyError."""
+        while True:
+            fill, mine = self.join(wanted)
+            try:
+                return fill, await asyncio.shield(fill.done)
+            except UpstreamError as error:
+                if mine or not fill.is_others(wanted, error):
+                    raise
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
@@ -140,8 +131,8 @@ class Fills:
 
     async def _run(self, fill: Fill, key: object) -> None:
         try:
-            if fill.wanted.target.kind is Kind.TAG:
-                await self._obtain_tag(fill, key)
+            if fill.tag is not None:
+                await self.tags.obtain(fill, lambda: self._leave(fill, key))
             else:
                 await self._obtain(fill)
         except RegproxyError as error:
@@ -195,11 +186,9 @@ class Fills:
         try:
             if part.path is not None:
                 meta = part.read()
-                if part.size and meta is not None and meta.state != FAILED:
-                    growth.follow(part.size)
-                    growth.expect(meta.size if meta.state == VERIFIED else meta.total)
+                if part.size and meta is not None and _take_over(part, meta):
                     fill.media_type = meta.media_type or fill.media_type
-                elif growth.written:
+                elif growth.written or growth.extents is not None:
                     # A growth can't go back, and who reads it was given what is not known to be right.
                     if fill.opened.done():
                         raise UpstreamError("the process that fetched it has given it up")
@@ -209,7 +198,7 @@ class Fills:
                     part.restart()
         except OSError as error:
             self._store.relay(part, error.errno or errno.EIO)
-        resumed = growth.written > 0 and not fill.opened.done()
+        resumed = (growth.written > 0 or growth.extents is not None) and not fill.opened.done()
         try:
             await self._downloads.run(fill, part)
         except BadResponse:
@@ -230,6 +219,10 @@ class Fills:
                 lambda: self._stored_fd(fill.wanted.target.reference),
             )
             if outcome is Outcome.OURS:
+                meta = following.meta
+                if meta is not None and meta.state == LEFT:
+                    # Whoever asks from here on goes on with it; these have waited for what has failed.
+                    self._failed_elsewhere(fill, meta)
                 return await self._go_on(fill, part)
             if outcome is Outcome.STALLED and not fill.opened.done():
                 fill.joined = False
@@ -293,76 +286,17 @@ class Fills:
 
     # --- tags --------------------------------------------------------------------------------------------
 
-    async def _obtain_tag(self, fill: Fill, key: object) -> None:
-        claim = await self._claims.take(_equal(fill), lambda: fill.asked)
-        try:
-            if claim.answer is not None and self._share(fill, claim.answer):
-                return
-            blob = fill.held()
-            if blob is not None:
-                fill.joined, fill.media_type = True, blob.media_type
-                fill.complete(blob)
-                return
-            fill.joined = False
-            began = time.monotonic()
-            try:
-                await self._downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
-            except UpstreamError as error:
-                claim.publish({**_failed_answer(error), "began": began}, time.monotonic())
-                raise
-            # Who asks from here on asks anew.
-            self._leave(fill, key)
-            await self._enter(fill, claim, began, time.monotonic())
-        finally:
-            claim.close()
-
-    def _share(self, fill: Fill, answer: dict[str, Any]) -> bool:
-        """Take what another process was answered; False: it is not there any more, or not so any more."""
-        if answer["began"] <= self._index.dropped_at(*_tag_key(fill)):
-            return False
-        fill.joined = True
-        if "digest" in answer:
-            blob = self._store.lookup(answer["digest"])
-            if blob is None:
-                return False
-            fill.media_type = blob.media_type = answer["type"]
-            fill.fetched_from, fill.seconds = answer["address"], answer["seconds"]
-            fill.complete(blob)
-            return True
-        if "status" in answer:
-            raise _as_answered(answer, fill.wanted.origin)
-        raise failure(answer["word"], answer["reason"])
-
-    async def _enter(self, fill: Fill, claim: TagClaim, began: float, at: float) -> None:
-        """Enter what the tag is; other processes know it before the next of them may ask the origin."""
-        blob = fill.done.result()
-        accepts_index = fill.accept is not None and fill.accept.accepts_index
-        blob.media_type = fill.media_type
-        if not fill.stored:
-            return
-        # One row for each answer that a registry may choose by Accept, not for each spelling of Accept.
-        variant = f"{fill.media_type} {'any' if accepts_index else 'single'}"
-        row = TagRow(variant, blob.digest, fill.media_type, blob.size, time.time(), accepts_index)
-        self._index.put_tag(*_tag_key(fill), row, asked=began)
-        await self.written()
-        answer = {
-            "digest": blob.digest,
-            "type": fill.media_type,
-            "address": fill.fetched_from,
-            "seconds": fill.seconds,
-            "began": began,
-        }
-        claim.publish(answer, at)
-
     async def written(self) -> None:
         """Wait until what was entered is known to other processes, a few seconds at most."""
-        await self._loop.run_in_executor(self._writing, self._index.flush, _WRITTEN)
+        await self.tags.written()
 
     def forget_tag(self, host: str, port: int, repository: str, tag: str) -> None:
         """A tag was set or deleted: who asks from here on is not to join who asked before."""
+        name = (host, port, repository, tag)
         for key, fill in list(self._under_way.items()):
-            if fill.wanted.target.kind is Kind.TAG and _tag_key(fill) == (host, port, repository, tag):
+            if tags.is_for(fill, name):
                 del self._under_way[key]
+        self.tags.forget(name)
 
     async def finish(self, timeout: float) -> list[str]:
         """Wait for what is under way; then give up the rest and return what that was."""
@@ -373,41 +307,19 @@ class Fills:
             task.cancel()
         if self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._writing.shutdown(wait=False)
+        self.tags.close()
         return cut
 
 
-def _tag_key(fill: Fill) -> tuple[str, int, str, str]:
-    origin, target = fill.wanted.origin, fill.wanted.target
-    return origin.host, origin.port, target.repository, target.reference
-
-
-def _equal(fill: Fill) -> str:
-    """What makes two requests for a tag the same one."""
-    wanted = fill.wanted
-    origin = wanted.origin
-    return json.dumps(
-        [
-            *(origin.scheme, origin.host, origin.port, wanted.target.repository, wanted.target.reference),
-            (wanted.request.get(b"authorization") or b"").decode("latin-1"),
-            fill.accept.key if fill.accept is not None else "",
-        ]
-    )
-
-
-def _failed_answer(error: UpstreamError) -> dict[str, Any]:
-    """A failure as those get it who asked the same meanwhile."""
-    if not isinstance(error, UpstreamAnswer):
-        return {"word": word_for(error), "reason": str(error)}
-    response = error.response
-    kept = (field for field in response.headers if field[0] not in _NOT_SHARED)
-    headers = [[name.decode("latin-1"), value.decode("latin-1")] for name, value in kept]
-    body = base64.b64encode(error.body).decode()
-    return {"status": response.status, "headers": headers, "body": body}
-
-
-def _as_answered(answer: dict[str, Any], origin: Origin) -> UpstreamAnswer:
-    headers = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer["headers"])
-    body = base64.b64decode(answer["body"])
-    response = Response(answer["status"], b"", 1, headers, Framing("length", len(body)), True)
-    return UpstreamAnswer(response, body, origin)
+def _take_over(part: Part, meta: Meta) -> bool:
+    """Know what another filler has left in a part, and said of it; False: it is not known to be good."""
+    growth = part.growth
+    if meta.state == FAILED:
+        return False
+    if meta.state == VERIFIED:
+        growth.gather()
+    elif meta.mapped:
+        return part.take_map(meta.total)
+    growth.follow(part.size)
+    growth.expect(meta.size if meta.state == VERIFIED else meta.total)
+    return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,8 +11,9 @@ from regproxy._relay import Growth
 from regproxy.auth import Origin
 from regproxy.errors import UpstreamError
 from regproxy.heads import Request, Response
-from regproxy.oci import Accept, Target
+from regproxy.oci import Target
 from regproxy.store import Blob
+from regproxy.tagask import TagAsk
 
 NO_TYPE: Final = "application/octet-stream"
 
@@ -30,11 +30,15 @@ class UpstreamAnswer(UpstreamError):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a client asks for. `signature` tells requests apart that an origin may answer differently."""
+    """What a client asks for. `signature` tells requests apart that an origin may answer differently.
+
+    `own`: the proxy asks for itself, by what some client's request has said.
+    """
 
     origin: Origin
     request: Request
     target: Target
+    own: bool = False
 
     @property
     def signature(self) -> tuple[object, ...]:
@@ -56,41 +60,34 @@ class Fill:
 
     `opened` is None where there is nothing to follow: all of it is there.
 
-    `accept`: of a tag's requests. `held`: what is held of a tag that is fresh now, if it is. `joined`:
-    another process fetches it, or has fetched it for us. `stored`: it was kept. `asked`: when it was wanted
-    last, monotonic.
+    `tag`: for a tag, what else was asked; None for content by digest. `joined`: another process fetches it,
+    or has fetched it for us. `stored`: it was kept. `revalidated`: what was held is still what the tag is.
+    `asked`: when it was wanted last, monotonic.
     """
 
     __slots__ = (
-        "accept",
         "asked",
         "done",
         "fetched_from",
-        "held",
         "joined",
         "media_type",
         "opened",
+        "revalidated",
         "seconds",
         "stored",
+        "tag",
         "wanted",
     )
 
-    def __init__(
-        self,
-        wanted: Wanted,
-        accept: Accept | None,
-        held: Callable[[], Blob | None],
-        loop: asyncio.AbstractEventLoop,
-    ) -> None:
+    def __init__(self, wanted: Wanted, tag: TagAsk | None, loop: asyncio.AbstractEventLoop) -> None:
         self.wanted = wanted
-        self.accept = accept
-        self.held = held
+        self.tag = tag
         self.opened: asyncio.Future[Opened | None] = loop.create_future()
         self.done: asyncio.Future[Blob] = loop.create_future()
         self.media_type = NO_TYPE
         self.fetched_from = ""
         self.seconds = 0.0
-        self.joined = self.stored = False
+        self.joined = self.stored = self.revalidated = False
         self.asked = time.monotonic()
 
     @property
@@ -125,6 +122,11 @@ class Fill:
         """Whether a client can still have all of it; not when its beginning was never stored."""
         growth = self._growth
         return growth is None or growth.whole
+
+    def is_others(self, wanted: Wanted, error: UpstreamError) -> bool:
+        """Whether it failed for the sake of another client's credentials or registry, and not of these."""
+        refused = isinstance(error, UpstreamAnswer) and self.wanted.signature != wanted.signature
+        return refused or self.wanted.origin != wanted.origin
 
     def fail(self, error: BaseException) -> None:
         """Tell everybody who waits."""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from enum import Enum, auto
 from typing import Final
 
-from regproxy._follow import Watch
+from regproxy._follow import Followed, Watch
 from regproxy._relay import Growth
 from regproxy.errors import StoreError
 from regproxy.parts import FAILED, OPEN, VERIFIED, Meta, Part
@@ -36,18 +36,29 @@ class Outcome(Enum):
 
 
 class Changes:
-    """What happens to the open file `fd`, to be awaited; `growth` is told how it grows."""
+    """What happens to the open file `fd`, to be awaited."""
 
-    def __init__(self, watch: Watch | None, fd: int, growth: Growth | None = None) -> None:
+    def __init__(self, watch: Watch | None, fd: int) -> None:
         self._happened = asyncio.Event()
         self._looks = 0
-        self._followed = None
+        self._followed: Followed | None = None
         if watch is not None:
             with suppress(OSError):  # the kernel's limit: then it is looked at now and then
-                self._followed = watch.follow(fd, self._happened.set, growth)
+                self._followed = watch.follow(fd, self._happened.set)
 
-    def only_ends(self) -> None:
-        """Growth need not be told any more: the part's readers hear of it by themselves."""
+    @property
+    def told(self) -> bool:
+        """Whether the kernel tells; else it has to be looked at now and then."""
+        return self._followed is not None
+
+    def grows(self, growth: Growth) -> None:
+        """Its growth is told to this one from here on, and to nobody else."""
+        if self._followed is not None:
+            self._followed.growth = growth
+            self._followed.eager = False
+
+    def ends(self) -> None:
+        """Growth is nobody's business here."""
         if self._followed is not None:
             self._followed.eager = False
 
@@ -78,9 +89,11 @@ class Following:
         self.meta: Meta | None = None
         self._patience = patience
         self._opened = False
-        self._at: tuple[int, Meta | None] = (-1, None)
+        self._at: tuple[object, ...] = ()
         self._since = 0.0
-        self._changes = Changes(watch, part.fd, part.growth)
+        self._watch = watch
+        self._changes = Changes(watch, part.fd)
+        self._map: Followed | None = None
 
     async def run(self, on_open: Callable[[Meta], None], stored: Callable[[], int | None]) -> Outcome:
         """Follow to the end. `on_open` is called once, when the origin's head is known.
@@ -91,9 +104,9 @@ class Following:
             while True:
                 outcome = self._look(stored)
                 meta = self.meta
-                if meta is not None and meta.state in (OPEN, VERIFIED) and not self._opened:
+                if self._can_open(meta) and meta is not None and not self._opened:
                     self._opened = True
-                    self._changes.only_ends()
+                    self._follow_growth(meta)
                     on_open(meta)
                 if outcome is None and self._stalls():
                     outcome = Outcome.STALLED
@@ -102,12 +115,46 @@ class Following:
                 await self._changes.next()
         finally:
             self._changes.close()
+            if self._map is not None:
+                self._map.close()
+            self.part.growth.on_wait = None
+
+    def _can_open(self, meta: Meta | None) -> bool:
+        """Whether it is known what there is to read."""
+        if meta is None or meta.state not in (OPEN, VERIFIED):
+            return False
+        growth = self.part.growth
+        return not meta.mapped or growth.done or growth.extents is not None
+
+    def _follow_growth(self, meta: Meta) -> None:
+        """Have the part's readers hear of its growth by themselves."""
+        growth = self.part.growth
+        extents = growth.extents
+        if extents is None:
+            self._changes.grows(growth)
+            return
+        growth.on_wait = lambda: self.part.ask_for(growth.wanted())
+        self._changes.ends()
+        if self._watch is not None:
+            with suppress(OSError):  # looked at now and then
+                self._map = self._watch.follow(extents.fd, _nothing, growth)
+                self._map.eager = False
+        # What was marked before it was watched.
+        growth.refresh()
 
     def _stalls(self) -> bool:
-        at, now = (self.part.growth.written, self.meta), time.monotonic()
+        growth, now = self.part.growth, time.monotonic()
+        at: tuple[object, ...] = (growth.written, os.fstat(self.part.fd).st_mtime_ns, self.meta)
         if at != self._at:
             self._at, self._since = at, now
         return now - self._since > self._patience
+
+    def _know(self, meta: Meta, size: int) -> None:
+        """Have the growth know what is there, where that can be told."""
+        if not meta.mapped:
+            self.part.growth.follow(size)
+        elif self.part.take_map(meta.total):
+            self.part.growth.refresh()
 
     def _look(self, stored: Callable[[], int | None]) -> Outcome | None:
         part, growth = self.part, self.part.growth
@@ -116,9 +163,13 @@ class Following:
         named = part.named
         self.meta = meta = part.read()
         size = part.size
-        growth.follow(size)
-        if meta is not None and meta.state == VERIFIED and meta.size == size and not growth.done:
-            growth.finish()
+        if meta is not None and meta.state == VERIFIED and meta.size == size:
+            if not growth.done:
+                growth.gather()
+                growth.follow(size)
+                growth.finish()
+        elif meta is not None:
+            self._know(meta, size)
         if named:
             # Its name goes last, also where it has failed.
             return Outcome.OURS if free else None
@@ -127,6 +178,8 @@ class Following:
             return Outcome.FAILED
         fd = stored()
         if fd is not None and os.path.samestat(os.fstat(fd), os.fstat(part.fd)):
+            growth.gather()
+            growth.follow(size)
             growth.finish()
             return Outcome.STORED
         if growth.done:
@@ -135,11 +188,19 @@ class Following:
         return Outcome.STORED if fd is not None and not self._opened else Outcome.ALONE
 
 
+def _nothing() -> None:
+    """Its growth is all that matters."""
+
+
 def alone(part: Part) -> None:
     """Go on with a part that has lost its name: read what it has, keep the rest in memory. StoreError."""
     part.path = None
     part.mine = True
-    part.growth.follow(part.size)
+    if part.growth.extents is None:
+        part.growth.follow(part.size)
+    else:
+        part.growth.refresh()
+        part.growth.gather()
     try:
         part.growth.relay(errno.ENOSPC)
     except OSError as error:

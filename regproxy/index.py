@@ -53,6 +53,10 @@ _OLDEST: Final = (
     f"{_OBJECT} INDEXED BY objects_by_use WHERE last_used < ?"
     " AND NOT EXISTS (SELECT 1 FROM pins WHERE pins.digest = objects.digest) ORDER BY last_used"
 )
+_NOT_HELD: Final = (
+    "SELECT DISTINCT digest FROM tags WHERE fetched_at < ?"
+    " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.digest = tags.digest) LIMIT ?"
+)
 _TOTALS: Final = "SELECT objects, bytes, disk FROM totals"
 _IS_COMPLETE: Final = "SELECT value FROM state WHERE key = 'complete'"
 _PINS: Final = "SELECT name, digest FROM pins ORDER BY name, digest"
@@ -175,6 +179,17 @@ class Index:
         self._writer.tags.put(key, TagChange(True, {}, self._seq))
         self._tags.drop(key)
         self._writer.wake(urgent=True)
+
+    def sweep_tags(self, before: float, limit: int = 1000) -> int:
+        """Forget what tags were confirmed to be before then (epoch), where that is not held; how many rows.
+
+        No more than `limit` digests are looked at. Raises StoreError.
+        """
+        digests = [digest for (digest,) in self._read_or_raise(_NOT_HELD, (before, limit))]
+        gone = self._run(lambda changes: changes.sweep_tags(digests, before)) if digests else []
+        for key in gone:
+            self._tags.drop(key)
+        return len(gone)
 
     def _read_tag(self, key: TagKey) -> tuple[TagRow, ...]:
         # What waits is looked at first: what is settled between the two looks is on disk by the second.

@@ -21,6 +21,10 @@ JOURNAL_MAX: Final = 50_000  # rows that are kept
 
 _DROP_TAG: Final = "DELETE FROM tags WHERE host = ? AND port = ? AND repository = ? AND tag = ?"
 _PUT_TAG: Final = "INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SWEEP_TAGS: Final = (
+    "DELETE FROM tags WHERE digest = ?1 AND fetched_at < ?2"
+    " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.digest = ?1) RETURNING host, port, repository, tag"
+)
 _DROP_TAGS_OF: Final = "DELETE FROM tags WHERE digest = ? RETURNING host, port, repository, tag"
 # Not INSERT OR REPLACE: it would delete the old row without its trigger.
 _PUT_OBJECT: Final = (
@@ -186,6 +190,15 @@ class Changes:
                 self._note(TAG_PUT, name_of(key))  # it may have other variants, and be put anew meanwhile
             for digest in digests:
                 self._note(REMOVED, digest)
+        return gone
+
+    def sweep_tags(self, digests: Iterable[str], before: float) -> list[TagKey]:
+        """Remove rows of tags that name one of these, not held, and are older than that; a key for each."""
+        gone: list[TagKey] = []
+        for digest in digests:
+            gone += self._connection.execute(_SWEEP_TAGS, (digest, before)).fetchall()
+        for key in set(gone):
+            self._note(TAG_PUT, name_of(key))
         return gone
 
     def adopt(self, rows: Sequence[ObjectRow]) -> int:

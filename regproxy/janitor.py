@@ -36,6 +36,8 @@ _TICK: Final = 0.25  # seconds between two looks at the index, and the longest w
 _LIMITS_EVERY: Final = 1.0  # seconds between two looks at the limits
 _HURRY: Final = 0.05  # the same when something was committed
 _PARTS_EVERY: Final = 60.0
+_TAGS_EVERY: Final = 600.0  # seconds between two looks for tags that name what nobody has fetched
+_NOT_FETCHED: Final = 86_400.0  # seconds for which such a tag is remembered
 _RETRY: Final = 5.0  # seconds until a comparison is begun again that the disk broke off
 _RETRY_BROKEN: Final = 60.0  # the same where directories can't be read
 _ENDINGS: Final = frozenset({boot.DRAIN, boot.RETIRE, boot.STOP, boot.GONE})
@@ -63,7 +65,7 @@ class Chores:
         self._index: Index | None = None
         self._evictor: Evictor | None = None
         # When each thing is due, monotonic.
-        self._tick_at = self._limits_at = self._parts_at = self._compare_at = monotonic()
+        self._tick_at = self._limits_at = self._parts_at = self._tags_at = self._compare_at = monotonic()
         self._sweep: Iterator[int] | None = None
         self._pass: Iterator[float] | None = None
         self._reconciler: Reconciler | None = None
@@ -78,6 +80,8 @@ class Chores:
                 self._guarded(work)
         if self._sweep is not None or now >= self._parts_at:
             self._guarded(self._sweep_piece)
+        if now >= self._tags_at:
+            self._guarded(self._sweep_tags)
         if self._comparing and now >= self._compare_at:
             self._guarded(self._compare_piece)
         due_at = [self._tick_at, self._limits_at]
@@ -164,6 +168,14 @@ class Chores:
             self._sweep = None
         elif removed:
             log.info("removed %d files that fills and tags had left", removed)
+
+    def _sweep_tags(self) -> None:
+        """Forget what clients have looked at by HEAD, and never fetched."""
+        self._tags_at = self._monotonic() + _TAGS_EVERY
+        if self._index is None or not self._index.complete:
+            return
+        if self._index.sweep_tags(self._clock() - _NOT_FETCHED):
+            self._tags_at = self._monotonic() + _HURRY
 
     def _compare_piece(self) -> None:
         """A piece of a comparison; then a pause as long as it took, since others use this disk."""

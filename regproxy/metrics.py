@@ -33,7 +33,7 @@ OTHER: Final = "other"
 _NAMES_MAX: Final = 100  # distinct hosts in a label; masks and redirects let clients and origins make up more
 _DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own
 
-Mode = Literal["livesum", "livemin", "livemostrecent"]
+Mode = Literal["livesum", "livemin", "livemax", "livemostrecent", "mostrecent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ class Metrics:
         self._upstream_tallies: dict[tuple[str, int | str], Tally] = {}
         self._requests: list[_Requests] = []
         self._upstream_requests: list[_UpstreamRequests] = []
-        self._registries, self._hosts = _Names(), _Names()
+        self._registries, self._hosts, self._credentials = _Names(), _Names(), _Names()
         self._sources: list[tuple[object, str]] = []
         self._counted: list[tuple[object, str, Counter, list[int]]] = []
 
@@ -170,6 +170,9 @@ class Metrics:
             "digest_mismatches", "Bodies from upstreams that were not what their digest names.", ["registry"]
         )
         self._fills = counter("fills", "Objects whose fetching into the cache was begun.")
+        self._fill_resumes = counter(
+            "fill_resumes", "Bodies that broke and were asked for again from there on.", ["registry"]
+        )
         self._fill_failures = counter("fill_failures", "Fetches into the cache that failed.", ["reason"])
         self._tunnels_open = self._gauge(
             _Watched("tunnels_open", "Tunnels to hosts that are not intercepted.")
@@ -181,8 +184,32 @@ class Metrics:
             "wire_bytes": counter("wire_bytes", "Bytes on all connections, TLS included.", ["direction"]),
             "access_log_dropped": counter("access_log_dropped", "Lines that the access log lost."),
         }
+        self._declare_registries()
         self._declare_cache()
         self._declare_processes()
+
+    def _declare_registries(self) -> None:
+        counter, quota = self._counter, ["registry", "credential"]
+        self._quota_limit = self._gauge(
+            _Watched("quota_limit", "Requests that a registry allows in its window.", "mostrecent"), quota
+        )
+        self._quota_remaining = self._gauge(
+            _Watched("quota_remaining", "Those that are left, as it said last.", "mostrecent"), quota
+        )
+        self._refused_429 = counter(
+            "upstream_429", "Requests that registries refused as too many.", [*quota, "method"]
+        )
+        self._manifest_requests = counter(
+            "upstream_manifest_requests", "Requests for manifests to registries.", [*quota, "method"]
+        )
+        self._circuit_open = self._gauge(
+            _Watched("circuit_open", "1: a registry can't be reached, and is left alone.", "livemax"),
+            ["registry"],
+        )
+        self._circuit_refusals = counter(
+            "circuit_refusals", "Requests that were not sent to it meanwhile.", ["registry"]
+        )
+        self._token_fetches = counter("token_fetches", "Tokens that were asked for.", [*quota, "outcome"])
 
     def _declare_cache(self) -> None:
         counter, recent = self._counter, self._recent
@@ -281,11 +308,46 @@ class Metrics:
         """Count a body that its digest does not name."""
         self._mismatches.labels(self._registries.bound(registry)).inc()
 
+    # Quotas and circuits
+
+    def quota(self, registry: str, credential: str, limit: int, remaining: int) -> None:
+        """Say what a registry allows, and what is left of it. `credential`: a name, never a secret."""
+        labels = self._hosts.bound(registry), self._credentials.bound(credential)
+        self._quota_limit.labels(*labels).set(limit)
+        self._quota_remaining.labels(*labels).set(remaining)
+
+    def upstream_429(self, registry: str, credential: str, method: str) -> None:
+        """Count a request that a registry refused as one too many. `method`: GET, HEAD or other."""
+        labels = self._hosts.bound(registry), self._credentials.bound(credential)
+        self._refused_429.labels(*labels, method).inc()
+
+    def manifest_request(self, registry: str, credential: str, method: str) -> None:
+        """Count a request for a manifest, which is what registries count. `method`: GET, HEAD or other."""
+        labels = self._hosts.bound(registry), self._credentials.bound(credential)
+        self._manifest_requests.labels(*labels, method).inc()
+
+    def circuit(self, registry: str, is_open: bool) -> None:
+        """Say whether a registry that can't be reached is left alone."""
+        self._circuit_open.labels(self._hosts.bound(registry)).set(is_open)
+
+    def circuit_refused(self, registry: str) -> None:
+        """Count a request that was therefore not sent."""
+        self._circuit_refusals.labels(self._hosts.bound(registry)).inc()
+
+    def token_fetch(self, registry: str, credential: str, outcome: str) -> None:
+        """Count one request for a token: "issued", "refused" or "error". `credential`: a name, no secret."""
+        labels = self._hosts.bound(registry), self._credentials.bound(credential)
+        self._token_fetches.labels(*labels, outcome).inc()
+
     # Fills and tunnels
 
     def fill_started(self) -> None:
         """Count a fetch into the cache. How many are under way is read from a watched object's `active`."""
         self._fills.inc()
+
+    def fill_resumed(self, registry: str) -> None:
+        """Count a body that broke, and is asked for again."""
+        self._fill_resumes.labels(registry).inc()
 
     def fill_failed(self, reason: str) -> None:
         """Count a fetch that did not end in the cache. `reason`: a word of a small set."""

@@ -2,6 +2,8 @@
 
     parts/<64 hex>.part    grows; whoever holds its lock fills it, the others follow it
     parts/<64 hex>.meta    a Meta as JSON: written by the filler, read by who follows
+    parts/<64 hex>.map     which bytes are there, where it is filled in several places (`_extents`)
+    parts/<64 hex>.want    offsets that others wait for, 8 bytes each, appended by who follows
     parts/<random>.part    content whose digest is not known yet; nobody follows it
 
 A part without a filler (its process was killed) is taken over where it ends. What was written before the
@@ -14,6 +16,7 @@ import asyncio
 import json
 import os
 import secrets
+import struct
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -21,13 +24,19 @@ from pathlib import Path
 from typing import Final
 
 from regproxy import claims
+from regproxy._extents import Extents
 from regproxy._relay import File, Growth
 
 OPEN: Final = "open"  # the origin has sent its head
 VERIFIED: Final = "verified"  # all is there, and its digest has matched
+LEFT: Final = "left"  # given up for now; what is there is good to go on with, `reason` says why
 FAILED: Final = "failed"  # given up; `reason` says why
 
+# What lies beside a part and belongs to it.
+BESIDE: Final = (".meta", ".map", ".want")
 _META_MAX: Final = 8192
+_OFFSET: Final = struct.Struct("=q")
+_WANTS_MAX: Final = 65_536  # bytes; who asks for more waits for the filler to come by
 _TYPE_MAX: Final = 255  # characters
 _REASON_MAX: Final = 1000
 _FILE_MODE: Final = 0o640
@@ -37,7 +46,8 @@ _FILE_MODE: Final = 0o640
 class Meta:
     """`total`: bytes that the origin declared, -1 unknown; `size`: of a verified part. `host`: who was asked.
 
-    `address` and `seconds` are of the origin's answer; `word` is the failure's for metrics.
+    `address` and `seconds` are of the origin's answer; `word` is the failure's for metrics. `mapped`: what is
+    there is in the map, the file's length says nothing.
     """
 
     state: str
@@ -49,10 +59,15 @@ class Meta:
     host: str = ""
     word: str = ""
     reason: str = ""
+    mapped: bool = False
 
     def failed(self, word: str, reason: str) -> Meta:
         """The same download, given up."""
         return replace(self, state=FAILED, word=word, reason=reason)
+
+    def left(self, word: str, reason: str) -> Meta:
+        """The same download, for somebody else to go on with later."""
+        return replace(self, state=LEFT, word=word, reason=reason)
 
 
 @cache
@@ -69,13 +84,15 @@ class Part:
     `mine`: this process fills it.
     """
 
-    __slots__ = ("_meta_fd", "growth", "mine", "path")
+    __slots__ = ("_meta_fd", "_read", "_told", "_want_fd", "growth", "mine", "path")
 
     def __init__(self, path: Path | None, growth: Growth, *, mine: bool) -> None:
         self.path = path
         self.growth = growth
         self.mine = mine
-        self._meta_fd = -1
+        self._meta_fd = self._want_fd = -1
+        self._read = 0
+        self._told: set[int] = set()
 
     @property
     def fd(self) -> int:
@@ -149,6 +166,69 @@ class Part:
         if place is not None:
             os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE))
 
+    # --- several places at once --------------------------------------------------------------------------
+
+    def scatter(self, total: int) -> None:
+        """Have it filled in several places from here on, by us; `total`: its length. Raises OSError."""
+        growth = self.growth
+        extents = Extents(total, self._make(".map", os.O_RDWR))
+        device, inode = self._identity
+        extents.start(device, inode, growth.written)
+        if self._want_fd >= 0:
+            os.close(self._want_fd)
+        self._read = 0
+        self._want_fd = self._make(".want", os.O_RDWR)
+        growth.scatter(extents)
+
+    def _make(self, suffix: str, flags: int) -> int:
+        """Make a file beside it anew: who has an older part's open must not take this one for it."""
+        assert self.path is not None
+        place = self.path.with_suffix(suffix)
+        place.unlink(missing_ok=True)
+        return os.open(place, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+
+    def take_map(self, total: int) -> bool:
+        """Know which bytes are there as its filler does; False: there is no map of it (any more)."""
+        if self.path is None or total <= 0:
+            return False
+        if self.growth.extents is not None:
+            return True
+        try:
+            extents = Extents(total, os.open(self.path.with_suffix(".map"), os.O_RDWR | os.O_CLOEXEC))
+            if not extents.load(*self._identity):
+                return False
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._want_fd = os.open(self.path.with_suffix(".want"), flags, _FILE_MODE)
+        except OSError:
+            return False
+        self.growth.scatter(extents)
+        return True
+
+    @property
+    def want_fd(self) -> int:
+        """What others append offsets to that they wait for; -1 where nobody can."""
+        return self._want_fd
+
+    def ask_for(self, offsets: list[int]) -> None:
+        """Tell the filler that readers wait here, each once."""
+        new = [offset for offset in offsets if offset not in self._told and not self.growth.holds(offset)]
+        if not new or self._want_fd < 0 or os.fstat(self._want_fd).st_size > _WANTS_MAX:
+            return
+        self._told.update(new)
+        with suppress(OSError):  # then it comes in its turn
+            os.write(self._want_fd, b"".join(map(_OFFSET.pack, new)))
+
+    def asked_for(self) -> list[int]:
+        """Where other processes' readers have begun to wait since this was called last."""
+        if self._want_fd < 0:
+            return []
+        with suppress(OSError):
+            found = os.pread(self._want_fd, _WANTS_MAX + 4096, self._read)
+            whole = len(found) - len(found) % _OFFSET.size
+            self._read += whole
+            return [offset for (offset,) in _OFFSET.iter_unpack(found[:whole])]
+        return []
+
     def release(self) -> None:
         """Leave it, and what is in it, to whoever takes it next."""
         if self.mine:
@@ -158,21 +238,28 @@ class Part:
 
     def disown(self) -> None:
         """Take its name away, so that it is nobody's to find, and its space is free when nobody reads it."""
-        path, meta = self.path, self._meta_path
-        if path is not None and meta is not None and self.mine:
+        path = self.path
+        if path is not None and self.mine:
             with suppress(OSError):
                 if claims.names(path, self.fd):
                     # First what belongs to it: who makes the part anew writes its own.
-                    meta.unlink(missing_ok=True)
+                    unlink_beside(path)
                     path.unlink()
         self.path = None
         self.release()
 
     def close(self) -> None:
         """Let go of what is open beside the content."""
-        if self._meta_fd >= 0:
-            os.close(self._meta_fd)
-            self._meta_fd = -1
+        for fd in (self._meta_fd, self._want_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._meta_fd = self._want_fd = -1
+
+
+def unlink_beside(path: Path) -> None:
+    """Remove what belongs to the part at `path`. Raises OSError."""
+    for suffix in BESIDE:
+        path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def promised(path: Path) -> int:

@@ -23,6 +23,7 @@ MAX_REDIRECTS: Final = 5
 TAG_DISABLED: Final = "manifest-default-disabled"
 
 _READS = frozenset({"GET", "HEAD"})
+_OFFLINE = "this is not held, and this proxy is offline (REGPROXY_OFFLINE=true): no registry is asked"
 _KNOWN_HOSTS_MAX = 4096
 # Shared address ranges that must not be reached through a proxy unless somebody said so by name: they are the
 # proxy's own host, its neighbours on the link, and the clouds' metadata services.
@@ -56,9 +57,12 @@ class Action(Enum):
     """What becomes of a request."""
 
     SERVE = auto()  # from the cache, nobody is asked
+    STALE = auto()  # from the cache, old as it is, and nobody is asked
+    RENEW = auto()  # from the cache, old as it is, while the origin is asked
     FETCH = auto()  # from the origin, into the cache
     HEAD = auto()  # only the origin's head, nothing to store
     PASS = auto()  # through to the origin, uncached
+    PONG = auto()  # /v2/ is answered in the origin's place
     REFUSE = auto()
 
 
@@ -104,6 +108,10 @@ _SERVE_BY_DIGEST = {kind: Plan(Action.SERVE, kind.value) for kind in (Kind.BLOB,
 _FETCH_BY_DIGEST = {kind: Plan(Action.FETCH, kind.value) for kind in (Kind.BLOB, Kind.MANIFEST)}
 _HEAD_BY_DIGEST = {kind: Plan(Action.HEAD, kind.value) for kind in (Kind.BLOB, Kind.MANIFEST)}
 _PASS = {kind: Plan(Action.PASS, kind.value) for kind in Kind}
+_PONG = Plan(Action.PONG, Kind.PING.value)
+
+
+_ASKS_NOBODY = frozenset({Action.SERVE, Action.REFUSE})
 
 
 class Policy:
@@ -170,12 +178,33 @@ class Policy:
 
     # --- requests ----------------------------------------------------------------------------------------
 
-    def plan(self, method: str, target: Target, held: bool, age: float | None, path: str = "/v2/") -> Plan:
+    def plan(
+        self,
+        method: str,
+        target: Target,
+        held: bool,
+        age: float | None,
+        path: str = "/v2/",
+        stretch: float = 1.0,
+    ) -> Plan:
         """Decide about one request.
 
         `held`: the content (of the digest, or of the tag's stored variant that suits the request) is in the
-        cache. `age`: seconds since that tag was fetched, None for content by digest. `path`: as it was sent.
+        cache. `age`: seconds since the origin confirmed that tag, inf where it has said something else since;
+        None for content by digest. `path`: as it was sent. `stretch`: how many times longer tags are fresh.
         """
+        plan = self._plan(method, target, held, age, path, stretch)
+        if not self._config.offline or plan.action in _ASKS_NOBODY:
+            return plan
+        if target.kind is Kind.PING and method in _READS:
+            return _PONG
+        if plan.action is Action.RENEW or (held and target.kind is Kind.TAG and method in _READS):
+            return self._tag_plan(Action.STALE, plan.kind)
+        return Plan(Action.REFUSE, plan.kind, 503, "UNAVAILABLE", _OFFLINE)
+
+    def _plan(
+        self, method: str, target: Target, held: bool, age: float | None, path: str, stretch: float
+    ) -> Plan:
         kind = target.kind
         if method not in _READS:
             return self._plan_write(method, target, path)
@@ -184,7 +213,7 @@ class Policy:
                 return _SERVE_BY_DIGEST[kind]
             return _FETCH_BY_DIGEST[kind] if method == "GET" else _HEAD_BY_DIGEST[kind]
         if kind is Kind.TAG:
-            return self._plan_tag(method, target.reference, held, age)
+            return self._plan_tag(method, target.reference, age if held else None, stretch)
         if kind is Kind.V1:
             return Plan(
                 Action.REFUSE, kind.value, 405, "UNSUPPORTED", "the v1 registry protocol is not proxied"
@@ -199,12 +228,22 @@ class Policy:
         tier = self._tiers.match(tag)
         return self._tag_plan(Action.SERVE, tier.name), tier.ttl
 
-    def _plan_tag(self, method: str, tag: str, held: bool, age: float | None) -> Plan:
-        fresh = self.fresh_tag(tag)
-        if fresh is not None and held and age is not None and 0 <= age < fresh[1]:
-            return fresh[0]
+    def _plan_tag(self, method: str, tag: str, age: float | None, stretch: float) -> Plan:
         action = Action.FETCH if method == "GET" else Action.HEAD
-        return self._tag_plan(action, TAG_DISABLED if fresh is None else fresh[0].kind)
+        if not self._config.manifest_cache:
+            return self._tag_plan(action, TAG_DISABLED)
+        tier = self._tiers.match(tag)
+        if age is not None and age >= 0:  # a clock that was put back is not trusted
+            if age < tier.ttl * stretch:
+                action = Action.SERVE
+            elif age < tier.ttl * stretch + tier.swr:
+                action = Action.RENEW
+        return self._tag_plan(action, tier.name)
+
+    def may_stand_in(self, tag: str, age: float, stretch: float = 1.0) -> bool:
+        """Whether a copy of this age may be served in the place of an origin that is in trouble."""
+        lifetime = self._tiers.match(tag).ttl * stretch if self._config.manifest_cache else 0.0
+        return age - lifetime < self._config.max_stale
 
     def _tag_plan(self, action: Action, name: str) -> Plan:
         plan = self._tag_plans.get((action, name))
@@ -256,7 +295,12 @@ def choose_variant(held: tuple[V, ...], accept: Accept) -> V | None:
     A registry picks by Accept: one that was asked without index types may have answered with a single
     platform's manifest, which must not be given to a client that would have got the index.
     """
-    usable = [
+    return next(iter(variants(held, accept)), None)
+
+
+def variants(held: tuple[V, ...], accept: Accept) -> list[V]:
+    """All that choose_variant() may choose from, the newest first."""
+    usable = (
         h for h in held if accept.accepts(h.media_type) and (h.accepts_index or not accept.accepts_index)
-    ]
-    return max(usable, key=lambda h: h.fetched_at, default=None)
+    )
+    return sorted(usable, key=lambda h: h.fetched_at, reverse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Final
@@ -20,6 +21,7 @@ from regproxy.oci import Accept, Kind, Target, parse_accept, parse_target
 from regproxy.pages import Pages
 from regproxy.policy import Plan, Policy, choose_variant
 from regproxy.store import Store
+from regproxy.tagrows import is_former
 from regproxy.upstream import Upstream
 
 ROUTES_MAX: Final = 1024
@@ -52,7 +54,8 @@ class Route:
     def choose(self, rows: tuple[TagRow, ...]) -> TagRow | None:
         """The variant among a tag's rows that answers this request, if any does."""
         if rows is not self.rows:
-            self.rows, self.chosen = rows, choose_variant(rows, self.accept)
+            current = tuple(row for row in rows if not is_former(row))
+            self.rows, self.chosen = rows, choose_variant(current, self.accept)
         return self.chosen
 
 
@@ -72,6 +75,7 @@ class Services:
     access: AccessLog
     pages: Pages
     loop: asyncio.AbstractEventLoop
+    stretch: Callable[[str], float] = lambda host: 1.0  # how many times longer a registry's tags are fresh
     closes: bool = False  # every answer says that the connection ends: while we end, or without keep-alive
     drains: bool = False  # a connection ends with its answer, whatever that has said
     _routes: dict[bytes, Route] = field(default_factory=dict)

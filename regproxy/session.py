@@ -7,6 +7,7 @@ What a fill or an origin does is never this connection's to stop.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from typing import Final
@@ -16,9 +17,11 @@ from regproxy._stream import Stream
 from regproxy.ask import Asker
 from regproxy.auth import Origin
 from regproxy.errors import HeadError, RegproxyError
-from regproxy.fill import NO_TYPE
+from regproxy.fill import NO_TYPE, Wanted
+from regproxy.index import TagRow
 from regproxy.oci import Kind
 from regproxy.policy import Action, Decision
+from regproxy.services import Route
 from regproxy.store import Blob
 from regproxy.tunnel import Tunnel
 
@@ -98,7 +101,7 @@ class Session(Asker):
             self._front(request)
             return
         blob: Blob | None = None
-        age = None
+        row: TagRow | None = None
         plan = route.by_digest
         if plan is not None:
             blob = self._lookup(target.reference)
@@ -110,17 +113,35 @@ class Session(Asker):
                 age = time.time() - row.fetched_at
                 fresh = route.fresh_tag
                 plan = fresh[0] if fresh is not None and 0 <= age < fresh[1] else None
-        if plan is None or blob is None:
-            plan = self._s.policy.plan(request.method, target, blob is not None, age, request.path)
-        self._kind = plan.kind
-        if plan.action is Action.SERVE and blob is not None:
+        if plan is not None and blob is not None:
+            self._kind = plan.kind
             self._serve(blob, "HIT")
-        elif plan.action is Action.REFUSE:
+        else:
+            self._not_at_hand(origin, route, row, blob)
+
+    def _not_at_hand(self, origin: Origin, route: Route, row: TagRow | None, blob: Blob | None) -> None:
+        """What is neither content that is held nor a fresh tag. `row`, `blob`: of a tag that is not fresh."""
+        request, target = route.request, route.target
+        copy = self._copy(origin, route, row, blob) if target.kind is Kind.TAG else None
+        age = copy.age if copy is not None and copy.current else math.inf
+        stretch = self._s.stretch(origin.host) if copy is not None else 1.0
+        plan = self._s.policy.plan(request.method, target, copy is not None, age, request.path, stretch)
+        self._kind = plan.kind
+        if plan.action is Action.REFUSE:
             self._error(plan.status, plan.code, f"{origin.host}: {plan.reason}")
         elif plan.action is not Action.PASS and not request.body.empty:
             self._error(400, "UNSUPPORTED", f"a {request.method} with a body can't be answered from a cache")
+        elif plan.action is Action.SERVE and copy is not None:
+            self._serve(copy.blob, "HIT")
+        elif plan.action is Action.STALE and copy is not None:
+            self._serve(copy.blob, "STALE")
+        elif plan.action is Action.RENEW and copy is not None:
+            self._renew(Wanted(origin, request, target, own=True), copy)
+            self._serve(copy.blob, "STALE")
+        elif plan.action is Action.PONG:
+            self._pong()
         else:
-            self._task = self._s.loop.create_task(self._carry_out(plan, target, request, blob))
+            self._task = self._s.loop.create_task(self._carry_out(plan, target, request, copy))
 
     def on_head_too_large(self) -> None:
         """No end of the head within the limit (RFC 6585 section 5)."""

@@ -28,7 +28,7 @@ from regproxy import claims
 from regproxy._board import Board
 from regproxy._relay import File
 from regproxy.errors import StoreError
-from regproxy.parts import Part, memory_part, new_part, open_part
+from regproxy.parts import Part, memory_part, new_part, open_part, unlink_beside
 
 log = logging.getLogger(__name__)
 
@@ -309,5 +309,5 @@ def _move_into_place(fd: int, size: int, part: Path, final: str) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(part))
     os.makedirs(os.path.dirname(final), exist_ok=True)  # noqa: PTH103, PTH120 (a str, made for each blob)
     os.rename(part, final)  # noqa: PTH104
-    # Whoever finds this one later belongs to nothing.
-    part.with_suffix(".meta").unlink(missing_ok=True)
+    # Whoever finds these later belongs to nothing.
+    unlink_beside(part)

@@ -78,11 +78,15 @@ class Matcher:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A tier: its name as answers carry it, seconds to live, and what it takes (None: every tag)."""
+    """A tier: its name as answers carry it, seconds to live, and what it takes (None: every tag).
+
+    `swr`: for how many seconds after that a copy is served at once while it is revalidated (RFC 5861 3).
+    """
 
     name: TierName
     ttl: float
     pattern: Matcher | None = None
+    swr: float = 0.0
 
 
 class Tiers:

@@ -374,6 +374,13 @@ def parse_workers(text: str) -> int:
     return int(text)
 
 
+def parse_streams(text: str) -> int:
+    """Return how many connections one download may have, from 1 to 16."""
+    if not (text.isascii() and text.isdigit()) or len(text) > 2 or not 1 <= int(text) <= 16:
+        raise ValueError("a number from 1 to 16")
+    return int(text)
+
+
 def parse_min_free(text: str) -> int | None:
     """Return bytes; None is what suits the disk."""
     return None if text.lower() == "auto" else parse_size(text)
@@ -385,3 +392,28 @@ def parse_level(text: str) -> LogLevel:
     if level not in ("debug", "info", "warning", "error"):
         raise ValueError("debug, info, warning or error")
     return cast(LogLevel, level)
+
+
+# Quotas.
+
+_RESERVE = re.compile(r"([0-9]{1,9})(%?)")
+
+
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """The last part of a registry's quota, which is spent sparingly: `amount` requests, or per cent of it."""
+
+    amount: int
+    percent: bool = False
+
+    def of(self, limit: int) -> float:
+        """Return how many of `limit` requests that is."""
+        return limit * self.amount / 100 if self.percent else float(min(self.amount, limit))
+
+
+def parse_reserve(text: str) -> Reserve:
+    """Return the Reserve of `10%` or `20`; 0 is none."""
+    found = _RESERVE.fullmatch(text)
+    if found is None or (found[2] and int(found[1]) > 100):
+        raise ValueError("a number of requests such as 20, or a percentage from 0% to 100%")
+    return Reserve(int(found[1]), bool(found[2]))

@@ -1,40 +1,36 @@
-"""Connections to origins: name resolution, dialling, TLS, keep-alive pools, one request, redirects.
+"""Requests to origins: their heads, over connections that are kept or new, and where redirects lead.
 
-An origin is (scheme, host, port), so the port of the CONNECT is the port that is dialled.
+An origin is (scheme, host, port), so the port of the CONNECT is the port that is asked.
 """
 
 from __future__ import annotations
 
-import asyncio
-import ipaddress
-import os
-import socket
+import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Final, Protocol
 from urllib.parse import urljoin, urlsplit
 
-import aiohappyeyeballs
+from regproxy.asking import WHOLE, Ask, Fetched
+from regproxy.auth import Origin, keep_across
+from regproxy.connections import Connection, ConnectionLost, Idle
+from regproxy.dialing import Dialer
+from regproxy.errors import BadResponse, Refused, UpstreamError
+from regproxy.gate import Gate, credential_of
+from regproxy.heads import Framing, Headers, Request, Response, upstream_head
+from regproxy.oci import Kind, parse_target
+from regproxy.origins import Origins, Place
+from regproxy.policy import MAX_REDIRECTS, REDIRECTS
+from regproxy.ratelimit import ANONYMOUS, CLIENT
+from regproxy.tokens import Authorizer, Exchange, Grant
 
-from regproxy._reactor import Reactor
-from regproxy._relay import BytesSink
-from regproxy._stream import Sink, Stream
-from regproxy._tls import Context
-from regproxy.auth import Credentials, Origin, keep_across
-from regproxy.config import Config
-from regproxy.errors import BadResponse, ConnectFailed, Refused, UpstreamError, UpstreamTimeout
-from regproxy.heads import Framing, Request, Response, parse_response, upstream_head
-from regproxy.policy import MAX_REDIRECTS, REDIRECTS, Policy
+__all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched", "Upstream", "authority"]
 
-HEAD_MAX: Final = 131_072  # bytes; Artifact Registry sends large response heads
+log = logging.getLogger(__name__)
+
 INTERIM_MAX: Final = 16  # 1xx answers before the one that counts
-IDLE_PER_ORIGIN: Final = 32
-IDLE_SECONDS: Final = 55.0  # below the 60 s after which common load balancers drop a connection
-HAPPY_EYEBALLS_DELAY: Final = 0.25  # seconds, RFC 8305 section 5
-SMALL_BODY: Final = 65_536  # bytes; an error's or a redirect's body is read up to this size
 
 # What a stored answer must not depend on, and what asks for less than all of the content.
 _NOT_FORWARDED: Final = frozenset(
@@ -44,6 +40,9 @@ _NOT_FORWARDED: Final = frozenset(
 # What a host that we were redirected to has no business with.
 _NOT_ACROSS: Final = frozenset(b"authorization cookie referer".split())
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+_NOT_SENT: Final = frozenset({b"authorization", b"cookie"})  # but what is decided on
+_SAFE: Final = frozenset({"GET", "HEAD"})
+_MIRRORED: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
 _IDENTITY: Final = (b"accept-encoding", b"identity")
 
 
@@ -54,289 +53,49 @@ class Counters(Protocol):
         """Count one answer by its status, or a failure by a word, and the seconds until its head."""
 
 
-class ConnectionLost(UpstreamError):
-    """The connection ended before the answer did."""
-
-
-class Connection:
-    """One connection to an origin, and the handler of its stream. One request at a time.
-
-    `patience`: seconds until an answer's first byte, 0 for any.
-    """
-
-    __slots__ = ("_on_lost", "_timeout", "_waiter", "address", "origin", "patience", "stream", "used")
-
-    def __init__(self, stream: Stream, origin: Origin, address: str, timeout: float) -> None:
-        self.stream = stream
-        self.origin = origin
-        self.address = address
-        self.used = 0
-        self._timeout = self.patience = timeout
-        self._waiter: asyncio.Future[bytes] | None = None
-        self._on_lost: Callable[[Connection], None] | None = None
-        stream.handler = self
-
-    # --- what the stream tells ---------------------------------------------------------------------------
-
-    def on_handshake(self) -> None:
-        self._settle(b"")
-
-    def on_head(self, head: bytes) -> None:
-        self._settle(head)
-
-    def on_sent(self) -> None:
-        """Requests are small or relayed: nobody waits for this."""
-
-    def on_body(self, complete: bool, reason: str) -> None:
-        if complete:
-            self._settle(b"")
-        else:
-            self._fail(BadResponse(f"{self.origin.host}: {reason}"))
-
-    def on_head_too_large(self) -> None:
-        self._fail(BadResponse(f"{self.origin.host}: the response head is larger than {HEAD_MAX} bytes"))
-
-    def on_eof(self, partial: bool) -> None:
-        where = "within the response head" if partial else "without an answer"
-        self._fail(ConnectionLost(f"{self.origin.host} closed the connection {where}"))
-
-    def on_timeout(self, what: str) -> None:
-        if self._waiter is None:
-            self.on_closed("idle for too long")
-            return
-        verb = "sent nothing" if what == "read" else "took nothing"
-        self._fail(UpstreamTimeout(f"{self.origin.host} {verb} for {self._timeout:g} s"))
-
-    def on_closed(self, reason: str) -> None:
-        on_lost, self._on_lost = self._on_lost, None
-        if on_lost is not None:
-            on_lost(self)
-        self._fail(ConnectionLost(f"{self.origin.host}: {reason}"))
-
-    def _settle(self, result: bytes) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(result)
-
-    def _fail(self, error: UpstreamError) -> None:
-        self.stream.abort()
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_exception(error)
-
-    async def _wait(self, begin: Callable[[], None]) -> bytes:
-        """Start something whose end the stream tells, and wait for it."""
-        if not self.stream.open:
-            raise ConnectionLost(f"{self.origin.host} closed the connection")
-        waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._waiter = waiter
-        begin()
-        return await waiter
-
-    # --- one request -------------------------------------------------------------------------------------
-
-    async def start_tls(self, context: Context) -> None:
-        """Handshake as the client; ConnectFailed says why it failed."""
-        name, is_ip = self.origin.host.encode(), _is_ip(self.origin.host)
-        try:
-            await self._wait(lambda: self.stream.start_tls(context, name, is_ip, self._timeout))
-        except ConnectionLost as error:
-            raise ConnectFailed(str(error)) from None
-
-    def wait_without_limit(self) -> None:
-        """While a request's body is on its way, its answer can't be late."""
-        self.patience = 0.0
-
-    def wait_from_now(self) -> None:
-        """The request is complete: the answer has its time from here on."""
-        self.patience = self._timeout
-        self.stream.extend_read(self._timeout)
-
-    def send(self, head: bytes) -> None:
-        """Send a request's head."""
-        self.used += 1
-        self.stream.send(head)
-
-    async def read_head(self, method: str) -> Response:
-        """The next response head, interim ones (1xx) included."""
-        head = await self._wait(lambda: self.stream.next_head(self.patience, self._timeout))
-        try:
-            return parse_response(head, method)
-        except BadResponse as error:
-            raise BadResponse(f"{self.origin.host}: {error}") from None
-
-    async def read_body(self, sink: Sink, framing: Framing) -> None:
-        """Move the body that follows into the sink; BadResponse where it is cut or malformed."""
-        if framing.empty:
-            return
-        await self._wait(lambda: self.stream.receive(sink, framing.kind, framing.length, self._timeout))
-
-    async def read_small(self, response: Response, limit: int = SMALL_BODY) -> bytes:
-        """A body of at most `limit` bytes; BadResponse where it is larger or cut."""
-        sink = BytesSink(limit)
-        await self.read_body(sink, response.body)
-        return bytes(sink.data)
-
-    def keep(self, on_lost: Callable[[Connection], None]) -> bool:
-        """Stay open for a later request; False where the origin has closed or sent more than it should."""
-        self._on_lost = on_lost
-        return self.stream.watch_idle(IDLE_SECONDS)
-
-    def take(self) -> None:
-        """Out of the pool again."""
-        self._on_lost = None
-        self.patience = self._timeout
-
-    def abort(self) -> None:
-        """Close at once. Whoever waits for something is told."""
-        self._on_lost = None
-        self._fail(ConnectionLost(f"{self.origin.host}: given up"))
-
-    def close(self) -> None:
-        """Close in order, once nobody waits for anything."""
-        self._on_lost = None
-        self.stream.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """An answer whose body is still to be read. `seconds`: until its head; `origin`: who gave it."""
-
-    connection: Connection
-    response: Response
-    origin: Origin
-    seconds: float
-
-
 class Upstream:
-    """Asks origins. One for each worker."""
+    """Asks origins. One for each worker.
+
+    `authorizer` makes what decides on credentials; it gets this one, to ask for tokens.
+    """
 
     def __init__(
         self,
-        config: Config,
-        policy: Policy,
-        credentials: Credentials,
-        reactor: Reactor,
-        context: Context,
+        dialer: Dialer,
+        origins: Origins,
+        gate: Gate,
         counters: Counters,
-        loop: asyncio.AbstractEventLoop,
+        authorizer: Callable[[Exchange], Authorizer],
     ) -> None:
-        self._config = config
-        self._policy = policy
-        self._credentials = credentials
-        self._reactor = reactor
-        self._context = context
+        self._dialer = dialer
+        self._origins = origins
+        self._gate = gate
         self._counters = counters
-        self._loop = loop
-        self._idle: dict[Origin, deque[Connection]] = {}
+        self._idle = Idle()
+        self._authorizer = authorizer(self)
 
     # --- connections -------------------------------------------------------------------------------------
 
     async def dial(self, host: str, port: int, timeout: float) -> tuple[int, str]:
-        """A connected socket's fd, which the caller owns now, and the address it goes to.
-
-        Raises ConnectFailed (no such host, nobody answers), UpstreamTimeout, Refused (address not allowed).
-        """
-        try:
-            async with asyncio.timeout(timeout):
-                infos = await self._addresses(host, port)
-                sock = await aiohappyeyeballs.start_connection(
-                    infos, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY, interleave=1, loop=self._loop
-                )
-        except TimeoutError:
-            raise UpstreamTimeout(f"{host}:{port}: no connection within {timeout:g} s") from None
-        except OSError as error:
-            raise ConnectFailed(f"{host}:{port}: {_os_reason(error)}") from None
-        except UnicodeError:
-            raise ConnectFailed(f"{host}:{port}: that can't be the name of a host") from None
-        try:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            address: str = sock.getpeername()[0]
-        except OSError as error:
-            # Reset the moment that it was there.
-            sock.close()
-            raise ConnectFailed(f"{host}:{port}: {_os_reason(error)}") from None
-        return sock.detach(), address
-
-    async def _addresses(self, host: str, port: int) -> list[aiohappyeyeballs.AddrInfoType]:
-        family = socket.AF_INET if self._config.disable_ipv6 else socket.AF_UNSPEC
-        names = self._config.resolve.get(host) or (host,)
-        infos: list[aiohappyeyeballs.AddrInfoType] = []
-        for name in names:
-            found = await self._loop.getaddrinfo(name, port, family=family, type=socket.SOCK_STREAM)
-            infos.extend(found)
-        allowed = [info for info in infos if self._policy.address_allowed(host, port, str(info[4][0]))]
-        if infos and not allowed:
-            raise Refused(
-                f"{host} resolves to {infos[0][4][0]}, a loopback, link-local or metadata address; "
-                f"name {host} in REGPROXY_ALLOW_TARGETS to allow it"
-            )
-        return allowed
-
-    async def _connect(self, origin: Origin) -> Connection:
-        config = self._config
-        fd, address = await self.dial(origin.host, origin.port, config.proxy_connect_timeout)
-        try:
-            stream = Stream(self._reactor, fd, False, HEAD_MAX)
-        except BaseException:
-            os.close(fd)
-            raise
-        stream.set_send_timeout(config.proxy_send_timeout)
-        connection = Connection(stream, origin, address, config.proxy_read_timeout)
-        try:
-            if origin.scheme == "https":
-                async with asyncio.timeout(config.proxy_connect_timeout):
-                    await connection.start_tls(self._context)
-        except TimeoutError:
-            connection.abort()
-            raise UpstreamTimeout(f"{origin.host}:{origin.port}: the TLS handshake took too long") from None
-        except BaseException:
-            connection.abort()
-            raise
-        return connection
-
-    def _take_idle(self, origin: Origin) -> Connection | None:
-        pool = self._idle.get(origin)
-        while pool:
-            connection = pool.pop()
-            if not pool:
-                del self._idle[origin]
-            connection.take()
-            if connection.stream.open:
-                return connection
-        return None
+        """As Dialer.dial."""
+        return await self._dialer.dial(host, port, timeout)
 
     def release(self, connection: Connection, response: Response) -> None:
         """Give a connection back after its answer was read to the end; kept alive if the origin agrees."""
-        origin = connection.origin
-        if response.keep_alive and response.body.kind != "eof":
-            pool = self._idle.setdefault(origin, deque())
-            if len(pool) < IDLE_PER_ORIGIN and connection.keep(self._lost):
-                pool.append(connection)
-                return
-            if not pool:
-                del self._idle[origin]
-        connection.close()
-
-    def _lost(self, connection: Connection) -> None:
-        pool = self._idle.get(connection.origin)
-        if pool is not None:
-            with suppress(ValueError):
-                pool.remove(connection)
-            if not pool:
-                del self._idle[connection.origin]
+        self._idle.give(connection, response)
 
     def close(self) -> None:
-        """Close every idle connection."""
-        for pool in self._idle.values():
-            for connection in tuple(pool):
-                connection.abort()
-        self._idle.clear()
+        """End what is under way, and close every idle connection."""
+        self._authorizer.close()
+        self._gate.close()
+        self._idle.close()
 
     # --- requests ----------------------------------------------------------------------------------------
 
-    async def request(self, origin: Origin, head: bytes, method: str) -> tuple[Connection, Response]:
-        """Send a request without a body and read the head of its final answer.
+    async def _request(
+        self, origin: Origin, head: bytes, method: str, *, fresh: bool = False
+    ) -> tuple[Connection, Response]:
+        """Send a request, whose little body may follow its head, and read the head of its final answer.
 
         An idle connection that the origin has just closed costs one more try on a new one.
         """
@@ -344,7 +103,7 @@ class Upstream:
         try:
             # What may have been done already must not be done twice (RFC 9110 9.2.2): no connection that may
             # turn out to be closed.
-            idle = self._take_idle(origin) if method in _IDEMPOTENT else None
+            idle = self._idle.take(origin) if method in _IDEMPOTENT and not fresh else None
             if idle is not None:
                 with suppress(ConnectionLost):
                     return await self._ask(idle, head, method, started)
@@ -352,6 +111,9 @@ class Upstream:
         except UpstreamError:
             self._counters.upstream_request(origin.host, "error", time.monotonic() - started)
             raise
+
+    async def _connect(self, origin: Origin) -> Connection:
+        return await self._gate.breakers.run(origin, self._dialer.connect(origin))
 
     async def _ask(
         self, connection: Connection, head: bytes, method: str, started: float
@@ -371,60 +133,155 @@ class Upstream:
         self._counters.upstream_request(connection.origin.host, response.status, time.monotonic() - started)
         return connection, response
 
-    async def begin(self, origin: Origin, request: Request) -> Connection:
-        """Send the head of a request whose body follows; on a new connection, as it can't be sent twice."""
-        head = self.head_for(origin, request)
-        connection = await self._connect(origin)
-        connection.send(head)
-        return connection
+    # --- what is passed on -------------------------------------------------------------------------------
 
-    def head_for(self, origin: Origin, request: Request) -> bytes:
-        """The head of a request that is passed on, with the origin's credentials where it has none."""
-        return upstream_head(request, authority(origin), put=self._authorization(origin, request))
-
-    def _authorization(self, origin: Origin, request: Request) -> tuple[tuple[bytes, bytes], ...]:
-        basic = None
-        if origin.scheme == "https":
-            basic = self._credentials.may_inject(request, origin.host, origin.port)
-        return ((b"authorization", basic),) if basic is not None else ()
-
-    async def fetch(self, origin: Origin, request: Request, method: str, offset: int = 0) -> Fetched:
-        """Ask for unencoded content, from byte `offset` on, and follow redirects.
-
-        Credentials and cookies stay with the registry. Raises UpstreamError; the caller reads the body and
-        releases the connection, or aborts it.
-        """
-        started = time.monotonic()
-        always = (_IDENTITY, (b"range", b"bytes=%d-" % offset)) if offset else (_IDENTITY,)
-        put = (*always, *self._authorization(origin, request))
-        head = upstream_head(
-            request, authority(origin), method=method, drop=_NOT_FORWARDED | {b"cookie"}, put=put
+    async def pass_on(self, origin: Origin, request: Request) -> tuple[Connection, Response]:
+        """Send a request without a body as it is, with the origin's credentials where it has none."""
+        grant = await self._authorizer.passing(origin, request)
+        head = upstream_head(request, authority(origin), put=_fields(grant))
+        connection, response = await self._gate.through(
+            *(origin, credential_of(grant or _own(request), request), request.method, _kind(request)),
+            lambda: self._request(origin, head, request.method),
+            limited=request.method in _SAFE,
         )
-        at, url = origin, _url(origin, request.path)
+        self._authorizer.passed(origin, grant, response)
+        return connection, response
+
+    async def begin(self, origin: Origin, request: Request) -> tuple[Connection, Grant | None]:
+        """Send the head of a request whose body follows; on a new connection, as it can't be sent twice.
+
+        began() is to be told of the answer.
+        """
+        grant = await self._authorizer.passing(origin, request)
+        head = upstream_head(request, authority(origin), put=_fields(grant))
+        breakers = self._gate.breakers
+        breakers.admit(origin)
+        try:
+            connection = await self._connect(origin)
+        except UpstreamError as error:
+            breakers.failed(origin, error)
+            raise
+        except BaseException:
+            breakers.abandoned(origin)
+            raise
+        breakers.answered(origin)
+        connection.send(head)
+        return connection, grant
+
+    def began(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
+        """An answer came to what begin() has sent."""
+        self._authorizer.passed(origin, grant, response)
+        credential = credential_of(grant or _own(request), request)
+        self._gate.quotas.observe(origin.host, credential, request.method, _kind(request), response)
+
+    async def exchange(
+        self, origin: Origin, method: str, target: str, headers: Headers, body: bytes
+    ) -> tuple[int, Response, bytes]:
+        """Ask a token server one thing: see `tokencache.Exchange`."""
+        framing = Framing("length", len(body)) if method == "POST" else Framing("none", 0)
+        request = Request(method, target, 1, headers, framing, True, False)
+        head = upstream_head(request, authority(origin), target=target)
+        connection, response = await self._gate.through(
+            *(origin, ANONYMOUS, method, Kind.TOKEN),
+            lambda: self._request(origin, head + body, method, fresh=method == "POST"),
+        )
+        try:
+            content = await connection.read_small(response)
+        except BaseException:
+            connection.abort()
+            raise
+        self.release(connection, response)
+        return response.status, response, content
+
+    # --- content -----------------------------------------------------------------------------------------
+
+    async def fetch(self, origin: Origin, request: Request, method: str, ask: Ask = WHOLE) -> Fetched:
+        """Ask for unencoded content at the registry's mirrors in their order, then at itself.
+
+        Redirects are followed; credentials and cookies stay with the registry. Raises UpstreamError; the
+        caller reads the body and releases the connection, or aborts it.
+        """
+        if ask.at:
+            return await self._fetch_at(Place(origin), request, method, ask)
+        *mirrors, itself = self._origins.places(origin)
+        for place in mirrors if _kind(request) in _MIRRORED else ():
+            try:
+                fetched = await self._fetch_at(place, _without_secrets(request), method, ask)
+            except (UpstreamError, Refused) as error:
+                log.info("%s: the mirror %s: %s", origin.host, place.origin.host, error)
+                continue
+            if place.settles(fetched.response.status):
+                return fetched
+            log.info("%s: the mirror %s says %d", origin.host, place.origin.host, fetched.response.status)
+            await self._finish(fetched.connection, fetched.response)
+        return await self._fetch_at(itself, request, method, ask)
+
+    async def _fetch_at(self, place: Place, request: Request, method: str, ask: Ask) -> Fetched:
+        started = time.monotonic()
+        url = ask.at or _url(place.origin, place.path(request.path))
+        at = self._origins.canonical(Origin.of(url)) if ask.at else place.origin
         for _ in range(MAX_REDIRECTS + 1):
-            connection, response = await self.request(at, head, method)
-            location = response.get(b"location")
+            connection, response = await self._hop(place.origin, at, request, method, url, ask)
             if response.status not in REDIRECTS:
-                return Fetched(connection, response, at, time.monotonic() - started)
+                return Fetched(connection, response, at, time.monotonic() - started, url)
+            location = response.get(b"location")
             if location is None:
                 connection.abort()
                 raise BadResponse(f"{at.host} redirects ({response.status}) without saying where to")
-            await self._finish_redirect(connection, response)
+            await self._finish(connection, response)
             url = _follow(url, location)
-            to = Origin.of(url)
+            to = self._origins.canonical(Origin.of(url))
             if at.scheme == "https" and to.scheme != "https":
                 raise BadResponse(f"{at.host} redirects to plain HTTP at {to.host}: not followed")
-            drop, put = _NOT_FORWARDED | _NOT_ACROSS, always
-            if keep_across(origin, to):
-                drop, put = _NOT_FORWARDED | {b"cookie"}, (*always, *self._authorization(origin, request))
             at = to
-            head = upstream_head(
-                request, authority(at), target=_path_of(url), method=method, drop=drop, put=put
-            )
-        raise BadResponse(f"{origin.host}: more than {MAX_REDIRECTS} redirects")
+        raise BadResponse(f"{place.origin.host}: more than {MAX_REDIRECTS} redirects")
 
-    async def _finish_redirect(self, connection: Connection, response: Response) -> None:
-        """Read a redirect's little body so that the connection can be used again."""
+    async def _hop(
+        self, origin: Origin, at: Origin, request: Request, method: str, url: str, ask: Ask
+    ) -> tuple[Connection, Response]:
+        """One request on the way; to the registry with credentials, others if the first are refused."""
+        if not keep_across(origin, at):
+            return await self._send(at, None, request, method, url, ask, across=True)
+        target, authorizer = parse_target(request.path), self._authorizer
+        grant = await authorizer.authorization(origin, target, request, own=ask.own)
+        connection, response = await self._send(at, grant, request, method, url, ask)
+        if response.status != 401:
+            authorizer.accepted(origin, grant)
+            return connection, response
+        try:
+            other = await authorizer.refused(origin, target, request, response, grant, own=ask.own)
+        except BaseException:
+            connection.abort()
+            raise
+        if other is None:
+            return connection, response
+        await self._finish(connection, response)
+        connection, response = await self._send(at, other, request, method, url, ask)
+        if response.status != 401:
+            authorizer.accepted(origin, other)
+        return connection, response
+
+    async def _send(
+        self,
+        at: Origin,
+        grant: Grant | None,
+        request: Request,
+        method: str,
+        url: str,
+        ask: Ask,
+        *,
+        across: bool = False,
+    ) -> tuple[Connection, Response]:
+        drop = _NOT_FORWARDED | (_NOT_ACROSS if across else _NOT_SENT)
+        put = (_IDENTITY, *ask.fields(at), *_fields(grant))
+        head = upstream_head(request, authority(at), target=_path_of(url), method=method, drop=drop, put=put)
+        return await self._gate.through(
+            *(at, credential_of(grant, request), method, _kind(request)),
+            lambda: self._request(at, head, method),
+        )
+
+    async def _finish(self, connection: Connection, response: Response) -> None:
+        """Read a little body that nobody wants, so that the connection can be used again."""
         try:
             await connection.read_small(response)
         except UpstreamError:
@@ -434,6 +291,25 @@ class Upstream:
             raise
         else:
             self.release(connection, response)
+
+
+def _fields(grant: Grant | None) -> tuple[tuple[bytes, bytes], ...]:
+    return ((b"authorization", grant.value),) if grant is not None else ()
+
+
+def _own(request: Request) -> Grant | None:
+    """What the client itself sends."""
+    value = request.get(b"authorization")
+    return Grant(value, CLIENT) if value is not None else None
+
+
+def _kind(request: Request) -> Kind:
+    return parse_target(request.path).kind
+
+
+def _without_secrets(request: Request) -> Request:
+    """The request as a mirror may see it."""
+    return replace(request, headers=tuple(field for field in request.headers if field[0] not in _NOT_ACROSS))
 
 
 def authority(origin: Origin) -> bytes:
@@ -458,18 +334,3 @@ def _follow(url: str, location: bytes) -> str:
 def _path_of(url: str) -> str:
     parts = urlsplit(url)
     return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _os_reason(error: OSError) -> str:
-    if isinstance(error, socket.gaierror):
-        return f"name resolution failed: {error.strerror}"
-    # asyncio puts a text of its own, without the cause, in place of the system's.
-    return os.strerror(error.errno) if error.errno else error.strerror or str(error)

@@ -27,19 +27,26 @@ from regproxy._reactor import Reactor
 from regproxy._stream import Listener, Stream
 from regproxy.accesslog import AccessLog
 from regproxy.admin import Admin, AdminSession
-from regproxy.auth import Credentials
+from regproxy.bodies import Limits
 from regproxy.boot import Boot
+from regproxy.breaker import Breakers
 from regproxy.certs import Authority
 from regproxy.contexts import Contexts
+from regproxy.dialing import Dialer
 from regproxy.errors import ConfigError
 from regproxy.fill import Fills
+from regproxy.gate import Gate
 from regproxy.index import Index
 from regproxy.metrics import Metrics
+from regproxy.origins import Origins
 from regproxy.pages import Pages
 from regproxy.policy import Policy
+from regproxy.quota import Quotas
 from regproxy.services import Services
 from regproxy.session import Session
 from regproxy.store import Store
+from regproxy.tokens import Authorizer
+from regproxy.trust import Trust
 from regproxy.tunnel import TunnelEnd
 from regproxy.upstream import Upstream
 
@@ -105,7 +112,6 @@ class Worker:
     def _build(self, loop: asyncio.AbstractEventLoop) -> Services:
         config, directories, record = self._config, self._directories, self._record
         policy = Policy(config)
-        credentials = Credentials(config.credentials)
         self._reactor = reactor = Reactor(loop)
         authority = Authority.open(directories.ca_crt, directories.ca_key)
         self._metrics = metrics = Metrics(CollectorRegistry())
@@ -120,16 +126,13 @@ class Worker:
             log.info("kTLS: the kernel encrypts; files go out by sendfile")
         else:
             log.info("kTLS: not here (%s); TLS is done by OpenSSL in this process", missing)
-        try:
-            if config.upstream_ca_file:
-                Path(config.upstream_ca_file).read_bytes()
-            trust = _tls.client_context(config.verify_ssl, config.upstream_ca_file)
-        except OSError as error:
-            expected = f"can't be read: {error.strerror}; a file of certificates in PEM"
-            raise ConfigError("REGPROXY_UPSTREAM_CA_FILE", config.upstream_ca_file, expected) from None
-        except ValueError as error:
-            raise ConfigError("REGPROXY_UPSTREAM_CA_FILE", config.upstream_ca_file, str(error)) from None
-        upstream = Upstream(config, policy, credentials, reactor, trust, metrics, loop)
+        origins = Origins(config)
+        dialer = Dialer(config, origins, policy, Trust(config), reactor, loop)
+        quotas = Quotas(directories.cache / "state", config.quota_reserve, metrics)
+        upstream = Upstream(
+            *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
+            lambda exchange: Authorizer(config, exchange, origins=origins, counter=metrics),
+        )
         watch = _watch(reactor)
         key = bytes.fromhex(record.claim_key)
         fills = Fills(
@@ -139,7 +142,8 @@ class Worker:
             # Eviction goes down to 90 %: what is nearly all of it would go at once, with much else.
             largest=config.cache_max_size // 2,
             fits=lambda total: evict.fits(directories.cache, config.cache_max_size, total, time.time()),
-            patience=2 * max(config.proxy_read_timeout, config.proxy_connect_timeout) + _MARGIN,
+            patience=2 * origins.patience + config.resume_time + _MARGIN,
+            limits=Limits(config.fill_streams, config.resume_time, config.min_rate, config.min_rate_time),
         )
         try:
             access = AccessLog.open(config.access_log)
@@ -163,6 +167,7 @@ class Worker:
             pages=Pages(authority.certificate_pem, config.listen.port),
             loop=loop,
             closes=config.keepalive_timeout == 0,
+            stretch=quotas.stretch,
         )
 
     async def run(self) -> None:

@@ -15,6 +15,9 @@ from hypothesis import strategies as st
 from regproxy import config as config_module
 from regproxy.config import SETTINGS, Address, Config, ConfigErrors, Credential, HostRule, describe, load
 from regproxy.errors import ConfigError
+from regproxy.origintables import OriginSettings, Tables
+from regproxy.proxies import NoProxy, ParentProxy
+from regproxy.units import Reserve
 
 DAY = 86_400.0
 HUB = tuple(map(HostRule, ("registry-1.docker.io", "auth.docker.io", "docker.caching.proxy.internal")))
@@ -28,6 +31,7 @@ DEFAULTS: dict[str, object] = {
     "ca_key_file": None,
     "ca_crt_file": None,
     "upstream_ca_file": None,
+    "docker_config": None,
     "resolve": {},
     "workers": 0,
     "hang_timeout": 30.0,
@@ -37,10 +41,17 @@ DEFAULTS: dict[str, object] = {
     "connect_ports": {443},
     "allow_targets": (),
     "credentials": (),
+    "parent_proxy": None,
+    "no_proxy": NoProxy(),
+    "origin_tables": Tables(OriginSettings(60.0, 60.0, 60.0)),
     "manifest_cache": False,
+    "max_stale": 365 * DAY,
+    "keep_on_404": False,
+    "offline": False,
     "cache_max_size": 32 << 30,
     "cache_inactive": 60 * DAY,
     "min_free": None,
+    "quota_reserve": Reserve(10, percent=True),
     "allow_push": False,
     "request_buffering": True,
     "verify_ssl": True,
@@ -72,6 +83,9 @@ MORE = (HostRule("*.a.example", 5000), HostRule("gcr.io"))
 LOCAL = (HostRule(".lan"), HostRule("127.0.0.1", 5000))
 TWO_NAMES = {"a.test": ("127.0.0.5",), "b": ("::1", "127.0.0.6")}
 
+PARENT = ParentProxy("proxy.lan", 8080, b"Basic dTpw")
+DIRECT = NoProxy(names=(("a.example", None), (".b.example", None)))
+
 # (variable, value, field, wanted), each alone in the environment
 ENV = [
     ("REGPROXY_LISTEN", "[::]:8080", "listen", Address("::", 8080)),
@@ -81,6 +95,7 @@ ENV = [
     ("CA_KEY_FILE", "/run/secrets/key", "ca_key_file", "/run/secrets/key"),
     ("CA_CRT_FILE", "/run/secrets/crt", "ca_crt_file", "/run/secrets/crt"),
     ("REGPROXY_UPSTREAM_CA_FILE", "/etc/more.pem", "upstream_ca_file", "/etc/more.pem"),
+    ("REGPROXY_DOCKER_CONFIG", "/run/secrets/config.json", "docker_config", "/run/secrets/config.json"),
     ("REGPROXY_RESOLVE", "a.test=127.0.0.5 a.test=::1", "resolve", {"a.test": ("127.0.0.5", "::1")}),
     ("REGPROXY_WORKERS", "3", "workers", 3),
     ("REGPROXY_HANG_TIMEOUT", "5s", "hang_timeout", 5.0),
@@ -92,7 +107,13 @@ ENV = [
     ("REGPROXY_CONNECT_PORTS", "", "connect_ports", set()),
     ("REGPROXY_ALLOW_TARGETS", ".lan 127.0.0.1:5000", "allow_targets", LOCAL),
     ("AUTH_REGISTRIES", "a.example:u:p:q", "credentials", (Credential("a.example", None, "u", "p:q"),)),
+    ("HTTPS_PROXY", "http://u:p@Proxy.lan:8080/", "parent_proxy", PARENT),
+    ("NO_PROXY", "a.example, .b.example", "no_proxy", DIRECT),
+    ("NO_PROXY", "*", "no_proxy", NoProxy(everybody=True)),
     ("ENABLE_MANIFEST_CACHE", "TRUE", "manifest_cache", True),
+    ("REGPROXY_MAX_STALE", "0", "max_stale", 0.0),
+    ("REGPROXY_KEEP_ON_404", "on", "keep_on_404", True),
+    ("REGPROXY_OFFLINE", "true", "offline", True),
     ("ALLOW_PUSH", "yes", "allow_push", True),
     ("PROXY_REQUEST_BUFFERING", "off", "request_buffering", False),
     ("CACHE_MAX_SIZE", " 500G ", "cache_max_size", 500 << 30),
@@ -101,6 +122,12 @@ ENV = [
     ("REGPROXY_MIN_FREE", "2g", "min_free", 2 << 30),
     ("REGPROXY_MIN_FREE", "Auto", "min_free", None),
     ("REGPROXY_MIN_FREE", "0", "min_free", 0),
+    ("REGPROXY_QUOTA_RESERVE", "25%", "quota_reserve", Reserve(25, percent=True)),
+    ("REGPROXY_QUOTA_RESERVE", "20", "quota_reserve", Reserve(20)),
+    ("REGPROXY_FILL_STREAMS", "8", "fill_streams", 8),
+    ("REGPROXY_RESUME_TIME", "0", "resume_time", 0.0),
+    ("REGPROXY_MIN_RATE", "64k", "min_rate", 65_536),
+    ("REGPROXY_MIN_RATE_TIME", "5s", "min_rate_time", 5.0),
     ("VERIFY_SSL", "0", "verify_ssl", False),
     ("DISABLE_IPV6", "1", "disable_ipv6", True),
     ("SEND_TIMEOUT", "61", "send_timeout", 61.0),
@@ -134,7 +161,8 @@ def test_toml_takes_the_same_text(name: str, value: str, field: str, want: objec
 
 
 def test_every_setting_is_tried() -> None:
-    tiers = {setting.name for setting in SETTINGS if setting.name.startswith("MANIFEST_CACHE_")}
+    of_tiers = ("MANIFEST_CACHE_", "REGPROXY_SWR_")
+    tiers = {setting.name for setting in SETTINGS if setting.name.startswith(of_tiers)}
     delimiters = {"AUTH_REGISTRIES_DELIMITER", "AUTH_REGISTRY_DELIMITER"}
     assert {row[0] for row in ENV} | tiers | delimiters == {setting.name for setting in SETTINGS}
 
@@ -218,13 +246,15 @@ def test_tiers() -> None:
             "MANIFEST_CACHE_SECONDARY_REGEX": "b",
             "MANIFEST_CACHE_SECONDARY_TIME": "2h",
             "MANIFEST_CACHE_DEFAULT_TIME": "0",
+            "REGPROXY_SWR_PRIMARY": "1d",
+            "REGPROXY_SWR_DEFAULT": "30",
         }
     )
-    found = [(tier.name, tier.ttl, tier.pattern and tier.pattern.regex) for tier in config.tiers]
+    found = [(tier.name, tier.ttl, tier.pattern and tier.pattern.regex, tier.swr) for tier in config.tiers]
     assert found == [
-        ("manifest-primary", 60.0, "a"),
-        ("manifest-secondary", 7200.0, "b"),
-        ("manifest-default", 0.0, None),
+        ("manifest-primary", 60.0, "a", DAY),
+        ("manifest-secondary", 7200.0, "b", 0.0),
+        ("manifest-default", 0.0, None, 30.0),
     ]
 
 
@@ -382,10 +412,11 @@ def test_settings_are_a_table() -> None:
     names = [setting.name for setting in SETTINGS]
     assert len(set(names)) == len(names)
     assert all(setting.meaning and "\n" not in setting.meaning for setting in SETTINGS)
-    assert [setting.name for setting in SETTINGS if setting.secret] == ["AUTH_REGISTRIES"]
+    assert [setting.name for setting in SETTINGS if setting.secret] == ["AUTH_REGISTRIES", "HTTPS_PROXY"]
     fields = {item.name for item in dataclasses.fields(Config)}
     single = {setting.field for setting in SETTINGS if setting.field}
-    assert fields - single == {"credentials", "tiers", "warnings", "shown"} and single < fields
+    several = {"credentials", "tiers", "origin_tables"}
+    assert fields - single == {*several, "warnings", "shown"} and single < fields
 
 
 def test_a_config_is_frozen_and_equal_by_value() -> None:

@@ -261,6 +261,22 @@ def test_removed_objects_go_with_their_tags(index: Index) -> None:
     assert index.totals() == Totals(2, 200, 8192)
 
 
+def test_tags_of_what_nobody_has_fetched_are_forgotten(index: Index) -> None:
+    old = ROW.fetched_at + 100.0
+    rows = [
+        replace(ROW, digest=digest(1)),
+        replace(ROW, digest=digest(2), variant="held"),
+        replace(ROW, digest=digest(3), variant="young", fetched_at=old),
+    ]
+    index.put_object(digest(2), 5, MANIFEST)
+    for row in rows:
+        index.put_tag(*NGINX, row)
+    assert index.flush()
+    assert index.sweep_tags(old) == 1
+    assert set(index.tag(*NGINX)) == set(rows[1:])
+    assert index.sweep_tags(old) == 0
+
+
 def test_what_cannot_be_removed_is_still_there(index: Index) -> None:
     index.adopt([object_row(1)])
     with StoppedWriter(index):

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,11 +23,12 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from regproxy import _board, boot, janitor
 from regproxy.boot import Record
 from regproxy.evict import Disk, Limits
-from regproxy.index import Index
+from regproxy.index import Index, TagRow
 from regproxy.janitor import Chores
 from regproxy.metrics import Metrics
 from regproxy.reconcile import Reconciler
 from tests.parts.disks import fill_up, read_only, small_disk
+from tests.parts.images import digest_of
 from tests.parts.processes import wait_until
 from tests.parts.stock import BLOCK, DAY, HOUR, Stock
 
@@ -372,6 +374,25 @@ class TestDisk:
 
 
 class TestChores:
+    def test_tags_that_were_only_looked_at(self, stock: Stock) -> None:
+        """By HEAD: nobody has fetched what they name, and nobody will."""
+        chores = Chores(
+            *(stock.root, Limits(max_size=0, inactive=0.0, min_free=0), Metrics(CollectorRegistry()), None),
+            *(stock.clock, stock.clock.monotonic),
+        )
+        row = TagRow("any", digest_of(b"nobody has it"), "", 9, stock.clock(), True)
+        held = replace(row, variant="held", digest=stock.blob())
+        for each in (row, held):
+            stock.index.put_tag("reg.test", 443, "app", "latest", each)
+        assert stock.index.flush()
+        for hours, want in ((0, {row, held}), (23, {row, held}), (2, {held})):
+            stock.clock.wait(hours * HOUR)
+            while (wait := chores.round()) < 0.1:
+                stock.clock.wait(wait)
+            stock.index.tick()
+            assert set(stock.index.tag("reg.test", 443, "app", "latest")) == want
+        chores.close()
+
     def test_a_comparison_takes_half_of_the_time(self, stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
         """A disk that takes 100 ms for each directory: it has as long for others."""
         work = Reconciler._directory

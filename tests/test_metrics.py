@@ -79,6 +79,12 @@ def busy(metrics: Metrics) -> None:
     metrics.upstream_request(HUB, "timeout", 60.0)
     metrics.upstream_bytes(HUB, 7)
     metrics.digest_mismatch(HUB)
+    metrics.quota(HUB, "anonymous", 100, 76)
+    metrics.upstream_429(HUB, "anonymous", "GET")
+    metrics.manifest_request(HUB, "anonymous", "HEAD")
+    metrics.circuit(HUB, True)
+    metrics.circuit_refused(HUB)
+    metrics.token_fetch(HUB, "anonymous", "issued")
     metrics.fill_started()
     metrics.fill_failed("digest")
     metrics.tunnel_opened()
@@ -116,6 +122,13 @@ def test_every_metric_and_its_labels(metrics: Metrics) -> None:
         "regproxy_upstream_bytes_total": {"host"},
         "regproxy_upstream_request_duration_seconds": {"host"},
         "regproxy_digest_mismatches_total": {"registry"},
+        "regproxy_quota_limit": {"registry", "credential"},
+        "regproxy_quota_remaining": {"registry", "credential"},
+        "regproxy_upstream_429_total": {"registry", "credential", "method"},
+        "regproxy_upstream_manifest_requests_total": {"registry", "credential", "method"},
+        "regproxy_circuit_open": {"registry"},
+        "regproxy_circuit_refusals_total": {"registry"},
+        "regproxy_token_fetches_total": {"registry", "credential", "outcome"},
         "regproxy_fills_total": set(),
         "regproxy_fill_failures_total": {"reason"},
         "regproxy_fills_active": set(),
@@ -176,6 +189,17 @@ def test_promtool_has_nothing_to_say(metrics: Metrics, is_busy: bool) -> None:
         ("upstream_request_duration_seconds_sum", {"host": HUB}, 60.5),
         ("upstream_bytes_total", {"host": HUB}, 7),
         ("digest_mismatches_total", {"registry": HUB}, 1),
+        ("quota_limit", {"registry": HUB, "credential": "anonymous"}, 100),
+        ("quota_remaining", {"registry": HUB, "credential": "anonymous"}, 76),
+        ("upstream_429_total", {"registry": HUB, "credential": "anonymous", "method": "GET"}, 1),
+        (
+            "upstream_manifest_requests_total",
+            {"registry": HUB, "credential": "anonymous", "method": "HEAD"},
+            1,
+        ),
+        ("circuit_open", {"registry": HUB}, 1),
+        ("circuit_refusals_total", {"registry": HUB}, 1),
+        ("token_fetches_total", {"registry": HUB, "credential": "anonymous", "outcome": "issued"}, 1),
         ("fills_total", {}, 1),
         ("fill_failures_total", {"reason": "digest"}, 1),
         ("fills_active", {}, 2),
@@ -382,7 +406,7 @@ unshare()
 # What all processes know of the same thing: the cache, the CA, the program
 ONCE = {
     *("cache_objects", "cache_bytes", "cache_max_bytes", "cache_disk_free_bytes", "index_complete"),
-    *("reconcile_seconds", "store_ok", "build_info"),
+    *("reconcile_seconds", "store_ok", "build_info", "quota_limit", "quota_remaining", "circuit_open"),
     *("ca_not_after_timestamp_seconds", "leaf_not_after_timestamp_seconds"),
 }
 

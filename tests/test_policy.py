@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from regproxy.config import load
@@ -219,6 +221,83 @@ def test_plan_of_a_tag(
     assert (plan.action, plan.kind) == (asked, "manifest-default-disabled")
 
 
+SWR = {"ENABLE_MANIFEST_CACHE": "true", "REGPROXY_SWR_PRIMARY": "1m", "REGPROXY_SWR_DEFAULT": "1d"}
+RENEWALS = [
+    # tag, age, how many times longer tags are fresh, want
+    ("stable", 10 * MINUTE, 1.0, Action.RENEW),
+    ("stable", 11 * MINUTE - 1, 1.0, Action.RENEW),
+    ("stable", 11 * MINUTE, 1.0, Action.FETCH),
+    ("stable", 20 * MINUTE - 1, 2.0, Action.SERVE),
+    ("stable", 20 * MINUTE, 2.0, Action.RENEW),
+    ("stable", 21 * MINUTE, 2.0, Action.FETCH),
+    ("v1.2.3", 60 * DAY, 1.0, Action.FETCH),  # of a tier that has none
+    ("latest", HOUR + DAY - 1, 1.0, Action.RENEW),
+    ("latest", HOUR + DAY, 1.0, Action.FETCH),
+    ("latest", -1.0, 1.0, Action.FETCH),
+    ("latest", math.inf, 1.0, Action.FETCH),  # the origin has said something else since
+]
+
+
+@pytest.mark.parametrize("tag, age, stretch, want", RENEWALS, ids=str)
+def test_stale_while_revalidated(tag: str, age: float, stretch: float, want: Action) -> None:
+    target = parse_target(f"/v2/team/app/manifests/{tag}")
+    assert policy(**SWR).plan("GET", target, True, age, stretch=stretch).action is want
+    assert policy(**SWR).plan("GET", target, False, age, stretch=stretch).action is Action.FETCH
+    off = policy(**SWR | {"ENABLE_MANIFEST_CACHE": "false"})
+    assert off.plan("GET", target, True, age, stretch=stretch).action is Action.FETCH
+
+
+STAND_INS = [
+    # environment, age of a copy of `latest`, whether it is served while the origin is in trouble
+    ({}, 0.0, True),
+    ({}, 365 * DAY - 1, True),
+    ({}, 365 * DAY, False),
+    ({"REGPROXY_MAX_STALE": "1d"}, DAY, False),
+    ({"REGPROXY_MAX_STALE": "0"}, 0.0, False),
+    ({"ENABLE_MANIFEST_CACHE": "true"}, 365 * DAY + HOUR - 1, True),
+    ({"ENABLE_MANIFEST_CACHE": "true"}, 365 * DAY + HOUR, False),
+    ({"ENABLE_MANIFEST_CACHE": "true", "REGPROXY_MAX_STALE": "0"}, HOUR, False),
+    ({}, -1.0, True),
+]
+
+
+@pytest.mark.parametrize("env, age, want", STAND_INS, ids=str)
+def test_who_stands_in(env: dict[str, str], age: float, want: bool) -> None:
+    assert policy(**env).may_stand_in("latest", age) is want
+    if env.get("ENABLE_MANIFEST_CACHE"):
+        assert policy(**env).may_stand_in("latest", age + HOUR, stretch=2.0) is want
+
+
+OFFLINE = [
+    # method, path, held, want
+    ("GET", BLOB, True, Action.SERVE),
+    ("GET", BLOB, False, Action.REFUSE),
+    ("HEAD", BLOB, False, Action.REFUSE),
+    ("GET", MANIFEST, True, Action.SERVE),
+    ("GET", TAG, True, Action.STALE),
+    ("HEAD", TAG, True, Action.STALE),
+    ("GET", TAG, False, Action.REFUSE),
+    ("GET", "/v2/", False, Action.PONG),
+    ("HEAD", "/v2/", False, Action.PONG),
+    ("OPTIONS", "/v2/", False, Action.REFUSE),
+    ("GET", "/v2/team/app/tags/list", False, Action.REFUSE),
+    ("GET", "/token", False, Action.REFUSE),
+    ("POST", "/token", False, Action.REFUSE),
+    ("PUT", TAG, True, Action.REFUSE),
+]
+
+
+@pytest.mark.parametrize("method, path, held, want", OFFLINE, ids=str)
+@pytest.mark.parametrize("cached", ["true", "false"])
+def test_offline(cached: str, method: str, path: str, held: bool, want: Action) -> None:
+    rules = policy(REGPROXY_OFFLINE="true", ALLOW_PUSH="true", ENABLE_MANIFEST_CACHE=cached)
+    for age in (DAY, 1000 * DAY, -1.0, math.inf):
+        plan = rules.plan(method, parse_target(path), held, age)
+        assert plan.action is want
+        if want is Action.REFUSE:
+            assert (plan.status, plan.code, "offline" in plan.reason) == (503, "UNAVAILABLE", True)
+
+
 def test_a_tier_of_no_time_is_never_fresh() -> None:
     rules = policy(ENABLE_MANIFEST_CACHE="true", MANIFEST_CACHE_DEFAULT_TIME="0s")
     assert rules.plan("GET", parse_target(TAG), True, 0.0).action is Action.FETCH
@@ -288,6 +367,13 @@ VARIANTS = [
     ("another type", [held(OCI)], accept(DOCKER), None),
     ("refused", [held(OCI)], accept(f"{OCI};q=0", "*/*"), None),
     ("anything", [held(OCI)], accept("*/*"), 0),
+    ("anything but it", [held(OCI)], accept("*/*", f"{OCI};q=0"), None),
+    ("anything but its kind", [held(OCI)], accept("*/*", "application/*;q=0.0"), None),
+    ("it, and nothing else of its kind", [held(OCI)], accept(OCI, "application/*;q=0"), 0),
+    ("anything, and an index held", [held(OCI_INDEX, index=True)], accept("*/*"), 0),
+    ("an index, or anything", [held(OCI_INDEX, index=True)], accept(OCI_INDEX, "*/*"), 0),
+    ("anything but an index", [held(OCI_INDEX, index=True)], accept("*/*", f"{OCI_INDEX};q=0"), None),
+    ("a low quality is one", [held(OCI)], accept(f"{OCI};q=0.001"), 0),
     ("no Accept", [held(OCI)], accept(), 0),
     ("no Accept, an index held", [held(OCI_INDEX, index=True)], accept(), 0),
     ("an index for who takes none", [held(OCI_INDEX, index=True)], accept(OCI, DOCKER), None),

@@ -23,6 +23,9 @@ StartProxy = Callable[..., Proxy]
 Talk = Callable[..., Client]
 
 NUMBERS = itertools.count()
+# The origin's, each for one test: a registry that has failed is left alone for a while.
+NAMES = [f"reg{number}.test" for number in range(200)]
+FRESH_NAMES = iter(NAMES)
 BOTH = [("Accept", MANIFEST), ("Accept", INDEX)]
 TIERS = {
     "ENABLE_MANIFEST_CACHE": "true",
@@ -54,7 +57,7 @@ def tagged(origin: Origin, tag: str) -> Tagged:
 
 @pytest.fixture(scope="module")
 def origin(trust: Trust) -> Iterator[Origin]:
-    with Origin(trust, "reg.test") as origin:
+    with Origin(trust, "reg.test", *NAMES) as origin:
         yield origin
 
 
@@ -75,7 +78,7 @@ def proxies(
                 Proxy(
                     tmp_path_factory.mktemp("proxy"),
                     TIERS | {"ENABLE_MANIFEST_CACHE": cached},
-                    registries=(origin.authority, other.authority),
+                    registries=(*(f"{name}:{origin.port}" for name in origin.names), other.authority),
                     resolve=origin.resolve | other.resolve,
                     ca=trust.path,
                 )
@@ -87,7 +90,7 @@ def proxies(
 @pytest.fixture
 def client(proxies: dict[str, Proxy], origin: Origin, stack: ExitStack) -> Client:
     """Through the proxy that keeps tags."""
-    return stack.enter_context(proxies["true"].client(origin.authority))
+    return stack.enter_context(proxies["true"].client(f"{next(FRESH_NAMES)}:{origin.port}"))
 
 
 @pytest.fixture(params=["true", "false"], ids=["kept", "not kept"])
@@ -95,7 +98,7 @@ def either(
     request: pytest.FixtureRequest, proxies: dict[str, Proxy], origin: Origin, stack: ExitStack
 ) -> Client:
     """Through either proxy: with ENABLE_MANIFEST_CACHE and without."""
-    return stack.enter_context(proxies[request.param].client(origin.authority))
+    return stack.enter_context(proxies[request.param].client(f"{next(FRESH_NAMES)}:{origin.port}"))
 
 
 class TestFreshness:
@@ -200,7 +203,9 @@ class TestHead:
         assert either.request("HEAD", item.path).status == status
 
 
-STATUSES = {str(status): Answer(b"trouble", status) for status in (429, 500, 502, 503, 504)}
+STATUSES = {
+    str(status): Answer(b"trouble", status, {"Retry-After": "1"}) for status in (429, 500, 502, 503, 504)
+}
 CUTS = {f"no head, {end}": Answer(cut_at=-1, cut=end) for end in (End.FIN, End.RST)}
 LIES = {
     "HTML": Answer(b"<html>", headers={"Content-Type": "text/html"}),
@@ -225,7 +230,7 @@ class TestStale:
             assert (reply.status, reply.digest, said(reply)[0]) == (200, item.image.digest, "STALE")
             assert reply.get("Content-Type") == MANIFEST
         origin.on(item.path, manifest_answer(item.image))
-        assert said(either.get(item.path))[0] != "STALE"
+        wait_until(lambda: said(either.get(item.path))[0] != "STALE", "the registry is asked again")
 
     @pytest.mark.parametrize("trouble", STATUSES | CUTS)
     def test_head(self, trouble: str, either: Client, origin: Origin) -> None:
@@ -255,7 +260,7 @@ class TestStale:
                 reply = client.request(method, item.path)
                 assert (reply.status, said(reply)[0]) == (200, "STALE")
                 assert reply.get("Docker-Content-Digest") == item.image.digest
-        assert client.get(item.path.replace(EXPIRED, "never-seen")).status == 502
+        assert client.get(item.path.replace(EXPIRED, "never-seen")).status in (502, 503)
 
     @pytest.mark.parametrize("method", ["GET", "HEAD"])
     @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])

@@ -10,6 +10,7 @@ from regproxy.units import (
     Address,
     Credential,
     HostRule,
+    Reserve,
     parse_address,
     parse_bool,
     parse_credentials,
@@ -22,6 +23,7 @@ from regproxy.units import (
     parse_port,
     parse_ports,
     parse_positive_time,
+    parse_reserve,
     parse_resolve,
     parse_rule,
     parse_rules,
@@ -422,12 +424,26 @@ def test_words_of_single_settings() -> None:
         (parse_workers, "1025"),
         (parse_workers, "٤"),
         (parse_level, "trace"),
+        (parse_reserve, ""),
+        (parse_reserve, "101%"),
+        (parse_reserve, "-1"),
+        (parse_reserve, "1.5%"),
+        (parse_reserve, "10 %"),
+        (parse_reserve, "٤"),
         (parse_address, "localhost"),
     ],
 )
 def test_bad_words(parse: object, text: str) -> None:
     with pytest.raises(ValueError):
         parse(text)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    "text, want", [("10%", 20), ("100%", 200), ("0%", 0), ("20", 20), ("0", 0), ("5000", 200)]
+)
+def test_a_reserve(text: str, want: float) -> None:
+    assert parse_reserve(text).of(200) == want
+    assert parse_reserve(text) == Reserve(int(text.rstrip("%")), text.endswith("%"))
 
 
 @pytest.mark.parametrize(

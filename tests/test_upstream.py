@@ -367,12 +367,13 @@ class TestPool:
         assert client.get(item.path).digest == item.digest
         assert [seen.connection for seen in origin.requests] == [1, 1, 2]
 
-    def test_one_more_try_and_no_third(self, origin: Origin, client: Client) -> None:
+    def test_a_few_more_tries_and_no_others(self, origin: Origin, client: Client) -> None:
+        """One as the connection was an old one, two as it may have been a stumble."""
         assert client.get(cold(origin).path).status == 200
         item = blob()
         origin.on(item.path, Answer(cut_at=-1))
         assert client.get(item.path).status == 502
-        assert origin.hits[item.path] == 2
+        assert origin.hits[item.path] == 4
         assert client.get(item.path.replace("/app/", "/other/")).status == 404
 
     @pytest.mark.parametrize("body", [b"", b"grant_type=password"])
@@ -488,7 +489,7 @@ class TestTls:
             for path in ("/v2/app/tags/list", "/v2/app/manifests/v1", blob().path):
                 reply = client.get(path, {"Authorization": OWN})
                 message = error_of(reply)
-                assert reply.status == 502
+                assert reply.status in (502, 503)  # after three failures in a row nobody is asked
                 assert f"{wrong}.test" in message
                 assert what in message
                 assert any(cause in message for cause in causes.split("|")), message
@@ -574,7 +575,7 @@ class TestNobodyThere:
             client.ask(method, path)
         for client, (method, _) in zip(clients, asks, strict=True):
             reply = client.read_reply()
-            assert reply.status == where.status
+            assert reply.status in (where.status, 503)  # after three failures in a row nobody is asked
             if method == "GET":
                 message = error_of(reply)
                 assert host in message
@@ -583,7 +584,7 @@ class TestNobodyThere:
     def test_silence(self, start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk) -> None:
         never = threading.Event()
         origin = start_origin("reg.test")
-        proxy = start_proxy(origin, PROXY_READ_TIMEOUT="1s", REGPROXY_DEBUG="1")
+        proxy = start_proxy(origin, PROXY_READ_TIMEOUT="1s", REGPROXY_RESUME_TIME="500ms", REGPROXY_DEBUG="1")
         client = talk(proxy, origin)
         reply = client.get(cold(origin, hold_at=-1, hold=never).path)
         assert (reply.status, "sent nothing for 1 s" in error_of(reply)) == (504, True)
@@ -591,7 +592,8 @@ class TestNobodyThere:
         assert (reply.status, "sent nothing for 1 s" in error_of(reply)) == (504, True)
         large = cold(origin, LARGE, hold_at=LARGE // 2, hold=never, ranges=False)
         assert not client.get(large.path).complete
-        assert proxy.parts() == []
+        # Half of it is there, for the next one who asks.
+        assert LARGE // 2 in [path.stat().st_size for path in proxy.parts() if path.suffix == ".part"]
         client = talk(proxy, origin)
         slow = cold(origin, LARGE, rate=LARGE / 2)  # two seconds, without a pause of one
         assert client.get(slow.path).digest == slow.digest

@@ -19,7 +19,7 @@ cdef class Followed:
 
     cdef Watch watch
     cdef int wd
-    cdef Growth growth
+    cdef public Growth growth
     cdef object on_change
     cdef public bint eager
 
@@ -27,9 +27,8 @@ cdef class Followed:
         self.watch._drop(self)
 
     cdef int _happened(self, uint32_t mask) except -1:
-        cdef stat_t now
-        if self.growth is not None and fstat(self.growth.file.fd, &now) == 0:
-            self.growth.grow_to(now.st_size)
+        if self.growth is not None:
+            self.growth.look()
         if self.eager or mask & ~IN_MODIFY:
             self.on_change()
         return 0

@@ -1,3 +1,4 @@
+from regproxy._extents cimport Extents
 from regproxy._stream cimport Sink, Source, Stream
 from regproxy.openssl cimport EVP_MD_CTX
 from regproxy.status cimport Status
@@ -7,6 +8,12 @@ cdef enum GrowthState:
     GROWING
     DONE
     BROKEN
+
+
+cdef class FileSource
+
+
+cdef class Segment
 
 
 cdef class File:
@@ -40,6 +47,15 @@ cdef class Growth(Sink):
     cdef GrowthState state
     cdef list waiters
 
+    # Where it is filled in several places at once
+    cdef readonly Extents extents
+    # A thread hashes what was written ahead of its turn; its future
+    cdef readonly bint hashing
+    cdef readonly object catching
+    # Told, from the loop, that somebody waits for bytes that are not there
+    cdef public object on_wait
+    cdef bint told
+
     # When the disk takes no more: from `disk_end` on bytes are in `memory`, those below `floor` no longer
     cdef readonly int disk_errno
     cdef public object on_spill
@@ -54,9 +70,16 @@ cdef class Growth(Sink):
     cdef Place* places
     cdef Stream held_back
 
-    cdef long long visible(self) noexcept
-    cdef Status _store(self, const char* p, size_t n) except Status.EXC
+    cdef long long visible(self, long long offset) noexcept
+    cdef long long _open_end(self) noexcept
+    cdef Status put(self, Segment segment, const char* p, size_t n) except Status.EXC
+    cdef Status _put_run(self, Segment segment, const char* p, size_t n) except Status.EXC
+    cdef Status _place(self, long long offset, const char* p, size_t n) except Status.EXC
+    cdef Status _append(self, const char* p, size_t n) except Status.EXC
     cdef Status _remember(self, const char* p, size_t n) except Status.EXC
+    cdef int _advance(self, long long first, long long start, long long stop) noexcept
+    cdef int _hash_lag(self) except -1
+    cdef int look(self) except -1
     cdef Status _spill(self) except Status.EXC
     cdef bint _trim(self) noexcept
     cdef int _give_back(self, long long upto) noexcept
@@ -65,9 +88,20 @@ cdef class Growth(Sink):
     cdef int leave(self, Place* place) except -1
     cdef int moved(self) except -1
     cdef int grow_to(self, long long size) except -1
-    cdef int _offer_all(self, const char* p, size_t n) except -1
+    cdef int _offer_all(self, long long start, const char* p, size_t n) except -1
     cdef int wait(self, FileSource source, Stream reader) except -1
     cdef int wake_all(self) except -1
+    cdef bint _waits_on(self, FileSource source) noexcept
+    cdef int _forget_gone(self) except -1
+
+
+cdef class Segment(Sink):
+    cdef readonly Growth growth
+    cdef readonly long long start
+    cdef readonly long long offset
+    cdef public long long stop
+    cdef public long long body_stop
+    cdef readonly bint full
 
 
 cdef class FileSource(Source):

@@ -3,6 +3,7 @@
 cimport cython
 from libc.stdlib cimport free, malloc
 
+from regproxy._extents cimport Extents
 from regproxy._stream cimport Sink, Source, Stream
 from regproxy.openssl cimport *
 from regproxy.posix cimport *
@@ -21,6 +22,8 @@ cdef enum:
     # As much of what is on disk already is copied, within the event loop.
     COPIED = 4194304
     COPY = 1048576
+    # So much is hashed within the event loop when it has become the next to be hashed; more by a thread.
+    HASHED_HERE = 524288
     # Who holds the origin back, and others with it, has to take so much in so many seconds.
     LEAST = 1048576
     PATIENCE = 10
@@ -109,6 +112,10 @@ cdef class Growth(Sink):
     A disk that takes no more turns it into a relay: what it has stays readable, and what comes is in memory,
     WINDOW bytes at most, which holds the origin back to the pace of the slowest reader. `disk_errno` says
     why, and `on_spill()` is called from the loop, if it is set.
+
+    With `scatter()` it is filled in several places at once, by `Segment`s. `written` is how much is there from
+    the beginning on; the hash follows in order. `on_wait()` is called from the loop when a reader waits. A disk
+    that fails then fails the segment: it is for the caller to `gather()` and go on from `written`.
     """
 
     def __cinit__(self, File file not None, long long limit=NO_LIMIT):
@@ -172,7 +179,35 @@ cdef class Growth(Sink):
     cdef int _settle(self) except -1:
         # The connection may be somebody else's by now.
         self.held_back = None
+        self.on_wait = None
         return self.wake_all()
+
+    # --- several places at once --------------------------------------------------------------------------
+
+    def scatter(self, Extents extents not None) -> None:
+        """From here on bytes come to any place; which of them are there is in `extents`."""
+        self.extents = extents
+        self.total = extents.total
+        self.written = max(self.written, extents.written)
+
+    def gather(self) -> None:
+        """Only what is there from the beginning on counts from here on."""
+        self.extents = None
+
+    def wanted(self) -> list[int]:
+        """Where readers wait, longest first."""
+        self.told = False
+        self._forget_gone()
+        return [(<FileSource>source).offset for source, _ in self.waiters]
+
+    cdef int _forget_gone(self) except -1:
+        """Readers whose client has left wait for nothing."""
+        self.waiters = [(source, reader) for source, reader in self.waiters if (<Stream>reader).fd >= 0]
+        return 0
+
+    def holds(self, long long offset) -> bool:
+        """Whether the byte at `offset` is there."""
+        return offset < self.written or (self.extents is not None and self.extents.end_of(offset) > offset)
 
     # --- what another process has written ----------------------------------------------------------------
 
@@ -180,14 +215,55 @@ cdef class Growth(Sink):
         """The file has `size` bytes now."""
         self.grow_to(size)
 
+    def refresh(self) -> None:
+        """Look at the file, or at the map where there is one."""
+        self.look()
+
+    cdef int look(self) except -1:
+        cdef stat_t now
+        if self.extents is not None:
+            # A map that can't be read says nothing new.
+            self.extents.refresh()
+            if self.state == GROWING:
+                self.written = max(self.written, self.extents.written)
+                self.wake_all()
+        elif fstat(self.file.fd, &now) == 0:
+            self.grow_to(now.st_size)
+        return 0
+
     cdef int grow_to(self, long long size) except -1:
-        if size > self.written and self.state == GROWING:
+        if size > self.written and self.state == GROWING and self.extents is None:
             self.written = size
             self.wake_all()
         return 0
 
+    # --- the hash ----------------------------------------------------------------------------------------
+
+    cdef int _hash_lag(self) except -1:
+        """Hash what has become the next to be hashed: a little here, much by a thread."""
+        cdef long long lag = self.written - self.hashed
+        if lag <= 0 or self.hashing or self.state != GROWING:
+            return 0
+        if lag <= HASHED_HERE:
+            try:
+                self.catch_up()
+            except OSError:
+                # It shows again when all of it has to be hashed.
+                pass
+            return 0
+        self.hashing = True
+        self.catching = self.file.loop.run_in_executor(None, self.catch_up)
+        self.catching.add_done_callback(self._caught_up)
+        return 0
+
+    def _caught_up(self, future):
+        self.hashing = False
+        self.catching = None
+        if not future.cancelled() and future.exception() is None:
+            self._hash_lag()
+
     def catch_up(self) -> None:
-        """Hash what is in the file and was not written here. Blocks, so on a thread. Raises OSError."""
+        """Hash what is in the file and has not been hashed yet. Blocks, so on a thread. Raises OSError."""
         cdef char* p = <char*>malloc(COPY)
         cdef ssize_t got = 0
         cdef size_t want
@@ -230,14 +306,17 @@ cdef class Growth(Sink):
         if self.limit != NO_LIMIT and self.written + <long long>n > self.limit:
             self.reason = f"the body is larger than {self.limit} bytes"
             return Status.FAILED
-        status = self._store(p, n) if self.memory is None else self._remember(p, n)
+        status = self._append(p, n) if self.memory is None else self._remember(p, n)
         if status != Status.OK:
             return status
-        EVP_DigestUpdate(self.md, p, n)
+        if self.hashed == self.written and not self.hashing:
+            EVP_DigestUpdate(self.md, p, n)
+            self.hashed += n
         self.written += n
-        self.hashed += n
+        if self.hashed < self.written:
+            self._hash_lag()
         if len(self.waiters) <= OFFERS:
-            self._offer_all(p, n)
+            self._offer_all(self.written - <long long>n, p, n)
         self.wake_all()
         if self.memory is not None and self._trim():
             self.held_back = origin
@@ -247,22 +326,84 @@ cdef class Growth(Sink):
             return Status.AGAIN
         return Status.OK
 
-    cdef Status _store(self, const char* p, size_t n) except Status.EXC:
+    cdef Status put(self, Segment segment, const char* p, size_t n) except Status.EXC:
+        """Take a segment's bytes, without those that are there already: these are never written again."""
+        cdef long long there
+        cdef size_t known
+        cdef Status status
+        if self.extents is None:
+            segment.reason = "it is not filled in several places any more"
+            return Status.FAILED
+        while n:
+            there = max(self.written, self.extents.end_of(segment.offset))
+            if there > segment.offset:
+                known = <size_t>min(there - segment.offset, <long long>n)
+            else:
+                known = <size_t>min(self.extents.next_at(segment.offset) - segment.offset, <long long>n)
+                status = self._put_run(segment, p, known)
+                if status != Status.OK:
+                    return status
+            segment.offset += known
+            p += known
+            n -= known
+        self._hash_lag()
+        self.wake_all()
+        return Status.OK
+
+    cdef Status _put_run(self, Segment segment, const char* p, size_t n) except Status.EXC:
+        cdef long long start = segment.offset
+        cdef bint next_to_hash
+        cdef Status status = self._place(start, p, n)
+        if status != Status.OK:
+            segment.reason = f"the disk fails: {strerror(self.disk_errno).decode()}"
+            return status
+        next_to_hash = self.hashed == start == self.written and not self.hashing
+        if self._advance(segment.start, start, start + <long long>n):
+            self.disk_errno = errno
+            segment.reason = f"the disk fails: {strerror(self.disk_errno).decode()}"
+            return Status.FAILED
+        if next_to_hash:
+            EVP_DigestUpdate(self.md, p, n)
+            self.hashed += n
+        if len(self.waiters) <= OFFERS:
+            self._offer_all(start, p, n)
+        return Status.OK
+
+    cdef int _advance(self, long long first, long long start, long long stop) noexcept:
+        """[start, stop) is there now, as [first, start) was before. 0, or -1 and errno."""
+        cdef long long end
+        if self.extents.mark(start, stop):
+            return -1
+        if first <= self.written < stop:
+            self.written = stop
+        while True:
+            end = self.extents.end_of(self.written)
+            if end <= self.written:
+                break
+            self.written = end
+        return self.extents.note(self.written) if self.written > self.extents.written else 0
+
+    cdef Status _place(self, long long offset, const char* p, size_t n) except Status.EXC:
+        """Write to the file; FAILED: `disk_errno` says why."""
         cdef size_t at = 0
         cdef ssize_t k
-        if self.largest and self.written + <long long>n > self.largest:
-            self.disk_errno = EFBIG
-            return self._remember(p, n) if self._spill() == Status.OK else Status.FAILED
         while at < n:
-            k = pwrite(self.file.fd, p + at, n - at, self.written + <long long>at)
+            k = pwrite(self.file.fd, p + at, n - at, offset + <long long>at)
             if k < 0:
                 if errno == EINTR:
                     continue
                 self.disk_errno = errno
-                # Whole pieces only: the file has what is counted in `written`, and maybe something behind it.
-                return self._remember(p, n) if self._spill() == Status.OK else Status.FAILED
+                return Status.FAILED
             at += k
         return Status.OK
+
+    cdef Status _append(self, const char* p, size_t n) except Status.EXC:
+        if self.largest and self.written + <long long>n > self.largest:
+            self.disk_errno = EFBIG
+        elif self._place(self.written, p, n) == Status.OK:
+            return Status.OK
+        # Whole pieces only: the file has what is counted in `written`, and maybe something behind it.
+        return self._remember(p, n) if self._spill() == Status.OK else Status.FAILED
 
     cdef Status _remember(self, const char* p, size_t n) except Status.EXC:
         cdef size_t at = 0
@@ -386,10 +527,10 @@ cdef class Growth(Sink):
             origin.resume()
         return 0
 
-    cdef int _offer_all(self, const char* p, size_t n) except -1:
+    cdef int _offer_all(self, long long start, const char* p, size_t n) except -1:
         """Give new bytes straight to readers that have caught up; with many, the loop shares better."""
         cdef FileSource source
-        cdef long long start = self.written - <long long>n, limit = self.visible()
+        cdef long long limit = min(start + <long long>n, self._open_end())
         cdef size_t taken
         for source, reader in self.waiters:
             if start <= source.offset < limit:
@@ -399,26 +540,77 @@ cdef class Growth(Sink):
                 source.advance_by((<Stream>reader).offer(p + (source.offset - start), taken))
         return 0
 
-    cdef long long visible(self) noexcept:
-        """How many bytes readers may have now."""
-        cdef long long n
+    cdef long long _open_end(self) noexcept:
+        """Where readers have to stop before the digest has matched."""
+        return (self.total if self.total >= 0 else self.written) - HOLD_BACK
+
+    cdef long long visible(self, long long offset) noexcept:
+        """Up to where a reader at `offset` may read now."""
+        cdef long long end = self.written
         if self.state == DONE:
-            return self.written
-        n = (self.total if self.total >= 0 else self.written) - HOLD_BACK
-        if n > self.written:
-            n = self.written
-        return n if n > 0 else 0
+            return end
+        if offset >= end and self.extents is not None:
+            end = self.extents.end_of(offset)
+        return max(0, min(end, self._open_end()))
 
     cdef int wait(self, FileSource source, Stream reader) except -1:
         self.waiters.append((source, reader))
+        if self.on_wait is not None and not self.told:
+            self.told = True
+            self.file.loop.call_soon(self._tell_waiting)
         return 0
 
+    def _tell_waiting(self):
+        if self.on_wait is not None:
+            self.on_wait()
+
     cdef int wake_all(self) except -1:
+        """Wake the readers for whom there is something."""
+        cdef FileSource source
+        cdef Stream reader
+        cdef list waiters = self.waiters
         # wake() only arms the reader, so nobody is added to the list meanwhile.
-        for _, reader in self.waiters:
-            (<Stream>reader).wake()
-        self.waiters.clear()
+        self.waiters = []
+        for source, reader in waiters:
+            if self._waits_on(source):
+                if reader.fd >= 0:
+                    self.waiters.append((source, reader))
+            else:
+                reader.wake()
         return 0
+
+    cdef bint _waits_on(self, FileSource source) noexcept:
+        """Whether there is nothing new for this reader, where that can be told."""
+        if self.state != GROWING or self.extents is None or 0 <= source.stop <= source.offset:
+            return False
+        return self.visible(source.offset) <= source.offset
+
+
+cdef class Segment(Sink):
+    """A body that goes to [start, stop) of a growth that is scattered.
+
+    `body_stop`: where the body itself ends. One that goes on behind `stop` is broken off there, and `full` says
+    so: nothing is wrong with it. `stop` may be lowered while it comes, never below `offset`.
+    """
+
+    def __cinit__(self, Growth growth not None, long long start, long long stop, long long body_stop):
+        self.growth = growth
+        self.start = self.offset = start
+        self.stop = stop
+        self.body_stop = body_stop
+        self.reason = ""
+
+    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
+        cdef size_t known = n
+        cdef Status status
+        if self.stop - self.offset < <long long>n:
+            known = <size_t>max(self.stop - self.offset, 0)
+        status = self.growth.put(self, p, known)
+        if status == Status.OK and self.offset >= self.stop and self.stop < self.body_stop:
+            self.full = True
+            self.reason = "all that was wanted of it is there"
+            return Status.FAILED
+        return status
 
 
 @cython.no_gc_clear
@@ -489,7 +681,7 @@ cdef class FileSource(Source):
             self.reason = growth.reason
             return Status.FAILED
         else:
-            limit = growth.visible()
+            limit = growth.visible(self.offset)
             if growth.state == DONE and self.stop < 0:
                 self.stop = growth.written
             limit = self.limit_to(limit)

@@ -225,7 +225,8 @@ cdef int load_chain(SSL_CTX* ctx, bytes chain_pem) except -1:
 
 cdef int load_key(SSL_CTX* ctx, bytes key_pem) except -1:
     cdef BIO* pem = BIO_new_mem_buf(<char*>key_pem, <int>len(key_pem))
-    cdef EVP_PKEY* key = PEM_read_bio_PrivateKey(pem, NULL, NULL, NULL)
+    # Without a passphrase, the empty one here, OpenSSL would ask the terminal for that of an encrypted key.
+    cdef EVP_PKEY* key = PEM_read_bio_PrivateKey(pem, NULL, NULL, <void*><char*>b"")
     BIO_free(pem)
     if key == NULL:
         raise ValueError(f"no private key in the PEM text: {drain_errors()}")
@@ -236,8 +237,12 @@ cdef int load_key(SSL_CTX* ctx, bytes key_pem) except -1:
     return 0
 
 
-def client_context(bint verify=True, str extra_ca_file=None, bint ktls=False) -> Context:
-    """A context that trusts the system's store and `extra_ca_file`. ValueError: that file can't be read."""
+def client_context(bint verify=True, str extra_ca_file=None, bint ktls=False, bytes chain_pem=None,
+                   bytes key_pem=None) -> Context:
+    """A context that trusts the system's store and `extra_ca_file`, and presents `chain_pem` if asked to.
+
+    ValueError: that file can't be read, or OpenSSL refuses certificate or key.
+    """
     cdef Context context = new_context(False, ktls)
     context.verify = verify
     SSL_CTX_set_verify(context.ctx, SSL_VERIFY_PEER if verify else SSL_VERIFY_NONE, NULL)
@@ -251,6 +256,9 @@ def client_context(bint verify=True, str extra_ca_file=None, bint ktls=False) ->
     # An origin sends much at once: fewer, larger reads from the BIO.
     SSL_CTX_set_read_ahead(context.ctx, 1)
     SSL_CTX_set_default_read_buffer_len(context.ctx, 65536)
+    if chain_pem is not None and key_pem is not None:
+        load_chain(context.ctx, chain_pem)
+        load_key(context.ctx, key_pem)
     return context
 
 

@@ -51,6 +51,10 @@ class Trust:
             pair = self._pairs[names] = self._issue(names)
         return pair
 
+    def client(self, name: str) -> KeyPair:
+        """Return a new pair for a client that goes by this name."""
+        return self._issue((name,), ExtendedKeyUsageOID.CLIENT_AUTH)
+
     def server_context(self, *names: str) -> ssl.SSLContext:
         """Return a context that serves as these names."""
         pair = self.server(*names)
@@ -62,20 +66,23 @@ class Trust:
         """Return a context that trusts this CA and nothing else, and checks names."""
         return trusting(self.pem)
 
-    def _issue(self, names: tuple[str, ...]) -> KeyPair:
+    def _issue(
+        self, names: tuple[str, ...], usage: x509.ObjectIdentifier = ExtendedKeyUsageOID.SERVER_AUTH
+    ) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         cert = (
             self._builder(subject, key.public_key())
             .add_extension(x509.SubjectAlternativeName([_san(name) for name in names]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False
             )
             .sign(self._key, hashes.SHA256())
         )
-        stem = f"{len(self._pairs)}-{names[0].replace(':', '_')}"
+        kind = "client-" if usage == ExtendedKeyUsageOID.CLIENT_AUTH else ""
+        stem = f"{kind}{len(self._pairs)}-{names[0].replace(':', '_')}"
         pair = KeyPair(self._directory / f"{stem}.crt", self._directory / f"{stem}.key")
         pair.chain.write_bytes(cert.public_bytes(serialization.Encoding.PEM))
         pair.key.write_bytes(

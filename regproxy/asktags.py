@@ -1,0 +1,167 @@
+"""Answering for a tag of which no copy is fresh: what is held is confirmed or stands in, or it is fetched."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from regproxy.answer import Answerer
+from regproxy.auth import Origin
+from regproxy.errors import UpstreamError
+from regproxy.fill import NO_TYPE, Fill, UpstreamAnswer, Wanted
+from regproxy.heads import end_to_end
+from regproxy.index import TagRow
+from regproxy.policy import STALE_ON, variants
+from regproxy.services import Route
+from regproxy.store import Blob
+from regproxy.tagask import TagAsk
+from regproxy.tagsaid import Seen
+
+log = logging.getLogger(__name__)
+
+_FETCHED: Final = frozenset({"MISS", "EXPIRED"})
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """What is held of a tag, `age` seconds after its origin has confirmed it.
+
+    `current`: that was the last that the origin has said. `stands_in`: it is served while the origin is in
+    trouble.
+    """
+
+    row: TagRow
+    blob: Blob
+    age: float
+    current: bool
+    stands_in: bool
+
+
+class TagAsker(Answerer):
+    """Carries out the plans for tags that the cache alone can't."""
+
+    __slots__ = ()
+
+    def _copy(self, origin: Origin, route: Route, row: TagRow | None, blob: Blob | None) -> Copy | None:
+        """The copy that suits the request: the newest (`row` with its content), else an older one."""
+        current = row is not None and blob is not None
+        if row is None or blob is None:
+            row, blob = self._older(origin, route)
+            if row is None or blob is None:
+                return None
+        age = time.time() - row.fetched_at
+        stretch = self._s.stretch(origin.host)
+        stands_in = self._s.policy.may_stand_in(route.target.reference, age, stretch)
+        return Copy(row, blob, age, current, stands_in)
+
+    def _older(self, origin: Origin, route: Route) -> tuple[TagRow | None, Blob | None]:
+        target = route.target
+        rows = self._s.index.tag(origin.host, origin.port, target.repository, target.reference)
+        for row in variants(rows, route.accept):
+            blob = self._lookup(row.digest)
+            if blob is not None:
+                if blob.media_type == NO_TYPE:
+                    blob.media_type = row.media_type
+                return row, blob
+        return None, None
+
+    def _tag_ask(self, wanted: Wanted, copy: Copy | None) -> TagAsk:
+        route, config = self._route, self._s.config
+        assert route is not None
+        return TagAsk(
+            route.accept,
+            self._fresh(wanted.origin, route),
+            row=copy.row if copy is not None and copy.current else None,
+            # With the manifest cache off, each client is answered by what the registry says to it.
+            shared=config.manifest_cache and copy is not None and copy.current,
+            stands_in=copy is not None and copy.stands_in,
+            kept=config.keep_on_404,
+        )
+
+    def _fresh(self, origin: Origin, route: Route) -> Callable[[], Blob | None]:
+        """What looks whether the tag that is asked for is held, and fresh, by now."""
+
+        def fresh() -> Blob | None:
+            if route.fresh_tag is None:
+                return None
+            row, blob = self._held(origin, route)
+            lifetime = route.fresh_tag[1] * self._s.stretch(origin.host)
+            return blob if row is not None and 0 <= time.time() - row.fetched_at < lifetime else None
+
+        return fresh
+
+    def _note(self, fill: Fill, cache: str) -> None:
+        """Note for the log who was asked, and what the cache had to do with it."""
+        self._asked, self._asked_seconds = fill.fetched_from, fill.seconds
+        if fill.revalidated:
+            self._cache = "REVALIDATED"
+        else:
+            # What another process fetches was joined, too.
+            self._cache = "UPDATING" if fill.joined and cache in _FETCHED else cache
+
+    # --- trouble -----------------------------------------------------------------------------------------
+
+    def _stands_in(self, copy: Copy | None, status: int, error: object) -> bool:
+        """Serve the older copy instead of the origin's answer, where that is no better; 0: it gave none."""
+        if copy is None or not copy.stands_in:
+            return False
+        gone = status == 404 and self._s.config.keep_on_404
+        if status and status not in STALE_ON and not gone:
+            return False
+        log.warning("%s %s: serving a stale copy: %s", self.host, self.uri, error)
+        self._serve(copy.blob, "STALE")
+        return True
+
+    def _renew(self, wanted: Wanted, copy: Copy) -> None:
+        """Revalidate in the background: whoever asks then has the answer."""
+        if self._s.fills.tags.may_renew(wanted):
+            self._s.fills.join(wanted, self._tag_ask(wanted, copy))
+
+    # --- asking ------------------------------------------------------------------------------------------
+
+    async def _fetch_tag(self, wanted: Wanted, copy: Copy | None) -> None:
+        """Join the tag's fill, or begin it; answer once it is verified."""
+        cache = "MISS" if copy is None else "EXPIRED"
+        self._wait_for_fill(True)
+        fill, mine = self._s.fills.join(wanted, self._tag_ask(wanted, copy))
+        self._cache = cache = cache if mine else "UPDATING"
+        try:
+            blob = await asyncio.shield(fill.done)
+        except UpstreamError as error:
+            self._note(fill, cache)
+            status = error.response.status if isinstance(error, UpstreamAnswer) else 0
+            if self._stands_in(copy, status, error):
+                return
+            raise
+        self._note(fill, cache)
+        blob.media_type = fill.media_type
+        self._serve(blob, self._cache)
+
+    async def _look_tag(self, wanted: Wanted, copy: Copy | None) -> None:
+        """HEAD stays HEAD: registries count it less, or not at all. What it says is entered all the same."""
+        self._cache = "MISS" if copy is None else "EXPIRED"
+        self._wait_for_fill(True)
+        tag = self._tag_ask(wanted, copy)
+        try:
+            found = await self._s.fills.tags.look(wanted, tag)
+        except UpstreamError as error:
+            if self._stands_in(copy, 0, error):
+                return
+            raise
+        if not isinstance(found, Seen):
+            self._serve(found, "REVALIDATED")
+            return
+        self._asked, self._asked_seconds = found.address, found.seconds
+        if copy is not None and found.digest == copy.row.digest:
+            self._serve(copy.blob, "REVALIDATED")
+            return
+        if self._stands_in(copy, found.status, f"{self.host} answered {found.status}"):
+            return
+        if found.status == 404 and found.direct and copy is not None and not tag.kept:
+            self._s.fills.tags.gone(wanted)
+        headers = [h for h in end_to_end(found.response.headers) if h[0] != b"date"]
+        self._send(found.status, self._head(found.status, headers))

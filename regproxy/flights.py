@@ -1,0 +1,50 @@
+"""Single-flight: who asks for what is already being asked for waits for that answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Hashable
+from typing import Any, Generic, TypeVar
+
+_Key = TypeVar("_Key", bound=Hashable)
+_Value = TypeVar("_Value")
+
+
+class Flights(Generic[_Key, _Value]):
+    """One run for each key at a time. Who waits may be cancelled: the run goes on for the others."""
+
+    __slots__ = ("_tasks",)
+
+    def __init__(self) -> None:
+        self._tasks: dict[_Key, asyncio.Task[_Value]] = {}
+
+    def __contains__(self, key: _Key) -> bool:
+        return key in self._tasks
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, key: _Key, run: Callable[[], Coroutine[Any, Any, _Value]]) -> asyncio.Task[_Value]:
+        """Return the task of the run, which begins unless one is under way."""
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.get_running_loop().create_task(run())
+
+            def ended(done: asyncio.Task[_Value]) -> None:
+                if self._tasks.get(key) is done:
+                    del self._tasks[key]
+                # Looked at, so that nobody complains of an error when all who waited have gone.
+                if not done.cancelled():
+                    done.exception()
+
+            task.add_done_callback(ended)
+        return task
+
+    async def join(self, key: _Key, run: Callable[[], Coroutine[Any, Any, _Value]]) -> _Value:
+        """Wait for the run of `key` and return or raise what it does."""
+        return await asyncio.shield(self.start(key, run))
+
+    def close(self) -> None:
+        """Cancel every run."""
+        for task in tuple(self._tasks.values()):
+            task.cancel()

@@ -1,0 +1,78 @@
+"""What every request to an origin goes through: is it there, does it let us, and what did it say."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from regproxy.auth import Origin
+from regproxy.breaker import Breakers
+from regproxy.connections import Connection
+from regproxy.errors import BadResponse, ConnectFailed, RateLimited, UpstreamTimeout
+from regproxy.heads import Request, Response
+from regproxy.oci import Kind
+from regproxy.quota import Quotas
+from regproxy.ratelimit import ANONYMOUS, CLIENT, client_credential
+from regproxy.tokens import Grant
+
+T = TypeVar("T", bound=tuple[Connection, Response])
+
+
+class Gate:
+    """Circuit breakers and quotas around requests."""
+
+    def __init__(self, breakers: Breakers, quotas: Quotas) -> None:
+        self.breakers = breakers
+        self.quotas = quotas
+
+    async def through(
+        self,
+        origin: Origin,
+        credential: str,
+        method: str,
+        kind: Kind,
+        send: Callable[[], Awaitable[T]],
+        *,
+        limited: bool = True,
+    ) -> T:
+        """Send a request, unless it is known to be in vain, and learn from what comes of it.
+
+        `limited`: not sent either while the registry has said that it would refuse it.
+        """
+        breakers, quotas = self.breakers, self.quotas
+        breakers.admit(origin)
+        try:
+            if limited:
+                quotas.admit(origin.host, credential, method, kind)
+            result = await send()
+        except RateLimited:
+            # We may have been let through to see whether it is there.
+            breakers.abandoned(origin)
+            raise
+        except (ConnectFailed, UpstreamTimeout) as error:
+            breakers.failed(origin, error)
+            raise
+        except BadResponse:
+            # Somebody is there.
+            breakers.answered(origin)
+            raise
+        except BaseException:
+            # Also a connection that was lost: quickly, and maybe for this request alone.
+            breakers.abandoned(origin)
+            raise
+        breakers.answered(origin)
+        quotas.observe(origin.host, credential, method, kind, result[1])
+        return result
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        self.quotas.close()
+
+
+def credential_of(grant: Grant | None, request: Request) -> str:
+    """Whose quota a request with this Authorization uses up."""
+    if grant is None:
+        return ANONYMOUS
+    if grant.credential == CLIENT:
+        return client_credential(request.get(b"authorization"))
+    return grant.credential

@@ -1,0 +1,190 @@
+"""Which configured login may be shown to which server, and which are out of use because they were refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from regproxy.auth import Origin
+from regproxy.bounded import Bounded
+from regproxy.config import Config
+from regproxy.errors import CredentialError
+from regproxy.origins import Origins
+from regproxy.providers import Holder, Wallet
+from regproxy.sites import same_site
+from regproxy.sources import CredentialSource, Login, LoginKind
+from regproxy.standing import Standings
+
+log = logging.getLogger(__name__)
+
+REASONS_KEPT: Final = 1024
+
+_DIRECT: Final[frozenset[LoginKind]] = frozenset({"basic", "bearer"})
+_FOR_TOKENS: Final[frozenset[LoginKind]] = frozenset({"basic", "identity"})
+
+
+def standing_key(login: Login, server: Origin) -> tuple[Login, str, int]:
+    """The key of a login's standing with a server."""
+    return login, server.host, server.port
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The login to use; `configured`: the registry has one, though it may be out of use now.
+
+    `narrow`: it is the token server's, in another domain than the registry's: a token may be for nothing but
+    the very repository.
+    """
+
+    login: Login | None = None
+    configured: bool = False
+    narrow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    holder: Holder
+    owner: Origin
+    kinds: frozenset[LoginKind]
+    narrow: bool = False
+
+
+class Logins:
+    """The logins of the settings, for registries and their token servers. One for each worker."""
+
+    def __init__(
+        self, config: Config, origins: Origins, standings: Standings, clock: Callable[[], float]
+    ) -> None:
+        self._origins = origins
+        self._standings = standings
+        self._clock = clock
+        self._wallet = Wallet(config.credentials, config.docker_config, self._table, clock)
+        self._named = {
+            (rule.pattern, rule.port)
+            for rule in config.registries
+            if "*" not in rule.pattern and not rule.pattern.startswith(".")
+        } | set(config.origin_tables.own)
+        self._reasons: Bounded[Origin, str] = Bounded(REASONS_KEPT)
+
+    async def direct(self, origin: Origin, *, eager_only: bool = False) -> Choice:
+        """Return what the registry itself may be shown: a pair, or a token that is configured."""
+        if not self.secure(origin):
+            return Choice()
+        holders = self._wallet.holders(origin.host, origin.port)
+        candidates = (_Candidate(each, origin, _DIRECT) for each in holders if each.eager or not eager_only)
+        return await self._first(origin, origin, candidates)
+
+    async def for_tokens(self, origin: Origin, server: Origin) -> Choice:
+        """Return what the server of a registry's tokens may be shown: the registry's login, or its own."""
+        own = self._wallet.holders(origin.host, origin.port)
+        # A registry's token that is configured goes to the registry itself.
+        ready = [_Candidate(holder, origin, frozenset({"bearer"})) for holder in own if self.secure(origin)]
+        choice = await self._first(origin, origin, ready)
+        if choice.login is not None:
+            return choice
+        if not self.secure(server):
+            if choice.configured:
+                self._say(origin, f"credentials are not sent to {server.host} over plain HTTP")
+            return Choice(None, choice.configured)
+        found = await self._first(origin, server, self._candidates(origin, server, own))
+        configured = choice.configured or found.configured
+        if choice.configured and not found.configured:
+            self._say(
+                origin,
+                f"its tokens come from {server.host}, which is in another domain: credentials go there if"
+                f" token_server says so, or if they are configured for {server.host}",
+            )
+        return Choice(found.login, configured, found.narrow)
+
+    def secure(self, server: Origin) -> bool:
+        """Whether a secret may be sent: over plain HTTP only where that is how it was configured."""
+        return server.scheme == "https" or self._origins.plain(server)
+
+    def refused(self, origin: Origin, server: Origin, login: Login, answer: str) -> None:
+        """A server has refused a login: it rests, and its provider has a new look."""
+        text = f"the credentials of {login.label!r} were refused by {server.host} ({answer})"
+        key = standing_key(login, server)
+        if self._standings.rests(key, self._clock()):
+            return  # one of those that were sent before the first was refused
+        rest = self._standings.refused(key, text, self._clock())
+        for holder in self._wallet.holders(origin.host, origin.port):
+            holder.provider.forget(origin.host, origin.port)
+        if server != origin:
+            for holder in self._wallet.holders(server.host, server.port):
+                holder.provider.forget(server.host, server.port)
+        log.warning("%s: %s; they rest for %g s", origin.host, text, rest)
+
+    def accepted(self, origin: Origin, server: Origin, login: Login) -> None:
+        """A server has taken a login."""
+        self._standings.accepted(standing_key(login, server))
+        self._reasons.drop(origin)
+
+    def reason(self, origin: Origin) -> str:
+        """Return why the login of a registry is not in use, "" where it is or there is none."""
+        return self._reasons.get(origin) or ""
+
+    def close(self) -> None:
+        """End the helpers that run."""
+        self._wallet.close()
+
+    def _candidates(self, origin: Origin, server: Origin, own: list[Holder]) -> Iterator[_Candidate]:
+        near = same_site(origin.host, server.host)
+        for holder in own:
+            if near or _is_server(holder.token_server, server):
+                yield _Candidate(holder, origin, _FOR_TOKENS)
+        if (server.host, server.port) != (origin.host, origin.port) and (near or self._lends(origin, server)):
+            for holder in self._wallet.holders(server.host, server.port):
+                yield _Candidate(holder, server, _FOR_TOKENS, narrow=not near)
+
+    def _lends(self, origin: Origin, server: Origin) -> bool:
+        """Whether a token server's own login may serve a registry of another domain.
+
+        The token goes to the registry, so that must be configured by its name, and the server must not
+        belong to another one: none but Docker Hub may ask for Docker Hub's tokens.
+        """
+        if not self._is_named(origin):
+            return False
+        others = (host for host, _ in self._named if host not in (origin.host, server.host))
+        return not any(same_site(host, server.host) for host in others)
+
+    def _is_named(self, origin: Origin) -> bool:
+        return (origin.host, origin.port) in self._named or (origin.host, None) in self._named
+
+    async def _first(
+        self, origin: Origin, server: Origin, candidates: Iterator[_Candidate] | list[_Candidate]
+    ) -> Choice:
+        """Return the first login that is there and doesn't rest."""
+        configured = False
+        for candidate in candidates:
+            owner = candidate.owner
+            try:
+                login = await candidate.holder.provider.login(owner.host, owner.port)
+            except CredentialError as error:
+                self._reasons.put(origin, str(error))
+                configured = True
+                continue
+            if login is None:
+                continue
+            configured = True
+            if login.kind not in candidate.kinds:
+                continue
+            key = standing_key(login, server)
+            rest = self._standings.rests(key, self._clock())
+            if not rest:
+                return Choice(login, True, candidate.narrow)
+            self._reasons.put(origin, f"{self._standings.reason(key)}; the next try is in {rest:.0f} s")
+        return Choice(None, configured)
+
+    def _table(self, host: str, port: int) -> CredentialSource | None:
+        return self._origins.settings(Origin("https", host, port)).credentials
+
+    def _say(self, origin: Origin, reason: str) -> None:
+        if self._reasons.get(origin) != reason:
+            log.warning("%s: %s", origin.host, reason)
+            self._reasons.put(origin, reason)
+
+
+def _is_server(named: tuple[str, int | None] | None, server: Origin) -> bool:
+    return named is not None and named[0] == server.host and named[1] in (None, server.port)

@@ -1,0 +1,40 @@
+"""Which hosts belong together: those below one registrable domain (the Public Suffix List).
+
+The list comes with the package, of the day when that was made; nothing is fetched. Suffixes that it doesn't
+know, such as `.internal`, count as public, by the list's own default rule.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from functools import cache, lru_cache
+
+from publicsuffixlist import PublicSuffixList
+
+
+@cache
+def _suffixes() -> PublicSuffixList:
+    """Read when it is first needed: it takes 30 ms."""
+    return PublicSuffixList()
+
+
+@lru_cache(maxsize=4096)
+def registrable(host: str) -> str | None:
+    """Return the domain that somebody has registered, such as docker.io of auth.docker.io.
+
+    None where there is none: an IP address, a name of one label, a public suffix itself.
+    """
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        domain: str | None = _suffixes().privatesuffix(host.rstrip(".").lower())
+        return domain
+    return None
+
+
+def same_site(one: str, other: str) -> bool:
+    """Tell whether two hosts are the same, or in the hands of the same registrant."""
+    if one == other:
+        return True
+    domain = registrable(one)
+    return domain is not None and domain == registrable(other)

@@ -1,0 +1,281 @@
+"""What is sent as Authorization to a registry: the client's own, a configured login, or a token that we get.
+
+Configured logins go to the host that they are configured for, and to a token server in the registry's own
+domain; never across a redirect, and over plain HTTP only where that is configured. See docs/configuration.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final, Literal, Protocol
+
+from regproxy.auth import Origin
+from regproxy.bounded import Bounded
+from regproxy.challenges import asks_for_basic, bearer_of, parse_challenges
+from regproxy.config import Config
+from regproxy.errors import BadResponse, UpstreamError
+from regproxy.heads import Request, Response
+from regproxy.logins import Logins, standing_key
+from regproxy.oci import Kind, Target, parse_target
+from regproxy.origins import Origins
+from regproxy.sources import Login
+from regproxy.standing import Standings
+from regproxy.tokencache import Exchange, Key, NoToken, Tokens
+from regproxy.tokenserver import Realm, parse_realm, parse_scope
+
+__all__ = ["Authorizer", "Exchange", "Grant", "TokenCounter"]
+
+log = logging.getLogger(__name__)
+
+ANONYMOUS: Final = "anonymous"
+CLIENT: Final = "client"
+REGISTRIES_KEPT: Final = 1024  # whose way of asking is remembered
+SCOPES_KEPT: Final = 4096
+YOUNG: Final = 10.0  # seconds; a token that is refused at this age is not fetched anew
+
+# "login": a pair, or a token that is configured as such.
+Sort = Literal["client", "login", "token"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What to send. `credential` is its name in metrics: "client", "anonymous", or the configured user's."""
+
+    value: bytes = field(repr=False)
+    credential: str
+    sort: Sort = "client"
+    login: Login | None = field(default=None, repr=False)
+    key: Key | None = field(default=None, repr=False)
+
+
+class TokenCounter(Protocol):
+    """Where requests for tokens are counted."""
+
+    def token_fetch(self, registry: str, credential: str, outcome: str) -> None:
+        """Count one: "issued", "refused" or "error"."""
+
+
+class _Ledger:
+    """What the tokens' fetching says of logins, for those who choose them."""
+
+    def __init__(
+        self,
+        logins: Logins,
+        standings: Standings,
+        counter: TokenCounter | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._logins, self._standings, self._counter, self._clock = logins, standings, counter, clock
+
+    def refused(self, origin: Origin, server: Origin, login: Login, answer: str) -> None:
+        self._logins.refused(origin, server, login, answer)
+
+    def accepted(self, origin: Origin, server: Origin, login: Login) -> None:
+        self._logins.accepted(origin, server, login)
+
+    def rests(self, server: Origin, login: Login) -> bool:
+        return self._standings.rests(standing_key(login, server), self._clock()) > 0
+
+    def proven(self, server: Origin, login: Login) -> bool:
+        return self._standings.proven(standing_key(login, server))
+
+    def count(self, registry: str, login: Login | None, outcome: str) -> None:
+        if self._counter is not None:
+            self._counter.token_fetch(registry, ANONYMOUS if login is None else login.label, outcome)
+
+
+class Authorizer:
+    """Decides what is sent as Authorization. One for each worker.
+
+    Where a token server is in trouble, its UpstreamError is raised, as if the registry itself were.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        exchange: Exchange,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        origins: Origins | None = None,
+        counter: TokenCounter | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._origins = origins or Origins(config)
+        standings = Standings()
+        self._logins = Logins(config, self._origins, standings, clock)
+        self._tokens = Tokens(exchange, _Ledger(self._logins, standings, counter, clock), clock, wall)
+        self._asks: Bounded[Origin, Realm | Literal["basic"]] = Bounded(REGISTRIES_KEPT)
+        self._scopes: Bounded[tuple[Origin, str], tuple[str, ...]] = Bounded(SCOPES_KEPT)
+
+    # --- what the pipeline asks --------------------------------------------------------------------------
+
+    async def authorization(
+        self, origin: Origin, target: Target, request: Request, *, own: bool = False
+    ) -> Grant | None:
+        """Return what to send first, None for nothing. `own`: the request is ours, and no client's."""
+        client = _client(request)
+        if client is not None and self._origins.settings(origin).credentials_first == "client":
+            return client
+        try:
+            return await self._ours(origin, target, own, eager_only=True) or client
+        except UpstreamError:
+            if client is None:
+                raise
+            return client
+
+    async def refused(
+        self,
+        origin: Origin,
+        target: Target,
+        request: Request,
+        response: Response,
+        grant: Grant | None,
+        *,
+        own: bool = False,
+    ) -> Grant | None:
+        """Return what to try after a 401 to `grant`, once; None: the 401 is for whoever asked."""
+        self._learn(origin, target, response)
+        if grant is None or grant.sort == "client":
+            return await self._ours(origin, target, own)
+        another = None
+        if self._note_refusal(origin, target, grant):
+            another = await self._ours(origin, target, own)
+        # The same again would be refused again.
+        return another if another is not None and another.value != grant.value else _client(request)
+
+    def accepted(self, origin: Origin, grant: Grant | None) -> None:
+        """Any answer but a 401 came to `grant`: a login that was sent is in order."""
+        if grant is not None and grant.sort == "login" and grant.login is not None:
+            self._logins.accepted(origin, origin, grant.login)
+
+    async def passing(self, origin: Origin, request: Request) -> Grant | None:
+        """Return the login to put into a request that is passed on as it is, None for none.
+
+        That is a ping, a push, or a client's own request to a token server; the login is that very host's.
+        """
+        asks = self._asks.get(origin)
+        if _client(request) is not None or (isinstance(asks, Realm) and asks.origin != origin):
+            return None
+        for_token = parse_target(request.path).kind is Kind.TOKEN
+        return await self._direct(origin, eager_only=asks != "basic" and not for_token)
+
+    def passed(self, origin: Origin, grant: Grant | None, response: Response) -> None:
+        """An answer came to what passing() gave."""
+        if response.status != 401:
+            self.accepted(origin, grant)
+        elif grant is not None and grant.login is not None and not _bearer(response):
+            self._logins.refused(origin, origin, grant.login, "status 401")
+
+    def reason(self, origin: Origin) -> str:
+        """Return why a registry's configured credentials are not in use, "" where they are."""
+        return self._logins.reason(origin)
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._tokens.close()
+        self._logins.close()
+
+    # --- ours ---------------------------------------------------------------------------------------------
+
+    async def _ours(
+        self, origin: Origin, target: Target, own: bool, *, eager_only: bool = False
+    ) -> Grant | None:
+        """Return ours, in the way that the registry asks for as far as that is known."""
+        asks = self._asks.get(origin)
+        if isinstance(asks, Realm):
+            return await self._token(origin, target, asks, own)
+        if asks is None and not eager_only:
+            return None
+        return await self._direct(origin, eager_only=asks is None)
+
+    async def _direct(self, origin: Origin, *, eager_only: bool) -> Grant | None:
+        login = (await self._logins.direct(origin, eager_only=eager_only)).login
+        return None if login is None else _login_grant(login)
+
+    async def _token(
+        self, origin: Origin, target: Target, realm: Realm, own: bool, *, again: bool = True
+    ) -> Grant | None:
+        """Return a token as the configured user, or an anonymous one where that can't be had.
+
+        None where nobody is configured and a client asks: it has its own way to get one.
+        """
+        choice = await self._logins.for_tokens(origin, realm.origin)
+        login = choice.login
+        if login is not None and login.kind == "bearer":
+            return _login_grant(login)
+        if not (own or choice.configured):
+            return None
+        if login is not None:
+            scopes = self._scope(origin, target, narrow=choice.narrow)
+            try:
+                return await self._grant(Key(origin, realm, scopes, login, choice.narrow))
+            except NoToken as error:
+                if error.login and again:
+                    # The provider may have another by now.
+                    return await self._token(origin, target, realm, own, again=False)
+        if not (self._logins.secure(realm.origin) or self._origins.plain(origin)):
+            return None
+        try:
+            return await self._grant(Key(origin, realm, self._scope(origin, target), None))
+        except NoToken:
+            return None
+
+    async def _grant(self, key: Key) -> Grant:
+        value = await self._tokens.token(key)
+        name = ANONYMOUS if key.login is None else key.login.label
+        return Grant(b"Bearer " + value.encode("ascii"), name, "token", key.login, key)
+
+    # --- what registries say ------------------------------------------------------------------------------
+
+    def _learn(self, origin: Origin, target: Target, response: Response) -> None:
+        """Remember how a registry asks for credentials; Bearer goes before Basic."""
+        challenges = parse_challenges(response.all(b"www-authenticate"))
+        bearer = bearer_of(challenges)
+        if bearer is not None:
+            try:
+                self._asks.put(origin, parse_realm(bearer.realm, bearer.service))
+            except BadResponse as error:
+                log.warning("%s asks for tokens in a way that can't be followed: %s", origin.host, error)
+            else:
+                self._scopes.put((origin, target.repository), parse_scope(bearer.scope))
+                return
+        if asks_for_basic(challenges):
+            self._asks.put(origin, "basic")
+
+    def _scope(self, origin: Origin, target: Target, *, narrow: bool = False) -> tuple[str, ...]:
+        """Return what a token has to be for: what the registry has said, else by the repository's name."""
+        said = None if narrow else self._scopes.get((origin, target.repository))
+        if said:
+            return said
+        return (f"repository:{target.repository}:pull",) if target.repository else ()
+
+    def _note_refusal(self, origin: Origin, target: Target, grant: Grant) -> bool:
+        """Draw the conclusions of a 401 to one of ours; whether another may be had."""
+        asks, key = self._asks.get(origin), grant.key
+        if key is None:
+            basic = grant.value.startswith(b"Basic ")
+            # A registry that wants tokens has not judged the pair.
+            if grant.login is not None and not (basic and isinstance(asks, Realm)):
+                self._logins.refused(origin, origin, grant.login, "status 401")
+            return True
+        other = (asks, self._scope(origin, target, narrow=key.narrow)) != (key.realm, key.scopes)
+        value = grant.value.decode("ascii").removeprefix("Bearer ")
+        return self._tokens.give_up(key, value, YOUNG) or other
+
+
+def _client(request: Request) -> Grant | None:
+    value = request.get(b"authorization")
+    return None if value is None else Grant(value, CLIENT)
+
+
+def _login_grant(login: Login) -> Grant:
+    """A login as it is sent to the registry itself."""
+    value = b"Bearer " + login.secret.encode() if login.kind == "bearer" else login.basic
+    return Grant(value, login.label, "login", login)
+
+
+def _bearer(response: Response) -> bool:
+    return bearer_of(parse_challenges(response.all(b"www-authenticate"))) is not None

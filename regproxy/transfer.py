@@ -1,0 +1,395 @@
+"""Taking in what a part lacks.
+
+    linear       one body after another, from where the part ends: what is short, or of unknown length
+    scattered    leases on any bytes of it, each by a stream of its own
+    whole        the origin knows no ranges: all of it again, of which only what is lacking is taken
+
+Readers of the part see pauses, and nothing else of what breaks and is resumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Final
+
+from regproxy._extents import BLOCK_SIZE
+from regproxy._follow import Watch
+from regproxy._relay import Growth, Segment
+from regproxy.asking import Fetched
+from regproxy.bodies import NO_RANGES, Bodies, Limits, check
+from regproxy.connections import BodyBroken
+from regproxy.errors import BadResponse, StoreError, UpstreamError
+from regproxy.filling import Fill
+from regproxy.heads import Response, parse_range
+from regproxy.leases import WANTED, Leases
+from regproxy.oci import Kind
+from regproxy.parts import Part
+from regproxy.policy import Verdict, after_head
+
+log = logging.getLogger(__name__)
+
+SCATTERED: Final = 4 << 20  # bytes; what is shorter comes by one stream
+_RAMP: Final = 0.5  # seconds of one stream, before others are thought of
+_WORTH: Final = 1.0  # seconds that are still to come: less is not worth another connection
+_AHEAD: Final = 2  # streams, at least, while a reader waits for what lies ahead
+
+
+class Transfer:
+    """What a part lacks, on its way.
+
+    `opened(fetched, total, scattered)` is called once, with the first head: it prepares the part, and tells
+    readers. `relay(errno)`: store no more of it.
+    """
+
+    def __init__(
+        self,
+        fill: Fill,
+        part: Part,
+        bodies: Bodies,
+        limits: Limits,
+        watch: Watch | None,
+        opened: Callable[[Fetched, int, bool], None],
+        relay: Callable[[int], None],
+    ) -> None:
+        self._fill = fill
+        self._part = part
+        self._growth: Growth = part.growth
+        self._bodies = bodies
+        self._limits = limits
+        self._watch = watch
+        self._opened = opened
+        self._relay = relay
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._poked = asyncio.Event()
+        self._ranges = True
+        self._all: Fetched | None = None  # an answer with all of it, for `_whole`
+        self._width = 1
+        self._opening: Fetched | None = None  # the first stream's
+        self._began = self._not_before = self._look_at = 0.0
+        start, stop = self._first_span()
+        self._span = start, stop
+        self._leases = Leases(self._growth, pieces=stop >= 0)
+
+    async def run(self) -> Response:
+        """Complete the part; the head that opened it. Raises RegproxyError."""
+        growth = self._growth
+        fetched, stop = await self._first()
+        response = fetched.response
+        start = self._span[0]
+        if response.status == 416:
+            # Nothing is behind what is there.
+            await self._bodies.answer(fetched)
+        elif growth.extents is None:
+            await self._linear(fetched, start)
+        elif response.status == 200 and self._holds_any():
+            await self._whole(fetched)
+        else:
+            await self._scattered(fetched, self._leases.add(start, stop, stop))
+        return response
+
+    def _holds_any(self) -> bool:
+        extents = self._growth.extents
+        return self._growth.written > 0 or (extents is not None and extents.hole(0)[1] < extents.total)
+
+    # --- the first answer --------------------------------------------------------------------------------
+
+    def _first_span(self) -> tuple[int, int]:
+        """What to ask for first: what is lacking, and of that what the client has asked for."""
+        growth, wanted = self._growth, self._fill.wanted
+        if growth.extents is not None:
+            start, stop = growth.extents.hole(growth.written)
+            return start, -1 if stop == growth.total else stop
+        if growth.written or wanted.target.kind is not Kind.BLOB or self._part.path is None:
+            return growth.written, -1
+        asked = parse_range(wanted.request.get(b"range"))
+        if asked is None or asked.first is None:
+            return 0, -1
+        start = asked.first - asked.first % BLOCK_SIZE
+        return start, start + WANTED
+
+    async def _first(self) -> tuple[Fetched, int]:
+        """The answer that opens the part, and where its body ends; UpstreamAnswer is a refusal."""
+        held = self._holds_any()
+        start, stop = self._span
+        fetched = await self._bodies.ask_first(start, stop)
+        status = fetched.response.status
+        if (start or stop >= 0) and status in NO_RANGES and not (held and status == 416):
+            # It may be the range that it refuses, or whoever is between us and it.
+            await self._bodies.answer(fetched)
+            self._span = start, stop = 0, -1
+            fetched = await self._bodies.ask()
+        verdict = after_head(fetched.response.status, resumed=start > 0 or stop >= 0)
+        if verdict in (Verdict.TROUBLE, Verdict.RELAY, Verdict.FOLLOW):
+            raise await self._bodies.answer(fetched)
+        try:
+            return fetched, self._open(fetched, verdict)
+        except BaseException:
+            fetched.connection.abort()
+            raise
+
+    def _open(self, fetched: Fetched, verdict: Verdict) -> int:
+        growth, (start, stop) = self._growth, self._span
+        total, end = (start, start) if verdict is Verdict.COMPLETE else check(fetched, start, stop)
+        if 0 <= total < growth.written:
+            raise BadResponse(f"{fetched.origin.host} has {total} bytes of what has {growth.written} already")
+        self._check_total(fetched, total)
+        if fetched.response.status == 200:
+            self._span = start, stop = 0, -1
+        blob = self._fill.wanted.target.kind is Kind.BLOB
+        scattered = blob and total > 0 and (total >= SCATTERED or start > growth.written)
+        self._opened(fetched, max(total, growth.total), scattered)
+        return end
+
+    def _check_total(self, fetched: Fetched, total: int) -> None:
+        known = self._growth.total
+        if known >= 0 and total not in (-1, known):
+            raise BadResponse(
+                f"{fetched.origin.host} says {total} bytes now, after {known} before: not resumed"
+            )
+
+    # --- linear ------------------------------------------------------------------------------------------
+
+    async def _linear(self, fetched: Fetched | None, start: int) -> None:
+        """One body after another, from where it ends; `start`: where the first of them begins."""
+        growth = self._growth
+        if fetched is not None and start > growth.written:
+            # Only from its beginning on can it be had now.
+            fetched.connection.abort()
+            fetched = None
+        while True:
+            before = growth.written
+            try:
+                if fetched is None:
+                    fetched, _ = await self._ask(before, -1) or await self._ask_all()
+                growth.pass_over(before if fetched.response.status == 200 else 0)
+                await self._bodies.take(fetched, growth)
+                if growth.total < 0 or growth.written >= growth.total:
+                    return
+                if growth.written == before:
+                    raise BodyBroken(f"{fetched.origin.host} sent nothing of what is lacking")
+            except UpstreamError as error:
+                await self._bodies.pause(error)
+            fetched = None
+
+    # --- later answers -----------------------------------------------------------------------------------
+
+    async def _ask(self, start: int, stop: int) -> tuple[Fetched, int] | None:
+        """The answer for [start, stop), and where it ends; None: the origin does not give ranges.
+
+        An answer with all of it instead is then in `_all`, unless all of it is as good.
+        """
+        fetched = await self._bodies.ask(start, stop)
+        ranged, status = start > 0 or stop >= 0, fetched.response.status
+        if ranged and status in NO_RANGES:
+            await self._bodies.answer(fetched)
+            return None
+        found = await self._checked(fetched, start, stop)
+        if ranged and status == 200 and self._growth.extents is not None:
+            self._drop_all()
+            self._all = fetched
+            return None
+        return found
+
+    async def _ask_all(self) -> tuple[Fetched, int]:
+        fetched, self._all = self._all, None
+        if fetched is None:
+            fetched = await self._bodies.ask()
+        return await self._checked(fetched, 0, -1)
+
+    async def _checked(self, fetched: Fetched, start: int, stop: int) -> tuple[Fetched, int]:
+        # 416 is no answer to this: see check().
+        verdict = after_head(fetched.response.status, resumed=True)
+        if verdict in (Verdict.TROUBLE, Verdict.RELAY, Verdict.FOLLOW):
+            raise await self._bodies.answer(fetched)
+        try:
+            total, end = check(fetched, start, stop)
+            self._check_total(fetched, total)
+        except BaseException:
+            fetched.connection.abort()
+            raise
+        return fetched, end
+
+    def _drop_all(self) -> None:
+        fetched, self._all = self._all, None
+        if fetched is not None:
+            fetched.connection.abort()
+
+    # --- whole -------------------------------------------------------------------------------------------
+
+    async def _whole(self, fetched: Fetched | None) -> None:
+        """All of it, of which what is there is passed over."""
+        growth = self._growth
+        self._all = fetched
+        while growth.written < growth.total:
+            try:
+                fetched, _ = await self._ask_all()
+                await self._take(fetched, Segment(growth, 0, growth.total, growth.total))
+            except UpstreamError as error:
+                if growth.disk_errno:
+                    await self._go_on_in_memory()
+                    return
+                await self._bodies.pause(error)
+
+    async def _take(self, fetched: Fetched, segment: Segment) -> None:
+        await self._bodies.take(fetched, segment)
+        if segment.offset < min(segment.stop, segment.body_stop):
+            raise BodyBroken(
+                f"{fetched.origin.host} ended its body {segment.stop - segment.offset} bytes early"
+            )
+
+    # --- scattered ---------------------------------------------------------------------------------------
+
+    async def _scattered(self, fetched: Fetched, segment: Segment) -> None:
+        """Streams, as many as are worth it, until all of it is there."""
+        growth = self._growth
+        self._began = self._loop.time()
+        self._opening = fetched
+        with ExitStack() as stack:
+            growth.on_wait = self._poked.set
+            if self._watch is not None and self._part.want_fd >= 0:
+                with suppress(OSError):  # then others' readers are looked for when a stream has ended
+                    stack.callback(self._watch.follow(self._part.want_fd, self._poked.set).close)
+            try:
+                self._start(segment)
+                await self._manage()
+            finally:
+                growth.on_wait = None
+                await self._dismiss()
+        if growth.disk_errno:
+            self._drop_all()
+            await self._go_on_in_memory()
+        elif growth.written < growth.total:
+            whole, self._all = self._all, None
+            await self._whole(whole)
+        self._drop_all()
+
+    async def _manage(self) -> None:
+        """Hire and dismiss streams, until all is there or none of them can go on."""
+        growth = self._growth
+        while growth.written < growth.total and not growth.disk_errno:
+            self._hire()
+            if not self._tasks:
+                return
+            await self._poked.wait()
+            self._poked.clear()
+            error = self._reap()
+            if error is not None and not self._tasks and not growth.disk_errno:
+                await self._bodies.pause(error)
+
+    def _start(self, segment: Segment) -> None:
+        task = self._loop.create_task(self._stream(segment))
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._poked.set())
+
+    def _hire(self) -> None:
+        """Start streams for what readers wait for, and for the rest where one alone is slow."""
+        now = self._loop.time()
+        if not self._ranges or (self._tasks and now < self._not_before):
+            return
+        self._widen(now)
+        self._leases.ask_for(self._part.asked_for())
+        while len(self._tasks) < max(_AHEAD, self._limits.streams):
+            segment = self._leases.next(self._width, behind=len(self._tasks) < self._width)
+            if segment is None:
+                return
+            self._start(segment)
+
+    def _widen(self, now: float) -> None:
+        """Think of more streams where one has had its time, and much is lacking still."""
+        if self._width >= self._limits.streams or now < self._look_at:
+            return
+        growth, took = self._growth, now - self._began
+        if took >= _RAMP and (growth.total - growth.written) * took > self._bodies.received * _WORTH:
+            self._width = self._limits.streams
+            self._leases.widen()
+            return
+        self._look_at = now + _RAMP
+        self._loop.call_at(self._look_at, self._poked.set)
+
+    def _reap(self) -> UpstreamError | None:
+        """Look how streams have ended; what may pass is given back, and costs a stream where others go on."""
+        passed = None
+        for task in [task for task in self._tasks if task.done()]:
+            self._tasks.discard(task)
+            error = task.exception()
+            if error is None:
+                continue
+            if not isinstance(error, UpstreamError):
+                raise error
+            passed = error
+            # It may be their number that the origin minds.
+            log.info("%s: one stream less: %s", self._bodies.host, error)
+            self._width = max(1, len(self._tasks))
+            self._not_before = self._look_at = self._loop.time() + self._limits.slow
+        return passed
+
+    async def _dismiss(self) -> None:
+        tasks, self._tasks = self._tasks, set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.connection.abort()
+
+    async def _stream(self, first: Segment) -> None:
+        """Fetch one lease after another. The failure of one stream among others is for who manages them."""
+        segment: Segment | None = first
+        try:
+            while segment is not None and self._ranges:
+                try:
+                    await self._fetch(segment)
+                except UpstreamError as error:
+                    if self._growth.disk_errno:
+                        return
+                    self._leases.end(segment)
+                    if len(self._tasks) > 1:
+                        raise
+                    await self._bodies.pause(error)
+                self._leases.end(segment)
+                segment = self._leases.next(self._width, behind=len(self._tasks) <= self._width)
+        finally:
+            if segment is not None:
+                self._leases.end(segment)
+
+    async def _fetch(self, segment: Segment) -> None:
+        fetched, self._opening = self._opening, None
+        if fetched is None:
+            found = await self._ask(
+                segment.offset, -1 if segment.stop == self._growth.total else segment.stop
+            )
+            if found is None:
+                self._no_ranges()
+                return
+            fetched, segment.body_stop = found
+        await self._take(fetched, segment)
+
+    def _no_ranges(self) -> None:
+        self._ranges = False
+        if len(self._tasks) > 1:
+            # Whoever is at it goes on: from its beginning on is as good as it gets.
+            self._drop_all()
+            self._leases.narrow()
+
+    # --- without a disk ----------------------------------------------------------------------------------
+
+    async def _go_on_in_memory(self) -> None:
+        """The disk has failed one of several streams: one goes on from where all is there."""
+        growth = self._growth
+        await hash_all(growth, self._loop)
+        growth.gather()
+        self._relay(growth.disk_errno)
+        await self._linear(None, growth.written)
+
+
+async def hash_all(growth: Growth, loop: asyncio.AbstractEventLoop) -> None:
+    """Hash what has been written and was not hashed yet. Raises StoreError."""
+    while growth.hashed < growth.written:
+        try:
+            await (growth.catching or loop.run_in_executor(None, growth.catch_up))
+        except OSError as error:
+            raise StoreError(f"what was written can't be read again: {error.strerror}") from error
