@@ -12,13 +12,17 @@ from regproxy.heads import Response
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An answer whose body is still to be read. `seconds`: until its head; `origin`: whose, at `url`."""
+    """An answer whose body is still to be read. `seconds`: until its head; `origin`: whose, at `url`.
+
+    `place`: who was asked, the registry or a mirror, and may have redirected to `origin`.
+    """
 
     connection: Connection
     response: Response
     origin: Origin
     seconds: float
     url: str
+    place: Origin
 
     @property
     def validator(self) -> tuple[Origin, bytes] | None:

@@ -80,6 +80,7 @@ class Bodies:
         self._failures = 0
         self._mark = time.monotonic(), 0  # when it went well last, and what had come by then
         self._received = 0
+        self._mirrors: set[Origin] = set()
         self._coming: dict[Segment | Growth, int] = {}
 
     @property
@@ -112,10 +113,22 @@ class Bodies:
             fetched = await self._fetch(replace(ask, at=""))
         assert fetched is not None
         if fetched.response.status in (200, 206):
+            if fetched.place != self._wanted.origin:
+                self._mirrors.add(fetched.place)
             if not self._opened:
                 self._opened, self._validator = True, fetched.validator
             self._url = fetched.url if fetched.origin != self._wanted.origin else ""
         return fetched
+
+    @property
+    def whose(self) -> str:
+        """Whose the content was: the registry's, or a mirror's."""
+        return " or ".join(sorted(mirror.host for mirror in self._mirrors)) or self.host
+
+    def distrust(self) -> None:
+        """What came was wrong: its mirrors are not asked for it again."""
+        for mirror in self._mirrors:
+            self._upstream.distrust(mirror, self._wanted.request)
 
     async def _fetch(self, ask: Ask) -> Fetched:
         return await self._upstream.fetch(self._wanted.origin, self._wanted.request, "GET", ask)

@@ -103,7 +103,11 @@ class Connection:
         waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._waiter = waiter
         begin()
-        return await waiter
+        try:
+            return await waiter
+        finally:
+            # An error would hold this frame, and the frame the error, with all that reads a body.
+            del waiter
 
     # --- one request -------------------------------------------------------------------------------------
 

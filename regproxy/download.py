@@ -91,27 +91,31 @@ class Downloads:
         """
         self._counters.fill_started()
         growth, response = part.growth, None
+        bodies = Bodies(fill.wanted, self._upstream, self._counters, self._limits_of(fill))
         try:
             await hash_all(growth, self._loop)
             if not _complete(part):
-                response = await self._transfer(fill, part).run()
+                response = await self._transfer(fill, part, bodies).run()
             await hash_all(growth, self._loop)
-            digest = await self._verify(fill, response, part)
+            digest = await self._verify(fill, response, part, bodies.whose)
             self._tell(part, lambda: _meta(fill, part, VERIFIED, size=growth.written))
             growth.finish()
             await self._keep(fill, part, digest)
         except BaseException as error:
+            if isinstance(error, DigestMismatch | BadResponse):
+                bodies.distrust()
             self._give_up(fill, part, error)
             raise
         finally:
             growth.on_spill = None  # it holds the part, which holds the growth
 
-    def _transfer(self, fill: Fill, part: Part) -> Transfer:
+    def _limits_of(self, fill: Fill) -> Limits:
         # A tag may move between two answers: it is asked for anew, all of it (see Tags).
-        limits = self._limits if fill.tag is None else replace(self._limits, resume=0.0)
+        return self._limits if fill.tag is None else replace(self._limits, resume=0.0)
+
+    def _transfer(self, fill: Fill, part: Part, bodies: Bodies) -> Transfer:
         return Transfer(
-            *(fill, part, Bodies(fill.wanted, self._upstream, self._counters, limits)),
-            *(limits, self._watch),
+            *(fill, part, bodies, self._limits_of(fill), self._watch),
             opened=lambda fetched, total, scattered: self._open(fill, part, fetched, total, scattered),
             relay=lambda error: self._store.relay(part, error),
         )
@@ -157,7 +161,7 @@ class Downloads:
 
     # --- its end -----------------------------------------------------------------------------------------
 
-    async def _verify(self, fill: Fill, response: Response | None, part: Part) -> str:
+    async def _verify(self, fill: Fill, response: Response | None, part: Part, whose: str) -> str:
         """The digest of what came; DigestMismatch or BadResponse where it is not what was asked for."""
         target, origin = fill.wanted.target, fill.wanted.origin
         digest = "sha256:" + part.growth.hexdigest()
@@ -174,16 +178,14 @@ class Downloads:
             try:
                 fill.media_type = oci.check_manifest(body, fill.media_type)
             except BadResponse as error:
-                raise BadResponse(f"{origin.host}: {error}") from None
+                raise BadResponse(f"{whose}: {error}") from None
             if not oci.is_digest(wanted):
                 # Nothing to compare with: the registry did not say, or by another algorithm.
                 return digest
         if digest != wanted:
             self._counters.digest_mismatch(origin.host)
-            log.warning(
-                "digest mismatch: %s sent %s for %s of %s", origin.host, digest, wanted, target.repository
-            )
-            raise DigestMismatch(f"{origin.host} sent {digest} where {wanted} was asked for")
+            log.warning("digest mismatch: %s sent %s for %s of %s", whose, digest, wanted, target.repository)
+            raise DigestMismatch(f"{whose} sent {digest} where {wanted} was asked for")
         return digest
 
     async def _keep(self, fill: Fill, part: Part, digest: str) -> None:

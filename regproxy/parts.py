@@ -36,7 +36,8 @@ FAILED: Final = "failed"  # given up; `reason` says why
 BESIDE: Final = (".meta", ".map", ".want")
 _META_MAX: Final = 8192
 _OFFSET: Final = struct.Struct("=q")
-_WANTS_MAX: Final = 65_536  # bytes; who asks for more waits for the filler to come by
+_WANTS_MAX: Final = 1 << 20  # bytes; who asks for more waits for the filler to come by
+_WANTS_PIECE: Final = 65_536
 _TYPE_MAX: Final = 255  # characters
 _REASON_MAX: Final = 1000
 _FILE_MODE: Final = 0o640
@@ -211,7 +212,10 @@ class Part:
 
     def ask_for(self, offsets: list[int]) -> None:
         """Tell the filler that readers wait here, each once."""
-        new = [offset for offset in offsets if offset not in self._told and not self.growth.holds(offset)]
+        growth = self.growth
+        # Who waits where the filler is going to be next need not say so.
+        ahead = (offset for offset in offsets if offset > growth.written and not growth.holds(offset))
+        new = [offset for offset in ahead if offset not in self._told]
         if not new or self._want_fd < 0 or os.fstat(self._want_fd).st_size > _WANTS_MAX:
             return
         self._told.update(new)
@@ -222,12 +226,15 @@ class Part:
         """Where other processes' readers have begun to wait since this was called last."""
         if self._want_fd < 0:
             return []
+        offsets: list[int] = []
         with suppress(OSError):
-            found = os.pread(self._want_fd, _WANTS_MAX + 4096, self._read)
-            whole = len(found) - len(found) % _OFFSET.size
-            self._read += whole
-            return [offset for (offset,) in _OFFSET.iter_unpack(found[:whole])]
-        return []
+            while found := os.pread(self._want_fd, _WANTS_PIECE, self._read):
+                whole = len(found) - len(found) % _OFFSET.size
+                offsets += (offset for (offset,) in _OFFSET.iter_unpack(found[:whole]))
+                self._read += whole
+                if not whole:
+                    break
+        return offsets
 
     def release(self) -> None:
         """Leave it, and what is in it, to whoever takes it next."""

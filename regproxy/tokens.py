@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, Protocol
 
 from regproxy.auth import Origin
@@ -236,7 +236,10 @@ class Authorizer:
         bearer = bearer_of(challenges)
         if bearer is not None:
             try:
-                self._asks.put(origin, parse_realm(bearer.realm, bearer.service))
+                realm = parse_realm(bearer.realm, bearer.service)
+                # Behind plain HTTP a registry takes itself for http://, whatever clients call it.
+                realm = replace(realm, origin=self._origins.canonical(realm.origin))
+                self._asks.put(origin, realm)
             except BadResponse as error:
                 log.warning("%s asks for tokens in a way that can't be followed: %s", origin.host, error)
             else:

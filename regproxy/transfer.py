@@ -23,7 +23,7 @@ from regproxy.bodies import NO_RANGES, Bodies, Limits, check
 from regproxy.connections import BodyBroken
 from regproxy.errors import BadResponse, StoreError, UpstreamError
 from regproxy.filling import Fill
-from regproxy.heads import Response, parse_range
+from regproxy.heads import Response, parse_content_range, parse_range
 from regproxy.leases import WANTED, Leases
 from regproxy.oci import Kind
 from regproxy.parts import Part
@@ -113,15 +113,11 @@ class Transfer:
 
     async def _first(self) -> tuple[Fetched, int]:
         """The answer that opens the part, and where its body ends; UpstreamAnswer is a refusal."""
-        held = self._holds_any()
-        start, stop = self._span
-        fetched = await self._bodies.ask_first(start, stop)
-        status = fetched.response.status
-        if (start or stop >= 0) and status in NO_RANGES and not (held and status == 416):
-            # It may be the range that it refuses, or whoever is between us and it.
-            await self._bodies.answer(fetched)
-            self._span = start, stop = 0, -1
+        fetched = await self._bodies.ask_first(*self._span)
+        if await self._wants_all(fetched):
+            self._span = 0, -1
             fetched = await self._bodies.ask()
+        start, stop = self._span
         verdict = after_head(fetched.response.status, resumed=start > 0 or stop >= 0)
         if verdict in (Verdict.TROUBLE, Verdict.RELAY, Verdict.FOLLOW):
             raise await self._bodies.answer(fetched)
@@ -130,6 +126,22 @@ class Transfer:
         except BaseException:
             fetched.connection.abort()
             raise
+
+    async def _wants_all(self, fetched: Fetched) -> bool:
+        """Whether to ask for all of it instead of a range; this answer is done with then."""
+        response, (start, stop) = fetched.response, self._span
+        if not start and stop < 0:
+            return False
+        if response.status in NO_RANGES and not (response.status == 416 and self._holds_any()):
+            # It may be the range that it refuses, or whoever is between us and it.
+            await self._bodies.answer(fetched)
+            return True
+        found = parse_content_range(response.get(b"content-range")) if response.status == 206 else None
+        if stop >= 0 and found is not None and found[1] is None:
+            # Nobody could be told how long it is.
+            fetched.connection.abort()
+            return True
+        return False
 
     def _open(self, fetched: Fetched, verdict: Verdict) -> int:
         growth, (start, stop) = self._growth, self._span
@@ -325,6 +337,9 @@ class Transfer:
             log.info("%s: one stream less: %s", self._bodies.host, error)
             self._width = max(1, len(self._tasks))
             self._not_before = self._look_at = self._loop.time() + self._limits.slow
+            self._loop.call_at(self._not_before, self._poked.set)
+            # What others were to bring, those who are at it bring as far as they can.
+            self._leases.narrow()
         return passed
 
     async def _dismiss(self) -> None:
@@ -363,6 +378,7 @@ class Transfer:
                 segment.offset, -1 if segment.stop == self._growth.total else segment.stop
             )
             if found is None:
+                self._leases.end(segment)
                 self._no_ranges()
                 return
             fetched, segment.body_stop = found
@@ -389,6 +405,7 @@ class Transfer:
 async def hash_all(growth: Growth, loop: asyncio.AbstractEventLoop) -> None:
     """Hash what has been written and was not hashed yet. Raises StoreError."""
     while growth.hashed < growth.written:
+        await asyncio.sleep(0)  # a thread that has ended counts until who is told of it has had a turn
         try:
             await (growth.catching or loop.run_in_executor(None, growth.catch_up))
         except OSError as error:

@@ -15,6 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 from regproxy.asking import WHOLE, Ask, Fetched
 from regproxy.auth import Origin, keep_across
+from regproxy.bounded import Bounded
 from regproxy.connections import Connection, ConnectionLost, Idle
 from regproxy.dialing import Dialer
 from regproxy.errors import BadResponse, Refused, UpstreamError
@@ -30,6 +31,8 @@ __all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched"
 
 log = logging.getLogger(__name__)
 
+DISTRUST_SECONDS: Final = 300.0
+DISTRUSTED_MAX: Final = 1024
 INTERIM_MAX: Final = 16  # 1xx answers before the one that counts
 
 # What a stored answer must not depend on, and what asks for less than all of the content.
@@ -72,6 +75,7 @@ class Upstream:
         self._gate = gate
         self._counters = counters
         self._idle = Idle()
+        self._distrusted: Bounded[tuple[Origin, str], float] = Bounded(DISTRUSTED_MAX)
         self._authorizer = authorizer(self)
 
     # --- connections -------------------------------------------------------------------------------------
@@ -133,12 +137,18 @@ class Upstream:
         self._counters.upstream_request(connection.origin.host, response.status, time.monotonic() - started)
         return connection, response
 
+    def _fields(self, origin: Origin, grant: Grant | None) -> tuple[tuple[bytes, bytes], ...]:
+        """What a request gets beside what it has."""
+        # Else it would call itself http:// in what it tells clients.
+        plain = ((b"x-forwarded-proto", b"https"),) if self._origins.plain(origin) else ()
+        return (*plain, (b"authorization", grant.value)) if grant is not None else plain
+
     # --- what is passed on -------------------------------------------------------------------------------
 
     async def pass_on(self, origin: Origin, request: Request) -> tuple[Connection, Response]:
         """Send a request without a body as it is, with the origin's credentials where it has none."""
         grant = await self._authorizer.passing(origin, request)
-        head = upstream_head(request, authority(origin), put=_fields(grant))
+        head = upstream_head(request, authority(origin), put=self._fields(origin, grant))
         connection, response = await self._gate.through(
             *(origin, credential_of(grant or _own(request), request), request.method, _kind(request)),
             lambda: self._request(origin, head, request.method),
@@ -153,7 +163,7 @@ class Upstream:
         began() is to be told of the answer.
         """
         grant = await self._authorizer.passing(origin, request)
-        head = upstream_head(request, authority(origin), put=_fields(grant))
+        head = upstream_head(request, authority(origin), put=self._fields(origin, grant))
         breakers = self._gate.breakers
         breakers.admit(origin)
         try:
@@ -201,10 +211,13 @@ class Upstream:
         Redirects are followed; credentials and cookies stay with the registry. Raises UpstreamError; the
         caller reads the body and releases the connection, or aborts it.
         """
+        started = time.monotonic()
         if ask.at:
             return await self._fetch_at(Place(origin), request, method, ask)
         *mirrors, itself = self._origins.places(origin)
         for place in mirrors if _kind(request) in _MIRRORED else ():
+            if (self._distrusted.get((place.origin, request.path)) or 0.0) > started:
+                continue
             try:
                 fetched = await self._fetch_at(place, _without_secrets(request), method, ask)
             except (UpstreamError, Refused) as error:
@@ -216,6 +229,10 @@ class Upstream:
             await self._finish(fetched.connection, fetched.response)
         return await self._fetch_at(itself, request, method, ask)
 
+    def distrust(self, mirror: Origin, request: Request) -> None:
+        """Ask a mirror for this no more for a while: what it gave was wrong."""
+        self._distrusted.put((mirror, request.path), time.monotonic() + DISTRUST_SECONDS)
+
     async def _fetch_at(self, place: Place, request: Request, method: str, ask: Ask) -> Fetched:
         started = time.monotonic()
         url = ask.at or _url(place.origin, place.path(request.path))
@@ -223,7 +240,8 @@ class Upstream:
         for _ in range(MAX_REDIRECTS + 1):
             connection, response = await self._hop(place.origin, at, request, method, url, ask)
             if response.status not in REDIRECTS:
-                return Fetched(connection, response, at, time.monotonic() - started, url)
+                seconds = time.monotonic() - started
+                return Fetched(connection, response, at, seconds, url, place.origin)
             location = response.get(b"location")
             if location is None:
                 connection.abort()
@@ -273,7 +291,7 @@ class Upstream:
         across: bool = False,
     ) -> tuple[Connection, Response]:
         drop = _NOT_FORWARDED | (_NOT_ACROSS if across else _NOT_SENT)
-        put = (_IDENTITY, *ask.fields(at), *_fields(grant))
+        put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
         head = upstream_head(request, authority(at), target=_path_of(url), method=method, drop=drop, put=put)
         return await self._gate.through(
             *(at, credential_of(grant, request), method, _kind(request)),
@@ -291,10 +309,6 @@ class Upstream:
             raise
         else:
             self.release(connection, response)
-
-
-def _fields(grant: Grant | None) -> tuple[tuple[bytes, bytes], ...]:
-    return ((b"authorization", grant.value),) if grant is not None else ()
 
 
 def _own(request: Request) -> Grant | None:

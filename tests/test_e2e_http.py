@@ -91,7 +91,8 @@ class TestTags:
             assert (reply.status, reply.body, said(reply)[0]) == (200, body, "STALE")
             assert reply.get("Docker-Content-Digest") == served.digest
         origin.on(path, Answer(b"gone", 404))
-        assert client.get(path).status == 404
+        # 429 is remembered for a moment.
+        wait_until(lambda: client.get(path).status == 404, "the registry is asked")
 
     def test_trouble_with_nothing_kept(self, origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
         client = talk(start_proxy(origin, ENABLE_MANIFEST_CACHE="true"), origin)
@@ -99,6 +100,15 @@ class TestTags:
         origin.on(path, Answer(b'{"errors":[]}', 429, {"Retry-After": "9"}))
         reply = client.get(path)
         assert (reply.status, reply.get("Retry-After"), reply.body) == (429, "9", b'{"errors":[]}')
+        reply = client.get(path)
+        assert (reply.status, origin.hits[path]) == (429, 1)  # said once is enough
+        assert reply.json()["errors"][0]["code"] == "TOOMANYREQUESTS"
+
+    def test_nobody_there_with_nothing_kept(
+        self, origin: Origin, start_proxy: StartProxy, talk: Talk
+    ) -> None:
+        client = talk(start_proxy(origin, ENABLE_MANIFEST_CACHE="true"), origin)
+        path = "/v2/app/manifests/latest"
         origin.on(path, Answer(cut_at=-1))
         reply = client.get(path)
         assert reply.status == 502

@@ -31,6 +31,7 @@ LAYERS = {
     "ext": [
         *("openssl", "posix", "status"),
         *("_reactor", "_tls", "_stream", "_relay", "_connect", "_tally", "_seal", "_board", "_follow"),
+        "_extents",
     ],
     "services": [
         "store",
@@ -45,6 +46,7 @@ LAYERS = {
         "tagask",
         "tagclaims",
         "filling",
+        *("asking", "gate", "bodies", "leases", "transfer"),
         "download",
         *("tagsaid", "tagrows", "taglooks", "tags"),
         "fill",

@@ -174,3 +174,15 @@ def test_what_a_mirror_has_cut(start: StartProxy, mirror: Origin, registry: Orig
     mirror.on(BLOB, Answer(BODY, cut_at=100_000))
     reply = pull(start([mirror.url], mirror))
     assert (reply.status, reply.digest) == (200, DIGEST)
+
+
+def test_a_mirror_that_sends_something_else(
+    start: StartProxy, mirror: Origin, registry: Origin, pull: Pull
+) -> None:
+    """Who was first has seen some of it; everybody else gets the registry's."""
+    mirror.on(BLOB, blob_answer(DIGEST, BODY, wrong_at=1000))
+    proxy = start([mirror.url], mirror)
+    assert not pull(proxy).complete
+    assert "mirror.test sent" in proxy.log()
+    assert pull(proxy).digest == DIGEST
+    assert (mirror.hits[BLOB], registry.hits[BLOB]) == (1, 1)

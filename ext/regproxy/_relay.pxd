@@ -64,6 +64,7 @@ cdef class Growth(Sink):
     # How far the slowest reader may be behind
     cdef long long window
     cdef bint impatient
+    cdef object hurrying
     cdef readonly File memory
     cdef readonly long long disk_end
     cdef readonly long long floor

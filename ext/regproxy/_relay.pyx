@@ -180,6 +180,10 @@ cdef class Growth(Sink):
         # The connection may be somebody else's by now.
         self.held_back = None
         self.on_wait = None
+        if self.hurrying is not None:
+            # It would keep the file, and what it takes on the disk, until then.
+            self.hurrying.cancel()
+            self.hurrying = None
         return self.wake_all()
 
     # --- several places at once --------------------------------------------------------------------------
@@ -322,7 +326,7 @@ cdef class Growth(Sink):
             self.held_back = origin
             if not self.impatient:
                 self.impatient = True
-                self.file.loop.call_later(PATIENCE, self._hurry, self.floor)
+                self.hurrying = self.file.loop.call_later(PATIENCE, self._hurry, self.floor)
             return Status.AGAIN
         return Status.OK
 
@@ -492,7 +496,7 @@ cdef class Growth(Sink):
             self.moved()
         if self.held_back is not None:
             self.impatient = True
-            self.file.loop.call_later(PATIENCE, self._hurry, self.floor)
+            self.hurrying = self.file.loop.call_later(PATIENCE, self._hurry, self.floor)
 
     # --- readers -----------------------------------------------------------------------------------------
 

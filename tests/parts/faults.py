@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from tests.origin import Answer, Origin, Script, Seen, redirect
 from tests.parts.names import SimulatedNames
@@ -24,7 +25,10 @@ class Stage(StrEnum):
     """Where in a download a fault is."""
 
     DIAL = "no connection"
+    TLS = "no TLS"
     HEAD = "no head"
+    LATE = "no head in time"
+    STUMBLE = "a stumble"
     STATUS = "a status"
     DENIED = "a refusal"
     BODY = "within the body"
@@ -137,12 +141,13 @@ BASIC = {"Www-Authenticate": 'Basic realm="test"'}
 FAULTS = (
     Fault("refused", Stage.DIAL),
     Fault("no such name", Stage.DIAL),
-    Fault("untrusted", Stage.DIAL),
+    Fault("untrusted", Stage.TLS),
     Fault("reset before the head", Stage.HEAD, lambda c, q: Answer(cut_at=-1, cut=End.RST)),
-    Fault("silent before the head", Stage.HEAD, lambda c, q: Answer(hold_at=-1, hold=q.never)),
+    Fault("silent before the head", Stage.LATE, lambda c, q: Answer(hold_at=-1, hold=q.never)),
     Fault("429", Stage.STATUS, status(429), status=429),
     Fault("429 for a second", Stage.STATUS, status(429, Retry_After="1"), status=429),
-    *(Fault(str(code), Stage.STATUS, status(code), status=code) for code in (500, 502, 503, 504)),
+    Fault("500", Stage.STATUS, status(500), status=500),
+    *(Fault(str(code), Stage.STUMBLE, status(code), status=code) for code in (502, 503, 504)),
     Fault("401", Stage.DENIED, lambda c, q: Answer(b"", 401, BASIC), status=401),
     Fault(
         "silent",
@@ -178,9 +183,34 @@ FAULTS = (
         later=lambda c, q: Answer(b"", 401, BASIC),
         status=401,
     ),
+    *(
+        Fault(
+            f"{code} to a range",
+            Stage.ACCESS,
+            cut(End.RST),
+            rest=lambda c, q, code=code: (status(code, Retry_After="1")(c, q),),  # type: ignore[misc]
+            later=status(code, Retry_After="1"),
+            status=code,
+        )
+        for code in (429, 503)
+    ),
     Fault("another length", Stage.LENGTH, cut(End.RST), rest=lambda c, q: (longer(c, q),), later=longer),
     Fault("wrong bytes", Stage.WRONG, lambda c, q: c.answer(wrong_at=c.wrong)),
 )
+
+
+class Doubtful(Origin):
+    """Shows another's certificate first: so many times."""
+
+    def __init__(self, trust: Trust, *names: str, other: Trust, times: float, **options: Any) -> None:
+        self._other, self._times = other.server_context(*names), times
+        super().__init__(trust, *names, **options)
+
+    def _note_name(self, tls: Any, name: str | None, context: object) -> None:
+        if self._times > 0:
+            self._times -= 1
+            tls.context = self._other
+        super()._note_name(tls, name, context)
 
 
 class Site:
@@ -226,10 +256,13 @@ class Site:
         """Body bytes that were answered."""
         return sum(seen.sent for seen in self.seen)
 
-    def up(self, trust: Trust | None = None) -> Origin:
-        """Be there from now on; `trust`: who has issued the certificate."""
+    def up(self, other: Trust | None = None, times: float = 0) -> Origin:
+        """Be there from now on; so many times with a certificate that the other one has issued."""
         self.tell(True)
-        self._origin = Origin(trust or self._trust, self.name, address=self.address)
+        if other is not None:
+            self._origin = Doubtful(self._trust, self.name, other=other, times=times, address=self.address)
+        else:
+            self._origin = Origin(self._trust, self.name, address=self.address)
         self._origin.on("/token", Answer(json.dumps({"token": TOKEN.split()[1], "expires_in": 300}).encode()))
         return self._origin
 
