@@ -90,7 +90,7 @@ class Bodies:
 
     @property
     def received(self) -> int:
-        return self._received + sum(_place(sink) - start for sink, start in self._coming.items())
+        return self._received + sum(max(_place(sink) - start, 0) for sink, start in self._coming.items())
 
     # --- asking ------------------------------------------------------------------------------------------
 
@@ -168,13 +168,15 @@ class Bodies:
 
     # --- taking in ---------------------------------------------------------------------------------------
 
-    async def take(self, fetched: Fetched, sink: Segment | Growth) -> None:
+    async def take(self, fetched: Fetched, sink: Segment | Growth, known: int = 0) -> None:
         """Move the answer's body into the sink. BodyBroken and others where it ends before its time.
 
+        What comes of the first `known` bytes of the content is there already, and no progress.
         A segment may be full before it ends, which breaks the connection, and nothing else.
         """
         connection, response = fetched.connection, fetched.response
-        self._coming[sink] = start = _place(sink)
+        start = _place(sink)
+        self._coming[sink] = max(start, known)
         pace = None
         if self._limits.rate:
             pace = self._loop.create_task(self._keep_pace(fetched, sink, [start]))
@@ -193,10 +195,10 @@ class Bodies:
         finally:
             if pace is not None:
                 pace.cancel()
-            n = _place(sink) - self._coming.pop(sink)
-            self._counters.upstream_bytes(fetched.origin.host, n)
-            self._received += n
-            if n >= _PROGRESS:
+            self._counters.upstream_bytes(fetched.origin.host, _place(sink) - start)
+            new = max(_place(sink) - self._coming.pop(sink), 0)
+            self._received += new
+            if new >= _PROGRESS:
                 self._failures = 0
         self._upstream.release(connection, response)
 

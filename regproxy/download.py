@@ -18,7 +18,9 @@ from regproxy.asking import Fetched
 from regproxy.bodies import Bodies, Limits, passing
 from regproxy.errors import (
     BadResponse,
+    CircuitOpen,
     DigestMismatch,
+    RateLimited,
     RegproxyError,
     StoreError,
     UpstreamError,
@@ -35,6 +37,9 @@ from regproxy.upstream import Upstream
 log = logging.getLogger(__name__)
 
 REFUSED: Final = "refused"
+LIMITED: Final = "limited"
+OTHERS: Final = frozenset({REFUSED, LIMITED})  # what other credentials may not meet with
+_SOON: Final = 1  # seconds; what a client is told of when another process's failure is worth another try
 LARGE: Final = 1 << 20  # bytes; room is made for such a body before it has come
 
 
@@ -256,11 +261,19 @@ def word_for(error: RegproxyError) -> str:
         return "timeout"
     if isinstance(error, StoreError):
         return "disk"
+    if isinstance(error, RateLimited):
+        return LIMITED
+    if isinstance(error, CircuitOpen):
+        return "unreachable"
     return "upstream"
 
 
 def failure(word: str, reason: str) -> UpstreamError:
     """The error that another process had; the opposite of word_for()."""
+    if word == LIMITED:
+        return RateLimited(reason, _SOON)
+    if word == "unreachable":
+        return CircuitOpen(reason, _SOON)
     kinds = {"digest": DigestMismatch, "timeout": UpstreamTimeout}
     return kinds.get(word, UpstreamError)(reason)
 

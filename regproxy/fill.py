@@ -19,7 +19,7 @@ from typing import Any, Protocol
 from regproxy import download, oci, tags
 from regproxy._follow import Watch
 from regproxy.bodies import Limits
-from regproxy.download import REFUSED, Downloads, failure, word_for
+from regproxy.download import OTHERS, Downloads, failure, word_for
 from regproxy.errors import BadResponse, RegproxyError, UpstreamError
 from regproxy.filling import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
 from regproxy.follow import SOON, Following, Outcome, alone
@@ -220,9 +220,9 @@ class Fills:
             )
             if outcome is Outcome.OURS:
                 meta = following.meta
-                if meta is not None and meta.state == LEFT:
+                if meta is not None and meta.state == LEFT and _same(fill, meta):
                     # Whoever asks from here on goes on with it; these have waited for what has failed.
-                    self._failed_elsewhere(fill, meta)
+                    raise failure(meta.word, meta.reason)
                 return await self._go_on(fill, part)
             if outcome is Outcome.STALLED and not fill.opened.done():
                 fill.joined = False
@@ -280,8 +280,7 @@ class Fills:
     def _failed_elsewhere(self, fill: Fill, meta: Meta | None) -> None:
         """Fail as the filler did where that is ours too: something was given out, or it asked the same."""
         assert meta is not None
-        same = meta.host == fill.host and meta.word != REFUSED
-        if fill.opened.done() or same:
+        if fill.opened.done() or _same(fill, meta):
             raise failure(meta.word, meta.reason)
 
     # --- tags --------------------------------------------------------------------------------------------
@@ -309,6 +308,11 @@ class Fills:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         self.tags.close()
         return cut
+
+
+def _same(fill: Fill, meta: Meta) -> bool:
+    """Whether the filler's failure is this one's, too: it has asked the same."""
+    return meta.host == fill.host and meta.word not in OTHERS
 
 
 def _take_over(part: Part, meta: Meta) -> bool:

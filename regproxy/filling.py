@@ -9,7 +9,7 @@ from typing import Final
 
 from regproxy._relay import Growth
 from regproxy.auth import Origin
-from regproxy.errors import UpstreamError
+from regproxy.errors import RateLimited, UpstreamError
 from regproxy.heads import Request, Response
 from regproxy.oci import Target
 from regproxy.store import Blob
@@ -125,7 +125,7 @@ class Fill:
 
     def is_others(self, wanted: Wanted, error: UpstreamError) -> bool:
         """Whether it failed for the sake of another client's credentials or registry, and not of these."""
-        refused = isinstance(error, UpstreamAnswer) and self.wanted.signature != wanted.signature
+        refused = isinstance(error, UpstreamAnswer | RateLimited) and self.wanted.signature != wanted.signature
         return refused or self.wanted.origin != wanted.origin
 
     def fail(self, error: BaseException) -> None:

@@ -239,15 +239,15 @@ class Transfer:
         while growth.written < growth.total:
             try:
                 fetched, _ = await self._ask_all()
-                await self._take(fetched, Segment(growth, 0, growth.total, growth.total))
+                await self._take(fetched, Segment(growth, 0, growth.total, growth.total), growth.written)
             except UpstreamError as error:
                 if growth.disk_errno:
                     await self._go_on_in_memory()
                     return
                 await self._bodies.pause(error)
 
-    async def _take(self, fetched: Fetched, segment: Segment) -> None:
-        await self._bodies.take(fetched, segment)
+    async def _take(self, fetched: Fetched, segment: Segment, known: int = 0) -> None:
+        await self._bodies.take(fetched, segment, known)
         if segment.offset < min(segment.stop, segment.body_stop):
             raise BodyBroken(
                 f"{fetched.origin.host} ended its body {segment.stop - segment.offset} bytes early"
