@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +20,7 @@ from bench.servers import Nginx, Regproxy, SlowOrigin, Squid, Subject
 
 SLOW_RATE = 20_000_000  # bytes/s, S5
 MIDDLE_RATE = 150_000_000  # bytes/s, S4: the network is slower than the machine
+ROUND_TRIP = 0.03  # s, S11
 SETTLE = 0.1  # s; work that a server puts off to after the answer is still counted
 BESIDE_DELAY = 0.3  # s; less than PACED_LEAD in loadgen.c by what it takes to open some connections
 LOG_TIMEOUT = 5.0  # s; an origin logs a request a moment after the client has its last byte
@@ -82,9 +83,15 @@ class Lab:
             self._origins.append(self.middle_origin)
             self.slow_origin = SlowOrigin(work / "slow", root, identity, SLOW_RATE)
             self._origins.append(self.slow_origin)
+            self.near_origin = SlowOrigin(work / "slow", root, identity, SLOW_RATE, each=True)
+            self._origins.append(self.near_origin)
+            self.far_origin = SlowOrigin(
+                work / "slow", root, identity, SLOW_RATE, each=True, round_trip=ROUND_TRIP
+            )
+            self._origins.append(self.far_origin)
             self.subject: Subject
             if subject is SubjectName.REGPROXY:
-                ports = [self.origin.port, self.middle_origin.port, self.slow_origin.port]
+                ports = [origin.port for origin in self._origins[1:]]
                 self.subject = Regproxy(work / "subject", identity, ports, workers)
             else:
                 self.subject = Squid(work / "subject", identity)
@@ -105,13 +112,13 @@ class Lab:
         started = [server.process.command for server in self._origins]
         return [shlex.join(command) for command in [*started, self.subject.command()]]
 
-    def restart(self) -> None:
+    def restart(self, settings: Mapping[str, str] | None = None) -> None:
         """Start the subject anew with an empty cache, and let it do everything once on a small blob."""
         self.subject.stop()
         self.subject.empty()
-        self.subject.start()
+        self.subject.start(settings or {})
         small = self.material.blob(64 * 1024)
-        for origin in (self.origin, self.middle_origin, self.slow_origin):
+        for origin in self._origins[1:]:  # not the peer
             loadgen.run(self.through(origin), Load(small, count=2, verify=True))
 
     def through(self, origin: Origin) -> Route:
@@ -176,9 +183,9 @@ class Lab:
         before = len(origin.sent(item.path))
         sample = fetch()
         deadline = time.monotonic() + LOG_TIMEOUT
-        while len(sent := origin.sent(item.path)[before:]) == 0 and time.monotonic() < deadline:
+        while (sent := sum(origin.sent(item.path)[before:])) < item.size and time.monotonic() < deadline:
             time.sleep(0.02)
-        times = sum(sent) / item.size
+        times = sent / item.size
         if times < 1:
             raise BenchError(f"the cache was not cold: the origin sent {times:.2f} of {item.path}")
         return sample, times

@@ -1,9 +1,12 @@
-"""An origin behind a slow link: static files over TLS 1.3 at an even pace, shared by all connections.
+"""An origin behind a slow link: static files over TLS 1.3 at an even pace.
 
 nginx's limit_rate sleeps between writes and does not make up for the time that a write took, so its
 pace depends on who else wants the cores. Here every chunk has its time on one schedule.
 
-    python -m bench.origin PORT BYTES_PER_SECOND ROOT CERTIFICATE KEY LOG
+    python -m bench.origin PORT BYTES_PER_SECOND shared|each ROUND_TRIP ROOT CERTIFICATE KEY LOG
+
+`shared`: all connections have one link; `each` has one of its own. ROUND_TRIP, in seconds, passes before the
+TCP handshake, the TLS handshake and each answer are done; windows of TCP that grow slowly are not imitated.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import ssl
 import sys
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO
@@ -26,7 +30,7 @@ RANGE = re.compile(r"bytes=(\d+)-(\d*)$")
 
 
 class Link:
-    """One schedule for all that is sent; it starts anew when a transfer finds the link idle."""
+    """One schedule for all that is sent; it starts anew when a transfer finds the link idle for a while."""
 
     def __init__(self, rate: float) -> None:
         self._rate = rate
@@ -37,7 +41,7 @@ class Link:
     def __enter__(self) -> Link:
         with self._lock:
             if self._active == 0:
-                self._next = time.monotonic()
+                self._next = max(self._next, time.monotonic())
             self._active += 1
         return self
 
@@ -57,8 +61,16 @@ class Origin(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, rate: float, root: Path, context: ssl.SSLContext, log: IO[str]) -> None:
-        self.link, self.root, self.context, self.log = Link(rate), root, context, log
+    def __init__(
+        self,
+        port: int,
+        link: Callable[[], Link],
+        round_trip: float,
+        root: Path,
+        context: ssl.SSLContext,
+        log: IO[str],
+    ) -> None:
+        self.link, self.round_trip, self.root, self.context, self.log = link, round_trip, root, context, log
         super().__init__(("127.0.0.1", port), Handler)
 
 
@@ -69,7 +81,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         # Here and not around the listening socket: a handshake must not hold up the next accept.
+        time.sleep(2 * self.server.round_trip)
         self.request = self.server.context.wrap_socket(self.request, server_side=True)
+        self._link = self.server.link()
         super().setup()
 
     def do_HEAD(self) -> None:
@@ -79,6 +93,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(with_body=True)
 
     def _answer(self, with_body: bool) -> None:
+        time.sleep(self.server.round_trip)
         file = self.server.root / self.path.lstrip("/")
         if not file.is_file():
             self.send_response(200 if self.path == "/v2/" else 404)
@@ -109,12 +124,12 @@ class Handler(BaseHTTPRequestHandler):
         try:
             with file.open("rb") as source:
                 data = memoryview(mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ))
-            with self.server.link as link:
+            with self._link as link:
                 while sent < stop:
                     size = min(CHUNK, stop - sent)
                     link.wait(size)
-                    self.wfile.write(data[sent : sent + size])
-                    sent += size
+                    sent += size  # of one that breaks off, at most
+                    self.wfile.write(data[sent - size : sent])
         finally:
             self.server.log.write(f"{sent - start} {self.path}\n")
 
@@ -123,13 +138,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    port, rate, root, certificate, key, log = sys.argv[1:]
+    port, rate, links, round_trip, root, certificate, key, log = sys.argv[1:]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(certificate, key)
+    common = Link(float(rate))
+    link = {"shared": lambda: common, "each": lambda: Link(float(rate))}[links]
     with (
         Path(log).open("a", buffering=1) as lines,
-        Origin(int(port), float(rate), Path(root), context, lines) as server,
+        Origin(int(port), link, float(round_trip), Path(root), context, lines) as server,
     ):
         server.serve_forever()
 

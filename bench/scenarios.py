@@ -6,7 +6,7 @@ bytes. Every comparison is A B A B after a warm-up of both sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from bench.figures import Figure, Target
@@ -33,12 +33,14 @@ class Plan:
     cold: int  # bytes, S4
     middle: int  # bytes, S4 behind 150 MB/s
     slow: int  # bytes, S5
+    limited: int  # bytes, S11
+    streams: tuple[int, ...]  # S11
     probe_seconds: float  # S8
 
 
 PLANS = {
-    "short": Plan(5, 25, 25_000, 1_000, 512 * MIB, 192 * MIB, 40_000_000, 1.5),
-    "full": Plan(7, 100, 100_000, 3_000, 1024 * MIB, 1024 * MIB, 256_000_000, 5),
+    "short": Plan(5, 25, 25_000, 1_000, 512 * MIB, 192 * MIB, 40_000_000, 64_000_000, (4,), 1.5),
+    "full": Plan(7, 100, 100_000, 3_000, 1024 * MIB, 1024 * MIB, 256_000_000, 256_000_000, (1, 2, 4, 8), 5),
 }
 
 
@@ -136,9 +138,11 @@ def new_connection(lab: Lab, plan: Plan) -> list[Figure]:
     ]
 
 
-def cold_fetch(lab: Lab, load: Load, origin: Origin) -> tuple[Sample, float]:
+def cold_fetch(
+    lab: Lab, load: Load, origin: Origin, settings: Mapping[str, str] | None = None
+) -> tuple[Sample, float]:
     """A load on the subject with an empty cache, and the number of downloads from the origin it took."""
-    lab.restart()
+    lab.restart(settings)
     return lab.downloads(origin, load.item, lambda: lab.on_subject(load, origin))
 
 
@@ -193,6 +197,39 @@ def waiters(lab: Lab, plan: Plan) -> list[Figure]:
     ]
 
 
+def limited(lab: Lab, plan: Plan) -> list[Figure]:
+    """S11: a cold blob, one client, from an origin that gives each connection 20 MB/s, here and 30 ms away."""
+    return [
+        figure
+        for origin, where in ((lab.near_origin, ""), (lab.far_origin, " 30 ms away"))
+        for figure in by_streams(lab, plan, origin, f"20 MB/s for each connection{where}")
+    ]
+
+
+def by_streams(lab: Lab, plan: Plan, origin: Origin, where: str) -> list[Figure]:
+    """By 1, 2, ... streams, beside one direct download in each round; the first round checks the digests."""
+    item = lab.material.blob(plan.limited)
+    rounds: list[tuple[Sample, list[tuple[Sample, float]]]] = []
+    for number in range(plan.pairs + 1):
+        load = Load(item, count=1, verify=number == 0)
+        own = [
+            cold_fetch(lab, load, origin, {"REGPROXY_FILL_STREAMS": str(streams)}) for streams in plan.streams
+        ]
+        rounds.append((lab.on_origin(load, origin), own))
+    figures = []
+    for at, streams in enumerate(plan.streams):
+        name = f"{where}, {streams} streams"
+        pairs = [(own[at][0], direct) for direct, own in rounds[1:]]
+        sent = tuple(own[at][1] for _, own in rounds[1:])
+        cpu = tuple(mine.cpu_per_gb for mine, _ in pairs)
+        figures += [
+            compared("S11", f"{name}, wall", "s", pairs, lambda s: s.result.seconds, ratio_at_most(1.02)),
+            Figure("S11", f"{name}, CPU", "s/GB", cpu),
+            Figure("S11", f"{name}, sent by the origin over its size", "", sent),
+        ]
+    return figures
+
+
 def beside_streams(lab: Lab, plan: Plan) -> list[Figure]:
     """S8: manifests at a steady rate, latency from the due time, while 4 connections stream blobs."""
     manifest, blob = lab.material.manifest(), lab.material.blob(BLOB)
@@ -227,4 +264,5 @@ SCENARIOS: dict[str, Callable[[Lab, Plan], list[Figure]]] = {
     "S4": cold_blob,
     "S5": waiters,
     "S8": beside_streams,
+    "S11": limited,
 }

@@ -82,7 +82,10 @@ class Subject(Protocol):
 
     @property
     def pid(self) -> int: ...
-    def start(self) -> None: ...
+    def start(self, settings: Mapping[str, str]) -> None:
+        """With these settings of regproxy's, on top of those that every scenario has."""
+        ...
+
     def stop(self) -> None: ...
     def empty(self) -> None:
         """Forget everything that is cached; only between stop and start."""
@@ -167,16 +170,27 @@ http {{
 
 
 class SlowOrigin:
-    """bench.origin as a process: the same files at `rate` bytes/s in all."""
+    """bench.origin as a process: the same files at `rate` bytes/s in all, or for `each` connection."""
 
-    def __init__(self, directory: Path, root: Path, identity: Identity, rate: int) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        root: Path,
+        identity: Identity,
+        rate: int,
+        *,
+        each: bool = False,
+        round_trip: float = 0.0,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.port, self.rate = free_port(), rate
         self._identity = identity
-        self._log = directory / f"sent-{rate}.log"
+        links = "each" if each else "shared"
+        self._log = directory / f"sent-{rate}-{links}-{round_trip}.log"
         self._log.write_text("")
         files = [str(path) for path in (root, identity.leaf, identity.leaf_key, self._log)]
-        command = [sys.executable, "-m", "bench.origin", str(self.port), str(rate), *files]
+        pace = [str(rate), links, str(round_trip)]
+        command = [sys.executable, "-m", "bench.origin", str(self.port), *pace, *files]
         self.process = Process(command, directory / "output.log", lambda: accepts(self.port))
 
     def route(self) -> Route:
@@ -224,11 +238,12 @@ class Regproxy:
         settings = [f"{name}={value}" for name, value in self._environ.items()]
         return [*settings, sys.executable, "-m", "regproxy", "serve"]
 
-    def start(self) -> None:
+    def start(self, settings: Mapping[str, str]) -> None:
         self._cache.mkdir(exist_ok=True)
         (self._directory / "ca").mkdir(exist_ok=True)
         command = [sys.executable, "-m", "regproxy", "serve"]
-        self._process = Process(command, self._directory / "output.log", self._ready, self._environ)
+        environ = {**self._environ, **settings}
+        self._process = Process(command, self._directory / "output.log", self._ready, environ)
 
     def stop(self) -> None:
         if self._process:
@@ -300,7 +315,7 @@ shutdown_lifetime 1 seconds
     def command(self) -> list[str]:
         return ["squid", "--foreground", "-f", str(self._config)]
 
-    def start(self) -> None:
+    def start(self, settings: Mapping[str, str]) -> None:
         log = self._directory / "output.log"
         self._process = Process(self.command(), log, lambda: accepts(self.port))
 

@@ -1,60 +1,20 @@
-"""Credentials: which pair belongs to which host, and what may be sent to whom."""
+"""Origins: who answers, and what may go along from one to another."""
 
 from __future__ import annotations
 
 import re
-from base64 import b64encode
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from regproxy.errors import BadResponse, HeadError
 from regproxy.heads import parse_authority
-
-if TYPE_CHECKING:
-    from regproxy.config import Credential
-    from regproxy.heads import Request
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _URL = re.compile(r"([A-Za-z]+)://([^/?#]+)(?:[/?#].*)?", re.DOTALL)
 
 
-class Credentials:
-    """The configured pairs. Each applies to exactly the host that it names, never to a parent or a sibling.
-
-    So for Docker Hub and GitLab the pair is configured for the host that hands out tokens (auth.docker.io,
-    gitlab.com), and it is the token request that gets it. A pair that names a port applies to that port alone
-    and goes before one that names none, which applies to every port of its host. Of two alike the last wins.
-    """
-
-    __slots__ = ("_basic",)
-
-    def __init__(self, credentials: Iterable[Credential]) -> None:
-        self._basic = {
-            (_host(pair.host), pair.port): _basic(pair.username, pair.password) for pair in credentials
-        }
-
-    def __repr__(self) -> str:
-        hosts = sorted(host if port is None else f"{host}:{port}" for host, port in self._basic)
-        return f"Credentials({', '.join(hosts)})"
-
-    def basic_for(self, host: str, port: int) -> bytes | None:
-        """Return the Authorization value for an origin (`Basic ...`, RFC 7617, UTF-8), None without one."""
-        name = _host(host)
-        return self._basic.get((name, port)) or self._basic.get((name, None))
-
-    def may_inject(self, request: Request, host: str, port: int) -> bytes | None:
-        """Return the Authorization value to put into `request` to an origin; the client's own always wins."""
-        return None if request.get(b"authorization") is not None else self.basic_for(host, port)
-
-
 def _host(name: str) -> str:
     """Hosts compare without case, the root's dot and an IPv6 literal's brackets."""
     return name.strip("[]").rstrip(".").lower()
-
-
-def _basic(username: str, password: str) -> bytes:
-    return b"Basic " + b64encode(f"{username}:{password}".encode())
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,8 +125,9 @@ class Fill:
 
     def is_others(self, wanted: Wanted, error: UpstreamError) -> bool:
         """Whether it failed for the sake of another client's credentials or registry, and not of these."""
-        refused = isinstance(error, UpstreamAnswer | RateLimited) and self.wanted.signature != wanted.signature
-        return refused or self.wanted.origin != wanted.origin
+        refused = isinstance(error, UpstreamAnswer | RateLimited)
+        other = self.wanted.signature != wanted.signature
+        return (refused and other) or self.wanted.origin != wanted.origin
 
     def fail(self, error: BaseException) -> None:
         """Tell everybody who waits."""

@@ -1,4 +1,4 @@
-"""Who gets which credentials."""
+"""Origins, and what goes along from one to another."""
 
 from __future__ import annotations
 
@@ -6,86 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy.auth import Credentials, Origin, keep_across
-from regproxy.config import Credential
+from regproxy.auth import Origin, keep_across
 from regproxy.errors import BadResponse
-from regproxy.heads import parse_request
-
-HUB = b"Basic aHViOnNlY3JldA=="  # hub:secret
-ANY_PORT = b"Basic YW55OnNlY3JldA=="  # any:secret
-PORT_5000 = b"Basic cDUwMDA6c2VjcmV0"  # p5000:secret
-UMLAUT = b"Basic w7w6cMOkc3M6MQ=="  # ü:päss:1, in UTF-8
-CREDENTIALS = Credentials(
-    (
-        Credential("auth.docker.io", None, "hub", "secret"),
-        Credential("reg.example", None, "any", "secret"),
-        Credential("reg.example", 5000, "p5000", "secret"),
-        Credential("only.example", 5000, "p5000", "secret"),
-        Credential("2001:db8::1", None, "any", "secret"),
-        Credential("text.example", None, "ü", "päss:1"),
-    )
-)
-
-PAIRS = [
-    ("auth.docker.io", 443, HUB),
-    ("AUTH.docker.io", 443, HUB),
-    ("auth.docker.io.", 443, HUB),
-    # Docker Hub's pair is the token server's; its other names get nothing.
-    ("registry-1.docker.io", 443, None),
-    ("docker.io", 443, None),
-    ("index.docker.io", 443, None),
-    ("evil.auth.docker.io", 443, None),
-    ("auth.docker.io.evil.example", 443, None),
-    ("xauth.docker.io", 443, None),
-    ("reg.example", 443, ANY_PORT),
-    ("reg.example", 8443, ANY_PORT),
-    ("reg.example", 5000, PORT_5000),
-    ("only.example", 5000, PORT_5000),
-    ("only.example", 443, None),
-    ("2001:db8::1", 443, ANY_PORT),
-    ("[2001:DB8::1]", 443, ANY_PORT),
-    ("text.example", 443, UMLAUT),
-    ("", 443, None),
-]
-
-
-@pytest.mark.parametrize("host, port, want", PAIRS)
-def test_pair_of_exactly_that_host(host: str, port: int, want: bytes | None) -> None:
-    assert CREDENTIALS.basic_for(host, port) == want
-
-
-def test_no_credentials() -> None:
-    assert Credentials(()).basic_for("reg.example", 443) is None
-
-
-def test_the_last_of_two_wins() -> None:
-    pairs = [Credential("a", None, "x", "1"), Credential("A", None, "any", "secret")]
-    assert Credentials(pairs).basic_for("a", 443) == ANY_PORT
-
-
-@pytest.mark.parametrize(
-    "field, host, want",
-    [
-        ("Accept: */*", "auth.docker.io", HUB),
-        ("Accept: */*", "registry-1.docker.io", None),
-        ("Authorization: Bearer t", "auth.docker.io", None),
-        ("AUTHORIZATION: Basic YTpi", "auth.docker.io", None),
-        # There is one, and it is the client's.
-        ("Authorization:", "auth.docker.io", None),
-        # Meant for the proxy, not for the origin.
-        ("Proxy-Authorization: Basic YTpi", "auth.docker.io", HUB),
-    ],
-)
-def test_the_client_wins(field: str, host: str, want: bytes | None) -> None:
-    head = f"GET /token?service=registry.docker.io HTTP/1.1\r\nHost: {host}\r\n{field}\r\n\r\n"
-    assert CREDENTIALS.may_inject(parse_request(head.encode()), host, 443) == want
-
-
-def test_repr_shows_hosts_only() -> None:
-    shown = repr(CREDENTIALS)
-    hosts = "2001:db8::1, auth.docker.io, only.example:5000, reg.example, reg.example:5000, text.example"
-    assert shown == f"Credentials({hosts})"
-
 
 ORIGINS = [
     ("https://reg.example/v2/", Origin("https", "reg.example", 443)),

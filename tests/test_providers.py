@@ -431,6 +431,7 @@ def test_the_table_goes_before_auth_registries() -> None:
     wallet = Wallet(pairs, None, table, Clock())
     assert logins(wallet, "a.example", 443) == [Login("table", "3"), Login("any", "1")]
     assert logins(wallet, "a.example", 5000) == [Login("port", "2")]
-    assert logins(wallet, "b.a.example", 5000) == []
+    for other in ("b.a.example", "a.example.evil.test", "xa.example", "example", ""):
+        assert logins(wallet, other, 5000) == []
     # Made once: what it remembers stays.
     assert wallet.holders("a.example", 443)[0] is wallet.holders("a.example", 443)[0]
