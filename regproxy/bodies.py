@@ -27,6 +27,7 @@ from regproxy.errors import (
 )
 from regproxy.filling import UpstreamAnswer, Wanted
 from regproxy.heads import Response, parse_content_range
+from regproxy.oci import Kind
 from regproxy.policy import Verdict, after_head
 from regproxy.upstream import Upstream
 
@@ -35,8 +36,8 @@ log = logging.getLogger(__name__)
 _PAUSE, _PAUSE_MAX = 0.2, 5.0  # seconds before the first and before a later attempt, give or take a half
 _PROGRESS: Final = 65_536  # bytes that an attempt has to bring for the next pause to be a short one
 _LOOKS: Final = 3  # at a body's pace, within the time that it may be too slow
-_CHANCES: Final = 2
-_STUMBLES: Final = frozenset({502, 503, 504})  # what passes by itself, often at once
+CHANCES: Final = 2
+_STUMBLES: Final = frozenset({500, 502, 503, 504})  # what passes by itself, often at once
 # Where asking for all of it may help; not what says that there is nothing for us, or nothing now.
 NO_RANGES: Final = frozenset({400, 403, 405, 412, 416, 417, 501})
 _PASSING: Final = (BodyBroken, ConnectionLost, ConnectFailed, UpstreamTimeout, CircuitOpen, RateLimited)
@@ -56,13 +57,15 @@ class Counters(Protocol):
 class Limits:
     """`streams`: the most at a time for one content. `resume`: seconds with no new bytes, or too few, end it.
 
-    `rate`: bytes/s; a body that is slower for `slow` seconds is broken off.
+    `rate`: bytes/s; a body that is slower for `slow` seconds is broken off. `chances`: how many more a first
+    answer gets that is a stumble.
     """
 
     streams: int = 1
     resume: float = 0.0
     rate: float = 0.0
     slow: float = 30.0
+    chances: int = 0
 
 
 class Bodies:
@@ -151,12 +154,14 @@ class Bodies:
 
     async def ask_first(self, start: int, stop: int) -> Fetched:
         """As ask(), for what nobody has anything of yet: a stumble is given another chance, or two."""
-        for attempt in range(_CHANCES if self._limits.resume else 0):
+        for attempt in range(self._limits.chances):
             try:
                 fetched = await self.ask(start, stop)
             except (ConnectionLost, ConnectFailed) as error:
                 if attempt and isinstance(error, ConnectFailed):
                     raise  # it is not there
+                if isinstance(error, ConnectionLost) and self._wanted.target.kind is Kind.TAG:
+                    raise  # see Tags
                 log.info("%s: asked again: %s", self.host, error)
             else:
                 if fetched.response.status not in _STUMBLES:

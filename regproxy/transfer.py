@@ -68,6 +68,7 @@ class Transfer:
         self._ranges = True
         self._all: Fetched | None = None  # an answer with all of it, for `_whole`
         self._width = 1
+        self._resting = False
         self._opening: Fetched | None = None  # the first stream's
         self._began = self._not_before = self._look_at = 0.0
         start, stop = self._first_span()
@@ -300,7 +301,7 @@ class Transfer:
     def _hire(self) -> None:
         """Start streams for what readers wait for, and for the rest where one alone is slow."""
         now = self._loop.time()
-        if not self._ranges or (self._tasks and now < self._not_before):
+        if not self._ranges or self._resting or (self._tasks and now < self._not_before):
             return
         self._widen(now)
         self._leases.ask_for(self._part.asked_for())
@@ -364,7 +365,12 @@ class Transfer:
                     self._leases.end(segment)
                     if len(self._tasks) > 1:
                         raise
-                    await self._bodies.pause(error)
+                    # Nor is another stream any better off before its end.
+                    self._resting = True
+                    try:
+                        await self._bodies.pause(error)
+                    finally:
+                        self._resting = False
                 self._leases.end(segment)
                 segment = self._leases.next(self._width, behind=len(self._tasks) <= self._width)
         finally:

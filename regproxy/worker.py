@@ -27,7 +27,7 @@ from regproxy._reactor import Reactor
 from regproxy._stream import Listener, Stream
 from regproxy.accesslog import AccessLog
 from regproxy.admin import Admin, AdminSession
-from regproxy.bodies import Limits
+from regproxy.bodies import CHANCES, Limits
 from regproxy.boot import Boot
 from regproxy.breaker import Breakers
 from regproxy.certs import Authority
@@ -143,7 +143,10 @@ class Worker:
             largest=config.cache_max_size // 2,
             fits=lambda total: evict.fits(directories.cache, config.cache_max_size, total, time.time()),
             patience=2 * origins.patience + config.resume_time + _MARGIN,
-            limits=Limits(config.fill_streams, config.resume_time, config.min_rate, config.min_rate_time),
+            limits=Limits(
+                *(config.fill_streams, config.resume_time, config.min_rate, config.min_rate_time),
+                chances=CHANCES if config.resume_time else 0,
+            ),
         )
         try:
             access = AccessLog.open(config.access_log)

@@ -8,8 +8,8 @@ origin does it once; "always" when it goes on with it.
     no TLS                   whole                          an error          nothing
     no head                  whole                          an error          nothing
     no head in time          an error                       an error          nothing
-    a stumble (502-504)      whole                          that status       nothing
-    a status (429, 500)      that status                    that status       nothing
+    a stumble (50x)          whole                          that status       nothing
+    a status (429)           that status                    that status       nothing
     a refusal (401)          that status                    that status       nothing
     within the body          whole, the rest was asked for  broken off        the part
     no ranges                whole, all was asked for       broken off        the part
@@ -20,8 +20,7 @@ origin does it once; "always" when it goes on with it.
 "Broken off" is a connection that is cut where the client has had something already, else an error. After a
 connection that failed, another one is made at once, and no third: it depends on when all is well again.
 
-A tag is asked for anew instead of resumed, nothing of it is left, and a stumble is the client's, as is the
-want of a connection. One that is held is answered by the old copy where something is wrong with the registry
+A tag is asked for anew instead of resumed, and nothing of it is left. One that is held is answered by the old copy where something is wrong with the registry
 at the first request, or always. A range is whole where the wrong bytes are elsewhere. Once all is well the
 content is had at the next attempt, without what is there.
 """
@@ -130,12 +129,6 @@ RULES = {
     Stage.LENGTH: Rule(Gets.CUT, Gets.CUT),
     Stage.WRONG: Rule(Gets.CUT, Gets.CUT),
 }
-# With a tag these are the client's at once.
-TAGS = {
-    Stage.DIAL: Rule(Gets.ERROR, Gets.ERROR),
-    Stage.TLS: Rule(Gets.ERROR, Gets.ERROR),
-    Stage.STUMBLE: Rule(Gets.STATUS, Gets.STATUS),
-}
 EARLY = (Stage.DIAL, Stage.TLS, Stage.HEAD, Stage.LATE, Stage.STUMBLE, Stage.STATUS)
 
 
@@ -160,8 +153,6 @@ class Row:
                 return Gets.WHOLE  # a HEAD was refused, or the digest it named: the tag itself was asked for
         if self.shape is Shape.RANGE and stage is Stage.WRONG:
             return Gets.WHOLE
-        if self.shape is Shape.TAG:
-            rule = TAGS.get(stage, rule)
         found = rule.ever if self.ever else rule.once
         return Gets.ERROR if found is Gets.CUT and not self.shape.followed else found
 

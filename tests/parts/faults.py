@@ -146,8 +146,7 @@ FAULTS = (
     Fault("silent before the head", Stage.LATE, lambda c, q: Answer(hold_at=-1, hold=q.never)),
     Fault("429", Stage.STATUS, status(429), status=429),
     Fault("429 for a second", Stage.STATUS, status(429, Retry_After="1"), status=429),
-    Fault("500", Stage.STATUS, status(500), status=500),
-    *(Fault(str(code), Stage.STUMBLE, status(code), status=code) for code in (502, 503, 504)),
+    *(Fault(str(code), Stage.STUMBLE, status(code), status=code) for code in (500, 502, 503, 504)),
     Fault("401", Stage.DENIED, lambda c, q: Answer(b"", 401, BASIC), status=401),
     Fault(
         "silent",
