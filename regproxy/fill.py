@@ -194,6 +194,10 @@ class Fills:
                         raise UpstreamError("the process that fetched it has given it up")
                     self._store.leave(part)
                     return False
+                elif part.size and part.removed():
+                    # Others may read it still: it must not change under them.
+                    self._store.leave(part)
+                    return False
                 else:
                     part.restart()
         except OSError as error:

@@ -165,6 +165,8 @@ class Part:
         os.ftruncate(self.fd, 0)
         place = self._meta_path
         if place is not None:
+            for suffix in (".map", ".want"):
+                place.with_suffix(suffix).unlink(missing_ok=True)
             os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE))
 
     # --- several places at once --------------------------------------------------------------------------
@@ -254,6 +256,16 @@ class Part:
                     path.unlink()
         self.path = None
         self.release()
+
+    def removed(self) -> bool:
+        """Take its name away for good; whether that could be done."""
+        try:
+            if self.path is not None and claims.names(self.path, self.fd):
+                unlink_beside(self.path)
+                self.path.unlink()
+        except OSError:
+            return False
+        return True
 
     def close(self) -> None:
         """Let go of what is open beside the content."""

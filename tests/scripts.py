@@ -25,10 +25,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -43,153 +41,17 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.client import Client, NotHttp, Reply
 from tests.origin import Origin
-from tests.parts.images import INDEX, MANIFEST, Image, digest_of, make_image
+from tests.parts.images import Image, digest_of, make_image
 from tests.parts.processes import free_address, wait_until
 from tests.parts.proxy import Proxy
-from tests.parts.stumbles import CDN, FAULTS, SHARES, SIZES, Blob, Fault, Manifest, Stage, Tag, Thing
+from tests.parts.pullers import CLIENTS, PATIENCE, Manner, Pull, Tally
+from tests.parts.stumbles import CDN, FAULTS, SIZES, Blob, Fault, Manifest, Stage, Tag, Thing
 from tests.parts.trust import Trust
 
 HOSTS = 40  # a breaker or a quota of one example is nobody else's for so long
-HOLD_BACK = 16_384
 OPEN = re.compile(r"/parts/|/memfd:regproxy-(body|part)")
-PATIENCE = 60.0  # seconds until a pull must have ended, and until one must have worked
 STALL = 2.0  # seconds for an answer that stalls to be asked for; what is held is not
-ACCEPT = [("Accept", MANIFEST), ("Accept", INDEX)]
-CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How one client pulls. `span`: what part of it, as shares, or all of it; `open`: to the end, as it says.
-
-    `leaves`: behind what share of what it has asked for.
-    """
-
-    span: tuple[float, float] | None = None
-    open: bool = False
-    leaves: float | None = None
-    resets: bool = False
-
-    def range(self, size: int) -> tuple[int, int] | None:
-        if self.span is None or size == 0:
-            return None
-        first, last = sorted(int(share * (size - 1)) for share in self.span)
-        return first, size if self.open else last + 1
-
-
-CLIENTS = st.lists(
-    st.builds(
-        Manner,
-        span=st.none() | st.tuples(SHARES, SHARES),
-        open=st.booleans(),
-        leaves=st.none() | st.none() | SHARES,
-        resets=st.booleans(),
-    ),
-    min_size=1,
-    max_size=5,
-)
-
-
-class Pull:
-    """One client's pull of a thing; what is wrong with what it gets is `wrong`."""
-
-    def __init__(self, world: World, host: str, thing: Thing, how: Manner) -> None:
-        self.wrong = ""
-        self._world, self._host, self._thing, self._how = world, host, thing, how
-        self._since = len(thing.images) - 1 if isinstance(thing, Tag) else 0
-        self._strict = not thing.spoilt
-        self._range = how.range(len(thing.body)) if isinstance(thing, Blob) else None
-        self.whole = False
-
-    def run(self) -> None:
-        try:
-            with self._world.proxy.client(self._host, timeout=PATIENCE) as client:
-                self._run(client)
-        except TimeoutError:
-            self.wrong = f"hangs: {self}"
-        except NotHttp as error:
-            self.wrong = f"is no HTTP: {self}: {error}"
-        except (OSError, AssertionError):
-            # Its worker was killed, or the proxy has just ended.
-            self._world.tally.lost += 1
-
-    def __str__(self) -> str:
-        return f"{self._thing.path} {self._range or ''} {self._how}"
-
-    def _run(self, client: Client) -> None:
-        headers = list(ACCEPT)
-        if self._range is not None:
-            first, stop = self._range
-            headers.append(("Range", f"bytes={first}-{'' if self._how.open else stop - 1}"))
-        client.ask("GET", self._thing.path, headers)
-        if self._how.leaves is not None:
-            self._leave(client)
-            return
-        reply = client.read_reply()
-        if not reply.complete or reply.status not in (200, 206):
-            self._world.tally.answers["cut" if reply.status in (0, 200, 206) else str(reply.status)] += 1
-            return
-        self._world.tally.answers["complete"] += 1
-        if reply.status == 200:
-            self.whole = True
-            if not self._thing.allows(reply, self._since):
-                self.wrong = f"{len(reply.body)} bytes are not it: {self}: {reply.headers}"
-        else:
-            self._check_range(reply)
-
-    def _check_range(self, reply: Reply) -> None:
-        body = self._thing.body
-        match = CONTENT_RANGE.fullmatch(reply.get("Content-Range") or "")
-        if match is None or self._range is None:
-            self.wrong = f"206: {self}: {reply.headers}"
-            return
-        first, last, total = map(int, match.groups())
-        # The end is held back until all of it is verified; what is before it is not.
-        if not self._strict and last < len(body) - HOLD_BACK:
-            return
-        wanted = (self._range[0], self._range[1] - 1, len(body))
-        if (first, last, total) != wanted or reply.body != body[first : last + 1]:
-            self.wrong = f"206 of bytes that are not it: {self}: {reply.headers}"
-
-    def _leave(self, client: Client) -> None:
-        """Read some of it, and go; as browsers, runtimes and people do."""
-        first, stop = self._range or (0, len(self._thing.body))
-        head = client.read_head()
-        data = client.read(int((self._how.leaves or 0) * (stop - first)))
-        self._world.tally.left += 1
-        if self._how.resets:
-            client.reset()
-        if head.status in (200, 206) and self._strict and isinstance(self._thing, Blob):
-            start = first if head.status == 206 else 0
-            if data != self._thing.body[start : start + len(data)]:
-                self.wrong = f"begins with other bytes: {self}"
-
-
-# --- the world ---------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Tally:
-    """What has happened. `lost`: clients whose worker died; `answers` by what they were."""
-
-    examples: int = 0
-    pulls: int = 0
-    lost: int = 0
-    left: int = 0
-    kills: int = 0
-    restarts: int = 0
-    answers: Counter[str] = field(default_factory=Counter)
-    faults: Counter[str] = field(default_factory=Counter)
-
-    def __str__(self) -> str:
-        answers = ", ".join(f"{word} {count}" for word, count in self.answers.most_common())
-        faults = ", ".join(f"{word} {count}" for word, count in self.faults.most_common())
-        return (
-            f"{self.examples} examples, {self.pulls} pulls: {answers}; {self.left} left, {self.lost} lost; "
-            f"{self.kills} workers killed, {self.restarts} restarts; faults: {faults}"
-        )
 
 
 class World:
@@ -197,6 +59,8 @@ class World:
 
     def __init__(self, directory: Path) -> None:
         self.number = 0
+        self.script: list[str] = []  # of the example that runs
+        self.failure = ""  # the first
         self._directory = directory
         self._checked: dict[tuple[str, int, int], bool] = {}
         self._stack = ExitStack()
@@ -232,6 +96,10 @@ class World:
         self.number += 1
         return self.number
 
+    def log(self) -> str:
+        """The last that the proxy has said."""
+        return self.proxy.log()[-6000:]
+
     # --- steps -------------------------------------------------------------------------------------------
 
     def pull(
@@ -240,7 +108,7 @@ class World:
         """Have these clients pull it at once, and something happen meanwhile; how it went."""
         self.stage.go.clear()
         self.stage.stalled.clear()
-        pulls = [Pull(self, host, thing, how) for how in clients]
+        pulls = [Pull(self.proxy, host, thing, how, self.tally) for how in clients]
         self.tally.pulls += len(pulls)
         threads = [threading.Thread(target=pull.run) for pull in pulls]
         for thread in threads:
@@ -270,7 +138,7 @@ class World:
 
     def _stop(self) -> None:
         code = self.proxy.stop(timeout=60)
-        assert code == 0, f"the proxy has ended with {code}\n{self.proxy.log()[-4000:]}"
+        assert code == 0, f"the proxy has ended with {code}\n{self.log()}"
 
     def remove(self, thing: Thing) -> None:
         """Delete it from the cache, as anybody may at any time."""
@@ -307,20 +175,23 @@ class World:
         for thing in things:
             self._settle_one(host, thing)
         self.rest()
-        wait_until(lambda: self.proxy.parts() == [], "no part is left behind", timeout=PATIENCE)
+        try:
+            wait_until(lambda: self.proxy.parts() == [], "no part is left behind", timeout=PATIENCE)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}: {self.proxy.parts()}\n{self.log()}") from None
         self.check_blobs()
         self.proxy.workers(2)
         try:
             wait_until(lambda: self._left() == {}, "nothing is left open", timeout=PATIENCE)
         except TimeoutError as error:
-            raise AssertionError(f"{error}: {self._left()}\n{self.proxy.log()[-4000:]}") from None
+            raise AssertionError(f"{error}: {self._left()}\n{self.log()}") from None
         assert "Traceback" not in self.proxy.log(), self.proxy.log()[-8000:]
 
     def _settle_one(self, host: str, thing: Thing) -> None:
         try:
             wait_until(lambda: self._works(host, thing), f"{thing.path} can be pulled", timeout=PATIENCE)
         except TimeoutError as error:
-            raise AssertionError(f"{error}\n{self.proxy.log()[-4000:]}") from None
+            raise AssertionError(f"{error}\n{self.log()}") from None
 
     def _works(self, host: str, thing: Thing) -> bool:
         (pull,) = self.pull(host, thing, [Manner()], lambda: None)
@@ -339,11 +210,7 @@ class World:
                 for link in Path(f"/proc/{pid}/fd").iterdir():
                     with contextlib.suppress(OSError):
                         name = str(link.readlink())
-                        if (
-                            "/parts/" in name
-                            or "memfd:regproxy-body" in name
-                            or "memfd:regproxy-part" in name
-                        ):
+                        if OPEN.search(name):
                             found[f"{pid}/{link.name}"] = name
         return found
 
@@ -377,16 +244,30 @@ class Scripts(RuleBasedStateMachine):
 
     world: ClassVar[World]
 
+    @contextlib.contextmanager
+    def _step(self, *words: object) -> Iterator[None]:
+        """Note it: when something fails it must be known what had happened, for it need not happen again."""
+        script = self.world.script
+        script.append(" ".join(map(str, words)))
+        try:
+            yield
+        except Exception as error:
+            if not self.world.failure:
+                self.world.failure = "\n".join([*script, f"{type(error).__name__}: {error}"])
+            raise
+
     @initialize(size=st.sampled_from(SIZES))
     def begin(self, size: int) -> None:
+        self.world.script.clear()
         self.host = self.world.host()
         self.things: list[Thing] = []
         self.tags: list[Tag] = []
         self.blob(size)
 
     def _publish(self, thing: Thing) -> None:
-        self.things.append(thing)
-        self.world.stage.publish(thing)
+        with self._step("publish", thing.path, len(thing.body)):
+            self.things.append(thing)
+            self.world.stage.publish(thing)
 
     def _image(self) -> Image:
         return make_image(size=500, layers=1, seed=self.world.next())
@@ -406,8 +287,9 @@ class Scripts(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9), faults=st.lists(FAULTS, min_size=1, max_size=6))
     def goes_wrong(self, which: int, faults: list[Fault]) -> None:
         thing = self.things[which % len(self.things)]
-        thing.spoilt = thing.spoilt or any(fault.spoils for fault in faults)
-        thing.faults.extend(faults)
+        with self._step("goes wrong", thing.path, *faults):
+            thing.spoilt = thing.spoilt or any(fault.spoils for fault in faults)
+            thing.faults.extend(faults)
 
     @rule(
         which=st.integers(0, 9),
@@ -423,32 +305,40 @@ class Scripts(RuleBasedStateMachine):
             "remove": lambda: self.world.remove(thing),
             "move": lambda: thing.move(self._image()) if isinstance(thing, Tag) else None,
         }
-        pulls = self.world.pull(self.host, thing, clients, happens.get(meanwhile, lambda: None))
-        wrong = [pull.wrong for pull in pulls if pull.wrong]
-        assert not wrong, f"{wrong}\n{self.world.proxy.log()[-4000:]}"
+        with self._step("pull", thing.path, *clients, meanwhile, worker):
+            pulls = self.world.pull(self.host, thing, clients, happens.get(meanwhile, lambda: None))
+            wrong = [pull.wrong for pull in pulls if pull.wrong]
+            assert not wrong, f"{wrong}\n{self.world.log()}"
 
     @precondition(lambda self: self.tags)
     @rule(which=st.integers(0, 9))
     def tag_moves(self, which: int) -> None:
-        # A fetch that is under way may share its answer with who asks behind this.
-        self.world.rest()
-        self.tags[which % len(self.tags)].move(self._image())
+        tag = self.tags[which % len(self.tags)]
+        with self._step("move", tag.path):
+            # A fetch that is under way may share its answer with who asks behind this.
+            self.world.rest()
+            tag.move(self._image())
 
     @rule(which=st.integers(0, 1))
     def worker_dies(self, which: int) -> None:
-        self.world.kill(which)
+        with self._step("kill", which):
+            self.world.kill(which)
 
     @rule()
     def restart(self) -> None:
-        self.world.restart()
+        with self._step("restart"):
+            self.world.restart()
 
     @rule(which=st.integers(0, 9))
     def remove(self, which: int) -> None:
-        self.world.remove(self.things[which % len(self.things)])
+        thing = self.things[which % len(self.things)]
+        with self._step("remove", thing.path):
+            self.world.remove(thing)
 
     def teardown(self) -> None:
-        if hasattr(self, "things"):
-            self.world.settle(self.host, self.things)
+        if not self.world.failure:
+            with self._step("settle"):
+                self.world.settle(self.host, self.things)
 
 
 def run(directory: Path, examples: int, number: int, *, steps: int = 10, shrink: bool = False) -> Tally:
@@ -456,17 +346,19 @@ def run(directory: Path, examples: int, number: int, *, steps: int = 10, shrink:
     phases = [Phase.generate, *([Phase.shrink] if shrink else [])]
     with World(directory) as world:
         machine = seed(number)(type("Machine", (Scripts,), {"world": world}))
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=steps,
-                deadline=None,
-                database=None,
-                phases=phases,
-                suppress_health_check=list(HealthCheck),
-            ),
+        bounds = settings(
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            database=None,
+            phases=phases,
+            suppress_health_check=list(HealthCheck),
         )
+        try:
+            run_state_machine_as_test(machine, settings=bounds)
+        except Exception as error:
+            # The same script may go well the next time, which is then what hypothesis says of it.
+            raise AssertionError(world.failure or str(error)) from error
     return world.tally
 
 
@@ -479,7 +371,11 @@ def main() -> int:
     print(f"seed {options.seed}", flush=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="regproxy-scripts-") as place:
-        print(run(Path(place), options.examples, options.seed, shrink=options.shrink))
+        try:
+            print(run(Path(place), options.examples, options.seed, shrink=options.shrink))
+        except AssertionError as error:
+            print(f"WRONG: {error}")
+            return 1
     print(f"{time.monotonic() - started:.0f} s")
     return 0
 

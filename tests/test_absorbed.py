@@ -20,9 +20,10 @@ origin does it once; "always" when it goes on with it.
 "Broken off" is a connection that is cut where the client has had something already, else an error. After a
 connection that failed, another one is made at once, and no third: it depends on when all is well again.
 
-A tag is asked for anew instead of resumed, and nothing of it is left. One that is held is answered by the old copy where something is wrong with the registry
-at the first request, or always. A range is whole where the wrong bytes are elsewhere. Once all is well the
-content is had at the next attempt, without what is there.
+A tag is asked for anew instead of resumed, and nothing of it is left. One that is held is answered by the
+old copy where something is wrong with the registry at the first request, or always. A range is whole where
+the wrong bytes are elsewhere. Once all is well the content is had at the next attempt, without what is
+there.
 """
 
 from __future__ import annotations

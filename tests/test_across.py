@@ -155,7 +155,7 @@ class TestOneDownload:
         assert {reply.body for reply in replies} == {answer.body}
         if status != 200:
             assert {reply.get("X-Why") for reply in replies} == {"because"}
-        assert origin.hits[path] == 1
+        assert origin.hits[path] == (3 if status == 503 else 1)  # it may have been a stumble
 
     def test_requests_for_a_tag_that_differ_do_not_share(
         self, pair: Pair, origin: Origin, stack: ExitStack
