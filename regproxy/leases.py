@@ -33,7 +33,11 @@ class Leases:
         self._asked += offsets
 
     def add(self, start: int, stop: int, body_stop: int) -> Segment:
-        """A lease of [start, stop), for a body that ends at `body_stop`."""
+        """A lease of [start, stop), for a body that ends at `body_stop`.
+
+        Both are borders of blocks, but for the content's end, and the start where all ahead of it is there:
+        what ends within a block would count as whole when the next one has come to its end.
+        """
         segment = Segment(self._growth, start, stop, body_stop)
         self.active.append(segment)
         return segment
@@ -113,6 +117,11 @@ class Leases:
         extents = self._growth.extents
         assert extents is not None
         return extents.hole(offset)
+
+
+def whole_blocks(stop: int, total: int) -> int:
+    """Up to where a body that ends at `stop` brings whole blocks."""
+    return stop if stop == total else stop - stop % BLOCK_SIZE
 
 
 def _up(offset: int) -> int:

@@ -23,8 +23,8 @@ from regproxy.bodies import NO_RANGES, Bodies, Limits, check
 from regproxy.connections import BodyBroken
 from regproxy.errors import BadResponse, StoreError, UpstreamError
 from regproxy.filling import Fill
-from regproxy.heads import Response, parse_content_range, parse_range
-from regproxy.leases import WANTED, Leases
+from regproxy.heads import Response, Span, parse_content_range, parse_range
+from regproxy.leases import WANTED, Leases, whole_blocks
 from regproxy.oci import Kind
 from regproxy.parts import Part
 from regproxy.policy import Verdict, after_head
@@ -89,7 +89,8 @@ class Transfer:
         elif response.status == 200 and self._holds_any():
             await self._whole(fetched)
         else:
-            await self._scattered(fetched, self._leases.add(start, stop, stop))
+            usable = whole_blocks(stop, growth.total)
+            await self._scattered(fetched, self._leases.add(start, usable, stop))
         return response
 
     def _holds_any(self) -> bool:
@@ -138,8 +139,7 @@ class Transfer:
             await self._bodies.answer(fetched)
             return True
         found = parse_content_range(response.get(b"content-range")) if response.status == 206 else None
-        if stop >= 0 and found is not None and found[1] is None:
-            # Nobody could be told how long it is.
+        if stop >= 0 and found is not None and not _usable(found, start):
             fetched.connection.abort()
             return True
         return False
@@ -201,6 +201,11 @@ class Transfer:
             await self._bodies.answer(fetched)
             return None
         found = await self._checked(fetched, start, stop)
+        total = self._growth.total
+        if status == 206 and self._growth.extents is not None and whole_blocks(found[1], total) <= start:
+            # Ranges of this kind would never complete a block.
+            fetched.connection.abort()
+            return None
         if ranged and status == 200 and self._growth.extents is not None:
             self._drop_all()
             self._all = fetched
@@ -388,6 +393,7 @@ class Transfer:
                 self._no_ranges()
                 return
             fetched, segment.body_stop = found
+            segment.stop = min(segment.stop, whole_blocks(segment.body_stop, self._growth.total))
         await self._take(fetched, segment)
 
     def _no_ranges(self) -> None:
@@ -406,6 +412,12 @@ class Transfer:
         growth.gather()
         self._relay(growth.disk_errno)
         await self._linear(None, growth.written)
+
+
+def _usable(found: tuple[Span, int | None], start: int) -> bool:
+    """Whether a first range brings some of it, and says how long the whole is: clients have to be told."""
+    span, total = found
+    return total is not None and whole_blocks(span.stop, total) > start
 
 
 async def hash_all(growth: Growth, loop: asyncio.AbstractEventLoop) -> None:

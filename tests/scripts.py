@@ -97,8 +97,9 @@ class World:
         return self.number
 
     def log(self) -> str:
-        """The last that the proxy has said."""
-        return self.proxy.log()[-6000:]
+        """The last that the proxy has said of pulls."""
+        lines = [line for line in self.proxy.log().splitlines() if " INFO regproxy.supervisor" not in line]
+        return "\n".join(lines[-40:])
 
     # --- steps -------------------------------------------------------------------------------------------
 
@@ -125,9 +126,11 @@ class World:
     def kill(self, which: int) -> None:
         """SIGKILL one of the workers."""
         pids = self.proxy.workers(1)
+        pid = pids[which % len(pids)]
         self.tally.kills += 1
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pids[which % len(pids)], signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: pid not in self.proxy.workers(), f"{pid} is dead")
 
     def restart(self) -> None:
         """End the proxy in order, and start it again on what it has left."""
@@ -137,6 +140,8 @@ class World:
         self.proxy = self._start()
 
     def _stop(self) -> None:
+        # One that was killed just now would count as cut.
+        self.proxy.workers(2)
         code = self.proxy.stop(timeout=60)
         assert code == 0, f"the proxy has ended with {code}\n{self.log()}"
 
@@ -262,7 +267,7 @@ class Scripts(RuleBasedStateMachine):
         self.host = self.world.host()
         self.things: list[Thing] = []
         self.tags: list[Tag] = []
-        self.blob(size)
+        self._blob(size)
 
     def _publish(self, thing: Thing) -> None:
         with self._step("publish", thing.path, len(thing.body)):
@@ -272,32 +277,30 @@ class Scripts(RuleBasedStateMachine):
     def _image(self) -> Image:
         return make_image(size=500, layers=1, seed=self.world.next())
 
-    @rule(size=st.sampled_from(SIZES))
-    def blob(self, size: int) -> None:
+    def _blob(self, size: int) -> None:
         self._publish(Blob(self.world.next(), size))
 
-    @rule(tag=st.booleans())
-    def image(self, tag: bool) -> None:
+    @rule(what=st.sampled_from((*SIZES, "manifest", "tag")))
+    def publish(self, what: int | str) -> None:
+        if isinstance(what, int):
+            self._blob(what)
+            return
         image = self._image()
         self._publish(Manifest(image))
-        if tag:
+        if what == "tag":
             self.tags.append(named := Tag(self.world.next(), image))
             self._publish(named)
 
-    @rule(which=st.integers(0, 9), faults=st.lists(FAULTS, min_size=1, max_size=6))
-    def goes_wrong(self, which: int, faults: list[Fault]) -> None:
-        thing = self.things[which % len(self.things)]
-        with self._step("goes wrong", thing.path, *faults):
-            thing.spoilt = thing.spoilt or any(fault.spoils for fault in faults)
-            thing.faults.extend(faults)
-
     @rule(
         which=st.integers(0, 9),
+        faults=st.lists(FAULTS, max_size=4),
         clients=CLIENTS,
-        meanwhile=st.sampled_from(("nothing", "nothing", "nothing", "kill", "cut", "remove", "move")),
+        meanwhile=st.sampled_from(("nothing", "nothing", "kill", "cut", "remove", "move")),
         worker=st.integers(0, 1),
     )
-    def pull(self, which: int, clients: list[Manner], meanwhile: str, worker: int) -> None:
+    def pull(
+        self, which: int, faults: list[Fault], clients: list[Manner], meanwhile: str, worker: int
+    ) -> None:
         thing = self.things[which % len(self.things)]
         happens: dict[str, Callable[[], None]] = {
             "kill": lambda: self.world.kill(worker),
@@ -305,7 +308,9 @@ class Scripts(RuleBasedStateMachine):
             "remove": lambda: self.world.remove(thing),
             "move": lambda: thing.move(self._image()) if isinstance(thing, Tag) else None,
         }
-        with self._step("pull", thing.path, *clients, meanwhile, worker):
+        thing.spoilt = thing.spoilt or any(fault.spoils for fault in faults)
+        thing.faults.extend(faults)
+        with self._step("pull", thing.path, *faults, *clients, meanwhile, worker):
             pulls = self.world.pull(self.host, thing, clients, happens.get(meanwhile, lambda: None))
             wrong = [pull.wrong for pull in pulls if pull.wrong]
             assert not wrong, f"{wrong}\n{self.world.log()}"
@@ -319,21 +324,16 @@ class Scripts(RuleBasedStateMachine):
             self.world.rest()
             tag.move(self._image())
 
-    @rule(which=st.integers(0, 1))
-    def worker_dies(self, which: int) -> None:
-        with self._step("kill", which):
-            self.world.kill(which)
-
-    @rule()
-    def restart(self) -> None:
-        with self._step("restart"):
-            self.world.restart()
-
-    @rule(which=st.integers(0, 9))
-    def remove(self, which: int) -> None:
+    @rule(what=st.sampled_from(("kill", "restart", "remove")), which=st.integers(0, 9))
+    def between(self, what: str, which: int) -> None:
         thing = self.things[which % len(self.things)]
-        with self._step("remove", thing.path):
-            self.world.remove(thing)
+        with self._step(what, which, thing.path):
+            if what == "kill":
+                self.world.kill(which)
+            elif what == "restart":
+                self.world.restart()
+            else:
+                self.world.remove(thing)
 
     def teardown(self) -> None:
         if not self.world.failure:

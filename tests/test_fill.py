@@ -235,13 +235,14 @@ class TestRefusals:
         go, blob = threading.Event(), cold(origin, size)
 
         def answer(seen: Seen) -> Answer:
-            if seen.get("Authorization") == "Bearer 0":
+            if seen.get("Authorization") == f"Bearer {size}.0":
                 return Answer(b'{"errors":[]}', status, {"WWW-Authenticate": "Bearer x"}, hold_at=-1, hold=go)
             return blob_answer(blob.digest, blob.body)
 
         origin.on(blob.path, answer)
+        # A 429 is remembered for who got it.
         for number, client in enumerate(crowd):
-            client.ask("GET", blob.path, {"Authorization": f"Bearer {number}"})
+            client.ask("GET", blob.path, {"Authorization": f"Bearer {size}.{number}"})
             if number == 0:
                 origin.wait_for(lambda origin: origin.hits[blob.path] == 1)
         waiting(proxy, CROWD)

@@ -532,11 +532,15 @@ cdef class Growth(Sink):
         return 0
 
     cdef int _offer_all(self, long long start, const char* p, size_t n) except -1:
-        """Give new bytes straight to readers that have caught up; with many, the loop shares better."""
+        """Give new bytes straight to readers that have caught up; with many, the loop shares better.
+
+        Only what they may see: what is in no whole block yet may be fetched again, and be something else then.
+        """
         cdef FileSource source
-        cdef long long limit = min(start + <long long>n, self._open_end())
+        cdef long long limit
         cdef size_t taken
         for source, reader in self.waiters:
+            limit = min(start + <long long>n, self.visible(source.offset))
             if start <= source.offset < limit:
                 if source.limit_to(limit) <= source.offset:
                     continue

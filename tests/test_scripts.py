@@ -1,0 +1,21 @@
+"""Origins that go wrong by random scripts: a bounded run of what `python -m tests.scripts` does for longer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests import scripts
+
+EXAMPLES = int(os.environ.get("REGPROXY_TEST_SCRIPTS", "60"))
+
+
+@pytest.mark.timeout(120 + 5 * EXAMPLES)
+def test_nothing_wrong_comes_of_it(tmp_path: Path) -> None:
+    tally = scripts.run(tmp_path, EXAMPLES, 20)
+    assert tally.examples >= EXAMPLES
+    assert tally.answers["complete"] > tally.examples
+    assert tally.faults.total() > EXAMPLES
+    assert tally.kills > 0
