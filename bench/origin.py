@@ -25,6 +25,7 @@ from typing import IO
 from bench.material import MANIFEST_TYPE
 
 CHUNK = 256 * 1024
+RECORD = 16 * 1024  # bytes of TLS
 CATCH_UP = 0.1  # s; how far a transfer may fall behind its schedule and still make up for it
 RANGE = re.compile(r"bytes=(\d+)-(\d*)$")
 
@@ -128,8 +129,11 @@ class Handler(BaseHTTPRequestHandler):
                 while sent < stop:
                     size = min(CHUNK, stop - sent)
                     link.wait(size)
-                    sent += size  # of one that breaks off, at most
-                    self.wfile.write(data[sent - size : sent])
+                    end = sent + size
+                    while sent < end:  # record by record: it is logged how far one came that is broken off
+                        record = data[sent : min(sent + RECORD, end)]
+                        self.wfile.write(record)
+                        sent += len(record)
         finally:
             self.server.log.write(f"{sent - start} {self.path}\n")
 

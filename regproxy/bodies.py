@@ -120,6 +120,7 @@ class Bodies:
                 self._mirrors.add(fetched.place)
             if not self._opened:
                 self._opened, self._validator = True, fetched.validator
+                self._mark = time.monotonic(), self.received
             self._url = fetched.url if fetched.origin != self._wanted.origin else ""
         return fetched
 
@@ -200,6 +201,8 @@ class Bodies:
         finally:
             if pace is not None:
                 pace.cancel()
+            if isinstance(sink, Growth):
+                sink.let_go()
             self._counters.upstream_bytes(fetched.origin.host, _place(sink) - start)
             new = max(_place(sink) - self._coming.pop(sink), 0)
             self._received += new

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import Final, Protocol
 
 from regproxy import bodies, oci
@@ -74,11 +75,13 @@ class Downloads:
         counters: Counters,
         loop: asyncio.AbstractEventLoop,
         largest: int = 0,
-        fits: Callable[[int], bool] = lambda total: True,
+        fits: Callable[[int, Path | None], bool] = lambda total, part: True,
         limits: Limits | None = None,
         watch: Watch | None = None,
     ) -> None:
-        """`fits`: whether the cache has room for a download of so many bytes beside those under way."""
+        """`fits`: whether the cache has room for a download of so many bytes beside those under way, but this
+        part itself.
+        """
         self._limits = limits or Limits()
         self._watch = watch
         self._store = store
@@ -130,10 +133,10 @@ class Downloads:
     def _open(self, fill: Fill, part: Part, fetched: Fetched, total: int, scattered: bool) -> None:
         growth, response = part.growth, fetched.response
         growth.expect(total)
-        if 0 < self._largest < total or (total >= LARGE and not self._fits(total)):
+        if 0 < self._largest < total or (total >= LARGE and not self._fits(total, part.path)):
             # Room for it can't be made, and much else would have gone for it.
             self._store.relay(part, errno.EFBIG)
-        elif scattered and growth.extents is None and part.path is not None:
+        elif scattered and growth.extents is None and part.path is not None and not part.by_size:
             try:
                 part.scatter(total)
             except OSError as error:

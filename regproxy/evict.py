@@ -321,17 +321,20 @@ _NAMES: Final = {
 }
 
 
-def parts_disk(root: Path, now: float) -> tuple[int, int]:
+def parts_disk(root: Path, now: float, besides: Path | None = None) -> tuple[int, int]:
     """The bytes that what is being filled takes on the disk, and is going to take beyond. Raises OSError.
 
     Room is made for all of a body when its length is known, not while it comes. What nobody has written to
-    for a minute is expected to stay as it is.
+    for a minute is expected to stay as it is. `besides`: a part that does not count.
     """
+    left_out = besides.name if besides is not None else ""
     taken = expected = 0
     try:
         with os.scandir(root / "parts") as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
+                    if entry.name == left_out:
+                        continue
                     status = entry.stat(follow_symlinks=False)
                     size = status.st_blocks * 512
                     taken += size
@@ -342,12 +345,15 @@ def parts_disk(root: Path, now: float) -> tuple[int, int]:
     return taken, expected
 
 
-def fits(root: Path, max_size: int, total: int, now: float) -> bool:
-    """Whether `total` more bytes are within the limit beside what is being filled; all else may go."""
+def fits(root: Path, max_size: int, total: int, now: float, besides: Path | None = None) -> bool:
+    """Whether `total` more bytes are within the limit beside what is being filled; all else may go.
+
+    `besides`: the part that they are for, which may have some of them.
+    """
     if not max_size:
         return True
     try:
-        return sum(parts_disk(root, now)) + total <= max_size * _LOW
+        return sum(parts_disk(root, now, besides)) + total <= max_size * _LOW
     except OSError:
         return True  # the disk itself will say what is wrong
 

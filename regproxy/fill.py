@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from regproxy import download, oci, tags
@@ -62,7 +63,7 @@ class Fills:
         claim_key: bytes = b"",
         largest: int = 0,
         patience: float = 300.0,
-        fits: Callable[[int], bool] = lambda total: True,
+        fits: Callable[[int, Path | None], bool] = lambda total, part: True,
         limits: Limits | None = None,
     ) -> None:
         """`watch` tells of other processes' parts; `claim_key` is the same secret in all of them.
@@ -186,7 +187,7 @@ class Fills:
         try:
             if part.path is not None:
                 meta = part.read()
-                if part.size and meta is not None and _take_over(part, meta):
+                if meta is not None and (part.size or meta.mapped) and _take_over(fill, part, meta):
                     fill.media_type = meta.media_type or fill.media_type
                 elif growth.written or growth.extents is not None:
                     # A growth can't go back, and who reads it was given what is not known to be right.
@@ -319,10 +320,13 @@ def _same(fill: Fill, meta: Meta) -> bool:
     return meta.host == fill.host and meta.word not in OTHERS
 
 
-def _take_over(part: Part, meta: Meta) -> bool:
+def _take_over(fill: Fill, part: Part, meta: Meta) -> bool:
     """Know what another filler has left in a part, and said of it; False: it is not known to be good."""
     growth = part.growth
     if meta.state == FAILED:
+        return False
+    if meta.state != VERIFIED and meta.host not in ("", fill.host) and not fill.opened.done():
+        # Another registry's: if it is wrong, this one's clients would be cut for it.
         return False
     if meta.state == VERIFIED:
         growth.gather()

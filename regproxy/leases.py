@@ -40,12 +40,18 @@ class Leases:
         """
         segment = Segment(self._growth, start, stop, body_stop)
         self.active.append(segment)
+        self._tend()
         return segment
 
     def end(self, segment: Segment) -> None:
         """It is over, whatever it has brought. A second time is none."""
         if segment in self.active:
             self.active.remove(segment)
+            self._tend()
+
+    def _tend(self) -> None:
+        """Most readers are at the end of what is there: they are no news while a stream is there too."""
+        self._growth.tended = self._holder(self._growth.written) is not None
 
     def next(self, streams: int, *, behind: bool) -> Segment | None:
         """What to fetch next; None: nothing that is not on its way.
@@ -67,14 +73,15 @@ class Leases:
     def narrow(self) -> None:
         """Nobody else takes part: what is on its way brings all that it can."""
         for segment in self.active:
-            segment.stop = self._free_end(segment.offset, segment.body_stop)
+            stop = whole_blocks(segment.body_stop, self._growth.total)
+            segment.stop = max(segment.offset, self._free_end(segment.offset, stop))
 
     def _wanted(self) -> list[int]:
         growth = self._growth
         self._asked = [
             offset for offset in self._asked if offset < self._growth.total and not growth.holds(offset)
         ]
-        return [*growth.wanted(), *self._asked]
+        return list(dict.fromkeys((*growth.wanted(), *self._asked)))
 
     def _at(self, offset: int) -> Segment | None:
         """A lease for a reader that waits at `offset`; None where it need not wait for long."""
@@ -102,7 +109,7 @@ class Leases:
             held = self._holder(start)
             if start < self._growth.total and held is None:
                 return self.add(start, stop := self._free_end(start, _up(start + size)), stop)
-            at = held.stop if held is not None else start
+            at = _up(held.stop) if held is not None else start
         return None
 
     def _holder(self, offset: int) -> Segment | None:

@@ -82,15 +82,16 @@ def boot_id() -> str:
 class Part:
     """A part file that is open here. `growth` is its content; `path` None: it has no name (any more).
 
-    `mine`: this process fills it.
+    `mine`: this process fills it. `by_size`: somebody may follow it by its length: it has to grow in order.
     """
 
-    __slots__ = ("_meta_fd", "_read", "_told", "_want_fd", "growth", "mine", "path")
+    __slots__ = ("_meta_fd", "_read", "_told", "_want_fd", "by_size", "growth", "mine", "path")
 
     def __init__(self, path: Path | None, growth: Growth, *, mine: bool) -> None:
         self.path = path
         self.growth = growth
         self.mine = mine
+        self.by_size = False
         self._meta_fd = self._want_fd = -1
         self._read = 0
         self._told: set[int] = set()
@@ -133,7 +134,9 @@ class Part:
             fields = json.loads(os.pread(self._meta_fd, _META_MAX, 0))
             # It was found by its name: the name may have been another part's by then.
             if (fields.pop("boot"), fields.pop("part")) == (boot_id(), self._identity):
-                return Meta(**fields)
+                meta = Meta(**fields)
+                self.by_size = self.by_size or not meta.mapped
+                return meta
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             # Being written just now, or another version's.
             pass
@@ -149,6 +152,7 @@ class Part:
         place = self._meta_path
         if not self.mine or place is None:
             return
+        self.by_size = self.by_size or not meta.mapped
         fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
         try:
             meta = replace(meta, media_type=meta.media_type[:_TYPE_MAX], reason=meta.reason[:_REASON_MAX])
@@ -195,6 +199,7 @@ class Part:
         if self.path is None or total <= 0:
             return False
         if self.growth.extents is not None:
+            self.growth.refresh()
             return True
         try:
             extents = Extents(total, os.open(self.path.with_suffix(".map"), os.O_RDWR | os.O_CLOEXEC))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Final
 
 from regproxy._reactor import Reactor
 from regproxy.accesslog import AccessLog
+from regproxy.bounded import Bounded
 from regproxy.config import Config
 from regproxy.contexts import Contexts
 from regproxy.fill import Fills
@@ -24,6 +26,10 @@ from regproxy.store import Store
 from regproxy.tagrows import is_former
 from regproxy.upstream import Upstream
 
+log = logging.getLogger(__name__)
+
+REFUSAL_SECONDS: Final = 60.0
+REFUSALS_MAX: Final = 256
 ROUTES_MAX: Final = 1024
 ROUTE_HEAD_MAX: Final = 2048  # bytes; with it the memory is bounded
 
@@ -79,6 +85,7 @@ class Services:
     closes: bool = False  # every answer says that the connection ends: while we end, or without keep-alive
     drains: bool = False  # a connection ends with its answer, whatever that has said
     _routes: dict[bytes, Route] = field(default_factory=dict)
+    _refusals: Bounded[tuple[str, int], float] = field(default_factory=lambda: Bounded(REFUSALS_MAX))
     _second: int = 0
     _date: bytes = b""
 
@@ -103,6 +110,13 @@ class Services:
                 del self._routes[next(iter(self._routes))]
             self._routes[head] = route
         return route
+
+    def say_refused(self, host: str, port: int, reason: str) -> None:
+        """Log a CONNECT that is refused, once a minute for each target: clients show only the status."""
+        now = time.monotonic()
+        if now >= (self._refusals.get((host, port)) or 0.0):
+            self._refusals.put((host, port), now + REFUSAL_SECONDS)
+            log.warning("CONNECT %s:%d refused: %s", host, port, reason)
 
     def date(self) -> bytes:
         """The Date field and the empty line that ends a head; made once a second."""

@@ -67,6 +67,7 @@ class Session(Asker):
         elif plan.decision is Decision.TUNNEL:
             self._task = self._s.loop.create_task(self._tunnel(host, port))
         else:
+            self._s.say_refused(host, port, plan.reason)
             self._plain_error(403, f"CONNECT {host}:{port} refused: {plan.reason}")
 
     def on_foreign(self, kind: str) -> None:

@@ -206,6 +206,7 @@ class Store:
         """Store no more of a part that is ours, for this errno; who follows it goes on alone. StoreError."""
         self.failed(error)
         part.disown()
+        part.growth.gather()
         try:
             part.growth.relay(error)
         except OSError as failure:

@@ -32,6 +32,7 @@ from regproxy.policy import Verdict, after_head
 log = logging.getLogger(__name__)
 
 SCATTERED: Final = 4 << 20  # bytes; what is shorter comes by one stream
+_MAPPED_MAX: Final = 1 << 42  # bytes; a map of more than 8 MiB is nothing to be written at once
 _RAMP: Final = 0.5  # seconds of one stream, before others are thought of
 _WORTH: Final = 1.0  # seconds that are still to come: less is not worth another connection
 _AHEAD: Final = 2  # streams, at least, while a reader waits for what lies ahead
@@ -134,7 +135,9 @@ class Transfer:
         response, (start, stop) = fetched.response, self._span
         if not start and stop < 0:
             return False
-        if response.status in NO_RANGES and not (response.status == 416 and self._holds_any()):
+        # All may be there of what nobody has said the length of.
+        behind = response.status == 416 and self._holds_any() and self._growth.total in (-1, start)
+        if response.status in NO_RANGES and not behind:
             # It may be the range that it refuses, or whoever is between us and it.
             await self._bodies.answer(fetched)
             return True
@@ -153,9 +156,10 @@ class Transfer:
         if fetched.response.status == 200:
             self._span = start, stop = 0, -1
         blob = self._fill.wanted.target.kind is Kind.BLOB
-        scattered = blob and total > 0 and (total >= SCATTERED or start > growth.written)
-        self._opened(fetched, max(total, growth.total), scattered)
-        return end
+        scattered = blob and 0 < total <= _MAPPED_MAX and (total >= SCATTERED or start > growth.written)
+        total = max(total, growth.total)
+        self._opened(fetched, total, scattered)
+        return end if end >= 0 else total
 
     def _check_total(self, fetched: Fetched, total: int) -> None:
         known = self._growth.total
@@ -185,6 +189,8 @@ class Transfer:
                 if growth.written == before:
                     raise BodyBroken(f"{fetched.origin.host} sent nothing of what is lacking")
             except UpstreamError as error:
+                if 0 <= growth.total <= growth.written:
+                    return  # it broke behind its last byte
                 await self._bodies.pause(error)
             fetched = None
 
@@ -229,7 +235,7 @@ class Transfer:
         except BaseException:
             fetched.connection.abort()
             raise
-        return fetched, end
+        return fetched, end if end >= 0 else self._growth.total
 
     def _drop_all(self) -> None:
         fetched, self._all = self._all, None
@@ -250,7 +256,8 @@ class Transfer:
                 if growth.disk_errno:
                     await self._go_on_in_memory()
                     return
-                await self._bodies.pause(error)
+                if growth.written < growth.total:
+                    await self._bodies.pause(error)
 
     async def _take(self, fetched: Fetched, segment: Segment, known: int = 0) -> None:
         await self._bodies.take(fetched, segment, known)
@@ -274,6 +281,9 @@ class Transfer:
             try:
                 self._start(segment)
                 await self._manage()
+            except BaseException:
+                self._drop_all()
+                raise
             finally:
                 growth.on_wait = None
                 await self._dismiss()
@@ -295,8 +305,14 @@ class Transfer:
             await self._poked.wait()
             self._poked.clear()
             error = self._reap()
-            if error is not None and not self._tasks and not growth.disk_errno:
+            over = growth.disk_errno or growth.written >= growth.total
+            if error is not None and not self._tasks and not over:
                 await self._bodies.pause(error)
+                self._try_again()
+
+    def _try_again(self) -> None:
+        """All of them have failed: it was not their number that the origin minded."""
+        self._not_before = self._look_at = 0.0
 
     def _start(self, segment: Segment) -> None:
         task = self._loop.create_task(self._stream(segment))
@@ -362,10 +378,13 @@ class Transfer:
         segment: Segment | None = first
         try:
             while segment is not None and self._ranges:
+                before = segment.offset
                 try:
                     await self._fetch(segment)
+                    if self._ranges and before == segment.offset < segment.stop:
+                        raise BodyBroken(f"{self._bodies.host} sent nothing of what was asked for")
                 except UpstreamError as error:
-                    if self._growth.disk_errno:
+                    if self._growth.disk_errno or self._growth.written >= self._growth.total:
                         return
                     self._leases.end(segment)
                     if len(self._tasks) > 1:
@@ -376,6 +395,7 @@ class Transfer:
                         await self._bodies.pause(error)
                     finally:
                         self._resting = False
+                    self._try_again()
                 self._leases.end(segment)
                 segment = self._leases.next(self._width, behind=len(self._tasks) <= self._width)
         finally:
@@ -409,7 +429,6 @@ class Transfer:
         """The disk has failed one of several streams: one goes on from where all is there."""
         growth = self._growth
         await hash_all(growth, self._loop)
-        growth.gather()
         self._relay(growth.disk_errno)
         await self._linear(None, growth.written)
 

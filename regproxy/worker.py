@@ -141,7 +141,9 @@ class Worker:
             claim_key=key,
             # Eviction goes down to 90 %: what is nearly all of it would go at once, with much else.
             largest=config.cache_max_size // 2,
-            fits=lambda total: evict.fits(directories.cache, config.cache_max_size, total, time.time()),
+            fits=lambda total, part: evict.fits(
+                directories.cache, config.cache_max_size, total, time.time(), besides=part
+            ),
             patience=2 * origins.patience + config.resume_time + _MARGIN,
             limits=Limits(
                 *(config.fill_streams, config.resume_time, config.min_rate, config.min_rate_time),

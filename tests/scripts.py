@@ -190,7 +190,8 @@ class World:
             wait_until(lambda: self._left() == {}, "nothing is left open", timeout=PATIENCE)
         except TimeoutError as error:
             raise AssertionError(f"{error}: {self._left()}\n{self.log()}") from None
-        assert "Traceback" not in self.proxy.log(), self.proxy.log()[-8000:]
+        log = self.proxy.log()
+        assert "Traceback" not in log, log[max(0, log.find("Traceback") - 1000) :][:6000]
 
     def _settle_one(self, host: str, thing: Thing) -> None:
         try:

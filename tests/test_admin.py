@@ -350,7 +350,10 @@ class TestSecrets:
     def secretive(lane: Lane) -> Proxy:
         """One that knows a password, and says all it has to say."""
         return lane.proxy(
-            AUTH_REGISTRIES="reg.test:user:hunter2", REGPROXY_LOG_LEVEL="debug", ALLOW_PUSH="true"
+            AUTH_REGISTRIES="reg.test:user:hunter2",
+            REGPROXY_LOG_LEVEL="debug",
+            REGPROXY_RESUME_TIME="500ms",
+            ALLOW_PUSH="true",
         )
 
     @pytest.fixture

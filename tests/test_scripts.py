@@ -1,4 +1,4 @@
-"""Origins that go wrong by random scripts: a bounded run of what `python -m tests.scripts` does for longer."""
+"""Origins that go wrong by random scripts: a bounded run of what `python -m tests.scripts` does at length."""
 
 from __future__ import annotations
 

@@ -221,8 +221,8 @@ class TestRanges:
         value, want = ranged(size)[number]
         assert_ranged(client.get(path, {"Range": value}), body, want)
         assert client.get(path).body == body
-        assert origin.hits[path] == 1
-        assert origin.requests[-1].get("Range") is None
+        if want != 416:
+            assert sum(seen.sent for seen in origin.requests if seen.path == path) == size
 
     def test_of_what_grows(self, lane: Lane, proxy: Proxy, origin: Origin, talk: Talk) -> None:
         go = threading.Event()

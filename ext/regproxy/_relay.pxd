@@ -55,6 +55,8 @@ cdef class Growth(Sink):
     # Told, from the loop, that somebody waits for bytes that are not there
     cdef public object on_wait
     cdef bint told
+    # A stream is at `written`: who waits there need not be told of
+    cdef public bint tended
 
     # When the disk takes no more: from `disk_end` on bytes are in `memory`, those below `floor` no longer
     cdef readonly int disk_errno

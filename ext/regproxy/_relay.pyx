@@ -3,7 +3,7 @@
 cimport cython
 from libc.stdlib cimport free, malloc
 
-from regproxy._extents cimport Extents
+from regproxy._extents cimport BLOCK, Extents
 from regproxy._stream cimport Sink, Source, Stream
 from regproxy.openssl cimport *
 from regproxy.posix cimport *
@@ -291,6 +291,10 @@ cdef class Growth(Sink):
         finally:
             free(p)
 
+    def let_go(self) -> None:
+        """The body is over: its connection is somebody else's from here on."""
+        self.held_back = None
+
     def pass_over(self, long long n) -> None:
         """The body that comes next begins with `n` bytes that are there already."""
         self.surplus = n
@@ -335,7 +339,7 @@ cdef class Growth(Sink):
         cdef long long there
         cdef size_t known
         cdef Status status
-        if self.extents is None:
+        if self.extents is None or self.memory is not None:
             segment.reason = "it is not filled in several places any more"
             return Status.FAILED
         while n:
@@ -375,8 +379,11 @@ cdef class Growth(Sink):
 
     cdef int _advance(self, long long first, long long start, long long stop) noexcept:
         """[start, stop) is there now, as [first, start) was before. 0, or -1 and errno."""
-        cdef long long end
-        if self.extents.mark(start, stop):
+        cdef long long end, begin = start
+        if first > self.written and first % BLOCK:
+            # What is ahead of it in that block may not be there.
+            begin = max(start, (first // BLOCK + 1) * BLOCK)
+        if begin < stop and self.extents.mark(begin, stop):
             return -1
         if first <= self.written < stop:
             self.written = stop
@@ -563,6 +570,8 @@ cdef class Growth(Sink):
 
     cdef int wait(self, FileSource source, Stream reader) except -1:
         self.waiters.append((source, reader))
+        if self.tended and source.offset <= self.written:
+            return 0
         if self.on_wait is not None and not self.told:
             self.told = True
             self.file.loop.call_soon(self._tell_waiting)
