@@ -82,7 +82,7 @@ def client_credential(authorization: bytes | None) -> str:
     subject = _subject(value) if scheme.lower() == b"bearer" else None
     if subject is None:
         return _hashed(scheme.lower(), value)
-    return _hashed(b"subject", subject.encode()) if subject else ANONYMOUS
+    return _hashed(b"subject", subject.encode("utf-8", "surrogatepass")) if subject else ANONYMOUS
 
 
 def label(credential: str) -> str:

@@ -6,9 +6,11 @@ domain; never across a redirect, and over plain HTTP only where that is configur
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, Protocol
 
@@ -104,7 +106,8 @@ class Authorizer:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._origins = origins or Origins(config)
-        standings = Standings()
+        self._standings = standings = Standings()
+        self._trials: dict[Hashable, asyncio.Lock] = {}
         self._logins = Logins(config, self._origins, standings, clock)
         self._tokens = Tokens(exchange, _Ledger(self._logins, standings, counter, clock), clock, wall)
         self._asks: Bounded[Origin, Realm | Literal["basic"]] = Bounded(REGISTRIES_KEPT)
@@ -146,9 +149,29 @@ class Authorizer:
         # The same again would be refused again.
         return another if another is not None and another.value != grant.value else _client(request)
 
-    def accepted(self, origin: Origin, grant: Grant | None) -> None:
-        """Any answer but a 401 came to `grant`: a login that was sent is in order."""
-        if grant is not None and grant.sort == "login" and grant.login is not None:
+    @asynccontextmanager
+    async def trial(self, origin: Origin, grant: Grant | None) -> AsyncIterator[bool]:
+        """Show a login that no answer has proven yet one at a time: a wrong one must not be shown by all.
+
+        True: somebody else has tried it meanwhile, so what to send is to be asked anew.
+        """
+        login = grant.login if grant is not None and grant.sort == "login" else None
+        if login is None or self._standings.proven(key := standing_key(login, origin)):
+            yield False
+            return
+        lock = self._trials.setdefault(key, asyncio.Lock())
+        waited = lock.locked()
+        try:
+            async with lock:
+                yield waited
+        finally:
+            if not lock.locked():
+                self._trials.pop(key, None)
+
+    def accepted(self, origin: Origin, grant: Grant | None, status: int) -> None:
+        """An answer but 401 came to `grant`. Not each of them says that a login is in order."""
+        in_order = status < 400 or status == 404
+        if in_order and grant is not None and grant.sort == "login" and grant.login is not None:
             self._logins.accepted(origin, origin, grant.login)
 
     async def passing(self, origin: Origin, request: Request) -> Grant | None:
@@ -165,7 +188,7 @@ class Authorizer:
     def passed(self, origin: Origin, grant: Grant | None, response: Response) -> None:
         """An answer came to what passing() gave."""
         if response.status != 401:
-            self.accepted(origin, grant)
+            self.accepted(origin, grant, response.status)
         elif grant is not None and grant.login is not None and not _bearer(response):
             self._logins.refused(origin, origin, grant.login, "status 401")
 

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 SCATTERED: Final = 4 << 20  # bytes; what is shorter comes by one stream
 _MAPPED_MAX: Final = 1 << 42  # bytes; a map of more than 8 MiB is nothing to be written at once
 _RAMP: Final = 0.5  # seconds of one stream, before others are thought of
+_ENOUGH: Final = 100e6  # bytes/s of one stream: whatever holds it back, it is hardly a limit of its own
 _WORTH: Final = 1.0  # seconds that are still to come: less is not worth another connection
 _AHEAD: Final = 2  # streams, at least, while a reader waits for what lies ahead
 
@@ -336,8 +337,9 @@ class Transfer:
         """Think of more streams where one has had its time, and much is lacking still."""
         if self._width >= self._limits.streams or now < self._look_at:
             return
-        growth, took = self._growth, now - self._began
-        if took >= _RAMP and (growth.total - growth.written) * took > self._bodies.received * _WORTH:
+        growth, took, received = self._growth, now - self._began, self._bodies.received
+        slow = received < _ENOUGH * took and (growth.total - growth.written) * took > received * _WORTH
+        if took >= _RAMP and slow:
             self._width = self._limits.streams
             self._leases.widen()
             return

@@ -5,12 +5,13 @@ An origin is (scheme, host, port), so the port of the CONNECT is the port that i
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from regproxy.asking import WHOLE, Ask, Fetched
@@ -18,13 +19,13 @@ from regproxy.auth import Origin, keep_across
 from regproxy.bounded import Bounded
 from regproxy.connections import Connection, ConnectionLost, Idle
 from regproxy.dialing import Dialer
-from regproxy.errors import BadResponse, Refused, UpstreamError
+from regproxy.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
 from regproxy.gate import Gate, credential_of
 from regproxy.heads import Framing, Headers, Request, Response, upstream_head
 from regproxy.oci import Kind, parse_target
 from regproxy.origins import Origins, Place
 from regproxy.policy import MAX_REDIRECTS, REDIRECTS
-from regproxy.ratelimit import ANONYMOUS, CLIENT
+from regproxy.ratelimit import CLIENT
 from regproxy.tokens import Authorizer, Exchange, Grant
 
 __all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched", "Upstream", "authority"]
@@ -44,9 +45,15 @@ _NOT_FORWARDED: Final = frozenset(
 _NOT_ACROSS: Final = frozenset(b"authorization cookie referer".split())
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _NOT_SENT: Final = frozenset({b"authorization", b"cookie"})  # but what is decided on
+_TOKENS: Final = "tokens"  # their servers' quotas are no registry's
+_SOON: Final = 20.0  # seconds for a token
+_LITTLE: Final = 5.0  # seconds for what nobody wants
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _MIRRORED: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
 _IDENTITY: Final = (b"accept-encoding", b"identity")
+
+
+T = TypeVar("T")
 
 
 class Counters(Protocol):
@@ -75,6 +82,7 @@ class Upstream:
         self._gate = gate
         self._counters = counters
         self._idle = Idle()
+        self._lets_in: Bounded[Origin, bool] = Bounded(DISTRUSTED_MAX)  # without any Authorization
         self._distrusted: Bounded[tuple[Origin, str], float] = Bounded(DISTRUSTED_MAX)
         self._authorizer = authorizer(self)
 
@@ -149,10 +157,12 @@ class Upstream:
         """Send a request without a body as it is, with the origin's credentials where it has none."""
         grant = await self._authorizer.passing(origin, request)
         head = upstream_head(request, authority(origin), put=self._fields(origin, grant))
+        kind = _kind(request)
         connection, response = await self._gate.through(
-            *(origin, credential_of(grant or _own(request), request), request.method, _kind(request)),
+            *(origin, credential_of(grant or _own(request), request), request.method, kind),
             lambda: self._request(origin, head, request.method),
-            limited=request.method in _SAFE,
+            # A ping and a token are how clients get credentials of their own.
+            limited=request.method in _SAFE and kind not in (Kind.PING, Kind.TOKEN),
         )
         self._authorizer.passed(origin, grant, response)
         return connection, response
@@ -192,16 +202,25 @@ class Upstream:
         request = Request(method, target, 1, headers, framing, True, False)
         head = upstream_head(request, authority(origin), target=target)
         connection, response = await self._gate.through(
-            *(origin, ANONYMOUS, method, Kind.TOKEN),
-            lambda: self._request(origin, head + body, method, fresh=method == "POST"),
+            *(origin, _TOKENS, method, Kind.TOKEN),
+            lambda: self._soon(origin, self._request(origin, head + body, method, fresh=method == "POST")),
+            limited=False,
         )
         try:
-            content = await connection.read_small(response)
+            content = await self._soon(origin, connection.read_small(response))
         except BaseException:
             connection.abort()
             raise
         self.release(connection, response)
         return response.status, response, content
+
+    async def _soon(self, origin: Origin, answer: Coroutine[Any, Any, T]) -> T:
+        """Await what everybody waits for, not as long as content may take."""
+        try:
+            async with asyncio.timeout(_SOON):
+                return await answer
+        except TimeoutError:
+            raise UpstreamTimeout(f"{origin.host}: no token within {_SOON:g} s") from None
 
     # --- content -----------------------------------------------------------------------------------------
 
@@ -262,21 +281,24 @@ class Upstream:
             return await self._send(at, None, request, method, url, ask, across=True)
         target, authorizer = parse_target(request.path), self._authorizer
         grant = await authorizer.authorization(origin, target, request, own=ask.own)
-        connection, response = await self._send(at, grant, request, method, url, ask)
-        if response.status != 401:
-            authorizer.accepted(origin, grant)
-            return connection, response
-        try:
-            other = await authorizer.refused(origin, target, request, response, grant, own=ask.own)
-        except BaseException:
-            connection.abort()
-            raise
+        async with authorizer.trial(origin, grant) as tried:
+            if tried:
+                grant = await authorizer.authorization(origin, target, request, own=ask.own)
+            connection, response = await self._send(at, grant, request, method, url, ask)
+            if response.status != 401:
+                authorizer.accepted(origin, grant, response.status)
+                return connection, response
+            try:
+                other = await authorizer.refused(origin, target, request, response, grant, own=ask.own)
+            except BaseException:
+                connection.abort()
+                raise
         if other is None:
             return connection, response
         await self._finish(connection, response)
         connection, response = await self._send(at, other, request, method, url, ask)
         if response.status != 401:
-            authorizer.accepted(origin, other)
+            authorizer.accepted(origin, other, response.status)
         return connection, response
 
     async def _send(
@@ -293,16 +315,23 @@ class Upstream:
         drop = _NOT_FORWARDED | (_NOT_ACROSS if across else _NOT_SENT)
         put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
         head = upstream_head(request, authority(at), target=_path_of(url), method=method, drop=drop, put=put)
-        return await self._gate.through(
+        # Who shows nothing where something is asked for uses up nobody's quota, and has to see the challenge.
+        limited = grant is not None or across or self._lets_in.get(at) is True
+        connection, response = await self._gate.through(
             *(at, credential_of(grant, request), method, _kind(request)),
             lambda: self._request(at, head, method),
+            limited=limited,
         )
+        if grant is None and not across:
+            self._lets_in.put(at, response.status != 401)
+        return connection, response
 
     async def _finish(self, connection: Connection, response: Response) -> None:
         """Read a little body that nobody wants, so that the connection can be used again."""
         try:
-            await connection.read_small(response)
-        except UpstreamError:
+            async with asyncio.timeout(_LITTLE):
+                await connection.read_small(response)
+        except (UpstreamError, TimeoutError):
             connection.abort()
         except BaseException:
             connection.abort()

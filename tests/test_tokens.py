@@ -462,7 +462,7 @@ def test_a_pair_that_the_registry_refuses_rests() -> None:
         it.clock.now += 1.1
         grant = await it.authorizer.authorization(REG, TARGET, NOBODY)
         assert grant is not None
-        it.authorizer.accepted(REG, grant)
+        it.authorizer.accepted(REG, grant, 200)
         await it.authorizer.refused(REG, TARGET, NOBODY, BASIC_ASKED, grant)
         it.clock.now += 1.1
         assert await it.ask() == [(basic("u").decode(), "u")]
