@@ -9,7 +9,7 @@ import pytest
 
 from tests import scripts
 
-EXAMPLES = int(os.environ.get("REGPROXY_TEST_SCRIPTS", "60"))
+EXAMPLES = int(os.environ.get("REGPROXY_TEST_SCRIPTS", "30"))
 
 
 @pytest.mark.timeout(120 + 5 * EXAMPLES)

@@ -27,7 +27,7 @@ BLOCK_SIZE = BLOCK
 
 
 cdef class Extents:
-    """The blocks of `total` bytes. Takes over `fd`, an empty or known map file; -1: other processes need not know.
+    """The blocks of `total` bytes. Takes over `fd`, a map file, new or known; -1: no other process has to know.
 
     Only the part's filler marks anything.
     """
@@ -140,6 +140,7 @@ cdef class Extents:
         cdef long long block = start // BLOCK
         cdef long long last = (self.total + BLOCK - 1) // BLOCK if stop == self.total else stop // BLOCK
         cdef size_t first = <size_t>(block >> 6), n
+        cdef ssize_t put
         if block >= last:
             return 0
         while block < last:
@@ -148,7 +149,8 @@ cdef class Extents:
         if self.fd < 0:
             return 0
         n = (<size_t>((last - 1) >> 6) - first + 1) * sizeof(uint64_t)
-        return 0 if pwrite(self.fd, &self.bits[first], n, HEADER + first * sizeof(uint64_t)) == <ssize_t>n else -1
+        put = pwrite(self.fd, &self.bits[first], n, HEADER + first * sizeof(uint64_t))
+        return 0 if put == <ssize_t>n else -1
 
     cdef int note(self, long long written) noexcept:
         """The first `written` bytes are there. 0, or -1 and errno."""
@@ -163,6 +165,6 @@ cdef class Extents:
         return self.end_of(offset)
 
     def hole(self, long long offset) -> tuple[int, int]:
-        """Return (start, stop) of the first stretch at or behind `offset` that is lacking; both `total`: none."""
+        """Return (start, stop) of the first stretch from `offset` on that is lacking; both `total`: none."""
         cdef long long start = self.end_of(offset)
         return start, self.next_at(start)

@@ -113,9 +113,9 @@ cdef class Growth(Sink):
     WINDOW bytes at most, which holds the origin back to the pace of the slowest reader. `disk_errno` says
     why, and `on_spill()` is called from the loop, if it is set.
 
-    With `scatter()` it is filled in several places at once, by `Segment`s. `written` is how much is there from
-    the beginning on; the hash follows in order. `on_wait()` is called from the loop when a reader waits. A disk
-    that fails then fails the segment: it is for the caller to `gather()` and go on from `written`.
+    With `scatter()` it is filled in several places at once, by `Segment`s. `written` is how much is there
+    from the beginning on; the hash follows in order. `on_wait()` is called from the loop when a reader waits.
+    A disk that fails then fails the segment: it is for the caller to `gather()` and go on from `written`.
     """
 
     def __cinit__(self, File file not None, long long limit=NO_LIMIT):
@@ -541,7 +541,7 @@ cdef class Growth(Sink):
     cdef int _offer_all(self, long long start, const char* p, size_t n) except -1:
         """Give new bytes straight to readers that have caught up; with many, the loop shares better.
 
-        Only what they may see: what is in no whole block yet may be fetched again, and be something else then.
+        Only what they may see: what is in no whole block yet may be fetched again, and differ then.
         """
         cdef FileSource source
         cdef long long limit
@@ -606,8 +606,8 @@ cdef class Growth(Sink):
 cdef class Segment(Sink):
     """A body that goes to [start, stop) of a growth that is scattered.
 
-    `body_stop`: where the body itself ends. One that goes on behind `stop` is broken off there, and `full` says
-    so: nothing is wrong with it. `stop` may be lowered while it comes, never below `offset`.
+    `body_stop`: where the body itself ends. One that goes on behind `stop` is broken off there, and `full`
+    says so: nothing is wrong with it. `stop` may be lowered while it comes, never below `offset`.
     """
 
     def __cinit__(self, Growth growth not None, long long start, long long stop, long long body_stop):

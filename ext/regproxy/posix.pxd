@@ -131,4 +131,5 @@ cdef extern from "<strings.h>" nogil:
 
 cdef extern from "<errno.h>" nogil:
     int errno
-    int EAGAIN, EINTR, EOPNOTSUPP, EINVAL, ECONNRESET, EPIPE, ENOMEM, EMFILE, ENFILE, ECONNABORTED, EIO, EFBIG, ENOSPC
+    int EAGAIN, EINTR, EOPNOTSUPP, EINVAL, ECONNRESET, EPIPE, ENOMEM, EMFILE, ENFILE, ECONNABORTED
+    int EIO, EFBIG, ENOSPC
