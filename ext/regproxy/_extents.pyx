@@ -27,7 +27,7 @@ BLOCK_SIZE = BLOCK
 
 
 cdef class Extents:
-    """The blocks of `total` bytes. Takes over `fd`, a map file, new or known; -1: no other process has to know.
+    """The blocks of `total` bytes. Takes over `fd`, a map file, new or known; -1: nobody else has to know.
 
     Only the part's filler marks anything.
     """
