@@ -1,4 +1,4 @@
-"""Origins: who answers, and what may go along from one to another."""
+"""Origins: who answers."""
 
 from __future__ import annotations
 
@@ -37,11 +37,3 @@ class Origin:
         except HeadError as error:
             raise BadResponse(f"a URL with a {error}") from None
         return cls(match[1].lower(), _host(host), port)
-
-
-def keep_across(origin_from: Origin, origin_to: Origin) -> bool:
-    """Tell whether Authorization may go along with a redirect: same scheme, host and port only.
-
-    A storage host has no business with a registry's token, and S3 refuses a request that carries one.
-    """
-    return origin_from == origin_to

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from regproxy.auth import Origin
 from regproxy.breaker import Breakers
@@ -14,6 +14,8 @@ from regproxy.oci import Kind
 from regproxy.quota import Quotas
 from regproxy.ratelimit import ANONYMOUS, CLIENT, client_credential
 from regproxy.tokens import Grant
+
+_CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
 
 T = TypeVar("T", bound=tuple[Connection, Response])
 
@@ -61,7 +63,9 @@ class Gate:
             breakers.abandoned(origin)
             raise
         breakers.answered(origin)
-        quotas.observe(origin.host, credential, method, kind, result[1])
+        if kind in _CONTENT:
+            # Other paths have limits of their own.
+            quotas.observe(origin.host, credential, method, kind, result[1])
         return result
 
     def close(self) -> None:

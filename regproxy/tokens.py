@@ -107,7 +107,8 @@ class Authorizer:
     ) -> None:
         self._origins = origins or Origins(config)
         self._standings = standings = Standings()
-        self._trials: dict[Hashable, asyncio.Lock] = {}
+        self._trials: Bounded[Hashable, asyncio.Lock] = Bounded(REGISTRIES_KEPT)
+        self._clock = clock
         self._logins = Logins(config, self._origins, standings, clock)
         self._tokens = Tokens(exchange, _Ledger(self._logins, standings, counter, clock), clock, wall)
         self._asks: Bounded[Origin, Realm | Literal["basic"]] = Bounded(REGISTRIES_KEPT)
@@ -153,20 +154,26 @@ class Authorizer:
     async def trial(self, origin: Origin, grant: Grant | None) -> AsyncIterator[bool]:
         """Show a login that no answer has proven yet one at a time: a wrong one must not be shown by all.
 
-        True: somebody else has tried it meanwhile, so what to send is to be asked anew.
+        True: it was refused, and rests; it must not be sent.
         """
         login = grant.login if grant is not None and grant.sort == "login" else None
         if login is None or self._standings.proven(key := standing_key(login, origin)):
             yield False
             return
-        lock = self._trials.setdefault(key, asyncio.Lock())
-        waited = lock.locked()
-        try:
-            async with lock:
-                yield waited
-        finally:
-            if not lock.locked():
-                self._trials.pop(key, None)
+        lock = self._trials.get(key)
+        if lock is None:
+            self._trials.put(key, lock := asyncio.Lock())
+        async with lock:
+            if not self._standings.proven(key):
+                yield self._standings.rests(key, self._clock()) > 0
+                return
+        yield False
+
+    def note(self, origin: Origin, target: Target, response: Response, grant: Grant) -> None:
+        """A 401 came to one of ours."""
+        self._learn(origin, target, response)
+        if grant.sort != "client":
+            self._note_refusal(origin, target, grant)
 
     def accepted(self, origin: Origin, grant: Grant | None, status: int) -> None:
         """An answer but 401 came to `grant`. Not each of them says that a login is in order."""
@@ -185,12 +192,20 @@ class Authorizer:
         for_token = parse_target(request.path).kind is Kind.TOKEN
         return await self._direct(origin, eager_only=asks != "basic" and not for_token)
 
-    def passed(self, origin: Origin, grant: Grant | None, response: Response) -> None:
+    def passed(self, origin: Origin, grant: Grant | None, response: Response, kind: Kind) -> None:
         """An answer came to what passing() gave."""
-        if response.status != 401:
-            self.accepted(origin, grant, response.status)
-        elif grant is not None and grant.login is not None and not _bearer(response):
-            self._logins.refused(origin, origin, grant.login, "status 401")
+        status, login = response.status, grant.login if grant is not None else None
+        if login is None:
+            return
+        for_token = kind is Kind.TOKEN
+        no = status == 401 and (for_token or not _bearer(response))
+        if for_token and status in (400, 403):
+            # Some say so to a wrong password; to a right one it concerns what was asked for.
+            no = not self._standings.proven(standing_key(login, origin))
+        if no:
+            self._logins.refused(origin, origin, login, f"status {status}")
+        elif status != 401:
+            self.accepted(origin, grant, status)
 
     def reason(self, origin: Origin) -> str:
         """Return why a registry's configured credentials are not in use, "" where they are."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from regproxy.asking import WHOLE, Ask, Fetched
-from regproxy.auth import Origin, keep_across
+from regproxy.auth import Origin
 from regproxy.bounded import Bounded
 from regproxy.connections import Connection, ConnectionLost, Idle
 from regproxy.dialing import Dialer
@@ -39,10 +39,11 @@ INTERIM_MAX: Final = 16  # 1xx answers before the one that counts
 # What a stored answer must not depend on, and what asks for less than all of the content.
 _NOT_FORWARDED: Final = frozenset(
     b"accept-encoding expect range if-range if-none-match if-match if-modified-since"
-    b" if-unmodified-since".split()
+    b" if-unmodified-since forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix"
+    b" x-forwarded-proto x-host x-http-method-override x-original-url x-rewrite-url".split()
 )
-# What a host that we were redirected to has no business with.
-_NOT_ACROSS: Final = frozenset(b"authorization cookie referer".split())
+# All that a mirror, or a host that we were redirected to, has any business with.
+_ACROSS: Final = frozenset(b"accept user-agent".split())
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _NOT_SENT: Final = frozenset({b"authorization", b"cookie"})  # but what is decided on
 _TOKENS: Final = "tokens"  # their servers' quotas are no registry's
@@ -155,16 +156,17 @@ class Upstream:
 
     async def pass_on(self, origin: Origin, request: Request) -> tuple[Connection, Response]:
         """Send a request without a body as it is, with the origin's credentials where it has none."""
-        grant = await self._authorizer.passing(origin, request)
-        head = upstream_head(request, authority(origin), put=self._fields(origin, grant))
-        kind = _kind(request)
-        connection, response = await self._gate.through(
-            *(origin, credential_of(grant or _own(request), request), request.method, kind),
-            lambda: self._request(origin, head, request.method),
-            # A ping and a token are how clients get credentials of their own.
-            limited=request.method in _SAFE and kind not in (Kind.PING, Kind.TOKEN),
-        )
-        self._authorizer.passed(origin, grant, response)
+        grant, kind = await self._authorizer.passing(origin, request), _kind(request)
+        async with self._authorizer.trial(origin, grant) as rests:
+            grant = None if rests else grant
+            head = upstream_head(request, authority(origin), put=self._fields(origin, grant))
+            connection, response = await self._gate.through(
+                *(origin, credential_of(grant or _own(request), request), request.method, kind),
+                lambda: self._request(origin, head, request.method),
+                # A ping and a token are how clients get credentials of their own.
+                limited=request.method in _SAFE and kind in _MIRRORED,
+            )
+            self._authorizer.passed(origin, grant, response, kind)
         return connection, response
 
     async def begin(self, origin: Origin, request: Request) -> tuple[Connection, Grant | None]:
@@ -173,6 +175,8 @@ class Upstream:
         began() is to be told of the answer.
         """
         grant = await self._authorizer.passing(origin, request)
+        async with self._authorizer.trial(origin, grant) as rests:
+            grant = None if rests else grant
         head = upstream_head(request, authority(origin), put=self._fields(origin, grant))
         breakers = self._gate.breakers
         breakers.admit(origin)
@@ -190,9 +194,7 @@ class Upstream:
 
     def began(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
         """An answer came to what begin() has sent."""
-        self._authorizer.passed(origin, grant, response)
-        credential = credential_of(grant or _own(request), request)
-        self._gate.quotas.observe(origin.host, credential, request.method, _kind(request), response)
+        self._authorizer.passed(origin, grant, response, _kind(request))
 
     async def exchange(
         self, origin: Origin, method: str, target: str, headers: Headers, body: bytes
@@ -256,8 +258,11 @@ class Upstream:
         started = time.monotonic()
         url = ask.at or _url(place.origin, place.path(request.path))
         at = self._origins.canonical(Origin.of(url)) if ask.at else place.origin
+        across = bool(ask.at)
         for _ in range(MAX_REDIRECTS + 1):
-            connection, response = await self._hop(place.origin, at, request, method, url, ask)
+            if at != place.origin:
+                across = True  # for good: a URL of another host's is no place for credentials
+            connection, response = await self._hop(place.origin, at, request, method, url, ask, across)
             if response.status not in REDIRECTS:
                 seconds = time.monotonic() - started
                 return Fetched(connection, response, at, seconds, url, place.origin)
@@ -274,31 +279,45 @@ class Upstream:
         raise BadResponse(f"{place.origin.host}: more than {MAX_REDIRECTS} redirects")
 
     async def _hop(
-        self, origin: Origin, at: Origin, request: Request, method: str, url: str, ask: Ask
+        self,
+        origin: Origin,
+        at: Origin,
+        request: Request,
+        method: str,
+        url: str,
+        ask: Ask,
+        across: bool,
     ) -> tuple[Connection, Response]:
         """One request on the way; to the registry with credentials, others if the first are refused."""
-        if not keep_across(origin, at):
+        if across:
             return await self._send(at, None, request, method, url, ask, across=True)
         target, authorizer = parse_target(request.path), self._authorizer
         grant = await authorizer.authorization(origin, target, request, own=ask.own)
-        async with authorizer.trial(origin, grant) as tried:
-            if tried:
+        async with authorizer.trial(origin, grant) as rests:
+            if rests:
                 grant = await authorizer.authorization(origin, target, request, own=ask.own)
             connection, response = await self._send(at, grant, request, method, url, ask)
             if response.status != 401:
                 authorizer.accepted(origin, grant, response.status)
                 return connection, response
-            try:
-                other = await authorizer.refused(origin, target, request, response, grant, own=ask.own)
-            except BaseException:
-                connection.abort()
-                raise
+            if grant is not None and grant.sort == "login":
+                authorizer.note(origin, target, response, grant)
+        try:
+            other = await authorizer.refused(origin, target, request, response, grant, own=ask.own)
+        except BaseException:
+            connection.abort()
+            raise
         if other is None:
             return connection, response
-        await self._finish(connection, response)
-        connection, response = await self._send(at, other, request, method, url, ask)
-        if response.status != 401:
-            authorizer.accepted(origin, other, response.status)
+        async with authorizer.trial(origin, other) as rests:
+            if rests:
+                return connection, response
+            await self._finish(connection, response)
+            connection, response = await self._send(at, other, request, method, url, ask)
+            if response.status != 401:
+                authorizer.accepted(origin, other, response.status)
+            else:
+                authorizer.note(origin, target, response, other)
         return connection, response
 
     async def _send(
@@ -312,7 +331,9 @@ class Upstream:
         *,
         across: bool = False,
     ) -> tuple[Connection, Response]:
-        drop = _NOT_FORWARDED | (_NOT_ACROSS if across else _NOT_SENT)
+        drop = _NOT_FORWARDED | _NOT_SENT
+        if across:
+            request = _without_secrets(request)
         put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
         head = upstream_head(request, authority(at), target=_path_of(url), method=method, drop=drop, put=put)
         # Who shows nothing where something is asked for uses up nobody's quota, and has to see the challenge.
@@ -351,8 +372,8 @@ def _kind(request: Request) -> Kind:
 
 
 def _without_secrets(request: Request) -> Request:
-    """The request as a mirror may see it."""
-    return replace(request, headers=tuple(field for field in request.headers if field[0] not in _NOT_ACROSS))
+    """The request as another host may see it."""
+    return replace(request, headers=tuple(field for field in request.headers if field[0] in _ACROSS))
 
 
 def authority(origin: Origin) -> bytes:

@@ -1,4 +1,4 @@
-"""Origins, and what goes along from one to another."""
+"""Origins: which URLs have the same one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy.auth import Origin, keep_across
+from regproxy.auth import Origin
 from regproxy.errors import BadResponse
 
 ORIGINS = [
@@ -64,7 +64,7 @@ def test_origin_raises_nothing_else(url: str) -> None:
     assert 0 < origin.port < 65536
 
 
-ACROSS = [
+SAME = [
     ("https://reg.example/v2/a", "https://reg.example/b", True),
     ("https://reg.example/", "https://REG.example.:443/", True),
     ("https://reg.example/", "http://reg.example/", False),
@@ -76,7 +76,7 @@ ACROSS = [
 ]
 
 
-@pytest.mark.parametrize("start, end, want", ACROSS)
-def test_keep_across(start: str, end: str, want: bool) -> None:
-    assert keep_across(Origin.of(start), Origin.of(end)) is want
-    assert keep_across(Origin.of(end), Origin.of(start)) is want
+@pytest.mark.parametrize("start, end, want", SAME)
+def test_what_is_the_same_one(start: str, end: str, want: bool) -> None:
+    """Only there credentials go along with a redirect."""
+    assert (Origin.of(start) == Origin.of(end)) is want

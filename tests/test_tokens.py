@@ -18,7 +18,7 @@ from regproxy.auth import Origin
 from regproxy.config import load
 from regproxy.errors import BadResponse, ConnectFailed, RateLimited, Refused, UpstreamError
 from regproxy.heads import EOF, Headers, Request, Response, parse_request
-from regproxy.oci import Target, parse_target
+from regproxy.oci import Kind, Target, parse_target
 from regproxy.sites import registrable, same_site
 from regproxy.tokencache import PAUSE_SECONDS, REFUSED_SECONDS
 from regproxy.tokens import YOUNG, Authorizer, Grant
@@ -645,7 +645,7 @@ def test_what_is_passed_on() -> None:
         assert grant is not None and grant.value == basic("u")
         assert await it.authorizer.passing(AUTH, request("Basic eDp5")) is None
         # It rests, whoever's request it was that found it wrong.
-        it.authorizer.passed(AUTH, grant, BASIC_ASKED)
+        it.authorizer.passed(AUTH, grant, BASIC_ASKED, Kind.PING)
         assert await it.authorizer.passing(AUTH, for_token) is None
         # A registry that wants tokens has no use for a pair.
         assert await it.authorizer.passing(REG, request(path="/v2/")) is not None

@@ -1,0 +1,69 @@
+"""A password that is wrong is shown a few times, however many clients come: registries lock accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.origin import Answer, Origin
+from tests.parts.proxy import Proxy
+
+WRONG = "Basic dTp3cm9uZw=="  # u:wrong
+ASKED = Answer(b"{}", 401, {"WWW-Authenticate": 'Basic realm="r"'})
+FEW = 8  # of 40; they rest for 1 s, 2 s and so on, and the clients come for some seconds
+CLIENTS = 40
+
+
+@pytest.fixture
+def origin(start_origin: Callable[..., Origin]) -> Origin:
+    origin = start_origin("reg.test")
+    origin.on("/v2/*", ASKED)
+    origin.on("/v2/", ASKED)
+    return origin
+
+
+def shown(origin: Origin) -> int:
+    return sum(seen.get("Authorization") == WRONG for seen in origin.requests)
+
+
+def table(origin: Origin, tmp_path: Path, line: str) -> dict[str, str]:
+    path = tmp_path / "regproxy.toml"
+    path.write_text(f'[origin."{origin.authority}".credentials]\nusername = "u"\n{line}\n')
+    return {"REGPROXY_CONFIG": str(path)}
+
+
+def many(proxy: Proxy, origin: Origin, paths: list[str], headers: dict[str, str]) -> set[int]:
+    def ask(path: str) -> int:
+        with proxy.client(origin.authority) as client:
+            return client.get(path, headers).status
+
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        return set(pool.map(ask, paths))
+
+
+@pytest.mark.parametrize("what", ["tags", "pings"])
+@pytest.mark.parametrize("kept", ["text", "file"])
+def test_all_at_once(
+    kept: str, what: str, origin: Origin, start_proxy: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    (tmp_path / "password").write_text("wrong")
+    line = 'password = "wrong"' if kept == "text" else f'password_file = "{tmp_path}/password"'
+    proxy = start_proxy(origin, **table(origin, tmp_path, line))
+    paths = [f"/v2/r{n}/manifests/x" if what == "tags" else "/v2/" for n in range(CLIENTS)]
+    assert many(proxy, origin, paths, {}) == {401}
+    assert shown(origin) <= FEW
+
+
+def test_behind_clients_own(origin: Origin, start_proxy: Callable[..., Proxy], tmp_path: Path) -> None:
+    """A client that sends rubbish in a loop has ours tried after it, and refused."""
+    proxy = start_proxy(origin, **table(origin, tmp_path, 'password = "wrong"'))
+    with proxy.client(origin.authority) as client:
+        for n in range(CLIENTS):
+            reply = client.get(f"/v2/r{n}/manifests/x", {"Authorization": "Basic Zm9vOmJhcg=="})
+            assert reply.status == 401
+    assert 1 <= shown(origin) <= FEW
+    assert "the credentials of 'u' were refused by reg.test" in proxy.log()
+    assert "wrong" not in proxy.log()
