@@ -71,8 +71,9 @@ bench: build test-packages ## measure it against nginx, about 3 minutes
 bench-full: build test-packages ## the same, with the figures that count
 	@$(MAKE) --no-print-directory -C bench bench-full PYTHON=$(BIN)/python
 
-soak: build test-packages ## kill it 200 times under load, then 30 minutes of mixed load on a small cache
+soak: build test-packages ## kill it 200 times under load, 500 random fault scripts, then 30 minutes of mixed load on a small cache
 	$(BIN)/python -m tests.chaos --rounds 200
+	$(BIN)/python -m tests.scripts --examples 500
 	$(BIN)/python -m tests.soak --minutes 30
 
 format: build ## let ruff format the Python files
