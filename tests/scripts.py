@@ -182,7 +182,7 @@ class World:
         self.rest()
         try:
             # Of what a worker had open still when it was removed a part may stay, until the janitor comes by.
-            known = {thing.digest[7:] for thing in things if isinstance(thing, Blob | Manifest)}
+            known = {thing.path.rpartition(":")[2] for thing in things}
             wait_until(
                 lambda: {path.stem for path in self.proxy.parts()} <= known,
                 "no part is left behind",
