@@ -112,18 +112,6 @@ def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
     return position if match is None else match.end()
 
 
-def format_challenge(challenge: Challenge) -> bytes:
-    """Return the field's value of one challenge; the opposite of parse_challenges."""
-    text = challenge.scheme
-    if challenge.token68:
-        text += f" {challenge.token68}"
-    escaped = (
-        (name, value.replace("\\", "\\\\").replace('"', '\\"')) for name, value in challenge.parameters
-    )
-    fields = ", ".join(f'{name}="{value}"' for name, value in escaped)
-    return (f"{text} {fields}" if fields else text).encode("latin-1")
-
-
 def bearer_of(challenges: Iterable[Challenge]) -> Bearer | None:
     """Return the first Bearer challenge that names a realm, None without one."""
     for challenge in challenges:

@@ -12,9 +12,20 @@ from regproxy.challenges import (
     Challenge,
     asks_for_basic,
     bearer_of,
-    format_challenge,
     parse_challenges,
 )
+
+def format_challenge(challenge: Challenge) -> bytes:
+    """Return the field's value of one challenge; the opposite of parse_challenges."""
+    text = challenge.scheme
+    if challenge.token68:
+        text += f" {challenge.token68}"
+    escaped = (
+        (name, value.replace("\\", "\\\\").replace('"', '\\"')) for name, value in challenge.parameters
+    )
+    fields = ", ".join(f'{name}="{value}"' for name, value in escaped)
+    return (f"{text} {fields}" if fields else text).encode("latin-1")
+
 
 HUB = (
     b'Bearer realm="https://auth.docker.io/token",service="registry.docker.io",'

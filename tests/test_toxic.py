@@ -71,9 +71,8 @@ class Toxic:
             reply = self._get(path)
             ends = time.monotonic() + PATIENCE
             while again and reply.complete and reply.status in TOLD and time.monotonic() < ends:
-                time.sleep(
-                    chance.uniform(0.1, 0.5)
-                )  # as clients do; nothing happens that could be waited for
+                # As clients do: nothing happens that could be waited for.
+                time.sleep(chance.uniform(0.1, 0.5))
                 reply = self._get(path)
             if (reply.status, reply.complete) != (200, True) or reply.digest != wanted[path]:
                 said = reply.body[:500] if reply.status != 200 else f"{len(reply.body)} bytes"
