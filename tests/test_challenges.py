@@ -15,6 +15,7 @@ from regproxy.challenges import (
     parse_challenges,
 )
 
+
 def format_challenge(challenge: Challenge) -> bytes:
     """Return the field's value of one challenge; the opposite of parse_challenges."""
     text = challenge.scheme
