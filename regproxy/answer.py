@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import time
-from contextlib import suppress
 from typing import Final
 
 from regproxy import oci
@@ -17,6 +16,7 @@ from regproxy.errors import BadResponse, Unsatisfiable
 from regproxy.fill import NO_TYPE
 from regproxy.heads import Request, build_head, if_range_allows, none_match, parse_range
 from regproxy.index import TagRow
+from regproxy.oci import Kind, ManifestType
 from regproxy.services import Route, Services
 from regproxy.store import Blob
 
@@ -208,6 +208,8 @@ class Answerer:
 
     def _cache_status(self, status: int) -> bytes:
         value = _CACHE_STATUS[self._cache]
+        if self._cache == "BYPASS" and self._route is not None and self._route.shared.own:
+            return value + b"; detail=unkeyed-input"
         if status >= 400 or (self._request is not None and self._request.method == "HEAD"):
             return value.removesuffix(b"; stored")
         return value
@@ -252,7 +254,7 @@ class Answerer:
 
     def _lookup(self, digest: str) -> Blob | None:
         blob = self._s.store.lookup(digest)
-        if blob is not None and not blob.media_type:
+        if blob is not None and not blob.known:
             return self._first_sight(blob)
         return blob
 
@@ -263,56 +265,81 @@ class Answerer:
             log.warning("%s has %d bytes on disk instead of %d: removed", blob.digest, blob.size, row.size)
             self._drop(blob.digest)
             return None
-        blob.media_type = (row.media_type if row is not None else None) or NO_TYPE
+        blob.known = True
         if row is None:
-            # The index was lost: a manifest tells its own type.
-            if blob.small is not None:
-                with suppress(BadResponse):
-                    blob.media_type = oci.check_manifest(blob.small, "")
-            media_type = blob.media_type if blob.small else None
-            self._s.index.put_object(blob.digest, blob.size, media_type, blob.disk)
+            # The index was lost.
+            self._s.index.put_object(blob.digest, blob.size, None, blob.disk)
+        elif row.media_type is not None:
+            blob.manifest = ManifestType(row.media_type, True)
         return blob
 
-    def _typed(self, blob: Blob) -> Blob | None:
-        """A manifest that came as a blob has no media type yet: its own. None where it is no manifest."""
+    def _manifest_type(self, blob: Blob, told: str = "") -> str:
+        """Return the media type to send with a manifest, "" where this content is none.
+
+        Its bytes decide; where they don't say, `told`, which is what the registry has said of it there.
+        """
+        manifest = blob.manifest
+        if manifest is None:
+            manifest = blob.manifest = self._read_type(blob)
+        return manifest.media_type if manifest.stated else manifest.told(told)
+
+    def _read_type(self, blob: Blob) -> ManifestType:
         if blob.size > oci.MANIFEST_MAX:
-            return None
+            return oci.NO_MANIFEST
         body = blob.small if blob.small is not None else os.pread(blob.file.fd, blob.size, 0)
         try:
-            blob.media_type = oci.check_manifest(body, "")
+            manifest = oci.manifest_type(body)
         except BadResponse:
-            return None
-        self._s.index.put_object(blob.digest, blob.size, blob.media_type, blob.disk)
-        return blob
+            return oci.NO_MANIFEST
+        if manifest.stated:
+            self._s.index.put_object(blob.digest, blob.size, manifest.media_type, blob.disk)
+        return manifest
+
+    def _digest_type(self, origin: Origin, route: Route, blob: Blob, told: str = "") -> str:
+        """Return the media type to send with content by digest; "": a manifest is wanted, and it is none."""
+        if route.target.kind is Kind.BLOB:
+            return NO_TYPE
+        if blob.manifest is None or not blob.manifest.stated:
+            index, repository = self._s.index, route.shared.repository
+            told = told or index.told(origin.host, origin.port, repository, blob.digest)
+        return self._manifest_type(blob, told)
 
     def _drop(self, digest: str) -> None:
         self._s.store.remove(digest)
         self._s.index.drop_object(digest)
 
-    def _held(self, origin: Origin, route: Route) -> tuple[TagRow | None, Blob | None]:
-        """The stored variant of a tag that suits the request, with its content; both or neither."""
-        target = route.target
-        row = route.choose(self._s.index.tag(origin.host, origin.port, target.repository, target.reference))
-        blob = self._lookup(row.digest) if row is not None else None
-        if row is None or blob is None:
-            return None, None
-        if blob.media_type == NO_TYPE:
-            blob.media_type = row.media_type
-        return row, blob
+    def _tag_rows(self, origin: Origin, route: Route) -> tuple[TagRow, ...]:
+        repository, tag = route.shared.repository, route.target.reference
+        return self._s.index.tag(origin.host, origin.port, repository, tag)
 
-    def _serve(self, blob: Blob, cache: str) -> None:
+    def _held(self, origin: Origin, route: Route) -> tuple[TagRow | None, Blob | None, str]:
+        """The stored variant of a tag that suits the request, its content and type; all or none of them."""
+        row = route.choose(self._tag_rows(origin, route))
+        return self._content(row, route) if row is not None else (None, None, "")
+
+    def _content(self, row: TagRow, route: Route) -> tuple[TagRow | None, Blob | None, str]:
+        """What a tag's row names, where it is held and of a type that the request takes."""
+        blob = self._lookup(row.digest)
+        if blob is None:
+            return None, None, ""
+        media_type = self._manifest_type(blob, row.media_type) or row.media_type
+        if media_type != row.media_type and not route.accept.accepts(media_type):
+            return None, None, ""
+        return row, blob, media_type
+
+    def _serve(self, blob: Blob, cache: str, media_type: str) -> None:
         """Answer from the cache: 200, 206, 304 or 416."""
         self._cache = cache
         self._s.index.touch(blob.digest)
         request = self._request
         assert request is not None
         if self._route is None or self._route.conditional:
-            self._serve_conditional(blob, request)
+            self._serve_conditional(blob, request, media_type)
             return
-        key = (self._kind, cache, self._closes(), request.minor)
+        key = (self._kind, cache, self._closes(), request.minor, media_type)
         head = blob.heads.get(key)
         if head is None:
-            head = blob.heads[key] = self._head(200, content_headers(blob, blob.size))
+            head = blob.heads[key] = self._head(200, content_headers(blob, blob.size, media_type))
         if request.method == "HEAD":
             self._send(200, head)
         elif blob.small is not None:
@@ -320,7 +347,7 @@ class Answerer:
         else:
             self._send(200, head, b"", FileSource(blob.file, 0, blob.size))
 
-    def _serve_conditional(self, blob: Blob, request: Request) -> None:
+    def _serve_conditional(self, blob: Blob, request: Request, media_type: str) -> None:
         etag = blob.etag
         if none_match(request.get(b"if-none-match"), etag):
             self._send(304, self._head(304, [(b"etag", etag)]))
@@ -332,11 +359,11 @@ class Answerer:
             except Unsatisfiable:
                 self._unsatisfiable(blob.size)
                 return
-            headers = content_headers(blob, span.length)
+            headers = content_headers(blob, span.length, media_type)
             headers.append((b"content-range", span.content_range(blob.size)))
             self._send(206, self._head(206, headers), b"", FileSource(blob.file, span.start, span.stop))
             return
-        head = self._head(200, content_headers(blob, blob.size))
+        head = self._head(200, content_headers(blob, blob.size, media_type))
         body = FileSource(blob.file, 0, blob.size) if request.method == "GET" else None
         self._send(200, head, b"", body)
 
@@ -350,10 +377,10 @@ class Answerer:
         self._send(416, self._head(416, headers), body)
 
 
-def content_headers(blob: Blob, length: int) -> list[tuple[bytes, bytes]]:
+def content_headers(blob: Blob, length: int, media_type: str) -> list[tuple[bytes, bytes]]:
     """The headers of stored content, `length` bytes of which are sent."""
     return [
-        (b"content-type", blob.media_type.encode("latin-1")),
+        (b"content-type", media_type.encode("latin-1")),
         (b"content-length", b"%d" % length),
         (b"docker-content-digest", blob.digest.encode()),
         (b"etag", blob.etag),

@@ -9,13 +9,14 @@ from typing import Final
 
 from regproxy._relay import FileSource, StreamSink
 from regproxy.asktags import Copy, TagAsker
-from regproxy.errors import RegproxyError, Unsatisfiable, UpstreamError
+from regproxy.auth import Origin
+from regproxy.errors import BadResponse, RegproxyError, Unsatisfiable, UpstreamError
 from regproxy.fill import NO_TYPE, Opened, UpstreamAnswer, Wanted
-from regproxy.heads import Request, Response, Span, end_to_end, if_range_allows, parse_range
-from regproxy.oci import Kind, Target, parse_target
+from regproxy.heads import Request, Response, Span, forwarded, if_range_allows, parse_range
+from regproxy.oci import Kind, parse_target
 from regproxy.policy import Action, Plan
-from regproxy.services import BY_DIGEST
-from regproxy.upstream import Connection
+from regproxy.services import BY_DIGEST, Route
+from regproxy.upstream import INTERIM_MAX, Connection
 
 log = logging.getLogger(__name__)
 
@@ -35,20 +36,21 @@ class Asker(TagAsker):
 
     # --- everything that asks an origin ------------------------------------------------------------------
 
-    async def _carry_out(self, plan: Plan, target: Target, request: Request, copy: Copy | None) -> None:
+    async def _carry_out(self, plan: Plan, route: Route, copy: Copy | None) -> None:
         """Answer as planned. `copy`: of a tag; what is held of content by digest would have been served."""
-        origin = self.origin
+        origin, target = self.origin, route.target
         assert origin is not None
-        wanted = Wanted(origin, request, target)
+        wanted = Wanted(origin, route.shared.request, target)
         tag = target.kind is Kind.TAG
         try:
-            if plan.action is Action.FETCH:
-                await (self._fetch_tag(wanted, copy) if tag else self._fetch(wanted))
-            elif plan.action is Action.HEAD:
-                await (self._look_tag(wanted, copy) if tag else self._ask_head(wanted))
+            if plan.action is Action.PASS:
+                await self._pass(origin, route)
+            elif tag:
+                await (self._fetch_tag if plan.action is Action.FETCH else self._look_tag)(wanted, copy)
+            elif route.shared.own:
+                await self._fetch_own(plan, wanted, route)
             else:
-                self._cache = "BYPASS"
-                await self._pass(wanted)
+                await (self._fetch if plan.action is Action.FETCH else self._ask_head)(wanted)
         except UpstreamAnswer as answer:
             self._relay_answer(answer)
             # It is the fill's too, and its traceback would hold the fill, and so its files, until the
@@ -71,6 +73,23 @@ class Asker(TagAsker):
         else:
             self._error(error.status, error.code, str(error), retry_after=error.retry_after)
 
+    async def _fetch_own(self, plan: Plan, wanted: Wanted, route: Route) -> None:
+        """Fetch content by digest without what nobody else has said; as it came, where that is refused.
+
+        What is refused may be let in for what was left out, such as a key in a header of its own.
+        """
+        try:
+            if plan.action is Action.FETCH:
+                await self._fetch(wanted)
+            else:
+                await self._ask_head(wanted, refusable=True)
+        except UpstreamAnswer as answer:
+            if not 400 <= answer.response.status < 500 or self._status:
+                raise
+            answer.__traceback__ = None
+            self._wait_for_fill(False)
+            await self._pass(wanted.origin, route)
+
     async def _fetch(self, wanted: Wanted) -> None:
         """Join the content's fill, or begin it; answer from it as it grows, or once it is verified."""
         target = wanted.target
@@ -79,7 +98,7 @@ class Asker(TagAsker):
             ready = self._lookup(target.reference) if target.kind is Kind.BLOB else None
             if ready is not None:
                 # Stored since the request's head was looked at.
-                self._serve(ready, "HIT")
+                self._serve(ready, "HIT", NO_TYPE)
                 return
             fill, mine = self._s.fills.join(wanted)
             # Verified, and only on its way into place: as good as stored.
@@ -100,7 +119,10 @@ class Asker(TagAsker):
                     raise
                 # Somebody else's credentials or registry failed; ours may not.
         self._note(fill, cache)
-        self._serve(blob, self._cache)
+        told = fill.media_type if fill.wanted.identity == wanted.identity else ""
+        assert self._route is not None
+        media_type = self._digest_type(wanted.origin, self._route, blob, told)
+        self._serve(blob, self._cache, media_type or NO_TYPE)
 
     def _can_follow(self, opened: Opened) -> bool:
         """Whether to send the body while it grows; a small one is verified first."""
@@ -116,7 +138,7 @@ class Asker(TagAsker):
         request, total, growth = self._request, opened.total, opened.growth
         assert request is not None
         digest = parse_target(request.path).reference
-        headers = _growing_headers(digest, NO_TYPE)
+        headers = _growing_headers(digest)
         if total < 0:
             headers.append((b"transfer-encoding", b"chunked"))
             self._send(200, self._head(200, headers), b"", FileSource(growth.file, 0, -1, growth), True)
@@ -137,17 +159,21 @@ class Asker(TagAsker):
     def _relay_answer(self, answer: UpstreamAnswer) -> None:
         """An origin's refusal goes to the client as it came."""
         response = answer.response
-        headers = [h for h in end_to_end(response.headers) if h[0] not in _FRAMING and h[0] != b"date"]
+        headers = [h for h in forwarded(response) if h[0] not in _FRAMING]
         headers.append((b"content-length", b"%d" % len(answer.body)))
         self._answer(response.status, headers, answer.body)
 
-    async def _ask_head(self, wanted: Wanted) -> None:
-        """HEAD stays HEAD; the fill that is under way may know the answer."""
+    async def _ask_head(self, wanted: Wanted, *, refusable: bool = False) -> None:
+        """Ask by HEAD, unless the fill of a blob that is under way knows the answer.
+
+        `refusable`: raise a refusal as an UpstreamAnswer, instead of answering with it.
+        """
         self._cache = "MISS"
-        opened = self._s.fills.opened(wanted.target.reference)
+        blob = wanted.target.kind is Kind.BLOB  # a manifest's type is not the same for everybody
+        opened = self._s.fills.opened(wanted.target.reference) if blob else None
         if opened is not None and opened.total >= 0:
             self._cache = "UPDATING"
-            headers = _growing_headers(wanted.target.reference, opened.media_type)
+            headers = _growing_headers(wanted.target.reference)
             headers.append((b"content-length", b"%d" % opened.total))
             self._send(200, self._head(200, headers))
             return
@@ -155,7 +181,9 @@ class Asker(TagAsker):
         self._asked, self._asked_seconds = fetched.connection.address, fetched.seconds
         response = fetched.response
         self._s.upstream.release(fetched.connection, response)
-        headers = [h for h in end_to_end(response.headers) if h[0] != b"date"]
+        if refusable and response.status >= 400:
+            raise UpstreamAnswer(response, b"", fetched.origin)
+        headers = forwarded(response)
         if response.status == 200 and wanted.target.kind in BY_DIGEST:
             digest = wanted.target.reference.encode()
             headers = [h for h in headers if h[0] != b"docker-content-digest"]
@@ -164,13 +192,17 @@ class Asker(TagAsker):
 
     # --- uncached ----------------------------------------------------------------------------------------
 
-    async def _pass(self, wanted: Wanted) -> None:
-        """Through to the origin and back, nothing stored."""
+    async def _pass(self, origin: Origin, route: Route) -> None:
+        """Through to the origin and back as it came, nothing stored."""
+        wanted = Wanted(origin, route.request, route.target)
         request, upstream = wanted.request, self._s.upstream
+        self._cache = "BYPASS"
         started = time.monotonic()
         if request.body.empty:
+            # With what only this client has said it shows its own credentials, and not ours.
+            lend = not route.shared.own
             try:
-                connection, response = await upstream.pass_on(wanted.origin, request)
+                connection, response = await upstream.pass_on(wanted.origin, request, lend=lend)
             except UpstreamError as error:
                 if self._answer_ping(wanted, error):
                     return
@@ -215,7 +247,8 @@ class Asker(TagAsker):
         """A tag that a client has set or deleted is not what we hold any more, in any process."""
         origin, target, services = wanted.origin, wanted.target, self._s
         if target.kind is Kind.TAG and wanted.request.method in _CHANGES and status < 400:
-            services.index.drop_tag(origin.host, origin.port, target.repository, target.reference)
+            for repository in dict.fromkeys((target.repository, wanted.repository)):
+                services.index.drop_tag(origin.host, origin.port, repository, target.reference)
             # Who pushes may pull through another process as soon as it has its answer.
             await services.fills.written()
 
@@ -248,18 +281,21 @@ class Asker(TagAsker):
 
     async def _final_head(self, connection: Connection, request: Request) -> Response:
         """The answer to a request with a body; a client that waits for 100 is told (RFC 9110 10.1.1)."""
-        response = await connection.read_head(request.method)
-        while response.status < 200:
-            if response.status == 100 and request.expect_continue:
-                self.stream.send(CONTINUE)
+        told = False
+        for _ in range(INTERIM_MAX + 1):
             response = await connection.read_head(request.method)
-        return response
+            if response.status >= 200:
+                return response
+            if response.status == 100 and request.expect_continue and not told:
+                told = True
+                self.stream.send(CONTINUE)
+        raise BadResponse(f"{connection.origin.host}: more than {INTERIM_MAX} interim answers")
 
     async def _relay(self, connection: Connection, response: Response, request: Request) -> None:
         """Send the origin's answer to the client as it comes, with back-pressure."""
         stream, body = self.stream, response.body
         self._base = stream.plain_sent
-        headers = [h for h in end_to_end(response.headers) if h[0] != b"date"]
+        headers = forwarded(response)
         chunked = _rechunked(response, request)
         if body.kind != "none":
             headers = [h for h in headers if h[0] not in _FRAMING]
@@ -279,6 +315,9 @@ class Asker(TagAsker):
         if self._unread():
             # The rest of the request's body would be read as the head of somebody else's request.
             connection.abort()
+        elif not request.body.empty:
+            # So would be a body that the origin has left unread, and it may have been written for that.
+            connection.close()
         else:
             self._s.upstream.release(connection, response)
 
@@ -299,10 +338,10 @@ def _rechunked(response: Response, request: Request) -> bool:
     return response.body.kind in ("chunked", "eof") and request.minor >= 1
 
 
-def _growing_headers(digest: str, media_type: str) -> list[tuple[bytes, bytes]]:
+def _growing_headers(digest: str) -> list[tuple[bytes, bytes]]:
     name = digest.encode()
     return [
-        (b"content-type", media_type.encode("latin-1")),
+        (b"content-type", NO_TYPE.encode()),
         (b"docker-content-digest", name),
         (b"etag", b'"' + name + b'"'),
         (b"accept-ranges", b"bytes"),

@@ -12,13 +12,13 @@ from typing import Final
 from regproxy.answer import Answerer
 from regproxy.auth import Origin
 from regproxy.errors import UpstreamError
-from regproxy.fill import NO_TYPE, Fill, UpstreamAnswer, Wanted
-from regproxy.heads import end_to_end
+from regproxy.fill import Fill, UpstreamAnswer, Wanted
+from regproxy.heads import forwarded
 from regproxy.index import TagRow
 from regproxy.policy import STALE_ON, variants
 from regproxy.services import Route
 from regproxy.store import Blob
-from regproxy.tagask import TagAsk
+from regproxy.tagask import Held, TagAsk
 from regproxy.tagsaid import Seen
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ class Copy:
 
     row: TagRow
     blob: Blob
+    media_type: str
     age: float
     current: bool
     stands_in: bool
@@ -46,27 +47,23 @@ class TagAsker(Answerer):
 
     __slots__ = ()
 
-    def _copy(self, origin: Origin, route: Route, row: TagRow | None, blob: Blob | None) -> Copy | None:
+    def _copy(self, origin: Origin, route: Route, row: TagRow | None, held: Held | None) -> Copy | None:
         """The copy that suits the request: the newest (`row` with its content), else an older one."""
-        current = row is not None and blob is not None
-        if row is None or blob is None:
-            row, blob = self._older(origin, route)
-            if row is None or blob is None:
+        current = row is not None and held is not None
+        if row is None or held is None:
+            row, held = self._older(origin, route)
+            if row is None or held is None:
                 return None
         age = time.time() - row.fetched_at
         stretch = self._s.stretch(origin.host)
         stands_in = self._s.policy.may_stand_in(route.target.reference, age, stretch)
-        return Copy(row, blob, age, current, stands_in)
+        return Copy(row, held.blob, held.media_type, age, current, stands_in)
 
-    def _older(self, origin: Origin, route: Route) -> tuple[TagRow | None, Blob | None]:
-        target = route.target
-        rows = self._s.index.tag(origin.host, origin.port, target.repository, target.reference)
-        for row in variants(rows, route.accept):
-            blob = self._lookup(row.digest)
+    def _older(self, origin: Origin, route: Route) -> tuple[TagRow | None, Held | None]:
+        for row in variants(self._tag_rows(origin, route), route.accept):
+            _, blob, media_type = self._content(row, route)
             if blob is not None:
-                if blob.media_type == NO_TYPE:
-                    blob.media_type = row.media_type
-                return row, blob
+                return row, Held(blob, media_type)
         return None, None
 
     def _tag_ask(self, wanted: Wanted, copy: Copy | None) -> TagAsk:
@@ -82,15 +79,17 @@ class TagAsker(Answerer):
             kept=config.keep_on_404,
         )
 
-    def _fresh(self, origin: Origin, route: Route) -> Callable[[], Blob | None]:
+    def _fresh(self, origin: Origin, route: Route) -> Callable[[], Held | None]:
         """What looks whether the tag that is asked for is held, and fresh, by now."""
 
-        def fresh() -> Blob | None:
+        def fresh() -> Held | None:
             if route.fresh_tag is None:
                 return None
-            row, blob = self._held(origin, route)
+            row, blob, media_type = self._held(origin, route)
             lifetime = route.fresh_tag[1] * self._s.stretch(origin.host)
-            return blob if row is not None and 0 <= time.time() - row.fetched_at < lifetime else None
+            if row is None or blob is None or not 0 <= time.time() - row.fetched_at < lifetime:
+                return None
+            return Held(blob, media_type)
 
         return fresh
 
@@ -113,7 +112,7 @@ class TagAsker(Answerer):
         if status and status not in STALE_ON and not gone:
             return False
         log.warning("%s %s: serving a stale copy: %s", self.host, self.uri, error)
-        self._serve(copy.blob, "STALE")
+        self._serve(copy.blob, "STALE", copy.media_type)
         return True
 
     def _renew(self, wanted: Wanted, copy: Copy) -> None:
@@ -125,21 +124,24 @@ class TagAsker(Answerer):
 
     async def _fetch_tag(self, wanted: Wanted, copy: Copy | None) -> None:
         """Join the tag's fill, or begin it; answer once it is verified."""
-        cache = "MISS" if copy is None else "EXPIRED"
         self._wait_for_fill(True)
-        fill, mine = self._s.fills.join(wanted, self._tag_ask(wanted, copy))
-        self._cache = cache = cache if mine else "UPDATING"
-        try:
-            blob = await asyncio.shield(fill.done)
-        except UpstreamError as error:
-            self._note(fill, cache)
-            status = error.response.status if isinstance(error, UpstreamAnswer) else 0
-            if self._stands_in(copy, status, error):
-                return
-            raise
+        while True:
+            fill, mine = self._s.fills.join(wanted, self._tag_ask(wanted, copy))
+            joined = "MISS" if copy is None else "EXPIRED"
+            self._cache = cache = joined if mine else "UPDATING"
+            try:
+                blob = await asyncio.shield(fill.done)
+                break
+            except UpstreamError as error:
+                if not mine and fill.is_others(wanted, error):
+                    continue  # it may be for that client's sake that it was refused
+                self._note(fill, cache)
+                status = error.response.status if isinstance(error, UpstreamAnswer) else 0
+                if self._stands_in(copy, status, error):
+                    return
+                raise
         self._note(fill, cache)
-        blob.media_type = fill.media_type
-        self._serve(blob, self._cache)
+        self._serve(blob, self._cache, self._manifest_type(blob, fill.media_type) or fill.media_type)
 
     async def _look_tag(self, wanted: Wanted, copy: Copy | None) -> None:
         """HEAD stays HEAD: registries count it less, or not at all. What it says is entered all the same."""
@@ -153,15 +155,14 @@ class TagAsker(Answerer):
                 return
             raise
         if not isinstance(found, Seen):
-            self._serve(found, "REVALIDATED")
+            self._serve(found.blob, "REVALIDATED", found.media_type)
             return
         self._asked, self._asked_seconds = found.address, found.seconds
         if copy is not None and found.digest == copy.row.digest:
-            self._serve(copy.blob, "REVALIDATED")
+            self._serve(copy.blob, "REVALIDATED", copy.media_type)
             return
         if self._stands_in(copy, found.status, f"{self.host} answered {found.status}"):
             return
         if found.status == 404 and found.direct and copy is not None and not tag.kept:
             self._s.fills.tags.gone(wanted)
-        headers = [h for h in end_to_end(found.response.headers) if h[0] != b"date"]
-        self._send(found.status, self._head(found.status, headers))
+        self._send(found.status, self._head(found.status, forwarded(found.response)))

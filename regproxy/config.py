@@ -30,6 +30,7 @@ from regproxy.units import (
     parse_bool,
     parse_credentials,
     parse_directory,
+    parse_header_masks,
     parse_level,
     parse_listen,
     parse_log,
@@ -115,6 +116,7 @@ class Config:
 
     # What is kept, and for how long.
     manifest_cache: bool
+    ignored_headers: tuple[bytes, ...]
     tiers: tuple[Tier, ...]
     max_stale: float
     keep_on_404: bool
@@ -222,6 +224,7 @@ _PROXY_MEANING = "http://[user:password@]host:port of a proxy that upstream is r
 _RESERVE_MEANING = "what is left of a registry's quota when tags begin to last longer; 0 = they never do"
 _SWR_MEANING = "for so long after it expired a tag of the first tier is served while it is asked for"
 _STALE_MEANING = "how long past its time a tag is served while upstream is in trouble; 0 = never"
+_IGNORE_MEANING = "client headers that say nothing of what is wanted, and stay here; x-foo-* is a mask"
 _KEEP_MEANING = "serve what is held of a tag that upstream says is gone, instead of that 404"
 _OFFLINE_MEANING = "ask no registry: serve what is held, whatever its age"
 _STREAMS_MEANING = "connections for one large blob whose origin is slow; 1 = one, but for ranges ahead"
@@ -254,6 +257,7 @@ SETTINGS: tuple[Setting, ...] = (
         "NO_PROXY", "no_proxy", "", "who is reached without it; * = everybody", parse_no_proxy, many=True
     ),
     Setting("ENABLE_MANIFEST_CACHE", "manifest_cache", "false", "serve tags from the cache, by tiers", _BOOL),
+    Setting("REGPROXY_IGNORE_HEADERS", "ignored_headers", "", _IGNORE_MEANING, parse_header_masks, many=True),
     Setting("MANIFEST_CACHE_PRIMARY_REGEX", "", _PRIMARY, _REGEX_MEANING, _verbatim, blank=True),
     Setting("MANIFEST_CACHE_PRIMARY_TIME", "", "10m", "how long a tag of the first tier is fresh", _TIME),
     Setting("MANIFEST_CACHE_SECONDARY_REGEX", "", _SECONDARY, _REGEX_MEANING, _verbatim, blank=True),

@@ -31,7 +31,7 @@ from regproxy.filling import NO_TYPE, Fill, Opened, UpstreamAnswer
 from regproxy.heads import Response
 from regproxy.oci import Kind
 from regproxy.parts import OPEN, VERIFIED, Meta, Part
-from regproxy.store import Store
+from regproxy.store import Blob, Store
 from regproxy.transfer import Transfer, hash_all
 from regproxy.upstream import Upstream
 
@@ -49,6 +49,11 @@ class Recorder(Protocol):
 
     def put_object(self, digest: str, size: int, media_type: str | None, disk: int | None = None) -> None:
         """Enter content that has been committed; `disk`: the bytes that it takes there."""
+
+    def put_told(
+        self, host: str, port: int, repository: str, digest: str, media_type: str, size: int
+    ) -> None:
+        """Enter the media type that a registry has told of content whose bytes do not state it."""
 
     def announce(self) -> None:
         """Tell who keeps the cache within its limits that something large is coming."""
@@ -146,7 +151,7 @@ class Downloads:
         if not fill.opened.done():
             if fill.media_type == NO_TYPE and response.status != 416:
                 fill.media_type = (response.get(b"content-type") or NO_TYPE.encode()).decode("latin-1")
-            fill.opened.set_result(Opened(growth, total, fill.media_type))
+            fill.opened.set_result(Opened(growth, total))
         self._tell(part, lambda: _meta(fill, part, OPEN))
         growth.on_spill = lambda: self._spilled(part)
         if total >= LARGE:
@@ -174,15 +179,13 @@ class Downloads:
         target, origin = fill.wanted.target, fill.wanted.origin
         digest = "sha256:" + part.growth.hexdigest()
         wanted = target.reference
-        if target.kind is Kind.MANIFEST and fill.media_type == NO_TYPE:
-            # Taken over behind its last byte, from who did not say.
+        if target.kind is not Kind.BLOB:
+            body = await self._loop.run_in_executor(None, _content, part)
             with suppress(BadResponse):
-                content = await self._loop.run_in_executor(None, _content, part)
-                fill.media_type = oci.check_manifest(content, "")
+                fill.manifest = oci.manifest_type(body)
         if target.kind is Kind.TAG:
             assert response is not None
             wanted = (response.get(b"docker-content-digest") or b"").decode("latin-1")
-            body = await self._loop.run_in_executor(None, _content, part)
             try:
                 fill.media_type = oci.check_manifest(body, fill.media_type)
             except BadResponse as error:
@@ -198,20 +201,31 @@ class Downloads:
 
     async def _keep(self, fill: Fill, part: Part, digest: str) -> None:
         """Store what has been verified; the readers have all of it already."""
-        media_type = None if fill.wanted.target.kind is Kind.BLOB else fill.media_type
+        manifest = fill.manifest
         try:
             blob = await self._store.commit(part, digest)
         except StoreError as error:
             # It is verified and open: a disk that is full or read-only is no reason to fail those who wait.
             log.warning("not kept: %s", error)
-            blob = self._store.unkept(part, digest, fill.media_type)
+            blob = self._store.unkept(part, digest)
             part.disown()
             part.close()
         else:
-            blob.media_type = media_type or NO_TYPE
-            self._index.put_object(digest, blob.size, media_type, blob.disk)
-            fill.stored = True
+            stated = manifest.media_type if manifest is not None and manifest.stated else None
+            self._index.put_object(digest, blob.size, stated, blob.disk)
+            fill.stored = blob.known = True
+        if manifest is not None:
+            blob.manifest = manifest
+        if fill.wanted.target.kind is Kind.MANIFEST:
+            self._remember_told(fill, blob)
         fill.complete(blob)
+
+    def _remember_told(self, fill: Fill, blob: Blob) -> None:
+        """Enter the type that this registry has for a manifest which does not state its own."""
+        told = (fill.manifest or oci.NO_MANIFEST).told(fill.media_type)
+        if fill.manifest is None or told != fill.manifest.media_type:
+            origin, repository = fill.wanted.origin, fill.wanted.repository
+            self._index.put_told(origin.host, origin.port, repository, blob.digest, told, blob.size)
 
     def _give_up(self, fill: Fill, part: Part, error: BaseException) -> None:
         """Tell all readers. What is there stays for others where it was not the content that failed."""
@@ -238,7 +252,7 @@ def _meta(fill: Fill, part: Part, state: str, *, size: int = -1) -> Meta:
     return Meta(
         *(state, part.growth.total, fill.media_type, fill.fetched_from, fill.seconds),
         size=size,
-        host=fill.host,
+        host=fill.wanted.source,
         mapped=part.growth.extents is not None,
     )
 

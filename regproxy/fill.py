@@ -13,11 +13,10 @@ import errno
 import logging
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from regproxy import download, oci, tags
+from regproxy import download, tags
 from regproxy._follow import Watch
 from regproxy.bodies import Limits
 from regproxy.download import OTHERS, Downloads, failure, word_for
@@ -188,7 +187,7 @@ class Fills:
             if part.path is not None:
                 meta = part.read()
                 if meta is not None and (part.size or meta.mapped) and _take_over(fill, part, meta):
-                    fill.media_type = meta.media_type or fill.media_type
+                    _hear(fill, meta)
                 elif growth.written or growth.extents is not None:
                     # A growth can't go back, and who reads it was given what is not known to be right.
                     if fill.opened.done():
@@ -260,7 +259,7 @@ class Fills:
                 self._stored_elsewhere(fill, blob)
                 return True
         elif outcome is Outcome.UNKEPT:
-            fill.complete(self._store.unkept(part, digest, fill.media_type))
+            fill.complete(self._store.unkept(part, digest))
             return True
         elif outcome is Outcome.FAILED:
             self._failed_elsewhere(fill, meta)
@@ -268,18 +267,13 @@ class Fills:
 
     def _opened_elsewhere(self, fill: Fill, part: Part, meta: Meta) -> None:
         part.growth.expect(meta.total)
-        fill.media_type = meta.media_type or fill.media_type
+        _hear(fill, meta)
         fill.fetched_from, fill.seconds = meta.address, meta.seconds
         if not fill.opened.done():
-            fill.opened.set_result(Opened(part.growth, meta.total, fill.media_type))
+            fill.opened.set_result(Opened(part.growth, meta.total))
 
     def _stored_elsewhere(self, fill: Fill, blob: Blob) -> None:
         fill.joined = True
-        if not blob.media_type:
-            blob.media_type = fill.media_type
-            if fill.wanted.target.kind is not Kind.BLOB and blob.small is not None:
-                with suppress(BadResponse):
-                    blob.media_type = oci.check_manifest(blob.small, "")
         fill.complete(blob)
 
     def _failed_elsewhere(self, fill: Fill, meta: Meta | None) -> None:
@@ -317,7 +311,13 @@ class Fills:
 
 def _same(fill: Fill, meta: Meta) -> bool:
     """Whether the filler's failure is this one's, too: it has asked the same."""
-    return meta.host == fill.host and meta.word not in OTHERS
+    return meta.host == fill.wanted.source and meta.word not in OTHERS
+
+
+def _hear(fill: Fill, meta: Meta) -> None:
+    """Take over the type that a filler was told, where it has asked the same registry."""
+    if meta.host == fill.wanted.source:
+        fill.media_type = meta.media_type or fill.media_type
 
 
 def _take_over(fill: Fill, part: Part, meta: Meta) -> bool:
@@ -325,7 +325,7 @@ def _take_over(fill: Fill, part: Part, meta: Meta) -> bool:
     growth = part.growth
     if meta.state == FAILED:
         return False
-    if meta.state != VERIFIED and meta.host not in ("", fill.host) and not fill.opened.done():
+    if meta.state != VERIFIED and meta.host not in ("", fill.wanted.source) and not fill.opened.done():
         # Another registry's: if it is wrong, this one's clients would be cut for it.
         return False
     if meta.state == VERIFIED:

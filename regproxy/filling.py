@@ -11,7 +11,8 @@ from regproxy._relay import Growth
 from regproxy.auth import Origin
 from regproxy.errors import RateLimited, UpstreamError
 from regproxy.heads import Request, Response
-from regproxy.oci import Target
+from regproxy.oci import ManifestType, Target, parse_accept
+from regproxy.sharing import namespace_of
 from regproxy.store import Blob
 from regproxy.tagask import TagAsk
 
@@ -30,7 +31,7 @@ class UpstreamAnswer(UpstreamError):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a client asks for. `signature` tells requests apart that an origin may answer differently.
+    """What a client asks for; where others may share the answer, `request` is one of sharing.shared().
 
     `own`: the proxy asks for itself, by what some client's request has said.
     """
@@ -41,9 +42,25 @@ class Wanted:
     own: bool = False
 
     @property
+    def repository(self) -> str:
+        """The repository's name in keys: with the namespace that a mirror was asked for."""
+        return self.target.repository + namespace_of(self.request)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Who asks, and where: clients with the same one may share content."""
+        return (self.origin, self.repository, *self.request.all(b"authorization"))
+
+    @property
     def signature(self) -> tuple[object, ...]:
-        """Clients with the same one share a refusal."""
-        return (self.origin, self.target.repository, self.request.get(b"authorization"))
+        """All that the origin is told: clients with the same one share a refusal."""
+        agent = tuple(self.request.all(b"user-agent"))
+        return (self.identity, agent, parse_accept(self.request.all(b"accept")))
+
+    @property
+    def source(self) -> str:
+        """The registry, and the namespace there: where content comes from, in what is said of parts."""
+        return f"{self.origin.host}:{self.origin.port}{namespace_of(self.request)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +69,6 @@ class Opened:
 
     growth: Growth
     total: int
-    media_type: str
 
 
 class Fill:
@@ -60,9 +76,10 @@ class Fill:
 
     `opened` is None where there is nothing to follow: all of it is there.
 
-    `tag`: for a tag, what else was asked; None for content by digest. `joined`: another process fetches it,
-    or has fetched it for us. `stored`: it was kept. `revalidated`: what was held is still what the tag is.
-    `asked`: when it was wanted last, monotonic.
+    `tag`: for a tag, what else was asked; None for content by digest. `media_type`: as the registry that was
+    asked has said; `manifest`: what the bytes say of it, None where they are no manifest's. `joined`: another
+    process fetches it, or has fetched it for us. `stored`: it was kept. `revalidated`: what was held is still
+    what the tag is. `asked`: when it was wanted last, monotonic.
     """
 
     __slots__ = (
@@ -70,6 +87,7 @@ class Fill:
         "done",
         "fetched_from",
         "joined",
+        "manifest",
         "media_type",
         "opened",
         "revalidated",
@@ -85,6 +103,7 @@ class Fill:
         self.opened: asyncio.Future[Opened | None] = loop.create_future()
         self.done: asyncio.Future[Blob] = loop.create_future()
         self.media_type = NO_TYPE
+        self.manifest: ManifestType | None = None
         self.fetched_from = ""
         self.seconds = 0.0
         self.joined = self.stored = self.revalidated = False

@@ -420,6 +420,17 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
     return [(name, value) for name, value in headers if name not in skip and not name.startswith(b"proxy-")]
 
 
+def forwarded(response: Response) -> list[tuple[bytes, bytes]]:
+    """Return what of a response's fields goes to a client, to which the proxy says its own Date.
+
+    A 204, or anything else that can't have a body, must not announce one (RFC 9110 8.6).
+    """
+    headers = [field for field in end_to_end(response.headers) if field[0] != b"date"]
+    if response.status == 204:
+        return [field for field in headers if field[0] not in _FRAMING]
+    return headers
+
+
 _STATUS_LINES = {s.value: b"HTTP/1.1 %d %b" % (s.value, s.phrase.encode("ascii")) for s in HTTPStatus}
 
 

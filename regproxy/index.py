@@ -43,7 +43,7 @@ __all__ = ["Generation", "Index", "ObjectRow", "TagKey", "TagRow", "Totals"]
 logger = logging.getLogger(__name__)
 
 _TAG_ROWS: Final = (
-    "SELECT variant, digest, media_type, size, fetched_at, accepts_index FROM tags"
+    "SELECT variant, digest, media_type, size, fetched_at, named FROM tags"
     " WHERE host = ? AND port = ? AND repository = ? AND tag = ?"
 )
 _OBJECT: Final = "SELECT digest, size, media_type, last_used, disk FROM objects"
@@ -66,6 +66,7 @@ _NEWEST: Final = "SELECT coalesce(max(seq), 0) FROM journal"
 _MEMORY: Final = 8192  # tags, and media types, that are held in memory
 _NEWS_MAX: Final = 5000  # journal rows that are read at once: for more of them, all is forgotten
 _SAY_EVERY: Final = 60.0  # seconds between two warnings about the same fault
+_TOLD: Final = "told"  # the variant of a row for a digest in a tag's place, which no tag can be
 _EVER: Final = float("inf")
 _OF_TAGS: Final = frozenset({TAG_PUT, TAG_DROPPED})
 
@@ -162,6 +163,18 @@ class Index:
         self._tags.drop(key)
         self._writer.wake()
 
+    def put_told(
+        self, host: str, port: int, repository: str, digest: str, media_type: str, size: int
+    ) -> None:
+        """Note the type that a registry has told of content by digest, whose bytes do not state it."""
+        row = TagRow(_TOLD, digest, media_type, size, self._clock(), 0)
+        self.put_tag(host, port, repository, digest, row)
+
+    def told(self, host: str, port: int, repository: str, digest: str) -> str:
+        """Return what put_told() has noted, "" where it is nothing."""
+        rows = self.tag(host, port, repository, digest)
+        return rows[0].media_type if rows else ""
+
     def dropped_at(self, host: str, port: int, repository: str, tag: str) -> float:
         """When a tag was dropped last, by whatever process, as far as that has been heard; monotonic."""
         return max(self._drops.get((host, port, repository, tag)) or 0.0, self._all_dropped_at)
@@ -202,7 +215,7 @@ class Index:
             except sqlite3.Error as error:
                 self._fault(error)
                 return tuple(put.values())  # not to be remembered: there may be more
-        rows = (*(_tag_row(*row) for row in found if row[0] not in put), *put.values())
+        rows = (*(TagRow(*row) for row in found if row[0] not in put), *put.values())
         self._tags.put(key, rows)
         return rows
 
@@ -245,7 +258,7 @@ class Index:
         self._removed(digest)
 
     def media_type(self, digest: str) -> str | None:
-        """Return a manifest's media type; None: not known, or not a manifest."""
+        """Return the media type that a manifest's bytes state; None: not known, or not stated."""
         if self._board.generation != self._generation:
             self.sync()
         known = self._types.get(digest)
@@ -509,9 +522,3 @@ class _Memory(Generic[K, V]):
 
     def clear(self) -> None:
         self._values.clear()
-
-
-def _tag_row(
-    variant: str, digest: str, media_type: str, size: int, fetched_at: float, accepts_index: int
-) -> TagRow:
-    return TagRow(variant, digest, media_type, size, fetched_at, bool(accepts_index))

@@ -55,6 +55,15 @@ _STEPS: Final = (
         "CREATE TABLE state (key TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
         "INSERT INTO state VALUES ('complete', 0)",
     ),
+    (
+        # Which index types a request had named was not known, and the type of content was the word of the
+        # registry that had it first: both are learned anew.
+        "ALTER TABLE tags RENAME COLUMN accepts_index TO named",
+        "DELETE FROM tags WHERE named AND media_type NOT IN ('application/vnd.oci.image.index.v1+json',"
+        " 'application/vnd.docker.distribution.manifest.list.v2+json')",
+        "UPDATE tags SET named = 0",
+        "UPDATE objects SET media_type = NULL",
+    ),
 )
 _VERSION: Final = len(_STEPS)
 _NAMES: Final = frozenset(sql.split()[2] for step in _STEPS for sql in step if sql.startswith("CREATE"))

@@ -22,7 +22,8 @@ class TagRow:
     """What the origin said a tag is, to a request of the kind `variant`.
 
     `variant` is the caller's word, and a tag has one row for each. `size`: bytes. `fetched_at`: seconds since
-    the epoch, when the origin last confirmed it. `accepts_index`: the request took indexes too.
+    the epoch, when the origin last confirmed it. `named`: which types that request has named (see
+    oci.Accept).
     """
 
     variant: str
@@ -30,7 +31,7 @@ class TagRow:
     media_type: str
     size: int
     fetched_at: float
-    accepts_index: bool
+    named: int
 
 
 @dataclass(frozen=True, slots=True)

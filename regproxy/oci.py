@@ -35,6 +35,23 @@ MANIFEST_TYPES: Final = (
 # What servers say that know nothing of manifests; distribution used application/json for schema 1.
 _GENERIC_TYPES: Final = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
 
+# RFC 6838 4.2
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+_HTML_TYPES: Final = frozenset({"text/html", "application/xhtml+xml"})
+
+# A registry turns an index into one platform's manifest, and that into schema 1, for a client that does not
+# name the type of what is there. So who was sent a lower type may not have named all of those above it.
+_ABOVE: Final = (_OCI_INDEX, _DOCKER_LIST, _OCI_MANIFEST, _DOCKER_MANIFEST)
+_INDEX_BITS: Final = 0b0011
+_ALL_BITS: Final = 0b1111
+
+
+def bits_above(media_type: str) -> int:
+    """Return the types, as bits of Accept.named, that an answer of `media_type` may have been made from."""
+    if media_type in INDEX_TYPES:
+        return 0
+    return _ALL_BITS if media_type in _SCHEMA1_TYPES else _INDEX_BITS
+
 
 class Kind(StrEnum):
     """What a path asks for. The values are words for logs and metrics."""
@@ -155,6 +172,43 @@ def error_body(code: str, message: str, detail: object = None) -> bytes:
     return json.dumps({"errors": [error]}, separators=(",", ":")).encode()
 
 
+@dataclass(frozen=True, slots=True)
+class ManifestType:
+    """The media type of a manifest's bytes. `stated`: they name it themselves, and nobody else has a say."""
+
+    media_type: str
+    stated: bool
+
+    def told(self, content_type: str) -> str:
+        """Return the type to send where a registry has said `content_type` of these bytes."""
+        declared = _bare(content_type)
+        if self.stated or declared in _GENERIC_TYPES | _HTML_TYPES or not _MEDIA_TYPE.fullmatch(declared):
+            return self.media_type
+        # One body must not be read in two ways (CVE-2021-41190).
+        contradicts = (declared in INDEX_TYPES) != (self.media_type in INDEX_TYPES)
+        return self.media_type if contradicts and declared in MANIFEST_TYPES else declared
+
+
+NO_MANIFEST: Final = ManifestType("", False)  # of other content: a registry's word is all there is
+
+
+def manifest_type(body: bytes) -> ManifestType:
+    """Return what the bytes of a manifest say of their type (OCI image spec, "mediaType").
+
+    Raises BadResponse where they are no manifest.
+    """
+    document = _json_object(body)
+    own = document.get("mediaType")
+    stated = isinstance(own, str) and bool(own)
+    media_type = _media_type("", own if isinstance(own, str) else "", document)
+    _check_shape(media_type, document)
+    return ManifestType(media_type, stated or media_type in _SCHEMA1_TYPES)
+
+
+def _bare(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
 def check_manifest(body: bytes, content_type: str) -> str:
     """Return the media type of the manifest `body` that came with `content_type`.
 
@@ -162,10 +216,10 @@ def check_manifest(body: bytes, content_type: str) -> str:
     Where it names none (application/json), the body decides. Raises BadResponse: too large, HTML, not a JSON
     object, no schemaVersion, types that disagree, an index that is also a manifest.
     """
-    declared = content_type.partition(";")[0].strip().lower()
+    declared = _bare(content_type)
     if len(body) > MANIFEST_MAX:
         raise BadResponse(f"manifest of {len(body)} bytes: more than {MANIFEST_MAX}")
-    if declared in ("text/html", "application/xhtml+xml") or body[:64].lstrip().startswith(b"<"):
+    if declared in _HTML_TYPES or body[:64].lstrip().startswith(b"<"):
         raise BadResponse("an HTML page instead of a manifest")
     document = _json_object(body)
     own = document.get("mediaType", "")
@@ -196,6 +250,8 @@ def _media_type(declared: str, own: str, document: dict[str, Any]) -> str:
             raise BadResponse(f"manifest of type {own or 'schema 1'!r} sent as {declared!r}")
         return declared
     if own:
+        if not _MEDIA_TYPE.fullmatch(own):
+            raise BadResponse("manifest whose mediaType is no media type")
         return own
     if schema1:
         return _SCHEMA1_SIGNED if "signatures" in document else _SCHEMA1
@@ -240,9 +296,12 @@ class Accept:
         return not self.wanted and not self.refused
 
     @property
-    def accepts_index(self) -> bool:
-        """True only when an index type is named: to `*/*` registries answer with one platform's manifest."""
-        return not INDEX_TYPES.isdisjoint(self.wanted)
+    def named(self) -> int:
+        """The types that a registry may answer with as they are, a bit for each.
+
+        Those that are named alone: to `*/*` registries answer with one platform's manifest.
+        """
+        return sum(1 << bit for bit, media_type in enumerate(_ABOVE) if media_type in self.wanted)
 
     @property
     def key(self) -> str:

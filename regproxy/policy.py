@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeVar
 from urllib.parse import unquote
 
 from regproxy.config import Config
-from regproxy.oci import Accept, Kind, Target
+from regproxy.oci import Accept, Kind, Target, bits_above
 from regproxy.tiers import Tiers
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -78,7 +78,7 @@ class Plan:
 
 
 class Variant(Protocol):
-    """A stored answer for a tag: `fetched_at` in seconds since the epoch; was an index acceptable then?"""
+    """A stored answer for a tag: `fetched_at` in seconds since the epoch, `named` by its request's Accept."""
 
     @property
     def media_type(self) -> str: ...
@@ -87,7 +87,7 @@ class Variant(Protocol):
     def fetched_at(self) -> float: ...
 
     @property
-    def accepts_index(self) -> bool: ...
+    def named(self) -> int: ...
 
 
 V = TypeVar("V", bound=Variant)
@@ -240,6 +240,14 @@ class Policy:
                 action = Action.RENEW
         return self._tag_plan(action, tier.name)
 
+    def as_own(self, plan: Plan, target: Target) -> Plan:
+        """What becomes of a request whose answer nobody else may have: a tag's is passed on uncached.
+
+        Content by digest is the same for everybody, and is asked for as ever.
+        """
+        asks = plan.action in (Action.FETCH, Action.HEAD)
+        return self._tag_plan(Action.PASS, plan.kind) if target.kind is Kind.TAG and asks else plan
+
     def may_stand_in(self, tag: str, age: float, stretch: float = 1.0) -> bool:
         """Whether a copy of this age may be served in the place of an origin that is in trouble."""
         lifetime = self._tiers.match(tag).ttl * stretch if self._config.manifest_cache else 0.0
@@ -292,7 +300,7 @@ def after_head(status: int, *, resumed: bool = False) -> Verdict:
 def choose_variant(held: tuple[V, ...], accept: Accept) -> V | None:
     """The newest stored variant of a tag that may answer a request with this Accept.
 
-    A registry picks by Accept: one that was asked without index types may have answered with a single
+    A registry picks by Accept: one that was asked without the type of the index may have answered with one
     platform's manifest, which must not be given to a client that would have got the index.
     """
     return next(iter(variants(held, accept)), None)
@@ -300,7 +308,8 @@ def choose_variant(held: tuple[V, ...], accept: Accept) -> V | None:
 
 def variants(held: tuple[V, ...], accept: Accept) -> list[V]:
     """All that choose_variant() may choose from, the newest first."""
+    named = accept.named
     usable = (
-        h for h in held if accept.accepts(h.media_type) and (h.accepts_index or not accept.accepts_index)
+        h for h in held if accept.accepts(h.media_type) and not named & bits_above(h.media_type) & ~h.named
     )
     return sorted(usable, key=lambda h: h.fetched_at, reverse=True)

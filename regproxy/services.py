@@ -12,29 +12,32 @@ from typing import Final
 
 from regproxy._reactor import Reactor
 from regproxy.accesslog import AccessLog
+from regproxy.auth import Origin
 from regproxy.bounded import Bounded
 from regproxy.config import Config
 from regproxy.contexts import Contexts
 from regproxy.fill import Fills
-from regproxy.heads import Request, parse_request
+from regproxy.heads import Request, parse_authority, parse_request
 from regproxy.index import Index, TagRow
 from regproxy.metrics import Metrics
 from regproxy.oci import Accept, Kind, Target, parse_accept, parse_target
 from regproxy.pages import Pages
 from regproxy.policy import Plan, Policy, choose_variant
+from regproxy.sharing import Shared, shared
 from regproxy.store import Store
 from regproxy.tagrows import is_former
 from regproxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
-REFUSAL_SECONDS: Final = 60.0
-REFUSALS_MAX: Final = 256
+SAID_SECONDS: Final = 60.0  # until the same is logged again
+SAID_MAX: Final = 256
 ROUTES_MAX: Final = 1024
 ROUTE_HEAD_MAX: Final = 2048  # bytes; with it the memory is bounded
 
 BY_DIGEST: Final = frozenset({Kind.BLOB, Kind.MANIFEST})
 _READS: Final = frozenset({"GET", "HEAD"})
+_BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _CONDITIONS: Final = frozenset({b"range", b"if-none-match"})
 
 
@@ -43,19 +46,36 @@ class Route:
     """What a head says, worked out once: clients send the same few heads again and again.
 
     `by_digest` is the plan when the content is held, None for all but content by digest; `fresh_tag` the one
-    for a tag while its copy is young enough, with that age. `conditional`: a range or validator may make the
-    answer something else than all of it. `rows` and `chosen` remember the last choice among a tag's variants.
+    for a tag while its copy is young enough, with that age. `shared`: what others may share of it. `named`:
+    the host that is meant, and the port, 0 where none is named. `conditional`: a range or validator may make
+    the answer something else than all of it. `rows` and `chosen`: the last choice among a tag's variants.
     """
 
     request: Request
     target: Target
+    shared: Shared
     by_digest: Plan | None
     fresh_tag: tuple[Plan, float] | None
     conditional: bool
     has_body: bool
     accept: Accept
+    named: tuple[str, int] | None = None
     rows: tuple[TagRow, ...] = ()
     chosen: TagRow | None = None
+
+    def refusal(self, origin: Origin) -> tuple[int, str] | None:
+        """Return status and reason where the request can't be passed to `origin`, None where it can.
+
+        421: it names another host than the CONNECT has (RFC 9110 15.5.20). 400: it has a body where none has
+        a meaning (RFC 9110 9.3.1, 9.3.2, 9.3.7): an origin that leaves it unread takes it for a request.
+        """
+        named = self.named
+        if named is not None and (named[0] != origin.host or named[1] not in (0, origin.port)):
+            there = f"{origin.host}:{origin.port}"
+            return 421, f"the request is for {self.request.authority}, the CONNECT was for {there}"
+        if self.has_body and self.request.method in _BODILESS:
+            return 400, f"a {self.request.method} with a body is not passed on"
+        return None
 
     def choose(self, rows: tuple[TagRow, ...]) -> TagRow | None:
         """The variant among a tag's rows that answers this request, if any does."""
@@ -85,7 +105,7 @@ class Services:
     closes: bool = False  # every answer says that the connection ends: while we end, or without keep-alive
     drains: bool = False  # a connection ends with its answer, whatever that has said
     _routes: dict[bytes, Route] = field(default_factory=dict)
-    _refusals: Bounded[tuple[str, int], float] = field(default_factory=lambda: Bounded(REFUSALS_MAX))
+    _said: Bounded[tuple[object, ...], float] = field(default_factory=lambda: Bounded(SAID_MAX))
     _second: int = 0
     _date: bytes = b""
 
@@ -96,15 +116,18 @@ class Services:
             return route
         request = parse_request(head)
         target = parse_target(request.path)
+        share = shared(request, target, self.config.ignored_headers)
         by_digest = fresh_tag = None
         if request.body.empty and request.method in _READS:
             if target.kind in BY_DIGEST:
                 by_digest = self.policy.plan(request.method, target, True, None)
-            elif target.kind is Kind.TAG:
+            elif target.kind is Kind.TAG and not share.own:
                 fresh_tag = self.policy.fresh_tag(target.reference)
         conditional = any(name in _CONDITIONS for name, _ in request.headers)
         accept = parse_accept(request.all(b"accept"))
-        route = Route(request, target, by_digest, fresh_tag, conditional, not request.body.empty, accept)
+        body = not request.body.empty
+        named = _named(request.authority)
+        route = Route(request, target, share, by_digest, fresh_tag, conditional, body, accept, named)
         if len(head) <= ROUTE_HEAD_MAX:
             if len(self._routes) >= ROUTES_MAX:
                 del self._routes[next(iter(self._routes))]
@@ -113,10 +136,24 @@ class Services:
 
     def say_refused(self, host: str, port: int, reason: str) -> None:
         """Log a CONNECT that is refused, once a minute for each target: clients show only the status."""
-        now = time.monotonic()
-        if now >= (self._refusals.get((host, port)) or 0.0):
-            self._refusals.put((host, port), now + REFUSAL_SECONDS)
+        if self._is_news((host, port)):
             log.warning("CONNECT %s:%d refused: %s", host, port, reason)
+
+    def say_own(self, host: str, reason: str) -> None:
+        """Log that requests to a registry can't be answered from the cache, once a minute for each reason."""
+        if self._is_news((host, reason)):
+            log.info(
+                "%s: a request with %s is passed on uncached: the answer may depend on it"
+                " (REGPROXY_IGNORE_HEADERS names headers that say nothing of what is wanted)",
+                *(host, reason),
+            )
+
+    def _is_news(self, what: tuple[object, ...]) -> bool:
+        now = time.monotonic()
+        if now < (self._said.get(what) or 0.0):
+            return False
+        self._said.put(what, now + SAID_SECONDS)
+        return True
 
     def date(self) -> bytes:
         """The Date field and the empty line that ends a head; made once a second."""
@@ -125,3 +162,14 @@ class Services:
             self._second = now
             self._date = b"date: " + formatdate(now, usegmt=True).encode() + b"\r\n\r\n"
         return self._date
+
+
+def _named(authority: str) -> tuple[str, int] | None:
+    """Return the host and port that a request names, port 0 without one; None where it names nobody."""
+    if not authority:
+        return None
+    name, _, port = authority.rpartition(":")
+    if not port or port.endswith("]") or not name:
+        # `host:` means the scheme's own port (RFC 3986 3.2.3).
+        return parse_authority(name if not port else authority, 65535)[0], 0
+    return parse_authority(authority, None)

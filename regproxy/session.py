@@ -17,12 +17,13 @@ from regproxy._stream import Stream
 from regproxy.ask import Asker
 from regproxy.auth import Origin
 from regproxy.errors import HeadError, RegproxyError
-from regproxy.fill import NO_TYPE, Wanted
+from regproxy.fill import Wanted
 from regproxy.index import TagRow
 from regproxy.oci import Kind
 from regproxy.policy import Action, Decision
 from regproxy.services import Route
 from regproxy.store import Blob
+from regproxy.tagask import Held
 from regproxy.tunnel import Tunnel
 
 log = logging.getLogger(__name__)
@@ -101,48 +102,56 @@ class Session(Asker):
         if origin is None or origin.host == OWN_HOST:
             self._front(request)
             return
-        blob: Blob | None = None
+        refusal = route.refusal(origin)
+        if refusal is not None:
+            self._error(refusal[0], "UNSUPPORTED", f"{origin.host}: {refusal[1]}")
+            return
         row: TagRow | None = None
+        blob: Blob | None = None
+        media_type = ""
         plan = route.by_digest
         if plan is not None:
             blob = self._lookup(target.reference)
-            if blob is not None and target.kind is Kind.MANIFEST and blob.media_type == NO_TYPE:
-                blob = self._typed(blob)
-        elif target.kind is Kind.TAG:
-            row, blob = self._held(origin, route)
+            if blob is not None:
+                media_type = self._digest_type(origin, route, blob)
+        elif target.kind is Kind.TAG and not route.shared.own:
+            row, blob, media_type = self._held(origin, route)
             if row is not None:
                 age = time.time() - row.fetched_at
                 fresh = route.fresh_tag
                 plan = fresh[0] if fresh is not None and 0 <= age < fresh[1] else None
-        if plan is not None and blob is not None:
+        if plan is not None and blob is not None and media_type:
             self._kind = plan.kind
-            self._serve(blob, "HIT")
+            self._serve(blob, "HIT", media_type)
         else:
-            self._not_at_hand(origin, route, row, blob)
+            held = Held(blob, media_type) if blob is not None else None
+            self._not_at_hand(origin, route, row, held)
 
-    def _not_at_hand(self, origin: Origin, route: Route, row: TagRow | None, blob: Blob | None) -> None:
-        """What is neither content that is held nor a fresh tag. `row`, `blob`: of a tag that is not fresh."""
+    def _not_at_hand(self, origin: Origin, route: Route, row: TagRow | None, held: Held | None) -> None:
+        """Handle a request that is not a fresh hit. `row`, `held`: of a tag that is not fresh."""
         request, target = route.request, route.target
-        copy = self._copy(origin, route, row, blob) if target.kind is Kind.TAG else None
+        tag = target.kind is Kind.TAG and not route.shared.own
+        copy = self._copy(origin, route, row, held) if tag else None
         age = copy.age if copy is not None and copy.current else math.inf
         stretch = self._s.stretch(origin.host) if copy is not None else 1.0
         plan = self._s.policy.plan(request.method, target, copy is not None, age, request.path, stretch)
+        if route.shared.own:
+            self._s.say_own(origin.host, route.shared.own)
+            plan = self._s.policy.as_own(plan, target)
         self._kind = plan.kind
         if plan.action is Action.REFUSE:
             self._error(plan.status, plan.code, f"{origin.host}: {plan.reason}")
-        elif plan.action is not Action.PASS and not request.body.empty:
-            self._error(400, "UNSUPPORTED", f"a {request.method} with a body can't be answered from a cache")
         elif plan.action is Action.SERVE and copy is not None:
-            self._serve(copy.blob, "HIT")
+            self._serve(copy.blob, "HIT", copy.media_type)
         elif plan.action is Action.STALE and copy is not None:
-            self._serve(copy.blob, "STALE")
+            self._serve(copy.blob, "STALE", copy.media_type)
         elif plan.action is Action.RENEW and copy is not None:
-            self._renew(Wanted(origin, request, target, own=True), copy)
-            self._serve(copy.blob, "STALE")
+            self._renew(Wanted(origin, route.shared.request, target, own=True), copy)
+            self._serve(copy.blob, "STALE", copy.media_type)
         elif plan.action is Action.PONG:
             self._pong()
         else:
-            self._task = self._s.loop.create_task(self._carry_out(plan, target, request, copy))
+            self._task = self._s.loop.create_task(self._carry_out(plan, route, copy))
 
     def on_head_too_large(self) -> None:
         """No end of the head within the limit (RFC 6585 section 5)."""

@@ -28,6 +28,7 @@ from regproxy import claims
 from regproxy._board import Board
 from regproxy._relay import File
 from regproxy.errors import StoreError
+from regproxy.oci import ManifestType
 from regproxy.parts import Part, memory_part, new_part, open_part, unlink_beside
 
 log = logging.getLogger(__name__)
@@ -49,13 +50,18 @@ class Counters(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Blob:
-    """Stored, verified content. `small` has all of it when it is small; `heads` are heads made before."""
+    """Stored, verified content. `small` has all of it when it is small; `heads` are heads made before.
+
+    `known`: it was compared with what the index says of it. `manifest`: what the bytes say of their type,
+    None where nobody has looked.
+    """
 
     digest: str
     size: int
     file: File
     small: bytes | None
-    media_type: str = ""
+    known: bool = False
+    manifest: ManifestType | None = None
     heads: dict[tuple[object, ...], bytes] = field(default_factory=dict)
 
     @property
@@ -263,16 +269,14 @@ class Store:
             raise StoreError(f"{final}: what was written is not what can be read again")
         return blob
 
-    def unkept(self, part: Part, digest: str, media_type: str) -> Blob:
+    def unkept(self, part: Part, digest: str) -> Blob:
         """Verified content that is not stored, for those who wait; nobody remembers it. Raises StoreError."""
         growth, file = part.growth, part.growth.file
         if growth.memory is not None and growth.disk_end < growth.written:
             if growth.floor:
                 raise StoreError(f"{digest} is not stored, and no longer in memory")
             file = growth.memory
-        return Blob(
-            digest, growth.written, File(os.dup(file.fd), growth.written, self._loop), None, media_type
-        )
+        return Blob(digest, growth.written, File(os.dup(file.fd), growth.written, self._loop), None, True)
 
     def leave(self, part: Part) -> None:
         """Let go of a part, and leave what is in it to others. Its readers have been told."""

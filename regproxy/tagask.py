@@ -11,6 +11,14 @@ from regproxy.store import Blob
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """What is held of a tag, and the media type that it goes by there."""
+
+    blob: Blob
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
 class TagAsk:
     """What equal requests for a tag have in common, and what is held that would answer them.
 
@@ -21,7 +29,7 @@ class TagAsk:
     """
 
     accept: Accept
-    fresh: Callable[[], Blob | None]
+    fresh: Callable[[], Held | None]
     row: TagRow | None = None
     shared: bool = False
     stands_in: bool = False

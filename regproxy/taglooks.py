@@ -19,8 +19,7 @@ from regproxy.connections import ConnectionLost
 from regproxy.errors import RegproxyError, UpstreamError
 from regproxy.filling import Wanted
 from regproxy.index import TagKey
-from regproxy.store import Blob
-from regproxy.tagask import TagAsk
+from regproxy.tagask import Held, TagAsk
 from regproxy.tagclaims import TagClaim, TagClaims
 from regproxy.tagrows import TagRows, name_of
 from regproxy.tagsaid import Seen, as_seen, failed_answer
@@ -41,7 +40,7 @@ class _Look:
         self.wanted = wanted
         self.tag = tag
         self.asked = time.monotonic()
-        self.done: asyncio.Future[Seen | Blob] = loop.create_future()
+        self.done: asyncio.Future[Seen | Held] = loop.create_future()
 
     def fail(self, error: BaseException) -> None:
         if not self.done.done():
@@ -68,7 +67,7 @@ class TagLooks:
         self._spawn = spawn
         self._under_way: dict[str, _Look] = {}
 
-    async def look(self, wanted: Wanted, tag: TagAsk) -> Seen | Blob:
+    async def look(self, wanted: Wanted, tag: TagAsk) -> Seen | Held:
         """What the origin says of a tag, entered in the index; or the copy that is fresh by now.
 
         Raises UpstreamError where it could not be asked.
@@ -76,14 +75,15 @@ class TagLooks:
         if tag.shared:
             look = self._join(wanted, tag, "")
             found = await asyncio.shield(look.done)
-            refused = isinstance(found, Seen) and not found.digest
-            if not refused or found.asker == self._asker(wanted):  # type: ignore[union-attr]
+            if not isinstance(found, Seen) or found.digest or found.asker == self.asker(wanted):
                 return found
             # Somebody else's credentials were refused; ours may not be.
-        return await asyncio.shield(self._join(wanted, tag, self._asker(wanted)).done)
+        return await asyncio.shield(self._join(wanted, tag, self.asker(wanted)).done)
 
-    def _asker(self, wanted: Wanted) -> str:
-        return self._claims.mark((wanted.request.get(b"authorization") or b"").decode("latin-1"))
+    def asker(self, wanted: Wanted) -> str:
+        """Return a mark of all that a refusal may be due to, the same in all processes."""
+        said = (wanted.request.all(name) for name in (b"authorization", b"user-agent"))
+        return self._claims.mark(json.dumps([[value.decode("latin-1") for value in each] for each in said]))
 
     def _join(self, wanted: Wanted, tag: TagAsk, asker: str) -> _Look:
         key = json.dumps(["HEAD", wanted.origin.scheme, *name_of(wanted), asker, tag.accept.key])
@@ -132,21 +132,21 @@ class TagLooks:
             # Refused or not: who asked it in that process joins only those who are alike.
             look.done.set_result(as_seen(claim.answer))
             return
-        blob = look.tag.fresh()
-        if blob is not None:
-            look.done.set_result(blob)
+        held = look.tag.fresh()
+        if held is not None:
+            look.done.set_result(held)
             return
         began = time.monotonic()
         try:
             fetched = await self._head(look)
         except UpstreamError as error:
-            answer = failed_answer(error, began)
+            answer = failed_answer(error, began, self.asker(wanted))
             if answer is not None:
                 claim.publish(answer, time.monotonic())
             raise
         at = time.monotonic()
         address, direct = fetched.connection.address, fetched.origin == wanted.origin
-        seen = Seen(fetched.response, address, fetched.seconds, began, direct, self._asker(wanted))
+        seen = Seen(fetched.response, address, fetched.seconds, began, direct, self.asker(wanted))
         self._upstream.release(fetched.connection, fetched.response)
         entered = self._rows.seen(wanted, look.tag, seen)
         # Who asks from here on asks anew.

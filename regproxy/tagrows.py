@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from regproxy.filling import Wanted
 from regproxy.index import TagKey, TagRow
-from regproxy.oci import MANIFEST_TYPES, Accept
+from regproxy.oci import MANIFEST_TYPES, Accept, bits_above
 from regproxy.store import Blob, Store
 from regproxy.tagask import TagAsk
 from regproxy.tagsaid import Seen
@@ -36,6 +36,9 @@ class Recorder(Protocol):
 
     def drop_tag(self, host: str, port: int, repository: str, tag: str) -> None:
         """Forget all that is known of a tag."""
+
+    def media_type(self, digest: str) -> str | None:
+        """The type that a manifest's bytes state; None: not known, or not stated."""
 
     def dropped_at(self, host: str, port: int, repository: str, tag: str) -> float:
         """When the tag was last set or deleted by a client, monotonic."""
@@ -63,18 +66,22 @@ class TagRows:
         """Enter what a HEAD has told; False: it said too little."""
         if not seen.digest:
             return False
-        if tag.row is not None and tag.row.digest == seen.digest:
-            row = replace(tag.row, fetched_at=time.time())
-        else:
-            held = self._store.lookup(seen.digest)
-            media_type = seen.media_type or (held.media_type if held is not None else "")
-            if media_type not in MANIFEST_TYPES:
-                return False
-            row = _row(tag.accept, seen.digest, media_type, held.size if held is not None else seen.size)
-            if held is None:
-                self._keep_former(wanted, row, seen.began)
+        known = tag.row if tag.row is not None and tag.row.digest == seen.digest else None
+        held = self._store.lookup(seen.digest)
+        # The type that came with the content goes before what a HEAD says of it.
+        media_type = known.media_type if known is not None else self._type_of(seen)
+        if known is None and media_type not in MANIFEST_TYPES:
+            return False
+        size = held.size if held is not None else seen.size
+        # By this request's Accept, not by that of the row which it confirms: that one may have named more.
+        row = _row(tag.accept, seen.digest, media_type, size)
+        if known is None and held is None:
+            self._keep_former(wanted, row, seen.began)
         self._index.put_tag(*name_of(wanted), row, asked=seen.began)
         return True
+
+    def _type_of(self, seen: Seen) -> str:
+        return self._index.media_type(seen.digest) or seen.media_type
 
     def _keep_former(self, wanted: Wanted, row: TagRow, began: float) -> None:
         """What is held is all that there is until somebody has fetched what the tag is now."""
@@ -107,11 +114,12 @@ def is_former(row: TagRow) -> bool:
 
 def name_of(wanted: Wanted) -> TagKey:
     """The tag that is wanted."""
-    origin, target = wanted.origin, wanted.target
-    return origin.host, origin.port, target.repository, target.reference
+    origin = wanted.origin
+    return origin.host, origin.port, wanted.repository, wanted.target.reference
 
 
 def _row(accept: Accept, digest: str, media_type: str, size: int) -> TagRow:
     # One row for each answer that a registry may choose by Accept, not for each spelling of Accept.
-    variant = f"{media_type} {'any' if accept.accepts_index else 'single'}"
-    return TagRow(variant, digest, media_type, size, time.time(), accept.accepts_index)
+    named = accept.named & bits_above(media_type)
+    variant = f"{media_type} {named}"
+    return TagRow(variant, digest, media_type, size, time.time(), named)

@@ -23,7 +23,7 @@ from regproxy.index import TagKey
 from regproxy.oci import MANIFEST_MAX, Kind, Target
 from regproxy.policy import STALE_ON
 from regproxy.store import Blob, Store
-from regproxy.tagask import TagAsk
+from regproxy.tagask import Held, TagAsk
 from regproxy.tagclaims import TagClaim, TagClaims
 from regproxy.taglooks import ATTEMPTS, TagLooks, pause
 from regproxy.tagrows import Recorder, TagRows, name_of
@@ -67,7 +67,7 @@ class Tags:
 
     # --- what is asked of it -----------------------------------------------------------------------------
 
-    async def look(self, wanted: Wanted, tag: TagAsk) -> Seen | Blob:
+    async def look(self, wanted: Wanted, tag: TagAsk) -> Seen | Held:
         """What the origin says of a tag by HEAD, or the copy that is fresh by now. Raises UpstreamError."""
         return await self._looks.look(wanted, tag)
 
@@ -126,7 +126,7 @@ class Tags:
             return False
         if not isinstance(found, Seen):
             fill.joined = fill.revalidated = True
-            self._complete(fill, found, found.media_type)
+            self._complete(fill, found.blob, found.media_type)
             return True
         if found.status in STALE_ON and tag.stands_in:
             raise UpstreamAnswer(found.response, b"", fill.wanted.origin)
@@ -161,8 +161,7 @@ class Tags:
         return blob
 
     def _complete(self, fill: Fill, blob: Blob, media_type: str) -> None:
-        known = blob.media_type if blob.media_type != NO_TYPE else ""
-        fill.media_type = media_type or known or NO_TYPE
+        fill.media_type = media_type or NO_TYPE
         fill.complete(blob)
 
     # --- what is not -------------------------------------------------------------------------------------
@@ -172,17 +171,17 @@ class Tags:
         try:
             if claim.answer is not None and self._share(fill, claim.answer):
                 return
-            blob = tag.fresh()
-            if blob is not None:
+            held = tag.fresh()
+            if held is not None:
                 fill.joined = True
-                self._complete(fill, blob, blob.media_type)
+                self._complete(fill, held.blob, held.media_type)
                 return
             fill.joined = False
             began = time.monotonic()
             try:
                 await self._download(fill)
             except UpstreamError as error:
-                answer = failed_answer(error, began)
+                answer = failed_answer(error, began, self._looks.asker(fill.wanted))
                 if answer is not None:
                     claim.publish(answer, time.monotonic())
                 self._forget_gone(fill.wanted, tag, error)
@@ -217,13 +216,15 @@ class Tags:
         """Take what another process was answered; False: it is not there any more, or not so any more."""
         if self._rows.dropped_since(fill.wanted, answer["began"]):
             return False
+        if "status" in answer and answer["asker"] != self._looks.asker(fill.wanted):
+            return False  # it may be for their sake that they were refused
         fill.joined = True
         if "digest" not in answer:
             raise as_failure(answer, fill.wanted.origin)
         blob = self._store.lookup(answer["digest"])
         if blob is None:
             return False
-        fill.media_type = blob.media_type = answer["type"]
+        fill.media_type = answer["type"]
         fill.fetched_from, fill.seconds = answer["address"], answer["seconds"]
         fill.complete(blob)
         return True
@@ -231,7 +232,6 @@ class Tags:
     async def _enter(self, fill: Fill, tag: TagAsk, claim: TagClaim, began: float, at: float) -> None:
         """Enter what the tag is; other processes know it before the next of them may ask the origin."""
         blob = fill.done.result()
-        blob.media_type = fill.media_type
         if not fill.stored:
             return
         self._rows.fetched(fill.wanted, tag.accept, blob, fill.media_type, began)
@@ -248,7 +248,7 @@ class Tags:
 
 def key_of(wanted: Wanted, tag: TagAsk) -> object:
     """Equal for requests that share a fetch; an origin may answer others with something else."""
-    return (wanted.signature, wanted.target.reference, tag.accept)
+    return (wanted.identity, wanted.target.reference, tag.accept)
 
 
 def is_for(fill: Fill, tag: TagKey) -> bool:
@@ -258,7 +258,7 @@ def is_for(fill: Fill, tag: TagKey) -> bool:
 
 def _equal(wanted: Wanted, tag: TagAsk) -> str:
     """key_of() as a text that is the same in all processes."""
-    authorization = (wanted.request.get(b"authorization") or b"").decode("latin-1")
+    authorization = [value.decode("latin-1") for value in wanted.request.all(b"authorization")]
     return json.dumps([wanted.origin.scheme, *name_of(wanted), authorization, tag.accept.key])
 
 

@@ -72,14 +72,18 @@ def as_seen(answer: dict[str, Any]) -> Seen:
     return Seen(response, *(answer[name] for name in ("address", "seconds", "began", "direct", "asker")))
 
 
-def failed_answer(error: UpstreamError, began: float) -> dict[str, Any] | None:
-    """A failure as those get it who asked the same meanwhile; None: that is for each process to find."""
+def failed_answer(error: UpstreamError, began: float, asker: str) -> dict[str, Any] | None:
+    """A failure as those get it who asked the same meanwhile; None: that is for each process to find.
+
+    A refusal is for those alone who are like the `asker`.
+    """
     if isinstance(error, RateLimited | CircuitOpen):
         # Nobody was asked, and it is to be told as what it is.
         return None
     if not isinstance(error, UpstreamAnswer):
         return {"word": word_for(error), "reason": str(error), "began": began}
-    return {**_said(error.response), "body": base64.b64encode(error.body).decode(), "began": began}
+    body = base64.b64encode(error.body).decode()
+    return {**_said(error.response), "body": body, "began": began, "asker": asker}
 
 
 def as_failure(answer: dict[str, Any], origin: Origin) -> UpstreamError:

@@ -253,6 +253,17 @@ def parse_rules(raw: Raw) -> tuple[HostRule, ...]:
     return tuple(dict.fromkeys(_each(_words(raw), parse_rule)))
 
 
+def parse_header_masks(raw: Raw) -> tuple[bytes, ...]:
+    """Return the names of header fields of a list, in lower case; a `*` at its end stands for any end."""
+    return tuple(dict.fromkeys(_each(_words(raw), _header_mask)))
+
+
+def _header_mask(word: str) -> bytes:
+    if _HEADER_MASK.fullmatch(word) is None:
+        raise ValueError("the name of a header field, * at its end alone, such as x-trace-*")
+    return word.lower().encode("ascii")
+
+
 def parse_ports(raw: Raw) -> frozenset[int]:
     """Return the ports of a list."""
     return frozenset(_each(_words(raw), parse_port))
@@ -396,6 +407,7 @@ def parse_level(text: str) -> LogLevel:
 
 # Quotas.
 
+_HEADER_MASK = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]+\*?")
 _RESERVE = re.compile(r"([0-9]{1,9})(%?)")
 
 

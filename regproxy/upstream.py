@@ -21,11 +21,12 @@ from regproxy.connections import Connection, ConnectionLost, Idle
 from regproxy.dialing import Dialer
 from regproxy.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
 from regproxy.gate import Gate, credential_of
-from regproxy.heads import Framing, Headers, Request, Response, upstream_head
+from regproxy.heads import NONE, Framing, Headers, Request, Response, upstream_head
 from regproxy.oci import Kind, parse_target
 from regproxy.origins import Origins, Place
 from regproxy.policy import MAX_REDIRECTS, REDIRECTS
 from regproxy.ratelimit import CLIENT
+from regproxy.sharing import SENT
 from regproxy.tokens import Authorizer, Exchange, Grant
 
 __all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched", "Upstream", "authority"]
@@ -36,16 +37,9 @@ DISTRUST_SECONDS: Final = 300.0
 DISTRUSTED_MAX: Final = 1024
 INTERIM_MAX: Final = 16  # 1xx answers before the one that counts
 
-# What a stored answer must not depend on, and what asks for less than all of the content.
-_NOT_FORWARDED: Final = frozenset(
-    b"accept-encoding expect range if-range if-none-match if-match if-modified-since"
-    b" if-unmodified-since forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix"
-    b" x-forwarded-proto x-host x-http-method-override x-original-url x-rewrite-url".split()
-)
-# All that a mirror, or a host that we were redirected to, has any business with.
-_ACROSS: Final = frozenset(b"accept user-agent".split())
+# All of a client's that a fetch sends on, for others may share what it brings; credentials are decided on.
+_TOLD: Final = SENT - {b"authorization"}
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-_NOT_SENT: Final = frozenset({b"authorization", b"cookie"})  # but what is decided on
 _TOKENS: Final = "tokens"  # their servers' quotas are no registry's
 _SOON: Final = 20.0  # seconds for a token
 _LITTLE: Final = 5.0  # seconds for what nobody wants
@@ -154,9 +148,15 @@ class Upstream:
 
     # --- what is passed on -------------------------------------------------------------------------------
 
-    async def pass_on(self, origin: Origin, request: Request) -> tuple[Connection, Response]:
-        """Send a request without a body as it is, with the origin's credentials where it has none."""
-        grant, kind = await self._authorizer.passing(origin, request), _kind(request)
+    async def pass_on(
+        self, origin: Origin, request: Request, *, lend: bool = True
+    ) -> tuple[Connection, Response]:
+        """Send a request without a body as it is, with the origin's credentials where it has none.
+
+        `lend` False: it goes without those.
+        """
+        grant = await self._authorizer.passing(origin, request) if lend else None
+        kind = _kind(request)
         async with self._authorizer.trial(origin, grant) as rests:
             grant = None if rests else grant
             head = upstream_head(request, authority(origin), put=self._fields(origin, grant))
@@ -240,7 +240,7 @@ class Upstream:
             if (self._distrusted.get((place.origin, request.path)) or 0.0) > started:
                 continue
             try:
-                fetched = await self._fetch_at(place, _without_secrets(request), method, ask)
+                fetched = await self._fetch_at(place, _anonymous(request), method, ask)
             except (UpstreamError, Refused) as error:
                 log.info("%s: the mirror %s: %s", origin.host, place.origin.host, error)
                 continue
@@ -331,15 +331,13 @@ class Upstream:
         *,
         across: bool = False,
     ) -> tuple[Connection, Response]:
-        drop = _NOT_FORWARDED | _NOT_SENT
-        if across:
-            request = _without_secrets(request)
         put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
-        head = upstream_head(request, authority(at), target=_path_of(url), method=method, drop=drop, put=put)
+        told = _anonymous(request)
+        head = upstream_head(told, authority(at), target=_path_of(url), method=method, put=put)
         # Who shows nothing where something is asked for uses up nobody's quota, and has to see the challenge.
         limited = grant is not None or across or self._lets_in.get(at) is True
         connection, response = await self._gate.through(
-            *(at, credential_of(grant, request), method, _kind(request)),
+            *(at, credential_of(grant, told if across else request), method, _kind(request)),
             lambda: self._request(at, head, method),
             limited=limited,
         )
@@ -371,9 +369,9 @@ def _kind(request: Request) -> Kind:
     return parse_target(request.path).kind
 
 
-def _without_secrets(request: Request) -> Request:
-    """The request as another host may see it."""
-    return replace(request, headers=tuple(field for field in request.headers if field[0] in _ACROSS))
+def _anonymous(request: Request) -> Request:
+    """The request without its credentials, and without all that no key of a shared answer has."""
+    return replace(request, headers=tuple(field for field in request.headers if field[0] in _TOLD), body=NONE)
 
 
 def authority(origin: Origin) -> bytes:

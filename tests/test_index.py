@@ -57,7 +57,7 @@ def test_a_tag_is_there_at_once_and_after_a_restart(index: Index, path: Path, cl
     assert index.tag(*NGINX) == (ROW,)
     other = reopened(index, path, clock)
     assert other.tag(*NGINX) == (ROW,)
-    assert other.tag(*NGINX)[0].accepts_index is True
+    assert other.tag(*NGINX)[0].named == 3
     other.close()
 
 
@@ -83,7 +83,7 @@ def test_each_part_of_the_key_counts(
 
 
 def test_variants_stand_side_by_side(index: Index, path: Path, clock: Clock) -> None:
-    single = TagRow("single", digest(2), MANIFEST, 500, 1.0, False)
+    single = TagRow("single", digest(2), MANIFEST, 500, 1.0, 0)
     index.put_tag(*NGINX, ROW)
     index.put_tag(*NGINX, single)
     index.put_tag(*NGINX, replace(ROW, fetched_at=7.0))
@@ -361,7 +361,7 @@ ROWS = st.builds(
     media_type=st.sampled_from([INDEX, MANIFEST]),
     size=st.integers(0, 2**50),
     fetched_at=st.floats(0, 2e9),
-    accepts_index=st.booleans(),
+    named=st.integers(0, 15),
 )
 DIGESTS = st.integers(0, 5).map(digest)
 

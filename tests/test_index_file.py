@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,8 +219,9 @@ def version_1(path: Path) -> None:
 def test_the_first_version_is_brought_up(path: Path) -> None:
     version_1(path)
     index = Index.open(path)
-    assert index.tag(*NGINX) == (ROW,)
-    small, large = ObjectRow(digest(2), 0, None, 6.5, 0), ObjectRow(digest(1), 5000, MANIFEST, 7.5, 8192)
+    # An index is one whoever asked for it, so its row is kept; what a registry said of content is not.
+    assert index.tag(*NGINX) == (replace(ROW, named=0),)
+    small, large = ObjectRow(digest(2), 0, None, 6.5, 0), ObjectRow(digest(1), 5000, None, 7.5, 8192)
     assert index.oldest(9) == [small, large]
     assert index.totals() == Totals(2, 5000, 8192)
     assert index.complete is False
@@ -228,6 +230,18 @@ def test_the_first_version_is_brought_up(path: Path) -> None:
     index.close()
     assert sums(path) == [(2, 5001, 3 * 4096)] * 2
     assert not path.with_name("index.sqlite3.aside").exists()
+
+
+def test_answers_to_nobody_knows_which_index_types_are_forgotten(path: Path) -> None:
+    version_1(path)
+    key = f"'{NGINX[0]}', 443, '{NGINX[2]}'"
+    for tag, index_type in (("took-one", 1), ("took-none", 0)):
+        values = f"'any', '{ROW.digest}', '{MANIFEST}', 9000, {ROW.fetched_at}, {index_type}"
+        change(path, f"INSERT INTO tags VALUES ({key}, '{tag}', {values})")
+    index = Index.open(path)
+    assert index.tag(*NGINX[:3], "took-one") == ()
+    assert index.tag(*NGINX[:3], "took-none") == (replace(ROW, media_type=MANIFEST, named=0),)
+    index.close()
 
 
 def test_several_processes_bring_it_up_at_once(path: Path) -> None:
@@ -268,7 +282,7 @@ def cut_short(path: Path) -> None:
 
 
 def later_version(path: Path) -> None:
-    change(path, "PRAGMA user_version = 3")
+    change(path, "PRAGMA user_version = 99")
 
 
 def table_is_gone(path: Path) -> None:

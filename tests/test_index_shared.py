@@ -333,7 +333,7 @@ first = int(sys.argv[2])
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(first, first + 600):
-    row = TagRow("any", f"sha256:{number:064x}", "m", 5, 1.0, True)
+    row = TagRow("any", f"sha256:{number:064x}", "m", 5, 1.0, 3)
     index.put_object(row.digest, number, "m", 512)
     index.put_object(f"sha256:{number % 7:064x}", number % 5, None, 512)
     index.put_tag("a.example", 443, "r", str(number), row)
@@ -390,7 +390,7 @@ number = 0
 while True:
     for _ in range(random.randrange(1, 300)):
         digest = f"sha256:{random.randrange(400):064x}"
-        row = TagRow("any", digest, "m", 5, 1.0, True)
+        row = TagRow("any", digest, "m", 5, 1.0, 3)
         index.put_object(digest, random.randrange(10**9), "m", random.randrange(10**6))
         index.put_tag("a.example", 443, "r", str(random.randrange(100)), row)
         index.drop_object(f"sha256:{random.randrange(400):064x}")

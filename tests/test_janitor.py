@@ -380,7 +380,7 @@ class TestChores:
             *(stock.root, Limits(max_size=0, inactive=0.0, min_free=0), Metrics(CollectorRegistry()), None),
             *(stock.clock, stock.clock.monotonic),
         )
-        row = TagRow("any", digest_of(b"nobody has it"), "", 9, stock.clock(), True)
+        row = TagRow("any", digest_of(b"nobody has it"), "", 9, stock.clock(), 3)
         held = replace(row, variant="held", digest=stock.blob())
         for each in (row, held):
             stock.index.put_tag("reg.test", 443, "app", "latest", each)

@@ -26,6 +26,7 @@ LAYERS = {
         "proxies",
         "origintables",
         "origins",
+        "sharing",
         *("bounded", "challenges", "dockerconfig", "sites", "sources", "standing", "tokenserver"),
     ],
     "ext": [

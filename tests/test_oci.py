@@ -384,35 +384,35 @@ def test_manifests_raise_nothing_else(body: bytes, content_type: str) -> None:
 # docker 20.10 and skopeo 1.9 send one line a type; docker shuffles them.
 SKOPEO = [OCI, DOCKER, SIGNED, SCHEMA1, DOCKER_LIST, OCI_INDEX]
 ACCEPTS = [
-    # lines, accepts_index, accepted, not accepted
-    ([], False, [OCI, OCI_INDEX, "x/y"], []),
-    ([""], False, [OCI, OCI_INDEX], []),
-    (SKOPEO, True, SKOPEO, ["x/y", ARTIFACT]),
-    ([", ".join(SKOPEO)], True, SKOPEO, ["x/y"]),
-    ([f"{OCI_INDEX}, */*"], True, [OCI_INDEX, OCI, "x/y"], []),
-    ([f"{DOCKER}, */*"], False, [DOCKER, OCI_INDEX], []),
-    (["*/*"], False, [OCI, OCI_INDEX, "x/y"], []),
-    ([DOCKER], False, [DOCKER], [OCI, OCI_INDEX]),
-    ([DOCKER_LIST], True, [DOCKER_LIST], [OCI_INDEX]),
-    (["application/*"], False, [OCI, OCI_INDEX], ["text/html"]),
-    ([f"{OCI};q=0.5, {DOCKER};q=0"], False, [OCI], [DOCKER]),
-    ([f"*/*, {OCI_INDEX};q=0"], False, [OCI], [OCI_INDEX]),
-    ([f"*/*, application/*;q=0.000, {OCI}"], False, [OCI, "text/plain"], [DOCKER]),
-    ([f"*/*;q=0, {OCI}"], False, [OCI], [DOCKER]),
-    ([f"{OCI};q=0"], False, [], [OCI, DOCKER]),
-    ([f"{OCI.upper()} ; Q = 0.001"], False, [OCI], []),
-    ([f"{OCI};charset=utf-8;q=0"], False, [], [OCI]),
-    ([f"{OCI};q="], False, [OCI], []),
-    ([f"nonsense, ,;, {OCI}"], False, [OCI], [DOCKER]),
-    ([f"{OCI};q=0, {OCI}"], False, [OCI], [DOCKER]),
-    (["nonsense"], False, [OCI], []),
+    # lines, named, accepted, not accepted
+    ([], 0, [OCI, OCI_INDEX, "x/y"], []),
+    ([""], 0, [OCI, OCI_INDEX], []),
+    (SKOPEO, 15, SKOPEO, ["x/y", ARTIFACT]),
+    ([", ".join(SKOPEO)], 15, SKOPEO, ["x/y"]),
+    ([f"{OCI_INDEX}, */*"], 1, [OCI_INDEX, OCI, "x/y"], []),
+    ([f"{DOCKER}, */*"], 8, [DOCKER, OCI_INDEX], []),
+    (["*/*"], 0, [OCI, OCI_INDEX, "x/y"], []),
+    ([DOCKER], 8, [DOCKER], [OCI, OCI_INDEX]),
+    ([DOCKER_LIST], 2, [DOCKER_LIST], [OCI_INDEX]),
+    (["application/*"], 0, [OCI, OCI_INDEX], ["text/html"]),
+    ([f"{OCI};q=0.5, {DOCKER};q=0"], 4, [OCI], [DOCKER]),
+    ([f"*/*, {OCI_INDEX};q=0"], 0, [OCI], [OCI_INDEX]),
+    ([f"*/*, application/*;q=0.000, {OCI}"], 4, [OCI, "text/plain"], [DOCKER]),
+    ([f"*/*;q=0, {OCI}"], 4, [OCI], [DOCKER]),
+    ([f"{OCI};q=0"], 0, [], [OCI, DOCKER]),
+    ([f"{OCI.upper()} ; Q = 0.001"], 4, [OCI], []),
+    ([f"{OCI};charset=utf-8;q=0"], 0, [], [OCI]),
+    ([f"{OCI};q="], 4, [OCI], []),
+    ([f"nonsense, ,;, {OCI}"], 4, [OCI], [DOCKER]),
+    ([f"{OCI};q=0, {OCI}"], 4, [OCI], [DOCKER]),
+    (["nonsense"], 0, [OCI], []),
 ]
 
 
-@pytest.mark.parametrize("sent, accepts_index, accepted, refused", ACCEPTS, ids=str)
-def test_accept(sent: list[str], accepts_index: bool, accepted: list[str], refused: list[str]) -> None:
+@pytest.mark.parametrize("sent, named, accepted, refused", ACCEPTS, ids=str)
+def test_accept(sent: list[str], named: int, accepted: list[str], refused: list[str]) -> None:
     accept = parse_accept(line.encode() for line in sent)
-    assert accept.accepts_index is accepts_index
+    assert accept.named == named
     assert [media_type for media_type in accepted if not accept.accepts(media_type)] == []
     assert [media_type for media_type in refused if accept.accepts(media_type)] == []
 

@@ -35,7 +35,7 @@ def stock(tmp_path: Path) -> Iterator[Stock]:
 def tag(stock: Stock, digest: str, *, variant: str = "any", at: tuple[Any, ...] = ()) -> None:
     """registry.k8s.io/pause:3.9 is this, or the tag `at`."""
     key = at or ("registry.k8s.io", 443, "pause", "3.9")
-    stock.index.put_tag(*key, TagRow(variant, digest, MANIFEST, 1, 1.0, False))
+    stock.index.put_tag(*key, TagRow(variant, digest, MANIFEST, 1, 1.0, 0))
     assert stock.index.flush()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from regproxy.config import load
 from regproxy.index import TagRow
@@ -356,9 +358,15 @@ def test_after_head(status: int) -> None:
     assert (status in REDIRECTS, status in STALE_ON) == (want is Verdict.FOLLOW, want is Verdict.TROUBLE)
 
 
-def held(media_type: str, at: float = 0.0, *, index: bool = False, digest: str = DIGEST) -> TagRow:
-    """A stored variant; `index` says that it was asked for with an index type in Accept."""
-    return TagRow("", digest, media_type, 100, at, index)
+def held(
+    media_type: str, at: float = 0.0, *, index: bool = False, named: int = 0, digest: str = DIGEST
+) -> TagRow:
+    """A stored variant; `index`: it was asked for with every type in Accept, else with those in `named`."""
+    return TagRow("", digest, media_type, 100, at, 0b1111 if index else named)
+
+
+BITS = {OCI_INDEX: 1, DOCKER_LIST: 2, OCI: 4, DOCKER: 8}
+SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
 
 
 VARIANTS = [
@@ -388,12 +396,34 @@ VARIANTS = [
     ("the other", [held(OCI), held(OCI_INDEX, index=True)], accept(OCI, OCI_INDEX), 1),
     ("the newest", [held(OCI, 1.0), held(OCI, 3.0, digest=OTHER_DIGEST), held(OCI, 2.0)], accept(OCI), 1),
     ("all that there are", [held(OCI_INDEX, index=True)], accept(*sorted(MANIFEST_TYPES)), 0),
+    # A registry falls back to one platform for who names the type of the other index.
+    ("the other index type was named", [held(DOCKER, named=1 | 8)], accept(DOCKER_LIST, DOCKER), None),
+    ("one of the two was named", [held(DOCKER, named=1 | 8)], accept(DOCKER_LIST, OCI_INDEX, DOCKER), None),
+    ("the very one was named", [held(DOCKER, named=1 | 8)], accept(OCI_INDEX, DOCKER), 0),
+    ("more than one were named", [held(DOCKER, named=3 | 8)], accept(OCI_INDEX, DOCKER), 0),
+    # And to schema 1 for who names neither index nor manifest.
+    ("schema 1 for who names it alone", [held(SIGNED)], accept(SIGNED), 0),
+    ("schema 1 where schema 2 was not named", [held(SIGNED)], accept(SIGNED, DOCKER), None),
+    ("schema 1 although schema 2 was named", [held(SIGNED, named=8)], accept(SIGNED, DOCKER), 0),
+    ("schema 1 where no index was named", [held(SIGNED, named=8)], accept(SIGNED, DOCKER, OCI_INDEX), None),
 ]
 
 
 @pytest.mark.parametrize("rows, wanted, index", [v[1:] for v in VARIANTS], ids=[v[0] for v in VARIANTS])
 def test_choose_variant(rows: list[TagRow], wanted: Accept, index: int | None) -> None:
     assert choose_variant(tuple(rows), wanted) is (None if index is None else rows[index])
+
+
+SOME_TYPES = st.sets(st.sampled_from(sorted(BITS)))
+
+
+@given(SOME_TYPES, SOME_TYPES, st.sampled_from([OCI, DOCKER]))
+def test_a_single_manifest_is_for_subsets(asked: set[str], wanted: set[str], single: str) -> None:
+    """Of those who take it: it serves whose index types were all acceptable when it was fetched."""
+    row = held(single, named=sum(BITS[media_type] for media_type in asked))
+    indexes = {OCI_INDEX, DOCKER_LIST}
+    fits = wanted & indexes <= asked & indexes
+    assert (choose_variant((row,), accept(*wanted, single)) is row) == fits
 
 
 @pytest.mark.parametrize(

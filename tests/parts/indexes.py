@@ -18,7 +18,7 @@ from regproxy.index import Index, ObjectRow, TagRow
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 NGINX = ("registry-1.docker.io", 443, "library/nginx", "latest")
-ROW = TagRow("any", "sha256:" + "a" * 64, INDEX, 9_000, 1_800_000_000.5, True)
+ROW = TagRow("any", "sha256:" + "a" * 64, INDEX, 9_000, 1_800_000_000.5, 3)
 
 _CHILD = """
 import sys
