@@ -30,8 +30,8 @@ NEUTRAL: Final = frozenset(
     # What the proxy answers itself, or sends in words of its own
     b" accept-encoding cache-control if-match if-modified-since if-none-match if-range if-unmodified-since"
     b" pragma range"
-    # Of people and browsers; a body that isn't there
-    b" accept-charset accept-language content-type date dnt from origin priority referer"
+    # Of people and browsers: the proxy gives nobody a cookie. A body that isn't there
+    b" accept-charset accept-language content-type cookie date dnt from origin priority referer"
     b" upgrade-insecure-requests"
     # Who asks, by what name, as other proxies have it: nobody's business upstream
     b" cdn-loop forwarded true-client-ip x-client-ip x-forwarded-for x-forwarded-host x-forwarded-port"
