@@ -59,8 +59,10 @@ types: build ## mypy, and the stubs against the built modules
 	$(BIN)/mypy
 	$(BIN)/stubtest --ignore-disjoint-bases --allowlist .ci/stubtest.allow $(MODULES)
 
-check: build test-packages ## the tests alone; PYTEST=... adds arguments
-	REGPROXY_DEBUG=1 $(BIN)/pytest $(PYTEST)
+# Most tests wait for something most of the time: twice as many at a time as there are cores.
+JOBS ?= $(shell expr 2 \* $$(nproc))
+check: build test-packages ## the tests alone; PYTEST=... adds arguments, JOBS=0 runs them one by one
+	REGPROXY_DEBUG=1 $(BIN)/pytest -n $(JOBS) --dist worksteal $(PYTEST)
 
 demo: build test-packages ## pull an image twice through the proxy and watch it
 	@env -u HTTPS_PROXY -u https_proxy -u HTTP_PROXY -u http_proxy $(BIN)/python -m tests.demo

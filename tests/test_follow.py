@@ -225,7 +225,7 @@ class TestFollowing:
             await case.until(lambda: case.followed.growth.done)
             case.part.disown()
             assert await case.outcome() is Outcome.UNKEPT
-            blob = case.other.unkept(case.followed, DIGEST, "text/plain")
+            blob = case.other.unkept(case.followed, DIGEST)
             assert os.pread(blob.file.fd, len(BODY) + 1, 0) == BODY
 
         run(test())
