@@ -328,10 +328,14 @@ def _take_over(fill: Fill, part: Part, meta: Meta) -> bool:
     if meta.state != VERIFIED and meta.host not in ("", fill.host) and not fill.opened.done():
         # Another registry's: if it is wrong, this one's clients would be cut for it.
         return False
+    said = meta.size if meta.state == VERIFIED else meta.total
+    if not meta.mapped and (part.size > said >= 0 or (meta.state == VERIFIED and part.size != said)):
+        # It has more than it should, or less than was verified.
+        return False
     if meta.state == VERIFIED:
         growth.gather()
     elif meta.mapped:
         return part.take_map(meta.total)
     growth.follow(part.size)
-    growth.expect(meta.size if meta.state == VERIFIED else meta.total)
+    growth.expect(said)
     return True
