@@ -1,7 +1,7 @@
 """Builds the data plane: every ext/regproxy/*.pyx becomes regproxy.<name>, linked to the system's OpenSSL.
 
-REGPROXY_SANITIZE=1 builds it with AddressSanitizer and UndefinedBehaviorSanitizer into build/asan instead, which
-`python -m tests.sanitized` does and runs.
+REGPROXY_SANITIZE=1 builds it with AddressSanitizer and UndefinedBehaviorSanitizer into build/asan instead, as
+`python -m tests.sanitized` does.
 """
 
 from __future__ import annotations
@@ -16,9 +16,15 @@ DEBUG = os.environ.get("REGPROXY_DEBUG") == "1"
 SANITIZE = os.environ.get("REGPROXY_SANITIZE") == "1"
 JOBS = len(os.sched_getaffinity(0))
 SOURCES = sorted(Path("ext/regproxy").glob("*.pyx"))
-CHECKS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer", "-g", "-O1"]
-# Its own directories: the usual build must neither use these objects nor find its modules replaced.
-PLACES = {"build_base": "build/asan"} if SANITIZE else {}
+CHECKS = [
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+    "-fno-omit-frame-pointer",
+    "-g",
+    "-O1",
+]
+# Directories of its own: the usual build neither finds these objects, nor its modules replaced.
+PLACES = {"build_temp": "build/asan/temp", "build_lib": "build/asan", "inplace": False} if SANITIZE else {}
 
 extensions = [
     Extension(
@@ -48,5 +54,5 @@ setup(
         },
         annotate=DEBUG,
     ),
-    options={"build": PLACES, "build_ext": {"parallel": JOBS}},
+    options={"build_ext": {"parallel": JOBS, **PLACES}},
 )
