@@ -635,8 +635,8 @@ cdef class Growth(Sink):
 cdef class Segment(Sink):
     """A body that goes to [start, stop) of a growth that is scattered.
 
-    `body_stop`: where the body itself ends, or should. One that goes on behind `stop` is broken off there, and
-    `full` says so: all that was wanted has come. `stop` may be lowered while it comes, never below `offset`.
+    `body_stop`: where the body itself ends, or should. One that goes on behind `stop` is broken off there,
+    and `full` says so: all that was wanted has come. `stop` may be lowered meanwhile, never below `offset`.
     """
 
     def __cinit__(self, Growth growth not None, long long start, long long stop, long long body_stop):
