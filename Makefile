@@ -23,7 +23,8 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test lint types check build build-packages test-packages demo bench bench-full soak format clean
+.PHONY: help serve test test-asan fuzz lint types check build build-packages test-packages demo bench bench-full soak
+.PHONY: format clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -63,6 +64,13 @@ types: build ## mypy, and the stubs against the built modules
 JOBS ?= $(shell expr 2 \* $$(nproc))
 check: build test-packages ## the tests alone; PYTEST=... adds arguments, JOBS=0 runs them one by one
 	REGPROXY_DEBUG=1 $(BIN)/pytest -n $(JOBS) --dist worksteal $(PYTEST)
+
+test-asan: build test-packages ## the data plane's tests with AddressSanitizer and UBSan, about 5 minutes
+	$(BIN)/python -m tests.sanitized
+
+FUZZ ?= --seconds 600
+fuzz: build test-packages ## random handlers on the data plane, with both; FUZZ='--seconds 60 --seed N' to choose
+	$(BIN)/python -m tests.sanitized -m tests.fuzzing $(FUZZ)
 
 demo: build test-packages ## pull an image twice through the proxy and watch it
 	@env -u HTTPS_PROXY -u https_proxy -u HTTP_PROXY -u http_proxy $(BIN)/python -m tests.demo

@@ -256,10 +256,14 @@ def _place(sink: Segment | Growth) -> int:
     return sink.offset if isinstance(sink, Segment) else sink.written
 
 
-def check(fetched: Fetched, start: int, stop: int = -1) -> tuple[int, int]:
+def check(
+    fetched: Fetched, start: int, stop: int = -1, *, known: int = -1, there: int = 0
+) -> tuple[int, int]:
     """The whole's length, and where the body ends in it, each -1 if it is not known.
 
-    [start, stop) was asked for, stop -1 being the end. BadResponse where the head can't be the content's.
+    [start, stop) was asked for, stop -1 being the end. `known`: the length that was declared before, -1 if
+    none was; `there`: how many bytes are there from the beginning on. BadResponse where the head can't be
+    the content's: what it says must agree with the request, with itself, and with what is known.
     """
     response, host = fetched.response, fetched.origin.host
     ranged = start > 0 or stop >= 0
@@ -269,13 +273,32 @@ def check(fetched: Fetched, start: int, stop: int = -1) -> tuple[int, int]:
     if coding != "identity":
         raise BadResponse(f"{host} sent Content-Encoding {coding} although identity was asked for")
     if response.status == 206:
-        return _check_range(response, host, start, stop)
-    total = response.body.length if response.body.kind not in ("chunked", "eof") else -1
-    return total, total
+        total, end = _check_range(response, host, start, stop)
+    else:
+        total = end = _declared(response)
+    if total >= 0 and known not in (-1, total):
+        raise BadResponse(f"{host} says {total} bytes now, after {known} before: not resumed")
+    if end > known >= 0:
+        raise BadResponse(f"{host} sent bytes up to {end} of what has {known}")
+    if 0 <= total < there:
+        raise BadResponse(f"{host} has {total} bytes of what has {there} already")
+    return total, end
+
+
+def is_behind(response: Response, total: int) -> bool:
+    """Whether a 416 may say that nothing is behind the first `total` bytes (RFC 9110 15.5.17)."""
+    said = response.get(b"content-range")
+    return said is None or said.lower() == b"bytes */%d" % total
+
+
+def _declared(response: Response) -> int:
+    """The body's length in bytes, -1 where it shows only at its end."""
+    return -1 if response.body.kind in ("chunked", "eof") else response.body.length
 
 
 def _check_range(response: Response, host: str, start: int, stop: int) -> tuple[int, int]:
-    found = parse_content_range(response.get(b"content-range"))
+    said = response.all(b"content-range")
+    found = parse_content_range(said[0]) if len(said) == 1 else None
     if found is None or found[0].start != start:
         raise BadResponse(f"{host} sent another range than bytes {start}-, which was asked for")
     span, total = found
@@ -283,4 +306,8 @@ def _check_range(response: Response, host: str, start: int, stop: int) -> tuple[
         raise BadResponse(f"{host} sent bytes up to {span.stop} of {total} where all the rest was asked for")
     if 0 <= stop < span.stop:
         raise BadResponse(f"{host} sent bytes up to {span.stop} where {stop} was asked for")
+    if _declared(response) not in (-1, span.length):
+        raise BadResponse(f"{host} sent {response.body.length} bytes as a range of {span.length}")
+    if (response.get(b"content-type") or b"").lower().startswith(b"multipart/byteranges"):
+        raise BadResponse(f"{host} sent several ranges where one was asked for")
     return -1 if total is None else total, span.stop

@@ -185,15 +185,16 @@ class Idle:
         self._pools: dict[Origin, deque[Connection]] = {}
 
     def take(self, origin: Origin) -> Connection | None:
-        """One that is still open, or None."""
+        """One that a request can be sent on, or None. Where anything has come unasked is closed."""
         pool = self._pools.get(origin)
         while pool:
             connection = pool.pop()
             if not pool:
                 del self._pools[origin]
             connection.take()
-            if connection.stream.open:
+            if connection.stream.reusable():
                 return connection
+            connection.close()
         return None
 
     def give(self, connection: Connection, response: Response) -> None:

@@ -205,9 +205,10 @@ class Fills:
         resumed = (growth.written > 0 or growth.extents is not None) and not fill.opened.done()
         try:
             await self._downloads.run(fill, part)
-        except BadResponse:
+        except BadResponse as error:
             if resumed and not fill.opened.done():
                 # Nobody has seen anything of it: what is wrong with the rest may not be wrong with the whole.
+                log.info("%s is fetched anew: %s", fill.wanted.target.reference, error)
                 return False
             raise
         return True
@@ -328,10 +329,14 @@ def _take_over(fill: Fill, part: Part, meta: Meta) -> bool:
     if meta.state != VERIFIED and meta.host not in ("", fill.wanted.source) and not fill.opened.done():
         # Another registry's: if it is wrong, this one's clients would be cut for it.
         return False
+    said = meta.size if meta.state == VERIFIED else meta.total
+    if (meta.state == VERIFIED and part.size != said) or (not meta.mapped and part.size > said >= 0):
+        # It has less than was verified, or more than it should.
+        return False
     if meta.state == VERIFIED:
         growth.gather()
     elif meta.mapped:
         return part.take_map(meta.total)
     growth.follow(part.size)
-    growth.expect(meta.size if meta.state == VERIFIED else meta.total)
+    growth.expect(said)
     return True

@@ -13,7 +13,7 @@ from typing import Final
 
 from regproxy._follow import Followed, Watch
 from regproxy._relay import Growth
-from regproxy.errors import StoreError
+from regproxy.errors import BadResponse, StoreError
 from regproxy.parts import FAILED, OPEN, VERIFIED, Meta, Part
 
 # The kernel tells of a close before it gives the lock back: look again soon after it has told something.
@@ -124,7 +124,9 @@ class Following:
         if meta is None or meta.state not in (OPEN, VERIFIED):
             return False
         growth = self.part.growth
-        return not meta.mapped or growth.done or growth.extents is not None
+        if growth.extents is None:
+            return not meta.mapped or growth.done
+        return growth.extents.total == meta.total
 
     def _follow_growth(self, meta: Meta) -> None:
         """Have the part's readers hear of its growth by themselves."""
@@ -156,6 +158,16 @@ class Following:
         elif self.part.take_map(meta.total):
             self.part.growth.refresh()
 
+    def _complete(self, size: int) -> None:
+        """All `size` bytes are there, and verified. BadResponse where readers were told another length."""
+        growth = self.part.growth
+        said = growth.total if self._opened or self.meta is None else self.meta.total
+        if said not in (-1, size):
+            raise BadResponse(f"the process that fetched it declared {said} bytes, and has {size}")
+        growth.gather()
+        growth.follow(size)
+        growth.finish()
+
     def _look(self, stored: Callable[[], int | None]) -> Outcome | None:
         part, growth = self.part, self.part.growth
         # In this order: a filler says what it does, then does it, then lets go.
@@ -165,9 +177,7 @@ class Following:
         size = part.size
         if meta is not None and meta.state == VERIFIED and meta.size == size:
             if not growth.done:
-                growth.gather()
-                growth.follow(size)
-                growth.finish()
+                self._complete(size)
         elif meta is not None:
             self._know(meta, size)
         if named:
@@ -178,9 +188,7 @@ class Following:
             return Outcome.FAILED
         fd = stored()
         if fd is not None and os.path.samestat(os.fstat(fd), os.fstat(part.fd)):
-            growth.gather()
-            growth.follow(size)
-            growth.finish()
+            self._complete(size)
             return Outcome.STORED
         if growth.done:
             return Outcome.UNKEPT

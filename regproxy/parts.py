@@ -32,6 +32,8 @@ VERIFIED: Final = "verified"  # all is there, and its digest has matched
 LEFT: Final = "left"  # given up for now; what is there is good to go on with, `reason` says why
 FAILED: Final = "failed"  # given up; `reason` says why
 
+# A map of more than 8 MiB is nothing to be written, or taken in, at once.
+MAPPED_MAX: Final = 1 << 42  # bytes
 # What lies beside a part and belongs to it.
 BESIDE: Final = (".meta", ".map", ".want")
 _META_MAX: Final = 8192
@@ -40,6 +42,7 @@ _WANTS_MAX: Final = 1 << 20  # bytes; who asks for more waits for the filler to 
 _WANTS_PIECE: Final = 65_536
 _TYPE_MAX: Final = 255  # characters
 _REASON_MAX: Final = 1000
+_LENGTH_MAX: Final = 2**63 - 1
 _FILE_MODE: Final = 0o640
 
 
@@ -61,6 +64,18 @@ class Meta:
     word: str = ""
     reason: str = ""
     mapped: bool = False
+
+    @property
+    def sound(self) -> bool:
+        """Whether each field is what it should be; it was read from a file that anybody may have written."""
+        texts = (self.state, self.media_type, self.address, self.host, self.word, self.reason)
+        lengths = (self.total, self.size)
+        return (
+            all(type(text) is str for text in texts)
+            and all(type(length) is int and -1 <= length <= _LENGTH_MAX for length in lengths)
+            and isinstance(self.seconds, int | float)
+            and isinstance(self.mapped, bool)
+        )
 
     def failed(self, word: str, reason: str) -> Meta:
         """The same download, given up."""
@@ -135,6 +150,8 @@ class Part:
             # It was found by its name: the name may have been another part's by then.
             if (fields.pop("boot"), fields.pop("part")) == (boot_id(), self._identity):
                 meta = Meta(**fields)
+                if not meta.sound:
+                    return None
                 self.by_size = self.by_size or not meta.mapped
                 return meta
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -178,7 +195,7 @@ class Part:
     def scatter(self, total: int) -> None:
         """Have it filled in several places from here on, by us; `total`: its length. Raises OSError."""
         growth = self.growth
-        extents = Extents(total, self._make(".map", os.O_RDWR))
+        extents = _extents(total, self._make(".map", os.O_RDWR))
         device, inode = self._identity
         extents.start(device, inode, growth.written)
         if self._want_fd >= 0:
@@ -196,20 +213,23 @@ class Part:
 
     def take_map(self, total: int) -> bool:
         """Know which bytes are there as its filler does; False: there is no map of it (any more)."""
-        if self.path is None or total <= 0:
+        growth = self.growth
+        if self.path is None or not 0 < total <= MAPPED_MAX or growth.written > total:
             return False
-        if self.growth.extents is not None:
-            self.growth.refresh()
-            return True
+        if growth.extents is not None:
+            growth.refresh()
+            return growth.extents.total == total
         try:
-            extents = Extents(total, os.open(self.path.with_suffix(".map"), os.O_RDWR | os.O_CLOEXEC))
+            extents = _extents(total, os.open(self.path.with_suffix(".map"), os.O_RDWR | os.O_CLOEXEC))
             if not extents.load(*self._identity):
                 return False
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
             self._want_fd = os.open(self.path.with_suffix(".want"), flags, _FILE_MODE)
         except OSError:
             return False
-        self.growth.scatter(extents)
+        if extents.written > self.size:
+            return False
+        growth.scatter(extents)
         return True
 
     @property
@@ -278,6 +298,15 @@ class Part:
             if fd >= 0:
                 os.close(fd)
         self._meta_fd = self._want_fd = -1
+
+
+def _extents(total: int, fd: int) -> Extents:
+    """The map of a content of `total` bytes in the open file `fd`, which is closed where that fails."""
+    try:
+        return Extents(total, fd)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def unlink_beside(path: Path) -> None:

@@ -19,20 +19,19 @@ from regproxy._extents import BLOCK_SIZE
 from regproxy._follow import Watch
 from regproxy._relay import Growth, Segment
 from regproxy.asking import Fetched
-from regproxy.bodies import NO_RANGES, Bodies, Limits, check
+from regproxy.bodies import NO_RANGES, Bodies, Limits, check, is_behind
 from regproxy.connections import BodyBroken
-from regproxy.errors import BadResponse, StoreError, UpstreamError
+from regproxy.errors import StoreError, UpstreamError
 from regproxy.filling import Fill
 from regproxy.heads import Response, Span, parse_content_range, parse_range
 from regproxy.leases import WANTED, Leases, whole_blocks
 from regproxy.oci import Kind
-from regproxy.parts import Part
+from regproxy.parts import MAPPED_MAX, Part
 from regproxy.policy import Verdict, after_head
 
 log = logging.getLogger(__name__)
 
 SCATTERED: Final = 4 << 20  # bytes; what is shorter comes by one stream
-_MAPPED_MAX: Final = 1 << 42  # bytes; a map of more than 8 MiB is nothing to be written at once
 _RAMP: Final = 0.5  # seconds of one stream, before others are thought of
 _ENOUGH: Final = 100e6  # bytes/s of one stream: whatever holds it back, it is hardly a limit of its own
 _WORTH: Final = 1.0  # seconds that are still to come: less is not worth another connection
@@ -87,11 +86,11 @@ class Transfer:
             # Nothing is behind what is there.
             await self._bodies.answer(fetched)
         elif growth.extents is None:
-            await self._linear(fetched, start)
+            await self._linear(fetched, start, stop)
         elif response.status == 200 and self._holds_any():
             await self._whole(fetched)
         else:
-            usable = whole_blocks(stop, growth.total)
+            usable = max(start, whole_blocks(stop, growth.total))
             await self._scattered(fetched, self._leases.add(start, usable, stop))
         return response
 
@@ -138,6 +137,7 @@ class Transfer:
             return False
         # All may be there of what nobody has said the length of.
         behind = response.status == 416 and self._holds_any() and self._growth.total in (-1, start)
+        behind = behind and is_behind(response, start)
         if response.status in NO_RANGES and not behind:
             # It may be the range that it refuses, or whoever is between us and it.
             await self._bodies.answer(fetched)
@@ -150,29 +150,29 @@ class Transfer:
 
     def _open(self, fetched: Fetched, verdict: Verdict) -> int:
         growth, (start, stop) = self._growth, self._span
-        total, end = (start, start) if verdict is Verdict.COMPLETE else check(fetched, start, stop)
-        if 0 <= total < growth.written:
-            raise BadResponse(f"{fetched.origin.host} has {total} bytes of what has {growth.written} already")
-        self._check_total(fetched, total)
+        total = end = start
+        if verdict is not Verdict.COMPLETE:
+            total, end = self._check(fetched, start, stop)
         if fetched.response.status == 200:
             self._span = start, stop = 0, -1
         blob = self._fill.wanted.target.kind is Kind.BLOB
-        scattered = blob and 0 < total <= _MAPPED_MAX and (total >= SCATTERED or start > growth.written)
+        scattered = blob and 0 < total <= MAPPED_MAX and (total >= SCATTERED or start > growth.written)
         total = max(total, growth.total)
         self._opened(fetched, total, scattered)
         return end if end >= 0 else total
 
-    def _check_total(self, fetched: Fetched, total: int) -> None:
-        known = self._growth.total
-        if known >= 0 and total not in (-1, known):
-            raise BadResponse(
-                f"{fetched.origin.host} says {total} bytes now, after {known} before: not resumed"
-            )
+    def _check(self, fetched: Fetched, start: int, stop: int) -> tuple[int, int]:
+        """See check(). What an answer says of the whole's length holds for those after it."""
+        growth = self._growth
+        total, end = check(fetched, start, stop, known=growth.total, there=growth.written)
+        if total >= 0:
+            growth.expect(total)
+        return total, end
 
     # --- linear ------------------------------------------------------------------------------------------
 
-    async def _linear(self, fetched: Fetched | None, start: int) -> None:
-        """One body after another, from where it ends; `start`: where the first of them begins."""
+    async def _linear(self, fetched: Fetched | None, start: int, stop: int = -1) -> None:
+        """One body after another, from where it ends; [start, stop) is the first one's, stop -1 unknown."""
         growth = self._growth
         if fetched is not None and start > growth.written:
             # Only from its beginning on can it be had now.
@@ -182,9 +182,11 @@ class Transfer:
             before = growth.written
             try:
                 if fetched is None:
-                    fetched, _ = await self._ask(before, -1) or await self._ask_all()
+                    fetched, stop = await self._ask(before, -1) or await self._ask_all()
                 growth.pass_over(before if fetched.response.status == 200 else 0)
                 await self._bodies.take(fetched, growth)
+                if growth.written < stop and growth.total < 0:
+                    raise BodyBroken(f"{fetched.origin.host} ended its body before byte {stop}")
                 if growth.total < 0 or growth.written >= growth.total:
                     return
                 if growth.written == before:
@@ -231,8 +233,7 @@ class Transfer:
         if verdict in (Verdict.TROUBLE, Verdict.RELAY, Verdict.FOLLOW):
             raise await self._bodies.answer(fetched)
         try:
-            total, end = check(fetched, start, stop)
-            self._check_total(fetched, total)
+            _, end = self._check(fetched, start, stop)
         except BaseException:
             fetched.connection.abort()
             raise

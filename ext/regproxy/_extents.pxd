@@ -13,6 +13,7 @@ cdef class Extents:
     cdef uint64_t* bits
     cdef size_t words
 
+    cdef long long blocks(self) noexcept
     cdef bint has(self, long long block) noexcept
     cdef long long end_of(self, long long offset) noexcept
     cdef long long next_at(self, long long offset) noexcept

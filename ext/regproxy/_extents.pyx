@@ -29,7 +29,7 @@ BLOCK_SIZE = BLOCK
 cdef class Extents:
     """The blocks of `total` bytes. Takes over `fd`, a map file, new or known; -1: nobody else has to know.
 
-    Only the part's filler marks anything.
+    Only the part's filler marks anything. Where this fails, `fd` is still the caller's.
     """
 
     def __cinit__(self, long long total, int fd=-1):
@@ -37,7 +37,7 @@ cdef class Extents:
         if total <= 0:
             raise ValueError(f"a content of {total} bytes has no extents")
         self.total = total
-        self.words = <size_t>((total + BLOCK - 1) // BLOCK + 63) // 64
+        self.words = <size_t>(self.blocks() + 63) // 64
         self.bits = <uint64_t*>calloc(self.words, sizeof(uint64_t))
         if self.bits == NULL:
             raise MemoryError
@@ -106,26 +106,30 @@ cdef class Extents:
         self.written = max(self.written, self.end_of(self.written))
         return 0
 
+    cdef long long blocks(self) noexcept:
+        """How many blocks there are, the last one maybe short. `total` may be all that 63 bits hold."""
+        return (self.total - 1) // BLOCK + 1
+
     cdef bint has(self, long long block) noexcept:
         return (self.bits[block >> 6] >> (block & 63)) & 1
 
     cdef long long end_of(self, long long offset) noexcept:
-        """Up to where everything is there from `offset` on; `offset` itself where it is not."""
+        """Up to where everything is there from `offset` on; `offset` itself where it is not, or out of it."""
         cdef long long block = offset // BLOCK
-        cdef long long last = (self.total + BLOCK - 1) // BLOCK
-        if offset >= self.total or not self.has(block):
+        cdef long long last = self.blocks()
+        if offset < 0 or offset >= self.total or not self.has(block):
             return offset
         while block < last and self.has(block):
             if self.bits[block >> 6] == ALL:
                 block = (block | 63) + 1
             else:
                 block += 1
-        return min(block * BLOCK, self.total)
+        return self.total if block >= last else block * BLOCK
 
     cdef long long next_at(self, long long offset) noexcept:
         """Where the next block begins that is there, at or behind `offset`; `total` where none is."""
-        cdef long long block = offset // BLOCK
-        cdef long long last = (self.total + BLOCK - 1) // BLOCK
+        cdef long long block = offset // BLOCK if offset > 0 else 0
+        cdef long long last = self.blocks()
         while block < last and not self.has(block):
             if self.bits[block >> 6] == 0:
                 block = (block | 63) + 1
@@ -138,7 +142,7 @@ cdef class Extents:
     cdef int mark(self, long long start, long long stop) noexcept:
         """All from the block of `start` on to `stop` is there. 0, or -1 and errno."""
         cdef long long block = start // BLOCK
-        cdef long long last = (self.total + BLOCK - 1) // BLOCK if stop == self.total else stop // BLOCK
+        cdef long long last = self.blocks() if stop == self.total else stop // BLOCK
         cdef size_t first = <size_t>(block >> 6), n
         cdef ssize_t put
         if block >= last:

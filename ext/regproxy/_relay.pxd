@@ -44,6 +44,8 @@ cdef class Growth(Sink):
     # How much of what is written went through `md`, and how much of what comes is there already
     cdef readonly long long hashed
     cdef long long surplus
+    # The file is at least so long, as far as this process has written it
+    cdef long long reach
     cdef GrowthState state
     cdef list waiters
 
@@ -77,6 +79,7 @@ cdef class Growth(Sink):
     cdef long long _open_end(self) noexcept
     cdef Status put(self, Segment segment, const char* p, size_t n) except Status.EXC
     cdef Status _put_run(self, Segment segment, const char* p, size_t n) except Status.EXC
+    cdef Status _extend(self, Stream origin, const char* p, size_t n) except Status.EXC
     cdef Status _place(self, long long offset, const char* p, size_t n) except Status.EXC
     cdef Status _append(self, const char* p, size_t n) except Status.EXC
     cdef Status _remember(self, const char* p, size_t n) except Status.EXC

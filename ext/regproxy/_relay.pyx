@@ -43,7 +43,7 @@ def live() -> int:
 cdef class File:
     """An open file that is read by offset; it closes when the last reader has let go of it.
 
-    Takes over `fd`. `size` is in bytes, -1 while it grows.
+    Takes over `fd`, once it has been made. `size` is in bytes, -1 while it grows.
     """
 
     def __cinit__(self, int fd, long long size, loop):
@@ -63,7 +63,8 @@ cdef class File:
     cdef long read_at(self, char* p, size_t n, long long offset, long long warm_stop) except? -100:
         """Bytes read; -1: the disk would block; -2: an I/O error (errno). 0 is the end of the file.
 
-        `warm_stop`: up to where a thread has read already, for file systems without RWF_NOWAIT.
+        `warm_stop`: up to where a thread has read already. There a read that may block will hardly do so: for
+        file systems without RWF_NOWAIT, and those that say of any read, or of this one, that it would.
         """
         cdef iovec vec
         cdef ssize_t got
@@ -73,11 +74,10 @@ cdef class File:
             got = preadv2(self.fd, &vec, 1, offset, RWF_NOWAIT)
             if got >= 0:
                 return got
-            if errno == EAGAIN:
-                return -1
-            if errno != EOPNOTSUPP and errno != EINVAL:
+            if errno == EOPNOTSUPP or errno == EINVAL:
+                self.nowait = False
+            elif errno != EAGAIN:
                 return -2
-            self.nowait = False
         if offset >= warm_stop:
             return -1
         got = pread(self.fd, p, min(n, <size_t>(warm_stop - offset)), offset)
@@ -154,6 +154,8 @@ cdef class Growth(Sink):
 
     def expect(self, long long total) -> None:
         """The length that the origin declared, in bytes; -1: it did not."""
+        if total < -1 or (self.extents is not None and total != self.extents.total):
+            raise ValueError(f"{total} bytes are not the length of what is there")
         self.total = total
 
     def hexdigest(self) -> str:
@@ -190,6 +192,8 @@ cdef class Growth(Sink):
 
     def scatter(self, Extents extents not None) -> None:
         """From here on bytes come to any place; which of them are there is in `extents`."""
+        if self.written > extents.total:
+            raise ValueError(f"{self.written} bytes are there, of what is to have {extents.total}")
         self.extents = extents
         self.total = extents.total
         self.written = max(self.written, extents.written)
@@ -297,6 +301,8 @@ cdef class Growth(Sink):
 
     def pass_over(self, long long n) -> None:
         """The body that comes next begins with `n` bytes that are there already."""
+        if not 0 <= n <= self.written:
+            raise ValueError(f"{n} of {self.written} bytes can't be passed over")
         self.surplus = n
 
     # --- the body ----------------------------------------------------------------------------------------
@@ -304,7 +310,7 @@ cdef class Growth(Sink):
     cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
         cdef size_t known
         cdef Status status
-        if self.surplus:
+        if self.surplus > 0:
             known = <size_t>min(self.surplus, <long long>n)
             self.surplus -= known
             p += known
@@ -314,6 +320,18 @@ cdef class Growth(Sink):
         if self.limit != NO_LIMIT and self.written + <long long>n > self.limit:
             self.reason = f"the body is larger than {self.limit} bytes"
             return Status.FAILED
+        if self.total < 0 or <long long>n <= self.total - self.written:
+            return self._extend(origin, p, n)
+        # What it should have is there, or is now: the digest will tell whether it is right.
+        if self.total > self.written:
+            status = self._extend(origin, p, <size_t>(self.total - self.written))
+            if status == Status.FAILED:
+                return status
+        self.reason = f"the body is longer than the {self.total} bytes that were declared"
+        return Status.FAILED
+
+    cdef Status _extend(self, Stream origin, const char* p, size_t n) except Status.EXC:
+        cdef Status status
         status = self._append(p, n) if self.memory is None else self._remember(p, n)
         if status != Status.OK:
             return status
@@ -341,6 +359,9 @@ cdef class Growth(Sink):
         cdef Status status
         if self.extents is None or self.memory is not None:
             segment.reason = "it is not filled in several places any more"
+            return Status.FAILED
+        if segment.offset < 0 or <long long>n > self.extents.total - segment.offset:
+            segment.reason = f"it goes on behind the {self.extents.total} bytes that were declared"
             return Status.FAILED
         while n:
             there = max(self.written, self.extents.end_of(segment.offset))
@@ -398,6 +419,11 @@ cdef class Growth(Sink):
         """Write to the file; FAILED: `disk_errno` says why."""
         cdef size_t at = 0
         cdef ssize_t k
+        cdef stat_t now
+        if fstat(self.file.fd, &now) != 0 or now.st_size < max(self.reach, self.written):
+            # Somebody else has cut it. Zeros would be where the bytes were that have been hashed.
+            self.disk_errno = EIO
+            return Status.FAILED
         while at < n:
             k = pwrite(self.file.fd, p + at, n - at, offset + <long long>at)
             if k < 0:
@@ -406,6 +432,7 @@ cdef class Growth(Sink):
                 self.disk_errno = errno
                 return Status.FAILED
             at += k
+        self.reach = max(self.reach, offset + <long long>n)
         return Status.OK
 
     cdef Status _append(self, const char* p, size_t n) except Status.EXC:
@@ -448,7 +475,11 @@ cdef class Growth(Sink):
         if fd < 0:
             self.reason = f"no memory for a body that the disk does not take: {strerror(errno).decode()}"
             return Status.FAILED
-        self.memory = File(fd, -1, self.file.loop)
+        try:
+            self.memory = File(fd, -1, self.file.loop)
+        except BaseException:
+            close(fd)
+            raise
         in_memory += 1
         self.window = WINDOW if in_memory <= MANY else SMALL_WINDOW
         if self.on_spill is not None:
@@ -456,9 +487,7 @@ cdef class Growth(Sink):
         self.disk_end = self.floor = self.written
         if 0 < self.written <= COPIED:
             p = <char*>malloc(self.written)
-            if p == NULL:
-                raise MemoryError
-            got = pread(self.file.fd, p, self.written, 0)
+            got = pread(self.file.fd, p, self.written, 0) if p != NULL else -1
             if got == self.written and pwrite(fd, p, got, 0) == got:
                 self.disk_end = self.floor = 0
             free(p)
@@ -606,11 +635,13 @@ cdef class Growth(Sink):
 cdef class Segment(Sink):
     """A body that goes to [start, stop) of a growth that is scattered.
 
-    `body_stop`: where the body itself ends. One that goes on behind `stop` is broken off there, and `full`
-    says so: nothing is wrong with it. `stop` may be lowered while it comes, never below `offset`.
+    `body_stop`: where the body itself ends, or should. One that goes on behind `stop` is broken off there,
+    and `full` says so: all that was wanted has come. `stop` may be lowered meanwhile, never below `offset`.
     """
 
     def __cinit__(self, Growth growth not None, long long start, long long stop, long long body_stop):
+        if not 0 <= start <= stop <= body_stop:
+            raise ValueError(f"a segment can't be from {start} to {stop} of a body that ends at {body_stop}")
         self.growth = growth
         self.start = self.offset = start
         self.stop = stop
@@ -623,7 +654,8 @@ cdef class Segment(Sink):
         if self.stop - self.offset < <long long>n:
             known = <size_t>max(self.stop - self.offset, 0)
         status = self.growth.put(self, p, known)
-        if status == Status.OK and self.offset >= self.stop and self.stop < self.body_stop:
+        # With more than was announced (chunks that go on behind their range) there is no end to wait for.
+        if status == Status.OK and self.offset >= self.stop and (known < n or self.stop < self.body_stop):
             self.full = True
             self.reason = "all that was wanted of it is there"
             return Status.FAILED

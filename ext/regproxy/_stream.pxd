@@ -132,8 +132,9 @@ cdef class Stream(Pollable):
     cdef int _drain_body(self) except -1
     cdef int _feed_body(self, const char* p, size_t n) except -1
     cdef int _body_over(self, bint complete, str reason) except -1
-    cdef long _feed_chunked(self, const char* p, size_t n, bint* over) except -2
-    cdef long _bad_chunk(self, str reason) except -2
+    cdef long _feed_chunked(self, char* p, size_t n, bint* over) except -2
+    cdef bint _give(self, const char* p, size_t n) except -1
+    cdef const char* _chunk_byte(self, unsigned char c, bint* over) noexcept
     cdef int _on_eof(self, bint clean) except -1
     cdef int _emit(self, const char* p, size_t n, bint last) except -1
     cdef int _transmit(self, const char* p, size_t n) except -1

@@ -34,6 +34,8 @@ cdef enum:
     # A relay stops reading its source when this much waits for a slow receiver.
     OUT_HIGH = 262144
     CHUNK_HEAD_ROOM = 16
+    # A chunk up to here is moved to the one before it; a larger one is as well taken by itself.
+    MOVED = 4096
     TRAILER_MAX = 8192
     LINGER_MS = 2000
     LEAVING_MS = 500
@@ -130,7 +132,10 @@ cdef class Sink:
 
 
 cdef class Stream(Pollable):
-    """One connection. `Stream(reactor, fd)` takes over a connected, non-blocking socket."""
+    """One connection. `Stream(reactor, fd)` takes over a connected, non-blocking socket.
+
+    Where that fails, `fd` is still the caller's.
+    """
 
     def __cinit__(self, Reactor reactor not None, int fd, bint front=False, size_t head_limit=32768):
         global live_streams
@@ -138,10 +143,10 @@ cdef class Stream(Pollable):
         self.front = front
         self.head_limit = head_limit
         self.mode = IN_OFF
-        live_streams += 1
-        reactor.streams_open += 1
         # The interest of a connection that waits for a head, which is how nearly all of them begin.
         reactor.watch(self, EPOLLIN | EPOLLRDHUP)
+        live_streams += 1
+        reactor.streams_open += 1
 
     def __dealloc__(self):
         # A registered stream is held by the reactor, so it can only get here closed.
@@ -189,9 +194,9 @@ cdef class Stream(Pollable):
         What was read beyond the last head belongs to it.
         """
         cdef Buf early = self.inb
-        memset(&self.inb, 0, sizeof(Buf))
         # A socket's own BIO would not see what has been read already.
         self.tls = Conn(context, host, -1 if early.len else self.fd, is_ip)
+        memset(&self.inb, 0, sizeof(Buf))
         self.handshaking = True
         self.fed = False
         self.front = False
@@ -228,14 +233,33 @@ cdef class Stream(Pollable):
         """Keep an origin's idle connection; False where it already has bytes or its end waiting."""
         if self.fd < 0 or self.inb.len or self.eof_in or self.rdhup or self.dead:
             return False
+        if self.tls is not None and not self.tls.drained():
+            # No event would tell of what OpenSSL has read already.
+            return False
         self.mode = IN_WATCH
         self.in_timeout = 0
         self.in_deadline = self.reactor.now + <uint64_t>(timeout * 1000)
         self._arm()
         return True
 
+    def reusable(self) -> bool:
+        """Look whether an idle connection can take a request: nothing has come since the last event.
+
+        What has would be taken for the answer. Over TLS a record counts, whatever is in it: the tickets of
+        TLS 1.3 come ahead of the first answer and are read with it, and one that comes later is read by the
+        event that tells of it. Only one that comes in this very turn of the loop costs another connection.
+        """
+        cdef char byte
+        if self.mode != IN_WATCH or self.fd < 0 or self.dead or self.eof_in or self.rdhup:
+            return False
+        if self.inb.len or self.outb.len or (self.tls is not None and not self.tls.drained()):
+            return False
+        return recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
+
     def receive(self, Sink sink not None, str framing, long long length, double timeout) -> None:
         """Give the body to the sink: framing "length", "chunked" or "eof"; on_body tells its end."""
+        if length < 0:
+            raise ValueError(f"a body can't have {length} bytes")
         self.sink = sink
         self.mode = IN_BODY
         self.held = False
@@ -708,9 +732,9 @@ cdef class Stream(Pollable):
         cdef size_t used = n
         cdef long taken
         cdef bint over = False
-        cdef Status status = Status.OK
         if self.framing == FRAMING_CHUNKED:
-            taken = self._feed_chunked(p, n, &over)
+            # What was read is in memory of ours, and nobody else looks at it.
+            taken = self._feed_chunked(<char*>p, n, &over)
             if taken < 0:
                 return 0
             used = <size_t>taken
@@ -720,14 +744,8 @@ cdef class Stream(Pollable):
                     used = <size_t>self.remaining
                 self.remaining -= used
                 over = self.remaining == 0
-            if used:
-                status = self.sink.push(self, p, used)
-            if status == Status.FAILED:
-                return self._body_over(False, self.sink.reason)
-            if status == Status.AGAIN:
-                self.held = True
-        if self.fd < 0:
-            return 0
+            if used and not self._give(p, used):
+                return 0
         if used < n:
             buf_append(&self.inb, p + used, n - used)
         if over:
@@ -742,83 +760,101 @@ cdef class Stream(Pollable):
         self.handler.on_body(complete, reason)
         return 0
 
-    cdef long _feed_chunked(self, const char* p, size_t n, bint* over) except -2:
-        """Decode the chunked coding (RFC 9112 section 7.1); bytes used, or -1 when the body was given up."""
-        cdef size_t i = 0, k
-        cdef unsigned char c
-        cdef int digit
-        cdef Status status
-        while i < n:
-            if self.chunk_state == CHUNK_DATA:
-                k = n - i
-                if <long long>k > self.remaining:
-                    k = <size_t>self.remaining
-                status = self.sink.push(self, p + i, k)
-                if status == Status.FAILED:
-                    self._body_over(False, self.sink.reason)
-                    return -1
-                if self.fd < 0:
-                    return -1
-                if status == Status.AGAIN:
-                    self.held = True
-                self.remaining -= k
-                i += k
-                if self.remaining == 0:
-                    self.chunk_state = CHUNK_DATA_CR
+    cdef long _feed_chunked(self, char* p, size_t n, bint* over) except -2:
+        """Decode the chunked coding (RFC 9112 section 7.1); bytes used, or -1 when the body was given up.
+
+        Small chunks are moved together, within `p`, and go on as one: each by itself would cost the sink a
+        write, or a record and a system call.
+        """
+        cdef size_t i = 0, k, first = 0, filled = 0
+        cdef const char* wrong = NULL
+        while i < n and not over[0] and wrong == NULL:
+            if self.chunk_state != CHUNK_DATA:
+                wrong = self._chunk_byte(<unsigned char>p[i], over)
+                i += 1
                 continue
-            c = <unsigned char>p[i]
-            i += 1
-            if self.chunk_state == CHUNK_SIZE:
-                digit = hex_digit(c)
-                if digit >= 0 and self.trailer_bytes < 15:
-                    self.remaining = self.remaining * 16 + digit
-                    self.trailer_bytes += 1
-                elif self.trailer_bytes and (c == 13 or c == 59 or c == 32 or c == 9):
-                    self.chunk_state = CHUNK_SIZE_LF if c == 13 else CHUNK_EXTENSION
-                    self.trailer_bytes = 0
-                else:
-                    return self._bad_chunk("a chunk size is not a hexadecimal number")
-            elif self.chunk_state == CHUNK_EXTENSION:
-                self.trailer_bytes += 1
-                if c == 13:
-                    self.chunk_state = CHUNK_SIZE_LF
-                    self.trailer_bytes = 0
-                elif c == 10 or self.trailer_bytes > TRAILER_MAX:
-                    return self._bad_chunk("a chunk extension is malformed or too long")
-            elif self.chunk_state == CHUNK_SIZE_LF:
-                if c != 10:
-                    return self._bad_chunk("a chunk size is not followed by CRLF")
-                self.chunk_state = CHUNK_DATA if self.remaining else CHUNK_TRAILER_START
-            elif self.chunk_state == CHUNK_DATA_CR:
-                if c != 13:
-                    return self._bad_chunk("a chunk is longer than its size")
-                self.chunk_state = CHUNK_DATA_LF
-            elif self.chunk_state == CHUNK_DATA_LF:
-                if c != 10:
-                    return self._bad_chunk("a chunk is not followed by CRLF")
-                self.chunk_state = CHUNK_SIZE
-            elif self.chunk_state == CHUNK_TRAILER_START:
-                self.chunk_state = CHUNK_LAST_LF if c == 13 else CHUNK_TRAILER
-            elif self.chunk_state == CHUNK_TRAILER:
-                self.trailer_bytes += 1
-                if self.trailer_bytes > TRAILER_MAX:
-                    return self._bad_chunk("the trailer is too long")
-                if c == 13:
-                    self.chunk_state = CHUNK_TRAILER_LF
-            elif self.chunk_state == CHUNK_TRAILER_LF:
-                if c != 10:
-                    return self._bad_chunk("a trailer line does not end in CRLF")
-                self.chunk_state = CHUNK_TRAILER_START
+            k = n - i
+            if <long long>k > self.remaining:
+                k = <size_t>self.remaining
+            if filled and k > MOVED:
+                if not self._give(p + first, filled):
+                    return -1
+                filled = 0
+            if filled == 0:
+                first = i
             else:
-                if c != 10:
-                    return self._bad_chunk("the last chunk is not followed by CRLF")
-                over[0] = True
-                return i
+                memmove(p + first + filled, p + i, k)
+            filled += k
+            i += k
+            self.remaining -= k
+            if self.remaining == 0:
+                self.chunk_state = CHUNK_DATA_CR
+        if filled and not self._give(p + first, filled):
+            return -1
+        if wrong != NULL:
+            self._body_over(False, f"malformed chunked body: {wrong.decode()}")
+            return -1
         return i
 
-    cdef long _bad_chunk(self, str reason) except -2:
-        self._body_over(False, f"malformed chunked body: {reason}")
-        return -1
+    cdef bint _give(self, const char* p, size_t n) except -1:
+        """Give bytes of a body to the sink; False: the body has been given up."""
+        cdef Status status = self.sink.push(self, p, n)
+        if status == Status.FAILED:
+            self._body_over(False, self.sink.reason)
+            return False
+        if status == Status.AGAIN:
+            self.held = True
+        return self.fd >= 0
+
+    cdef const char* _chunk_byte(self, unsigned char c, bint* over) noexcept:
+        """Take a byte of what frames the chunks; what is wrong with it, or NULL."""
+        cdef int digit
+        if self.chunk_state == CHUNK_SIZE:
+            digit = hex_digit(c)
+            if digit >= 0 and self.trailer_bytes < 15:
+                self.remaining = self.remaining * 16 + digit
+                self.trailer_bytes += 1
+            elif self.trailer_bytes and (c == 13 or c == 59 or c == 32 or c == 9):
+                self.chunk_state = CHUNK_SIZE_LF if c == 13 else CHUNK_EXTENSION
+                self.trailer_bytes = 0
+            else:
+                return b"a chunk size is not a hexadecimal number"
+        elif self.chunk_state == CHUNK_EXTENSION:
+            self.trailer_bytes += 1
+            if c == 13:
+                self.chunk_state = CHUNK_SIZE_LF
+                self.trailer_bytes = 0
+            elif c == 10 or self.trailer_bytes > TRAILER_MAX:
+                return b"a chunk extension is malformed or too long"
+        elif self.chunk_state == CHUNK_SIZE_LF:
+            if c != 10:
+                return b"a chunk size is not followed by CRLF"
+            self.chunk_state = CHUNK_DATA if self.remaining else CHUNK_TRAILER_START
+        elif self.chunk_state == CHUNK_DATA_CR:
+            if c != 13:
+                return b"a chunk is longer than its size"
+            self.chunk_state = CHUNK_DATA_LF
+        elif self.chunk_state == CHUNK_DATA_LF:
+            if c != 10:
+                return b"a chunk is not followed by CRLF"
+            self.chunk_state = CHUNK_SIZE
+        elif self.chunk_state == CHUNK_TRAILER_START:
+            self.chunk_state = CHUNK_LAST_LF if c == 13 else CHUNK_TRAILER
+        elif self.chunk_state == CHUNK_TRAILER:
+            self.trailer_bytes += 1
+            if self.trailer_bytes > TRAILER_MAX:
+                return b"the trailer is too long"
+            if c == 13:
+                self.chunk_state = CHUNK_TRAILER_LF
+        elif self.chunk_state == CHUNK_TRAILER_LF:
+            if c != 10:
+                return b"a trailer line does not end in CRLF"
+            self.chunk_state = CHUNK_TRAILER_START
+        else:
+            if c != 10:
+                return b"the last chunk is not followed by CRLF"
+            over[0] = True
+        return NULL
 
     cdef int _on_eof(self, bint clean) except -1:
         if self.dead:
@@ -1245,6 +1281,8 @@ cdef class Listener(Pollable):
 
     `front` marks the proxy port, whose heads may be CONNECT and whose first byte is looked at. `accepts`: how
     many connections are taken at a time; where other processes listen too, 1 leaves them their share.
+
+    Takes over `fd`, but for where it fails.
     """
 
     def __cinit__(self, Reactor reactor not None, int fd, on_accept, bint front=True,
@@ -1281,7 +1319,11 @@ cdef class Listener(Pollable):
                 if errno == EMFILE or errno == ENFILE:
                     self._rest()
                 return 0
-            stream = Stream(self.reactor, fd, self.front, self.head_limit)
+            try:
+                stream = Stream(self.reactor, fd, self.front, self.head_limit)
+            except BaseException:
+                close(fd)
+                raise
             memcpy(&stream.peer_address, &address, n)
             try:
                 self.on_accept(stream)

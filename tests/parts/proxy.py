@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests import sanitized
 from tests.client import Client, Reply, open_tunnel
 from tests.parts.processes import Daemon, free_address, wait_until
 from tests.parts.wire import Plain
@@ -78,6 +79,7 @@ class Proxy:
             "REGPROXY_ALLOW_TARGETS": " ".join(names),
             "REGPROXY_UPSTREAM_CA_FILE": None if ca is None else str(ca),
             "REGISTRIES": " ".join(registries),
+            **sanitized.environment(),
             **(env or {}),
         }
         command = [*within, sys.executable, "-m", "regproxy", "serve"]
