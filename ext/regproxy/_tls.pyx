@@ -7,7 +7,6 @@ remembers where the caller's bytes were instead of the bytes, and a retry sends 
 (https://github.com/openssl/openssl/issues/21202).
 """
 
-from libc.stdint cimport uint64_t
 from libc.string cimport memset, strncmp, strrchr
 
 from regproxy._seal cimport RECORD_MAX, SECRET_MAX, can_seal, make_seal
@@ -289,6 +288,16 @@ cdef class Conn:
         return 0
 
     @property
+    def sealed(self) -> bool:
+        """Whether the records of our side are made by _seal."""
+        return self.seal is not None
+
+    @property
+    def keeps_secret(self) -> bool:
+        """Whether the secret of our side's records is still kept besides OpenSSL's own copy."""
+        return self.wire.secret_len > 0
+
+    @property
     def version(self) -> str:
         return SSL_get_version(self.ssl).decode()
 
@@ -326,11 +335,11 @@ cdef class Conn:
 
     cdef bint _qualifies(self) noexcept:
         """Whether the records of our side may become ours to make: TLS 1.3, AES-GCM, records of full size."""
-        cdef int longest
+        cdef int limit
         if self.unsealable or SSL_version(self.ssl) != TLS1_3_VERSION:
             return False
-        longest = SSL_SESSION_get_max_fragment_length(SSL_get_session(self.ssl))
-        if longest != TLSEXT_max_fragment_length_DISABLED and longest != TLSEXT_max_fragment_length_UNSPECIFIED:
+        limit = SSL_SESSION_get_max_fragment_length(SSL_get_session(self.ssl))
+        if limit != TLSEXT_max_fragment_length_DISABLED and limit != TLSEXT_max_fragment_length_UNSPECIFIED:
             return False
         return can_seal(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(self.ssl)))
 
@@ -407,7 +416,7 @@ cdef class Conn:
         return status
 
     cdef bint spent(self) noexcept:
-        """Whether so many records were sent under one key that the connection should end behind this answer."""
+        """Whether so many records were sent under one key that the connection should end after an answer."""
         return self.records >= self.context.records_max // 2
 
     cdef int take_over(self) except -1:

@@ -1,4 +1,4 @@
-"""Our own TLS records tried on OpenSSL: a server and a client in memory, before a connection relies on them."""
+"""Our own TLS records, tried on OpenSSL in memory before a connection relies on them."""
 
 from regproxy._tls cimport Conn, Context
 from regproxy._tls import client_context, server_context

@@ -37,4 +37,5 @@ cdef struct Wire:
 
 
 cdef BIO* scratch_bio(Wire* wire) except NULL
-cdef void on_record(int sent, int version, int kind, const void* p, size_t n, SSL* ssl, void* arg) noexcept nogil
+cdef void on_record(int sent, int version, int kind, const void* p, size_t n, SSL* ssl,
+                    void* arg) noexcept nogil

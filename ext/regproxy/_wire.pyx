@@ -5,17 +5,15 @@ that it gets, and answers each renegotiation or KeyUpdate that it is asked for. 
 counted, so that `_seal` may go on where OpenSSL has stopped.
 """
 
-from libc.stdint cimport uint64_t
-
 from regproxy.openssl cimport *
 from regproxy.posix cimport memcpy
 
 cdef enum:
     APPLICATION_DATA = 23
     RECORD_HEADER = 5
-    # Records without data that a peer may send: in a handshake, where a message may come in pieces, and behind
-    # it, where a few session tickets and a KeyUpdate now and then are all that is usual. Each costs a key
-    # schedule or an answer, and OpenSSL itself sets no limit.
+    # Records without data that a peer may send: in a handshake, where a message may come in pieces, and
+    # behind it, where a few session tickets and a KeyUpdate now and then are all that is usual. Each costs a
+    # key schedule or an answer, and OpenSSL itself sets no limit.
     HANDSHAKE_RECORDS = 256
     CONTROL_RECORDS = 32
 
