@@ -185,7 +185,7 @@ class Answerer:
 
     def _closes(self) -> bool:
         """Whether this answer says that the connection ends with it; what was said once stays so."""
-        if self._s.closes:
+        if self._s.closes or self.stream.spent:
             self._keeps = False
         return not self._keeps or self._body_left
 

@@ -216,6 +216,11 @@ class Authority:
         )
 
 
+def throwaway() -> tuple[bytes, bytes]:
+    """A self-signed certificate and its key in PEM, for TLS that never leaves this process."""
+    return _make_ca(time.time())
+
+
 # --- certificates ----------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ from regproxy.units import (
     HostRule,
     LogLevel,
     Raw,
+    Records,
     Reserve,
     parse_bool,
     parse_credentials,
@@ -38,6 +39,7 @@ from regproxy.units import (
     parse_optional_path,
     parse_ports,
     parse_positive_time,
+    parse_records,
     parse_reserve,
     parse_resolve,
     parse_rules,
@@ -103,6 +105,7 @@ class Config:
     hang_timeout: float
     access_log: str
     log_level: LogLevel
+    tls_records: Records
 
     # Who is intercepted, who is reached, and as whom.
     registries: tuple[HostRule, ...]
@@ -230,6 +233,7 @@ _OFFLINE_MEANING = "ask no registry: serve what is held, whatever its age"
 _STREAMS_MEANING = "connections for one large blob whose origin is slow; 1 = one, but for ranges ahead"
 _RESUME_MEANING = "a download that broke is asked for again until it brought nothing for so long; 0 = never"
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
+_RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
 _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
 
 SETTINGS: tuple[Setting, ...] = (
@@ -245,6 +249,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_HANG_TIMEOUT", "hang_timeout", "30s", "a silent worker is replaced after it", _TIMEOUT),
     Setting("REGPROXY_ACCESS_LOG", "access_log", "-", "path, - (standard output) or off", _text(parse_log)),
     Setting("REGPROXY_LOG_LEVEL", "log_level", "info", "debug, info, warning or error", _text(parse_level)),
+    Setting("REGPROXY_TLS_RECORDS", "tls_records", "auto", _RECORDS_MEANING, _text(parse_records)),
     Setting("REGISTRIES", "registries", _REGISTRIES, _HOSTS_MEANING, _registries, many=True),
     Setting("REGPROXY_CONNECT_PORTS", "connect_ports", "443", "ports of any CONNECT", parse_ports, many=True),
     Setting("REGPROXY_ALLOW_TARGETS", "allow_targets", "", _TARGETS_MEANING, parse_rules, many=True),

@@ -14,9 +14,10 @@ CONTEXTS_MAX: Final = 1024
 class Contexts:
     """Server contexts by host; the least recently used goes first."""
 
-    def __init__(self, authority: Authority, *, ktls: bool = False) -> None:
+    def __init__(self, authority: Authority, *, ktls: bool = False, seals: bool = False) -> None:
         self._authority = authority
         self._ktls = ktls
+        self._seals = seals
         self._known: OrderedDict[str, tuple[Leaf, Context]] = OrderedDict()
 
     def for_host(self, host: str) -> Context:
@@ -26,7 +27,7 @@ class Contexts:
         if known is not None and known[0] is leaf:
             self._known.move_to_end(host)
             return known[1]
-        context = server_context(leaf.chain_pem, leaf.key_pem, self._ktls)
+        context = server_context(leaf.chain_pem, leaf.key_pem, self._ktls, self._seals)
         self._known[host] = leaf, context
         if len(self._known) > CONTEXTS_MAX:
             self._known.popitem(last=False)

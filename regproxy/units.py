@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Literal, TypeVar, cast
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+Records = Literal["auto", "openssl"]
 
 # A list as it was written: one text, or the entries of a TOML list.
 Raw = str | tuple[str, ...]
@@ -403,6 +404,13 @@ def parse_level(text: str) -> LogLevel:
     if level not in ("debug", "info", "warning", "error"):
         raise ValueError("debug, info, warning or error")
     return cast(LogLevel, level)
+
+
+def parse_records(text: str) -> Records:
+    """Return who makes the TLS records of large bodies."""
+    if text.lower() not in ("auto", "openssl"):
+        raise ValueError("auto or openssl")
+    return cast(Records, text.lower())
 
 
 # Quotas.

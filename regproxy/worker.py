@@ -25,12 +25,14 @@ from regproxy._board import Board
 from regproxy._follow import Watch
 from regproxy._reactor import Reactor
 from regproxy._stream import Listener, Stream
+from regproxy._trial import sealing_fault
 from regproxy.accesslog import AccessLog
 from regproxy.admin import Admin, AdminSession
 from regproxy.bodies import CHANCES, Limits
 from regproxy.boot import Boot
 from regproxy.breaker import Breakers
-from regproxy.certs import Authority
+from regproxy.certs import Authority, throwaway
+from regproxy.config import Config
 from regproxy.contexts import Contexts
 from regproxy.dialing import Dialer
 from regproxy.errors import ConfigError
@@ -78,6 +80,19 @@ def kernel_tls() -> str | None:
         except OSError as error:
             return error.strerror or str(error)
     return None
+
+
+def seals(config: Config) -> bool:
+    """Whether the data plane makes the TLS records of large bodies itself; says so in the log."""
+    if config.tls_records == "openssl":
+        log.info("TLS records: OpenSSL makes all of them (REGPROXY_TLS_RECORDS=openssl)")
+        return False
+    fault = sealing_fault(*throwaway())
+    if fault:
+        log.warning("TLS records: OpenSSL makes all of them, as our own failed the self-test: %s", fault)
+        return False
+    log.info("TLS records: those of large bodies are made here (%s)", _tls.openssl_version())
+    return True
 
 
 class Ending(IntEnum):
@@ -166,7 +181,7 @@ class Worker:
             index=index,
             fills=fills,
             upstream=upstream,
-            contexts=Contexts(authority, ktls=missing is None),
+            contexts=Contexts(authority, ktls=missing is None, seals=missing is not None and seals(config)),
             metrics=metrics,
             access=access,
             pages=Pages(authority.certificate_pem, config.listen.port),

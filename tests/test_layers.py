@@ -32,7 +32,7 @@ LAYERS = {
     "ext": [
         *("openssl", "posix", "status"),
         *("_reactor", "_tls", "_stream", "_relay", "_connect", "_tally", "_seal", "_board", "_follow"),
-        "_extents",
+        *("_extents", "_wire", "_trial"),
     ],
     "services": [
         "store",

@@ -28,10 +28,12 @@ def proxy(start_origin: Callable[..., Origin], start_proxy: Callable[..., Proxy]
     return start_proxy(origin), origin
 
 
-def s_client(proxy: Proxy, origin: Origin, *options: str) -> subprocess.Popen[bytes]:
+def s_client(
+    proxy: Proxy, origin: Origin, *options: str, version: str = "-tls1_3"
+) -> subprocess.Popen[bytes]:
     """Python's ssl can neither choose a TLS 1.3 suite nor ask for a KeyUpdate, so openssl talks."""
     command = [
-        *("openssl", "s_client", "-connect", origin.authority, "-servername", "reg.test", "-tls1_3"),
+        *("openssl", "s_client", "-connect", origin.authority, "-servername", "reg.test", version),
         *("-proxy", f"{proxy.address[0]}:{proxy.port}", "-CAfile", str(proxy.ca_path)),
         *("-verify_return_error", *options),
     ]
@@ -80,6 +82,42 @@ def test_an_orderly_end_behind_a_large_body(proxy: tuple[Proxy, Origin], version
         reply = client.get(f"/v2/a/blobs/{DIGEST}", {"Connection": "close"})
         assert (reply.body, reply.complete) == (BODY, True)
         assert client.read_end()[1] == End.CLOSE_NOTIFY
+
+
+@pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
+@pytest.mark.parametrize("length", ["512", "4096"])
+def test_short_records(length: str, version: str, proxy: tuple[Proxy, Origin]) -> None:
+    """A client that takes no longer ones (RFC 6066 section 4) gets no longer ones."""
+    options = ("-quiet", "-ign_eof", "-maxfraglen", length)
+    with s_client(*proxy, *options, version=version) as talk:
+        out, err = talk.communicate(get(DIGEST) + get(DIGEST, "Connection: close"), timeout=30)
+    assert out.count(BODY) == 2, (out[-200:], err[-500:])
+
+
+def test_openssl_makes_all_records(
+    start_origin: Callable[..., Origin], start_proxy: Callable[..., Proxy]
+) -> None:
+    """REGPROXY_TLS_RECORDS=openssl: a KeyUpdate behind a large body is answered, too."""
+    origin = start_origin("reg.test")
+    origin.on(f"/v2/a/blobs/{DIGEST}", blob_answer(DIGEST, BODY))
+    running = start_proxy(origin, REGPROXY_TLS_RECORDS="openssl")
+    assert "OpenSSL makes all of them (REGPROXY_TLS_RECORDS=openssl)" in running.log()
+    with s_client(running, origin) as talk:
+        assert talk.stdin is not None and talk.stdout is not None
+        talk.stdin.write(get(DIGEST))
+        talk.stdin.flush()
+        out = b""
+        while BODY not in out and (piece := talk.stdout.read1(1 << 20)):
+            out += piece
+        talk.stdin.write(b"K\n")
+        talk.stdin.flush()
+        asked = threading.Thread(target=ask_when_updated, args=(talk,))
+        asked.start()
+        while out.count(BODY) < 2 and (piece := talk.stdout.read1(1 << 20)):
+            out += piece
+        asked.join()
+        talk.communicate(timeout=30)
+    assert out.count(BODY) == 2
 
 
 def test_a_key_update_that_wants_an_answer(proxy: tuple[Proxy, Origin]) -> None:

@@ -21,4 +21,5 @@ cdef class Seal:
                      size_t* done) except Status.EXC
 
 
+cdef bint can_seal(unsigned int suite) noexcept
 cdef Seal make_seal(unsigned int suite, const unsigned char* secret, size_t n, uint64_t sequence)

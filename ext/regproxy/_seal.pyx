@@ -4,6 +4,7 @@ OpenSSL's record layer copies each byte twice on its way out: into its own buffe
 from there to the BIO. For large bodies that is a tenth of all the work. So once a large body begins, the
 records of our side are made here, with the connection's own traffic secret and from the record number on that
 OpenSSL has reached. From then on OpenSSL must write nothing on that connection: a nonce would be used twice.
+Which connections qualify, and when they cease to, is for `_tls.Conn` to say.
 """
 
 from libc.stdint cimport uint64_t
@@ -23,13 +24,21 @@ cdef EVP_CIPHER* aes_128_gcm = EVP_CIPHER_fetch(NULL, b"AES-128-GCM", NULL)
 cdef EVP_CIPHER* aes_256_gcm = EVP_CIPHER_fetch(NULL, b"AES-256-GCM", NULL)
 
 
-cdef int expand_label(const EVP_MD* md, const unsigned char* secret, size_t secret_len, const char* label,
-                      size_t label_len, unsigned char* out, size_t n) except -1:
+cdef bint can_seal(unsigned int suite) noexcept:
+    """Whether records of this suite can be made here: AES-GCM alone."""
+    if suite == AES_128_GCM_SHA256:
+        return aes_128_gcm != NULL
+    return suite == AES_256_GCM_SHA384 and aes_256_gcm != NULL
+
+
+cdef bint expand_label(const EVP_MD* md, const unsigned char* secret, size_t secret_len, const char* label,
+                       size_t label_len, unsigned char* out, size_t n) noexcept:
     """HKDF-Expand-Label with an empty context (RFC 8446 section 7.1), n at most one hash: a single HMAC."""
     cdef unsigned char info[64]
     cdef unsigned char block[64]
     cdef unsigned int got = 0
     cdef size_t at = 0
+    cdef bint made
     info[0] = <unsigned char>(n >> 8)
     info[1] = <unsigned char>n
     info[2] = <unsigned char>(6 + label_len)
@@ -38,11 +47,11 @@ cdef int expand_label(const EVP_MD* md, const unsigned char* secret, size_t secr
     at = 9 + label_len
     info[at] = 0
     info[at + 1] = 1
-    if HMAC(md, secret, <int>secret_len, info, at + 2, block, &got) == NULL or got < n:
-        raise RuntimeError("HKDF-Expand-Label failed")
-    memcpy(out, block, n)
+    made = HMAC(md, secret, <int>secret_len, info, at + 2, block, &got) != NULL and got >= n
+    if made:
+        memcpy(out, block, n)
     OPENSSL_cleanse(block, sizeof(block))
-    return 0
+    return made
 
 
 cdef Seal make_seal(unsigned int suite, const unsigned char* secret, size_t n, uint64_t sequence):
@@ -53,19 +62,18 @@ cdef Seal make_seal(unsigned int suite, const unsigned char* secret, size_t n, u
     cdef size_t key_len
     cdef Seal made
     cdef bint ready
+    if n == 0 or not can_seal(suite):
+        return None
     if suite == AES_128_GCM_SHA256:
         md, cipher, key_len = EVP_sha256(), aes_128_gcm, 16
-    elif suite == AES_256_GCM_SHA384:
-        md, cipher, key_len = EVP_sha384(), aes_256_gcm, 32
     else:
-        return None
-    if n == 0 or cipher == NULL:
-        return None
+        md, cipher, key_len = EVP_sha384(), aes_256_gcm, 32
     made = Seal.__new__(Seal)
-    expand_label(md, secret, n, b"key", 3, key, key_len)
-    expand_label(md, secret, n, b"iv", 2, made.iv, IV)
     made.sequence = sequence
-    ready = made.ctx != NULL and EVP_EncryptInit_ex(made.ctx, cipher, NULL, key, NULL) == 1
+    ready = (made.ctx != NULL
+             and expand_label(md, secret, n, b"key", 3, key, key_len)
+             and expand_label(md, secret, n, b"iv", 2, made.iv, IV)
+             and EVP_EncryptInit_ex(made.ctx, cipher, NULL, key, NULL) == 1)
     OPENSSL_cleanse(key, sizeof(key))
     return made if ready else None
 

@@ -84,6 +84,8 @@ cdef class Stream(Pollable):
 
     # Outgoing flow
     cdef Buf outb
+    # The size of the answer in memory that was sent last: so much may wait besides
+    cdef size_t whole
     cdef Source source
     cdef bint source_waiting
     cdef bint chunked_out
@@ -138,6 +140,7 @@ cdef class Stream(Pollable):
     cdef int _on_eof(self, bint clean) except -1
     cdef int _emit(self, const char* p, size_t n, bint last) except -1
     cdef int _transmit(self, const char* p, size_t n) except -1
+    cdef int _keep(self, const char* p, size_t n) except -1
     cdef bint _flush(self) except -1
     cdef bint _ended(self) except -1
     cdef int _leave(self) except -1

@@ -33,6 +33,9 @@ cdef enum:
     BATCHES_PER_EVENT = 1
     # A relay stops reading its source when this much waits for a slow receiver.
     OUT_HIGH = 262144
+    # And no connection has more than this waiting, besides an answer that is in memory as a whole: what a
+    # relay adds at once, with the framing of the smallest chunks, stays below it.
+    OUT_MAX = OUT_HIGH + 2097152
     CHUNK_HEAD_ROOM = 16
     # A chunk up to here is moved to the one before it; a larger one is as well taken by itself.
     MOVED = 4096
@@ -167,6 +170,16 @@ cdef class Stream(Pollable):
         return self.mode == IN_HEAD and self.inb.len == 0 and self.outb.len == 0
 
     @property
+    def waiting(self) -> int:
+        """How many bytes the kernel has not taken yet."""
+        return self.outb.len
+
+    @property
+    def spent(self) -> bool:
+        """Whether TLS has sent so many records under one key that the connection should end."""
+        return self.tls is not None and self.tls.spent()
+
+    @property
     def half_closed(self) -> bool:
         return self.eof_in or self.rdhup
 
@@ -297,6 +310,7 @@ cdef class Stream(Pollable):
         if self.fd < 0 or self.dead:
             return False
         self.closing = self.closing or last
+        self.whole = n + m
         if n + m > BATCH:
             self._emit(head, n, False)
             self._emit_large(body, last and source is None)
@@ -937,7 +951,7 @@ cdef class Stream(Pollable):
                     if status == Status.FAILED or status == Status.END:
                         return self._send_failed(tls.failure())
                 if done < n:
-                    buf_append(&self.outb, p + done, n - done)
+                    self._keep(p + done, n - done)
             if last and not self.dead:
                 self.alert_due = True
                 self._ended()
@@ -966,9 +980,15 @@ cdef class Stream(Pollable):
                 k = 0
             self.reactor.wire_bytes_out += k
         if <size_t>k < n:
-            buf_append(&self.outb, p + k, n - k)
             self.out_deadline = self.reactor.now + self.out_timeout if self.out_timeout else 0
+            return self._keep(p + k, n - k)
         return 0
+
+    cdef int _keep(self, const char* p, size_t n) except -1:
+        """Have n bytes wait for the kernel; a connection for which too much waits is given up."""
+        if self.outb.len + n > OUT_MAX + self.whole:
+            return self._send_failed("the peer does not read, and too much waits for it")
+        return buf_append(&self.outb, p, n)
 
     cdef bint _flush(self) except -1:
         """Send what waits; True when nothing does any more."""

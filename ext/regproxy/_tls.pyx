@@ -9,10 +9,10 @@ remembers where the caller's bytes were instead of the bytes, and a retry sends 
 
 from libc.string cimport memset, strncmp, strrchr
 
-from regproxy._seal cimport SECRET_MAX, make_seal
-
+from regproxy._seal cimport RECORD_MAX, SECRET_MAX, can_seal, make_seal
+from regproxy._wire cimport Wire, on_record, scratch_bio
 from regproxy.openssl cimport *
-from regproxy.posix cimport errno, memcpy, strcasecmp, strerror
+from regproxy.posix cimport errno, strcasecmp, strerror
 from regproxy.status cimport Status
 
 cdef enum:
@@ -21,10 +21,13 @@ cdef enum:
     APPLICATION_DATA = 23
     WARNING = 1
     CLOSE_NOTIFY = 0
+    # Data that makes up for one record without data
+    CONTROL_CREDIT = 1048576
+    # Half of what AES-GCM's limit allows under one key, to the next power of two (RFC 8446 section 5.5)
+    SEALED_RECORDS = 8388608
 
 cdef const char* SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 cdef long long live_connections = 0
-cdef BIO_METHOD* scratch_method = NULL
 
 
 def live() -> int:
@@ -34,52 +37,6 @@ def live() -> int:
 
 def openssl_version() -> str:
     return OpenSSL_version(OPENSSL_VERSION).decode()
-
-
-# --- the BIO ---------------------------------------------------------------------------------------------
-
-cdef int bio_write(BIO* b, const char* p, size_t n, size_t* done) noexcept nogil:
-    cdef Wire* wire = <Wire*>BIO_get_data(b)
-    # The scratch holds a whole batch with its framing; what does not fit is a bug and ends the connection.
-    if wire.dest == NULL or wire.dest_len + n > wire.dest_cap:
-        return 0
-    memcpy(wire.dest + wire.dest_len, p, n)
-    wire.dest_len += n
-    done[0] = n
-    return 1
-
-
-cdef int bio_read(BIO* b, char* p, size_t n, size_t* done) noexcept nogil:
-    cdef Wire* wire = <Wire*>BIO_get_data(b)
-    BIO_clear_retry_flags(b)
-    if wire.source_len == 0:
-        BIO_set_retry_read(b)
-        return 0
-    if n > wire.source_len:
-        n = wire.source_len
-    memcpy(p, wire.source, n)
-    wire.source += n
-    wire.source_len -= n
-    done[0] = n
-    return 1
-
-
-cdef long bio_ctrl(BIO* b, int cmd, long num, void* ptr) noexcept nogil:
-    return 1 if cmd == BIO_CTRL_FLUSH else 0
-
-
-cdef int make_method() except -1:
-    global scratch_method
-    scratch_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, b"regproxy scratch")
-    if scratch_method == NULL:
-        raise MemoryError
-    BIO_meth_set_write_ex(scratch_method, bio_write)
-    BIO_meth_set_read_ex(scratch_method, bio_read)
-    BIO_meth_set_ctrl(scratch_method, bio_ctrl)
-    return 0
-
-
-make_method()
 
 
 # --- callbacks of the handshake --------------------------------------------------------------------------
@@ -147,6 +104,12 @@ cdef str drain_errors():
     return reason.decode() if reason != NULL else ""
 
 
+cdef inline void forget_errors() noexcept:
+    """SSL_get_error takes any error in the queue for the last call's, so the queue is emptied before one."""
+    if ERR_peek_error():
+        ERR_clear_error()
+
+
 # --- contexts --------------------------------------------------------------------------------------------
 
 cdef class Context:
@@ -159,6 +122,7 @@ cdef class Context:
 cdef Context new_context(bint server, bint ktls):
     cdef Context context = Context.__new__(Context)
     context.server = server
+    context.records_max = SEALED_RECORDS
     context.ktls = ktls
     context.ctx = SSL_CTX_new(TLS_server_method() if server else TLS_client_method())
     if context.ctx == NULL:
@@ -171,11 +135,16 @@ cdef Context new_context(bint server, bint ktls):
     SSL_CTX_set_mode(context.ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE
                      | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
     SSL_CTX_set_session_cache_mode(context.ctx, SSL_SESS_CACHE_OFF)
+    SSL_CTX_set_msg_callback(context.ctx, on_record)
     return context
 
 
-def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=False) -> Context:
-    """A context that presents `chain_pem`, leaf first. ValueError when OpenSSL refuses certificate or key."""
+def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=False,
+                   bint seals=False) -> Context:
+    """A context that presents `chain_pem`, leaf first. ValueError when OpenSSL refuses certificate or key.
+
+    `seals`: the records of large bodies are made by `_seal`, where the connection allows it.
+    """
     cdef Context context = new_context(True, ktls)
     cdef SSL_CTX* ctx = context.ctx
     # Container clients never resume a session (a new process, or one connection per request): no tickets.
@@ -186,7 +155,8 @@ def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=F
     SSL_CTX_set1_groups_list(ctx, b"X25519:P-256:P-384")
     SSL_CTX_set_tlsext_servername_callback(ctx, on_servername)
     SSL_CTX_set_alpn_select_cb(ctx, on_alpn, NULL)
-    if not ktls:
+    context.seals = seals and not ktls
+    if context.seals:
         SSL_CTX_set_keylog_callback(ctx, on_secret)
     if ktls:
         # On a socket's own BIO OpenSSL would answer a bare FIN by a fatal alert, ahead of what we still send.
@@ -246,7 +216,8 @@ def client_context(bint verify=True, str extra_ca_file=None, bint ktls=False, by
     cdef Context context = new_context(False, ktls)
     context.verify = verify
     SSL_CTX_set_verify(context.ctx, SSL_VERIFY_PEER if verify else SSL_VERIFY_NONE, NULL)
-    SSL_CTX_set_default_verify_paths(context.ctx)
+    if verify:
+        SSL_CTX_set_default_verify_paths(context.ctx)
     if extra_ca_file and SSL_CTX_load_verify_file(context.ctx, extra_ca_file.encode()) != 1:
         raise ValueError(f"{extra_ca_file}: no CA certificates could be read: {drain_errors()}")
     ERR_clear_error()
@@ -284,11 +255,10 @@ cdef class Conn:
         if self.direct:
             SSL_set_fd(self.ssl, fd)
         else:
-            bio = BIO_new(scratch_method)
-            BIO_set_data(bio, &self.wire)
-            BIO_set_init(bio, 1)
+            bio = scratch_bio(&self.wire)
             SSL_set_bio(self.ssl, bio, bio)
         SSL_set_ex_data(self.ssl, 0, &self.wire)
+        self.unsealable = not context.seals or self.direct
         if context.server:
             if not is_ip:
                 self.wire.host = <const char*>self.host
@@ -318,11 +288,23 @@ cdef class Conn:
         return 0
 
     @property
+    def sealed(self) -> bool:
+        """Whether the records of our side are made by _seal."""
+        return self.seal is not None
+
+    @property
+    def keeps_secret(self) -> bool:
+        """Whether the secret of our side's records is still kept besides OpenSSL's own copy."""
+        return self.wire.secret_len > 0
+
+    @property
     def version(self) -> str:
         return SSL_get_version(self.ssl).decode()
 
     cdef Status _outcome(self, int ret) except Status.EXC:
         cdef int code = SSL_get_error(self.ssl, ret)
+        if self.wire.refused != NULL:
+            return Status.FAILED
         if code == SSL_ERROR_WANT_READ or code == SSL_ERROR_WANT_WRITE:
             return Status.AGAIN
         if code == SSL_ERROR_ZERO_RETURN:
@@ -331,29 +313,71 @@ cdef class Conn:
         return Status.FAILED
 
     cdef Status handshake(self) except Status.EXC:
-        cdef int ret = SSL_do_handshake(self.ssl)
-        if ret == 1:
-            self.established = True
-            # Not so where the kernel lacks the cipher.
-            self.kernel_sends = self.direct and BIO_get_ktls_send(SSL_get_wbio(self.ssl)) != 0
-            return Status.OK
-        return self._outcome(ret)
+        cdef int ret
+        cdef Status status
+        forget_errors()
+        ret = SSL_do_handshake(self.ssl)
+        if ret != 1:
+            status = self._outcome(ret)
+            if status != Status.AGAIN:
+                self._never_seal()
+            return status
+        self.established = self.wire.established = True
+        self.wire.controls = 0
+        # Not so where the kernel lacks the cipher.
+        self.kernel_sends = self.direct and BIO_get_ktls_send(SSL_get_wbio(self.ssl)) != 0
+        self.wire.no_rekey = self.kernel_sends
+        if self._qualifies():
+            self.wire.watched = True
+        else:
+            self._never_seal()
+        return Status.OK
+
+    cdef bint _qualifies(self) noexcept:
+        """Whether the records of our side may become ours to make: TLS 1.3, AES-GCM, records of full size."""
+        cdef int limit
+        if self.unsealable or SSL_version(self.ssl) != TLS1_3_VERSION:
+            return False
+        limit = SSL_SESSION_get_max_fragment_length(SSL_get_session(self.ssl))
+        if limit != TLSEXT_max_fragment_length_DISABLED and limit != TLSEXT_max_fragment_length_UNSPECIFIED:
+            return False
+        return can_seal(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(self.ssl)))
+
+    cdef bint _in_step(self) noexcept:
+        """Whether all that OpenSSL has written since the handshake is the records that we asked it to make.
+
+        Anything else that it wrote, such as the answer to a KeyUpdate, took a record number or changed keys.
+        """
+        return (self.wire.watched and self.wire.header_len == 0 and not self.wire.odd
+                and self.wire.begun == self.records
+                and SSL_get_key_update_type(self.ssl) == SSL_KEY_UPDATE_NONE)
+
+    cdef void _never_seal(self) noexcept:
+        """Leave this side's records to OpenSSL for good, and forget their secret."""
+        self.unsealable = True
+        self.wire.watched = False
+        self.wire.secret_len = 0
+        OPENSSL_cleanse(self.wire.secret, sizeof(self.wire.secret))
 
     cdef Status read(self, char* p, size_t cap, size_t* n) except Status.EXC:
         cdef int ret
-        if self.seal is not None:
-            # What OpenSSL may want to say now, such as an alert, would repeat a nonce.
-            self.wire.dest = NULL
+        forget_errors()
         ret = SSL_read_ex(self.ssl, p, cap, n)
-        if SSL_get_key_update_type(self.ssl) != SSL_KEY_UPDATE_NONE:
-            # OpenSSL answers with its next record, under new keys, which are not ours to know.
-            if self.seal is not None:
-                return Status.FAILED
-            self.unsealable = True
-        if ret == 1:
+        if self.wire.watched and not self._in_step():
+            self._never_seal()
+        if ret == 1 and self.wire.refused == NULL:
+            if self.wire.controls:
+                self._credit(n[0])
             return Status.OK
         n[0] = 0
         return self._outcome(ret)
+
+    cdef void _credit(self, size_t n) noexcept:
+        """Data makes up for records without it: a KeyUpdate now and then is usual."""
+        self.wire.credit += n
+        if self.wire.credit >= CONTROL_CREDIT:
+            self.wire.credit = 0
+            self.wire.controls -= 1
 
     cdef bint drained(self) noexcept:
         """Whether nothing that was fed is left, so that another read would only say so."""
@@ -363,14 +387,10 @@ cdef class Conn:
         """Encrypt up to n bytes; over a scratch BIO all of them."""
         cdef size_t part
         cdef int ret
-        cdef Status status
         done[0] = 0
         if self.seal is not None:
-            status = self.seal.seal(APPLICATION_DATA, p, n, self.wire.dest + self.wire.dest_len,
-                                    self.wire.dest_cap - self.wire.dest_len, &part)
-            self.wire.dest_len += part
-            done[0] = n
-            return status
+            return self._write_sealed(p, n, done)
+        forget_errors()
         while done[0] < n:
             ret = SSL_write_ex(self.ssl, p + done[0], n - done[0], &part)
             if ret != 1:
@@ -378,20 +398,36 @@ cdef class Conn:
             # With SSL_MODE_ENABLE_PARTIAL_WRITE each call makes exactly one record.
             self.records += 1
             done[0] += part
+        if self.wire.watched and not self._in_step():
+            self._never_seal()
         return Status.OK
+
+    cdef Status _write_sealed(self, const char* p, size_t n, size_t* done) except Status.EXC:
+        cdef size_t part
+        cdef Status status
+        if self.seal.sequence + n // RECORD_MAX + 1 >= self.context.records_max:
+            self.wire.refused = b"as many TLS records were sent as one key is good for"
+            return Status.FAILED
+        status = self.seal.seal(APPLICATION_DATA, p, n, self.wire.dest + self.wire.dest_len,
+                                self.wire.dest_cap - self.wire.dest_len, &part)
+        self.wire.dest_len += part
+        self.records = self.seal.sequence
+        done[0] = n
+        return status
+
+    cdef bint spent(self) noexcept:
+        """Whether so many records were sent under one key that the connection should end after an answer."""
+        return self.records >= self.context.records_max // 2
 
     cdef int take_over(self) except -1:
         """Make our own records from now on, where that is possible; see _seal."""
-        cdef const SSL_CIPHER* cipher
         if self.seal is not None or self.unsealable:
             return 0
-        self.unsealable = True
-        if self.direct or not self.context.server or SSL_version(self.ssl) != TLS1_3_VERSION:
-            return 0
-        cipher = SSL_get_current_cipher(self.ssl)
-        self.seal = make_seal(
-            SSL_CIPHER_get_protocol_id(cipher), self.wire.secret, self.wire.secret_len, self.records
-        )
+        if self._in_step():
+            self.seal = make_seal(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(self.ssl)),
+                                  self.wire.secret, self.wire.secret_len, self.records)
+        self.wire.sealed = self.wire.no_rekey = self.seal is not None
+        self._never_seal()
         return 0
 
     cdef Status close_notify(self) except Status.EXC:
@@ -407,6 +443,7 @@ cdef class Conn:
                            self.wire.dest_cap - self.wire.dest_len, &part)
             self.wire.dest_len += part
         elif self.established:
+            forget_errors()
             ret = SSL_shutdown(self.ssl)
             if ret < 0:
                 status = self._outcome(ret)
@@ -417,6 +454,8 @@ cdef class Conn:
         """Why the last call failed, in words; empties OpenSSL's error queue."""
         cdef long verdict = SSL_get_verify_result(self.ssl)
         cdef str reason = drain_errors()
+        if self.wire.refused != NULL:
+            return self.wire.refused.decode()
         if self.wire.wrong_name:
             asked = SSL_get_servername(self.ssl, TLSEXT_NAMETYPE_host_name)
             named = asked.decode("ascii", "replace") if asked != NULL else "?"

@@ -6,6 +6,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     ctypedef struct SSL
     ctypedef struct SSL_CTX
     ctypedef struct SSL_METHOD
+    ctypedef struct SSL_SESSION
     ctypedef struct BIO
     ctypedef struct BIO_METHOD
     ctypedef struct X509
@@ -50,12 +51,18 @@ cdef extern from "<openssl/ssl.h>" nogil:
     void SSL_set_connect_state(SSL* ssl)
     void SSL_set_bio(SSL* ssl, BIO* rbio, BIO* wbio)
     int SSL_set_fd(SSL* ssl, int fd)
+    BIO* SSL_get_rbio(const SSL* ssl)
     BIO* SSL_get_wbio(const SSL* ssl)
     void SSL_CTX_set_keylog_callback(SSL_CTX* ctx, void (*cb)(const SSL*, const char*) noexcept)
     const SSL_CIPHER* SSL_get_current_cipher(const SSL* ssl)
     unsigned short SSL_CIPHER_get_protocol_id(const SSL_CIPHER* c)
     int SSL_version(const SSL* ssl)
     int SSL_get_key_update_type(const SSL* ssl)
+    void SSL_CTX_set_msg_callback(
+        SSL_CTX* ctx,
+        void (*cb)(int, int, int, const void*, size_t, SSL*, void*) noexcept)
+    SSL_SESSION* SSL_get_session(const SSL* ssl)
+    unsigned char SSL_SESSION_get_max_fragment_length(const SSL_SESSION* session)
     int SSL_set_ex_data(SSL* ssl, int idx, void* data)
     void* SSL_get_ex_data(const SSL* ssl, int idx)
     int SSL_do_handshake(SSL* ssl)
@@ -76,7 +83,9 @@ cdef extern from "<openssl/ssl.h>" nogil:
     const char* X509_verify_cert_error_string(long n)
 
     int TLS1_2_VERSION, TLS1_3_VERSION
-    int SSL_KEY_UPDATE_NONE
+    int SSL_KEY_UPDATE_NONE, SSL_KEY_UPDATE_REQUESTED, SSL3_MT_KEY_UPDATE
+    int SSL3_RT_HEADER, SSL3_RT_INNER_CONTENT_TYPE, SSL3_RT_HANDSHAKE
+    int TLSEXT_max_fragment_length_DISABLED, TLSEXT_max_fragment_length_UNSPECIFIED
     uint64_t SSL_OP_NO_TICKET, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_ENABLE_KTLS
     uint64_t SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_IGNORE_UNEXPECTED_EOF
     long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
@@ -106,7 +115,9 @@ cdef extern from "<openssl/bio.h>" nogil:
     void BIO_set_retry_read(BIO* b)
     void BIO_clear_retry_flags(BIO* b)
     int BIO_get_ktls_send(BIO* b)
-    int BIO_TYPE_SOURCE_SINK, BIO_CTRL_FLUSH
+    void BIO_set_callback_ex(
+        BIO* b, long (*cb)(BIO*, int, const char*, size_t, int, long, int, size_t*) noexcept)
+    int BIO_TYPE_SOURCE_SINK, BIO_CTRL_FLUSH, BIO_CB_READ
 
 cdef extern from "<openssl/pem.h>" nogil:
     X509* PEM_read_bio_X509(BIO* b, X509** x, void* cb, void* arg)
