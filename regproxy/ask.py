@@ -12,6 +12,7 @@ from regproxy.asktags import Copy, TagAsker
 from regproxy.errors import RegproxyError, Unsatisfiable, UpstreamError
 from regproxy.fill import NO_TYPE, Opened, UpstreamAnswer, Wanted
 from regproxy.heads import Request, Response, Span, end_to_end, if_range_allows, parse_range
+from regproxy.lookups import CLIENT
 from regproxy.oci import Kind, Target, parse_target
 from regproxy.policy import Action, Plan
 from regproxy.services import BY_DIGEST
@@ -39,6 +40,8 @@ class Asker(TagAsker):
         """Answer as planned. `copy`: of a tag; what is held of content by digest would have been served."""
         origin = self.origin
         assert origin is not None
+        # This task's, and of all that begins with it: a fill's lookups are on the account of who began it.
+        CLIENT.set(self.stream.peer)
         wanted = Wanted(origin, request, target)
         tag = target.kind is Kind.TAG
         try:

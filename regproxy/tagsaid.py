@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from regproxy.auth import Origin
 from regproxy.download import failure, word_for
-from regproxy.errors import CircuitOpen, RateLimited, UpstreamError
+from regproxy.errors import Busy, CircuitOpen, RateLimited, UpstreamError
 from regproxy.filling import UpstreamAnswer
 from regproxy.heads import Framing, Response
 from regproxy.oci import MANIFEST_TYPES, is_digest
@@ -74,7 +74,7 @@ def as_seen(answer: dict[str, Any]) -> Seen:
 
 def failed_answer(error: UpstreamError, began: float) -> dict[str, Any] | None:
     """A failure as those get it who asked the same meanwhile; None: that is for each process to find."""
-    if isinstance(error, RateLimited | CircuitOpen):
+    if isinstance(error, RateLimited | CircuitOpen | Busy):
         # Nobody was asked, and it is to be told as what it is.
         return None
     if not isinstance(error, UpstreamAnswer):

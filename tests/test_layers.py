@@ -26,7 +26,8 @@ LAYERS = {
         "proxies",
         "origintables",
         "origins",
-        *("bounded", "challenges", "dockerconfig", "sites", "sources", "standing", "tokenserver"),
+        *("addresses", "bounded", "challenges", "dockerconfig", "sites", "sources", "standing"),
+        "tokenserver",
     ],
     "ext": [
         *("openssl", "posix", "status"),
@@ -57,6 +58,7 @@ LAYERS = {
         "certs",
         "contexts",
         "connections",
+        "lookups",
         "resolving",
         "proxying",
         "trust",
