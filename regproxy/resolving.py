@@ -62,6 +62,7 @@ class Resolver:
         self._monotonic = monotonic
         self._answers: Bounded[str, _Answer] = Bounded(KNOWN_MAX)
         self._asking: Flights[str, _Answer] = Flights()
+        self._patience: Bounded[str, float] = Bounded(KNOWN_MAX)  # until when it is waited for a flight
 
     async def lookup(self, name: str, port: int, asker: str = "") -> list[AddrInfo]:
         """Return every address of a name, with this port.
@@ -79,8 +80,9 @@ class Resolver:
                 return _given(known, port)
             raise
         if known is not None and usable:
-            if now >= known.found_at + AT_ONCE_SECONDS:
-                await asyncio.wait([flight], timeout=PATIENCE)
+            patience = (self._patience.get(name) or 0.0) - now
+            if now >= known.found_at + AT_ONCE_SECONDS and patience > 0:
+                await asyncio.wait([flight], timeout=patience)
             if not flight.done():
                 return _given(known, port)
         return _given(await asyncio.shield(flight), port)
@@ -97,6 +99,7 @@ class Resolver:
     def _begin(self, name: str, known: _Answer | None, asker: str) -> asyncio.Task[_Answer]:
         if name not in self._asking:
             self._system.admit(name, asker)
+            self._patience.put(name, self._monotonic() + PATIENCE)
         return self._asking.start(name, partial(self._ask, name, known, asker))
 
     async def _ask(self, name: str, before: _Answer | None, asker: str) -> _Answer:

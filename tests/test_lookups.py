@@ -203,12 +203,15 @@ def test_a_lookup_goes_on_when_nobody_waits(system: System, counts: Counts) -> N
 def test_one_that_hangs_outlives_the_loop(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookups, "IDLE_SECONDS", 0.01)
 
+    before = set(threading.enumerate())
+
     async def test() -> None:
         begin(make(system), ["slow.example"])
         await until(lambda: bool(system.begun))
 
     run(test)
-    (thread,) = (each for each in threading.enumerate() if each.name == "names-tunnel" and each.daemon)
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.daemon
     system.go.set()
     thread.join(20)
     assert not thread.is_alive()
