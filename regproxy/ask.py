@@ -13,6 +13,7 @@ from regproxy.auth import Origin
 from regproxy.errors import BadResponse, RegproxyError, Unsatisfiable, UpstreamError
 from regproxy.fill import NO_TYPE, Opened, UpstreamAnswer, Wanted
 from regproxy.heads import Request, Response, Span, forwarded, if_range_allows, parse_range
+from regproxy.lookups import CLIENT
 from regproxy.oci import Kind, parse_target
 from regproxy.policy import Action, Plan
 from regproxy.services import BY_DIGEST, Route
@@ -40,6 +41,8 @@ class Asker(TagAsker):
         """Answer as planned. `copy`: of a tag; what is held of content by digest would have been served."""
         origin, target = self.origin, route.target
         assert origin is not None
+        # This task's, and of all that begins with it: a fill's lookups are on the account of who began it.
+        CLIENT.set(self.stream.peer)
         wanted = Wanted(origin, route.shared.request, target)
         tag = target.kind is Kind.TAG
         try:

@@ -19,6 +19,7 @@ from regproxy.auth import Origin
 from regproxy.connections import BodyBroken, ConnectionLost
 from regproxy.errors import (
     BadResponse,
+    Busy,
     CircuitOpen,
     ConnectFailed,
     RateLimited,
@@ -40,7 +41,7 @@ CHANCES: Final = 2
 _STUMBLES: Final = frozenset({500, 502, 503, 504})  # what passes by itself, often at once
 # Where asking for all of it may help; not what says that there is nothing for us, or nothing now.
 NO_RANGES: Final = frozenset({400, 403, 405, 412, 416, 417, 501})
-_PASSING: Final = (BodyBroken, ConnectionLost, ConnectFailed, UpstreamTimeout, CircuitOpen, RateLimited)
+_PASSING: Final = (BodyBroken, ConnectionLost, ConnectFailed, UpstreamTimeout, CircuitOpen, RateLimited, Busy)
 
 
 class Counters(Protocol):

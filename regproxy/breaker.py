@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 from regproxy.auth import Origin
-from regproxy.errors import CircuitOpen, RateLimited, UpstreamError, UpstreamTimeout
+from regproxy.errors import Busy, CircuitOpen, RateLimited, UpstreamError, UpstreamTimeout
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Breakers:
 
     def failed(self, origin: Origin, error: UpstreamError) -> None:
         """A request got no head: no connection, no TLS, no answer in time. `error` says why."""
-        if isinstance(error, RateLimited | CircuitOpen):
+        if isinstance(error, RateLimited | CircuitOpen | Busy):
             return  # nobody was asked
         circuit = self._circuits.get(origin) or self._new(origin)
         now = self._clock()

@@ -111,6 +111,7 @@ class Config:
     registries: tuple[HostRule, ...]
     connect_ports: frozenset[int]
     allow_targets: tuple[HostRule, ...]
+    private_targets: bool
     credentials: tuple[Credential, ...]
     docker_config: str | None
     parent_proxy: ParentProxy | None
@@ -221,7 +222,8 @@ _CACHE_MEANING = (
 )
 _CA_MEANING = "where the CA's files are; not set = /ca if writable, else the user's XDG data directory"
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
-_TARGETS_MEANING = "hosts that may be at loopback, link-local or metadata addresses"
+_TARGETS_MEANING = "hosts that may be at loopback, link-local, metadata and private addresses"
+_PRIVATE_MEANING = "false: only hosts that the settings name are reached at private addresses"
 _FREE_MEANING = "bytes of the disk that the cache leaves free; auto = 1g or 5 % of it, the smaller"
 _PROXY_MEANING = "http://[user:password@]host:port of a proxy that upstream is reached through"
 _RESERVE_MEANING = "what is left of a registry's quota when tags begin to last longer; 0 = they never do"
@@ -253,6 +255,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGISTRIES", "registries", _REGISTRIES, _HOSTS_MEANING, _registries, many=True),
     Setting("REGPROXY_CONNECT_PORTS", "connect_ports", "443", "ports of any CONNECT", parse_ports, many=True),
     Setting("REGPROXY_ALLOW_TARGETS", "allow_targets", "", _TARGETS_MEANING, parse_rules, many=True),
+    Setting("REGPROXY_PRIVATE_TARGETS", "private_targets", "true", _PRIVATE_MEANING, _BOOL),
     Setting("AUTH_REGISTRIES", "", "", "host:user:password entries", _verbatim, many=True, secret=True),
     Setting("AUTH_REGISTRIES_DELIMITER", "", " ", "stands between the entries of AUTH_REGISTRIES", _verbatim),
     Setting("AUTH_REGISTRY_DELIMITER", "", ":", "stands between the parts of one entry", _verbatim),

@@ -184,10 +184,12 @@ class Idle:
     def __init__(self) -> None:
         self._pools: dict[Origin, deque[Connection]] = {}
 
-    def take(self, origin: Origin) -> Connection | None:
-        """One that a request can be sent on, or None. Where anything has come unasked is closed."""
+    def take(self, origin: Origin, may: Callable[[Connection], bool] | None = None) -> Connection | None:
+        """One that a request can be sent on, and that `may` is for, or None. Who has sent more is closed."""
         pool = self._pools.get(origin)
         while pool:
+            if may is not None and not may(pool[-1]):
+                return None
             connection = pool.pop()
             if not pool:
                 del self._pools[origin]

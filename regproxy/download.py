@@ -19,8 +19,10 @@ from regproxy.asking import Fetched
 from regproxy.bodies import Bodies, Limits, passing
 from regproxy.errors import (
     BadResponse,
+    Busy,
     CircuitOpen,
     DigestMismatch,
+    OffLimits,
     RateLimited,
     RegproxyError,
     StoreError,
@@ -282,6 +284,10 @@ def word_for(error: RegproxyError) -> str:
         return LIMITED
     if isinstance(error, CircuitOpen):
         return "unreachable"
+    if isinstance(error, Busy):
+        return "busy"
+    if isinstance(error, OffLimits):
+        return "forbidden"
     return "upstream"
 
 
@@ -291,7 +297,12 @@ def failure(word: str, reason: str) -> UpstreamError:
         return RateLimited(reason, _SOON)
     if word == "unreachable":
         return CircuitOpen(reason, _SOON)
-    kinds = {"digest": DigestMismatch, "timeout": UpstreamTimeout}
+    kinds: dict[str, Callable[[str], UpstreamError]] = {
+        "digest": DigestMismatch,
+        "timeout": UpstreamTimeout,
+        "busy": Busy,
+        "forbidden": OffLimits,
+    }
     return kinds.get(word, UpstreamError)(reason)
 
 

@@ -73,6 +73,20 @@ class UpstreamTimeout(UpstreamError):
     status = 504
 
 
+class OffLimits(UpstreamError):
+    """An answer of an origin leads to an address that the configuration does not let it lead to."""
+
+
+class Busy(UpstreamError):
+    """Whoever asks has so many names looked up that no other one is: nobody was asked."""
+
+    status = 503
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.retry_after = 1
+
+
 class BadResponse(UpstreamError):
     """The origin's head or body breaks HTTP or the OCI distribution spec."""
 

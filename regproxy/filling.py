@@ -9,7 +9,7 @@ from typing import Final
 
 from regproxy._relay import Growth
 from regproxy.auth import Origin
-from regproxy.errors import RateLimited, UpstreamError
+from regproxy.errors import Busy, RateLimited, UpstreamError
 from regproxy.heads import Request, Response
 from regproxy.oci import ManifestType, Target, parse_accept
 from regproxy.sharing import namespace_of
@@ -143,10 +143,10 @@ class Fill:
         return growth is None or growth.whole
 
     def is_others(self, wanted: Wanted, error: UpstreamError) -> bool:
-        """Whether it failed for the sake of another client's credentials or registry, and not of these."""
+        """Whether it failed for the sake of another client, its credentials or registry, and not of these."""
         refused = isinstance(error, UpstreamAnswer | RateLimited)
         other = self.wanted.signature != wanted.signature
-        return (refused and other) or self.wanted.origin != wanted.origin
+        return (refused and other) or isinstance(error, Busy) or self.wanted.origin != wanted.origin
 
     def fail(self, error: BaseException) -> None:
         """Tell everybody who waits."""

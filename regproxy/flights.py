@@ -24,6 +24,10 @@ class Flights(Generic[_Key, _Value]):
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def under_way(self, key: _Key) -> asyncio.Task[_Value] | None:
+        """Return the task of the run, None where there is none."""
+        return self._tasks.get(key)
+
     def start(self, key: _Key, run: Callable[[], Coroutine[Any, Any, _Value]]) -> asyncio.Task[_Value]:
         """Return the task of the run, which begins unless one is under way."""
         task = self._tasks.get(key)

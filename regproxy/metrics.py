@@ -210,6 +210,12 @@ class Metrics:
             "circuit_refusals", "Requests that were not sent to it meanwhile.", ["registry"]
         )
         self._token_fetches = counter("token_fetches", "Tokens that were asked for.", [*quota, "outcome"])
+        self._lookups = counter("lookups", "Names that were looked up, or were not.", ["lane", "outcome"])
+        self._targets_refused = counter(
+            "targets_refused", "Hosts at addresses that whoever named them may not lead to.", ["by"]
+        )
+        for by in ("client", "answer"):
+            self._targets_refused.labels(by)
 
     def _declare_cache(self) -> None:
         counter, recent = self._counter, self._recent
@@ -338,6 +344,14 @@ class Metrics:
         """Count one request for a token: "issued", "refused" or "error". `credential`: a name, no secret."""
         labels = self._hosts.bound(registry), self._credentials.bound(credential)
         self._token_fetches.labels(*labels, outcome).inc()
+
+    def lookup(self, lane: str, outcome: str) -> None:
+        """Count a lookup of a name. `lane`: a lookups.Lane; "found", "missing", "failed" or "refused"."""
+        self._lookups.labels(lane, outcome).inc()
+
+    def target_refused(self, by: str) -> None:
+        """Count a host that was not connected to for its addresses. `by`: who has named it."""
+        self._targets_refused.labels(by).inc()
 
     # Fills and tunnels
 

@@ -6,13 +6,14 @@ means. Behaviour is docker-registry-proxy's unless a comment says otherwise.
 
 from __future__ import annotations
 
-import ipaddress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Protocol, TypeVar
 from urllib.parse import unquote
 
-from regproxy.config import Config
+from regproxy.addresses import Reach, reach_of
+from regproxy.config import Config, HostRule
 from regproxy.oci import Accept, Kind, Target, bits_above
 from regproxy.tiers import Tiers
 
@@ -25,16 +26,6 @@ TAG_DISABLED: Final = "manifest-default-disabled"
 _READS = frozenset({"GET", "HEAD"})
 _OFFLINE = "this is not held, and this proxy is offline (REGPROXY_OFFLINE=true): no registry is asked"
 _KNOWN_HOSTS_MAX = 4096
-# Shared address ranges that must not be reached through a proxy unless somebody said so by name: they are the
-# proxy's own host, its neighbours on the link, and the clouds' metadata services.
-_METADATA = frozenset(
-    ipaddress.ip_address(address)
-    # EC2 over IPv6, Azure, Alibaba, Oracle; the usual 169.254.169.254 is link-local
-    for address in ("fd00:ec2::254", "168.63.129.16", "100.100.100.200", "192.0.0.192")
-)
-
-
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 
 
 class Decision(Enum):
@@ -122,6 +113,9 @@ class Policy:
         self._tiers = Tiers(config.tiers)
         self._connects: dict[tuple[str, int], ConnectPlan] = {}
         self._tag_plans: dict[tuple[Action, str], Plan] = {}
+        # Whom the configuration has logins for, or shows them to.
+        self._logins = frozenset(_login_hosts(config))
+        self._written = frozenset(_written_names(config)) | {host for host, _ in self._logins}
 
     # --- CONNECT -----------------------------------------------------------------------------------------
 
@@ -153,28 +147,42 @@ class Policy:
             )
         return ConnectPlan(Decision.TUNNEL)
 
-    def address_allowed(self, host: str, port: int, address: str) -> bool:
+    # --- addresses ---------------------------------------------------------------------------------------
+
+    def address_allowed(self, host: str, port: int, address: str, *, answered: bool = False) -> bool:
         """Whether `host`, which resolved to `address`, may be connected to.
 
-        Loopback, link-local and metadata addresses only for hosts that the configuration names exactly.
-        """
-        ip = ipaddress.ip_address(address.partition("%")[0])
-        if isinstance(ip, ipaddress.IPv6Address):
-            # An IPv4 address in IPv6 clothes is what it is beneath them.
-            embedded = ipaddress.ip_address(ip.packed[-4:]) if ip in _NAT64 else None
-            ip = ip.ipv4_mapped or ip.sixtofour or embedded or ip
-        special = (
-            ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast or ip in _METADATA
-        )
-        return not special or self._named(host, port)
+        `answered`: an origin's answer has named it, by a redirect or as the realm of tokens, and no client.
 
-    def _named(self, host: str, port: int) -> bool:
+        Loopback, link-local and metadata addresses are for hosts that the configuration names exactly;
+        private ones too where an answer has named them, or REGPROXY_PRIVATE_TARGETS=false.
+        """
+        reach = reach_of(address)
+        if reach is Reach.PUBLIC or self.names(host, port):
+            return True
+        if reach is Reach.SPECIAL:
+            return False
+        config = self._config
+        if not answered and config.private_targets:
+            return True
+        if (host, port) in self._logins or (host, None) in self._logins:
+            return True
+        # A mask of all below a domain is in its owner's hands; `reg.*` is in anybody's.
+        below = (rule for rule in config.registries if rule.pattern.startswith((".", "*.")))
+        return config.private_targets and any(rule.matches(host, port) for rule in below)
+
+    def names(self, host: str, port: int) -> bool:
+        """Whether REGISTRIES (no mask), REGPROXY_RESOLVE or REGPROXY_ALLOW_TARGETS has a host."""
         config = self._config
         return (
             host in config.resolve
             or any(rule.pattern == host and rule.matches(host, port) for rule in config.registries)
             or any(rule.matches(host, port) for rule in config.allow_targets)
         )
+
+    def is_written(self, host: str) -> bool:
+        """Whether the configuration has this very name, for any port: nobody else has made it up."""
+        return host in self._written
 
     # --- requests ----------------------------------------------------------------------------------------
 
@@ -277,6 +285,28 @@ class Policy:
             return _PASS[kind]
         reason = f"{method} is not allowed: this proxy only pulls (ALLOW_PUSH=true lets pushes through)"
         return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", reason)
+
+
+def _login_hosts(config: Config) -> Iterator[tuple[str, int | None]]:
+    for credential in config.credentials:
+        yield credential.host, credential.port
+    for settings in config.origin_tables.own.values():
+        if settings.credentials is not None and settings.credentials.token_server is not None:
+            yield settings.credentials.token_server
+
+
+def _written_names(config: Config) -> Iterator[str]:
+    tables = config.origin_tables.own
+    yield from (rule.pattern for rule in (*config.registries, *config.allow_targets) if not _is_mask(rule))
+    yield from (host for host, _ in tables)
+    for settings in tables.values():
+        yield from (mirror.host for mirror in settings.mirrors)
+        if settings.address is not None:
+            yield settings.address
+
+
+def _is_mask(rule: HostRule) -> bool:
+    return "*" in rule.pattern or rule.pattern.startswith(".")
 
 
 def after_head(status: int, *, resumed: bool = False) -> Verdict:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from regproxy.addresses import as_address
 from regproxy.units import Address, Raw, parse_host, split_host_port
 
 PROXY_PORT: Final = 3128  # Squid's, and ours
@@ -130,15 +131,6 @@ def _network(text: str) -> _Network | None:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
         return None
-
-
-def as_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address that a host is the text of; None for a name. IPv4 within IPv6 is IPv4."""
-    try:
-        ip = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    return (ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else ip
 
 
 def is_loopback(host: str) -> bool:

@@ -1,4 +1,8 @@
-"""Addresses of names, remembered for a moment, and in the order in which they are to be tried."""
+"""Addresses of names, remembered for a while, and in the order in which they are to be tried.
+
+An answer that has had its time is given at once nevertheless while it is asked for anew behind it, as long as
+it is not too old (RFC 8767); newer() then has what comes of that.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +13,35 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, zip_longest
-from typing import Final
-
-import aiohappyeyeballs
+from typing import Final, Protocol
 
 from regproxy.bounded import Bounded
+from regproxy.errors import Busy
 from regproxy.flights import Flights
-
-AddrInfo = aiohappyeyeballs.AddrInfoType
+from regproxy.lookups import AddrInfo
 
 FOUND_SECONDS: Final = 5.0  # a burst of connections asks once; a record that moves is followed soon
 MISSING_SECONDS: Final = 1.0
+AWAY_SECONDS: Final = 5.0  # at most; else as long as it took to find out that no name server answers
+# So old an answer is given at once while it is asked for anew; an older one after a moment (RFC 8767 5).
+AT_ONCE_SECONDS: Final = 300.0
+PATIENCE: Final = 1.8
 # While the name servers are away the last answer is better than none (RFC 8767).
 STALE_SECONDS: Final = 3600.0
 FAILED_SECONDS: Final = 10.0  # so long an address that failed is tried after the others
 KNOWN_MAX: Final = 1024
 
 _Error = OSError | UnicodeError
+
+
+class System(Protocol):
+    """Who is asked: Lookups."""
+
+    def admit(self, name: str, asker: str) -> None:
+        """Raise Busy where this asker may not ask now."""
+
+    async def ask(self, name: str, asker: str) -> list[AddrInfo]:
+        """Return all addresses of a name. Raises OSError or UnicodeError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,47 +57,79 @@ class _Answer:
 class Resolver:
     """Names to addresses. Of several who ask for the same name at a time, one asks the system."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        ipv4_only: bool = False,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._loop = loop
-        self._family = socket.AF_INET if ipv4_only else socket.AF_UNSPEC
+    def __init__(self, system: System, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._system = system
         self._monotonic = monotonic
         self._answers: Bounded[str, _Answer] = Bounded(KNOWN_MAX)
         self._asking: Flights[str, _Answer] = Flights()
-        self._failed: Bounded[str, float] = Bounded(KNOWN_MAX)
+        self._patience: Bounded[str, float] = Bounded(KNOWN_MAX)  # until when it is waited for a flight
 
-    async def lookup(self, name: str, port: int) -> list[AddrInfo]:
-        """Return every address of a name, with this port. Raises OSError or UnicodeError (no such name)."""
-        known = self._answers.get(name)
-        if known is None or self._monotonic() >= known.until:
-            known = await self._asking.join(name, partial(self._ask, name, known))
-        if known.error is not None:
-            raise _again(known.error)
-        return [(*info[:4], (info[4][0], port, *info[4][2:])) for info in known.infos]
+    async def lookup(self, name: str, port: int, asker: str = "") -> list[AddrInfo]:
+        """Return every address of a name, with this port.
 
-    async def _ask(self, name: str, before: _Answer | None) -> _Answer:
-        answer = await self._answer(name, before)
+        Raises OSError or UnicodeError (no such name), or Busy. `asker`: whose bound counts.
+        """
+        known, now = self._answers.get(name), self._monotonic()
+        if known is not None and now < known.until:
+            return _given(known, port)
+        usable = known is not None and bool(known.infos) and now < known.found_at + STALE_SECONDS
+        try:
+            flight = self._begin(name, known, asker)
+        except Busy:
+            if known is not None and usable:
+                return _given(known, port)
+            raise
+        if known is not None and usable:
+            patience = (self._patience.get(name) or 0.0) - now
+            if now >= known.found_at + AT_ONCE_SECONDS and patience > 0:
+                await asyncio.wait([flight], timeout=patience)
+            if not flight.done():
+                return _given(known, port)
+        return _given(await asyncio.shield(flight), port)
+
+    async def newer(self, name: str, port: int) -> list[AddrInfo]:
+        """Return what comes of asking anew, where lookup() has not waited for that; [] where it has."""
+        flight = self._asking.under_way(name)
+        return [] if flight is None else _given(await asyncio.shield(flight), port)
+
+    def renews(self, name: str) -> bool:
+        """Whether there is something that newer() would wait for."""
+        return name in self._asking
+
+    def _begin(self, name: str, known: _Answer | None, asker: str) -> asyncio.Task[_Answer]:
+        if name not in self._asking:
+            self._system.admit(name, asker)
+            self._patience.put(name, self._monotonic() + PATIENCE)
+        return self._asking.start(name, partial(self._ask, name, known, asker))
+
+    async def _ask(self, name: str, before: _Answer | None, asker: str) -> _Answer:
+        answer = await self._answer(name, before, asker)
         self._answers.put(name, answer)
         return answer
 
-    async def _answer(self, name: str, before: _Answer | None) -> _Answer:
+    async def _answer(self, name: str, before: _Answer | None, asker: str) -> _Answer:
+        began = self._monotonic()
         try:
-            infos = await self._loop.getaddrinfo(name, 0, family=self._family, type=socket.SOCK_STREAM)
+            infos = await self._system.ask(name, asker)
         except (OSError, UnicodeError) as error:
             now = self._monotonic()
-            away = isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN
-            if away and before is not None and before.infos and now < before.found_at + STALE_SECONDS:
-                return _Answer(before.infos, None, now + MISSING_SECONDS, before.found_at)
-            return _Answer((), error.with_traceback(None), now + MISSING_SECONDS, now)
+            until = now + MISSING_SECONDS
+            if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+                # A name that is asked for again and again must not have a thread all the time.
+                until = now + min(max(MISSING_SECONDS, now - began), AWAY_SECONDS)
+                if before is not None and before.infos and now < before.found_at + STALE_SECONDS:
+                    return _Answer(before.infos, None, until, before.found_at)
+            return _Answer((), error.with_traceback(None), until, now)
         now = self._monotonic()
         return _Answer(infos, None, now + FOUND_SECONDS, now)
 
-    # --- in which order ----------------------------------------------------------------------------------
+
+class Order:
+    """In which order addresses are tried: what has failed a moment ago comes last."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._failed: Bounded[str, float] = Bounded(KNOWN_MAX)
 
     def order(self, infos: Sequence[AddrInfo]) -> list[AddrInfo]:
         """Return addresses as they are to be tried: families by turns (RFC 8305 4), what has failed last."""
@@ -105,6 +153,17 @@ class Resolver:
 def address_of(info: AddrInfo) -> str:
     """Return the address as text."""
     return str(info[4][0])
+
+
+def at_port(infos: Iterable[AddrInfo], port: int) -> list[AddrInfo]:
+    """Return the same addresses with a port."""
+    return [(*info[:4], (info[4][0], port, *info[4][2:])) for info in infos]
+
+
+def _given(answer: _Answer, port: int) -> list[AddrInfo]:
+    if answer.error is not None:
+        raise _again(answer.error)
+    return at_port(answer.infos, port)
 
 
 def _again(error: _Error) -> _Error:

@@ -19,6 +19,7 @@ from regproxy.auth import Origin
 from regproxy.errors import HeadError, RegproxyError
 from regproxy.fill import Wanted
 from regproxy.index import TagRow
+from regproxy.lookups import CLIENT
 from regproxy.oci import Kind
 from regproxy.policy import Action, Decision
 from regproxy.services import Route
@@ -214,6 +215,7 @@ class Session(Asker):
     async def _tunnel(self, host: str, port: int) -> None:
         """A host that is not intercepted: bytes both ways."""
         config, services = self._s.config, self._s
+        CLIENT.set(self.stream.peer)
         try:
             fd, address = await services.upstream.dial(host, port, config.tunnel_connect_timeout)
         except RegproxyError as error:

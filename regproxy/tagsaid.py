@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from regproxy.auth import Origin
 from regproxy.download import failure, word_for
-from regproxy.errors import CircuitOpen, RateLimited, UpstreamError
+from regproxy.errors import Busy, CircuitOpen, RateLimited, UpstreamError
 from regproxy.filling import UpstreamAnswer
 from regproxy.heads import Framing, Response
 from regproxy.oci import MANIFEST_TYPES, is_digest
@@ -77,7 +77,7 @@ def failed_answer(error: UpstreamError, began: float, asker: str) -> dict[str, A
 
     A refusal is for those alone who are like the `asker`.
     """
-    if isinstance(error, RateLimited | CircuitOpen):
+    if isinstance(error, RateLimited | CircuitOpen | Busy):
         # Nobody was asked, and it is to be told as what it is.
         return None
     if not isinstance(error, UpstreamAnswer):

@@ -32,11 +32,19 @@ class Exchange(Protocol):
     """Asks a server one thing. Upstream does."""
 
     async def exchange(
-        self, origin: Origin, method: str, target: str, headers: Headers, body: bytes
+        self,
+        origin: Origin,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        *,
+        registry: Origin | None = None,
     ) -> tuple[int, Response, bytes]:
         """Send one request and return status, head and body of its answer.
 
-        `headers` are all but Host and Content-Length. No redirect is followed; more than 64 KiB of body are a
+        `headers` are all but Host and Content-Length. `registry`: whose answer has named this server; where
+        it may not lead to that, it is OffLimits. No redirect is followed; more than 64 KiB of body are a
         BadResponse. Raises UpstreamError, or Refused where the address is not allowed.
         """
 
@@ -179,18 +187,20 @@ class Tokens:
         try:
             async with asyncio.timeout(EXCHANGE_SECONDS):
                 if login is not None and login.kind == "identity":
-                    return await self._send(realm, post(realm, key.scopes, login))
-                answer = await self._send(realm, get(realm, key.scopes, login))
+                    return await self._send(key, post(realm, key.scopes, login))
+                answer = await self._send(key, get(realm, key.scopes, login))
                 if login is not None and answer[0] in (404, 405):
-                    return await self._send(realm, post(realm, key.scopes, login))
+                    return await self._send(key, post(realm, key.scopes, login))
                 return answer
         except TimeoutError:
             raise UpstreamTimeout(f"{realm.origin.host}: no token within {EXCHANGE_SECONDS:g} s") from None
         except Refused as error:
             raise NoToken(str(error)) from None
 
-    async def _send(self, realm: Realm, ask: Ask) -> tuple[int, Response, bytes]:
-        return await self._exchange.exchange(realm.origin, ask.method, ask.target, ask.headers, ask.body)
+    async def _send(self, key: Key, ask: Ask) -> tuple[int, Response, bytes]:
+        return await self._exchange.exchange(
+            *(key.realm.origin, ask.method, ask.target, ask.headers, ask.body), registry=key.origin
+        )
 
     def _check(self, key: Key, status: int, response: Response) -> None:
         """Raise what an answer other than a token means."""

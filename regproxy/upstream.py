@@ -100,27 +100,36 @@ class Upstream:
     # --- requests ----------------------------------------------------------------------------------------
 
     async def _request(
-        self, origin: Origin, head: bytes, method: str, *, fresh: bool = False
+        self,
+        origin: Origin,
+        head: bytes,
+        method: str,
+        *,
+        fresh: bool = False,
+        answer_of: Origin | None = None,
     ) -> tuple[Connection, Response]:
         """Send a request, whose little body may follow its head, and read the head of its final answer.
 
-        An idle connection that the origin has just closed costs one more try on a new one.
+        An idle connection that the origin has just closed costs one more try on a new one. `answer_of`: see
+        Dialer.connect.
         """
         started = time.monotonic()
         try:
             # What may have been done already must not be done twice (RFC 9110 9.2.2): no connection that may
             # turn out to be closed.
-            idle = self._idle.take(origin) if method in _IDEMPOTENT and not fresh else None
+            idle = None
+            if method in _IDEMPOTENT and not fresh:
+                idle = self._idle.take(origin, lambda idle: self._dialer.may_reuse(idle, answer_of))
             if idle is not None:
                 with suppress(ConnectionLost):
                     return await self._ask(idle, head, method, started)
-            return await self._ask(await self._connect(origin), head, method, started)
+            return await self._ask(await self._connect(origin, answer_of), head, method, started)
         except UpstreamError:
             self._counters.upstream_request(origin.host, "error", time.monotonic() - started)
             raise
 
-    async def _connect(self, origin: Origin) -> Connection:
-        return await self._gate.breakers.run(origin, self._dialer.connect(origin))
+    async def _connect(self, origin: Origin, answer_of: Origin | None = None) -> Connection:
+        return await self._gate.breakers.run(origin, self._dialer.connect(origin, answer_of))
 
     async def _ask(
         self, connection: Connection, head: bytes, method: str, started: float
@@ -197,7 +206,14 @@ class Upstream:
         self._authorizer.passed(origin, grant, response, _kind(request))
 
     async def exchange(
-        self, origin: Origin, method: str, target: str, headers: Headers, body: bytes
+        self,
+        origin: Origin,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        *,
+        registry: Origin | None = None,
     ) -> tuple[int, Response, bytes]:
         """Ask a token server one thing: see `tokencache.Exchange`."""
         framing = Framing("length", len(body)) if method == "POST" else Framing("none", 0)
@@ -205,7 +221,10 @@ class Upstream:
         head = upstream_head(request, authority(origin), target=target)
         connection, response = await self._gate.through(
             *(origin, _TOKENS, method, Kind.TOKEN),
-            lambda: self._soon(origin, self._request(origin, head + body, method, fresh=method == "POST")),
+            lambda: self._soon(
+                origin,
+                self._request(origin, head + body, method, fresh=method == "POST", answer_of=registry),
+            ),
             limited=False,
         )
         try:
@@ -290,7 +309,7 @@ class Upstream:
     ) -> tuple[Connection, Response]:
         """One request on the way; to the registry with credentials, others if the first are refused."""
         if across:
-            return await self._send(at, None, request, method, url, ask, across=True)
+            return await self._send(at, None, request, method, url, ask, across=origin)
         target, authorizer = parse_target(request.path), self._authorizer
         grant = await authorizer.authorization(origin, target, request, own=ask.own)
         async with authorizer.trial(origin, grant) as rests:
@@ -329,19 +348,20 @@ class Upstream:
         url: str,
         ask: Ask,
         *,
-        across: bool = False,
+        across: Origin | None = None,
     ) -> tuple[Connection, Response]:
+        """`across`: whose answer has led to `at`, None where it is asked itself."""
         put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
         told = _anonymous(request)
         head = upstream_head(told, authority(at), target=_path_of(url), method=method, put=put)
         # Who shows nothing where something is asked for uses up nobody's quota, and has to see the challenge.
-        limited = grant is not None or across or self._lets_in.get(at) is True
+        limited = grant is not None or across is not None or self._lets_in.get(at) is True
         connection, response = await self._gate.through(
-            *(at, credential_of(grant, told if across else request), method, _kind(request)),
-            lambda: self._request(at, head, method),
+            *(at, credential_of(grant, request if across is None else told), method, _kind(request)),
+            lambda: self._request(at, head, method, answer_of=across),
             limited=limited,
         )
-        if grant is None and not across:
+        if grant is None and across is None:
             self._lets_in.put(at, response.status != 401)
         return connection, response
 

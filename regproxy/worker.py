@@ -142,7 +142,7 @@ class Worker:
         else:
             log.info("kTLS: not here (%s); TLS is done by OpenSSL in this process", missing)
         origins = Origins(config)
-        dialer = Dialer(config, origins, policy, Trust(config), reactor, loop)
+        dialer = Dialer(config, origins, policy, Trust(config), reactor, loop, metrics)
         quotas = Quotas(directories.cache / "state", config.quota_reserve, metrics)
         upstream = Upstream(
             *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),

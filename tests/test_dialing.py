@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
-from regproxy import resolving
-from regproxy.resolving import AddrInfo, Resolver, address_of
 from tests.client import Client, Reply
 from tests.origin import Answer, Origin, blob_answer, redirect
 from tests.parts.images import digest_of
@@ -278,134 +275,6 @@ def test_nobody_there(start: StartProxy, pull: Callable[..., Reply]) -> None:
     reply = pull(start(table(f'address = "{host}"', f"port = {port}")))
     assert reply.status == 502
     assert f"reg.test (at {host}, port {port}): Connection refused" in message(reply)
-
-
-class System:
-    """The one method of an event loop that a Resolver uses, and when it is."""
-
-    def __init__(self, **known: list[str] | OSError | UnicodeError) -> None:
-        self.known, self.asked = known, 0
-        self.now = 1000.0
-        self.go = asyncio.Event()
-        self.go.set()
-
-    async def getaddrinfo(self, name: str, port: int, *, family: int, type: int) -> list[AddrInfo]:
-        self.asked += 1
-        await self.go.wait()
-        found = self.known[name]
-        if isinstance(found, Exception):
-            raise found
-        return list(infos(found, port))
-
-
-def infos(addresses: Iterable[str], port: int = 443) -> Iterator[AddrInfo]:
-    for address in addresses:
-        tail = (0, 0) if ":" in address else ()
-        family = socket.AF_INET6 if tail else socket.AF_INET
-        yield family, socket.SOCK_STREAM, 6, "", (address, port, *tail)
-
-
-def resolver(system: System) -> Resolver:
-    return Resolver(cast(Any, system), monotonic=lambda: system.now)
-
-
-AWAY = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-NOBODY = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-
-def test_answers_are_remembered_for_a_moment() -> None:
-    async def run() -> None:
-        system = System(a=["192.0.2.1", "2001:db8::1"])
-        names = resolver(system)
-        assert await names.lookup("a", 443) == list(infos(["192.0.2.1", "2001:db8::1"], 443))
-        system.now += resolving.FOUND_SECONDS - 0.1
-        assert await names.lookup("a", 5000) == list(infos(["192.0.2.1", "2001:db8::1"], 5000))
-        assert system.asked == 1
-        system.now += 0.1
-        system.known["a"] = ["192.0.2.2"]
-        assert await names.lookup("a", 443) == list(infos(["192.0.2.2"], 443))
-        assert system.asked == 2
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize("error", [AWAY, NOBODY, UnicodeError("label too long")], ids=repr)
-def test_failures_are_remembered_for_less(error: OSError | UnicodeError) -> None:
-    async def run() -> None:
-        system = System(a=error)
-        names = resolver(system)
-        for _ in range(3):
-            with pytest.raises(type(error)) as caught:
-                await names.lookup("a", 443)
-            assert caught.value is not error
-            assert caught.value.args == error.args
-        assert system.asked == 1
-        system.now += resolving.MISSING_SECONDS
-        system.known["a"] = ["192.0.2.1"]
-        assert await names.lookup("a", 443)
-
-    asyncio.run(run())
-
-
-def test_one_asks_for_all() -> None:
-    async def run() -> None:
-        system = System(a=["192.0.2.1"])
-        names = resolver(system)
-        system.go.clear()
-        waiting = [asyncio.create_task(names.lookup("a", 443)) for _ in range(5)]
-        await asyncio.sleep(0)
-        waiting[0].cancel()
-        await asyncio.sleep(0)
-        system.go.set()
-        assert [len(found) for found in await asyncio.gather(*waiting[1:])] == [1, 1, 1, 1]
-        assert system.asked == 1 and waiting[0].cancelled()
-
-    asyncio.run(run())
-
-
-def test_the_last_answer_is_better_than_no_name_server() -> None:
-    async def run() -> None:
-        system = System(a=["192.0.2.1"])
-        names = resolver(system)
-        await names.lookup("a", 443)
-        system.known["a"] = AWAY
-        system.now += resolving.FOUND_SECONDS
-        assert await names.lookup("a", 443)
-        system.now += resolving.STALE_SECONDS
-        with pytest.raises(socket.gaierror):
-            await names.lookup("a", 443)
-
-    asyncio.run(run())
-
-
-def test_a_name_that_is_gone_is_gone() -> None:
-    async def run() -> None:
-        system = System(a=["192.0.2.1"])
-        names = resolver(system)
-        await names.lookup("a", 443)
-        system.known["a"] = NOBODY
-        system.now += resolving.FOUND_SECONDS
-        with pytest.raises(socket.gaierror):
-            await names.lookup("a", 443)
-
-    asyncio.run(run())
-
-
-def test_order() -> None:
-    system = System()
-    names = resolver(system)
-    found = list(infos(["2001:db8::1", "2001:db8::2", "192.0.2.1", "192.0.2.2", "192.0.2.3"]))
-    in_turn = ["2001:db8::1", "192.0.2.1", "2001:db8::2", "192.0.2.2", "192.0.2.3"]
-    assert [address_of(info) for info in names.order(found)] == in_turn
-    names.failed(found[:1])
-    assert [address_of(info) for info in names.order(found)] == [*in_turn[1:], in_turn[0]]
-    names.failed(found)
-    assert [address_of(info) for info in names.order(found)] == in_turn
-    names.worked("192.0.2.2")
-    assert address_of(names.order(found)[0]) == "192.0.2.2"
-    system.now += resolving.FAILED_SECONDS
-    assert [address_of(info) for info in names.order(found)] == in_turn
-    assert names.order([]) == []
 
 
 # --- parent proxies --------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ LAYERS = {
         "origintables",
         "origins",
         "sharing",
-        *("bounded", "challenges", "dockerconfig", "sites", "sources", "standing", "tokenserver"),
+        *("addresses", "bounded", "challenges", "dockerconfig", "sites", "sources", "standing"),
+        "tokenserver",
     ],
     "ext": [
         *("openssl", "posix", "status"),
@@ -58,6 +59,7 @@ LAYERS = {
         "certs",
         "contexts",
         "connections",
+        "lookups",
         "resolving",
         "proxying",
         "trust",

@@ -85,6 +85,8 @@ def busy(metrics: Metrics) -> None:
     metrics.circuit(HUB, True)
     metrics.circuit_refused(HUB)
     metrics.token_fetch(HUB, "anonymous", "issued")
+    metrics.lookup("tunnel", "found")
+    metrics.target_refused("answer")
     metrics.fill_started()
     metrics.fill_failed("digest")
     metrics.tunnel_opened()
@@ -129,6 +131,8 @@ def test_every_metric_and_its_labels(metrics: Metrics) -> None:
         "regproxy_circuit_open": {"registry"},
         "regproxy_circuit_refusals_total": {"registry"},
         "regproxy_token_fetches_total": {"registry", "credential", "outcome"},
+        "regproxy_lookups_total": {"lane", "outcome"},
+        "regproxy_targets_refused_total": {"by"},
         "regproxy_fills_total": set(),
         "regproxy_fill_failures_total": {"reason"},
         "regproxy_fills_active": set(),
@@ -200,6 +204,8 @@ def test_promtool_has_nothing_to_say(metrics: Metrics, is_busy: bool) -> None:
         ("circuit_open", {"registry": HUB}, 1),
         ("circuit_refusals_total", {"registry": HUB}, 1),
         ("token_fetches_total", {"registry": HUB, "credential": "anonymous", "outcome": "issued"}, 1),
+        ("lookups_total", {"lane": "tunnel", "outcome": "found"}, 1),
+        ("targets_refused_total", {"by": "answer"}, 1),
         ("fills_total", {}, 1),
         ("fill_failures_total", {"reason": "digest"}, 1),
         ("fills_active", {}, 2),

@@ -76,7 +76,7 @@ class Server:
     asked: list[tuple[Origin, str, str, dict[bytes, bytes], bytes]] = field(default_factory=list)
 
     async def exchange(
-        self, origin: Origin, method: str, target: str, headers: Headers, body: bytes
+        self, origin: Origin, method: str, target: str, headers: Headers, body: bytes, **_: Origin
     ) -> tuple[int, Response, bytes]:
         self.asked.append((origin, method, target, dict(headers), body))
         number = len(self.asked)

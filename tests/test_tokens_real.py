@@ -33,7 +33,7 @@ class Http:
         self._addresses = addresses
 
     async def exchange(
-        self, origin: Origin, method: str, target: str, headers: Headers, body: bytes
+        self, origin: Origin, method: str, target: str, headers: Headers, body: bytes, **_: Origin
     ) -> tuple[int, Response, bytes]:
         return await asyncio.to_thread(self._ask, origin, method, target, headers, body)
 

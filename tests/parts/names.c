@@ -1,7 +1,9 @@
 /* Tells a process tree what names stand for: for LD_PRELOAD, see names.py.
  *
- * The file named by SIMULATED_NAMES has lines "name address"; "-" as the address: there is no such name.
- * Names that are not in it are left to the system.
+ * The file named by SIMULATED_NAMES has lines "name address". Other words in the place of an address: "-" there
+ * is no such name, "!" no name server answers, "?" none has answered yet: that takes until it is another word.
+ * Names that are not in it are left to the system. Each question about one that is becomes a line of the file named
+ * by SIMULATED_NAMES_ASKED.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -9,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef int lookup(const char *, const char *, const struct addrinfo *, struct addrinfo **);
 
@@ -24,11 +27,22 @@ static int known(const char *name, char address[64]) {
     return found;
 }
 
+static void note(const char *name) {
+    const char *path = getenv("SIMULATED_NAMES_ASKED");
+    FILE *file = path ? fopen(path, "ae") : NULL;
+    if (!file) return;
+    fprintf(file, "%s\n", name);
+    fclose(file);
+}
+
 int getaddrinfo(const char *name, const char *service, const struct addrinfo *hints, struct addrinfo **found) {
     static lookup *real;
     char address[64];
     if (!real) real = (lookup *)dlsym(RTLD_NEXT, "getaddrinfo");
+    if (name && known(name, address)) note(name);
+    while (name && known(name, address) && !strcmp(address, "?")) usleep(10000);
     if (name && known(name, address)) {
+        if (!strcmp(address, "!")) return EAI_AGAIN;
         if (!strcmp(address, "-")) return EAI_NONAME;
         name = address;
     }

@@ -1,0 +1,294 @@
+"""Threads that ask the system for names: how many, on whose account, and what becomes of those that hang."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from typing import Any
+
+import pytest
+import uvloop
+
+from regproxy import lookups
+from regproxy.errors import Busy
+from regproxy.lookups import EACH_MAX, SITE_MAX, WAITING_MAX, AddrInfo, Lane, Lookups, literal
+from regproxy.resolving import address_of
+
+FOUND: AddrInfo = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))
+NOBODY = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+AWAY = socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+
+class System:
+    """A getaddrinfo(3) that waits for `go` with each name that starts with "slow"."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.begun: list[str] = []
+        self.answers: dict[str, Exception] = {}
+
+    def __call__(self, name: str) -> Sequence[AddrInfo]:
+        self.begun.append(name)
+        if name.startswith("slow"):
+            assert self.go.wait(20)
+        if name in self.answers:
+            raise self.answers[name]
+        return (FOUND,)
+
+
+class Counts(list[tuple[str, str]]):
+    def lookup(self, lane: str, outcome: str) -> None:
+        self.append((lane, outcome))
+
+
+@pytest.fixture
+def system() -> Iterator[System]:
+    system = System()
+    yield system
+    system.go.set()
+
+
+@pytest.fixture
+def counts() -> Counts:
+    return Counts()
+
+
+def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(test())
+
+
+def make(system: System, lane: Lane = Lane.TUNNEL, counts: Counts | None = None) -> Lookups:
+    return Lookups(asyncio.get_running_loop(), lane, counts, getaddrinfo=system)
+
+
+async def until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not check():
+            await asyncio.sleep(0.001)
+
+
+def begin(names: Lookups, hosts: Sequence[str], asker: str = "") -> list[asyncio.Task[list[AddrInfo]]]:
+    return [asyncio.create_task(names.ask(host, asker)) for host in hosts]
+
+
+@pytest.mark.parametrize(
+    "answer, outcome",
+    [
+        (None, "found"),
+        (NOBODY, "missing"),
+        (UnicodeError("label too long"), "missing"),
+        (AWAY, "failed"),
+        (OSError("no buffers"), "failed"),
+        (ValueError("what nobody thought of"), "failed"),
+    ],
+    ids=repr,
+)
+def test_outcomes(system: System, counts: Counts, answer: Exception | None, outcome: str) -> None:
+    async def test() -> None:
+        names = make(system, Lane.WRITTEN, counts)
+        if answer is None:
+            assert await names.ask("a", "") == [FOUND]
+        else:
+            system.answers["a"] = answer
+            with pytest.raises((OSError, UnicodeError)):
+                await names.ask("a", "")
+        assert counts == [("written", outcome)]
+
+    run(test)
+
+
+@pytest.mark.parametrize("lane", [Lane.ANSWER, Lane.CLIENT, Lane.TUNNEL])
+def test_each_asker_has_a_bound(system: System, counts: Counts, lane: Lane) -> None:
+    async def test() -> None:
+        names = make(system, lane, counts)
+        hosts = [f"slow-{n}.example" for n in range(EACH_MAX)]
+        for host in hosts:
+            names.admit(host, "one")
+        tasks = begin(names, hosts, "one")
+        await until(lambda: set(system.begun) == set(hosts))
+        with pytest.raises(Busy, match="8 other names that one has asked for are not resolved yet") as caught:
+            names.admit("more.example", "one")
+        assert (caught.value.status, caught.value.retry_after) == (503, 1)
+        assert counts == [(lane.value, "refused")]
+        names.admit("more.example", "another")
+        system.go.set()
+        await asyncio.gather(*tasks)
+        names.admit("more.example", "one")
+
+    run(test)
+
+
+def test_each_domain_has_a_bound(system: System) -> None:
+    async def test() -> None:
+        names = make(system)
+        hosts = [f"slow-{n}.corp.example" for n in range(SITE_MAX)]
+        tasks = begin(names, hosts, "one")
+        await asyncio.sleep(0)
+        with pytest.raises(Busy, match="4 other names of its domain"):
+            names.admit("x.corp.example", "one")
+        names.admit("x.other.example", "one")
+        names.admit("x.corp.example", "another")
+        system.go.set()
+        await asyncio.gather(*tasks)
+
+    run(test)
+
+
+def test_what_the_configuration_names_has_none(system: System) -> None:
+    async def test() -> None:
+        names = make(system, Lane.WRITTEN)
+        hosts = [f"slow-{n}.corp.example" for n in range(100)]
+        for host in hosts:
+            names.admit(host, "")
+        tasks = begin(names, hosts)
+        await until(lambda: len(system.begun) == Lane.WRITTEN.threads)
+        system.go.set()
+        assert len(await asyncio.gather(*tasks)) == 100
+        assert names._threads == Lane.WRITTEN.threads
+
+    run(test)
+
+
+def test_whoever_has_the_fewest_under_way_is_next(system: System) -> None:
+    async def test() -> None:
+        names = make(system, Lane.WRITTEN)
+        full = [f"slow-{n}" for n in range(Lane.WRITTEN.threads)]
+        tasks = begin(names, full, "many")
+        await until(lambda: len(system.begun) == len(full))
+        tasks += begin(names, ["many-1", "many-2"], "many") + begin(names, ["few-1"], "few")
+        await asyncio.sleep(0)
+        system.go.set()
+        await asyncio.gather(*tasks)
+        later = system.begun[len(full) :]
+        assert later[0] == "few-1" and set(later[1:]) == {"many-1", "many-2"}
+
+    run(test)
+
+
+def test_the_queue_has_an_end(system: System) -> None:
+    async def test() -> None:
+        names = make(system)
+        # As many askers as it takes.
+        tasks = []
+        for n in range(Lane.TUNNEL.threads + WAITING_MAX):
+            names.admit(f"slow-{n}", f"asker-{n}")
+            tasks += begin(names, [f"slow-{n}"], f"asker-{n}")
+            await asyncio.sleep(0)
+        with pytest.raises(Busy, match="too many names are not resolved yet"):
+            names.admit("slow-x", "asker-x")
+        system.go.set()
+        await asyncio.gather(*tasks)
+
+    run(test)
+
+
+def test_a_lookup_goes_on_when_nobody_waits(system: System, counts: Counts) -> None:
+    async def test() -> None:
+        names = make(system, counts=counts)
+        (task,) = begin(names, ["slow.example"], "one")
+        await until(lambda: bool(system.begun))
+        task.cancel()
+        await asyncio.wait([task])
+        assert counts == []
+        system.go.set()
+        await until(lambda: counts == [("tunnel", "found")])
+
+    run(test)
+
+
+def test_one_that_hangs_outlives_the_loop(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "IDLE_SECONDS", 0.01)
+
+    before = set(threading.enumerate())
+
+    async def test() -> None:
+        begin(make(system), ["slow.example"])
+        await until(lambda: bool(system.begun))
+
+    run(test)
+    (thread,) = set(threading.enumerate()) - before
+    assert thread.daemon
+    system.go.set()
+    thread.join(20)
+    assert not thread.is_alive()
+
+
+def test_threads_end_when_there_is_nothing_to_do(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "IDLE_SECONDS", 0.01)
+
+    async def test() -> None:
+        names = make(system)
+        for _ in range(2):
+            assert await names.ask("a", "") == [FOUND]
+            await until(lambda: names._threads == 0)
+
+    run(test)
+
+
+def test_no_thread_to_be_had(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def test() -> None:
+        names = make(system)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            with pytest.raises(socket.gaierror, match="no thread to ask the system"):
+                await names.ask("a", "")
+        (task,) = begin(names, ["slow"])
+        await until(lambda: bool(system.begun))
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            (other,) = begin(names, ["b"])
+            await asyncio.sleep(0)
+            # The one that there is does that, too.
+            system.go.set()
+            await asyncio.gather(task, other)
+
+    run(test)
+
+
+def test_slow_ones_are_logged_once_a_minute(
+    system: System, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lookups, "SLOW_SECONDS", 0.01)
+
+    async def test() -> None:
+        names = make(system)
+        tasks = begin(names, ["slow-1.example", "slow-2.example"], "one")
+        await until(lambda: bool(caplog.records))
+        await asyncio.sleep(0.02)
+        system.go.set()
+        await asyncio.gather(*tasks)
+
+    with caplog.at_level(logging.WARNING):
+        run(test)
+    (record,) = caplog.records
+    assert "no answer for the name slow-1.example within 0.01 s" in record.message
+    assert "(tunnel) under way: 2, waiting: 0" in record.message
+
+
+@pytest.mark.parametrize(
+    "host, address",
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("127.1", "127.0.0.1"),
+        ("0x7f.1", "127.0.0.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+    ],
+)
+def test_literals_are_nobodys_question(host: str, address: str) -> None:
+    found = literal(host)
+    assert found is not None
+    assert [address_of(info) for info in found] == [address]
+
+
+def test_what_is_no_literal() -> None:
+    assert literal("reg.test") is None
+    with pytest.raises(OSError):
+        literal("2001:db8::1", ipv4_only=True)
