@@ -8,7 +8,8 @@ import time
 from typing import Final
 
 from regproxy._relay import FileSource, StreamSink
-from regproxy.asktags import Copy, TagAsker
+from regproxy.asktags import Copy
+from regproxy.asktokens import CONTINUE, TokenAsker
 from regproxy.errors import RegproxyError, Unsatisfiable, UpstreamError
 from regproxy.fill import NO_TYPE, Opened, UpstreamAnswer, Wanted
 from regproxy.heads import Request, Response, Span, end_to_end, if_range_allows, parse_range
@@ -19,7 +20,6 @@ from regproxy.upstream import Connection
 
 log = logging.getLogger(__name__)
 
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 # A body that is complete within this many bytes is verified before its head goes out, so that a wrong one
 # becomes a clear error instead of a cut connection.
 VERIFY_FIRST: Final = 65_536
@@ -28,7 +28,7 @@ _CHANGES: Final = frozenset({"PUT", "DELETE"})
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
-class Asker(TagAsker):
+class Asker(TokenAsker):
     """Carries out the plans that the cache alone can't."""
 
     __slots__ = ()
@@ -167,10 +167,14 @@ class Asker(TagAsker):
     async def _pass(self, wanted: Wanted) -> None:
         """Through to the origin and back, nothing stored."""
         request, upstream = wanted.request, self._s.upstream
-        started = time.monotonic()
-        if request.body.empty:
+        started, body = time.monotonic(), b""
+        if await upstream.may_lend(wanted.origin, request):
+            request, body = await self._read_form(request)
+            if await self._lend(wanted.origin, request, body):
+                return
+        if request.body.empty or body:
             try:
-                connection, response = await upstream.pass_on(wanted.origin, request)
+                connection, response = await upstream.pass_on(wanted.origin, request, body)
             except UpstreamError as error:
                 if self._answer_ping(wanted, error):
                     return

@@ -210,6 +210,9 @@ class Metrics:
             "circuit_refusals", "Requests that were not sent to it meanwhile.", ["registry"]
         )
         self._token_fetches = counter("token_fetches", "Tokens that were asked for.", [*quota, "outcome"])
+        self._withheld = counter(
+            "logins_withheld", "Requests that went without the login that there is.", ["registry"]
+        )
 
     def _declare_cache(self) -> None:
         counter, recent = self._counter, self._recent
@@ -338,6 +341,10 @@ class Metrics:
         """Count one request for a token: "issued", "refused" or "error". `credential`: a name, no secret."""
         labels = self._hosts.bound(registry), self._credentials.bound(credential)
         self._token_fetches.labels(*labels, outcome).inc()
+
+    def login_withheld(self, registry: str) -> None:
+        """Count a client's request that is none of those that a login is for."""
+        self._withheld.labels(self._hosts.bound(registry)).inc()
 
     # Fills and tunnels
 

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Literal, TypeVar, cast
 
 LogLevel = Literal["debug", "info", "warning", "error"]
+LoginFor = Literal["pull", "push"]
 
 # A list as it was written: one text, or the entries of a TOML list.
 Raw = str | tuple[str, ...]
@@ -392,6 +393,13 @@ def parse_level(text: str) -> LogLevel:
     if level not in ("debug", "info", "warning", "error"):
         raise ValueError("debug, info, warning or error")
     return cast(LogLevel, level)
+
+
+def parse_login_for(text: str) -> LoginFor:
+    """Return what configured credentials are for."""
+    if text.lower() not in ("pull", "push"):
+        raise ValueError("pull (pulls alone) or push (pushes too, where ALLOW_PUSH=true)")
+    return cast(LoginFor, text.lower())
 
 
 # Quotas.

@@ -22,11 +22,13 @@ from regproxy.dialing import Dialer
 from regproxy.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
 from regproxy.gate import Gate, credential_of
 from regproxy.heads import Framing, Headers, Request, Response, upstream_head
+from regproxy.lending import trimmed
 from regproxy.oci import Kind, parse_target
 from regproxy.origins import Origins, Place
 from regproxy.policy import MAX_REDIRECTS, REDIRECTS
 from regproxy.ratelimit import CLIENT
 from regproxy.tokens import Authorizer, Exchange, Grant
+from regproxy.tokenserver import Issued
 
 __all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched", "Upstream", "authority"]
 
@@ -40,7 +42,8 @@ INTERIM_MAX: Final = 16  # 1xx answers before the one that counts
 _NOT_FORWARDED: Final = frozenset(
     b"accept-encoding expect range if-range if-none-match if-match if-modified-since"
     b" if-unmodified-since forwarded x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-prefix"
-    b" x-forwarded-proto x-host x-http-method-override x-original-url x-rewrite-url".split()
+    b" x-forwarded-proto x-host x-http-method x-http-method-override x-method-override x-original-url"
+    b" x-rewrite-url".split()
 )
 # All that a mirror, or a host that we were redirected to, has any business with.
 _ACROSS: Final = frozenset(b"accept user-agent".split())
@@ -154,19 +157,28 @@ class Upstream:
 
     # --- what is passed on -------------------------------------------------------------------------------
 
-    async def pass_on(self, origin: Origin, request: Request) -> tuple[Connection, Response]:
-        """Send a request without a body as it is, with the origin's credentials where it has none."""
+    async def pass_on(
+        self, origin: Origin, request: Request, body: bytes = b""
+    ) -> tuple[Connection, Response]:
+        """Send a request, whose body is little and all here, as it is, with the origin's credentials where it
+        has none and may get them.
+        """
         grant, kind = await self._authorizer.passing(origin, request), _kind(request)
         async with self._authorizer.trial(origin, grant) as rests:
             grant = None if rests else grant
-            head = upstream_head(request, authority(origin), put=self._fields(origin, grant))
+            sent = _lent(request, grant)
+            head = upstream_head(sent, authority(origin), put=self._fields(origin, grant)) + body
             connection, response = await self._gate.through(
                 *(origin, credential_of(grant or _own(request), request), request.method, kind),
                 lambda: self._request(origin, head, request.method),
                 # A ping and a token are how clients get credentials of their own.
                 limited=request.method in _SAFE and kind in _MIRRORED,
             )
-            self._authorizer.passed(origin, grant, response, kind)
+            try:
+                await self._authorizer.passed(origin, sent, grant, response)
+            except BaseException:
+                connection.abort()
+                raise
         return connection, response
 
     async def begin(self, origin: Origin, request: Request) -> tuple[Connection, Grant | None]:
@@ -177,7 +189,7 @@ class Upstream:
         grant = await self._authorizer.passing(origin, request)
         async with self._authorizer.trial(origin, grant) as rests:
             grant = None if rests else grant
-        head = upstream_head(request, authority(origin), put=self._fields(origin, grant))
+        head = upstream_head(_lent(request, grant), authority(origin), put=self._fields(origin, grant))
         breakers = self._gate.breakers
         breakers.admit(origin)
         try:
@@ -194,7 +206,15 @@ class Upstream:
 
     def began(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
         """An answer came to what begin() has sent."""
-        self._authorizer.passed(origin, grant, response, _kind(request))
+        self._authorizer.judge(origin, request, grant, response)
+
+    async def may_lend(self, origin: Origin, request: Request) -> bool:
+        """As Authorizer.may_lend."""
+        return await self._authorizer.may_lend(origin, request)
+
+    async def lend(self, origin: Origin, request: Request, body: bytes) -> Issued | None:
+        """As Authorizer.lend."""
+        return await self._authorizer.lend(origin, request, body)
 
     async def exchange(
         self, origin: Origin, method: str, target: str, headers: Headers, body: bytes
@@ -289,6 +309,8 @@ class Upstream:
         across: bool,
     ) -> tuple[Connection, Response]:
         """One request on the way; to the registry with credentials, others if the first are refused."""
+        # No other field of a client's may shape the challenge that all go by, or come along with our login.
+        request = trimmed(request)
         if across:
             return await self._send(at, None, request, method, url, ask, across=True)
         target, authorizer = parse_target(request.path), self._authorizer
@@ -365,6 +387,12 @@ def _own(request: Request) -> Grant | None:
     """What the client itself sends."""
     value = request.get(b"authorization")
     return Grant(value, CLIENT) if value is not None else None
+
+
+def _lent(request: Request, grant: Grant | None) -> Request:
+    """A request as it is sent with this grant, or in the hope of a challenge."""
+    pings = request.method in _SAFE and _kind(request) is Kind.PING and _own(request) is None
+    return trimmed(request) if grant is not None or pings else request
 
 
 def _kind(request: Request) -> Kind:

@@ -85,6 +85,7 @@ def busy(metrics: Metrics) -> None:
     metrics.circuit(HUB, True)
     metrics.circuit_refused(HUB)
     metrics.token_fetch(HUB, "anonymous", "issued")
+    metrics.login_withheld(HUB)
     metrics.fill_started()
     metrics.fill_failed("digest")
     metrics.tunnel_opened()
@@ -129,6 +130,7 @@ def test_every_metric_and_its_labels(metrics: Metrics) -> None:
         "regproxy_circuit_open": {"registry"},
         "regproxy_circuit_refusals_total": {"registry"},
         "regproxy_token_fetches_total": {"registry", "credential", "outcome"},
+        "regproxy_logins_withheld_total": {"registry"},
         "regproxy_fills_total": set(),
         "regproxy_fill_failures_total": {"reason"},
         "regproxy_fills_active": set(),

@@ -123,6 +123,9 @@ class Counts:
     def token_fetch(self, registry: str, credential: str, outcome: str) -> None:
         self.seen[registry, credential, outcome] += 1
 
+    def login_withheld(self, registry: str) -> None:
+        self.seen[registry, "", "withheld"] += 1
+
 
 def table(host: str, text: str, more: str = "") -> str:
     return f'[origin."{host}"]\n{more}\n[origin."{host}".credentials]\n{text}\n'
