@@ -46,9 +46,9 @@ _PLAIN_PATH = re.compile(r"(?:/(?!\.+(?:/|\Z))[A-Za-z0-9._~!$&'()*+,=:@-]+)+/?|/
 # The only fields that go along with the login, which replaces an Authorization. No other can name a method, a
 # path, a host or a session.
 _CARRIED: Final = frozenset(
-    b"accept authorization accept-encoding accept-language cache-control content-encoding content-range content-type expect"
-    b" if-match if-modified-since if-none-match if-range if-unmodified-since pragma range user-agent"
-    b" traceparent tracestate".split()
+    b"accept accept-encoding accept-language authorization cache-control content-encoding content-range"
+    b" content-type expect if-match if-modified-since if-none-match if-range if-unmodified-since pragma range"
+    b" user-agent traceparent tracestate".split()
 )
 # The message's own; they are written anew or left out on the way.
 _FRAMED: Final = frozenset(

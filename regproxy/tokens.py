@@ -18,7 +18,7 @@ from regproxy.auth import Origin
 from regproxy.bounded import Bounded, Seldom
 from regproxy.challenges import Bearer, asks_for_basic, bearer_of, parse_challenges
 from regproxy.config import Config
-from regproxy.errors import BadResponse, UpstreamError
+from regproxy.errors import BadResponse, Refused, UpstreamError
 from regproxy.heads import Request, Response
 from regproxy.lending import (
     cut_scopes,
@@ -37,7 +37,7 @@ from regproxy.realms import Named, Realms
 from regproxy.sources import Login
 from regproxy.standing import Rest, Standings
 from regproxy.tokencache import Exchange, Key, NoToken, Tokens
-from regproxy.tokenserver import Issued, Realm, parse_realm, parse_scope
+from regproxy.tokenserver import PLAIN, Issued, Realm, parse_realm, parse_scope
 
 __all__ = ["Authorizer", "Exchange", "Grant", "TokenCounter"]
 
@@ -130,7 +130,8 @@ class Authorizer:
         self._counter = counter
         self._realms = realms or Realms(None, clock)
         self._pushes = config.allow_push and config.login_for == "push"
-        self._seldom = Seldom()
+        self._seldom, self._pings = Seldom(), Seldom()
+        self._exchange = exchange
         self._logins = Logins(config, self._origins, standings, clock)
         self._tokens = Tokens(exchange, _Ledger(self._logins, standings, counter, clock), clock, wall)
         self._asks: Bounded[Origin, Realm | Literal["basic"]] = Bounded(REGISTRIES_KEPT)
@@ -163,8 +164,11 @@ class Authorizer:
         own: bool = False,
     ) -> Grant | None:
         """Return what to try after a 401 to `grant`, once; None: the 401 is for whoever asked."""
-        self._learn(origin, target, response)
-        await self._share(origin, request, response)
+        ours = grant is not None and grant.sort != "client"
+        clean = response if ours or not is_shaped(request) else await self._challenge(origin)
+        if clean is not None:
+            self._learn(origin, target, clean)
+            await self._share(origin, clean)
         if grant is None or grant.sort == "client":
             return await self._ours(origin, target, own)
         another = None
@@ -194,8 +198,8 @@ class Authorizer:
 
     def note(self, origin: Origin, target: Target, response: Response, grant: Grant) -> None:
         """A 401 came to one of ours."""
-        self._learn(origin, target, response)
         if grant.sort != "client":
+            self._learn(origin, target, response)
             self._note_refusal(origin, target, grant)
 
     def accepted(self, origin: Origin, grant: Grant | None, status: int) -> None:
@@ -227,7 +231,9 @@ class Authorizer:
     async def passed(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
         """An answer came to what passing() was asked about: to `request` as it was sent, with its grant."""
         if response.status == 401:
-            await self._share(origin, request, response)
+            clean = await self._challenge(origin) if is_shaped(request) else response
+            if clean is not None:
+                await self._share(origin, clean)
         self.judge(origin, request, grant, response)
 
     def judge(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
@@ -289,10 +295,23 @@ class Authorizer:
                 return found
         return []
 
-    async def _share(self, registry: Origin, request: Request, response: Response) -> None:
-        """Let all workers know of a realm that a 401 to `request` names, before a client follows it."""
+    async def _challenge(self, registry: Origin) -> Response | None:
+        """Return what a registry says to a ping of ours; None where that is no 401, or was asked for lately.
+
+        For who has fields in its request that may have shaped the 401: all would go by what is learned of it.
+        """
+        if not self._pings.lets(registry, self._clock()):
+            return None
+        try:
+            answer = await self._exchange.exchange(registry, "GET", "/v2/", PLAIN, b"")
+        except (UpstreamError, Refused):
+            return None
+        return answer[1] if answer[0] == 401 else None
+
+    async def _share(self, registry: Origin, response: Response) -> None:
+        """Let all workers know of a realm that a 401 names, before a client follows it."""
         bearer = bearer_of(parse_challenges(response.all(b"www-authenticate")))
-        if bearer is None or is_shaped(request):
+        if bearer is None:
             return
         try:
             realm = self._realm(bearer)
@@ -314,6 +333,7 @@ class Authorizer:
             self._counter.login_withheld(origin.host)
         if self._seldom.lets(origin, self._clock()):
             kept = "pulls and pushes" if self._pushes else "pulls"
+            kept += ", and for tokens of them where a registry has said so"
             path = request.path.partition("?")[0][:_SHOWN]
             log.info(
                 "%s: %s %s went out without credentials: they are for %s",
@@ -404,7 +424,8 @@ class Authorizer:
             except BadResponse as error:
                 log.warning("%s asks for tokens in a way that can't be followed: %s", origin.host, error)
             else:
-                self._scopes.put((origin, target.repository), parse_scope(bearer.scope))
+                if bearer.scope:
+                    self._scopes.put((origin, target.repository), parse_scope(bearer.scope))
                 return
         if asks_for_basic(challenges):
             self._asks.put(origin, "basic")

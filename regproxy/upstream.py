@@ -309,8 +309,6 @@ class Upstream:
         across: bool,
     ) -> tuple[Connection, Response]:
         """One request on the way; to the registry with credentials, others if the first are refused."""
-        # No other field of a client's may shape the challenge that all go by, or come along with our login.
-        request = trimmed(request)
         if across:
             return await self._send(at, None, request, method, url, ask, across=True)
         target, authorizer = parse_target(request.path), self._authorizer
@@ -356,6 +354,7 @@ class Upstream:
         drop = _NOT_FORWARDED | _NOT_SENT
         if across:
             request = _without_secrets(request)
+        request = _lent(request, grant)
         put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
         head = upstream_head(request, authority(at), target=_path_of(url), method=method, drop=drop, put=put)
         # Who shows nothing where something is asked for uses up nobody's quota, and has to see the challenge.
@@ -390,9 +389,8 @@ def _own(request: Request) -> Grant | None:
 
 
 def _lent(request: Request, grant: Grant | None) -> Request:
-    """A request as it is sent with this grant, or in the hope of a challenge."""
-    pings = request.method in _SAFE and _kind(request) is Kind.PING and _own(request) is None
-    return trimmed(request) if grant is not None or pings else request
+    """A request as it is sent with this grant: with ours, nothing that makes another request of it."""
+    return trimmed(request) if grant is not None and grant.sort != "client" else request
 
 
 def _kind(request: Request) -> Kind:
