@@ -14,7 +14,7 @@ from typing import Final, Literal
 from urllib.parse import parse_qsl
 
 from regproxy.heads import Request
-from regproxy.oci import is_repository
+from regproxy.oci import is_repository, parse_target
 
 FORM_MAX: Final = 65_536  # bytes of an OAuth2 form
 SCOPES_MAX: Final = 32  # of one request for a token
@@ -102,6 +102,13 @@ def _of(endpoint: Endpoint, match: re.Match[str] | None) -> Loan | None:
     if endpoint != "upload" and "/blobs/uploads/" in f"/{match[1]}/":
         return None
     return Loan(endpoint, match[1])
+
+
+def cleaned(path: str) -> str:
+    """Return the path of content as it is sent with our login: without a query that registries don't know."""
+    bare, _, query = path.partition("?")
+    is_content = bare.startswith("/v2/") and parse_target(bare).reference != ""
+    return bare if is_content and _QUERY.fullmatch(query) is None else path
 
 
 def is_plain(path: str) -> bool:

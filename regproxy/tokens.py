@@ -230,7 +230,8 @@ class Authorizer:
 
     async def passed(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
         """An answer came to what passing() was asked about: to `request` as it was sent, with its grant."""
-        if response.status == 401:
+        # Other pages than a registry's may be asking for other logins.
+        if response.status == 401 and loan(request.method, request.path, pushes=True) is not None:
             clean = await self._challenge(origin) if is_shaped(request) else response
             if clean is not None:
                 await self._share(origin, clean)
@@ -268,16 +269,16 @@ class Authorizer:
         if ask is None:
             return None
         found = await self._named(server, request, lambda realm: is_realms(ask, realm.target, realm.service))
-        for named in found:
-            key = Key(named.registry, named.realm, ask.scopes, None)
-            login = (await self._logins.of_server(server, key.scope)).login
-            if login is None:
-                return None
-            try:
-                return await self._tokens.issue(replace(key, login=login))
-            except NoToken:
-                return None
-        return None
+        if not found:
+            return None
+        key = Key(found[-1].registry, found[-1].realm, ask.scopes, None)
+        login = (await self._logins.of_server(server, key.scope)).login
+        if login is None:
+            return None
+        try:
+            return await self._tokens.issue(replace(key, login=login))
+        except NoToken:
+            return None
 
     async def _named(self, server: Origin, request: Request, fits: Callable[[Realm], bool]) -> list[Named]:
         """Return the realms at a path of `server` whose registries its login may serve."""
@@ -333,15 +334,9 @@ class Authorizer:
             self._counter.login_withheld(origin.host)
         if self._seldom.lets(origin, self._clock()):
             kept = "pulls and pushes" if self._pushes else "pulls"
-            kept += ", and for tokens of them where a registry has said so"
-            path = request.path.partition("?")[0][:_SHOWN]
-            log.info(
-                "%s: %s %s went out without credentials: they are for %s",
-                origin.host,
-                request.method,
-                path,
-                kept,
-            )
+            what = f"{request.method} {request.path.partition('?')[0][:_SHOWN]}"
+            text = "%s: %s went out without credentials: they are for %s, and tokens where a registry says"
+            log.info(text, origin.host, what, kept)
 
     def reason(self, origin: Origin) -> str:
         """Return why a registry's configured credentials are not in use, "" where they are."""

@@ -22,7 +22,7 @@ from regproxy.dialing import Dialer
 from regproxy.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
 from regproxy.gate import Gate, credential_of
 from regproxy.heads import Framing, Headers, Request, Response, upstream_head
-from regproxy.lending import trimmed
+from regproxy.lending import cleaned, trimmed
 from regproxy.oci import Kind, parse_target
 from regproxy.origins import Origins, Place
 from regproxy.policy import MAX_REDIRECTS, REDIRECTS
@@ -354,9 +354,13 @@ class Upstream:
         drop = _NOT_FORWARDED | _NOT_SENT
         if across:
             request = _without_secrets(request)
-        request = _lent(request, grant)
+        target = _path_of(url)
+        if _is_ours(grant):
+            # Where a redirect has led, the query is the registry's own.
+            target = cleaned(target) if target == request.path else target
+            request = trimmed(request)
         put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
-        head = upstream_head(request, authority(at), target=_path_of(url), method=method, drop=drop, put=put)
+        head = upstream_head(request, authority(at), target=target, method=method, drop=drop, put=put)
         # Who shows nothing where something is asked for uses up nobody's quota, and has to see the challenge.
         limited = grant is not None or across or self._lets_in.get(at) is True
         connection, response = await self._gate.through(
@@ -390,7 +394,11 @@ def _own(request: Request) -> Grant | None:
 
 def _lent(request: Request, grant: Grant | None) -> Request:
     """A request as it is sent with this grant: with ours, nothing that makes another request of it."""
-    return trimmed(request) if grant is not None and grant.sort != "client" else request
+    return trimmed(request) if _is_ours(grant) else request
+
+
+def _is_ours(grant: Grant | None) -> bool:
+    return grant is not None and grant.sort != "client"
 
 
 def _kind(request: Request) -> Kind:

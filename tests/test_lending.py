@@ -13,6 +13,7 @@ from regproxy.heads import parse_request
 from regproxy.lending import (
     PULL,
     PUSH,
+    cleaned,
     cut_scope,
     cut_scopes,
     is_plain,
@@ -177,6 +178,21 @@ def test_content_that_is_fetched_is_a_pull(path: str) -> None:
     if target.reference:
         kind = "blobs" if target.kind.value.startswith("blob") else "manifests"
         assert loan("GET", f"/v2/{target.repository}/{kind}/{target.reference}", pushes=False) is not None
+
+
+CLEANED = [
+    ("/v2/app/manifests/v1", "/v2/app/manifests/v1"),
+    ("/v2/app/manifests/v1?ns=docker.io", "/v2/app/manifests/v1?ns=docker.io"),
+    ("/v2/app/manifests/v1?_method=DELETE", "/v2/app/manifests/v1"),
+    (f"/v2/app/blobs/{D}?ns=a;_method=DELETE", f"/v2/app/blobs/{D}"),
+    ("/v2/app/tags/list?x=1", "/v2/app/tags/list?x=1"),
+    ("/signed/x?sig=1", "/signed/x?sig=1"),
+]
+
+
+@pytest.mark.parametrize("path, want", CLEANED)
+def test_cleaned(path: str, want: str) -> None:
+    assert cleaned(path) == want
 
 
 SCOPES = [

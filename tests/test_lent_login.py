@@ -111,6 +111,16 @@ def test_what_a_pull_needs(
         assert harbor.requests[-1].get("authorization") is None
 
 
+def test_content_is_asked_for_as_a_pull(harbor: Origin, start_proxy: StartProxy, talk: Talk) -> None:
+    client = talk(start(start_proxy, harbor), harbor)
+    more = {"X-HTTP-Method": "DELETE", "X-Original-URL": "/api/v2.0/users", "X-Rewrite": "1"}
+    client.request("HEAD", "/v2/app/manifests/latest?_method=DELETE&n=1", more)
+    (seen,) = harbor.requests
+    assert (seen.method, seen.target, seen.get("authorization")) == ("HEAD", "/v2/app/manifests/latest", OURS)
+    names = {name.lower() for name, _ in seen.headers}
+    assert names <= {"host", "authorization", "accept-encoding", "accept", "user-agent"}
+
+
 def test_a_cookie_of_its_session_stays_here(
     start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk
 ) -> None:
