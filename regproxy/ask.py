@@ -8,7 +8,8 @@ import time
 from typing import Final
 
 from regproxy._relay import FileSource, StreamSink
-from regproxy.asktags import Copy, TagAsker
+from regproxy.asktags import Copy
+from regproxy.asktokens import CONTINUE, TokenAsker
 from regproxy.auth import Origin
 from regproxy.errors import BadResponse, RegproxyError, Unsatisfiable, UpstreamError
 from regproxy.fill import NO_TYPE, Opened, UpstreamAnswer, Wanted
@@ -21,7 +22,6 @@ from regproxy.upstream import INTERIM_MAX, Connection
 
 log = logging.getLogger(__name__)
 
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 # A body that is complete within this many bytes is verified before its head goes out, so that a wrong one
 # becomes a clear error instead of a cut connection.
 VERIFY_FIRST: Final = 65_536
@@ -30,7 +30,7 @@ _CHANGES: Final = frozenset({"PUT", "DELETE"})
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
-class Asker(TagAsker):
+class Asker(TokenAsker):
     """Carries out the plans that the cache alone can't."""
 
     __slots__ = ()
@@ -200,12 +200,16 @@ class Asker(TagAsker):
         wanted = Wanted(origin, route.request, route.target)
         request, upstream = wanted.request, self._s.upstream
         self._cache = "BYPASS"
-        started = time.monotonic()
-        if request.body.empty:
-            # With what only this client has said it shows its own credentials, and not ours.
-            lend = not route.shared.own
+        started, body = time.monotonic(), b""
+        # With what only this client has said it shows its own credentials, and not ours.
+        lend = not route.shared.own
+        if lend and await upstream.may_lend(origin, request):
+            request, body = await self._read_form(request)
+            if await self._lend(origin, request, body):
+                return
+        if request.body.empty or body:
             try:
-                connection, response = await upstream.pass_on(wanted.origin, request, lend=lend)
+                connection, response = await upstream.pass_on(origin, request, body, lend=lend)
             except UpstreamError as error:
                 if self._answer_ping(wanted, error):
                     return

@@ -1,10 +1,15 @@
-"""A dictionary that never grows beyond a number of entries: the one used longest ago goes."""
+"""A dictionary that never grows beyond a number of entries: the one used longest ago goes.
+
+And what is to be said once in a while about each of many.
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+SELDOM: Final = 60.0  # seconds
 
 _Key = TypeVar("_Key", bound=Hashable)
 _Value = TypeVar("_Value")
@@ -43,3 +48,19 @@ class Bounded(Generic[_Key, _Value]):
     def drop(self, key: _Key) -> None:
         """Remove an entry, if it is there."""
         self._entries.pop(key, None)
+
+
+class Seldom:
+    """Once a minute for each key; times are a monotonic clock's."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        self._next: Bounded[Hashable, float] = Bounded(1024)
+
+    def lets(self, key: Hashable, now: float) -> bool:
+        """Tell whether it is time, and take it."""
+        if now < (self._next.get(key) or now):
+            return False
+        self._next.put(key, now + SELDOM)
+        return True

@@ -24,6 +24,7 @@ from regproxy.units import (
     Address,
     Credential,
     HostRule,
+    LoginFor,
     LogLevel,
     Raw,
     Records,
@@ -35,6 +36,7 @@ from regproxy.units import (
     parse_level,
     parse_listen,
     parse_log,
+    parse_login_for,
     parse_min_free,
     parse_optional_path,
     parse_ports,
@@ -77,6 +79,10 @@ _SERVICE_LINK = re.compile(
 # Most programs know these by their names in lower case.
 _LOWER_CASE_TOO = frozenset({"HTTPS_PROXY", "NO_PROXY"})
 _SHOWN_SECRET = "(set)"
+_PUSHES = (
+    "ALLOW_PUSH is on and credentials are configured: every client can push and delete with them"
+    " (REGPROXY_LOGIN_FOR=pull keeps them to pulls)"
+)
 
 
 class ConfigErrors(ConfigError):
@@ -114,6 +120,7 @@ class Config:
     private_targets: bool
     credentials: tuple[Credential, ...]
     docker_config: str | None
+    login_for: LoginFor
     parent_proxy: ParentProxy | None
     no_proxy: NoProxy
     origin_tables: Tables
@@ -222,6 +229,7 @@ _CACHE_MEANING = (
 )
 _CA_MEANING = "where the CA's files are; not set = /ca if writable, else the user's XDG data directory"
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
+_LOGIN_MEANING = "what the credentials here are for: pull, or push = pushes too where ALLOW_PUSH=true"
 _TARGETS_MEANING = "hosts that may be at loopback, link-local, metadata and private addresses"
 _PRIVATE_MEANING = "false: only hosts that the settings name are reached at private addresses"
 _FREE_MEANING = "bytes of the disk that the cache leaves free; auto = 1g or 5 % of it, the smaller"
@@ -260,6 +268,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("AUTH_REGISTRIES_DELIMITER", "", " ", "stands between the entries of AUTH_REGISTRIES", _verbatim),
     Setting("AUTH_REGISTRY_DELIMITER", "", ":", "stands between the parts of one entry", _verbatim),
     Setting("REGPROXY_DOCKER_CONFIG", "docker_config", "", "path of a docker config.json with logins", _FILE),
+    Setting("REGPROXY_LOGIN_FOR", "login_for", "push", _LOGIN_MEANING, _text(parse_login_for)),
     Setting("HTTPS_PROXY", "parent_proxy", "", _PROXY_MEANING, _PROXY, secret=True),
     Setting(
         "NO_PROXY", "no_proxy", "", "who is reached without it; * = everybody", parse_no_proxy, many=True
@@ -370,6 +379,11 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
         warnings.append("HTTPS_PROXY is this proxy itself, and is not used")
         fields["parent_proxy"] = None
     tables = fields["origin_tables"]
+    logins = (
+        fields["credentials"] or fields["docker_config"] or any(t.credentials for t in tables.own.values())
+    )
+    if fields["allow_push"] and fields["login_for"] == "push" and logins:
+        warnings.append(_PUSHES)
     for (host, _), settings in tables.own.items():
         if fields["verify_ssl"] and not settings.verify:
             warnings.append(f"{host}: verify is off: whoever is between this proxy and it can change tags")

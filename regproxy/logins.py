@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from regproxy.auth import Origin
-from regproxy.bounded import Bounded
+from regproxy.bounded import Bounded, Seldom
 from regproxy.config import Config
 from regproxy.errors import CredentialError
 from regproxy.origins import Origins
 from regproxy.providers import Holder, Wallet
 from regproxy.sites import same_site
 from regproxy.sources import CredentialSource, Login, LoginKind
-from regproxy.standing import Standings
+from regproxy.standing import Rest, Standings
 
 log = logging.getLogger(__name__)
 
@@ -67,28 +67,52 @@ class Logins:
             if "*" not in rule.pattern and not rule.pattern.startswith(".")
         } | set(config.origin_tables.own)
         self._reasons: Bounded[Origin, str] = Bounded(REASONS_KEPT)
+        self._seldom = Seldom()
 
-    async def direct(self, origin: Origin, *, eager_only: bool = False) -> Choice:
-        """Return what the registry itself may be shown: a pair, or a token that is configured."""
+    async def direct(self, origin: Origin, scope: Hashable = None, *, eager_only: bool = False) -> Choice:
+        """Return what the registry itself may be shown: a pair, or a token that is configured.
+
+        `scope`: as in Standings.
+        """
         if not self.secure(origin):
             return Choice()
         holders = self._wallet.holders(origin.host, origin.port)
         candidates = (_Candidate(each, origin, _DIRECT) for each in holders if each.eager or not eager_only)
-        return await self._first(origin, origin, candidates)
+        return await self._first(origin, origin, candidates, scope)
 
-    async def for_tokens(self, origin: Origin, server: Origin) -> Choice:
-        """Return what the server of a registry's tokens may be shown: the registry's login, or its own."""
+    async def of_server(self, server: Origin, asked: Hashable = None) -> Choice:
+        """Return a token server's own login."""
+        if not self.secure(server):
+            return Choice()
+        holders = self._wallet.holders(server.host, server.port)
+        candidates = [_Candidate(each, server, _FOR_TOKENS) for each in holders]
+        return await self._first(server, server, candidates, asked)
+
+    def serves(self, registry: Origin, server: Origin) -> bool:
+        """Tell whether a server's own login may get tokens of a registry, which has named it."""
+        if same_site(registry.host, server.host) or self._lends(registry, server):
+            return True
+        holders = self._wallet.holders(registry.host, registry.port)
+        return any(_is_server(holder.token_server, server) for holder in holders)
+
+    async def for_tokens(
+        self, origin: Origin, server: Origin, scope: Hashable = None, asked: Hashable = None
+    ) -> Choice:
+        """Return what the server of a registry's tokens may be shown: the registry's login, or its own.
+
+        `scope`: of a token that is configured, which the registry itself is shown; `asked`: of the server.
+        """
         own = self._wallet.holders(origin.host, origin.port)
         # A registry's token that is configured goes to the registry itself.
         ready = [_Candidate(holder, origin, frozenset({"bearer"})) for holder in own if self.secure(origin)]
-        choice = await self._first(origin, origin, ready)
+        choice = await self._first(origin, origin, ready, scope)
         if choice.login is not None:
             return choice
         if not self.secure(server):
             if choice.configured:
                 self._say(origin, f"credentials are not sent to {server.host} over plain HTTP")
             return Choice(None, choice.configured)
-        found = await self._first(origin, server, self._candidates(origin, server, own))
+        found = await self._first(origin, server, self._candidates(origin, server, own), asked)
         configured = choice.configured or found.configured
         if choice.configured and not found.configured:
             self._say(
@@ -102,23 +126,40 @@ class Logins:
         """Whether a secret may be sent: over plain HTTP only where that is how it was configured."""
         return server.scheme == "https" or self._origins.plain(server)
 
-    def refused(self, origin: Origin, server: Origin, login: Login, answer: str) -> None:
-        """A server has refused a login: it rests, and its provider has a new look."""
+    def refused(
+        self,
+        origin: Origin,
+        server: Origin,
+        login: Login,
+        answer: str,
+        scope: Hashable = None,
+        *,
+        alone: bool = False,
+    ) -> Rest:
+        """A server has refused a login: it rests, and its provider has a new look; or the scope rests alone.
+
+        `scope`, `alone`: as in Standings.
+        """
         text = f"the credentials of {login.label!r} were refused by {server.host} ({answer})"
-        key = standing_key(login, server)
-        if self._standings.rests(key, self._clock()):
-            return  # one of those that were sent before the first was refused
-        rest = self._standings.refused(key, text, self._clock())
+        key, now = standing_key(login, server), self._clock()
+        if rest := self._standings.rests(key, now):
+            return Rest(rest, True)  # one of those that were sent before the first was refused
+        found = self._standings.refused(key, text, now, scope, alone=alone)
+        if not found.whole:
+            if self._seldom.lets(server, now):
+                log.warning("%s: %s for something that they may not have; others go on", origin.host, text)
+            return found
         for holder in self._wallet.holders(origin.host, origin.port):
             holder.provider.forget(origin.host, origin.port)
         if server != origin:
             for holder in self._wallet.holders(server.host, server.port):
                 holder.provider.forget(server.host, server.port)
-        log.warning("%s: %s; they rest for %g s", origin.host, text, rest)
+        log.warning("%s: %s; they rest for %g s", origin.host, text, found.seconds)
+        return found
 
-    def accepted(self, origin: Origin, server: Origin, login: Login) -> None:
+    def accepted(self, origin: Origin, server: Origin, login: Login, scope: Hashable = None) -> None:
         """A server has taken a login."""
-        self._standings.accepted(standing_key(login, server))
+        self._standings.accepted(standing_key(login, server), scope)
         self._reasons.drop(origin)
 
     def reason(self, origin: Origin) -> str:
@@ -153,7 +194,11 @@ class Logins:
         return (origin.host, origin.port) in self._named or (origin.host, None) in self._named
 
     async def _first(
-        self, origin: Origin, server: Origin, candidates: Iterator[_Candidate] | list[_Candidate]
+        self,
+        origin: Origin,
+        server: Origin,
+        candidates: Iterator[_Candidate] | list[_Candidate],
+        scope: Hashable = None,
     ) -> Choice:
         """Return the first login that is there and doesn't rest."""
         configured = False
@@ -171,10 +216,11 @@ class Logins:
             if login.kind not in candidate.kinds:
                 continue
             key = standing_key(login, server)
-            rest = self._standings.rests(key, self._clock())
+            rest = self._standings.rests(key, self._clock(), scope)
             if not rest:
                 return Choice(login, True, candidate.narrow)
-            self._reasons.put(origin, f"{self._standings.reason(key)}; the next try is in {rest:.0f} s")
+            why = self._standings.reason(key, scope)
+            self._reasons.put(origin, f"{why}; the next try is in {rest:.0f} s")
         return Choice(None, configured)
 
     def _table(self, host: str, port: int) -> CredentialSource | None:

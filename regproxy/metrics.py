@@ -216,6 +216,9 @@ class Metrics:
         )
         for by in ("client", "answer"):
             self._targets_refused.labels(by)
+        self._withheld = counter(
+            "logins_withheld", "Requests that went without the login that there is.", ["registry"]
+        )
 
     def _declare_cache(self) -> None:
         counter, recent = self._counter, self._recent
@@ -352,6 +355,10 @@ class Metrics:
     def target_refused(self, by: str) -> None:
         """Count a host that was not connected to for its addresses. `by`: who has named it."""
         self._targets_refused.labels(by).inc()
+
+    def login_withheld(self, registry: str) -> None:
+        """Count a client's request that is none of those that a login is for."""
+        self._withheld.labels(self._hosts.bound(registry)).inc()
 
     # Fills and tunnels
 

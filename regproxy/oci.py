@@ -95,6 +95,11 @@ def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
+def is_repository(text: str) -> bool:
+    """Tell whether `text` is a repository's name (OCI distribution spec, "Pulling manifests")."""
+    return len(text) <= _NAME_MAX and _NAME.fullmatch(text) is not None
+
+
 def parse_target(path: str) -> Target:
     """Return what `path` (origin-form, query and all) asks for. Never raises: what is not known is OTHER.
 
@@ -151,7 +156,7 @@ def _repository_target(path: str) -> Target | None:
 
 
 def _target(kind: Kind, repository: str, reference: str) -> Target:
-    if len(repository) > _NAME_MAX or _NAME.fullmatch(repository) is None:
+    if not is_repository(repository):
         return _OTHER
     return Target(kind, repository, reference)
 

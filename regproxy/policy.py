@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Protocol, TypeVar
-from urllib.parse import unquote
 
 from regproxy.addresses import Reach, reach_of
 from regproxy.config import Config, HostRule
+from regproxy.lending import is_plain, may_write
 from regproxy.oci import Accept, Kind, Target, bits_above
 from regproxy.tiers import Tiers
 
@@ -272,16 +272,19 @@ class Policy:
         if method == "CONNECT":
             # A registry that said 200 to it would speak another protocol from then on.
             return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", "CONNECT within a CONNECT")
-        if method == "OPTIONS" or kind is Kind.TOKEN:
-            # Newer clients ask for tokens by POST; refusing that breaks their login.
+        path = path.partition("?")[0]
+        # Newer clients ask for tokens by POST; refusing that breaks their login.
+        for_token = method == "POST" and kind is Kind.TOKEN and is_plain(path)
+        if method == "OPTIONS" or for_token:
             return _PASS[kind]
         if kind is Kind.V1:
             return Plan(
                 Action.REFUSE, kind.value, 405, "UNSUPPORTED", "the v1 registry protocol is not proxied"
             )
-        # Under /v2/ an origin may read more forgivingly than we do: a push by another spelling is still one.
-        outside = not unquote(path).lstrip("/.").startswith("v2")
-        if self._config.allow_push or (method == "POST" and kind is Kind.OTHER and outside):
+        # An origin may decode and normalise a path: a push by another spelling is still one. And the server
+        # of a registry's tokens may be anywhere.
+        outside = method == "POST" and kind is Kind.OTHER and may_write(path)
+        if self._config.allow_push or outside:
             return _PASS[kind]
         reason = f"{method} is not allowed: this proxy only pulls (ALLOW_PUSH=true lets pushes through)"
         return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", reason)

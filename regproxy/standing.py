@@ -2,6 +2,14 @@
 
 A registry locks an account after some wrong passwords. So whoever refuses a credential is shown it again only
 after 1 s, 2 s, 4 s and so on up to 5 minutes. A credential that changes has a standing of its own.
+
+Servers also refuse what is in order, for one repository. Hence each credential has a standing with a server,
+and one for each scope there (a repository, what a token is for):
+
+- Until a server has taken it, any refusal counts against the whole of it: it is likely to be wrong.
+- Once taken, a refusal counts against the whole of it only in a scope that had taken it before: a password
+  was changed. In any other scope that scope rests alone, and all others go on.
+- A scope that has put it to rest although others still take it (somebody lost one repository) does so once.
 """
 
 from __future__ import annotations
@@ -16,51 +24,105 @@ FIRST_REST: Final = 1.0  # seconds
 LONGEST_REST: Final = 300.0
 FORGOTTEN_AFTER: Final = 600.0  # seconds after a rest's end
 ENTRIES: Final = 1024
+SCOPES: Final = 4096
+
+
+@dataclass(slots=True)
+class _Standing:
+    failures: int
+    rest: float
+    until: float
+    reason: str
+    scope: Hashable = None
+    others: bool = False  # somebody was turned away meanwhile, in another scope
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
-    failures: int
-    until: float
-    reason: str
+class Rest:
+    """What follows from a refusal: seconds, for the `whole` credential or for one scope alone."""
+
+    seconds: float
+    whole: bool
 
 
 class Standings:
     """Rests of credentials. A key says which credential and which server; times are a monotonic clock's."""
 
-    __slots__ = ("_entries", "_proven")
+    __slots__ = ("_alone", "_entries", "_mistaken", "_proven", "_taken")
 
     def __init__(self) -> None:
         self._entries: Bounded[Hashable, _Standing] = Bounded(ENTRIES)
         self._proven: Bounded[Hashable, bool] = Bounded(ENTRIES)
+        # By key and scope.
+        self._alone: Bounded[tuple[Hashable, Hashable], _Standing] = Bounded(SCOPES)
+        self._taken: Bounded[tuple[Hashable, Hashable], bool] = Bounded(SCOPES)
+        self._mistaken: Bounded[tuple[Hashable, Hashable], bool] = Bounded(SCOPES)
 
-    def rests(self, key: Hashable, now: float) -> float:
-        """Return for how many seconds more it must not be shown; 0.0: it may be."""
+    def rests(self, key: Hashable, now: float, scope: Hashable = None) -> float:
+        """Return for how many seconds more it must not be shown for a scope (None: any); 0.0: it may be."""
+        rest = 0.0 if scope is None else _left(self._alone.get((key, scope)), now)
         entry = self._entries.get(key)
-        return 0.0 if entry is None else max(0.0, entry.until - now)
-
-    def reason(self, key: Hashable) -> str:
-        """Return why it rests, "" where it doesn't."""
-        entry = self._entries.get(key)
-        return "" if entry is None else entry.reason
-
-    def refused(self, key: Hashable, reason: str, now: float) -> float:
-        """Enter a refusal and return the seconds of rest. One that comes during a rest is of the same try."""
-        entry = self._entries.get(key)
-        self._proven.drop(key)
-        if entry is not None and now < entry.until:
-            return entry.until - now
-        fresh = entry is None or now > entry.until + FORGOTTEN_AFTER
-        failures = 1 if entry is None or fresh else entry.failures + 1
-        rest = min(LONGEST_REST, FIRST_REST * 2.0 ** min(failures - 1, 16))
-        self._entries.put(key, _Standing(failures, now + rest, reason))
+        if entry is None:
+            return rest
+        if now < entry.until:
+            entry.others = entry.others or scope not in (None, entry.scope)
+            return max(rest, entry.until - now)
+        if entry.others and scope is not None and scope == entry.scope:
+            # Who was refused, and asks again and again, lets the others go first.
+            return max(rest, entry.until + entry.rest - now)
         return rest
 
-    def accepted(self, key: Hashable) -> None:
+    def reason(self, key: Hashable, scope: Hashable = None) -> str:
+        """Return why it rests, "" where it doesn't."""
+        entry = self._entries.get(key) or self._alone.get((key, scope))
+        return "" if entry is None else entry.reason
+
+    def refused(
+        self, key: Hashable, reason: str, now: float, scope: Hashable = None, *, alone: bool = False
+    ) -> Rest:
+        """Enter a refusal. One that comes during a rest is of the same try.
+
+        `alone`: of one that is taken elsewhere this says nothing, whatever the scope.
+        """
+        whole = not self.proven(key) or (not alone and self._judges(key, scope))
+        self._taken.drop((key, scope))
+        if whole:
+            self._proven.drop(key)
+            self._entries.put(key, entry := _again(self._entries.get(key), reason, now, scope))
+        else:
+            place = (key, scope)
+            self._alone.put(place, entry := _again(self._alone.get(place), reason, now, scope))
+        return Rest(entry.until - now, whole)
+
+    def accepted(self, key: Hashable, scope: Hashable = None) -> None:
         """It was taken: past refusals don't count any more."""
-        self._entries.drop(key)
+        entry = self._entries.get(key)
+        if entry is not None:
+            if entry.scope != scope:
+                self._mistaken.put((key, entry.scope), True)
+            self._entries.drop(key)
+        self._alone.drop((key, scope))
         self._proven.put(key, True)
+        self._taken.put((key, scope), True)
 
     def proven(self, key: Hashable) -> bool:
-        """Tell whether it was taken, and not refused since."""
+        """Tell whether it was taken, and not refused as a whole since."""
         return self._proven.get(key) is not None
+
+    def _judges(self, key: Hashable, scope: Hashable) -> bool:
+        place = (key, scope)
+        return self._taken.get(place) is not None and self._mistaken.get(place) is None
+
+
+def _left(entry: _Standing | None, now: float) -> float:
+    return 0.0 if entry is None else max(0.0, entry.until - now)
+
+
+def _again(entry: _Standing | None, reason: str, now: float, scope: Hashable) -> _Standing:
+    """Return what a refusal makes of an entry."""
+    if entry is not None and now < entry.until:
+        return entry
+    fresh = entry is None or now > entry.until + FORGOTTEN_AFTER
+    failures = 1 if entry is None or fresh else entry.failures + 1
+    rest = min(LONGEST_REST, FIRST_REST * 2.0 ** min(failures - 1, 16))
+    return _Standing(failures, rest, now + rest, reason, scope)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -14,7 +14,8 @@ from regproxy.flights import Flights
 from regproxy.heads import Headers, Response
 from regproxy.ratelimit import parse_retry
 from regproxy.sources import Login
-from regproxy.tokenserver import Ask, Realm, get, parse_answer, post
+from regproxy.standing import Rest
+from regproxy.tokenserver import DEFAULT_LIFETIME, Ask, Issued, Realm, get, parse_answer, post
 
 TOKENS_KEPT: Final = 1024
 EXCHANGE_SECONDS: Final = 30.0  # for all that one token takes
@@ -52,13 +53,16 @@ class Exchange(Protocol):
 class Ledger(Protocol):
     """How logins fare is entered here."""
 
-    def refused(self, origin: Origin, server: Origin, login: Login, answer: str) -> None:
-        """The server has refused a login, which rests from now on."""
+    def refused(self, key: Key, login: Login, answer: str, *, alone: bool) -> Rest:
+        """The server has refused a login, which rests from now on, or what the token is for does alone.
 
-    def accepted(self, origin: Origin, server: Origin, login: Login) -> None:
+        `alone`: see Standings.
+        """
+
+    def accepted(self, key: Key, login: Login) -> None:
         """The server has taken it."""
 
-    def rests(self, server: Origin, login: Login) -> bool:
+    def rests(self, key: Key, login: Login) -> bool:
         """Whether it must not be shown now."""
 
     def proven(self, server: Origin, login: Login) -> bool:
@@ -88,6 +92,11 @@ class Key:
     scopes: tuple[str, ...]
     login: Login | None
     narrow: bool = False
+
+    @property
+    def scope(self) -> Hashable:
+        """What its login's standing is about."""
+        return ("token", self.realm.service, *self.scopes)
 
 
 @dataclass(slots=True)
@@ -127,6 +136,16 @@ class Tokens:
             raise NoToken(refusal[1])
         return await self._flights.join(key, lambda: self._fetch(key))
 
+    async def issue(self, key: Key) -> Issued:
+        """Return a token that is fetched for this, for a client. Raises as token() does."""
+        refusal = self._refusals.get(key)
+        if refusal is not None and self._clock() < refusal[0]:
+            raise NoToken(refusal[1])
+        value = await self._flights.join(key, lambda: self._fetch(key))
+        kept = self._kept.get(key)
+        left = DEFAULT_LIFETIME if kept is None else kept.usable_until - self._clock()
+        return Issued(value, max(1.0, left))
+
     def give_up(self, key: Key, value: str, after: float) -> bool:
         """A registry has refused a token: forget it. False where it is younger than `after` seconds: another
         would be no better.
@@ -153,7 +172,7 @@ class Tokens:
             gate = asyncio.Lock()
             self._gates.put((server, login), gate)
         async with gate:
-            if self._ledger.rests(server, login):
+            if self._ledger.rests(key, login):
                 raise NoToken("it was refused a moment ago", login=True)
             return await self._ask(key)
 
@@ -175,7 +194,7 @@ class Tokens:
         finally:
             self._ledger.count(key.origin.host, key.login, outcome)
         if key.login is not None:
-            self._ledger.accepted(key.origin, key.realm.origin, key.login)
+            self._ledger.accepted(key, key.login)
         end = issued.lifetime - min(MARGIN, issued.lifetime / 10)
         kept = _Kept(issued.value, began, began + issued.lifetime * REFRESHED_AT, began + end)
         self._kept.put(key, kept)
@@ -214,17 +233,17 @@ class Tokens:
         if status >= 500 or status == 408:
             raise UpstreamError(f"{server.host} answers {status} in place of a token")
         text = f"{server.host} answers {status} in place of a token"
-        # 403 may be about this repository alone; of one that never got a token it is taken as of 401. 400 is
-        # OAuth2's invalid_grant (RFC 6749 5.2).
-        grave = status == 401 or (status in (400, 403) and login is not None and not self._proven(key))
-        if login is not None and grave:
-            self._ledger.refused(key.origin, server, login, f"status {status}")
-            raise NoToken(text, login=True)
-        self._refusals.put(key, (self._clock() + REFUSED_SECONDS, text))
+        seconds = REFUSED_SECONDS
+        if login is not None and status in (400, 401, 403):
+            # 403 is about this repository; so is 400, but for OAuth2's invalid_grant (RFC 6749 5.2). Of one
+            # that never got a token, each is taken as of 401.
+            alone = status == 403 or (status == 400 and login.kind != "identity")
+            rest = self._ledger.refused(key, login, f"status {status}", alone=alone)
+            if rest.whole:
+                raise NoToken(text, login=True)
+            seconds = max(seconds, rest.seconds)
+        self._refusals.put(key, (self._clock() + seconds, text))
         raise NoToken(text)
-
-    def _proven(self, key: Key) -> bool:
-        return key.login is not None and self._ledger.proven(key.realm.origin, key.login)
 
     def _check_pause(self, key: Key) -> None:
         until = self._pauses.get((key.realm.origin, key.login))

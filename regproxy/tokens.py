@@ -15,18 +15,29 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal, Protocol
 
 from regproxy.auth import Origin
-from regproxy.bounded import Bounded
-from regproxy.challenges import asks_for_basic, bearer_of, parse_challenges
+from regproxy.bounded import Bounded, Seldom
+from regproxy.challenges import Bearer, asks_for_basic, bearer_of, parse_challenges
 from regproxy.config import Config
-from regproxy.errors import BadResponse, UpstreamError
+from regproxy.errors import BadResponse, Refused, UpstreamError
 from regproxy.heads import Request, Response
+from regproxy.lending import (
+    cut_scopes,
+    is_plain,
+    is_realms,
+    is_shaped,
+    loan,
+    may_ask,
+    overrides,
+    parse_token_ask,
+)
 from regproxy.logins import Logins, standing_key
 from regproxy.oci import Kind, Target, parse_target
 from regproxy.origins import Origins
+from regproxy.realms import Named, Realms
 from regproxy.sources import Login
-from regproxy.standing import Standings
+from regproxy.standing import Rest, Standings
 from regproxy.tokencache import Exchange, Key, NoToken, Tokens
-from regproxy.tokenserver import Realm, parse_realm, parse_scope
+from regproxy.tokenserver import PLAIN, Issued, Realm, parse_realm, parse_scope
 
 __all__ = ["Authorizer", "Exchange", "Grant", "TokenCounter"]
 
@@ -36,6 +47,7 @@ ANONYMOUS: Final = "anonymous"
 CLIENT: Final = "client"
 REGISTRIES_KEPT: Final = 1024  # whose way of asking is remembered
 SCOPES_KEPT: Final = 4096
+_SHOWN: Final = 200  # characters of a path in the log
 YOUNG: Final = 10.0  # seconds; a token that is refused at this age is not fetched anew
 
 # "login": a pair, or a token that is configured as such.
@@ -51,13 +63,17 @@ class Grant:
     sort: Sort = "client"
     login: Login | None = field(default=None, repr=False)
     key: Key | None = field(default=None, repr=False)
+    scope: Hashable = None  # of the login's standing
 
 
 class TokenCounter(Protocol):
-    """Where requests for tokens are counted."""
+    """Where requests for tokens are counted, and those that went without a login that is there."""
 
     def token_fetch(self, registry: str, credential: str, outcome: str) -> None:
         """Count one: "issued", "refused" or "error"."""
+
+    def login_withheld(self, registry: str) -> None:
+        """Count one that is none of those that a login is for."""
 
 
 class _Ledger:
@@ -72,14 +88,15 @@ class _Ledger:
     ) -> None:
         self._logins, self._standings, self._counter, self._clock = logins, standings, counter, clock
 
-    def refused(self, origin: Origin, server: Origin, login: Login, answer: str) -> None:
-        self._logins.refused(origin, server, login, answer)
+    def refused(self, key: Key, login: Login, answer: str, *, alone: bool) -> Rest:
+        return self._logins.refused(key.origin, key.realm.origin, login, answer, key.scope, alone=alone)
 
-    def accepted(self, origin: Origin, server: Origin, login: Login) -> None:
-        self._logins.accepted(origin, server, login)
+    def accepted(self, key: Key, login: Login) -> None:
+        self._logins.accepted(key.origin, key.realm.origin, login, key.scope)
 
-    def rests(self, server: Origin, login: Login) -> bool:
-        return self._standings.rests(standing_key(login, server), self._clock()) > 0
+    def rests(self, key: Key, login: Login) -> bool:
+        place = standing_key(login, key.realm.origin)
+        return self._standings.rests(place, self._clock(), key.scope) > 0
 
     def proven(self, server: Origin, login: Login) -> bool:
         return self._standings.proven(standing_key(login, server))
@@ -104,11 +121,17 @@ class Authorizer:
         origins: Origins | None = None,
         counter: TokenCounter | None = None,
         wall: Callable[[], float] = time.time,
+        realms: Realms | None = None,
     ) -> None:
         self._origins = origins or Origins(config)
         self._standings = standings = Standings()
         self._trials: Bounded[Hashable, asyncio.Lock] = Bounded(REGISTRIES_KEPT)
         self._clock = clock
+        self._counter = counter
+        self._realms = realms or Realms(None, clock)
+        self._pushes = config.allow_push and config.login_for == "push"
+        self._seldom, self._pings = Seldom(), Seldom()
+        self._exchange = exchange
         self._logins = Logins(config, self._origins, standings, clock)
         self._tokens = Tokens(exchange, _Ledger(self._logins, standings, counter, clock), clock, wall)
         self._asks: Bounded[Origin, Realm | Literal["basic"]] = Bounded(REGISTRIES_KEPT)
@@ -141,7 +164,11 @@ class Authorizer:
         own: bool = False,
     ) -> Grant | None:
         """Return what to try after a 401 to `grant`, once; None: the 401 is for whoever asked."""
-        self._learn(origin, target, response)
+        ours = grant is not None and grant.sort != "client"
+        clean = response if ours or not is_shaped(request) else await self._challenge(origin)
+        if clean is not None:
+            self._learn(origin, target, clean)
+            await self._share(origin, clean)
         if grant is None or grant.sort == "client":
             return await self._ours(origin, target, own)
         another = None
@@ -157,7 +184,7 @@ class Authorizer:
         True: it was refused, and rests; it must not be sent.
         """
         login = grant.login if grant is not None and grant.sort == "login" else None
-        if login is None or self._standings.proven(key := standing_key(login, origin)):
+        if login is None or grant is None or self._standings.proven(key := standing_key(login, origin)):
             yield False
             return
         lock = self._trials.get(key)
@@ -165,47 +192,151 @@ class Authorizer:
             self._trials.put(key, lock := asyncio.Lock())
         async with lock:
             if not self._standings.proven(key):
-                yield self._standings.rests(key, self._clock()) > 0
+                yield self._standings.rests(key, self._clock(), grant.scope) > 0
                 return
         yield False
 
     def note(self, origin: Origin, target: Target, response: Response, grant: Grant) -> None:
         """A 401 came to one of ours."""
-        self._learn(origin, target, response)
         if grant.sort != "client":
+            self._learn(origin, target, response)
             self._note_refusal(origin, target, grant)
 
     def accepted(self, origin: Origin, grant: Grant | None, status: int) -> None:
-        """An answer but 401 came to `grant`. Not each of them says that a login is in order."""
-        in_order = status < 400 or status == 404
+        """An answer but 401 came to `grant`. Not each of them says that a login is in order: some registries
+        say 404 before they have looked at it.
+        """
+        in_order = status < 400
         if in_order and grant is not None and grant.sort == "login" and grant.login is not None:
-            self._logins.accepted(origin, origin, grant.login)
+            self._logins.accepted(origin, origin, grant.login, grant.scope)
 
     async def passing(self, origin: Origin, request: Request) -> Grant | None:
-        """Return the login to put into a request that is passed on as it is, None for none.
+        """Return the login to put into a request that is passed on, None for none; it is that very host's.
 
-        That is a ping, a push, or a client's own request to a token server; the login is that very host's.
+        That is a ping, what is listed, a push: see lending. What it goes into has to be trimmed().
         """
-        asks = self._asks.get(origin)
-        if _client(request) is not None or (isinstance(asks, Realm) and asks.origin != origin):
+        if request.get(b"authorization") is not None:
             return None
-        for_token = parse_target(request.path).kind is Kind.TOKEN
-        return await self._direct(origin, eager_only=asks != "basic" and not for_token)
+        asks = self._asks.get(origin)
+        eager_only = asks != "basic"
+        found = loan(request.method, request.path, pushes=self._pushes)
+        if found is None or overrides(request):
+            await self._withhold(origin, request, eager_only=eager_only)
+            return None
+        if isinstance(asks, Realm) and asks.origin != origin:
+            return None
+        scope = ("passed", request.method, found.endpoint, found.repository)
+        return await self._direct(origin, scope, eager_only=eager_only)
 
-    def passed(self, origin: Origin, grant: Grant | None, response: Response, kind: Kind) -> None:
-        """An answer came to what passing() gave."""
+    async def passed(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
+        """An answer came to what passing() was asked about: to `request` as it was sent, with its grant."""
+        # Other pages than a registry's may be asking for other logins.
+        if response.status == 401 and loan(request.method, request.path, pushes=True) is not None:
+            clean = await self._challenge(origin) if is_shaped(request) else response
+            if clean is not None:
+                await self._share(origin, clean)
+        self.judge(origin, request, grant, response)
+
+    def judge(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
+        """Enter how a login fared that passing() gave."""
         status, login = response.status, grant.login if grant is not None else None
-        if login is None:
+        if login is None or grant is None:
             return
-        for_token = kind is Kind.TOKEN
-        no = status == 401 and (for_token or not _bearer(response))
-        if for_token and status in (400, 403):
-            # Some say so to a wrong password; to a right one it concerns what was asked for.
-            no = not self._standings.proven(standing_key(login, origin))
-        if no:
-            self._logins.refused(origin, origin, login, f"status {status}")
-        elif status != 401:
+        if status != 401:
             self.accepted(origin, grant, status)
+        elif not _bearer(response):
+            # What clients may ask for, they may be refused; but for the ping, which is the same for all.
+            alone = parse_target(request.path).kind is not Kind.PING
+            self._logins.refused(origin, origin, login, "status 401", grant.scope, alone=alone)
+
+    # --- tokens for clients -------------------------------------------------------------------------------
+
+    async def may_lend(self, server: Origin, request: Request) -> bool:
+        """Tell whether a client that has no credentials may be asking for a token where a registry has said.
+
+        lend() is the next then, with the request's body.
+        """
+        return may_ask(request) and bool(await self._named(server, request, lambda _: True))
+
+    async def lend(self, server: Origin, request: Request, body: bytes) -> Issued | None:
+        """Return the token that a token server gives to its own login, for a client; None: not for this one.
+
+        What the client has asked for is read, cut to what is lent, and asked for anew, so nothing of its
+        request is sent and nothing but the token comes back. Raises UpstreamError.
+        """
+        query = request.path.partition("?")[2]
+        ask = parse_token_ask(query, body, pushes=self._pushes)
+        if ask is None:
+            return None
+        found = await self._named(server, request, lambda realm: is_realms(ask, realm.target, realm.service))
+        if not found:
+            return None
+        key = Key(found[-1].registry, found[-1].realm, ask.scopes, None)
+        login = (await self._logins.of_server(server, key.scope)).login
+        if login is None:
+            return None
+        try:
+            return await self._tokens.issue(replace(key, login=login))
+        except NoToken:
+            return None
+
+    async def _named(self, server: Origin, request: Request, fits: Callable[[Realm], bool]) -> list[Named]:
+        """Return the realms at a path of `server` whose registries its login may serve."""
+        path = request.path.partition("?")[0]
+        for again in (False, True):
+            if again:
+                # Another worker may have been told.
+                await self._realms.look()
+            found = [
+                named
+                for named in self._realms.at(server, path)
+                if fits(named.realm) and self._logins.serves(named.registry, server)
+            ]
+            if found:
+                return found
+        return []
+
+    async def _challenge(self, registry: Origin) -> Response | None:
+        """Return what a registry says to a ping of ours; None where that is no 401, or was asked for lately.
+
+        For who has fields in its request that may have shaped the 401: all would go by what is learned of it.
+        """
+        if not self._pings.lets(registry, self._clock()):
+            return None
+        try:
+            answer = await self._exchange.exchange(registry, "GET", "/v2/", PLAIN, b"")
+        except (UpstreamError, Refused):
+            return None
+        return answer[1] if answer[0] == 401 else None
+
+    async def _share(self, registry: Origin, response: Response) -> None:
+        """Let all workers know of a realm that a 401 names, before a client follows it."""
+        bearer = bearer_of(parse_challenges(response.all(b"www-authenticate")))
+        if bearer is None:
+            return
+        try:
+            realm = self._realm(bearer)
+        except BadResponse:
+            return
+        if not is_plain(realm.target.partition("?")[0]):
+            return
+        named = Named(registry, realm)
+        if self._realms.knows(named) or not self._logins.serves(registry, realm.origin):
+            return
+        if (await self._logins.of_server(realm.origin)).configured:
+            await self._realms.learn(named)
+
+    async def _withhold(self, origin: Origin, request: Request, *, eager_only: bool) -> None:
+        """Say that a request goes without the login that is there."""
+        if not (await self._logins.direct(origin, eager_only=eager_only)).configured:
+            return
+        if self._counter is not None:
+            self._counter.login_withheld(origin.host)
+        if self._seldom.lets(origin, self._clock()):
+            kept = "pulls and pushes" if self._pushes else "pulls"
+            what = f"{request.method} {request.path.partition('?')[0][:_SHOWN]}"
+            text = "%s: %s went out without credentials: they are for %s, and tokens where a registry says"
+            log.info(text, origin.host, what, kept)
 
     def reason(self, origin: Origin) -> str:
         """Return why a registry's configured credentials are not in use, "" where they are."""
@@ -215,6 +346,7 @@ class Authorizer:
         """End what is under way."""
         self._tokens.close()
         self._logins.close()
+        self._realms.close()
 
     # --- ours ---------------------------------------------------------------------------------------------
 
@@ -227,11 +359,11 @@ class Authorizer:
             return await self._token(origin, target, asks, own)
         if asks is None and not eager_only:
             return None
-        return await self._direct(origin, eager_only=asks is None)
+        return await self._direct(origin, target.repository, eager_only=asks is None)
 
-    async def _direct(self, origin: Origin, *, eager_only: bool) -> Grant | None:
-        login = (await self._logins.direct(origin, eager_only=eager_only)).login
-        return None if login is None else _login_grant(login)
+    async def _direct(self, origin: Origin, scope: Hashable, *, eager_only: bool) -> Grant | None:
+        login = (await self._logins.direct(origin, scope, eager_only=eager_only)).login
+        return None if login is None else _login_grant(login, scope)
 
     async def _token(
         self, origin: Origin, target: Target, realm: Realm, own: bool, *, again: bool = True
@@ -240,10 +372,12 @@ class Authorizer:
 
         None where nobody is configured and a client asks: it has its own way to get one.
         """
-        choice = await self._logins.for_tokens(origin, realm.origin)
+        repository = target.repository
+        asked = ("token", realm.service, *self._scope(origin, target))
+        choice = await self._logins.for_tokens(origin, realm.origin, repository, asked)
         login = choice.login
         if login is not None and login.kind == "bearer":
-            return _login_grant(login)
+            return _login_grant(login, repository)
         if not (own or choice.configured):
             return None
         if login is not None:
@@ -257,7 +391,8 @@ class Authorizer:
         if not (self._logins.secure(realm.origin) or self._origins.plain(origin)):
             return None
         try:
-            return await self._grant(Key(origin, realm, self._scope(origin, target), None))
+            scopes = self._scope(origin, target, anonymous=True)
+            return await self._grant(Key(origin, realm, scopes, None))
         except NoToken:
             return None
 
@@ -268,29 +403,43 @@ class Authorizer:
 
     # --- what registries say ------------------------------------------------------------------------------
 
+    def _realm(self, bearer: Bearer) -> Realm:
+        """Return the realm that a challenge names; BadResponse where it can't be asked."""
+        realm = parse_realm(bearer.realm, bearer.service)
+        # Behind plain HTTP a registry takes itself for http://, whatever clients call it.
+        return replace(realm, origin=self._origins.canonical(realm.origin))
+
     def _learn(self, origin: Origin, target: Target, response: Response) -> None:
         """Remember how a registry asks for credentials; Bearer goes before Basic."""
         challenges = parse_challenges(response.all(b"www-authenticate"))
         bearer = bearer_of(challenges)
         if bearer is not None:
             try:
-                realm = parse_realm(bearer.realm, bearer.service)
-                # Behind plain HTTP a registry takes itself for http://, whatever clients call it.
-                realm = replace(realm, origin=self._origins.canonical(realm.origin))
-                self._asks.put(origin, realm)
+                self._asks.put(origin, self._realm(bearer))
             except BadResponse as error:
                 log.warning("%s asks for tokens in a way that can't be followed: %s", origin.host, error)
             else:
-                self._scopes.put((origin, target.repository), parse_scope(bearer.scope))
+                if bearer.scope:
+                    self._scopes.put((origin, target.repository), parse_scope(bearer.scope))
                 return
         if asks_for_basic(challenges):
             self._asks.put(origin, "basic")
 
-    def _scope(self, origin: Origin, target: Target, *, narrow: bool = False) -> tuple[str, ...]:
-        """Return what a token has to be for: what the registry has said, else by the repository's name."""
-        said = None if narrow else self._scopes.get((origin, target.repository))
-        if said:
-            return said
+    def _scope(
+        self, origin: Origin, target: Target, *, narrow: bool = False, anonymous: bool = False
+    ) -> tuple[str, ...]:
+        """Return what a token has to be for: what the registry has said, else by the repository's name.
+
+        No more than pulls, whatever it says: it may have said so to a push. Scopes that are no repository's
+        are for anonymous tokens alone, as nobody knows what they are good for.
+        """
+        said = () if narrow else self._scopes.get((origin, target.repository)) or ()
+        cut = cut_scopes(said)
+        if anonymous:
+            others = (scope for scope in said if not scope.startswith("repository:"))
+            cut = tuple(dict.fromkeys((*cut, *others)))
+        if cut:
+            return cut
         return (f"repository:{target.repository}:pull",) if target.repository else ()
 
     def _note_refusal(self, origin: Origin, target: Target, grant: Grant) -> bool:
@@ -300,9 +449,10 @@ class Authorizer:
             basic = grant.value.startswith(b"Basic ")
             # A registry that wants tokens has not judged the pair.
             if grant.login is not None and not (basic and isinstance(asks, Realm)):
-                self._logins.refused(origin, origin, grant.login, "status 401")
+                self._logins.refused(origin, origin, grant.login, "status 401", grant.scope)
             return True
-        other = (asks, self._scope(origin, target, narrow=key.narrow)) != (key.realm, key.scopes)
+        scopes = self._scope(origin, target, narrow=key.narrow, anonymous=key.login is None)
+        other = (asks, scopes) != (key.realm, key.scopes)
         value = grant.value.decode("ascii").removeprefix("Bearer ")
         return self._tokens.give_up(key, value, YOUNG) or other
 
@@ -312,10 +462,10 @@ def _client(request: Request) -> Grant | None:
     return None if value is None else Grant(value, CLIENT)
 
 
-def _login_grant(login: Login) -> Grant:
+def _login_grant(login: Login, scope: Hashable) -> Grant:
     """A login as it is sent to the registry itself."""
     value = b"Bearer " + login.secret.encode() if login.kind == "bearer" else login.basic
-    return Grant(value, login.label, "login", login)
+    return Grant(value, login.label, "login", login, scope=scope)
 
 
 def _bearer(response: Response) -> bool:

@@ -27,7 +27,7 @@ _PARAMETER_MAX: Final = 4_096
 _TOKEN = re.compile(r"[!-~]+")
 _PRINTABLE = re.compile(r"[ -~]*")
 _FORM: Final = (b"content-type", b"application/x-www-form-urlencoded")
-_ALWAYS: Final = ((b"accept", b"application/json"), (b"user-agent", b"regproxy"))
+PLAIN: Final = ((b"accept", b"application/json"), (b"user-agent", b"regproxy"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def get(realm: Realm, scopes: Iterable[str], login: Login | None) -> Ask:
     query = urlencode(pairs)
     separator = "&" if "?" in realm.target else "?"
     target = f"{realm.target}{separator}{query}" if query else realm.target
-    headers = _ALWAYS if login is None else (*_ALWAYS, (b"authorization", login.basic))
+    headers = PLAIN if login is None else (*PLAIN, (b"authorization", login.basic))
     return Ask("GET", target, headers)
 
 
@@ -93,7 +93,7 @@ def post(realm: Realm, scopes: Iterable[str], login: Login) -> Ask:
     else:
         form |= {"grant_type": "password", "username": login.username, "password": login.secret}
     body = urlencode({name: value for name, value in form.items() if value})
-    return Ask("POST", realm.target, (*_ALWAYS, _FORM), body.encode())
+    return Ask("POST", realm.target, (*PLAIN, _FORM), body.encode())
 
 
 def parse_answer(body: bytes, date: bytes | None, now: float) -> Issued:

@@ -15,6 +15,7 @@ from typing import Literal, TypeVar, cast
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 Records = Literal["auto", "openssl"]
+LoginFor = Literal["pull", "push"]
 
 # A list as it was written: one text, or the entries of a TOML list.
 Raw = str | tuple[str, ...]
@@ -411,6 +412,13 @@ def parse_records(text: str) -> Records:
     if text.lower() not in ("auto", "openssl"):
         raise ValueError("auto or openssl")
     return cast(Records, text.lower())
+
+
+def parse_login_for(text: str) -> LoginFor:
+    """Return what configured credentials are for."""
+    if text.lower() not in ("pull", "push"):
+        raise ValueError("pull (pulls alone) or push (pushes too, where ALLOW_PUSH=true)")
+    return cast(LoginFor, text.lower())
 
 
 # Quotas.

@@ -22,12 +22,14 @@ from regproxy.dialing import Dialer
 from regproxy.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
 from regproxy.gate import Gate, credential_of
 from regproxy.heads import NONE, Framing, Headers, Request, Response, upstream_head
+from regproxy.lending import trimmed
 from regproxy.oci import Kind, parse_target
 from regproxy.origins import Origins, Place
 from regproxy.policy import MAX_REDIRECTS, REDIRECTS
 from regproxy.ratelimit import CLIENT
 from regproxy.sharing import SENT
 from regproxy.tokens import Authorizer, Exchange, Grant
+from regproxy.tokenserver import Issued
 
 __all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched", "Upstream", "authority"]
 
@@ -158,24 +160,28 @@ class Upstream:
     # --- what is passed on -------------------------------------------------------------------------------
 
     async def pass_on(
-        self, origin: Origin, request: Request, *, lend: bool = True
+        self, origin: Origin, request: Request, body: bytes = b"", *, lend: bool = True
     ) -> tuple[Connection, Response]:
-        """Send a request without a body as it is, with the origin's credentials where it has none.
-
-        `lend` False: it goes without those.
+        """Send a request, whose body is little and all here, as it is, with the origin's credentials where it
+        has none and may get them. `lend` False: it goes without those.
         """
         grant = await self._authorizer.passing(origin, request) if lend else None
         kind = _kind(request)
         async with self._authorizer.trial(origin, grant) as rests:
             grant = None if rests else grant
-            head = upstream_head(request, authority(origin), put=self._fields(origin, grant))
+            sent = _lent(request, grant)
+            head = upstream_head(sent, authority(origin), put=self._fields(origin, grant)) + body
             connection, response = await self._gate.through(
                 *(origin, credential_of(grant or _own(request), request), request.method, kind),
                 lambda: self._request(origin, head, request.method),
                 # A ping and a token are how clients get credentials of their own.
                 limited=request.method in _SAFE and kind in _MIRRORED,
             )
-            self._authorizer.passed(origin, grant, response, kind)
+            try:
+                await self._authorizer.passed(origin, sent, grant, response)
+            except BaseException:
+                connection.abort()
+                raise
         return connection, response
 
     async def begin(self, origin: Origin, request: Request) -> tuple[Connection, Grant | None]:
@@ -186,7 +192,7 @@ class Upstream:
         grant = await self._authorizer.passing(origin, request)
         async with self._authorizer.trial(origin, grant) as rests:
             grant = None if rests else grant
-        head = upstream_head(request, authority(origin), put=self._fields(origin, grant))
+        head = upstream_head(_lent(request, grant), authority(origin), put=self._fields(origin, grant))
         breakers = self._gate.breakers
         breakers.admit(origin)
         try:
@@ -203,7 +209,15 @@ class Upstream:
 
     def began(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
         """An answer came to what begin() has sent."""
-        self._authorizer.passed(origin, grant, response, _kind(request))
+        self._authorizer.judge(origin, request, grant, response)
+
+    async def may_lend(self, origin: Origin, request: Request) -> bool:
+        """As Authorizer.may_lend."""
+        return await self._authorizer.may_lend(origin, request)
+
+    async def lend(self, origin: Origin, request: Request, body: bytes) -> Issued | None:
+        """As Authorizer.lend."""
+        return await self._authorizer.lend(origin, request, body)
 
     async def exchange(
         self,
@@ -383,6 +397,15 @@ def _own(request: Request) -> Grant | None:
     """What the client itself sends."""
     value = request.get(b"authorization")
     return Grant(value, CLIENT) if value is not None else None
+
+
+def _lent(request: Request, grant: Grant | None) -> Request:
+    """A request as it is sent with this grant: with ours, nothing that makes another request of it."""
+    return trimmed(request) if _is_ours(grant) else request
+
+
+def _is_ours(grant: Grant | None) -> bool:
+    return grant is not None and grant.sort != "client"
 
 
 def _kind(request: Request) -> Kind:

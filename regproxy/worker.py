@@ -44,6 +44,7 @@ from regproxy.origins import Origins
 from regproxy.pages import Pages
 from regproxy.policy import Policy
 from regproxy.quota import Quotas
+from regproxy.realms import Realms
 from regproxy.services import Services
 from regproxy.session import Session
 from regproxy.store import Store
@@ -144,9 +145,10 @@ class Worker:
         origins = Origins(config)
         dialer = Dialer(config, origins, policy, Trust(config), reactor, loop, metrics)
         quotas = Quotas(directories.cache / "state", config.quota_reserve, metrics)
+        realms = Realms(directories.cache / "state")
         upstream = Upstream(
             *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
-            lambda exchange: Authorizer(config, exchange, origins=origins, counter=metrics),
+            lambda exchange: Authorizer(config, exchange, origins=origins, counter=metrics, realms=realms),
         )
         watch = _watch(reactor)
         key = bytes.fromhex(record.claim_key)

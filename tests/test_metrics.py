@@ -87,6 +87,7 @@ def busy(metrics: Metrics) -> None:
     metrics.token_fetch(HUB, "anonymous", "issued")
     metrics.lookup("tunnel", "found")
     metrics.target_refused("answer")
+    metrics.login_withheld(HUB)
     metrics.fill_started()
     metrics.fill_failed("digest")
     metrics.tunnel_opened()
@@ -133,6 +134,7 @@ def test_every_metric_and_its_labels(metrics: Metrics) -> None:
         "regproxy_token_fetches_total": {"registry", "credential", "outcome"},
         "regproxy_lookups_total": {"lane", "outcome"},
         "regproxy_targets_refused_total": {"by"},
+        "regproxy_logins_withheld_total": {"registry"},
         "regproxy_fills_total": set(),
         "regproxy_fill_failures_total": {"reason"},
         "regproxy_fills_active": set(),

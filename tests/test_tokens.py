@@ -18,7 +18,7 @@ from regproxy.auth import Origin
 from regproxy.config import load
 from regproxy.errors import BadResponse, ConnectFailed, RateLimited, Refused, UpstreamError
 from regproxy.heads import EOF, Headers, Request, Response, parse_request
-from regproxy.oci import Kind, Target, parse_target
+from regproxy.oci import Target, parse_target
 from regproxy.sites import registrable, same_site
 from regproxy.tokencache import PAUSE_SECONDS, REFUSED_SECONDS
 from regproxy.tokens import YOUNG, Authorizer, Grant
@@ -122,6 +122,9 @@ class Counts:
 
     def token_fetch(self, registry: str, credential: str, outcome: str) -> None:
         self.seen[registry, credential, outcome] += 1
+
+    def login_withheld(self, registry: str) -> None:
+        self.seen[registry, "", "withheld"] += 1
 
 
 def table(host: str, text: str, more: str = "") -> str:
@@ -555,6 +558,74 @@ def test_a_realm_at_a_forbidden_address_leaves_the_401() -> None:
     run(test)
 
 
+def test_one_repository_that_is_refused_rests_alone() -> None:
+    async def test() -> None:
+        it = bench(OURS, users={})
+        app, secret, new = (parse_target(f"/v2/{name}/manifests/1") for name in ("app", "secret", "new"))
+        ours, sent = [(basic("u").decode(), "u"), None], [(basic("u").decode(), "u")]
+
+        async def take(target: Target) -> None:
+            grant = await it.authorizer.authorization(REG, target, NOBODY)
+            assert grant is not None
+            it.authorizer.accepted(REG, grant, 200)
+
+        await take(app)
+        for rest in (1, 2, 4):
+            assert await it.ask(NOBODY, BASIC_ASKED, target=secret) == ours
+            assert await it.ask(target=secret) == [None]
+            assert await it.ask(target=app) == await it.ask(target=new) == sent
+            it.clock.now += rest + 0.1
+        # Where it had been taken, it is another password now.
+        assert await it.ask(NOBODY, BASIC_ASKED, target=app) == ours
+        assert await it.ask(target=new) == await it.ask(target=app) == [None]
+        it.clock.now += 1.1
+        # Who was refused lets others go first; and where these are taken, it was that repository.
+        assert await it.ask(target=app) == [None]
+        await take(new)
+        assert await it.ask(target=app) == sent
+        await take(app)
+        assert await it.ask(NOBODY, BASIC_ASKED, target=app) == ours
+        assert await it.ask(target=new) == sent
+
+    run(test)
+
+
+def test_tokens_of_ours_are_for_pulls() -> None:
+    async def test() -> None:
+        for scope, want in (
+            ("repository:a/b:pull,push", "repository:a/b:pull"),
+            ("repository:key/a/b:* registry:catalog:*", "repository:key/a/b:pull"),
+            ("registry:catalog:*", "repository:a/b:pull"),
+            ("repository:a/b:push", "repository:a/b:pull"),
+        ):
+            it = bench(OURS)
+            await it.ask(CLIENT, challenge(scope=scope))
+            assert parse_qs(it.server.asked[-1][2].partition("?")[2])["scope"] == [want]
+        # An anonymous one may be for what nobody knows: there is no login that it could be too good for.
+        nobody = bench()
+        await nobody.ask(NOBODY, challenge(scope="aws repository:a/b:pull,push"), own=True)
+        asked = parse_qs(nobody.server.asked[-1][2].partition("?")[2])["scope"]
+        assert asked == ["repository:a/b:pull", "aws"]
+
+    run(test)
+
+
+def test_what_a_client_shapes_is_not_learned() -> None:
+    fields = b"Host: reg.example.com\r\nAuthorization: x\r\nX-Base: evil\r\n"
+    shaped = parse_request(b"GET /v2/a/b/manifests/1 HTTP/1.1\r\n" + fields + b"\r\n")
+
+    async def test() -> None:
+        it = bench(
+            OURS, status=401, fields={"www_authenticate": 'Bearer realm="https://reg.example.com/real"'}
+        )
+        await it.ask(shaped, challenge("https://reg.example.com/api/evil"))
+        paths = [target.partition("?")[0] for _, _, target, _, _ in it.server.asked]
+        assert paths[0] == "/v2/" and set(paths[1:]) == {"/real"}
+        assert it.server.asked[0][3].get(b"authorization") is None
+
+    run(test)
+
+
 # --- what goes where --------------------------------------------------------------------------------------
 
 REALMS = [
@@ -640,13 +711,14 @@ def test_tokens_of_another_domains_server(registries: str, realm: str, host: str
 def test_what_is_passed_on() -> None:
     async def test() -> None:
         it = bench(env={"AUTH_REGISTRIES": f"auth.example.com:u:{SECRET};reg.example.com:v:{SECRET}"})
-        for_token = request(path="/token?service=svc")
-        grant = await it.authorizer.passing(AUTH, for_token)
+        ping = request(path="/v2/")
+        grant = await it.authorizer.passing(AUTH, ping)
         assert grant is not None and grant.value == basic("u")
-        assert await it.authorizer.passing(AUTH, request("Basic eDp5")) is None
+        assert await it.authorizer.passing(AUTH, request("Basic eDp5", "/v2/")) is None
+        assert await it.authorizer.passing(AUTH, request(path="/token?scope=repository:a/b:pull")) is None
         # It rests, whoever's request it was that found it wrong.
-        it.authorizer.passed(AUTH, grant, BASIC_ASKED, Kind.PING)
-        assert await it.authorizer.passing(AUTH, for_token) is None
+        await it.authorizer.passed(AUTH, ping, grant, BASIC_ASKED)
+        assert await it.authorizer.passing(AUTH, ping) is None
         # A registry that wants tokens has no use for a pair.
         assert await it.authorizer.passing(REG, request(path="/v2/")) is not None
         await it.ask(CLIENT, challenge())

@@ -1,0 +1,218 @@
+"""Where registries have said that their tokens come from, for all workers and over a restart.
+
+A client may be told by one worker and ask through another, so what is new is in the file before the 401 is
+out.
+
+state/realms.json         what was said
+state/realms.json.lock    held by who adds to it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from regproxy.auth import Origin
+from regproxy.bounded import Bounded
+from regproxy.flights import Flights
+from regproxy.tokenserver import Realm
+
+log = logging.getLogger(__name__)
+
+REALMS_MAX: Final = 256  # the latest
+OF_ONE_MAX: Final = 8  # that one registry may have
+SURE_SECONDS: Final = 600.0  # until it is written again: the file may have been deleted
+FAILED_SECONDS: Final = 30.0
+WAIT_SECONDS: Final = 2.0  # that a 401 is held up by a disk
+_LOCK_TRIES: Final = 20
+_LOCK_PAUSE: Final = 0.05
+_LEFT_OVER_SECONDS: Final = 60.0
+_FILE: Final = "realms.json"
+_FILE_MAX: Final = 1 << 20  # bytes
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A registry has named this realm."""
+
+    registry: Origin
+    realm: Realm
+
+
+class Realms:
+    """What a worker knows of realms. `directory` None: nothing is shared."""
+
+    def __init__(self, directory: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._file = _RealmFile(directory) if directory is not None else None
+        self._clock = clock
+        self._known: dict[Named, None] = {}  # the latest last
+        self._sure: Bounded[Named, float] = Bounded(REALMS_MAX)
+        self._flights: Flights[Named | None, None] = Flights()
+
+    def knows(self, named: Named) -> bool:
+        """Tell whether there is nothing to be done about it."""
+        return named in self._known and self._clock() < (self._sure.get(named) or 0.0)
+
+    async def learn(self, named: Named) -> None:
+        """Know it from now on, and have the others know it; not for ever where a disk hangs."""
+        if self.knows(named):
+            return
+        self._known = bounded([*self._known, named])
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._flights.join(named, lambda: self._share(named))
+
+    def at(self, server: Origin, path: str) -> list[Named]:
+        """Return what is known of a path (without a query) of a server."""
+        return [
+            named
+            for named in self._known
+            if named.realm.origin == server and named.realm.target.partition("?")[0] == path
+        ]
+
+    async def look(self) -> None:
+        """Learn what other workers have learned."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WAIT_SECONDS):
+                await self._flights.join(None, self._read)
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._flights.close()
+
+    async def _share(self, named: Named) -> None:
+        written = self._file is None or await asyncio.to_thread(self._file.add, named)
+        self._sure.put(named, self._clock() + (SURE_SECONDS if written else FAILED_SECONDS))
+
+    async def _read(self) -> None:
+        if self._file is None:
+            return
+        found = await asyncio.to_thread(self._file.read)
+        if found is not None:
+            self._known = bounded([*found, *self._known])
+
+
+def bounded(named: Iterable[Named]) -> dict[Named, None]:
+    """Return the latest (last) ones that are kept, in their order: few of each registry."""
+    counts: dict[Origin, int] = {}
+    kept: list[Named] = []
+    for each in dict.fromkeys(reversed(list(named))):
+        count = counts[each.registry] = counts.get(each.registry, 0) + 1
+        if count <= OF_ONE_MAX and len(kept) < REALMS_MAX:
+            kept.append(each)
+    return dict.fromkeys(reversed(kept))
+
+
+class _RealmFile:
+    """The file that workers share. What can't be read says nothing; what can't be written is left."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._path = directory / _FILE
+        self._seen: tuple[int, int, int] | None = None
+        self._complained = False
+        for path in directory.glob(f"{_FILE}.*.tmp"):
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > _LEFT_OVER_SECONDS:
+                    path.unlink()
+
+    def read(self) -> list[Named] | None:
+        """Return what it says, None if it is as it was."""
+        try:
+            state = self._path.stat()
+            seen = (state.st_ino, state.st_mtime_ns, state.st_size)
+            if seen == self._seen or state.st_size > _FILE_MAX:
+                return None
+            self._seen = seen
+            return decode(self._path.read_bytes())
+        except OSError:
+            return None
+
+    def add(self, named: Named) -> bool:
+        """Put another one in its place that has this too; False where that can't be done."""
+        try:
+            self._directory.mkdir(mode=0o750, exist_ok=True)
+            with (self._directory / f"{_FILE}.lock").open("a") as lock:
+                _hold(lock.fileno())
+                self._replace([*self._all(), named])
+        except OSError as error:
+            if not self._complained:
+                log.warning("%s can't be written: %s; workers do not share it", self._path, error.strerror)
+            self._complained = True
+            return False
+        self._complained = False
+        return True
+
+    def _all(self) -> list[Named]:
+        try:
+            return decode(self._path.read_bytes()) if self._path.stat().st_size <= _FILE_MAX else []
+        except FileNotFoundError:
+            return []
+
+    def _replace(self, named: Iterable[Named]) -> None:
+        fd, name = tempfile.mkstemp(".tmp", f"{_FILE}.", self._directory)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(encode(bounded(named)))
+            Path(name).replace(self._path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def _hold(fd: int) -> None:
+    """Lock a file until it is closed; without it where somebody holds it for long, who may be stopped."""
+    for _ in range(_LOCK_TRIES):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(_LOCK_PAUSE)
+        else:
+            return
+
+
+def encode(named: Iterable[Named]) -> bytes:
+    """Return the text of the file."""
+    rows = [
+        [_row(each.registry), _row(each.realm.origin), each.realm.target, each.realm.service]
+        for each in named
+    ]
+    return json.dumps({"version": _VERSION, "realms": rows}).encode()
+
+
+def decode(text: bytes) -> list[Named]:
+    """Return what encode() was given; without what can't be understood, so that nothing stands in the way."""
+    try:
+        data: Any = json.loads(text)
+        rows = list(data["realms"]) if data["version"] == _VERSION else []
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return []
+    found = []
+    for row in rows[:REALMS_MAX]:
+        with suppress(ValueError, TypeError):
+            registry, server, target, service = row
+            if isinstance(target, str) and isinstance(service, str):
+                found.append(Named(_origin(registry), Realm(_origin(server), target, service)))
+    return found
+
+
+def _row(origin: Origin) -> list[str | int]:
+    return [origin.scheme, origin.host, origin.port]
+
+
+def _origin(row: Any) -> Origin:
+    scheme, host, port = row
+    if not (isinstance(scheme, str) and isinstance(host, str) and type(port) is int):
+        raise TypeError("not an origin")
+    return Origin(scheme, host, port)
