@@ -7,11 +7,13 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from regproxy._follow import Watch
+from regproxy.errors import BadResponse
 from regproxy.follow import Following, Outcome, alone
 from regproxy.parts import OPEN, VERIFIED, Meta, Part
 from regproxy.store import Store
@@ -227,6 +229,25 @@ class TestFollowing:
             assert await case.outcome() is Outcome.UNKEPT
             blob = case.other.unkept(case.followed, DIGEST)
             assert os.pread(blob.file.fd, len(BODY) + 1, 0) == BODY
+
+        run(test())
+
+    @pytest.mark.parametrize("total", [len(BODY) - 1, len(BODY) + 1, 0])
+    @pytest.mark.parametrize("early", [True, False])
+    def test_another_length_than_it_said(self, early: bool, total: int, case: Case, run: Run) -> None:
+        """Its readers were told where it ends: they are cut there, and do not take it for complete."""
+
+        async def test() -> None:
+            if early:
+                case.part.write(replace(OPENED, total=total))
+                await case.until(lambda: len(case.opened) == 1)
+                case.followed.growth.expect(total)
+            await case.write(BODY)
+            case.part.write(Meta(VERIFIED, total=-1 if early else total, size=len(BODY)))
+            with pytest.raises(BadResponse, match=rf"declared {total} bytes, and has {len(BODY)}"):
+                await case.outcome()
+            assert not case.followed.growth.done
+            case.other.leave(case.followed)
 
         run(test())
 

@@ -24,6 +24,7 @@ from regproxy.connections import Connection
 from regproxy.errors import BadResponse
 from regproxy.heads import Response, parse_response
 from regproxy.parts import MAPPED_MAX, Meta, boot_id, open_part
+from tests.sanitized import SANITIZED
 from tests.test_extents import DATA, TOTAL, identity, open_map, scattered
 from tests.test_relay import LIMIT, Plane, Run, plane, run
 
@@ -350,6 +351,7 @@ class TestExtents:
     def test_the_end_of(self, total: int) -> None:
         assert Extents(total).hole(total - 1) == (total - 1, total)
 
+    @pytest.mark.skipif(SANITIZED, reason="AddressSanitizer needs more address space than this leaves")
     def test_a_length_that_no_memory_has_a_map_for(self) -> None:
         """All that 63 bits hold: a map of 16 TiB."""
         code = (
