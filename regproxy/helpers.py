@@ -132,8 +132,8 @@ async def _run(helper: Helper, server: str) -> Login | None:
 async def _talk(process: Process, server: str) -> bytes:
     """Say which server is meant and return what is printed, as far as it may be."""
     assert process.stdin is not None and process.stdout is not None
-    # It may not want to read, and be gone already.
-    with suppress(ConnectionError):
+    # It may not want to read, and be gone already; uvloop says so by a RuntimeError.
+    with suppress(ConnectionError, RuntimeError):
         process.stdin.write(server.encode() + b"\n")
         await process.stdin.drain()
     process.stdin.close()

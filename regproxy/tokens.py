@@ -256,7 +256,9 @@ class Authorizer:
 
         lend() is the next then, with the request's body.
         """
-        return may_ask(request) and bool(await self._named(server, request, lambda _: True))
+        if not may_ask(request) or loan(request.method, request.path, pushes=True) is not None:
+            return False
+        return bool(await self._named(server, request, lambda _: True))
 
     async def lend(self, server: Origin, request: Request, body: bytes) -> Issued | None:
         """Return the token that a token server gives to its own login, for a client; None: not for this one.

@@ -489,7 +489,7 @@ def test_a_helper_is_not_run_for_each_refusal(
     toml.write_text(f'[origin."{origin.authority}".credentials]\nexec = ["{helper}"]\n')
     proxy = start_proxy(origin, REGPROXY_CONFIG=str(toml))
     client = talk(proxy, origin)
-    assert client.request("HEAD", "/v2/app/manifests/1").status == 200
+    assert client.request("HEAD", "/v2/app/manifests/1").status == 200, proxy.log()
     for number in range(20):
         assert client.request("HEAD", f"/v2/made-up{number}/manifests/1").status == 401
         assert client.request("HEAD", "/v2/app/manifests/1").status == 200

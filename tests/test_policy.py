@@ -343,6 +343,30 @@ def test_plan_of_a_write(method: str, path: str, closed: Action, opened: Action)
         assert "ALLOW_PUSH" in plan.reason
 
 
+POSTS = [
+    ("/token", Action.PASS),
+    ("/v2/token", Action.PASS),
+    ("/login/oauth?x=/../v2/", Action.PASS),
+    ("/", Action.PASS),
+    ("/x/../v2/app/blobs/uploads/", Action.REFUSE),
+    ("/x/%2e%2e/v2/app/blobs/uploads/", Action.REFUSE),
+    ("/x%2f..%2fv2/app/blobs/uploads/", Action.REFUSE),
+    ("//v2/app/blobs/uploads/", Action.REFUSE),
+    ("/;/v2/app/blobs/uploads/", Action.REFUSE),
+    ("/V2/app/blobs/uploads/", Action.REFUSE),
+    ("/nexus/v2/app/blobs/uploads/", Action.REFUSE),
+    ("/v2\\app\\blobs\\uploads/token", Action.REFUSE),
+]
+
+
+@pytest.mark.parametrize("path, want", POSTS)
+def test_a_post_that_may_be_a_push(path: str, want: Action) -> None:
+    assert policy().plan("POST", parse_target(path), False, None, path).action is want
+    assert policy(ALLOW_PUSH="true").plan("POST", parse_target(path), False, None, path).action is Action.PASS
+    for method in ("PUT", "PATCH", "DELETE"):
+        assert policy().plan(method, parse_target(path), False, None, path).action is Action.REFUSE
+
+
 @pytest.mark.parametrize("status", range(100, 600))
 def test_after_head(status: int) -> None:
     """The drop-in serves stale on 500, 502, 504 and 429; 503 is no better than these."""
