@@ -33,6 +33,8 @@ AddrInfo = aiohappyeyeballs.AddrInfoType
 EACH_MAX: Final = 8  # lookups of one asker at a time
 SITE_MAX: Final = 4  # of these for names of one registrable domain
 WAITING_MAX: Final = 256
+TURN_SECONDS: Final = 1.5  # more than a name server that is there takes
+TURNS_MAX: Final = 1024  # askers that wait for theirs; more of them are told at once
 IDLE_SECONDS: Final = 10.0  # so long a thread waits for another name
 SLOW_SECONDS: Final = 5.0  # as long as resolv.conf's own timeout: a name server does not answer
 QUIET_SECONDS: Final = 60.0
@@ -97,31 +99,52 @@ class Lookups:
         self._getaddrinfo = getaddrinfo or self._system
         self._running: set[_Job] = set()
         self._waiting: deque[_Job] = deque()
+        self._turns: set[asyncio.Future[None]] = set()
         self._said = -QUIET_SECONDS
         # What the threads see.
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
 
-    def admit(self, name: str, asker: str) -> None:
-        """Raise Busy where this asker has too many lookups under way, or everybody together has."""
+    async def admit(self, name: str, asker: str) -> None:
+        """Wait for this asker's turn, TURN_SECONDS at most: a burst passes, names that hang do not.
+
+        Raises Busy where it does not come.
+        """
+        text = self._reason(name, asker)
+        if text and len(self._turns) < TURNS_MAX:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TURN_SECONDS):
+                    while text:
+                        await self._next_turn()
+                        text = self._reason(name, asker)
+        if text:
+            self._count("refused")
+            raise Busy(f"{name} is not looked up: {text}")
+
+    def _reason(self, name: str, asker: str) -> str:
+        """Why this asker has to wait; "" where it needs not."""
         if not self.lane.bounded:
-            return
+            return ""
         own = [job.name for job in (*self._running, *self._waiting) if job.asker == asker]
         if len(own) >= EACH_MAX:
-            text = f"{len(own)} other names that {asker or 'the proxy'} has asked for are not resolved yet"
+            return f"{len(own)} other names that {asker or 'the proxy'} has asked for are not resolved yet"
         # The list of suffixes is large: only who asks much is told apart by it.
-        elif len(own) >= SITE_MAX and sum(same_site(name, each) for each in own) >= SITE_MAX:
-            text = f"{SITE_MAX} other names of its domain are not resolved yet"
-        elif len(self._waiting) >= WAITING_MAX:
-            text = "too many names are not resolved yet"
-        else:
-            return
-        self._count("refused")
-        raise Busy(f"{name} is not looked up: {text}")
+        if len(own) >= SITE_MAX and sum(same_site(name, each) for each in own) >= SITE_MAX:
+            return f"{SITE_MAX} other names of its domain are not resolved yet"
+        return "too many names are not resolved yet" if len(self._waiting) >= WAITING_MAX else ""
 
-    async def ask(self, name: str, asker: str) -> list[AddrInfo]:
-        """Return all addresses of a name, port 0. Raises OSError or UnicodeError (no such name).
+    async def _next_turn(self) -> None:
+        """Wait until another lookup has ended."""
+        turn: asyncio.Future[None] = self._loop.create_future()
+        self._turns.add(turn)
+        try:
+            await turn
+        finally:
+            self._turns.discard(turn)
+
+    def begin(self, name: str, asker: str) -> asyncio.Future[list[AddrInfo]]:
+        """Look up all addresses of a name, port 0; OSError, UnicodeError (no such name). Right after admit().
 
         A lookup that nobody waits for any more goes on: there is no way to end it.
         """
@@ -131,7 +154,7 @@ class Lookups:
             self._run(job)
         else:
             self._waiting.append(job)
-        return await job.done
+        return job.done
 
     def _run(self, job: _Job) -> None:
         self._running.add(job)
@@ -160,6 +183,9 @@ class Lookups:
             else:
                 job.done.set_exception(result)
         self._run_next()
+        for turn in tuple(self._turns):
+            if not turn.done():
+                turn.set_result(None)
 
     def _run_next(self) -> None:
         """Whoever has the fewest under way is next; among equals the one who has waited longest."""

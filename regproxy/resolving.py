@@ -37,11 +37,11 @@ _Error = OSError | UnicodeError
 class System(Protocol):
     """Who is asked: Lookups."""
 
-    def admit(self, name: str, asker: str) -> None:
-        """Raise Busy where this asker may not ask now."""
+    async def admit(self, name: str, asker: str) -> None:
+        """Wait for this asker's turn. Raises Busy where it does not come."""
 
-    async def ask(self, name: str, asker: str) -> list[AddrInfo]:
-        """Return all addresses of a name. Raises OSError or UnicodeError."""
+    def begin(self, name: str, asker: str) -> asyncio.Future[list[AddrInfo]]:
+        """Look up all addresses of a name; OSError or UnicodeError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Resolver:
             return _given(known, port)
         usable = known is not None and bool(known.infos) and now < known.found_at + STALE_SECONDS
         try:
-            flight = self._begin(name, known, asker)
+            flight = await self._begin(name, known, asker)
         except Busy:
             if known is not None and usable:
                 return _given(known, port)
@@ -96,21 +96,30 @@ class Resolver:
         """Whether there is something that newer() would wait for."""
         return name in self._asking
 
-    def _begin(self, name: str, known: _Answer | None, asker: str) -> asyncio.Task[_Answer]:
+    async def _begin(self, name: str, known: _Answer | None, asker: str) -> asyncio.Task[_Answer]:
         if name not in self._asking:
-            self._system.admit(name, asker)
-            self._patience.put(name, self._monotonic() + PATIENCE)
-        return self._asking.start(name, partial(self._ask, name, known, asker))
+            await self._system.admit(name, asker)
+        flight = self._asking.under_way(name)
+        if flight is not None:
+            return flight
+        began = self._monotonic()
+        self._patience.put(name, began + PATIENCE)
+        # Begun here and now: the next who asks is told by what is under way whether it is its turn.
+        lookup = self._system.begin(name, asker)
+        return self._asking.start(name, partial(self._ask, name, known, began, lookup))
 
-    async def _ask(self, name: str, before: _Answer | None, asker: str) -> _Answer:
-        answer = await self._answer(name, before, asker)
+    async def _ask(
+        self, name: str, before: _Answer | None, began: float, lookup: asyncio.Future[list[AddrInfo]]
+    ) -> _Answer:
+        answer = await self._answer(before, began, lookup)
         self._answers.put(name, answer)
         return answer
 
-    async def _answer(self, name: str, before: _Answer | None, asker: str) -> _Answer:
-        began = self._monotonic()
+    async def _answer(
+        self, before: _Answer | None, began: float, lookup: asyncio.Future[list[AddrInfo]]
+    ) -> _Answer:
         try:
-            infos = await self._system.ask(name, asker)
+            infos = await lookup
         except (OSError, UnicodeError) as error:
             now = self._monotonic()
             until = now + MISSING_SECONDS

@@ -44,6 +44,11 @@ class Counts(list[tuple[str, str]]):
         self.append((lane, outcome))
 
 
+@pytest.fixture(autouse=True)
+def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "TURN_SECONDS", 0.2)
+
+
 @pytest.fixture
 def system() -> Iterator[System]:
     system = System()
@@ -71,8 +76,12 @@ async def until(check: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
+async def ask(names: Lookups, host: str, asker: str = "") -> list[AddrInfo]:
+    return await names.begin(host, asker)
+
+
 def begin(names: Lookups, hosts: Sequence[str], asker: str = "") -> list[asyncio.Task[list[AddrInfo]]]:
-    return [asyncio.create_task(names.ask(host, asker)) for host in hosts]
+    return [asyncio.create_task(ask(names, host, asker)) for host in hosts]
 
 
 @pytest.mark.parametrize(
@@ -91,11 +100,11 @@ def test_outcomes(system: System, counts: Counts, answer: Exception | None, outc
     async def test() -> None:
         names = make(system, Lane.WRITTEN, counts)
         if answer is None:
-            assert await names.ask("a", "") == [FOUND]
+            assert await ask(names, "a") == [FOUND]
         else:
             system.answers["a"] = answer
             with pytest.raises((OSError, UnicodeError)):
-                await names.ask("a", "")
+                await ask(names, "a")
         assert counts == [("written", outcome)]
 
     run(test)
@@ -107,17 +116,17 @@ def test_each_asker_has_a_bound(system: System, counts: Counts, lane: Lane) -> N
         names = make(system, lane, counts)
         hosts = [f"slow-{n}.example" for n in range(EACH_MAX)]
         for host in hosts:
-            names.admit(host, "one")
+            await names.admit(host, "one")
         tasks = begin(names, hosts, "one")
         await until(lambda: set(system.begun) == set(hosts))
         with pytest.raises(Busy, match="8 other names that one has asked for are not resolved yet") as caught:
-            names.admit("more.example", "one")
+            await names.admit("more.example", "one")
         assert (caught.value.status, caught.value.retry_after) == (503, 1)
         assert counts == [(lane.value, "refused")]
-        names.admit("more.example", "another")
+        await names.admit("more.example", "another")
         system.go.set()
         await asyncio.gather(*tasks)
-        names.admit("more.example", "one")
+        await names.admit("more.example", "one")
 
     run(test)
 
@@ -129,9 +138,9 @@ def test_each_domain_has_a_bound(system: System) -> None:
         tasks = begin(names, hosts, "one")
         await asyncio.sleep(0)
         with pytest.raises(Busy, match="4 other names of its domain"):
-            names.admit("x.corp.example", "one")
-        names.admit("x.other.example", "one")
-        names.admit("x.corp.example", "another")
+            await names.admit("x.corp.example", "one")
+        await names.admit("x.other.example", "one")
+        await names.admit("x.corp.example", "another")
         system.go.set()
         await asyncio.gather(*tasks)
 
@@ -143,7 +152,7 @@ def test_what_the_configuration_names_has_none(system: System) -> None:
         names = make(system, Lane.WRITTEN)
         hosts = [f"slow-{n}.corp.example" for n in range(100)]
         for host in hosts:
-            names.admit(host, "")
+            await names.admit(host, "")
         tasks = begin(names, hosts)
         await until(lambda: len(system.begun) == Lane.WRITTEN.threads)
         system.go.set()
@@ -169,17 +178,61 @@ def test_whoever_has_the_fewest_under_way_is_next(system: System) -> None:
     run(test)
 
 
+@pytest.mark.parametrize("site", ["", ".corp.example"])
+def test_a_burst_waits_for_its_turn(
+    system: System, counts: Counts, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many names at once that are answered: none of them is refused."""
+
+    async def one(names: Lookups, host: str) -> list[AddrInfo]:
+        await names.admit(host, "one")
+        return await names.begin(host, "one")
+
+    async def test() -> None:
+        names = make(system, counts=counts)
+        monkeypatch.setattr(lookups, "TURN_SECONDS", 20.0)
+        hosts = [f"slow-{n}{site}" for n in range(EACH_MAX)] + [f"quick-{n}{site}" for n in range(40)]
+        tasks = [asyncio.create_task(one(names, host)) for host in hosts]
+        await until(lambda: len(system.begun) >= (SITE_MAX if site else EACH_MAX))
+        assert len(system.begun) == (SITE_MAX if site else EACH_MAX)
+        system.go.set()
+        assert await asyncio.gather(*tasks) == [[FOUND]] * len(hosts)
+        assert set(counts) == {("tunnel", "found")}
+
+    run(test)
+
+
+def test_who_waits_for_a_turn_and_leaves_takes_none(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookups, "TURNS_MAX", 1)
+
+    async def test() -> None:
+        names = make(system)
+        tasks = begin(names, [f"slow-{n}" for n in range(EACH_MAX)], "one")
+        await asyncio.sleep(0)
+        waits = asyncio.create_task(names.admit("more", "one"))
+        await asyncio.sleep(0)
+        with pytest.raises(Busy):  # at once: enough of them wait
+            await names.admit("another", "one")
+        waits.cancel()
+        await asyncio.wait([waits])
+        assert not names._turns
+        system.go.set()
+        await asyncio.gather(*tasks)
+
+    run(test)
+
+
 def test_the_queue_has_an_end(system: System) -> None:
     async def test() -> None:
         names = make(system)
         # As many askers as it takes.
         tasks = []
         for n in range(Lane.TUNNEL.threads + WAITING_MAX):
-            names.admit(f"slow-{n}", f"asker-{n}")
+            await names.admit(f"slow-{n}", f"asker-{n}")
             tasks += begin(names, [f"slow-{n}"], f"asker-{n}")
             await asyncio.sleep(0)
         with pytest.raises(Busy, match="too many names are not resolved yet"):
-            names.admit("slow-x", "asker-x")
+            await names.admit("slow-x", "asker-x")
         system.go.set()
         await asyncio.gather(*tasks)
 
@@ -223,7 +276,7 @@ def test_threads_end_when_there_is_nothing_to_do(system: System, monkeypatch: py
     async def test() -> None:
         names = make(system)
         for _ in range(2):
-            assert await names.ask("a", "") == [FOUND]
+            assert await ask(names, "a") == [FOUND]
             await until(lambda: names._threads == 0)
 
     run(test)
@@ -238,7 +291,7 @@ def test_no_thread_to_be_had(system: System, monkeypatch: pytest.MonkeyPatch) ->
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", start)
             with pytest.raises(socket.gaierror, match="no thread to ask the system"):
-                await names.ask("a", "")
+                await ask(names, "a")
         (task,) = begin(names, ["slow"])
         await until(lambda: bool(system.begun))
         with monkeypatch.context() as patch:

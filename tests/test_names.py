@@ -109,8 +109,9 @@ def test_names_of_tunnels_that_hang_hold_up_nobody(
     names.tell("other.example", None)
     clients = hang(proxy, names, tunnel, *(f"slow-{n}.example" for n in range(hanging)))
     if hanging == EACH:
-        for n in range(more):
-            reply = answer(tunnel(proxy, f"more-{n}.example:443"))
+        # Each waits for its turn first, which would come soon if names were answered.
+        late = [tunnel(proxy, f"more-{n}.example:443") for n in range(more)]
+        for reply in map(answer, late):
             assert reply.status == 503
             assert b"8 other names that 127.0.0.1 has asked for are not resolved yet" in reply.body
         assert lookups(proxy, lane="tunnel", outcome="refused") == more
@@ -169,7 +170,7 @@ def test_names_that_a_mask_lets_clients_make_up(
     names.tell_all(dict.fromkeys(hosts, HANGS))
     clients = [stack.enter_context(proxy.client(f"{host}:443")) for host in hosts]
     for n, client in enumerate(clients):
-        client.send(f"GET /v2/app/blobs/{digest_of(b'%d' % n)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        client.ask("GET", f"/v2/app/blobs/{digest_of(b'%d' % n)}")
     wait_until(lambda: set(names.asked()) >= set(hosts), "all are being looked up")
     late = stack.enter_context(proxy.client("wild.more.example:443")).get("/v2/app/manifests/1")
     assert late.status == 503
@@ -199,7 +200,7 @@ def test_names_in_the_answers_of_one_registry(
     proxy = start(bad, origin, REGISTRIES=registries, REGPROXY_ALLOW_TARGETS=allowed)
     clients = [talk(proxy, bad) for _ in hosts]
     for path, client in zip(paths, clients, strict=False):
-        client.send(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        client.ask("GET", path)
     wait_until(lambda: set(names.asked()) >= set(hosts), "all are being looked up")
     late = talk(proxy, bad).get(paths[-1])
     assert late.status == 503

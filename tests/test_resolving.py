@@ -24,12 +24,15 @@ class System:
         self.go.set()
         self.full = False
 
-    def admit(self, name: str, asker: str) -> None:
+    async def admit(self, name: str, asker: str) -> None:
         if self.full:
             raise Busy(f"{asker} asks too much")
 
-    async def ask(self, name: str, asker: str) -> list[AddrInfo]:
+    def begin(self, name: str, asker: str) -> asyncio.Future[list[AddrInfo]]:
         self.asked += 1
+        return asyncio.create_task(self._ask(name))
+
+    async def _ask(self, name: str) -> list[AddrInfo]:
         await self.go.wait()
         self.now += self.took
         found = self.known[name]

@@ -56,10 +56,13 @@ class System:
     def __init__(self, lane: Lane, net: Net) -> None:
         self.lane, self.net = lane, net
 
-    def admit(self, name: str, asker: str) -> None: ...
+    async def admit(self, name: str, asker: str) -> None: ...
 
-    async def ask(self, name: str, asker: str) -> list[AddrInfo]:
+    def begin(self, name: str, asker: str) -> asyncio.Future[list[AddrInfo]]:
         self.net.asked.append((self.lane, name, asker))
+        return asyncio.create_task(self._answer(name))
+
+    async def _answer(self, name: str) -> list[AddrInfo]:
         await self.net.go.wait()
         found = self.net.names.get(name)
         if found is None:
@@ -339,6 +342,9 @@ class Stream:
     def watch_idle(self, seconds: float) -> bool:
         return True
 
+    def reusable(self) -> bool:
+        return True
+
 
 def kept(host: str, address: str) -> Connection:
     return Connection(cast(Any, Stream()), Origin("https", host, 443), address, 5.0)
@@ -513,7 +519,7 @@ def test_the_time_is_over_while_both_are_waited_for(net: Net) -> None:
 
 
 def test_who_may_not_ask_is_told_so(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
-    def admit(self: System, name: str, asker: str) -> None:
+    async def admit(self: System, name: str, asker: str) -> None:
         raise Busy(f"{name} is not looked up")
 
     async def test() -> None:
