@@ -19,6 +19,8 @@ SOURCES = sorted(Path("ext/regproxy").glob("*.pyx"))
 CHECKS = [
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=undefined",
+    # Python's own flags have -fwrapv, with which no overflow would be an error.
+    "-fno-wrapv",
     "-fno-omit-frame-pointer",
     "-g",
     "-O1",

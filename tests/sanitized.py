@@ -82,7 +82,7 @@ def run(*arguments: str) -> int:
     reports = sorted(REPORTS.iterdir())
     for report in reports:
         print(f"--- {report.name}", report.read_text(errors="replace"), sep="\n")
-    return status or len(reports) > 0
+    return status or int(bool(reports))
 
 
 def main() -> int:
