@@ -18,6 +18,7 @@ from regproxy.lookups import CLIENT
 from regproxy.oci import Kind, parse_target
 from regproxy.policy import Action, Plan
 from regproxy.services import BY_DIGEST, Route
+from regproxy.sharing import shared
 from regproxy.upstream import INTERIM_MAX, Connection
 
 log = logging.getLogger(__name__)
@@ -254,7 +255,9 @@ class Asker(TokenAsker):
         """A tag that a client has set or deleted is not what we hold any more, in any process."""
         origin, target, services = wanted.origin, wanted.target, self._s
         if target.kind is Kind.TAG and wanted.request.method in _CHANGES and status < 400:
-            for repository in dict.fromkeys((target.repository, wanted.repository)):
+            # By its plain name, and by that with the namespace of a mirror.
+            repositories = target.repository, shared(wanted.request, target).repository
+            for repository in dict.fromkeys(repositories):
                 services.index.drop_tag(origin.host, origin.port, repository, target.reference)
             # Who pushes may pull through another process as soon as it has its answer.
             await services.fills.written()

@@ -278,11 +278,11 @@ def check(
     else:
         total = end = _declared(response)
     if total >= 0 and known not in (-1, total):
-        raise BadResponse(f"{host} says {total} bytes now, after {known} before: not resumed")
+        raise BadResponse(f"{host} declares {total} bytes now, and {known} before: not resumed")
     if end > known >= 0:
-        raise BadResponse(f"{host} sent bytes up to {end} of what has {known}")
+        raise BadResponse(f"{host} sent bytes up to {end}, but the content has {known}")
     if 0 <= total < there:
-        raise BadResponse(f"{host} has {total} bytes of what has {there} already")
+        raise BadResponse(f"{host} declares {total} bytes now, but {there} are stored already")
     return total, end
 
 

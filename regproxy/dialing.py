@@ -33,6 +33,7 @@ from regproxy.trust import Trust
 
 log = logging.getLogger(__name__)
 
+_LOST: Final = "lost"
 HAPPY_EYEBALLS_DELAY: Final = 0.25  # seconds, RFC 8305 section 5
 QUIET_SECONDS: Final = 60.0
 REFUSED_MAX: Final = 256  # hosts whose refusal was logged a moment ago
@@ -228,9 +229,14 @@ class Dialer:
                 interleave=0,  # done
                 loop=self._loop,
             )
-        except (OSError, asyncio.CancelledError):
-            # Cancelled is mostly too late: none of them has answered.
+        except OSError:
             order.failed(ordered)
+            raise
+        except asyncio.CancelledError as error:
+            # Cancelled is mostly too late, and none of them has answered; where another race was won, this
+            # says nothing of them.
+            if error.args != (_LOST,):
+                order.failed(ordered)
             raise
         with suppress(OSError):
             won = sock.getpeername()[0]
@@ -282,11 +288,10 @@ class Dialer:
     # --- which addresses ---------------------------------------------------------------------------------
 
     def _allowed(self, host: str, way: Way, address: str, answer_of: Origin | None) -> bool:
-        if way.named or (answer_of is not None and (answer_of.host, answer_of.port) == (host, way.port)):
-            answer_of = None
-        return way.named or self._policy.address_allowed(
-            host, way.port, address, answered=answer_of is not None
-        )
+        if way.named:
+            return True
+        led = answer_of is not None and (answer_of.host, answer_of.port) != (host, way.port)
+        return self._policy.address_allowed(host, way.port, address, answered=led)
 
     def _only_allowed(self, trip: _Trip, infos: list[AddrInfo]) -> list[AddrInfo]:
         """What may be connected to; raises where that is nothing. These very addresses are connected to."""
@@ -347,7 +352,7 @@ async def _first_of(
     finally:
         for task in (first, second):
             if task is not won:
-                task.cancel()
+                task.cancel(_LOST if won is not None else None)
                 task.add_done_callback(_close_unwanted)
 
 

@@ -111,7 +111,7 @@ def is_plain(path: str) -> bool:
     return _PLAIN_PATH.fullmatch(path) is not None
 
 
-def may_write(path: str) -> bool:
+def cannot_be_push(path: str) -> bool:
     """Tell whether a POST to a path that we don't know can't be a push, however an origin reads it."""
     return is_plain(path) and all(segment.lower() not in ("v1", "v2") for segment in path.split("/"))
 

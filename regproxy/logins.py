@@ -147,7 +147,10 @@ class Logins:
         found = self._standings.refused(key, text, now, scope, alone=alone)
         if not found.whole:
             if self._seldom.lets(server, now):
-                log.warning("%s: %s for something that they may not have; others go on", origin.host, text)
+                log.warning(
+                    "%s: %s for one repository or scope: they rest for it for %g s, other repositories go on",
+                    *(origin.host, text, found.seconds),
+                )
             return found
         for holder in self._wallet.holders(origin.host, origin.port):
             holder.provider.forget(origin.host, origin.port)

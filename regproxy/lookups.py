@@ -120,7 +120,7 @@ class Lookups:
                         text = self._reason(name, asker)
         if text:
             self._count("refused")
-            raise Busy(f"{name} is not looked up: {text}")
+            raise Busy(f"{name} is not looked up: {text}; are the name servers answering?")
 
     def _reason(self, name: str, asker: str) -> str:
         """Why this asker has to wait; "" where it needs not."""

@@ -13,7 +13,7 @@ from typing import Final, Protocol, TypeVar
 
 from regproxy.addresses import Reach, reach_of
 from regproxy.config import Config, HostRule
-from regproxy.lending import is_plain, may_write
+from regproxy.lending import cannot_be_push, is_plain
 from regproxy.oci import Accept, Kind, Target, bits_above
 from regproxy.tiers import Tiers
 
@@ -283,7 +283,7 @@ class Policy:
             )
         # An origin may decode and normalise a path: a push by another spelling is still one. And the server
         # of a registry's tokens may be anywhere.
-        outside = method == "POST" and kind is Kind.OTHER and may_write(path)
+        outside = method == "POST" and kind is Kind.OTHER and cannot_be_push(path)
         if self._config.allow_push or outside:
             return _PASS[kind]
         reason = f"{method} is not allowed: this proxy only pulls (ALLOW_PUSH=true lets pushes through)"

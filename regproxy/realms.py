@@ -59,6 +59,7 @@ class Realms:
         self._known: dict[Named, None] = {}  # the latest last
         self._sure: Bounded[Named, float] = Bounded(REALMS_MAX)
         self._flights: Flights[Named | None, None] = Flights()
+        self._blind_until = 0.0  # the file could not be read in time
 
     def knows(self, named: Named) -> bool:
         """Tell whether there is nothing to be done about it."""
@@ -69,9 +70,11 @@ class Realms:
         if self.knows(named):
             return
         self._known = bounded([*self._known, named])
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await self._flights.join(named, lambda: self._share(named))
+        except TimeoutError:
+            self._sure.put(named, self._clock() + FAILED_SECONDS)
 
     def at(self, server: Origin, path: str) -> list[Named]:
         """Return what is known of a path (without a query) of a server."""
@@ -83,9 +86,13 @@ class Realms:
 
     async def look(self) -> None:
         """Learn what other workers have learned."""
-        with suppress(TimeoutError):
+        if self._file is None or self._clock() < self._blind_until:
+            return
+        try:
             async with asyncio.timeout(WAIT_SECONDS):
                 await self._flights.join(None, self._read)
+        except TimeoutError:
+            self._blind_until = self._clock() + FAILED_SECONDS
 
     def close(self) -> None:
         """End what is under way."""

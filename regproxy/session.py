@@ -136,9 +136,9 @@ class Session(Asker):
         age = copy.age if copy is not None and copy.current else math.inf
         stretch = self._s.stretch(origin.host) if copy is not None else 1.0
         plan = self._s.policy.plan(request.method, target, copy is not None, age, request.path, stretch)
-        if route.shared.own:
+        if route.shared.own and (passed := self._s.policy.as_own(plan, target)) is not plan:
             self._s.say_own(origin.host, route.shared.own)
-            plan = self._s.policy.as_own(plan, target)
+            plan = passed
         self._kind = plan.kind
         if plan.action is Action.REFUSE:
             self._error(plan.status, plan.code, f"{origin.host}: {plan.reason}")

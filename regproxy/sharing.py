@@ -22,6 +22,9 @@ from regproxy.oci import Kind, Target
 # Accept and Authorization are in the keys of what is shared, and all three in those of refusals.
 SENT: Final = frozenset(b"accept authorization user-agent".split())
 
+# A range says which bytes of a blob are fetched first; it is not sent.
+_KEPT: Final = SENT | {b"range"}
+
 # By name, or by the beginning of it.
 NEUTRAL: Final = frozenset(
     # The connection, the host that is known already, framing (RFC 9110 7.2, 7.6; RFC 9112)
@@ -35,8 +38,10 @@ NEUTRAL: Final = frozenset(
     b" upgrade-insecure-requests"
     # Who asks, by what name, as other proxies have it: nobody's business upstream
     b" cdn-loop forwarded true-client-ip x-client-ip x-forwarded-for x-forwarded-host x-forwarded-port"
-    b" x-forwarded-prefix x-forwarded-proto x-host x-http-method-override x-original-url x-real-ip"
-    b" x-rewrite-url x-forwarded-scheme x-forwarded-ssl x-forwarded-server"
+    b" x-forwarded-prefix x-forwarded-proto x-forwarded-scheme x-forwarded-server x-forwarded-ssl x-host"
+    b" x-real-ip"
+    # Another method or path: left out, so that no client changes what is asked for everybody
+    b" x-http-method x-http-method-override x-method-override x-original-url x-rewrite-url"
     # Tracing (W3C, B3, Jaeger, the clouds'); what Docker says of itself
     b" b3 baggage grpc-trace-bin sentry-trace traceparent tracestate uber-trace-id x-amzn-trace-id"
     b" x-cloud-trace-context x-client-trace-id x-correlation-id x-ot-span-context x-request-id"
@@ -77,7 +82,9 @@ def shared(request: Request, target: Target, ignored: Iterable[bytes] = ()) -> S
     if odd is not None:
         own = f"the header {odd.decode('latin-1')}"
     suffix = "?" + namespace if namespace else ""
-    return Shared(replace(request, target=path + suffix, body=NONE), target.repository + suffix, own)
+    headers = tuple(field for field in request.headers if field[0] in _KEPT)
+    asked = replace(request, target=path + suffix, headers=headers, body=NONE)
+    return Shared(asked, target.repository + suffix, own)
 
 
 def _is_known(name: bytes, ignored: Iterable[bytes]) -> bool:

@@ -74,8 +74,10 @@ class Standings:
 
     def reason(self, key: Hashable, scope: Hashable = None) -> str:
         """Return why it rests, "" where it doesn't."""
-        entry = self._entries.get(key) or self._alone.get((key, scope))
-        return "" if entry is None else entry.reason
+        entries = [
+            each for each in (self._entries.get(key), self._alone.get((key, scope))) if each is not None
+        ]
+        return max(entries, key=lambda entry: entry.until).reason if entries else ""
 
     def refused(
         self, key: Hashable, reason: str, now: float, scope: Hashable = None, *, alone: bool = False

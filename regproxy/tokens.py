@@ -337,8 +337,10 @@ class Authorizer:
         if self._seldom.lets(origin, self._clock()):
             kept = "pulls and pushes" if self._pushes else "pulls"
             what = f"{request.method} {request.path.partition('?')[0][:_SHOWN]}"
-            text = "%s: %s went out without credentials: they are for %s, and tokens where a registry says"
-            log.info(text, origin.host, what, kept)
+            log.info(
+                "%s: %s was sent without the configured credentials: they are used for %s only",
+                *(origin.host, what, kept),
+            )
 
     def reason(self, origin: Origin) -> str:
         """Return why a registry's configured credentials are not in use, "" where they are."""

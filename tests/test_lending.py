@@ -13,12 +13,12 @@ from regproxy.heads import parse_request
 from regproxy.lending import (
     PULL,
     PUSH,
+    cannot_be_push,
     cut_scope,
     cut_scopes,
     is_plain,
     is_shaped,
     loan,
-    may_write,
     overrides,
     parse_token_ask,
     trimmed,
@@ -163,7 +163,7 @@ def test_whatever_is_lent_is_read_the_same_by_all(method: str, path: str, pushes
 @given(PIECES | st.text(max_size=30))
 @example("/x/../v2/app/blobs/uploads/")
 def test_what_may_be_written_is_no_push(path: str) -> None:
-    if may_write(path):
+    if cannot_be_push(path):
         assert is_plain(path)
         assert unquote(path) == path
         assert posixpath.normpath(path) == (path.rstrip("/") or "/")

@@ -279,7 +279,7 @@ class TestSegment:
             growth = scattered(plane, tmp_path)
             segment = Segment(growth, start, stop, body_stop)
             assert await into(plane, segment, b"x" * 70_000) == (
-                f"it goes on behind the {TOTAL} bytes that were declared"
+                f"it goes on past the {TOTAL} bytes that were declared"
             )
             assert (growth.written, segment.offset) == (0, start)
             assert (tmp_path / "part").stat().st_size <= TOTAL

@@ -107,11 +107,16 @@ class TestLengths:
     def test_while_a_client_waits(
         self, fault: Callable[[Cold, int], Answer], size: int, proxy: Proxy, origin: Origin, talk: Talk
     ) -> None:
+        faults: list[int] = []
+
         def script(blob: Cold, seen: Seen) -> Answer:
             if len(blob.requests) <= 1:
                 return blob.answer(cut_at=size * 5 // 8)
             start = started(seen)
-            return fault(blob, start) if len(blob.requests) == 2 and start else blob.answer()
+            if len(blob.requests) != 2 or not start:
+                return blob.answer()
+            faults.append(start)
+            return fault(blob, start)
 
         blob = Cold(origin, size, script)
         worker = proxy.workers(1)
@@ -121,11 +126,14 @@ class TestLengths:
         assert talk(proxy, origin).get(blob.path).body == blob.body
         proxy.wait_kept(blob.digest)
         assert proxy.workers(1) == worker
+        assert faults, "nothing was resumed: the fault was never served"
 
     def test_of_what_was_left(
         self, fault: Callable[[Cold, int], Answer], size: int, proxy: Proxy, origin: Origin, talk: Talk
     ) -> None:
         """Who takes it over has seen nothing of it: it is fetched anew."""
+
+        faults: list[int] = []
 
         def script(blob: Cold, seen: Seen) -> Answer:
             if len(blob.requests) <= 1:
@@ -133,7 +141,10 @@ class TestLengths:
             if len(blob.requests) == 2:
                 return Answer(b"gone", 404)
             start = started(seen)
-            return fault(blob, start) if len(blob.requests) == 3 and start else blob.answer()
+            if len(blob.requests) != 3 or not start:
+                return blob.answer()
+            faults.append(start)
+            return fault(blob, start)
 
         blob = Cold(origin, size, script)
         worker = proxy.workers(1)
@@ -144,6 +155,7 @@ class TestLengths:
         assert len(blob.requests) >= 3
         proxy.wait_kept(blob.digest)
         assert proxy.workers(1) == worker
+        assert faults, "nothing was resumed: the fault was never served"
 
 
 def started(seen: Seen) -> int:
@@ -170,7 +182,7 @@ def test_no_worker_after_another(origin: Origin, start_proxy: Start, talk: Talk)
         assert reply.status == 502
         assert reply.json()["errors"][0]["message"]
     assert proxy.workers(2) == workers
-    assert f"bytes up to {9 * MIB - MIB + 1_000_000} of what has {8 * MIB}" in proxy.log()
+    assert f"bytes up to {9 * MIB - MIB + 1_000_000}, but the content has {8 * MIB}" in proxy.log()
     assert not [path for path in proxy.parts() if path.suffix == ".part"]
 
 

@@ -245,7 +245,7 @@ class TestWaiting:
             while sent < 64 * MIB and not stream.send(b"x" * 200_000) and stream.waiting:
                 sent += 200_000
                 assert stream.waiting < 3 * MIB
-            assert await told.next() == ("closed", "the peer does not read, and too much waits for it")
+            assert await told.next() == ("closed", "the peer does not read: too many bytes wait for it")
             assert sent > MIB
 
         run(test())
@@ -341,7 +341,7 @@ class TestSeal:
             assert [await self.large(peer) for _ in range(3)] == [BODY, BODY, BODY]
             assert peer.stream.spent and peer.stream.open
             assert await self.large(peer) == BODY
-            end = "as many TLS records were sent as one key is good for"
+            end = "the limit of TLS records for one key is reached"
             got = await self.large(peer, ("closed", end))
             assert BODY.startswith(got) and len(got) < len(BODY)
 

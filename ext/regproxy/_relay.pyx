@@ -361,7 +361,7 @@ cdef class Growth(Sink):
             segment.reason = "it is not filled in several places any more"
             return Status.FAILED
         if segment.offset < 0 or <long long>n > self.extents.total - segment.offset:
-            segment.reason = f"it goes on behind the {self.extents.total} bytes that were declared"
+            segment.reason = f"it goes on past the {self.extents.total} bytes that were declared"
             return Status.FAILED
         while n:
             there = max(self.written, self.extents.end_of(segment.offset))

@@ -987,7 +987,7 @@ cdef class Stream(Pollable):
     cdef int _keep(self, const char* p, size_t n) except -1:
         """Have n bytes wait for the kernel; a connection for which too much waits is given up."""
         if self.outb.len + n > OUT_MAX + self.whole:
-            return self._send_failed("the peer does not read, and too much waits for it")
+            return self._send_failed("the peer does not read: too many bytes wait for it")
         return buf_append(&self.outb, p, n)
 
     cdef bint _flush(self) except -1:

@@ -406,7 +406,7 @@ cdef class Conn:
         cdef size_t part
         cdef Status status
         if self.seal.sequence + n // RECORD_MAX + 1 >= self.context.records_max:
-            self.wire.refused = b"as many TLS records were sent as one key is good for"
+            self.wire.refused = b"the limit of TLS records for one key is reached"
             return Status.FAILED
         status = self.seal.seal(APPLICATION_DATA, p, n, self.wire.dest + self.wire.dest_len,
                                 self.wire.dest_cap - self.wire.dest_len, &part)
