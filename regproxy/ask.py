@@ -174,7 +174,7 @@ class Asker(TokenAsker):
         """
         self._cache = "MISS"
         blob = wanted.target.kind is Kind.BLOB  # a manifest's type is not the same for everybody
-        opened = self._s.fills.opened(wanted.target.reference) if blob else None
+        opened = self._s.fills.opened(wanted) if blob else None
         if opened is not None and opened.total >= 0:
             self._cache = "UPDATING"
             headers = _growing_headers(wanted.target.reference)

@@ -24,7 +24,7 @@ from regproxy.errors import BadResponse, RegproxyError, UpstreamError
 from regproxy.filling import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
 from regproxy.follow import SOON, Following, Outcome, alone
 from regproxy.oci import MANIFEST_MAX, Kind
-from regproxy.parts import FAILED, LEFT, VERIFIED, Meta, Part
+from regproxy.parts import CLAIMED, FAILED, LEFT, VERIFIED, Meta, Part
 from regproxy.store import Blob, Store
 from regproxy.tagask import TagAsk
 from regproxy.tagclaims import CLAIMS, TagClaims
@@ -93,18 +93,18 @@ class Fills:
         """Downloads under way in this process."""
         return sum(not fill.joined for fill in self._under_way.values())
 
-    def opened(self, digest: str) -> Opened | None:
+    def opened(self, wanted: Wanted) -> Opened | None:
         """What the origin has said of content by digest that it is sending now."""
-        fill = self._under_way.get(digest)
+        fill = self._under_way.get(_key_of(wanted))
         return fill.head if fill is not None else None
 
     def join(self, wanted: Wanted, tag: TagAsk | None = None) -> tuple[Fill, bool]:
         """The fill for what is wanted, and whether it was begun just now.
 
         `tag`: what else is asked of a tag, whose fill is shared by equal requests only. By digest it is one
-        for all.
+        for all clients of a registry.
         """
-        key: object = wanted.target.reference if tag is None else tags.key_of(wanted, tag)
+        key = _key_of(wanted) if tag is None else tags.key_of(wanted, tag)
         fill = self._under_way.get(key)
         if fill is not None and fill.joinable:
             # An answer that another process had before this request is not one to it.
@@ -160,8 +160,9 @@ class Fills:
     async def _obtain(self, fill: Fill) -> None:
         target = fill.wanted.target
         limit = 0 if target.kind is Kind.BLOB else MANIFEST_MAX
+        source = ""
         while True:
-            part = self._store.claim(target.reference, limit=limit)
+            part = self._store.claim(target.reference, limit=limit, source=source)
             if part.mine:
                 blob = self._store.lookup(target.reference)
                 if blob is not None:
@@ -171,8 +172,13 @@ class Fills:
                     return
                 if await self._go_on(fill, part):
                     return
-            elif await self._follow(fill, part):
-                return
+            else:
+                try:
+                    if await self._follow(fill, part):
+                        return
+                except _Foreign:
+                    source = fill.wanted.source
+                    continue
             # Whoever is in the way of it has its turn first.
             await asyncio.sleep(SOON)
 
@@ -200,6 +206,7 @@ class Fills:
                     return False
                 else:
                     part.restart()
+                    part.write(Meta(CLAIMED, host=fill.wanted.source))
         except OSError as error:
             self._store.relay(part, error.errno or errno.EIO)
         resumed = (growth.written > 0 or growth.extents is not None) and not fill.opened.done()
@@ -222,6 +229,7 @@ class Fills:
             outcome = await following.run(
                 lambda meta: self._opened_elsewhere(fill, part, meta),
                 lambda: self._stored_fd(fill.wanted.target.reference),
+                lambda meta: _refuse_foreign(fill, meta),
             )
             if outcome is Outcome.OURS:
                 meta = following.meta
@@ -310,6 +318,20 @@ class Fills:
         return cut
 
 
+class _Foreign(Exception):
+    """A part is being filled from another registry, and not verified yet."""
+
+
+def _key_of(wanted: Wanted) -> tuple[str, str]:
+    return wanted.source, wanted.target.reference
+
+
+def _refuse_foreign(fill: Fill, meta: Meta) -> None:
+    """Raise _Foreign where a part's filler asks another registry: that may be slow, or send what is wrong."""
+    if meta.state != VERIFIED and meta.host != fill.wanted.source and not fill.opened.done():
+        raise _Foreign
+
+
 def _same(fill: Fill, meta: Meta) -> bool:
     """Whether the filler's failure is this one's, too: it has asked the same."""
     return meta.host == fill.wanted.source and meta.word not in OTHERS
@@ -324,7 +346,7 @@ def _hear(fill: Fill, meta: Meta) -> None:
 def _take_over(fill: Fill, part: Part, meta: Meta) -> bool:
     """Know what another filler has left in a part, and said of it; False: it is not known to be good."""
     growth = part.growth
-    if meta.state == FAILED:
+    if meta.state in (CLAIMED, FAILED):
         return False
     if meta.state != VERIFIED and meta.host not in ("", fill.wanted.source) and not fill.opened.done():
         # Another registry's: if it is wrong, this one's clients would be cut for it.

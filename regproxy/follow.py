@@ -95,15 +95,23 @@ class Following:
         self._changes = Changes(watch, part.fd)
         self._map: Followed | None = None
 
-    async def run(self, on_open: Callable[[Meta], None], stored: Callable[[], int | None]) -> Outcome:
+    async def run(
+        self,
+        on_open: Callable[[Meta], None],
+        stored: Callable[[], int | None],
+        check: Callable[[Meta], None] = lambda meta: None,
+    ) -> Outcome:
         """Follow to the end. `on_open` is called once, when the origin's head is known.
 
-        `stored`: the descriptor of the content in the store, None where it is not there.
+        `stored`: the descriptor of the content in the store, None where it is not there. `check` is called
+        with all that the filler says, and raises where this must not be followed.
         """
         try:
             while True:
                 outcome = self._look(stored)
                 meta = self.meta
+                if meta is not None and outcome is None:
+                    check(meta)
                 if self._can_open(meta) and meta is not None and not self._opened:
                     self._opened = True
                     self._follow_growth(meta)

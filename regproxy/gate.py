@@ -17,6 +17,9 @@ from regproxy.tokens import Grant
 
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
 
+# What a registry that is there answers in time.
+_TELLING: Final = _CONTENT | {Kind.PING, Kind.TOKEN}
+
 T = TypeVar("T", bound=tuple[Connection, Response])
 
 
@@ -52,7 +55,11 @@ class Gate:
             breakers.abandoned(origin)
             raise
         except (ConnectFailed, UpstreamTimeout) as error:
-            breakers.failed(origin, error)
+            if isinstance(error, ConnectFailed) or kind in _TELLING:
+                breakers.failed(origin, error)
+            else:
+                # Any client may know a page that takes long; that says nothing of the registry.
+                breakers.abandoned(origin)
             raise
         except BadResponse:
             # Somebody is there.

@@ -313,13 +313,23 @@ class Accept:
         """A canonical text, for use as a key on disk."""
         return ",".join([*sorted(self.wanted), *(f"{refused};q=0" for refused in sorted(self.refused))])
 
+    @property
+    def field(self) -> bytes:
+        """The field's value as it is sent for everybody who has the same key: wildcards last, no weights."""
+        wanted = sorted(self.wanted, key=lambda media_range: (media_range.count("*"), media_range))
+        members = [*wanted, *(f"{refused};q=0" for refused in sorted(self.refused))]
+        return ", ".join(members).encode("ascii")
+
 
 def parse_accept(values: Iterable[bytes]) -> Accept:
     """Return what the Accept lines `values` say. Members that can't be read are left out."""
     return _parse_accept(tuple(values))
 
 
-_QUALITY = re.compile(r";\s*q\s*=\s*([0-9.]*)")
+_QUALITY = re.compile(r";[ \t]*q[ \t]*=[ \t]*([0-9.]*)")
+# RFC 9110 5.6.2, 12.5.1. Nothing else is taken for one: a registry that reads it otherwise than we do would
+# give an answer that is entered as that to another question.
+_MEDIA_RANGE = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+/[!#$%&'*+.^_`|~0-9a-z-]+")
 
 
 @lru_cache(maxsize=256)
@@ -327,8 +337,8 @@ def _parse_accept(values: tuple[bytes, ...]) -> Accept:
     wanted: set[str] = set()
     refused: set[str] = set()
     for member in b",".join(values).decode("latin-1").lower().split(","):
-        media_range = member.partition(";")[0].strip()
-        if "/" not in media_range:
+        media_range = member.partition(";")[0].strip(" \t")
+        if not _MEDIA_RANGE.fullmatch(media_range):
             continue
         quality = _QUALITY.search(member)
         zero = quality is not None and quality[1].strip("0.") == "" and "0" in quality[1]

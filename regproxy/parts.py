@@ -4,6 +4,7 @@
     parts/<64 hex>.meta    a Meta as JSON: written by the filler, read by who follows
     parts/<64 hex>.map     which bytes are there, where it is filled in several places (`_extents`)
     parts/<64 hex>.want    offsets that others wait for, 8 bytes each, appended by who follows
+    parts/<64 hex>-<8 hex>.part    the same content from another registry, while the first one's is on its way
     parts/<random>.part    content whose digest is not known yet; nobody follows it
 
 A part without a filler (its process was killed) is taken over where it ends. What was written before the
@@ -27,6 +28,7 @@ from regproxy import claims
 from regproxy._extents import Extents
 from regproxy._relay import File, Growth
 
+CLAIMED: Final = "claimed"  # its filler has asked `host`, which has said nothing yet
 OPEN: Final = "open"  # the origin has sent its head
 VERIFIED: Final = "verified"  # all is there, and its digest has matched
 LEFT: Final = "left"  # given up for now; what is there is good to go on with, `reason` says why
@@ -152,7 +154,7 @@ class Part:
                 meta = Meta(**fields)
                 if not meta.sound:
                     return None
-                self.by_size = self.by_size or not meta.mapped
+                self.by_size = self.by_size or not (meta.mapped or meta.state == CLAIMED)
                 return meta
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             # Being written just now, or another version's.
@@ -169,7 +171,7 @@ class Part:
         place = self._meta_path
         if not self.mine or place is None:
             return
-        self.by_size = self.by_size or not meta.mapped
+        self.by_size = self.by_size or not (meta.mapped or meta.state == CLAIMED)
         fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
         try:
             meta = replace(meta, media_type=meta.media_type[:_TYPE_MAX], reason=meta.reason[:_REASON_MAX])

@@ -1,8 +1,8 @@
 """What of a client's request may reach an answer that other clients get.
 
-A fetch that is shared sends the fields in SENT alone, to a path that is written anew from what it means: two
-clients who share an answer have asked the same. What else a client sends is one of two. It says nothing of
-what is wanted (NEUTRAL), and is left out. Or it may, as a key of JFrog's in a header of its own or a query
+A fetch that is shared sends the fields in SENT alone. Path and Accept are written anew from what they mean:
+two clients who share an answer have asked the same. What else a client sends is one of two. It says nothing
+of what is wanted (NEUTRAL), and is left out. Or it may, as a key of JFrog's in a header of its own or a query
 may, and makes the request its own; `Shared.own` says why.
 
     own, content by digest   asked for without it; as it came, uncached, where that is refused
@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from regproxy.heads import NONE, Request
-from regproxy.oci import Kind, Target
+from regproxy.oci import Kind, Target, parse_accept
 
 # Accept and Authorization are in the keys of what is shared, and all three in those of refusals.
 SENT: Final = frozenset(b"accept authorization user-agent".split())
 
 # A range says which bytes of a blob are fetched first; it is not sent.
-_KEPT: Final = SENT | {b"range"}
+_KEPT: Final = SENT - {b"accept"} | {b"range"}
 
 # By name, or by the beginning of it.
 NEUTRAL: Final = frozenset(
@@ -83,6 +83,10 @@ def shared(request: Request, target: Target, ignored: Iterable[bytes] = ()) -> S
         own = f"the header {odd.decode('latin-1')}"
     suffix = "?" + namespace if namespace else ""
     headers = tuple(field for field in request.headers if field[0] in _KEPT)
+    accept = parse_accept(request.all(b"accept")).field
+    if accept:
+        # Written anew from the key: weights, parameters and order must not make another answer of it.
+        headers = ((b"accept", accept), *headers)
     asked = replace(request, target=path + suffix, headers=headers, body=NONE)
     return Shared(asked, target.repository + suffix, own)
 

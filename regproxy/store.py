@@ -175,12 +175,14 @@ class Store:
 
     # --- what is being fetched ---------------------------------------------------------------------------
 
-    def claim(self, digest: str, *, limit: int = 0) -> Part:
+    def claim(self, digest: str, *, limit: int = 0, source: str = "") -> Part:
         """The part of this content: ours to fill, or another process's to follow (`mine`).
 
-        `limit` is the most bytes that it may take, 0 for any. Where the disk fails it is in memory.
+        `limit` is the most bytes that it may take, 0 for any. `source`: the part of this registry alone.
+        Where the disk fails it is in memory.
         """
-        path = self._parts / f"{digest[7:]}.part"
+        mark = f"-{hashlib.sha256(source.encode()).hexdigest()[:8]}" if source else ""
+        path = self._parts / f"{digest[7:]}{mark}.part"
         return self._open(lambda: open_part(path, limit, self._loop), limit)
 
     def begin(self, *, limit: int = 0) -> Part:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from regproxy.heads import parse_request
-from regproxy.oci import parse_target
+from regproxy.oci import parse_accept, parse_target
 from regproxy.sharing import NEUTRAL, NEUTRAL_BEGINNINGS, SENT, namespace_of, shared
 from tests.client import Client
 from tests.origin import Answer, Origin, Seen
@@ -393,6 +393,55 @@ def test_one_odd_accept_pins_no_platform_for_others(
             reply = talk(proxy, origin).request(method, TAG, {"Accept": accept})
             assert (reply.status, reply.get("content-type")) == (200, want)
     assert reply.get(STATUS) == "HIT"
+
+
+ACCEPTS = [
+    (["*/*;q=0.1, {oci};q=1"], "{oci}, */*"),
+    (["{list};q=0.1", "{oci}"], "{list}, {oci}"),
+    (["{oci}", "{list}"], "{list}, {oci}"),
+    (["\xa0{list}, {oci}"], "{oci}"),
+    (["{list}\x85, {oci}"], "{oci}"),
+    (["{oci};q=0, {list}"], "{list}, {oci};q=0"),
+    (["nonsense"], None),
+]
+
+
+@pytest.mark.parametrize("lines, sent", ACCEPTS)
+def test_the_accept_that_is_sent_is_that_of_the_key(lines: list[str], sent: str | None) -> None:
+    """What a registry may read otherwise than we do does not reach it."""
+    types = {"oci": OCI, "list": DOCKER_LIST}
+    text = "\r\n".join(f"Accept: {line.format(**types)}" for line in lines)
+    raw = f"GET {TAG} HTTP/1.1\r\nHost: reg.test\r\n{text}\r\n\r\n".encode("latin-1")
+    request = parse_request(raw)
+    found = shared(request, parse_target(request.path)).request
+    assert found.all(b"accept") == ([] if sent is None else [sent.format(**types).encode()])
+    assert parse_accept(found.all(b"accept")) == parse_accept(request.all(b"accept"))
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("section", ["blobs", "manifests"])
+def test_a_registry_does_not_hold_up_anothers_clients(
+    start_origin: Start, start_proxy: Start, talk: Start, workers: str, section: str
+) -> None:
+    """Nor are they given what it sends before that is verified."""
+    image, size = make_image(seed=8), 1 << 20
+    body = image.manifest if section == "manifests" else b"A" * size
+    path, hold = f"/v2/x/{section}/{digest_of(body)}", threading.Event()
+    good, evil = start_origin("good.test"), start_origin("evil.test")
+    good.on(path, Answer(body, headers={"Content-Type": OCI}))
+    held = Answer(body, hold_at=-1, hold=hold) if section == "manifests" else None
+    evil.on(path, held or Answer(b"E" * size, hold_at=100_000, hold=hold))
+    proxy = start_proxy(good, evil, REGPROXY_WORKERS=workers)
+    attacker = talk(proxy, evil)
+    attacker.ask("GET", path)
+    wait_for_requests(evil, 1)
+    for _ in range(6):
+        reply = talk(proxy, good).get(path)
+        assert (reply.status, reply.body == body) == (200, True)
+    assert good.hits[path] == 1
+    hold.set()
+    attacker.read_reply()
+    assert talk(proxy, good).get(path).get(STATUS) == "HIT"
 
 
 # --- connections and hosts ---------------------------------------------------------------------------------
