@@ -63,7 +63,7 @@ types: build ## mypy, and the stubs against the built modules
 # Most tests wait for something most of the time: twice as many at a time as there are cores.
 JOBS ?= $(shell expr 2 \* $$(nproc))
 check: build test-packages ## the tests alone; PYTEST=... adds arguments, JOBS=0 runs them one by one
-	REGPROXY_DEBUG=1 $(BIN)/pytest -n $(JOBS) --dist worksteal $(PYTEST)
+	REGPROXY_DEBUG=1 $(BIN)/pytest -n $(JOBS) $(PYTEST)
 
 test-asan: build test-packages ## the data plane's tests with AddressSanitizer and UBSan, about 5 minutes
 	$(BIN)/python -m tests.sanitized

@@ -28,7 +28,7 @@ class Reach(Enum):
 _METADATA: Final = frozenset(
     ipaddress.ip_address(address)
     for address in (
-        *("fd00:ec2::254", "fd20:ce::254", "fd00:42::42"),  # EC2, Google, Scaleway
+        *("fd20:ce::254", "fd00:42::42"),  # Google, Scaleway
         *("168.63.129.16", "100.100.100.200", "192.0.0.192"),  # Azure, Alibaba, Oracle
     )
 )
@@ -51,7 +51,8 @@ _PRIVATE_4: Final = _v4(
     *("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"),  # documentation
     "240.0.0.0/4",  # reserved, and broadcast
 )
-_SPECIAL_6: Final = _v6("::/128", "::1/128", "fe80::/10", "ff00::/8")
+# EC2's metadata are in the last one, with Pod Identity and the resolver.
+_SPECIAL_6: Final = _v6("::/128", "::1/128", "fe80::/10", "ff00::/8", "fd00:ec2::/32")
 _GLOBAL_6: Final = ipaddress.IPv6Network("2000::/3")  # all that is given out as global unicast
 _PRIVATE_6: Final = _v6(
     "2001::/23",  # Teredo, benchmarks, ORCHID and other protocols of the IETF

@@ -291,7 +291,8 @@ class Dialer:
         if way.named:
             return True
         led = answer_of is not None and (answer_of.host, answer_of.port) != (host, way.port)
-        return self._policy.address_allowed(host, way.port, address, answered=led)
+        itself = answer_of is not None and answer_of.host == host
+        return self._policy.address_allowed(host, way.port, address, answered=led, itself=itself)
 
     def _only_allowed(self, trip: _Trip, infos: list[AddrInfo]) -> list[AddrInfo]:
         """What may be connected to; raises where that is nothing. These very addresses are connected to."""

@@ -32,7 +32,6 @@ AddrInfo = aiohappyeyeballs.AddrInfoType
 
 EACH_MAX: Final = 8  # lookups of one asker at a time
 SITE_MAX: Final = 4  # of these for names of one registrable domain
-WAITING_MAX: Final = 256
 TURN_SECONDS: Final = 1.5  # more than a name server that is there takes
 TURNS_MAX: Final = 1024  # askers that wait for theirs; more of them are told at once
 IDLE_SECONDS: Final = 10.0  # so long a thread waits for another name
@@ -126,13 +125,19 @@ class Lookups:
         """Why this asker has to wait; "" where it needs not."""
         if not self.lane.bounded:
             return ""
-        own = [job.name for job in (*self._running, *self._waiting) if job.asker == asker]
-        if len(own) >= EACH_MAX:
+        own = [job.name for job in self._running if job.asker == asker]
+        if len(own) >= self._share:
             return f"{len(own)} other names that {asker or 'the proxy'} has asked for are not resolved yet"
         # The list of suffixes is large: only who asks much is told apart by it.
         if len(own) >= SITE_MAX and sum(same_site(name, each) for each in own) >= SITE_MAX:
             return f"{SITE_MAX} other names of its domain are not resolved yet"
-        return "too many names are not resolved yet" if len(self._waiting) >= WAITING_MAX else ""
+        return "too many names are not resolved yet" if len(self._running) >= self.lane.threads else ""
+
+    @property
+    def _share(self) -> int:
+        """How many lookups an asker may have: fewer where threads become scarce, so that some are left."""
+        taken = len(self._running) / self.lane.threads
+        return EACH_MAX if taken < 0.5 else 2 if taken < 0.75 else 1
 
     async def _next_turn(self) -> None:
         """Wait until another lookup has ended."""

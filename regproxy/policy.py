@@ -149,10 +149,13 @@ class Policy:
 
     # --- addresses ---------------------------------------------------------------------------------------
 
-    def address_allowed(self, host: str, port: int, address: str, *, answered: bool = False) -> bool:
+    def address_allowed(
+        self, host: str, port: int, address: str, *, answered: bool = False, itself: bool = False
+    ) -> bool:
         """Whether `host`, which resolved to `address`, may be connected to.
 
         `answered`: an origin's answer has named it, by a redirect or as the realm of tokens, and no client.
+        `itself`: it is that very host, at whatever port: where its tokens or its storage often are.
 
         Loopback, link-local and metadata addresses are for hosts that the configuration names exactly;
         private ones too where an answer has named them, or REGPROXY_PRIVATE_TARGETS=false.
@@ -163,7 +166,7 @@ class Policy:
         if reach is Reach.SPECIAL:
             return False
         config = self._config
-        if not answered and config.private_targets:
+        if (not answered and config.private_targets) or (itself and self.is_written(host)):
             return True
         if (host, port) in self._logins or (host, None) in self._logins:
             return True

@@ -61,6 +61,8 @@ class Resolver:
         self._system = system
         self._monotonic = monotonic
         self._answers: Bounded[str, _Answer] = Bounded(KNOWN_MAX)
+        # Apart: names that somebody makes up must not push out those that there are.
+        self._missing: Bounded[str, _Answer] = Bounded(KNOWN_MAX)
         self._asking: Flights[str, _Answer] = Flights()
         self._patience: Bounded[str, float] = Bounded(KNOWN_MAX)  # until when it is waited for a flight
 
@@ -69,7 +71,7 @@ class Resolver:
 
         Raises OSError or UnicodeError (no such name), or Busy. `asker`: whose bound counts.
         """
-        known, now = self._answers.get(name), self._monotonic()
+        known, now = self._answers.get(name) or self._missing.get(name), self._monotonic()
         if known is not None and now < known.until:
             return _given(known, port)
         usable = known is not None and bool(known.infos) and now < known.found_at + STALE_SECONDS
@@ -112,7 +114,11 @@ class Resolver:
         self, name: str, before: _Answer | None, began: float, lookup: asyncio.Future[list[AddrInfo]]
     ) -> _Answer:
         answer = await self._answer(before, began, lookup)
-        self._answers.put(name, answer)
+        if answer.error is None:
+            self._answers.put(name, answer)
+        else:
+            self._answers.drop(name)
+            self._missing.put(name, answer)
         return answer
 
     async def _answer(

@@ -7,6 +7,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ import uvloop
 
 from regproxy import lookups
 from regproxy.errors import Busy
-from regproxy.lookups import EACH_MAX, SITE_MAX, WAITING_MAX, AddrInfo, Lane, Lookups, literal
+from regproxy.lookups import EACH_MAX, SITE_MAX, AddrInfo, Lane, Lookups, literal
 from regproxy.resolving import address_of
 
 FOUND: AddrInfo = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))
@@ -46,7 +47,7 @@ class Counts(list[tuple[str, str]]):
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookups, "TURN_SECONDS", 0.2)
+    monkeypatch.setattr(lookups, "TURN_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -222,17 +223,37 @@ def test_who_waits_for_a_turn_and_leaves_takes_none(system: System, monkeypatch:
     run(test)
 
 
-def test_the_queue_has_an_end(system: System) -> None:
+def test_a_lane_has_an_end(system: System) -> None:
     async def test() -> None:
         names = make(system)
-        # As many askers as it takes.
         tasks = []
-        for n in range(Lane.TUNNEL.threads + WAITING_MAX):
+        for n in range(Lane.TUNNEL.threads):  # as many askers as it takes
             await names.admit(f"slow-{n}", f"asker-{n}")
             tasks += begin(names, [f"slow-{n}"], f"asker-{n}")
             await asyncio.sleep(0)
         with pytest.raises(Busy, match="too many names are not resolved yet"):
             await names.admit("slow-x", "asker-x")
+        system.go.set()
+        await asyncio.gather(*tasks)
+
+    run(test)
+
+
+def test_who_asks_much_leaves_threads_for_others(system: System) -> None:
+    """Some whose names all hang can't take the whole lane."""
+
+    async def test() -> None:
+        names = make(system)
+        tasks = []
+        for asker in range(8):
+            for n in range(EACH_MAX):
+                with suppress(Busy):
+                    await names.admit(f"slow-{asker}-{n}", f"asker-{asker}")
+                    tasks += begin(names, [f"slow-{asker}-{n}"], f"asker-{asker}")
+                    await asyncio.sleep(0)
+        assert len(tasks) < Lane.TUNNEL.threads
+        await names.admit("quick", "another")
+        assert await ask(names, "quick", "another") == [FOUND]
         system.go.set()
         await asyncio.gather(*tasks)
 

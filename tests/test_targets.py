@@ -306,6 +306,23 @@ def test_a_registry_may_lead_to_itself(net: Net) -> None:
     run(test)
 
 
+def test_a_registry_that_is_named_leads_to_other_ports_of_its_host(net: Net) -> None:
+    """GitLab's registry at :5050 with its tokens at :443; MinIO beside a registry. Not to what is special."""
+
+    async def test() -> None:
+        it = Bench(net, REGISTRIES="git.lan:5050")
+        net.names["git.lan"] = ["10.0.0.1"]
+        git = Origin("https", "git.lan", 5050)
+        assert await it.connect("git.lan", git) == "10.0.0.1"
+        assert await it.connect("git.lan", git, 9000) == "10.0.0.1"
+        await refusal(it.connect("git.lan", REGISTRY), OffLimits)
+        net.names["git.lan"] = ["169.254.169.254"]
+        net.now += 10_000
+        await refusal(it.connect("git.lan", git), OffLimits)
+
+    run(test)
+
+
 def test_public_addresses_are_for_everybody(net: Net) -> None:
     async def test() -> None:
         it = Bench(net, REGPROXY_PRIVATE_TARGETS="false")
