@@ -65,7 +65,7 @@ JOBS ?= $(shell expr 2 \* $$(nproc))
 check: build test-packages ## the tests alone; PYTEST=... adds arguments, JOBS=0 runs them one by one
 	REGPROXY_DEBUG=1 $(BIN)/pytest -n $(JOBS) $(PYTEST)
 
-test-asan: build test-packages ## the data plane's tests with AddressSanitizer and UBSan, about 5 minutes
+test-asan: build test-packages ## the data plane's tests with AddressSanitizer and UBSan, about 4 minutes, 6 where it has to be built
 	$(BIN)/python -m tests.sanitized
 
 FUZZ ?= --seconds 600

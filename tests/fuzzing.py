@@ -61,7 +61,7 @@ class Scenario:
     """One connection, its handler, and a peer that sends and reads at random."""
 
     def __init__(self, world: World, number: int, seed: int) -> None:
-        self._world, self._loop = world, world.loop
+        self._world, self._loop, self._number = world, world.loop, number
         self._chance = chance = random.Random(f"{seed} {number}")
         near, self._far = tcp_pair()
         near.setblocking(False)
@@ -208,57 +208,60 @@ class Scenario:
         handler = self.handler
         if not handler.known:
             return
-        left = memoryview(bytes(self._got))
+        left, whole = memoryview(bytes(self._got)), True
         for sent in handler.sent:
-            if not left:
+            found = self._compare(left, sent)
+            if found is None:
+                return
+            left, whole = found
+            if not whole:
                 break
-            left = self._compare(left, sent)
-        else:
-            if left:
-                self._wrong(f"{len(left)} bytes more than were given to it")
-            return
+        if left:
+            self._wrong(f"{len(left)} bytes more than were given to it")
         if self._ended and handler.in_order:
-            self._wrong("its end is in order, and not all of it has come")
+            self._world.counts["whole"] += 1
+            if not whole:
+                self._wrong("its end is in order, and not all of it has come")
 
-    def _compare(self, left: memoryview, sent: Sent) -> memoryview:
-        """Take what this is off what is left."""
-        if sent.of is None:
-            size = min(len(sent.data), len(left))
-            if left[:size] != sent.data[:size]:
-                self._wrong("other bytes than were given to it")
-            return left[size:]
-        stop = sent.stop if sent.stop >= 0 else sent.of.written  # type: ignore[union-attr]
-        want = read(sent.of, sent.start, stop)
+    def _compare(self, left: memoryview, sent: Sent) -> tuple[memoryview, bool] | None:
+        """Take what this is off what is left; whether all of it was there. None: wrong, or not known."""
+        want: bytes | None = sent.data
+        if sent.of is not None:
+            stop = sent.stop if sent.stop >= 0 else sent.of.written  # type: ignore[union-attr]
+            want = read(sent.of, sent.start, stop)
         if want is None:
-            return left[:0]
-        if not sent.chunked:
-            size = min(len(want), len(left))
-            if left[:size] != want[:size]:
-                self._wrong(f"other bytes than its source has from {sent.start} on")
-            self._world.counts["compared"] += size
-            return left[size:]
-        return self._compare_chunks(left, want)
+            return None
+        if sent.chunked:
+            return self._compare_chunks(left, want)
+        size = min(len(want), len(left))
+        if left[:size] != want[:size]:
+            self._wrong("other bytes than were given to it")
+            return None
+        self._world.counts["compared"] += size
+        return left[size:], size == len(want)
 
-    def _compare_chunks(self, left: memoryview, want: bytes) -> memoryview:
+    def _compare_chunks(self, left: memoryview, want: bytes) -> tuple[memoryview, bool] | None:
         at = 0
-        while left:
+        while True:
             line, found, _ = bytes(left[:20]).partition(b"\r\n")
             if not found:
-                return left[:0]
+                return left[:0], False
             size = int(line, 16)
             piece = left[len(line) + 2 :][:size]
             if piece != want[at : at + len(piece)] or (size == 0 and at != len(want)):
                 self._wrong("other chunks than its source has")
-                return left[:0]
+                return None
             at += size
             self._world.counts["compared"] += len(piece)
-            left = left[len(line) + 2 + size + 2 :]
+            left = left[len(line) + 2 + size :]
+            if len(left) < 2:
+                return left[:0], False
+            left = left[2:]
             if size == 0:
-                break
-        return left
+                return left, True
 
     def _wrong(self, what: str) -> None:
-        self._world.wrong.append(f"{self._side}: {what}")
+        self._world.wrong.append(f"scenario {self._number}, {self._side}: {what}")
 
 
 def descriptors() -> int:
