@@ -6,6 +6,8 @@ import asyncio
 import logging
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -13,6 +15,7 @@ from regproxy import worker
 from regproxy._relay import BytesSink, File, FileSource
 from regproxy._tls import Context, client_context, server_context
 from regproxy._trial import sealing_fault
+from regproxy.answer import Answerer
 from regproxy.certs import throwaway
 from regproxy.config import load
 from tests.parts.records import (
@@ -346,6 +349,15 @@ class TestSeal:
             assert BODY.startswith(got) and len(got) < len(BODY)
 
         run(test())
+
+
+@pytest.mark.parametrize("spent", [False, True])
+def test_an_answer_on_a_spent_connection(spent: bool) -> None:
+    """It says that it is the last, and so it is: `_keeps` is what both are decided by."""
+    stream, services = SimpleNamespace(spent=spent), SimpleNamespace(closes=False)
+    session: Any = SimpleNamespace(_s=services, stream=stream, _keeps=True, _body_left=False)
+    assert Answerer._closes(session) is spent
+    assert session._keeps is not spent
 
 
 def test_left_over_errors(peer: Peer, plane: Plane, run: Run) -> None:
