@@ -64,3 +64,7 @@ class Seldom:
             return False
         self._next.put(key, now + SELDOM)
         return True
+
+    def forget(self, key: Hashable) -> None:
+        """Let it be the next time."""
+        self._next.drop(key)

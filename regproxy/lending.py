@@ -77,7 +77,7 @@ def loan(method: str, path: str, *, pushes: bool) -> Loan | None:
     PUT, GET, DELETE) and PUT and DELETE of manifests too.
     """
     path, _, query = path.partition("?")
-    if method in _READS and _QUERY.fullmatch(query) is not None:
+    if method in _READS and _QUERY.fullmatch(query) is not None and not (query and path in ("/v2", "/v2/")):
         for endpoint, pattern in _PULLED:
             found = _of(endpoint, pattern.fullmatch(path))
             if found is not None:

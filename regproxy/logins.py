@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,6 +23,9 @@ REASONS_KEPT: Final = 1024
 
 _DIRECT: Final[frozenset[LoginKind]] = frozenset({"basic", "bearer"})
 _FOR_TOKENS: Final[frozenset[LoginKind]] = frozenset({"basic", "identity"})
+
+
+Prove = Callable[[Origin, Origin, Login], Awaitable[None]]
 
 
 def standing_key(login: Login, server: Origin) -> tuple[Login, str, int]:
@@ -55,17 +58,27 @@ class Logins:
     """The logins of the settings, for registries and their token servers. One for each worker."""
 
     def __init__(
-        self, config: Config, origins: Origins, standings: Standings, clock: Callable[[], float]
+        self,
+        config: Config,
+        origins: Origins,
+        standings: Standings,
+        clock: Callable[[], float],
+        prove: Prove,
+        is_registry: Callable[[Origin], bool],
     ) -> None:
+        """`prove`: settles whether a server takes a login that is in doubt. `is_registry`: whether a server
+        has named a realm itself.
+        """
         self._origins = origins
         self._standings = standings
         self._clock = clock
         self._wallet = Wallet(config.credentials, config.docker_config, self._table, clock)
-        self._named = {
-            (rule.pattern, rule.port)
-            for rule in config.registries
-            if "*" not in rule.pattern and not rule.pattern.startswith(".")
-        } | set(config.origin_tables.own)
+        exact = (rule for rule in config.registries if "*" not in rule.pattern and rule.pattern[0] != ".")
+        self._named = {(rule.pattern, rule.port) for rule in exact} | set(config.origin_tables.own)
+        self._prove = prove
+        self._is_registry = is_registry
+        tables = any(settings.credentials is not None for settings in origins.all_settings())
+        self.any: Final = bool(config.credentials or config.docker_config or tables)
         self._reasons: Bounded[Origin, str] = Bounded(REASONS_KEPT)
         self._seldom = Seldom()
 
@@ -90,7 +103,7 @@ class Logins:
 
     def serves(self, registry: Origin, server: Origin) -> bool:
         """Tell whether a server's own login may get tokens of a registry, which has named it."""
-        if same_site(registry.host, server.host) or self._lends(registry, server):
+        if self._is_near(registry, server) or self._lends(registry, server):
             return True
         holders = self._wallet.holders(registry.host, registry.port)
         return any(_is_server(holder.token_server, server) for holder in holders)
@@ -135,16 +148,17 @@ class Logins:
         scope: Hashable = None,
         *,
         alone: bool = False,
+        whole: bool = False,
     ) -> Rest:
         """A server has refused a login: it rests, and its provider has a new look; or the scope rests alone.
 
-        `scope`, `alone`: as in Standings.
+        `scope`, `alone`, `whole`: as in Standings.
         """
         text = f"the credentials of {login.label!r} were refused by {server.host} ({answer})"
         key, now = standing_key(login, server), self._clock()
         if rest := self._standings.rests(key, now):
             return Rest(rest, True)  # one of those that were sent before the first was refused
-        found = self._standings.refused(key, text, now, scope, alone=alone)
+        found = self._standings.refused(key, text, now, scope, alone=alone, whole=whole)
         if not found.whole:
             if self._seldom.lets(server, now):
                 log.warning(
@@ -159,6 +173,22 @@ class Logins:
                 holder.provider.forget(server.host, server.port)
         log.warning("%s: %s; they rest for %g s", origin.host, text, found.seconds)
         return found
+
+    def settled(
+        self, origin: Origin, server: Origin, login: Login, scope: Hashable, taken: bool, answer: str
+    ) -> bool:
+        """A request of our own has been answered; return whether that says something of the login.
+
+        A refusal does where it was taken before, or has not been taken anywhere.
+        """
+        key = standing_key(login, server)
+        if taken:
+            self.accepted(origin, server, login, scope)
+        elif self._standings.took(key, scope) or not self._standings.proven(key):
+            self.refused(origin, server, login, answer, scope, whole=True)
+        else:
+            return False
+        return True
 
     def accepted(self, origin: Origin, server: Origin, login: Login, scope: Hashable = None) -> None:
         """A server has taken a login."""
@@ -178,17 +208,28 @@ class Logins:
         for holder in own:
             if near or _is_server(holder.token_server, server):
                 yield _Candidate(holder, origin, _FOR_TOKENS)
-        if (server.host, server.port) != (origin.host, origin.port) and (near or self._lends(origin, server)):
+        lends = self._is_near(origin, server) or self._lends(origin, server)
+        if (server.host, server.port) != (origin.host, origin.port) and lends:
             for holder in self._wallet.holders(server.host, server.port):
                 yield _Candidate(holder, server, _FOR_TOKENS, narrow=not near)
+
+    def _is_near(self, registry: Origin, server: Origin) -> bool:
+        """Whether a server's own login may serve a registry that is in the same hands.
+
+        At another port of one host there may be somebody else: not where the login is that very port's.
+        """
+        if registry.host != server.host or registry.port == server.port:
+            return same_site(registry.host, server.host)
+        own = self._wallet.holders(registry.host, registry.port)
+        return all(holder in own for holder in self._wallet.holders(server.host, server.port))
 
     def _lends(self, origin: Origin, server: Origin) -> bool:
         """Whether a token server's own login may serve a registry of another domain.
 
-        The token goes to the registry, so that must be configured by its name, and the server must not
-        belong to another one: none but Docker Hub may ask for Docker Hub's tokens.
+        The token goes to the registry, so that must be configured by its name, and the server must not be
+        another one, nor belong to it: none but Docker Hub may ask for Docker Hub's tokens.
         """
-        if not self._is_named(origin):
+        if not self._is_named(origin) or self._is_registry(server):
             return False
         others = (host for host, _ in self._named if host not in (origin.host, server.host))
         return not any(same_site(host, server.host) for host in others)
@@ -220,6 +261,11 @@ class Logins:
                 continue
             key = standing_key(login, server)
             rest = self._standings.rests(key, self._clock(), scope)
+            if not rest and self._standings.doubtful(key, scope):
+                await self._prove(origin, server, login)
+                rest = self._standings.rests(key, self._clock(), scope)
+                if not rest and self._standings.doubtful(key, scope):
+                    rest = self._standings.hold(key, self._clock())
             if not rest:
                 return Choice(login, True, candidate.narrow)
             why = self._standings.reason(key, scope)

@@ -84,6 +84,10 @@ class Realms:
             if named.realm.origin == server and named.realm.target.partition("?")[0] == path
         ]
 
+    def has_named(self, registry: Origin) -> bool:
+        """Tell whether a registry is known to have named a realm."""
+        return any(named.registry == registry for named in self._known)
+
     async def look(self) -> None:
         """Learn what other workers have learned."""
         if self._file is None or self._clock() < self._blind_until:

@@ -23,6 +23,7 @@ from regproxy.bounded import Bounded
 FIRST_REST: Final = 1.0  # seconds
 LONGEST_REST: Final = 300.0
 FORGOTTEN_AFTER: Final = 600.0  # seconds after a rest's end
+DOUBTS_MAX: Final = 2
 ENTRIES: Final = 1024
 SCOPES: Final = 4096
 
@@ -48,11 +49,13 @@ class Rest:
 class Standings:
     """Rests of credentials. A key says which credential and which server; times are a monotonic clock's."""
 
-    __slots__ = ("_alone", "_entries", "_mistaken", "_proven", "_taken")
+    __slots__ = ("_alone", "_doubts", "_entries", "_held", "_mistaken", "_proven", "_taken")
 
     def __init__(self) -> None:
         self._entries: Bounded[Hashable, _Standing] = Bounded(ENTRIES)
         self._proven: Bounded[Hashable, bool] = Bounded(ENTRIES)
+        self._doubts: Bounded[Hashable, int] = Bounded(ENTRIES)  # scopes refused since it was taken
+        self._held: Bounded[Hashable, _Standing] = Bounded(ENTRIES)
         # By key and scope.
         self._alone: Bounded[tuple[Hashable, Hashable], _Standing] = Bounded(SCOPES)
         self._taken: Bounded[tuple[Hashable, Hashable], bool] = Bounded(SCOPES)
@@ -80,19 +83,29 @@ class Standings:
         return max(entries, key=lambda entry: entry.until).reason if entries else ""
 
     def refused(
-        self, key: Hashable, reason: str, now: float, scope: Hashable = None, *, alone: bool = False
+        self,
+        key: Hashable,
+        reason: str,
+        now: float,
+        scope: Hashable = None,
+        *,
+        alone: bool = False,
+        whole: bool = False,
     ) -> Rest:
         """Enter a refusal. One that comes during a rest is of the same try.
 
-        `alone`: of one that is taken elsewhere this says nothing, whatever the scope.
+        `alone`: of one that is taken elsewhere this says nothing, whatever the scope. `whole`: it is about
+        the credential, whatever was taken before.
         """
-        whole = not self.proven(key) or (not alone and self._judges(key, scope))
+        whole = whole or not self.proven(key) or (not alone and self._judges(key, scope))
         self._taken.drop((key, scope))
         if whole:
             self._proven.drop(key)
             self._entries.put(key, entry := _again(self._entries.get(key), reason, now, scope))
         else:
             place = (key, scope)
+            if self._alone.get(place) is None:
+                self._doubts.put(key, (self._doubts.get(key) or 0) + 1)
             self._alone.put(place, entry := _again(self._alone.get(place), reason, now, scope))
         return Rest(entry.until - now, whole)
 
@@ -104,12 +117,38 @@ class Standings:
                 self._mistaken.put((key, entry.scope), True)
             self._entries.drop(key)
         self._alone.drop((key, scope))
+        self._doubts.drop(key)
+        self._held.drop(key)
         self._proven.put(key, True)
         self._taken.put((key, scope), True)
 
     def proven(self, key: Hashable) -> bool:
         """Tell whether it was taken, and not refused as a whole since."""
         return self._proven.get(key) is not None
+
+    def doubtful(self, key: Hashable, scope: Hashable) -> bool:
+        """Tell whether scopes were refused since it was taken last, and it was never taken for this one.
+
+        Its password may have changed, or somebody asks for what is not there: the next scope must not be
+        another try before that is settled.
+        """
+        doubts = self._doubts.get(key) or 0
+        return doubts >= DOUBTS_MAX and self._taken.get((key, scope)) is None
+
+    def took(self, key: Hashable, scope: Hashable) -> bool:
+        """Tell whether it was taken for a scope, and not refused there since."""
+        return self._taken.get((key, scope)) is not None
+
+    def hold(self, key: Hashable, now: float) -> float:
+        """Return for how many seconds no new scope is to be tried of what is in doubt; 0.0: this one may be.
+
+        One may be in 1 s, 2 s, 4 s and so on, until it is taken for any.
+        """
+        entry = self._held.get(key)
+        if entry is None or now >= entry.until:
+            self._held.put(key, _again(entry, "", now, None))
+            return 0.0
+        return entry.until - now
 
     def _judges(self, key: Hashable, scope: Hashable) -> bool:
         place = (key, scope)

@@ -208,7 +208,8 @@ class Tokens:
                 if login is not None and login.kind == "identity":
                     return await self._send(key, post(realm, key.scopes, login))
                 answer = await self._send(key, get(realm, key.scopes, login))
-                if login is not None and answer[0] in (404, 405):
+                # A password goes into a form only where the server is the registry's own.
+                if login is not None and answer[0] in (404, 405) and not key.narrow:
                     return await self._send(key, post(realm, key.scopes, login))
                 return answer
         except TimeoutError:

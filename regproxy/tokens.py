@@ -16,6 +16,7 @@ from typing import Final, Literal, Protocol
 
 from regproxy.auth import Origin
 from regproxy.bounded import Bounded, Seldom
+from regproxy.canary import Canary
 from regproxy.challenges import Bearer, asks_for_basic, bearer_of, parse_challenges
 from regproxy.config import Config
 from regproxy.errors import BadResponse, Refused, UpstreamError
@@ -48,6 +49,7 @@ CLIENT: Final = "client"
 REGISTRIES_KEPT: Final = 1024  # whose way of asking is remembered
 SCOPES_KEPT: Final = 4096
 _SHOWN: Final = 200  # characters of a path in the log
+PING: Final = "ping"  # the scope of GET and HEAD /v2/, whoever asks: the same is asked
 YOUNG: Final = 10.0  # seconds; a token that is refused at this age is not fetched anew
 
 # "login": a pair, or a token that is configured as such.
@@ -87,12 +89,15 @@ class _Ledger:
         clock: Callable[[], float],
     ) -> None:
         self._logins, self._standings, self._counter, self._clock = logins, standings, counter, clock
+        # For which token a login was taken last.
+        self.issued: Bounded[Hashable, Key] = Bounded(REGISTRIES_KEPT)
 
     def refused(self, key: Key, login: Login, answer: str, *, alone: bool) -> Rest:
         return self._logins.refused(key.origin, key.realm.origin, login, answer, key.scope, alone=alone)
 
     def accepted(self, key: Key, login: Login) -> None:
         self._logins.accepted(key.origin, key.realm.origin, login, key.scope)
+        self.issued.put(standing_key(login, key.realm.origin), key)
 
     def rests(self, key: Key, login: Login) -> bool:
         place = standing_key(login, key.realm.origin)
@@ -132,8 +137,14 @@ class Authorizer:
         self._pushes = config.allow_push and config.login_for == "push"
         self._seldom, self._pings = Seldom(), Seldom()
         self._exchange = exchange
-        self._logins = Logins(config, self._origins, standings, clock)
-        self._tokens = Tokens(exchange, _Ledger(self._logins, standings, counter, clock), clock, wall)
+        self._canary = Canary(exchange, clock)
+        self._logins = Logins(
+            *(config, self._origins, standings, clock),
+            prove=self._prove,
+            is_registry=self._realms.has_named,
+        )
+        self._ledger = _Ledger(self._logins, standings, counter, clock)
+        self._tokens = Tokens(exchange, self._ledger, clock, wall)
         self._asks: Bounded[Origin, Realm | Literal["basic"]] = Bounded(REGISTRIES_KEPT)
         self._scopes: Bounded[tuple[Origin, str], tuple[str, ...]] = Bounded(SCOPES_KEPT)
 
@@ -225,7 +236,9 @@ class Authorizer:
             return None
         if isinstance(asks, Realm) and asks.origin != origin:
             return None
-        scope = ("passed", request.method, found.endpoint, found.repository)
+        scope: Hashable = ("passed", request.method, found.endpoint, found.repository)
+        if found.endpoint == "ping":
+            scope = PING
         return await self._direct(origin, scope, eager_only=eager_only)
 
     async def passed(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
@@ -236,6 +249,33 @@ class Authorizer:
             if clean is not None:
                 await self._share(origin, clean)
         self.judge(origin, request, grant, response)
+
+    async def proven(self, origin: Origin, grant: Grant | None) -> bool:
+        """Tell whether a login is known to be taken, or nothing of ours is shown; find it out by a ping.
+
+        For what can't wait for its own answer, as a push whose body is still to come.
+        """
+        login = grant.login if grant is not None and grant.sort == "login" else None
+        if login is None:
+            return True
+        key = standing_key(login, origin)
+        if not self._standings.proven(key):
+            await self._prove(origin, origin, login)
+        return self._standings.proven(key)
+
+    async def _prove(self, origin: Origin, server: Origin, login: Login) -> None:
+        key = None
+        if server != origin or isinstance(self._asks.get(origin), Realm):
+            # A token that it has got before: others may be refused for what they are for.
+            key = self._ledger.issued.get(standing_key(login, server))
+            if key is None:
+                return
+
+        def verdict(taken: bool, answer: str) -> bool:
+            scope = PING if key is None else key.scope
+            return self._logins.settled(origin, server, login, scope, taken, answer)
+
+        await self._canary.fly(server if key is None else origin, login, key, verdict)
 
     def judge(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
         """Enter how a login fared that passing() gave."""
@@ -256,7 +296,11 @@ class Authorizer:
 
         lend() is the next then, with the request's body.
         """
-        if not may_ask(request) or loan(request.method, request.path, pushes=True) is not None:
+        if (
+            not self._logins.any
+            or not may_ask(request)
+            or loan(request.method, request.path, pushes=True) is not None
+        ):
             return False
         return bool(await self._named(server, request, lambda _: True))
 
@@ -330,6 +374,8 @@ class Authorizer:
 
     async def _withhold(self, origin: Origin, request: Request, *, eager_only: bool) -> None:
         """Say that a request goes without the login that is there."""
+        if not self._logins.any:
+            return
         if not (await self._logins.direct(origin, eager_only=eager_only)).configured:
             return
         if self._counter is not None:
@@ -349,6 +395,7 @@ class Authorizer:
     def close(self) -> None:
         """End what is under way."""
         self._tokens.close()
+        self._canary.close()
         self._logins.close()
         self._realms.close()
 

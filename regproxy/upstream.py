@@ -190,8 +190,8 @@ class Upstream:
         began() is to be told of the answer.
         """
         grant = await self._authorizer.passing(origin, request)
-        async with self._authorizer.trial(origin, grant) as rests:
-            grant = None if rests else grant
+        if not await self._authorizer.proven(origin, grant):
+            grant = None
         head = upstream_head(_lent(request, grant), authority(origin), put=self._fields(origin, grant))
         breakers = self._gate.breakers
         breakers.admit(origin)

@@ -63,7 +63,7 @@ LAYERS = {
         "proxying",
         "trust",
         "dialing",
-        *("flights", "watched", "helpers", "providers", "logins", "tokencache", "realms", "tokens"),
+        *("flights", "watched", "helpers", "providers", "logins", "tokencache", "canary", "realms", "tokens"),
         "upstream",
         "quota",
         "quotafile",

@@ -27,7 +27,7 @@ from regproxy.oci import parse_target
 
 D = "sha256:" + "a" * 64
 PULLS = [
-    *("/v2/", "/v2", "/v2/?n=1"),
+    *("/v2/", "/v2"),
     *("/v2/app/manifests/v1", "/v2/a/b/c/manifests/v1.2_x-y", f"/v2/app/manifests/{D}"),
     *(f"/v2/app/blobs/{D}", f"/v2/app/blobs/{D}?ns=docker.io", "/v2/app/blobs/sha512:" + "a" * 128),
     f"/v2/app/blobs/sha256%3A{'a' * 64}",
@@ -71,6 +71,7 @@ NO_PUSHES = [
     ),
     *(("PUT", "/v2/app/blobs/uploads/%2e%2e"), ("PATCH", "/v2/app/blobs/uploads/a;b"), ("PUT", "/v2/")),
     *(("DELETE", f"/v2/app/blobs/{D}"), ("DELETE", "/v2/app/tags/list"), ("PATCH", "/v2/app/manifests/v1")),
+    *(("GET", "/v2/?n=1"), ("HEAD", "/v2/?ns=evil"), ("GET", "/v2?n=1")),
     *(("OPTIONS", "/v2/"), ("TRACE", "/v2/"), ("get", "/v2/"), ("HEAD", "/v2/app/blobs/uploads/1")),
 ]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.origin import Answer, Origin
+from tests.client import Client
+from tests.origin import Answer, Origin, Seen
 from tests.parts.proxy import Proxy
 
 WRONG = "Basic dTp3cm9uZw=="  # u:wrong
@@ -67,3 +69,63 @@ def test_behind_clients_own(origin: Origin, start_proxy: Callable[..., Proxy], t
     assert 1 <= shown(origin) <= FEW
     assert "the credentials of 'u' were refused by reg.test" in proxy.log()
     assert "wrong" not in proxy.log()
+
+
+def guard(origin: Origin) -> list[str]:
+    """Make it ask for Basic; return its passwords, of which the last counts."""
+    passwords = ["p"]
+
+    def guarded(seen: Seen) -> Answer:
+        good = b64encode(f"u:{passwords[-1]}".encode()).decode()
+        if seen.get("authorization") == f"Basic {good}" and "/made-up-" not in seen.path:
+            return Answer(b"{}")
+        return Answer(b"{}", 401, {"WWW-Authenticate": 'Basic realm="x"'})
+
+    origin.on("/v2/*", guarded)
+    return passwords
+
+
+def old_ones(origin: Origin) -> int:
+    """How often the first password was shown."""
+    shown = b64encode(b"u:p").decode()
+    return sum(seen.get("authorization") == f"Basic {shown}" for seen in origin.requests)
+
+
+@pytest.mark.parametrize("changes", [True, False])
+def test_made_up_repositories_after_a_login_was_taken(
+    start_origin: Callable[..., Origin],
+    start_proxy: Callable[..., Proxy],
+    talk: Callable[..., Client],
+    changes: bool,
+) -> None:
+    """They neither show a password without end that has changed, nor rest one that has not."""
+    origin = start_origin("reg.test")
+    passwords = guard(origin)
+    proxy = start_proxy(origin, AUTH_REGISTRIES="reg.test:u:p")
+    client = talk(proxy, origin)
+    assert client.get("/v2/good/tags/list").status == 200
+    assert client.request("HEAD", "/v2/good/manifests/1").status == 200
+    if changes:
+        passwords.append("new")
+    before = old_ones(origin)
+    for number in range(40):
+        assert client.request("HEAD", f"/v2/made-up-{number}/manifests/1").status == 401
+        if not changes:
+            assert client.request("HEAD", "/v2/good/manifests/1").status == 200
+            assert client.request("HEAD", f"/v2/fine-{number}/manifests/1").status == 200
+    if changes:
+        assert old_ones(origin) - before <= 6
+
+
+def test_a_push_shows_no_login_that_is_not_known_to_be_taken(
+    start_origin: Callable[..., Origin], start_proxy: Callable[..., Proxy], talk: Callable[..., Client]
+) -> None:
+    origin = start_origin("reg.test")
+    passwords = guard(origin)
+    passwords.append("new")
+    proxy = start_proxy(origin, AUTH_REGISTRIES="reg.test:u:p", ALLOW_PUSH="true")
+    for number in range(20):
+        client = talk(proxy, origin)
+        assert client.request("PUT", f"/v2/app/manifests/{number}", {}, b"{}").status == 401
+    assert old_ones(origin) <= 3
+    assert all(seen.method == "GET" for seen in origin.requests if seen.get("authorization"))
