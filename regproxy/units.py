@@ -263,6 +263,8 @@ def parse_header_masks(raw: Raw) -> tuple[bytes, ...]:
 def _header_mask(word: str) -> bytes:
     if _HEADER_MASK.fullmatch(word) is None:
         raise ValueError("the name of a header field, * at its end alone, such as x-trace-*")
+    if word.lower() in ("accept", "authorization", "user-agent", "*"):
+        raise ValueError("a field that can be left out: what is sent of these is part of every key")
     return word.lower().encode("ascii")
 
 
@@ -321,7 +323,7 @@ def parse_credentials(raw: Raw, outer: str, inner: str) -> tuple[tuple[Credentia
         taken[credential.host, credential.port] = credential
         if doubtful:
             doubts.append(
-                f"{where} is read as host:port:user:password; another AUTH_REGISTRY_DELIMITER says so"
+                f"{where} is read as host:port:user:password; AUTH_REGISTRY_DELIMITER tells a user's number apart"
             )
     return tuple(taken.values()), doubts
 

@@ -286,6 +286,7 @@ ERRORS = [
     ({"REGISTRIES": r"~\.gcr\.io$"}, None, "regular expressions (~) are not supported"),
     ({"REGPROXY_LISTEN": "3128"}, None, "REGPROXY_LISTEN='3128': host:port, such as"),
     ({"REGPROXY_RESOLVE": "a.test"}, None, "REGPROXY_RESOLVE='a.test': 'a.test' is not host=address"),
+    ({"REGPROXY_IGNORE_HEADERS": "x-a Accept"}, None, "'Accept' is not a field that can be left out"),
     ({"REGPROXY_IGNORE_HEADERS": "x-*-y"}, None, "'x-*-y' is not the name of a header field"),
     ({"REGPROXY_CONNECT_PORTS": "443 0"}, None, "'0' is not a port from 1 to 65535"),
     ({"REGPROXY_WORKERS": "many"}, None, "REGPROXY_WORKERS='many': a number"),
