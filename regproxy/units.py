@@ -323,7 +323,7 @@ def parse_credentials(raw: Raw, outer: str, inner: str) -> tuple[tuple[Credentia
         taken[credential.host, credential.port] = credential
         if doubtful:
             doubts.append(
-                f"{where} is read as host:port:user:password; AUTH_REGISTRY_DELIMITER tells a user's number apart"
+                f"{where} is read as host:port:user:password; AUTH_REGISTRY_DELIMITER keeps a number a user"
             )
     return tuple(taken.values()), doubts
 
