@@ -314,11 +314,11 @@ class Accept:
         return ",".join([*sorted(self.wanted), *(f"{refused};q=0" for refused in sorted(self.refused))])
 
     @property
-    def field(self) -> bytes:
-        """The field's value as it is sent for everybody who has the same key: wildcards last, no weights."""
+    def members(self) -> list[bytes]:
+        """The members as they are sent for everybody who has the same key: wildcards last, no weights."""
         wanted = sorted(self.wanted, key=lambda media_range: (media_range.count("*"), media_range))
         members = [*wanted, *(f"{refused};q=0" for refused in sorted(self.refused))]
-        return ", ".join(members).encode("ascii")
+        return [member.encode("ascii") for member in members]
 
 
 def parse_accept(values: Iterable[bytes]) -> Accept:

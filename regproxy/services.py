@@ -126,7 +126,8 @@ class Services:
         conditional = any(name in _CONDITIONS for name, _ in request.headers)
         accept = parse_accept(request.all(b"accept"))
         body = not request.body.empty
-        named = _named(request.authority)
+        # A CONNECT is refused as what it is.
+        named = _named(request.authority) if request.method != "CONNECT" else None
         route = Route(request, target, share, by_digest, fresh_tag, conditional, body, accept, named)
         if len(head) <= ROUTE_HEAD_MAX:
             if len(self._routes) >= ROUTES_MAX:

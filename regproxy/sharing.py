@@ -83,10 +83,11 @@ def shared(request: Request, target: Target, ignored: Iterable[bytes] = ()) -> S
         own = f"the header {odd.decode('latin-1')}"
     suffix = "?" + namespace if namespace else ""
     headers = tuple(field for field in request.headers if field[0] in _KEPT)
-    accept = parse_accept(request.all(b"accept")).field
-    if accept:
-        # Written anew from the key: weights, parameters and order must not make another answer of it.
-        headers = ((b"accept", accept), *headers)
+    # Written anew from the key: weights, parameters and order must not make another answer of it.
+    sent = request.all(b"accept")
+    members = parse_accept(sent).members
+    lines = [b", ".join(members)] if len(sent) == 1 and members else members
+    headers = (*((b"accept", line) for line in lines), *headers)
     asked = replace(request, target=path + suffix, headers=headers, body=NONE)
     return Shared(asked, target.repository + suffix, own)
 

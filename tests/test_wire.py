@@ -117,6 +117,7 @@ class TestHeads:
             client.stream.send(bytes([byte]))
         tls.handshake()
         client.layers.append(tls)
+        client.authority = origin.authority
         client.ask("GET", SMALL_PATH, piece=1)
         assert client.read_reply().body == SMALL
 
