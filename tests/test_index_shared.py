@@ -545,6 +545,9 @@ class Shared(RuleBasedStateMachine):
     @rule(who=WHO, key=KEYS, row=ROWS)
     def put(self, who: int, key: TagKey, row: index_module.TagRow) -> None:
         index = self.indexes[who]
+        for other in self.indexes:
+            # A drop that another one has not written yet may come to the disk behind this.
+            assert other is index or other.flush(20)
         index.put_tag(*key, row)
         assert row in index.tag(*key)
 
