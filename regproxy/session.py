@@ -103,10 +103,12 @@ class Session(Asker):
         if origin is None or origin.host == OWN_HOST:
             self._front(request)
             return
-        refusal = route.refusal(origin)
-        if refusal is not None:
-            self._error(refusal[0], "UNSUPPORTED", f"{origin.host}: {refusal[1]}")
-            return
+        named = route.named
+        if route.has_body or (named is not None and named != (origin.host, origin.port)):
+            refusal = route.refusal(origin)
+            if refusal is not None:
+                self._error(refusal[0], "UNSUPPORTED", f"{origin.host}: {refusal[1]}")
+                return
         row: TagRow | None = None
         blob: Blob | None = None
         media_type = ""
@@ -114,7 +116,11 @@ class Session(Asker):
         if plan is not None:
             blob = self._lookup(target.reference)
             if blob is not None:
-                media_type = self._digest_type(origin, route, blob)
+                manifest = blob.manifest
+                if manifest is not None and manifest.stated and target.kind is Kind.MANIFEST:
+                    media_type = manifest.media_type
+                else:
+                    media_type = self._digest_type(origin, route, blob)
         elif target.kind is Kind.TAG and not route.shared.own:
             row, blob, media_type = self._held(origin, route)
             if row is not None:
