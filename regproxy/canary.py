@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
 
 from regproxy.auth import Origin
 from regproxy.bounded import Seldom
@@ -17,8 +16,6 @@ from regproxy.flights import Flights
 from regproxy.sources import Login
 from regproxy.tokencache import Exchange, Key
 from regproxy.tokenserver import PLAIN, Ask, get, post
-
-SCOPE: Final = "canary"
 
 Verdict = Callable[[bool, str], bool]
 
