@@ -41,6 +41,7 @@ class Answerer:
     """A client stream with the state of the request that is being answered."""
 
     __slots__ = (
+        "_addressed",
         "_asked",
         "_asked_seconds",
         "_base",
@@ -73,6 +74,8 @@ class Answerer:
         self._sent_waiter: asyncio.Future[None] | None = None
         self._request: Request | None = None
         self._route: Route | None = None
+        # The last `Route.named` that was found to be this connection's origin.
+        self._addressed: tuple[str, int] | None = None
         self._started = 0.0
         self._waiting = False
         self._keeps = self._body_left = False

@@ -7,15 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Final
 
 from regproxy.auth import Origin
-from regproxy.bounded import Seldom
+from regproxy.bounded import Bounded, Seldom
 from regproxy.challenges import bearer_of, parse_challenges
 from regproxy.errors import Refused, UpstreamError
 from regproxy.flights import Flights
 from regproxy.sources import Login
 from regproxy.tokencache import Exchange, Key
 from regproxy.tokenserver import PLAIN, Ask, get, post
+
+REGISTRIES_KEPT: Final = 1024
+REFUSES_SECONDS: Final = 600.0  # for which it is remembered that a ping is refused without a login
+OPEN_SECONDS: Final = 60.0  # and that it is not
 
 Verdict = Callable[[bool, str], bool]
 
@@ -28,6 +33,7 @@ class Canary:
         self._clock = clock
         self._seldom = Seldom()
         self._flights: Flights[tuple[Origin, Login], None] = Flights()
+        self._refusing: Bounded[Origin, tuple[bool, float]] = Bounded(REGISTRIES_KEPT)
 
     async def fly(self, registry: Origin, login: Login, key: Key | None, verdict: Verdict) -> None:
         """Show a login to a token server, for a token that it has given to it, or by a ping to the registry.
@@ -43,7 +49,10 @@ class Canary:
 
     async def _fly(self, registry: Origin, login: Login, key: Key | None, verdict: Verdict) -> None:
         ask, server = _ping(login), registry
-        if key is not None:
+        if key is None:
+            if not await self._refuses(registry):
+                return
+        else:
             make = post if login.kind == "identity" else get
             ask, server = make(key.realm, key.scopes, login), key.realm.origin
         status, response, _ = await self._exchange.exchange(
@@ -54,6 +63,20 @@ class Canary:
         taken = 200 <= status < 300
         if (taken or (status == 401 and judged)) and verdict(taken, f"status {status}"):
             self._seldom.forget((server, login))
+
+    def is_open(self, registry: Origin) -> bool:
+        """Tell whether a registry is known to answer pings without a login too, so that none can tell."""
+        known = self._refusing.get(registry)
+        return known is not None and not known[0]
+
+    async def _refuses(self, registry: Origin) -> bool:
+        """Tell whether a ping without a login is refused: else an answer says nothing of a login."""
+        known, now = self._refusing.get(registry), self._clock()
+        if known is None or now >= known[1]:
+            status, _, _ = await self._exchange.exchange(registry, "GET", "/v2/", PLAIN, b"")
+            known = status == 401, now + (REFUSES_SECONDS if status == 401 else OPEN_SECONDS)
+            self._refusing.put(registry, known)
+        return known[0]
 
     def close(self) -> None:
         """End what is under way."""

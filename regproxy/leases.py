@@ -65,10 +65,14 @@ class Leases:
         return self._behind(streams) if behind else None
 
     def widen(self) -> None:
-        """Others take part from here on: a lease of all the rest becomes a short one."""
+        """Others take part from here on: a lease of all the rest becomes a short one.
+
+        A piece stays whole: what its origin has sent of it already would come once more.
+        """
         self.pieces = True
         for segment in self.active:
-            segment.stop = min(segment.stop, _up(segment.offset + LEAST))
+            if segment.stop - segment.offset > PIECE:
+                segment.stop = _up(segment.offset + LEAST)
 
     def narrow(self) -> None:
         """Nobody else takes part: what is on its way brings all that it can."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -74,7 +75,8 @@ class Logins:
         self._clock = clock
         self._wallet = Wallet(config.credentials, config.docker_config, self._table, clock)
         exact = (rule for rule in config.registries if "*" not in rule.pattern and rule.pattern[0] != ".")
-        self._named = {(rule.pattern, rule.port) for rule in exact} | set(config.origin_tables.own)
+        self._registries = {(rule.pattern, rule.port) for rule in exact}
+        self._named = self._registries | set(config.origin_tables.own)
         self._prove = prove
         self._is_registry = is_registry
         tables = any(settings.credentials is not None for settings in origins.all_settings())
@@ -101,12 +103,24 @@ class Logins:
         candidates = [_Candidate(each, server, _FOR_TOKENS) for each in holders]
         return await self._first(server, server, candidates, asked)
 
-    def serves(self, registry: Origin, server: Origin) -> bool:
+    async def serves(self, registry: Origin, server: Origin) -> bool:
         """Tell whether a server's own login may get tokens of a registry, which has named it."""
-        if self._is_near(registry, server) or self._lends(registry, server):
+        if _is_near(registry, server) or self._lends(registry, server):
             return True
-        holders = self._wallet.holders(registry.host, registry.port)
-        return any(_is_server(holder.token_server, server) for holder in holders)
+        if registry.host != server.host:
+            return False
+        # At another port of one host there may be somebody else, unless one login is for both.
+        own = await self._found(server)
+        return own is not None and own == await self._found(registry)
+
+    async def _found(self, server: Origin) -> Login | None:
+        """Return the login that a server has for tokens, whether it rests or not."""
+        for holder in self._wallet.holders(server.host, server.port):
+            with suppress(CredentialError):
+                login = await holder.provider.login(server.host, server.port)
+                if login is not None and login.kind in _FOR_TOKENS:
+                    return login
+        return None
 
     async def for_tokens(
         self, origin: Origin, server: Origin, scope: Hashable = None, asked: Hashable = None
@@ -132,6 +146,12 @@ class Logins:
                 origin,
                 f"its tokens come from {server.host}, which is in another domain: credentials go there if"
                 f" token_server says so, or if they are configured for {server.host}",
+            )
+        elif not configured and self._is_named(origin) and await self._found(server) is not None:
+            self._say(
+                origin,
+                f"its tokens come from {server.host}, whose credentials serve no other domain's registry, as"
+                " it is or belongs to another one: token_server in the registry's table lends them",
             )
         return Choice(found.login, configured, found.narrow)
 
@@ -204,35 +224,34 @@ class Logins:
         self._wallet.close()
 
     def _candidates(self, origin: Origin, server: Origin, own: list[Holder]) -> Iterator[_Candidate]:
-        near = same_site(origin.host, server.host)
+        site = same_site(origin.host, server.host)
         for holder in own:
-            if near or _is_server(holder.token_server, server):
+            if site or _is_server(holder.token_server, server):
                 yield _Candidate(holder, origin, _FOR_TOKENS)
-        lends = self._is_near(origin, server) or self._lends(origin, server)
-        if (server.host, server.port) != (origin.host, origin.port) and lends:
+        near = _is_near(origin, server)
+        if (server.host, server.port) != (origin.host, origin.port) and (near or self._lends(origin, server)):
             for holder in self._wallet.holders(server.host, server.port):
                 yield _Candidate(holder, server, _FOR_TOKENS, narrow=not near)
 
-    def _is_near(self, registry: Origin, server: Origin) -> bool:
-        """Whether a server's own login may serve a registry that is in the same hands.
-
-        At another port of one host there may be somebody else: not where the login is that very port's.
-        """
-        if registry.host != server.host or registry.port == server.port:
-            return same_site(registry.host, server.host)
-        own = self._wallet.holders(registry.host, registry.port)
-        return all(holder in own for holder in self._wallet.holders(server.host, server.port))
-
     def _lends(self, origin: Origin, server: Origin) -> bool:
-        """Whether a token server's own login may serve a registry of another domain.
+        """Whether a token server's own login may serve a registry of another domain, or of another port.
 
-        The token goes to the registry, so that must be configured by its name, and the server must not be
-        another one, nor belong to it: none but Docker Hub may ask for Docker Hub's tokens.
+        It may where the registry's table names the server. Else the token goes to the registry, so that must
+        be configured by its name, and the server must neither be another one nor belong to it: none but
+        Docker Hub may ask for Docker Hub's tokens.
         """
-        if not self._is_named(origin) or self._is_registry(server):
+        holders = self._wallet.holders(origin.host, origin.port)
+        if any(_is_server(holder.token_server, server) for holder in holders):
+            return True
+        if not self._is_named(origin) or self._is_another(server, origin) or self._is_registry(server):
             return False
         others = (host for host, _ in self._named if host not in (origin.host, server.host))
         return not any(same_site(host, server.host) for host in others)
+
+    def _is_another(self, server: Origin, registry: Origin) -> bool:
+        """Whether the settings have a server as a registry: at any port, but for who is on the same host."""
+        ports = {port for host, port in self._registries if host == server.host}
+        return bool(ports) if server.host != registry.host else not ports.isdisjoint({None, server.port})
 
     def _is_named(self, origin: Origin) -> bool:
         return (origin.host, origin.port) in self._named or (origin.host, None) in self._named
@@ -279,6 +298,16 @@ class Logins:
         if self._reasons.get(origin) != reason:
             log.warning("%s: %s", origin.host, reason)
             self._reasons.put(origin, reason)
+
+
+def _is_near(registry: Origin, server: Origin) -> bool:
+    """Whether a server's own login is for a registry too: of one domain; on one host, of one port.
+
+    The ports of a host may be several owners'.
+    """
+    if registry.host == server.host:
+        return registry.port == server.port
+    return same_site(registry.host, server.host)
 
 
 def _is_server(named: tuple[str, int | None] | None, server: Origin) -> bool:

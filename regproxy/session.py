@@ -103,12 +103,12 @@ class Session(Asker):
         if origin is None or origin.host == OWN_HOST:
             self._front(request)
             return
-        named = route.named
-        if route.has_body or (named is not None and named != (origin.host, origin.port)):
+        if route.has_body or route.named is not self._addressed:
             refusal = route.refusal(origin)
             if refusal is not None:
                 self._error(refusal[0], "UNSUPPORTED", f"{origin.host}: {refusal[1]}")
                 return
+            self._addressed = route.named
         row: TagRow | None = None
         blob: Blob | None = None
         media_type = ""

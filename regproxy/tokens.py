@@ -6,7 +6,6 @@ domain; never across a redirect, and over plain HTTP only where that is configur
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Hashable
@@ -39,6 +38,7 @@ from regproxy.sources import Login
 from regproxy.standing import Rest, Standings
 from regproxy.tokencache import Exchange, Key, NoToken, Tokens
 from regproxy.tokenserver import PLAIN, Issued, Realm, parse_realm, parse_scope
+from regproxy.trials import Trials
 
 __all__ = ["Authorizer", "Exchange", "Grant", "TokenCounter"]
 
@@ -130,7 +130,7 @@ class Authorizer:
     ) -> None:
         self._origins = origins or Origins(config)
         self._standings = standings = Standings()
-        self._trials: Bounded[Hashable, asyncio.Lock] = Bounded(REGISTRIES_KEPT)
+        self._trials = Trials(standings, clock)
         self._clock = clock
         self._counter = counter
         self._realms = realms or Realms(None, clock)
@@ -190,22 +190,14 @@ class Authorizer:
 
     @asynccontextmanager
     async def trial(self, origin: Origin, grant: Grant | None) -> AsyncIterator[bool]:
-        """Show a login that no answer has proven yet one at a time: a wrong one must not be shown by all.
-
-        True: it was refused, and rests; it must not be sent.
-        """
+        """Show a login within this, as Trials.trial. True: it must not be sent."""
         login = grant.login if grant is not None and grant.sort == "login" else None
-        if login is None or grant is None or self._standings.proven(key := standing_key(login, origin)):
+        if login is None or grant is None:
             yield False
             return
-        lock = self._trials.get(key)
-        if lock is None:
-            self._trials.put(key, lock := asyncio.Lock())
-        async with lock:
-            if not self._standings.proven(key):
-                yield self._standings.rests(key, self._clock(), grant.scope) > 0
-                return
-        yield False
+        key = standing_key(login, origin)
+        async with self._trials.trial(key, grant.scope, lambda: self._prove(origin, origin, login)) as rests:
+            yield rests
 
     def note(self, origin: Origin, target: Target, response: Response, grant: Grant) -> None:
         """A 401 came to one of ours."""
@@ -250,18 +242,23 @@ class Authorizer:
                 await self._share(origin, clean)
         self.judge(origin, request, grant, response)
 
-    async def proven(self, origin: Origin, grant: Grant | None) -> bool:
-        """Tell whether a login is known to be taken, or nothing of ours is shown; find it out by a ping.
+    async def may_show(self, origin: Origin, grant: Grant | None) -> bool:
+        """Tell whether to show a login in a request whose answer nobody can wait for, as its body is to come.
 
-        For what can't wait for its own answer, as a push whose body is still to come.
+        That is one that is known to be taken; a ping finds it out. Where a registry answers pings without a
+        login too, one request may show it in 1 s, 2 s, 4 s and so on, until it is taken.
         """
         login = grant.login if grant is not None and grant.sort == "login" else None
-        if login is None:
+        if login is None or grant is None:
             return True
         key = standing_key(login, origin)
         if not self._standings.proven(key):
             await self._prove(origin, origin, login)
-        return self._standings.proven(key)
+        if self._standings.proven(key):
+            return True
+        now = self._clock()
+        rests = self._standings.rests(key, now, grant.scope) > 0
+        return self._canary.is_open(origin) and not rests and self._standings.hold(key, now) == 0
 
     async def _prove(self, origin: Origin, server: Origin, login: Login) -> None:
         key = None
@@ -336,7 +333,7 @@ class Authorizer:
             found = [
                 named
                 for named in self._realms.at(server, path)
-                if fits(named.realm) and self._logins.serves(named.registry, server)
+                if fits(named.realm) and await self._logins.serves(named.registry, server)
             ]
             if found:
                 return found
@@ -367,7 +364,7 @@ class Authorizer:
         if not is_plain(realm.target.partition("?")[0]):
             return
         named = Named(registry, realm)
-        if self._realms.knows(named) or not self._logins.serves(registry, realm.origin):
+        if self._realms.knows(named) or not await self._logins.serves(registry, realm.origin):
             return
         if (await self._logins.of_server(realm.origin)).configured:
             await self._realms.learn(named)

@@ -190,7 +190,7 @@ class Upstream:
         began() is to be told of the answer.
         """
         grant = await self._authorizer.passing(origin, request)
-        if not await self._authorizer.proven(origin, grant):
+        if not await self._authorizer.may_show(origin, grant):
             grant = None
         head = upstream_head(_lent(request, grant), authority(origin), put=self._fields(origin, grant))
         breakers = self._gate.breakers

@@ -267,6 +267,13 @@ class TestWidth:
         leases.widen()
         assert held.stop == MIB
 
+    def test_a_piece_stays_whole(self, growth: Growth) -> None:
+        """What its origin has sent of it already would come twice."""
+        leases = Leases(growth, pieces=True)
+        held = leases.add(0, WANTED, WANTED)
+        leases.widen()
+        assert held.stop == WANTED
+
     def test_who_is_alone_brings_all_that_it_can(self, plane: Plane, growth: Growth) -> None:
         leases = Leases(growth, pieces=False)
         held = leases.next(1, behind=True)

@@ -14,7 +14,7 @@ import pytest
 from tests.client import Client, Reply
 from tests.origin import Answer, Origin, Seen
 from tests.parts.images import digest_of, make_image
-from tests.parts.processes import wait_until
+from tests.parts.processes import free_address, wait_until
 from tests.parts.proxy import Proxy
 from tests.parts.tokens import TokenServer
 
@@ -210,10 +210,10 @@ def test_the_operator_is_told(harbor: Origin, start_proxy: StartProxy, talk: Tal
 
 
 class Asked:
-    """A registry at reg.test whose realm, at auth.test, gives a token to whoever asks."""
+    """A registry at reg.corp.test whose realm, at auth.corp.test, gives a token to whoever asks."""
 
     def __init__(self, start_origin: StartOrigin, realm: str = "/service/token") -> None:
-        self.registry, self.server = start_origin("reg.test"), start_origin("auth.test")
+        self.registry, self.server = start_origin("reg.corp.test"), start_origin("auth.corp.test")
         self.realm = realm
         challenge = f'Bearer realm="{self.server.url}{realm}",service="svc"'
         self.registry.on("/v2/*", Answer(b"{}", 401, {"WWW-Authenticate": challenge}))
@@ -241,7 +241,7 @@ def asked(start_origin: StartOrigin) -> Asked:
 
 
 def with_login(start_proxy: StartProxy, asked: Asked, **env: str) -> Proxy:
-    pair = "auth.test:admin:Harbor12345"
+    pair = "auth.corp.test:admin:Harbor12345"
     return start_proxy(asked.registry, asked.server, AUTH_REGISTRIES=pair, **env)
 
 
@@ -361,7 +361,7 @@ def test_what_one_worker_has_learned_all_know_and_a_restart_keeps(
     proxy.stop()
     again = start_proxy(
         *(asked.registry, asked.server),
-        AUTH_REGISTRIES="auth.test:admin:Harbor12345",
+        AUTH_REGISTRIES="auth.corp.test:admin:Harbor12345",
         at=proxy.directory,
     )
     before = len(asked.server.requests)
@@ -387,6 +387,42 @@ def test_who_may_say_where_a_realm_is(start_origin: StartOrigin, start_proxy: St
         target = "/api/v2.0/robots?service=svc&scope=repository:app:pull"
         other.request("POST" if body else "GET", target, {"Content-Type": FORM}, body)
     assert {seen.get("authorization") for seen in harbor.requests} == {None}
+
+
+def test_a_registry_has_no_use_of_anothers_login(
+    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    """Both have their names in REGISTRIES; harbor is registry and token server in one."""
+    harbor, evil = start_origin("harbor.test"), start_origin("evil.example2")
+    harbor.on("/*", ANYTHING)
+    realm = f'Bearer realm="{harbor.url}/api/v2.0/robots",service="svc"'
+    for path in ("/v2/", "/v2/*"):
+        evil.on(path, Answer(b"{}", 401, {"WWW-Authenticate": realm}))
+    proxy = start(start_proxy, harbor, evil)
+    client = talk(proxy, evil)
+    assert client.get("/v2/").status == client.request("HEAD", "/v2/secret/manifests/1").status == 401
+    talk(proxy, harbor).get("/api/v2.0/robots?service=svc&scope=repository:app:pull")
+    assert {seen.get("authorization") for seen in (*harbor.requests, *evil.requests)} == {None}
+
+
+def test_another_port_of_a_host_may_be_anothers(
+    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    good = start_origin("reg.test")
+    evil = start_origin("reg.test", address=free_address(good.address[0]))
+    good.on("/*", ANYTHING)
+    realm = f'Bearer realm="{good.url}/any",service="svc"'
+    for path in ("/v2/", "/v2/*"):
+        evil.on(path, Answer(b"{}", 401, {"WWW-Authenticate": realm}))
+    proxy = start_proxy(
+        *(good, evil),
+        registries=(good.authority, f"*.test:{evil.port}"),
+        AUTH_REGISTRIES=f"{good.authority}:admin:Harbor12345",
+    )
+    client = talk(proxy, evil)
+    assert client.get("/v2/").status == client.request("HEAD", "/v2/secret/manifests/1").status == 401
+    talk(proxy, good).get("/any?service=svc&scope=repository:app:pull")
+    assert {seen.get("authorization") for seen in (*good.requests, *evil.requests)} == {None}
 
 
 def test_a_client_can_not_say_where_a_realm_is(
@@ -509,7 +545,7 @@ def test_one_scope_that_a_token_server_refuses(
     start_proxy: StartProxy,
     talk: Talk,
 ) -> None:
-    registry, server = start_origin("reg.test"), start_origin("auth.test")
+    registry, server = start_origin("reg.corp.test"), start_origin("auth.corp.test")
     image = make_image(seed=3)
 
     def token(seen: Seen) -> Answer:
@@ -527,7 +563,7 @@ def test_one_scope_that_a_token_server_refuses(
 
     server.on("/token", token)
     registry.on("/v2/*", content)
-    proxy = start_proxy(registry, server, AUTH_REGISTRIES="auth.test:admin:Harbor12345")
+    proxy = start_proxy(registry, server, AUTH_REGISTRIES="auth.corp.test:admin:Harbor12345")
     client, pod = talk(proxy, registry), talk(proxy, registry)
     asks_token = talk(proxy, server)
     for number in range(20):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -129,3 +130,67 @@ def test_a_push_shows_no_login_that_is_not_known_to_be_taken(
         assert client.request("PUT", f"/v2/app/manifests/{number}", {}, b"{}").status == 401
     assert old_ones(origin) <= 3
     assert all(seen.method == "GET" for seen in origin.requests if seen.get("authorization"))
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_nobody_waits_for_others_that_prove_nothing(
+    asks: bool,
+    start_origin: Callable[..., Origin],
+    start_proxy: Callable[..., Proxy],
+    talk: Callable[..., Client],
+    tmp_path: Path,
+) -> None:
+    """Some registries say 404 before they have looked at a login, and take their time for it."""
+    origin = start_origin("reg.test")
+    hold = threading.Event()
+
+    def answer(seen: Seen) -> Answer:
+        if "missing" in seen.path:
+            return Answer(b"{}", 404, hold_at=-1, hold=hold)
+        in_order = seen.get("Authorization") == WRONG or (seen.path == "/v2/" and not asks)
+        return Answer(b"x") if in_order else ASKED
+
+    origin.on("/*", answer)
+    proxy = start_proxy(origin, **table(origin, tmp_path, 'password = "wrong"'))
+    count = CLIENTS // 2 if asks else 2
+    slow = [talk(proxy, origin) for _ in range(count)]
+    try:
+        for number, client in enumerate(slow):
+            client.ask("GET", f"/v2/missing{number}/tags/list")
+        origin.wait_for(lambda it: sum("missing" in seen.path for seen in it.requests) == count)
+        assert talk(proxy, origin).request("HEAD", "/v2/app/manifests/1").status == 200
+    finally:
+        hold.set()
+    assert {client.read_reply().status for client in slow} == {404}
+
+
+def test_a_ping_that_anybody_gets_proves_no_login(
+    start_origin: Callable[..., Origin], start_proxy: Callable[..., Proxy], talk: Callable[..., Client]
+) -> None:
+    """nginx in front of a registry that anybody may pull from: `limit_except GET HEAD { auth_basic ... }`."""
+    origin = start_origin("reg.test")
+    passwords = guard(origin)
+    passwords.append("new")
+    origin.on("/v2/", Answer(b"{}"))
+    proxy = start_proxy(origin, AUTH_REGISTRIES="reg.test:u:p", ALLOW_PUSH="true")
+    client = talk(proxy, origin)
+    for number in range(20):
+        client.get("/v2/")
+        assert client.request("PUT", f"/v2/app/manifests/{number}", {}, b"{}").status == 401
+    assert (
+        1
+        <= sum(seen.method == "PUT" and seen.get("authorization") is not None for seen in origin.requests)
+        <= 3
+    )
+
+
+def test_where_pings_are_open_a_push_has_the_login(
+    start_origin: Callable[..., Origin], start_proxy: Callable[..., Proxy], talk: Callable[..., Client]
+) -> None:
+    origin = start_origin("reg.test")
+    guard(origin)
+    origin.on("/v2/", Answer(b"{}"))
+    proxy = start_proxy(origin, AUTH_REGISTRIES="reg.test:u:p", ALLOW_PUSH="true")
+    client = talk(proxy, origin)
+    for number in range(3):
+        assert client.request("PUT", f"/v2/app/manifests/{number}", {}, b"{}").status == 200

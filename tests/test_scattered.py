@@ -204,6 +204,19 @@ class TestContainerd:
         proxy.wait_kept(blob.digest)
         assert blob.sent == SIZE
 
+    def test_a_piece_that_is_on_its_way_is_not_cut(
+        self, origin: Origin, proxies: Callable[..., Proxy]
+    ) -> None:
+        """Not even where other streams come to help, as each is slow."""
+        proxy, blob = proxies(), Cold(origin, script=lambda blob, seen: blob.answer(rate=4 * MIB))
+        with proxy.client(origin.authority) as client:
+            client.get(blob.path, [("Range", f"bytes={CHUNK}-{2 * CHUNK - 1}")])
+        proxy.wait_kept(blob.digest)
+        assert blob.sent == SIZE
+        for seen in blob.requests:
+            start, _, last = (seen.get("range") or "").removeprefix("bytes=").partition("-")
+            assert seen.sent == int(last or SIZE - 1) + 1 - int(start)
+
     def test_behind_the_end(self, origin: Origin, proxies: Callable[..., Proxy]) -> None:
         proxy, blob = proxies(), Cold(origin)
         with proxy.client(origin.authority) as client:

@@ -692,6 +692,21 @@ LENDING = [
     ("*.example.com", "https://auth.example.org/t", "auth.example.org", "-"),
     ("reg.example.com", "https://auth.docker.io/token", "auth.docker.io", "-"),
     ("reg.example.com registry.example.org", "https://auth.example.org/t", "auth.example.org", "-"),
+    # It is a registry itself, at whatever port.
+    ("reg.example.com auth.example.org", "https://auth.example.org/t", "auth.example.org", "-"),
+    ("reg.example.com auth.example.org:5000", "https://auth.example.org/t", "auth.example.org", "-"),
+    # Another port of the same host may be another's; a registry that has a name may have it as its server.
+    ("reg.example.com:443", "https://reg.example.com:5001/t", "reg.example.com:5001", "u"),
+    ("reg.example.com", "https://reg.example.com:5001/t", "reg.example.com:5001", "-"),
+    ("*.example.com", "https://reg.example.com:5001/t", "reg.example.com:5001", "-"),
+    (
+        "reg.example.com:443 reg.example.com:5001",
+        "https://reg.example.com:5001/t",
+        "reg.example.com:5001",
+        "-",
+    ),
+    ("*.example.com", "https://reg.example.com:5001/t", "reg.example.com:443", "u"),
+    ("*.example.com", "https://reg.example.com:5001/t", "reg.example.com", "u"),
 ]
 
 
@@ -702,8 +717,34 @@ def test_tokens_of_another_domains_server(registries: str, realm: str, host: str
         # Ours, so that an anonymous token is taken where there is no other.
         await it.ask(NOBODY, challenge(realm, scope="repository:other/secret:pull"), own=True)
         assert it.server.identities == [want]
-        if want == "u":
+        if want == "u" and host not in ("reg.example.com", "reg.example.com:443"):
             assert "scope=repository%3Aa%2Fb%3Apull" in it.server.asked[0][2]  # and for nothing else
+
+    run(test)
+
+
+def test_a_table_lends_what_a_registry_has() -> None:
+    async def test() -> None:
+        text = table("reg.example.com", PAIR.replace('"u"', '"v"') + '\ntoken_server = "auth.example.org"')
+        env = {
+            "REGISTRIES": "reg.example.com auth.example.org",
+            "AUTH_REGISTRIES": f"auth.example.org:u:{SECRET}",
+        }
+        it = bench(text, env)
+        await it.ask(CLIENT, challenge("https://auth.example.org/t"))
+        it.clock.now += 0.1
+        await it.ask(CLIENT, challenge("https://auth.example.org/t"))
+        assert it.server.identities[0] == "v" and "u" in it.server.identities
+
+    run(test)
+
+
+def test_no_password_is_posted_into_another_domain() -> None:
+    async def test() -> None:
+        env = {"REGISTRIES": "reg.example.com", "AUTH_REGISTRIES": f"auth.example.org:u:{SECRET}"}
+        it = bench(env=env, get=False)
+        await it.ask(NOBODY, challenge("https://auth.example.org/t"))
+        assert {method for _, method, *_ in it.server.asked} == {"GET"}
 
     run(test)
 
