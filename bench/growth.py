@@ -29,9 +29,10 @@ from rich.table import Table
 
 from bench.errors import BenchError
 from bench.servers import Process, free_port
+from regproxy import layout
 from regproxy.evict import INACTIVE, Evictor, Limits
 from regproxy.index import Index, ObjectRow
-from regproxy.reconcile import DIRECTORIES, Reconciler, blob_path
+from regproxy.reconcile import DIRECTORIES, Reconciler
 
 WORK = Path(__file__).parent.parent / "build" / "bench" / "growth"
 SIZES = "1000,100000,1000000"
@@ -90,14 +91,14 @@ def measure(place: Path, size: int) -> Figures:
     made = timed(lambda: make(root, digests))
     ready = median(start(place) for _ in range(STARTS))
     before = forget_peak()
-    with closing(Index.open(root / "index.sqlite3")) as index:
+    with closing(Index.open(layout.index(root))) as index:
         lookup, opened = lookups(root, index, digests)
         evict, longest_step = evict_some(root, index, digests)
         reconcile, longest_piece = reconcile_all(root, index)
     memory = memory_mb("VmHWM") - before
     for path in root.glob("index.sqlite3*"):
         path.unlink()
-    with closing(Index.open(root / "index.sqlite3")) as index:
+    with closing(Index.open(layout.index(root))) as index:
         rebuild, _ = reconcile_all(root, index)
         held = index.totals().objects
     if held != size:
@@ -150,7 +151,7 @@ def make(root: Path, digests: list[str]) -> None:
         (root / "blobs" / "sha256" / f"{number:02x}").mkdir(parents=True, exist_ok=True)
     for digest in digests:
         make_blob(root, digest)
-    with closing(Index.open(root / "index.sqlite3")) as index:
+    with closing(Index.open(layout.index(root))) as index:
         now, left = time.time(), iter(digests)
         while rows := [row(digest, now - DAY) for digest in islice(left, BULK)]:
             index.adopt(rows)
@@ -158,7 +159,7 @@ def make(root: Path, digests: list[str]) -> None:
 
 
 def make_blob(root: Path, digest: str) -> None:
-    fd = os.open(blob_path(root, digest), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    fd = os.open(layout.blob(root, digest), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
     os.ftruncate(fd, BLOB)
     os.close(fd)
 
@@ -206,7 +207,7 @@ def lookups(root: Path, index: Index, digests: list[str]) -> tuple[float, float]
 
     def open_all() -> None:
         for digest in some:
-            os.close(os.open(blob_path(root, digest), os.O_RDONLY))
+            os.close(os.open(layout.blob(root, digest), os.O_RDONLY))
 
     return in_index / LOOKUPS * 1e6, timed(open_all) / LOOKUPS * 1e6
 
@@ -235,7 +236,7 @@ def evict_some(root: Path, index: Index, digests: list[str]) -> tuple[float, flo
 
 def age(root: Path, digests: list[str], last_used: float) -> None:
     """As if these had not been used since."""
-    with closing(sqlite3.connect(root / "index.sqlite3", isolation_level=None)) as connection:
+    with closing(sqlite3.connect(layout.index(root), isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
             "UPDATE objects SET last_used = ? WHERE digest = ?", ((last_used, digest) for digest in digests)

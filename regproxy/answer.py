@@ -342,7 +342,7 @@ class Answerer:
         key = (self._kind, cache, self._closes(), request.minor, media_type)
         head = blob.heads.get(key)
         if head is None:
-            head = blob.heads[key] = self._head(200, content_headers(blob, blob.size, media_type))
+            head = blob.heads[key] = self._head(200, content_headers(blob.digest, media_type, blob.size))
         if request.method == "HEAD":
             self._send(200, head)
         elif blob.small is not None:
@@ -362,11 +362,11 @@ class Answerer:
             except Unsatisfiable:
                 self._unsatisfiable(blob.size)
                 return
-            headers = content_headers(blob, span.length, media_type)
+            headers = content_headers(blob.digest, media_type, span.length)
             headers.append((b"content-range", span.content_range(blob.size)))
             self._send(206, self._head(206, headers), b"", FileSource(blob.file, span.start, span.stop))
             return
-        head = self._head(200, content_headers(blob, blob.size, media_type))
+        head = self._head(200, content_headers(blob.digest, media_type, blob.size))
         body = FileSource(blob.file, 0, blob.size) if request.method == "GET" else None
         self._send(200, head, b"", body)
 
@@ -380,13 +380,18 @@ class Answerer:
         self._send(416, self._head(416, headers), body)
 
 
-def content_headers(blob: Blob, length: int, media_type: str) -> list[tuple[bytes, bytes]]:
-    """The headers of stored content, `length` bytes of which are sent."""
+def content_headers(digest: str, media_type: str, length: int) -> list[tuple[bytes, bytes]]:
+    """Return the headers of verified content, stored or on its way, `length` bytes of which are sent.
+
+    -1: nobody knows how many; they go out in chunks.
+    """
+    name = digest.encode()
+    framing = (b"content-length", b"%d" % length) if length >= 0 else (b"transfer-encoding", b"chunked")
     return [
         (b"content-type", media_type.encode("latin-1")),
-        (b"content-length", b"%d" % length),
-        (b"docker-content-digest", blob.digest.encode()),
-        (b"etag", blob.etag),
+        framing,
+        (b"docker-content-digest", name),
+        (b"etag", b'"' + name + b'"'),
         (b"accept-ranges", b"bytes"),
         (b"docker-distribution-api-version", b"registry/2.0"),
     ]

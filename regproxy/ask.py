@@ -8,6 +8,7 @@ import time
 from typing import Final
 
 from regproxy._relay import FileSource, StreamSink
+from regproxy.answer import content_headers
 from regproxy.asktags import Copy
 from regproxy.asktokens import CONTINUE, TokenAsker
 from regproxy.auth import Origin
@@ -142,12 +143,11 @@ class Asker(TokenAsker):
         request, total, growth = self._request, opened.total, opened.growth
         assert request is not None
         digest = parse_target(request.path).reference
-        headers = _growing_headers(digest)
         if total < 0:
-            headers.append((b"transfer-encoding", b"chunked"))
+            headers = content_headers(digest, NO_TYPE, -1)
             self._send(200, self._head(200, headers), b"", FileSource(growth.file, 0, -1, growth), True)
             return
-        span, status = Span(0, total), 200
+        span, status, ranged = Span(0, total), 200, []
         asked = parse_range(request.get(b"range"))
         if asked is not None and if_range_allows(request.get(b"if-range"), b'"' + digest.encode() + b'"'):
             try:
@@ -155,8 +155,8 @@ class Asker(TokenAsker):
             except Unsatisfiable:
                 self._unsatisfiable(total)
                 return
-            headers.append((b"content-range", span.content_range(total)))
-        headers.append((b"content-length", b"%d" % span.length))
+            ranged = [(b"content-range", span.content_range(total))]
+        headers = content_headers(digest, NO_TYPE, span.length) + ranged
         source = FileSource(growth.file, span.start, span.stop, growth)
         self._send(status, self._head(status, headers), b"", source)
 
@@ -177,8 +177,7 @@ class Asker(TokenAsker):
         opened = self._s.fills.opened(wanted) if blob else None
         if opened is not None and opened.total >= 0:
             self._cache = "UPDATING"
-            headers = _growing_headers(wanted.target.reference)
-            headers.append((b"content-length", b"%d" % opened.total))
+            headers = content_headers(wanted.target.reference, NO_TYPE, opened.total)
             self._send(200, self._head(200, headers))
             return
         fetched = await self._s.upstream.fetch(wanted.origin, wanted.request, "HEAD")
@@ -260,7 +259,7 @@ class Asker(TokenAsker):
             for repository in dict.fromkeys(repositories):
                 services.index.drop_tag(origin.host, origin.port, repository, target.reference)
             # Who pushes may pull through another process as soon as it has its answer.
-            await services.fills.written()
+            await services.tags.written()
 
     async def _send_body(self, connection: Connection, request: Request) -> Response:
         """Relay the request's body while waiting for the origin's head, which may come before its end."""
@@ -346,13 +345,3 @@ class Asker(TokenAsker):
 def _rechunked(response: Response, request: Request) -> bool:
     """Whether a body of unknown length goes out in chunks, which HTTP/1.0 clients don't know."""
     return response.body.kind in ("chunked", "eof") and request.minor >= 1
-
-
-def _growing_headers(digest: str) -> list[tuple[bytes, bytes]]:
-    name = digest.encode()
-    return [
-        (b"content-type", NO_TYPE.encode()),
-        (b"docker-content-digest", name),
-        (b"etag", b'"' + name + b'"'),
-        (b"accept-ranges", b"bytes"),
-    ]

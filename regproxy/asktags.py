@@ -117,8 +117,8 @@ class TagAsker(Answerer):
 
     def _renew(self, wanted: Wanted, copy: Copy) -> None:
         """Revalidate in the background: whoever asks then has the answer."""
-        if self._s.fills.tags.may_renew(wanted):
-            self._s.fills.join(wanted, self._tag_ask(wanted, copy))
+        if self._s.tags.may_renew(wanted):
+            self._s.tags.join(wanted, self._tag_ask(wanted, copy))
 
     # --- asking ------------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class TagAsker(Answerer):
         """Join the tag's fill, or begin it; answer once it is verified."""
         self._wait_for_fill(True)
         while True:
-            fill, mine = self._s.fills.join(wanted, self._tag_ask(wanted, copy))
+            fill, mine = self._s.tags.join(wanted, self._tag_ask(wanted, copy))
             joined = "MISS" if copy is None else "EXPIRED"
             self._cache = cache = joined if mine else "UPDATING"
             try:
@@ -149,7 +149,7 @@ class TagAsker(Answerer):
         self._wait_for_fill(True)
         tag = self._tag_ask(wanted, copy)
         try:
-            found = await self._s.fills.tags.look(wanted, tag)
+            found = await self._s.tags.look(wanted, tag)
         except UpstreamError as error:
             if self._stands_in(copy, 0, error):
                 return
@@ -164,5 +164,5 @@ class TagAsker(Answerer):
         if self._stands_in(copy, found.status, f"{self.host} answered {found.status}"):
             return
         if found.status == 404 and found.direct and copy is not None and not tag.kept:
-            self._s.fills.tags.gone(wanted)
+            self._s.tags.gone(wanted)
         self._send(found.status, self._head(found.status, forwarded(found.response)))

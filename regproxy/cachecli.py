@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from regproxy import supervisor
+from regproxy import layout, loading
 from regproxy.config import Config
 from regproxy.directories import VOLUME_CACHE
 from regproxy.errors import RegproxyError, StoreError
@@ -190,11 +190,11 @@ def _opened(path: Path | None) -> Iterator[Cache]:
     from regproxy.index import Index
 
     try:
-        config = supervisor.read(path, os.environ)[1]
+        config = loading.read(path, os.environ)[1]
         root = _find(config)
         _become_owner(root)
         _check(root)
-        index = Index.open(root / "index.sqlite3")
+        index = Index.open(layout.index(root))
         try:
             yield Cache(root, config, index)
         finally:
@@ -228,7 +228,7 @@ def _become_owner(root: Path) -> None:
 
 def _check(root: Path) -> None:
     """Raise StoreError where this is no cache, or none for us."""
-    blobs = root / "blobs" / "sha256"
+    blobs = layout.blobs(root)
     try:
         if not root.is_dir():
             raise StoreError(f"{root}: no such directory; REGPROXY_CACHE_DIR, or --config, names the cache's")
@@ -239,7 +239,7 @@ def _check(root: Path) -> None:
         if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
             who = f"uid {os.geteuid()}; run this as its owner, uid {place.stat().st_uid}"
             raise StoreError(f"{place} is not writable by {who}")
-    if not held and not (root / "index.sqlite3").exists():
+    if not held and not layout.index(root).exists():
         raise StoreError(f"{root} holds no cache: there is no blobs/ in it; REGPROXY_CACHE_DIR names another")
 
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from regproxy import cachecli, supervisor
+from regproxy import cachecli, loading, supervisor
 from regproxy import config as configuration
 from regproxy.config import Config
 from regproxy.errors import ConfigError, RegproxyError
@@ -75,7 +75,7 @@ def check_config(config: ConfigOption = None) -> None:
 
 def _load(path: Path | None) -> Config:
     try:
-        return supervisor.read(path, os.environ)[1]
+        return loading.read(path, os.environ)[1]
     except ConfigError as error:
         _fail(error)
 

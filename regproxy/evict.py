@@ -19,12 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from regproxy import claims, reconcile
+from regproxy import claims, layout, reconcile
 from regproxy.config import Config
 from regproxy.errors import StoreError
 from regproxy.index import Index, ObjectRow
-from regproxy.parts import BESIDE, promised, unlink_beside
-from regproxy.tagclaims import CLAIMS
+from regproxy.layout import BESIDE, PART, TAG_CLAIM
+from regproxy.parts import promised, unlink_beside
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ class Evictor:
 
     def _alone(self) -> bool:
         """Whether it is us who evict here; the lock is tried again each time."""
-        path = self._root / "evict.lock"
+        path = layout.evict_lock(self._root)
         if self._lock >= 0:
             if claims.names(path, self._lock):
                 return True
@@ -261,7 +261,7 @@ class Evictor:
         trouble: OSError | None = None
         for row in rows:
             try:
-                os.unlink(reconcile.blob_path(self._root, row.digest))  # noqa: PTH108
+                os.unlink(layout.blob(self._root, row.digest))  # noqa: PTH108
                 objects, size = objects + 1, size + row.disk
                 gone.append(row.digest)
             except FileNotFoundError:
@@ -330,7 +330,7 @@ def parts_disk(root: Path, now: float, besides: Path | None = None) -> tuple[int
     left_out = besides.name if besides is not None else ""
     taken = expected = 0
     try:
-        with os.scandir(root / "parts") as entries:
+        with os.scandir(layout.parts(root)) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     if entry.name == left_out:
@@ -338,7 +338,7 @@ def parts_disk(root: Path, now: float, besides: Path | None = None) -> tuple[int
                     status = entry.stat(follow_symlinks=False)
                     size = status.st_blocks * 512
                     taken += size
-                    if entry.name.endswith(".part") and now - status.st_mtime < _GROWS:
+                    if entry.name.endswith(PART) and now - status.st_mtime < _GROWS:
                         expected += max(0, promised(Path(entry.path)) - size)
     except FileNotFoundError:
         pass
@@ -367,7 +367,7 @@ def sweep_parts(
     OSError at the end, for what could not be removed.
     """
     paths: list[Path] = []
-    for place in (root / "parts", root / CLAIMS):
+    for place in (layout.parts(root), layout.tag_claims(root)):
         with suppress(FileNotFoundError), os.scandir(place) as entries:
             paths.extend(place / entry.name for entry in entries)
     trouble: OSError | None = None
@@ -389,7 +389,7 @@ def _sweep(path: Path, now: float, keep: float) -> bool:
         if not _old(path.lstat(), path, now, keep):
             return False
         if path.suffix in BESIDE:
-            return not path.with_suffix(".part").exists() and _unlinked(path)
+            return not path.with_suffix(PART).exists() and _unlinked(path)
         return _remove_unlocked(path, now, keep)
     except FileNotFoundError:
         return False
@@ -401,7 +401,7 @@ def _remove_unlocked(path: Path, now: float, keep: float) -> bool:
         # It may have been taken up and let go of since it was looked at: its name and its time count now.
         if not claims.lock(fd) or not claims.names(path, fd) or not _old(os.fstat(fd), path, now, keep):
             return False
-        if path.suffix == ".part":
+        if path.suffix == PART:
             # First what belongs to it: who makes the part anew writes its own.
             unlink_beside(path)
         return _unlinked(path)
@@ -410,9 +410,9 @@ def _remove_unlocked(path: Path, now: float, keep: float) -> bool:
 
 
 def _old(status: os.stat_result, path: Path, now: float, keep: float) -> bool:
-    if path.suffix == ".tag":
+    if path.suffix == TAG_CLAIM:
         keep = _TAG_AGE
-    elif path.suffix in BESIDE or (path.suffix == ".part" and not reconcile.is_hex(path.stem)):
+    elif path.suffix in BESIDE or (path.suffix == PART and not reconcile.is_hex(path.stem)):
         keep = _ANONYMOUS_AGE
     return stat.S_ISREG(status.st_mode) and now - status.st_mtime > keep
 

@@ -12,11 +12,11 @@ import asyncio
 import errno
 import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from pathlib import Path
 from typing import Any, Protocol
 
-from regproxy import download, tags
+from regproxy import download
 from regproxy._follow import Watch
 from regproxy.bodies import Limits
 from regproxy.download import OTHERS, Downloads, failure, word_for
@@ -26,18 +26,14 @@ from regproxy.follow import SOON, Following, Outcome, alone
 from regproxy.oci import MANIFEST_MAX, Kind
 from regproxy.parts import CLAIMED, FAILED, LEFT, VERIFIED, Meta, Part
 from regproxy.store import Blob, Store
-from regproxy.tagask import TagAsk
-from regproxy.tagclaims import CLAIMS, TagClaims
-from regproxy.tags import Tags
 from regproxy.upstream import Upstream
 
-__all__ = ["NO_TYPE", "Fill", "Fills", "Opened", "UpstreamAnswer", "Wanted"]
+__all__ = ["NO_TYPE", "Fill", "Fills", "Opened", "Run", "UpstreamAnswer", "Wanted"]
 
 log = logging.getLogger(__name__)
 
-
-class Recorder(download.Recorder, tags.Recorder, Protocol):
-    """Where stored content and tags are entered."""
+# Completes a fill. It is given what takes it off those that may be joined; whoever asks then begins another.
+Run = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 
 class Counters(download.Counters, Protocol):
@@ -54,18 +50,17 @@ class Fills:
         self,
         store: Store,
         upstream: Upstream,
-        index: Recorder,
+        index: download.Recorder,
         counters: Counters,
         loop: asyncio.AbstractEventLoop,
         *,
         watch: Watch | None = None,
-        claim_key: bytes = b"",
         largest: int = 0,
         patience: float = 300.0,
         fits: Callable[[int, Path | None], bool] = lambda total, part: True,
         limits: Limits | None = None,
     ) -> None:
-        """`watch` tells of other processes' parts; `claim_key` is the same secret in all of them.
+        """`watch` tells of other processes' parts.
 
         What is larger than `largest` bytes is not stored; 0: everything is. `patience`: seconds without any
         progress after which another process's fill is followed no longer. `fits`: see Downloads; `limits`:
@@ -77,14 +72,8 @@ class Fills:
         self._loop = loop
         self._watch = watch
         self._patience = patience
-        self._downloads = Downloads(store, upstream, index, counters, loop, largest, fits, limits, watch)
-        claims = TagClaims(store.root / CLAIMS, claim_key, watch)
-        self.tags = Tags(
-            *(store, index, upstream, self._downloads, claims, loop),
-            spawn=self._spawn,
-            by_digest=self.whole,
-        )
-        self._under_way: dict[object, Fill] = {}
+        self.downloads = Downloads(store, upstream, index, counters, loop, largest, fits, limits, watch)
+        self._under_way: dict[Hashable, Fill] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.waiters = 0
 
@@ -98,21 +87,38 @@ class Fills:
         fill = self._under_way.get(_key_of(wanted))
         return fill.head if fill is not None else None
 
-    def join(self, wanted: Wanted, tag: TagAsk | None = None) -> tuple[Fill, bool]:
-        """The fill for what is wanted, and whether it was begun just now.
+    def join(self, wanted: Wanted) -> tuple[Fill, bool]:
+        """Return the fill of content by digest, and whether it was begun just now.
 
-        `tag`: what else is asked of a tag, whose fill is shared by equal requests only. By digest it is one
-        for all clients of a registry.
+        It is one for all clients of a registry.
         """
-        key = _key_of(wanted) if tag is None else tags.key_of(wanted, tag)
-        fill = self._under_way.get(key)
-        if fill is not None and fill.joinable:
-            # An answer that another process had before this request is not one to it.
-            fill.asked = time.monotonic()
+        key = _key_of(wanted)
+        fill = self.joinable(key)
+        if fill is not None:
             return fill, False
-        fill = self._under_way[key] = Fill(wanted, tag, self._loop)
-        self._spawn(self._run(fill, key))
+        fill = Fill(wanted, None, self._loop)
+        self.start(key, fill, lambda _: self._obtain(fill))
         return fill, True
+
+    def joinable(self, key: Hashable) -> Fill | None:
+        """Return the fill under way that equal requests share, None where one has to be begun."""
+        fill = self._under_way.get(key)
+        if fill is None or not fill.joinable:
+            return None
+        # An answer that another process had before this request is not one to it.
+        fill.asked = time.monotonic()
+        return fill
+
+    def start(self, key: Hashable, fill: Fill, run: Run) -> None:
+        """Run a fill in a task of its own; who asks for `key` meanwhile joins it."""
+        self._under_way[key] = fill
+        self.spawn(self._run(fill, key, run))
+
+    def separate(self, outdated: Callable[[Fill], bool]) -> None:
+        """Let nobody join these fills any more. They go on for who waits."""
+        for key, fill in list(self._under_way.items()):
+            if outdated(fill):
+                del self._under_way[key]
 
     async def whole(self, wanted: Wanted) -> tuple[Fill, Blob]:
         """The fill of content by digest, and all of it. Raises RegproxyError."""
@@ -124,17 +130,15 @@ class Fills:
                 if mine or not fill.is_others(wanted, error):
                     raise
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a task that finish() waits for."""
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, fill: Fill, key: object) -> None:
+    async def _run(self, fill: Fill, key: Hashable, run: Run) -> None:
         try:
-            if fill.tag is not None:
-                await self.tags.obtain(fill, lambda: self._leave(fill, key))
-            else:
-                await self._obtain(fill)
+            await run(lambda: self._leave(fill, key))
         except RegproxyError as error:
             if not fill.joined:
                 self._counters.fill_failed(word_for(error))
@@ -151,9 +155,20 @@ class Fills:
         finally:
             self._leave(fill, key)
 
-    def _leave(self, fill: Fill, key: object) -> None:
+    def _leave(self, fill: Fill, key: Hashable) -> None:
         if self._under_way.get(key) is fill:
             del self._under_way[key]
+
+    async def finish(self, timeout: float) -> list[str]:
+        """Wait for what is under way; then give up the rest and return what that was."""
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks), timeout=timeout)
+        cut = [fill.wanted.target.reference for fill in self._under_way.values() if not fill.joined]
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        return cut
 
     # --- content by digest -------------------------------------------------------------------------------
 
@@ -211,7 +226,7 @@ class Fills:
             self._store.relay(part, error.errno or errno.EIO)
         resumed = (growth.written > 0 or growth.extents is not None) and not fill.opened.done()
         try:
-            await self._downloads.run(fill, part)
+            await self.downloads.run(fill, part)
         except BadResponse as error:
             if resumed and not fill.opened.done():
                 # Nobody has seen anything of it: what is wrong with the rest may not be wrong with the whole.
@@ -239,12 +254,12 @@ class Fills:
                 return await self._go_on(fill, part)
             if outcome is Outcome.STALLED and not fill.opened.done():
                 fill.joined = False
-                await self._downloads.run(fill, self._store.in_memory())
+                await self.downloads.run(fill, self._store.in_memory())
                 return True
             if outcome in (Outcome.ALONE, Outcome.STALLED) and fill.opened.done():
                 alone(part)
                 fill.joined = False
-                await self._downloads.run(fill, part)
+                await self.downloads.run(fill, part)
                 return True
             return self._followed(fill, part, outcome, following.meta)
         except BaseException as error:
@@ -290,32 +305,6 @@ class Fills:
         assert meta is not None
         if fill.opened.done() or _same(fill, meta):
             raise failure(meta.word, meta.reason)
-
-    # --- tags --------------------------------------------------------------------------------------------
-
-    async def written(self) -> None:
-        """Wait until what was entered is known to other processes, a few seconds at most."""
-        await self.tags.written()
-
-    def forget_tag(self, host: str, port: int, repository: str, tag: str) -> None:
-        """A tag was set or deleted: who asks from here on is not to join who asked before."""
-        name = (host, port, repository, tag)
-        for key, fill in list(self._under_way.items()):
-            if tags.is_for(fill, name):
-                del self._under_way[key]
-        self.tags.forget(name)
-
-    async def finish(self, timeout: float) -> list[str]:
-        """Wait for what is under way; then give up the rest and return what that was."""
-        if self._tasks:
-            await asyncio.wait(tuple(self._tasks), timeout=timeout)
-        cut = [fill.wanted.target.reference for fill in self._under_way.values() if not fill.joined]
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-        self.tags.close()
-        return cut
 
 
 class _Foreign(Exception):

@@ -21,6 +21,7 @@ from typing import Final
 
 from regproxy import claims
 from regproxy.errors import StoreError
+from regproxy.layout import LOCK
 
 logger = logging.getLogger(__name__)
 
@@ -197,7 +198,7 @@ def is_damage(error: sqlite3.Error) -> bool:
 @contextmanager
 def _locked(path: Path, patience: float) -> Iterator[None]:
     """Let no other process open, replace or close the file. Raises OSError, StoreError after `patience`."""
-    name = path.with_name(f"{path.name}.lock")
+    name = path.with_name(f"{path.name}{LOCK}")
     deadline = time.monotonic() + patience
     while True:
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)

@@ -20,7 +20,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from regproxy import boot
+from regproxy import boot, layout
 from regproxy._board import Board
 from regproxy.boot import Boot, Control
 from regproxy.errors import StoreError
@@ -130,7 +130,7 @@ class Chores:
 
     def _open(self) -> None:
         self._root.stat()  # a directory that was removed is made anew by who stores, not by us
-        self._index = index = Index.open(self._root / "index.sqlite3", board=self._board, clock=self._clock)
+        self._index = index = Index.open(layout.index(self._root), board=self._board, clock=self._clock)
         self._evictor = Evictor(self._root, index, self._limits, self._clock, self._monotonic)
 
     def _keep_limits(self) -> None:

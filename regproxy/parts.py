@@ -27,6 +27,7 @@ from typing import Final
 from regproxy import claims
 from regproxy._extents import Extents
 from regproxy._relay import File, Growth
+from regproxy.layout import BESIDE, MAP, META, PART, WANT
 
 CLAIMED: Final = "claimed"  # its filler has asked `host`, which has said nothing yet
 OPEN: Final = "open"  # the origin has sent its head
@@ -37,7 +38,6 @@ FAILED: Final = "failed"  # given up; `reason` says why
 # A map of more than 8 MiB is nothing to be written, or taken in, at once.
 MAPPED_MAX: Final = 1 << 42  # bytes
 # What lies beside a part and belongs to it.
-BESIDE: Final = (".meta", ".map", ".want")
 _META_MAX: Final = 8192
 _OFFSET: Final = struct.Struct("=q")
 _WANTS_MAX: Final = 1 << 20  # bytes; who asks for more waits for the filler to come by
@@ -129,7 +129,7 @@ class Part:
 
     @property
     def _meta_path(self) -> Path | None:
-        return self.path.with_suffix(".meta") if self.path is not None else None
+        return self.path.with_suffix(META) if self.path is not None else None
 
     def take(self) -> bool:
         """Become its filler, if there is none."""
@@ -188,7 +188,7 @@ class Part:
         os.ftruncate(self.fd, 0)
         place = self._meta_path
         if place is not None:
-            for suffix in (".map", ".want"):
+            for suffix in (MAP, WANT):
                 place.with_suffix(suffix).unlink(missing_ok=True)
             os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE))
 
@@ -197,13 +197,13 @@ class Part:
     def scatter(self, total: int) -> None:
         """Have it filled in several places from here on, by us; `total`: its length. Raises OSError."""
         growth = self.growth
-        extents = _extents(total, self._make(".map", os.O_RDWR))
+        extents = _extents(total, self._make(MAP, os.O_RDWR))
         device, inode = self._identity
         extents.start(device, inode, growth.written)
         if self._want_fd >= 0:
             os.close(self._want_fd)
         self._read = 0
-        self._want_fd = self._make(".want", os.O_RDWR)
+        self._want_fd = self._make(WANT, os.O_RDWR)
         growth.scatter(extents)
 
     def _make(self, suffix: str, flags: int) -> int:
@@ -222,11 +222,11 @@ class Part:
             growth.refresh()
             return growth.extents.total == total
         try:
-            extents = _extents(total, os.open(self.path.with_suffix(".map"), os.O_RDWR | os.O_CLOEXEC))
+            extents = _extents(total, os.open(self.path.with_suffix(MAP), os.O_RDWR | os.O_CLOEXEC))
             if not extents.load(*self._identity):
                 return False
             flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            self._want_fd = os.open(self.path.with_suffix(".want"), flags, _FILE_MODE)
+            self._want_fd = os.open(self.path.with_suffix(WANT), flags, _FILE_MODE)
         except OSError:
             return False
         if extents.written > self.size:
@@ -320,7 +320,7 @@ def unlink_beside(path: Path) -> None:
 def promised(path: Path) -> int:
     """The bytes that the part at `path` is going to have, as its filler has said; 0 if it has not."""
     try:
-        total = json.loads(path.with_suffix(".meta").read_bytes())["total"]
+        total = json.loads(path.with_suffix(META).read_bytes())["total"]
         return total if isinstance(total, int) and total > 0 else 0
     except (OSError, ValueError, TypeError, KeyError):
         return 0
@@ -345,7 +345,7 @@ def open_part(path: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Part:
 
 def new_part(directory: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Part:
     """Make a part of which nobody else knows. Raises OSError."""
-    path = directory / f"{secrets.token_hex(12)}.part"
+    path = directory / f"{secrets.token_hex(12)}{PART}"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
     claims.lock(fd)
     return Part(path, Growth(File(fd, -1, loop), limit), mine=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from regproxy import oci, reconcile
+from regproxy import layout, oci, reconcile
 from regproxy.errors import BadResponse, RegproxyError
 from regproxy.index import Index
 from regproxy.oci import INDEX_TYPES, MANIFEST_MAX, Kind
@@ -194,7 +194,7 @@ def _read_small(root: Path, digest: str) -> bytes:
     status = _status(root, digest)
     if status is not None and status.st_size <= MANIFEST_MAX:
         with suppress(OSError):
-            body = Path(reconcile.blob_path(root, digest)).read_bytes()
+            body = Path(layout.blob(root, digest)).read_bytes()
             if "sha256:" + hashlib.sha256(body).hexdigest() == digest:
                 return body
     return b""

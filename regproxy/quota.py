@@ -54,19 +54,19 @@ class Counters(Protocol):
 class Quotas:
     """The quotas of all registries, one object for each worker. Nothing here waits but for a small file.
 
-    `directory`: where the file is, made when there is something to write; None: nothing is shared, nor kept.
+    `path`: of the file, made when there is something to write; None: nothing is shared, nor kept.
     `clock`: seconds since the epoch, since a block outlives the process. Credentials are labels, as
     `ratelimit.client_credential()` makes them for a client's own.
     """
 
     def __init__(
         self,
-        directory: Path | None,
+        path: Path | None,
         reserve: Reserve,
         counters: Counters,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._file = QuotaFile(directory) if directory is not None else None
+        self._file = QuotaFile(path) if path is not None else None
         self._reserve = reserve
         self._counters = counters
         self._clock = clock

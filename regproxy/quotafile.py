@@ -1,16 +1,9 @@
-"""What is known of quotas, and the file in which it outlives a process.
-
-state/quotas.json    what is known, for the other workers and for the next start
-"""
+"""What is known of quotas, and the file in which it outlives a process, for the other workers too."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
-import os
-import tempfile
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,16 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from regproxy.ratelimit import RETRY_MAX, STRETCH_MAX, Lane, Report, stretch
+from regproxy.statefile import StateFile
 from regproxy.units import Reserve
-
-log = logging.getLogger(__name__)
 
 ENTRIES_MAX: Final = 256  # pairs of registry and credential that are remembered, the latest
 _FORGET_SECONDS: Final = 3600.0  # after a block's end: the next refusal counts as a first one
 _SKEW: Final = 60.0  # seconds; what is from further in the future is from before the clock was set back
-_LEFT_OVER_SECONDS: Final = 60.0  # a temporary file that is older has lost its writer
-_FILE: Final = "quotas.json"
-_FILE_MAX: Final = 1 << 20  # bytes
 _VERSION: Final = 1
 
 Key = tuple[str, str]  # registry, credential
@@ -96,56 +85,19 @@ class Entry:
 
 
 class QuotaFile:
-    """The file that workers share. What can't be read says nothing; what can't be written is left."""
+    """The file that workers share."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._path = directory / _FILE
-        self._seen: tuple[int, int, int] | None = None
-        self._complained = False
-        self._sweep()
+    def __init__(self, path: Path) -> None:
+        self._file = StateFile(path)
 
     def read(self) -> dict[Key, Entry] | None:
         """Return what it says, None if it is as it was."""
-        try:
-            state = self._path.stat()
-            seen = (state.st_ino, state.st_mtime_ns, state.st_size)
-            if seen == self._seen or state.st_size > _FILE_MAX:
-                return None
-            self._seen = seen
-            return decode(self._path.read_bytes())
-        except OSError:
-            return None
+        text = self._file.read()
+        return None if text is None else decode(text)
 
     def write(self, entries: Mapping[Key, Entry]) -> None:
         """Put another one in its place."""
-        try:
-            self._directory.mkdir(mode=0o750, exist_ok=True)
-            fd, name = tempfile.mkstemp(".tmp", f"{_FILE}.", self._directory)
-            try:
-                with os.fdopen(fd, "wb") as file:
-                    file.write(encode(entries))
-                    file.flush()
-                    state = os.fstat(file.fileno())
-                Path(name).replace(self._path)
-            except BaseException:
-                Path(name).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            if not self._complained:
-                log.warning("%s can't be written: %s; workers do not share it", self._path, error.strerror)
-            self._complained = True
-        else:
-            # Our own: there is nothing new in it.
-            self._seen = (state.st_ino, state.st_mtime_ns, state.st_size)
-            self._complained = False
-
-    def _sweep(self) -> None:
-        """Remove what killed writers have left."""
-        for path in self._directory.glob(f"{_FILE}.*.tmp"):
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _LEFT_OVER_SECONDS:
-                    path.unlink()
+        self._file.write(encode(entries))
 
 
 def encode(entries: Mapping[Key, Entry]) -> bytes:

@@ -2,19 +2,12 @@
 
 A client may be told by one worker and ask through another, so what is new is in the file before the 401 is
 out.
-
-state/realms.json         what was said
-state/realms.json.lock    held by who adds to it
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
-import logging
-import os
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -25,20 +18,14 @@ from typing import Any, Final
 from regproxy.auth import Origin
 from regproxy.bounded import Bounded
 from regproxy.flights import Flights
+from regproxy.statefile import StateFile
 from regproxy.tokenserver import Realm
-
-log = logging.getLogger(__name__)
 
 REALMS_MAX: Final = 256  # the latest
 OF_ONE_MAX: Final = 8  # that one registry may have
 SURE_SECONDS: Final = 600.0  # until it is written again: the file may have been deleted
 FAILED_SECONDS: Final = 30.0
 WAIT_SECONDS: Final = 2.0  # that a 401 is held up by a disk
-_LOCK_TRIES: Final = 20
-_LOCK_PAUSE: Final = 0.05
-_LEFT_OVER_SECONDS: Final = 60.0
-_FILE: Final = "realms.json"
-_FILE_MAX: Final = 1 << 20  # bytes
 _VERSION: Final = 1
 
 
@@ -51,10 +38,10 @@ class Named:
 
 
 class Realms:
-    """What a worker knows of realms. `directory` None: nothing is shared."""
+    """What a worker knows of realms. `path`: of the file; None: nothing is shared."""
 
-    def __init__(self, directory: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._file = _RealmFile(directory) if directory is not None else None
+    def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._file = _RealmFile(path) if path is not None else None
         self._clock = clock
         self._known: dict[Named, None] = {}  # the latest last
         self._sure: Bounded[Named, float] = Bounded(REALMS_MAX)
@@ -126,71 +113,19 @@ def bounded(named: Iterable[Named]) -> dict[Named, None]:
 
 
 class _RealmFile:
-    """The file that workers share. What can't be read says nothing; what can't be written is left."""
+    """The file that workers share."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._path = directory / _FILE
-        self._seen: tuple[int, int, int] | None = None
-        self._complained = False
-        for path in directory.glob(f"{_FILE}.*.tmp"):
-            with suppress(OSError):
-                if time.time() - path.stat().st_mtime > _LEFT_OVER_SECONDS:
-                    path.unlink()
+    def __init__(self, path: Path) -> None:
+        self._file = StateFile(path)
 
     def read(self) -> list[Named] | None:
         """Return what it says, None if it is as it was."""
-        try:
-            state = self._path.stat()
-            seen = (state.st_ino, state.st_mtime_ns, state.st_size)
-            if seen == self._seen or state.st_size > _FILE_MAX:
-                return None
-            self._seen = seen
-            return decode(self._path.read_bytes())
-        except OSError:
-            return None
+        text = self._file.read()
+        return None if text is None else decode(text)
 
     def add(self, named: Named) -> bool:
         """Put another one in its place that has this too; False where that can't be done."""
-        try:
-            self._directory.mkdir(mode=0o750, exist_ok=True)
-            with (self._directory / f"{_FILE}.lock").open("a") as lock:
-                _hold(lock.fileno())
-                self._replace([*self._all(), named])
-        except OSError as error:
-            if not self._complained:
-                log.warning("%s can't be written: %s; workers do not share it", self._path, error.strerror)
-            self._complained = True
-            return False
-        self._complained = False
-        return True
-
-    def _all(self) -> list[Named]:
-        try:
-            return decode(self._path.read_bytes()) if self._path.stat().st_size <= _FILE_MAX else []
-        except FileNotFoundError:
-            return []
-
-    def _replace(self, named: Iterable[Named]) -> None:
-        fd, name = tempfile.mkstemp(".tmp", f"{_FILE}.", self._directory)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(encode(bounded(named)))
-            Path(name).replace(self._path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-
-
-def _hold(fd: int) -> None:
-    """Lock a file until it is closed; without it where somebody holds it for long, who may be stopped."""
-    for _ in range(_LOCK_TRIES):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_LOCK_PAUSE)
-        else:
-            return
+        return self._file.change(lambda text: encode(bounded([*decode(text), named])))
 
 
 def encode(named: Iterable[Named]) -> bytes:

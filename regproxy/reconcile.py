@@ -20,6 +20,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
 
+from regproxy import layout
 from regproxy.errors import StoreError
 from regproxy.index import Index, ObjectRow
 
@@ -48,11 +49,6 @@ class Found:
     failures: int = 0
 
 
-def blob_path(root: Path, digest: str) -> str:
-    """Where `sha256:<hex>` lies."""
-    return f"{root}/blobs/sha256/{digest[7:9]}/{digest[7:]}"
-
-
 def digest_at(prefix: str, name: str) -> str | None:
     """The digest that the file `name` in the directory `prefix` is named by; None: no digest of there."""
     return f"sha256:{name}" if name.startswith(prefix) and _HEX.fullmatch(name) else None
@@ -79,7 +75,7 @@ def rows_under(index: Index, prefix: str) -> dict[str, ObjectRow]:
 def listed(root: Path, prefix: str) -> set[str]:
     """The names in one directory; none where it does not exist. Raises OSError for any other trouble."""
     try:
-        with os.scandir(f"{root}/blobs/sha256/{prefix}") as entries:
+        with os.scandir(f"{root}/{layout.BLOBS}/{prefix}") as entries:
             return {entry.name for entry in entries}
     except FileNotFoundError:
         return set()
@@ -88,7 +84,7 @@ def listed(root: Path, prefix: str) -> set[str]:
 def look(root: Path, digest: str) -> os.stat_result | None:
     """The status of a blob's file; None: there is none, or no file. Raises OSError for other trouble."""
     try:
-        status = os.lstat(blob_path(root, digest))
+        status = os.lstat(layout.blob(root, digest))
     except FileNotFoundError:
         return None
     return status if stat.S_ISREG(status.st_mode) else None
@@ -166,7 +162,7 @@ class Reconciler:
     def _identity(self) -> tuple[int, int] | None:
         """Which file the index is; None: there is none, or no cache directory."""
         try:
-            status = (self._root / "index.sqlite3").stat()
+            status = layout.index(self._root).stat()
         except OSError:
             return None
         return status.st_dev, status.st_ino
@@ -178,7 +174,7 @@ class Reconciler:
         try:
             names = listed(self._root, prefix)
         except OSError as error:
-            self._failed(f"blobs/sha256/{prefix}", error)
+            self._failed(f"{layout.BLOBS}/{prefix}", error)
             self._whole = False
             return
         missing = [digest for digest in rows if digest[7:] not in names]
@@ -209,7 +205,7 @@ class Reconciler:
         now = self._clock()
         rows = []
         for name in names:
-            path = f"{self._root}/blobs/sha256/{prefix}/{name}"
+            path = f"{self._root}/{layout.BLOBS}/{prefix}/{name}"
             try:
                 status = os.lstat(path)
             except FileNotFoundError:
@@ -259,7 +255,7 @@ class Reconciler:
                 return
             # Not object(), to which what can't be read is not known: this has to be certain.
             if not self._index.rows_between(digest, digest + "\0"):
-                os.unlink(blob_path(self._root, digest))  # noqa: PTH108
+                os.unlink(layout.blob(self._root, digest))  # noqa: PTH108
                 self.found.orphans += 1
                 self.found.bytes += status.st_blocks * 512
         except (FileNotFoundError, StoreError):

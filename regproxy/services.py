@@ -26,6 +26,7 @@ from regproxy.policy import Plan, Policy, choose_variant
 from regproxy.sharing import Shared, shared
 from regproxy.store import Store
 from regproxy.tagrows import is_former
+from regproxy.tags import Tags
 from regproxy.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class Services:
     store: Store
     index: Index
     fills: Fills
+    tags: Tags
     upstream: Upstream
     contexts: Contexts
     metrics: Metrics

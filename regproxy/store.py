@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from regproxy import claims
+from regproxy import claims, layout
 from regproxy._board import Board
 from regproxy._relay import File
 from regproxy.errors import StoreError
@@ -96,8 +96,8 @@ class Store:
         self._failing = ""
         self._blobs: OrderedDict[str, Blob] = OrderedDict()
         self._small_bytes = 0
-        self._parts = root / "parts"
-        self._prefix = str(root / "blobs" / "sha256")
+        self._parts = layout.parts(root)
+        self._prefix = str(layout.blobs(root))
         try:
             self._make_directories()
         except OSError as error:
@@ -182,7 +182,7 @@ class Store:
         Where the disk fails it is in memory.
         """
         mark = f"-{hashlib.sha256(source.encode()).hexdigest()[:8]}" if source else ""
-        path = self._parts / f"{digest[7:]}{mark}.part"
+        path = self._parts / f"{digest[7:]}{mark}{layout.PART}"
         return self._open(lambda: open_part(path, limit, self._loop), limit)
 
     def begin(self, *, limit: int = 0) -> Part:

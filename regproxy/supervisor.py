@@ -23,14 +23,13 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from regproxy import _board, boot, directories, metrics
-from regproxy import config as configuration
+from regproxy import _board, boot, directories, loading, metrics
 from regproxy.boot import Role
 from regproxy.certs import Authority
 from regproxy.children import Child, Commons, Setup
 from regproxy.config import Config
 from regproxy.directories import Directories
-from regproxy.errors import ConfigError, RegproxyError
+from regproxy.errors import RegproxyError
 from regproxy.listeners import Listeners
 from regproxy.metrics import Metrics
 from regproxy.shelf import Shelf
@@ -53,18 +52,6 @@ _SAY_EVERY: Final = 60.0  # seconds between those that are told later on
 _SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def read(path: Path | None, env: Mapping[str, str]) -> tuple[str | None, Config]:
-    """Return the text of the TOML file, if there is one, and the configuration. Raises ConfigError."""
-    text = None
-    try:
-        if path is not None:
-            text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError("REGPROXY_CONFIG", str(path), f"can't be read: {reason}") from None
-    return text, configuration.load(env, text, str(path or ""))
-
-
 def run(path: Path | None, env: Mapping[str, str], *, debug: bool = False) -> int:
     """Serve until a signal. `path`: of the TOML file. Returns the exit code.
 
@@ -72,7 +59,7 @@ def run(path: Path | None, env: Mapping[str, str], *, debug: bool = False) -> in
     3 in a debug run that left something open; 4 where no worker came up. Raises RegproxyError where not even
     one can be started.
     """
-    text, config = read(path, env)
+    text, config = loading.read(path, env)
     boot.log_to_stderr(config.log_level)
     supervisor = Supervisor(path, env, debug=debug)
     try:
@@ -428,7 +415,7 @@ class Supervisor:
         log.info("SIGHUP: reading the configuration again")
         self._backoffs["worker"] = Backoff()
         try:
-            self._next = self._prepare(*read(self._path, self._env))
+            self._next = self._prepare(*loading.read(self._path, self._env))
         except RegproxyError as error:
             log.error("SIGHUP: %s; the old configuration goes on", "; ".join(str(error).splitlines()))
             self._metrics.reloaded("refused")

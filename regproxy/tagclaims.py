@@ -18,9 +18,8 @@ from typing import Any, Final
 from regproxy import claims
 from regproxy._follow import Watch
 from regproxy.follow import Changes
+from regproxy.layout import TAG_CLAIM
 from regproxy.parts import boot_id
-
-CLAIMS: Final = "claims"  # the directory, in the cache's
 
 _FILE_MODE: Final = 0o640
 _ANSWER_MAX: Final = 262_144
@@ -65,7 +64,7 @@ class TagClaims:
         `asked` is looked at when the wait is over: monotonic seconds.
         Where the disk fails every process fetches for itself.
         """
-        path = self._directory / f"{self.mark(request)}.tag"
+        path = self._directory / f"{self.mark(request)}{TAG_CLAIM}"
         while True:
             try:
                 fd = _open(path)

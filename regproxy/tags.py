@@ -11,13 +11,13 @@ import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any, Final
 
 from regproxy.connections import BodyBroken, ConnectionLost
-from regproxy.download import Downloads
 from regproxy.errors import BadResponse, DigestMismatch, UpstreamError, UpstreamTimeout
+from regproxy.fill import Fills
 from regproxy.filling import NO_TYPE, Fill, UpstreamAnswer, Wanted
 from regproxy.index import TagKey
 from regproxy.oci import MANIFEST_MAX, Kind, Target
@@ -37,8 +37,6 @@ log = logging.getLogger(__name__)
 _RENEW_AGAIN: Final = 5.0  # seconds until a copy is revalidated again whose origin was in trouble
 _TROUBLED_MAX: Final = 4096  # tags
 
-ByDigest = Callable[[Wanted], Awaitable[tuple[Fill, Blob]]]
-
 
 class Tags:
     """Finds out what tags are."""
@@ -48,21 +46,16 @@ class Tags:
         store: Store,
         index: Recorder,
         upstream: Upstream,
-        downloads: Downloads,
+        fills: Fills,
         claims: TagClaims,
         loop: asyncio.AbstractEventLoop,
-        *,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
-        by_digest: ByDigest,
     ) -> None:
-        """`spawn` runs a task; `by_digest` is the fill of content by digest, and its outcome."""
         self._store = store
-        self._downloads = downloads
+        self._fills = fills
         self._claims = claims
         self._loop = loop
         self._rows = TagRows(store, index, loop)
-        self._looks = TagLooks(upstream, self._rows, claims, loop, spawn)
-        self._by_digest = by_digest
+        self._looks = TagLooks(upstream, self._rows, claims, loop, fills.spawn)
         self._troubled: OrderedDict[TagKey, float] = OrderedDict()
 
     # --- what is asked of it -----------------------------------------------------------------------------
@@ -71,15 +64,24 @@ class Tags:
         """What the origin says of a tag by HEAD, or the copy that is fresh by now. Raises UpstreamError."""
         return await self._looks.look(wanted, tag)
 
-    async def obtain(self, fill: Fill, leave: Callable[[], None]) -> None:
+    def join(self, wanted: Wanted, tag: TagAsk) -> tuple[Fill, bool]:
+        """Return the tag's fill, shared by equal requests only, and whether it was begun just now."""
+        key = key_of(wanted, tag)
+        fill = self._fills.joinable(key)
+        if fill is not None:
+            return fill, False
+        fill = Fill(wanted, tag, self._loop)
+        self._fills.start(key, fill, lambda leave: self._obtain(fill, tag, leave))
+        return fill, True
+
+    async def _obtain(self, fill: Fill, tag: TagAsk, leave: Callable[[], None]) -> None:
         """Complete a tag's fill. `leave`: nobody is to join it any more; whoever asks then asks anew.
 
         Raises RegproxyError where the origin, or another process that has asked it, did not say what it is.
         """
-        assert fill.tag is not None
         try:
-            if fill.tag.row is None or not await self._revalidate(fill, fill.tag):
-                await self._fetch(fill, fill.tag, leave)
+            if tag.row is None or not await self._revalidate(fill, tag):
+                await self._fetch(fill, tag, leave)
         except UpstreamError as error:
             if fill.wanted.own:
                 self._note_trouble(fill.wanted, error)
@@ -93,9 +95,11 @@ class Tags:
         """The registry says that there is no such tag."""
         self._rows.gone(wanted)
 
-    def forget(self, tag: TagKey) -> None:
+    def forget(self, host: str, port: int, repository: str, tag: str) -> None:
         """A tag was set or deleted: who asks from here on is not to join who asked before."""
-        self._looks.forget(tag)
+        name = (host, port, repository, tag)
+        self._fills.separate(lambda fill: is_for(fill, name))
+        self._looks.forget(name)
 
     async def written(self) -> None:
         """Wait until what was entered is known to other processes, a few seconds at most."""
@@ -150,7 +154,7 @@ class Tags:
         request = replace(wanted.request, target=target)
         by_digest = Target(Kind.MANIFEST, wanted.target.repository, seen.digest)
         try:
-            found, blob = await self._by_digest(replace(wanted, request=request, target=by_digest))
+            found, blob = await self._fills.whole(replace(wanted, request=request, target=by_digest))
         except UpstreamAnswer as error:
             if error.response.status in STALE_ON:
                 raise
@@ -195,7 +199,7 @@ class Tags:
         """Fetch it; an answer that breaks off is asked for again, as nobody has seen anything of it."""
         for attempt in range(1, ATTEMPTS):
             try:
-                await self._downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
+                await self._fills.downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
                 return
             except UpstreamError as error:
                 if not _broken_off(fill, error):
@@ -203,7 +207,7 @@ class Tags:
                 log.info("%s: %s is asked for again: %s", fill.host, fill.wanted.target.reference, error)
             fill.opened, fill.media_type = self._loop.create_future(), NO_TYPE
             await asyncio.sleep(pause(attempt))
-        await self._downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
+        await self._fills.downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
 
     def _forget_gone(self, wanted: Wanted, tag: TagAsk, error: UpstreamError) -> None:
         """Forget a copy whose tag is gone; one that this request could not have had is no business of it."""
@@ -246,7 +250,7 @@ class Tags:
         claim.publish(answer, at)
 
 
-def key_of(wanted: Wanted, tag: TagAsk) -> object:
+def key_of(wanted: Wanted, tag: TagAsk) -> Hashable:
     """Equal for requests that share a fetch; an origin may answer others with something else."""
     return (wanted.identity, wanted.target.reference, tag.accept)
 

@@ -19,7 +19,7 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Final
 
-from regproxy import claims, reconcile
+from regproxy import claims, layout, reconcile
 from regproxy.index import Index
 
 log = logging.getLogger(__name__)
@@ -163,7 +163,7 @@ class Verifier:
         try:
             names = reconcile.listed(self._root, prefix)
         except OSError as error:
-            place = f"blobs/sha256/{prefix}"
+            place = f"{layout.BLOBS}/{prefix}"
             self._report(Problem(place, f"can't be listed: {error.strerror}", "nothing of it was checked"))
             return
         now = time.monotonic()
@@ -180,7 +180,7 @@ class Verifier:
 
     def _strangers(self) -> None:
         """What lies beside the 256 directories."""
-        place = self._root / "blobs" / "sha256"
+        place = layout.blobs(self._root)
         with suppress(FileNotFoundError):
             for name in sorted(os.listdir(place)):  # noqa: PTH208
                 if len(name) != 2 or not set(name) <= set("0123456789abcdef"):
@@ -210,7 +210,7 @@ class Verifier:
             self._found.put(error)
 
     def _check(self, task: _Task, count: _Count, buffer: memoryview) -> _Bad | _Unknown | None:
-        path = reconcile.blob_path(self._root, task.digest)
+        path = layout.blob(self._root, task.digest)
         name = f"{task.digest[7:9]}/{task.digest[7:]}"
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -246,11 +246,11 @@ class Verifier:
 
     def _quarantine(self, name: str, digest: str | None, why: str, fd: int | None) -> _Bad | None:
         """Move `blobs/sha256/<name>` away; None: it has gone, or is another file than `fd` by now."""
-        path = self._root / "blobs" / "sha256" / name
+        path = layout.blobs(self._root) / name
         try:
             if fd is not None and not claims.names(path, fd):
                 return None
-            moved = _free_name(self._root / "quarantine", path.name)
+            moved = _free_name(layout.quarantine(self._root), path.name)
             path.rename(moved)
         except FileNotFoundError:
             return None
@@ -282,7 +282,7 @@ class Verifier:
             self._take_bad(found)
 
     def _take_bad(self, bad: _Bad) -> None:
-        what = bad.digest or f"blobs/sha256/{bad.name}"
+        what = bad.digest or f"{layout.BLOBS}/{bad.name}"
         if bad.moved is None:
             self._report(Problem(what, bad.why, f"it could not be moved away: {bad.trouble}"))
             return

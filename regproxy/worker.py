@@ -20,7 +20,7 @@ from typing import Final
 import uvloop
 from prometheus_client import CollectorRegistry
 
-from regproxy import _relay, _stream, _tls, boot, evict
+from regproxy import _relay, _stream, _tls, boot, evict, layout
 from regproxy._board import Board
 from regproxy._follow import Watch
 from regproxy._reactor import Reactor
@@ -48,6 +48,8 @@ from regproxy.realms import Realms
 from regproxy.services import Services
 from regproxy.session import Session
 from regproxy.store import Store
+from regproxy.tagclaims import TagClaims
+from regproxy.tags import Tags
 from regproxy.tokens import Authorizer
 from regproxy.trust import Trust
 from regproxy.tunnel import TunnelEnd
@@ -133,7 +135,7 @@ class Worker:
         self._metrics = metrics = Metrics(CollectorRegistry())
         board = Board(record.board)
         store = Store(directories.cache, loop, board=board, counters=metrics)
-        index = Index.open(directories.cache / "index.sqlite3", board=board, commits_fd=record.commits)
+        index = Index.open(layout.index(directories.cache), board=board, commits_fd=record.commits)
         # What another process removes is forgotten here, before anything is given out.
         store.on_change = index.sync
         index.on_removed, index.on_forget_all = store.forget, store.forget_all
@@ -144,18 +146,16 @@ class Worker:
             log.info("kTLS: not here (%s); TLS is done by OpenSSL in this process", missing)
         origins = Origins(config)
         dialer = Dialer(config, origins, policy, Trust(config), reactor, loop, metrics)
-        quotas = Quotas(directories.cache / "state", config.quota_reserve, metrics)
-        realms = Realms(directories.cache / "state")
+        quotas = Quotas(layout.quotas(directories.cache), config.quota_reserve, metrics)
+        realms = Realms(layout.realms(directories.cache))
         upstream = Upstream(
             *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
             lambda exchange: Authorizer(config, exchange, origins=origins, counter=metrics, realms=realms),
         )
         watch = _watch(reactor)
-        key = bytes.fromhex(record.claim_key)
         fills = Fills(
             *(store, upstream, index, metrics, loop),
             watch=watch,
-            claim_key=key,
             # Eviction goes down to 90 %: what is nearly all of it would go at once, with much else.
             largest=config.cache_max_size // 2,
             fits=lambda total, part: evict.fits(
@@ -172,7 +172,9 @@ class Worker:
         except OSError as error:
             expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
             raise ConfigError("REGPROXY_ACCESS_LOG", config.access_log, expected) from None
-        index.on_tag_dropped = fills.forget_tag
+        claims = TagClaims(layout.tag_claims(store.root), bytes.fromhex(record.claim_key), watch)
+        tags = Tags(store, index, upstream, fills, claims, loop)
+        index.on_tag_dropped = tags.forget
         for source in (reactor, fills, authority, access):
             metrics.watch(source)
         return Services(
@@ -182,6 +184,7 @@ class Worker:
             store=store,
             index=index,
             fills=fills,
+            tags=tags,
             upstream=upstream,
             contexts=Contexts(authority, ktls=missing is None, seals=missing is not None and seals(config)),
             metrics=metrics,
@@ -275,6 +278,7 @@ class Worker:
             self.cut.append(_describe(stream))
             stream.abort()
         self.cut += [f"fill of {name}" for name in await services.fills.finish(0.0)]
+        services.tags.close()
         for what in self.cut:
             log.warning("cut: %s", what)
         log.info("stopped; %d connections and fills were cut", len(self.cut))

@@ -464,3 +464,23 @@ def truncate(proxy: Proxy, blob: Cold) -> None:
 def cut(reply: Reply, blob: Cold) -> None:
     """Assert that it is either the content or visibly not all of it."""
     assert reply.digest == blob.digest or not (reply.status == 200 and reply.complete)
+
+
+ABOUT_THE_CACHE = {"date", "cache-status", "x-docker-registry-proxy-cache-upstream-status"}
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("asked", [None, "bytes=100-", "bytes=100-199"])
+def test_a_miss_has_the_headers_of_a_hit(origin: Origin, proxy: Proxy, size: int, asked: str | None) -> None:
+    blob = cold(origin, size)
+    replies = []
+    with proxy.client(origin.authority) as client:
+        for _ in range(2):
+            replies.append(client.get(blob.path, [("Range", asked)] if asked else []))
+            stored(proxy, blob)
+    miss, hit = (
+        {name.lower(): value for name, value in reply.headers if name.lower() not in ABOUT_THE_CACHE}
+        for reply in replies
+    )
+    assert [said(reply)[0] for reply in replies] == ["MISS", "HIT"]
+    assert miss == hit

@@ -35,6 +35,7 @@ LAYERS = {
         *("_extents", "_wire", "_trial"),
     ],
     "services": [
+        *("layout", "statefile", "loading"),
         "store",
         "index",
         "indexchanges",

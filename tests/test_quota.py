@@ -225,7 +225,8 @@ class Lab:
         self.counted = Counted()
 
     def worker(self) -> Quotas:
-        return Quotas(self.directory, self.reserve, self.counted, lambda: self.now)
+        path = self.directory / "quotas.json" if self.directory is not None else None
+        return Quotas(path, self.reserve, self.counted, lambda: self.now)
 
 
 @pytest.fixture

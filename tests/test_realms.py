@@ -34,7 +34,7 @@ def named(number: int, registry: int = 0) -> Named:
 
 def test_what_one_learns_the_others_find(tmp_path: Path) -> None:
     async def test() -> None:
-        one, other = Realms(tmp_path / "state"), Realms(tmp_path / "state")
+        one, other = Realms(tmp_path / "state" / "realms.json"), Realms(tmp_path / "state" / "realms.json")
         await one.learn(named(1))
         assert other.at(AUTH, "/token1") == []
         await other.look()
@@ -49,7 +49,7 @@ def test_what_one_learns_the_others_find(tmp_path: Path) -> None:
 
 def test_many_write_at_once(tmp_path: Path) -> None:
     def write(number: int) -> None:
-        asyncio.run(Realms(tmp_path).learn(named(number, number)))
+        asyncio.run(Realms(tmp_path / "realms.json").learn(named(number, number)))
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(16)))
@@ -60,7 +60,7 @@ def test_many_write_at_once(tmp_path: Path) -> None:
 def test_it_is_written_again_where_it_was_deleted(tmp_path: Path) -> None:
     async def test() -> None:
         clock = Clock()
-        realms = Realms(tmp_path, clock)
+        realms = Realms(tmp_path / "realms.json", clock)
         await realms.learn(named(1))
         (tmp_path / "realms.json").unlink()
         await realms.learn(named(1))
@@ -77,7 +77,7 @@ def test_a_disk_that_takes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
     async def test() -> None:
         clock = Clock()
-        realms = Realms(tmp_path / "state", clock)
+        realms = Realms(tmp_path / "state" / "realms.json", clock)
         for number in range(3):
             await realms.learn(named(number))
             assert realms.at(AUTH, f"/token{number}") == [named(number)]

@@ -1,0 +1,71 @@
+"""Every name below the cache's directory. Who writes or reads there takes it from here.
+
+blobs/sha256/<2 hex>/<64 hex>    content, named by its digest
+parts/                           content that is not complete: see `parts`
+claims/<64 hex>.tag              who fetches a tag: see `tagclaims`
+state/                           what workers share and a restart finds: quotas, token realms
+index.sqlite3                    metadata, with SQLite's own files and `.lock` beside it
+evict.lock                       held by the process that evicts
+quarantine/<64 hex>              what `cache verify` has found to be wrong
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+BLOBS: Final = "blobs/sha256"
+
+PART: Final = ".part"
+META: Final = ".meta"
+MAP: Final = ".map"
+WANT: Final = ".want"
+BESIDE: Final = (META, MAP, WANT)  # a part
+
+TAG_CLAIM: Final = ".tag"
+LOCK: Final = ".lock"
+
+
+def blobs(root: Path) -> Path:
+    """Return the directory of what is stored."""
+    return root / BLOBS
+
+
+def blob(root: Path | str, digest: str) -> str:
+    """Return where `sha256:<hex>` lies."""
+    return f"{root}/{BLOBS}/{digest[7:9]}/{digest[7:]}"
+
+
+def parts(root: Path) -> Path:
+    """Return the directory of what is being fetched."""
+    return root / "parts"
+
+
+def tag_claims(root: Path) -> Path:
+    """Return the directory of the claims on tags."""
+    return root / "claims"
+
+
+def index(root: Path) -> Path:
+    """Return the index's file."""
+    return root / "index.sqlite3"
+
+
+def evict_lock(root: Path) -> Path:
+    """Return the file whose lock says who evicts."""
+    return root / f"evict{LOCK}"
+
+
+def quarantine(root: Path) -> Path:
+    """Return the directory of what was found to be wrong."""
+    return root / "quarantine"
+
+
+def quotas(root: Path) -> Path:
+    """Return the file of what is known of quotas."""
+    return root / "state" / "quotas.json"
+
+
+def realms(root: Path) -> Path:
+    """Return the file of the token realms that registries have named."""
+    return root / "state" / "realms.json"
