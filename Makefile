@@ -3,8 +3,8 @@ PYTHON ?= /usr/bin/python3
 VENV ?= .venv
 
 BIN := $(abspath $(VENV))/bin
-EXT := $(wildcard ext/regproxy/*.pyx ext/regproxy/*.pxd)
-MODULES := $(patsubst ext/regproxy/%.pyx,regproxy.%,$(filter %.pyx,$(EXT)))
+EXT := $(wildcard ext/regproxy/*.pxd ext/regproxy/dataplane/*.pyx ext/regproxy/dataplane/*.pxd)
+MODULES := $(patsubst ext/regproxy/dataplane/%.pyx,regproxy.dataplane.%,$(filter %.pyx,$(EXT)))
 LINTED := regproxy tests bench setup.py
 
 # What `make serve` runs with; the environment wins.
@@ -92,7 +92,7 @@ format: build ## let ruff format the Python files
 
 clean: ## remove what was built, and the venv
 	rm -rf build dist regproxy.egg-info $(VENV)
-	rm -f regproxy/_*.so
+	rm -f regproxy/dataplane/*.so
 
 # --- the build ---------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Builds the data plane: every ext/regproxy/*.pyx becomes regproxy.<name>, linked to the system's OpenSSL.
+"""Builds the data plane: ext/regproxy/dataplane/*.pyx, linked to the system's OpenSSL.
 
 REGPROXY_SANITIZE=1 builds it with AddressSanitizer and UndefinedBehaviorSanitizer into build/asan instead, as
 `python -m tests.sanitized` does.
@@ -15,7 +15,7 @@ from setuptools import Extension, setup
 DEBUG = os.environ.get("REGPROXY_DEBUG") == "1"
 SANITIZE = os.environ.get("REGPROXY_SANITIZE") == "1"
 JOBS = len(os.sched_getaffinity(0))
-SOURCES = sorted(Path("ext/regproxy").glob("*.pyx"))
+SOURCES = sorted(Path("ext/regproxy/dataplane").glob("*.pyx"))
 CHECKS = [
     "-fsanitize=address,undefined",
     "-fno-sanitize-recover=undefined",
@@ -30,7 +30,7 @@ PLACES = {"build_temp": "build/asan/temp", "build_lib": "build/asan", "inplace":
 
 extensions = [
     Extension(
-        f"regproxy.{source.stem}",
+        f"regproxy.dataplane.{source.stem}",
         [str(source)],
         libraries=["ssl", "crypto"],
         extra_compile_args=["-O2", "-Wall", "-Wno-unused-function", *(CHECKS if SANITIZE else [])],

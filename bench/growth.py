@@ -29,10 +29,10 @@ from rich.table import Table
 
 from bench.errors import BenchError
 from bench.servers import Process, free_port
-from regproxy import layout
-from regproxy.evict import INACTIVE, Evictor, Limits
-from regproxy.index import Index, ObjectRow
-from regproxy.reconcile import DIRECTORIES, Reconciler
+from regproxy.cache import layout
+from regproxy.cache.eviction import INACTIVE, Evictor, Limits
+from regproxy.cache.index.index import Index, ObjectRow
+from regproxy.cache.reconcile import DIRECTORIES, Reconciler
 
 WORK = Path(__file__).parent.parent / "build" / "bench" / "growth"
 SIZES = "1000,100000,1000000"

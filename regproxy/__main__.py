@@ -1,5 +1,5 @@
 """`python -m regproxy`."""
 
-from regproxy.cli import main
+from regproxy.cli.main import main
 
 main()

@@ -27,8 +27,9 @@ from typing import Final
 
 import uvloop
 
-from regproxy import _relay, _stream, _tls
-from regproxy._stream import Stream
+from regproxy.dataplane import bodies, tls
+from regproxy.dataplane import stream as stream_module
+from regproxy.dataplane.stream import Stream
 from tests.parts.fuzzed import TIMEOUT, Handler, Raised, Sent, World, read
 from tests.test_relay import tcp_pair
 
@@ -269,7 +270,7 @@ def descriptors() -> int:
 
 
 def alive() -> tuple[int, int, int]:
-    return _stream.live(), _tls.live(), _relay.live()
+    return stream_module.live(), tls.live(), bodies.live()
 
 
 async def group(world: World, seed: int, number: int) -> None:

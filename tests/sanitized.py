@@ -43,7 +43,11 @@ def build() -> None:
     """Make the modules, and the tree that they are imported from."""
     command = [sys.executable, "setup.py", "-q", "build_ext"]
     subprocess.run(command, cwd=ROOT, env={**os.environ, "REGPROXY_SANITIZE": "1"}, check=True)
-    _link(ROOT / "regproxy", TREE / "regproxy", *(path.name for path in (ROOT / "regproxy").glob("*.py*")))
+    ours, theirs = ROOT / "regproxy", TREE / "regproxy"
+    _link(ours, theirs, *(path.name for path in ours.iterdir() if path.name != "dataplane"))
+    _link(
+        ours / "dataplane", theirs / "dataplane", *(path.name for path in (ours / "dataplane").glob("*.py*"))
+    )
     _link(ROOT, TREE, *LINKED)
 
 

@@ -98,7 +98,9 @@ class World:
 
     def log(self) -> str:
         """The last that the proxy has said of pulls."""
-        lines = [line for line in self.proxy.log().splitlines() if " INFO regproxy.supervisor" not in line]
+        lines = [
+            line for line in self.proxy.log().splitlines() if " INFO regproxy.process.supervisor" not in line
+        ]
         return "\n".join(lines[-40:])
 
     # --- steps -------------------------------------------------------------------------------------------

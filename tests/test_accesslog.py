@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy.accesslog import AccessLog
+from regproxy.telemetry.access_log import AccessLog
 
 LINE: dict[str, Any] = {
     "now": 1_800_000_000.25,
@@ -198,7 +198,7 @@ def test_a_rotated_file_is_left(tmp_path: Path) -> None:
 
 STDOUT = """
 import sys
-from regproxy.accesslog import AccessLog
+from regproxy.telemetry.access_log import AccessLog
 
 log = AccessLog.open("-")
 for number in range(int(sys.argv[2])):

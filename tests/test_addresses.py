@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from regproxy.addresses import Reach, as_address, client_of, reach_of
+from regproxy.core.addresses import Reach, as_address, client_of, reach_of
 
 PUBLIC = [
     *("1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.0", "172.15.255.255", "172.32.0.0", "100.63.255.255"),

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy.auth import Origin
-from regproxy.errors import BadResponse
+from regproxy.core.errors import BadResponse
+from regproxy.http.origin import Origin
 
 ORIGINS = [
     ("https://reg.example/v2/", Origin("https", "reg.example", 443)),

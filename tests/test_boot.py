@@ -11,8 +11,8 @@ from contextlib import ExitStack
 
 import pytest
 
-from regproxy import boot
-from regproxy.boot import Control, Record
+from regproxy.process import boot
+from regproxy.process.boot import Control, Record
 
 TERM, HUP, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
 

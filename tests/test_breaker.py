@@ -11,9 +11,17 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from regproxy.auth import Origin
-from regproxy.breaker import FAILURES, JITTER, OPEN_MAX, OPEN_MIN, ORIGINS_MAX, PROBE_SECONDS, Breakers
-from regproxy.errors import CircuitOpen, ConnectFailed, RateLimited, UpstreamError, UpstreamTimeout
+from regproxy.core.errors import CircuitOpen, ConnectFailed, RateLimited, UpstreamError, UpstreamTimeout
+from regproxy.http.origin import Origin
+from regproxy.upstream.circuit_breaker import (
+    FAILURES,
+    JITTER,
+    OPEN_MAX,
+    OPEN_MIN,
+    ORIGINS_MAX,
+    PROBE_SECONDS,
+    Breakers,
+)
 
 A = Origin("https", "a.test", 443)
 OTHER_PORT = Origin("https", "a.test", 5000)

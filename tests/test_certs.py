@@ -22,8 +22,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
-from regproxy.certs import Authority, Leaf
-from regproxy.errors import CertificateError
+from regproxy.core.errors import CertificateError
+from regproxy.tls.authority import Authority, Leaf
 
 DAY = 86400.0
 HOST = "registry-1.docker.io"
@@ -532,7 +532,7 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
 OPENER = """
 import hashlib, sys
 from pathlib import Path
-from regproxy.certs import Authority
+from regproxy.tls.authority import Authority
 
 for line in sys.stdin:
     directory = Path(line.strip())

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy.challenges import (
+from regproxy.registry.challenges import (
     CHALLENGES_MAX,
     Bearer,
     Challenge,

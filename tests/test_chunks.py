@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from regproxy._relay import BytesSink, FileSource, StreamSink
-from regproxy._stream import Sink
+from regproxy.dataplane.bodies import BytesSink, FileSource, StreamSink
+from regproxy.dataplane.stream import Sink
 from tests.test_relay import DATA, LIMIT, Plane, Run, dechunked, plane, run
 
 __all__ = ["plane", "run"]  # fixtures

@@ -12,12 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy import config as config_module
-from regproxy.config import SETTINGS, Address, Config, ConfigErrors, Credential, HostRule, describe, load
-from regproxy.errors import ConfigError
-from regproxy.origintables import OriginSettings, Tables
-from regproxy.proxies import NoProxy, ParentProxy
-from regproxy.units import Reserve
+from regproxy.config import settings as config_module
+from regproxy.config.origin_tables import OriginSettings, Tables
+from regproxy.config.parent_proxy import NoProxy, ParentProxy
+from regproxy.config.settings import (
+    SETTINGS,
+    Address,
+    Config,
+    ConfigErrors,
+    Credential,
+    HostRule,
+    describe,
+    load,
+)
+from regproxy.config.values import Reserve
+from regproxy.core.errors import ConfigError
 
 DAY = 86_400.0
 HUB = tuple(map(HostRule, ("registry-1.docker.io", "auth.docker.io", "docker.caching.proxy.internal")))
@@ -449,7 +458,7 @@ def test_a_config_is_frozen_and_equal_by_value() -> None:
     assert dataclasses.replace(config, workers=7).workers == 7
 
 
-@pytest.mark.parametrize("module", ["config", "units", "tiers"])
+@pytest.mark.parametrize("module", ["settings", "values", "tag_tiers"])
 def test_nothing_here_reaches_outside(module: str) -> None:
     tree = ast.parse(Path(config_module.__file__).with_name(f"{module}.py").read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

@@ -208,9 +208,9 @@ BAD_FILES = [
 
 @pytest.mark.parametrize("lines, want", BAD_FILES, ids=lambda value: value[:60])
 def test_bad_files(lines: str, want: str, clients: Trust, trust: Trust, tmp_path: Path) -> None:
-    from regproxy.config import load
-    from regproxy.errors import ConfigError
-    from regproxy.trust import Trust as Contexts
+    from regproxy.config.settings import load
+    from regproxy.core.errors import ConfigError
+    from regproxy.tls.client_contexts import Trust as Contexts
 
     pair, other = clients.client("a.test"), clients.client("b.test")
     (text := tmp_path / "text").write_text("nothing")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from regproxy import directories
-from regproxy.config import load
-from regproxy.errors import StoreError
+from regproxy.config import directories
+from regproxy.config.settings import load
+from regproxy.core.errors import StoreError
 
 
 @pytest.fixture

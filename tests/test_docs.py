@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from regproxy.config import SETTINGS, Setting
+from regproxy.config.settings import SETTINGS, Setting
 
 ROOT = Path(__file__).parent.parent
 CONFIGURATION = ROOT / "docs" / "configuration.md"
 BEGIN, END = "<!-- settings: python -m tests.test_docs -->\n", "<!-- end of settings -->\n"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-# Read by others than config.py.
+# Read by others than config/settings.py.
 ELSEWHERE = {"REGPROXY_CONFIG", "REGPROXY_DEBUG"}
 
 ENV_LINE = re.compile(r"^\s*(?:- |# )?\s*([A-Z][A-Z0-9_]+)[:=]", re.MULTILINE)
@@ -62,9 +62,20 @@ def test_documents_name_settings_that_exist(document: Path) -> None:
 
 
 def test_every_module_is_on_the_map() -> None:
-    names = {path.stem for path in [*ROOT.glob("regproxy/*.py"), *ROOT.glob("ext/regproxy/*.pyx")]}
-    rows = re.findall(r"^\|.*\|$", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
-    assert names - {"__init__", "__main__"} <= set(re.findall(r"`(\w+)`", "".join(rows)))
+    paths = {
+        path.relative_to(base).with_suffix("")
+        for base, pattern in ((ROOT / "regproxy", "*/**/*.py"), (ROOT / "ext" / "regproxy", "*/**/*.pyx"))
+        for path in base.glob(pattern)
+        if path.stem != "__init__"
+    }
+    on_the_map, package = set(), ""
+    rows = re.findall(
+        r"^\|([^|\n]*)\|([^|\n]*)\|.*\|$", (ROOT / "docs" / "architecture.md").read_text(), re.M
+    )
+    for first, second in rows:
+        package = first.strip(" `") or package
+        on_the_map |= {f"{package}/{name}" for name in re.findall(r"`(\w+)`", second)}
+    assert {str(path) for path in paths} <= on_the_map
 
 
 @pytest.mark.parametrize("path", ["Dockerfile", "deploy/compose.yaml"])

@@ -10,10 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from regproxy import claims, evict
-from regproxy.errors import StoreError
-from regproxy.evict import FREE, INACTIVE, SIZE, Disk, Evictor, Freed, Limits, parts_disk, sweep_parts
-from regproxy.index import Index
+from regproxy.cache import eviction
+from regproxy.cache.eviction import (
+    FREE,
+    INACTIVE,
+    SIZE,
+    Disk,
+    Evictor,
+    Freed,
+    Limits,
+    parts_disk,
+    sweep_parts,
+)
+from regproxy.cache.index.index import Index
+from regproxy.core import file_lock
+from regproxy.core.errors import StoreError
 from tests.parts.disks import fill_up, read_only, small_disk
 from tests.parts.images import digest_of
 from tests.parts.lane import Lane
@@ -306,7 +317,7 @@ class TestTrouble:
         blobs = {stock.blob(idle=DAY) for _ in range(3)}
         with closing(evictor(stock, inactive=HOUR)) as at_work, read_only(stock.root) as view:
             monkeypatch.setattr(
-                evict.reconcile,
+                eviction.reconcile,
                 "blob_path",
                 lambda root, digest: str(view / stock.path(digest).relative_to(root)),
             )
@@ -451,7 +462,7 @@ def test_old_parts_go(stock: Stock, name: str, age: float, stays: bool) -> None:
 def test_what_is_locked_stays(stock: Stock, name: str) -> None:
     path = stock.part(name, age=30 * DAY)
     with path.open("r+b") as mine:
-        assert claims.lock(mine.fileno())
+        assert file_lock.lock(mine.fileno())
         assert sweep(stock) == 0 and path.exists()
     assert sweep(stock) == 1 and not path.exists()
 
@@ -484,13 +495,13 @@ def test_a_part_keeps_what_is_known_of_it(stock: Stock) -> None:
 def test_one_that_is_taken_up_in_this_moment_stays(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its filler has written to it, or committed it, between the look and the lock."""
     part = stock.part(PART, age=2 * DAY)
-    lock = claims.lock
+    lock = file_lock.lock
 
     def used_first(fd: int) -> bool:
         os.utime(part)
         return lock(fd)
 
-    monkeypatch.setattr(evict.claims, "lock", used_first)
+    monkeypatch.setattr(eviction.file_lock, "lock", used_first)
     assert sweep(stock) == 0 and part.exists()
 
     def renamed_first(fd: int) -> bool:
@@ -498,7 +509,7 @@ def test_one_that_is_taken_up_in_this_moment_stays(stock: Stock, monkeypatch: py
         return lock(fd)
 
     os.utime(part, (0, 0))
-    monkeypatch.setattr(evict.claims, "lock", renamed_first)
+    monkeypatch.setattr(eviction.file_lock, "lock", renamed_first)
     assert sweep(stock) == 0 and (stock.root / "elsewhere").exists()
 
 

@@ -18,9 +18,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from regproxy._extents import BLOCK_SIZE, Extents
-from regproxy._relay import File, FileSource, Growth, Segment
-from regproxy._stream import Stream
+from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
+from regproxy.dataplane.bodies import File, FileSource, Growth, Segment
+from regproxy.dataplane.stream import Stream
 from tests.test_relay import LIMIT, Plane, Run, Told, nothing, plane, run
 
 __all__ = ["plane", "run"]  # fixtures

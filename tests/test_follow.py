@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from regproxy._follow import Watch
-from regproxy.errors import BadResponse
-from regproxy.follow import Following, Outcome, alone
-from regproxy.parts import OPEN, VERIFIED, Meta, Part
-from regproxy.store import Store
-from regproxy.tagclaims import TagClaims
+from regproxy.cache.blobs import Store
+from regproxy.cache.parts import OPEN, VERIFIED, Meta, Part
+from regproxy.core.errors import BadResponse
+from regproxy.dataplane.inotify import Watch
+from regproxy.fill.follower import Following, Outcome, alone
+from regproxy.tags.claims import TagClaims
 from tests.parts.images import digest_of
 from tests.test_relay import LIMIT, Plane, Run, plane, run
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from regproxy._relay import Growth
-from regproxy.transfer import hash_all
+from regproxy.dataplane.bodies import Growth
+from regproxy.fill.transfer import hash_all
 
 LOOKS = 1000
 

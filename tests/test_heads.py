@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from regproxy import heads
-from regproxy.errors import BadResponse, HeadError, Unsatisfiable
-from regproxy.heads import (
+from regproxy.core.errors import BadResponse, HeadError, Unsatisfiable
+from regproxy.http import messages
+from regproxy.http.messages import (
     CHUNKED,
     EOF,
     NONE,
@@ -270,16 +270,16 @@ AMBIGUOUS: list[tuple[dict[bytes, list[bytes]], int]] = [
 def test_framing_does_not_lean_on_the_parser(found: dict[bytes, list[bytes]], status: int) -> None:
     """llhttp refuses most of these first; the second judgement has to stand alone."""
     with pytest.raises(HeadError) as caught:
-        heads._request_framing(found, 1)
+        messages._request_framing(found, 1)
     assert caught.value.status == status
     for method in ("GET", "HEAD"):
         with pytest.raises(BadResponse):
-            heads._response_framing(found, 1, 200, method)
+            messages._response_framing(found, 1, 200, method)
 
 
 def test_a_head_that_never_begins() -> None:
     with pytest.raises(httptools.HttpParserError, match="incomplete"):
-        heads._collect(b"\r\n\r\n", httptools.HttpRequestParser)
+        messages._collect(b"\r\n\r\n", httptools.HttpRequestParser)
 
 
 def test_preface_says_what_to_do() -> None:
@@ -382,7 +382,7 @@ class TestMemo:
 
     @pytest.fixture(autouse=True)
     def fresh(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(heads, "_memo", {})
+        monkeypatch.setattr(messages, "_memo", {})
 
     def test_same_bytes_same_request(self) -> None:
         assert parse_request(get("X: 1")) is parse_request(get("X: 1"))
@@ -391,9 +391,9 @@ class TestMemo:
     def test_bounded(self) -> None:
         first, second = get("X: 0"), get("X: 1")
         kept = [parse_request(first), parse_request(second)]
-        for number in range(2, heads.MEMO_ENTRIES + 1):
+        for number in range(2, messages.MEMO_ENTRIES + 1):
             parse_request(get(f"X: {number}"))
-        assert len(heads._memo) == heads.MEMO_ENTRIES
+        assert len(messages._memo) == messages.MEMO_ENTRIES
         assert parse_request(second) is kept[1]
         again = parse_request(first)
         assert again == kept[0]
@@ -401,16 +401,16 @@ class TestMemo:
 
     def test_long_heads_are_not_kept(self) -> None:
         shell = len(get("X: "))
-        parse_request(get("X: " + "a" * (heads.MEMO_HEAD_MAX - shell)))
-        assert len(heads._memo) == 1
-        parse_request(get("X: " + "a" * (heads.MEMO_HEAD_MAX - shell + 1)))
-        assert len(heads._memo) == 1
+        parse_request(get("X: " + "a" * (messages.MEMO_HEAD_MAX - shell)))
+        assert len(messages._memo) == 1
+        parse_request(get("X: " + "a" * (messages.MEMO_HEAD_MAX - shell + 1)))
+        assert len(messages._memo) == 1
 
     def test_bad_heads_are_not_kept(self) -> None:
         for _ in range(2):
             with pytest.raises(HeadError):
                 parse_request(get(host=None))
-        assert heads._memo == {}
+        assert messages._memo == {}
 
 
 RESPONSES = {

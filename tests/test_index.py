@@ -17,11 +17,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from regproxy import index as index_module
-from regproxy import indexwriter
-from regproxy.errors import StoreError
-from regproxy.index import Index, ObjectRow, TagRow, Totals
-from regproxy.indexchanges import ObjectChange, Pending
+from regproxy.cache.index import index as index_module
+from regproxy.cache.index import writer
+from regproxy.cache.index.index import Index, ObjectRow, TagRow, Totals
+from regproxy.cache.index.transactions import ObjectChange, Pending
+from regproxy.core.errors import StoreError
 from tests.parts.indexes import INDEX, MANIFEST, NGINX, ROW, Clock, StoppedWriter, digest, object_row, sums
 
 
@@ -212,7 +212,7 @@ def test_a_use_of_what_is_gone_is_nothing(index: Index) -> None:
 def test_more_uses_than_fit_into_one_transaction(
     index: Index, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(indexwriter, "_BATCH", 3)
+    monkeypatch.setattr(writer, "_BATCH", 3)
     index.adopt([object_row(number) for number in range(10)])
     for number in range(10):
         index.touch(digest(number))
@@ -486,8 +486,8 @@ def test_what_cannot_be_written_is_kept_and_tried_again(
 
 
 def test_a_failed_write_is_repeated_without_being_asked(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexwriter, "_RETRY", 0.01)
-    monkeypatch.setattr(indexwriter, "_TOUCH_EVERY", 1e6)
+    monkeypatch.setattr(writer, "_RETRY", 0.01)
+    monkeypatch.setattr(writer, "_TOUCH_EVERY", 1e6)
     index = Index.open(path)
     with StoppedWriter(index):
         index.put_tag(*NGINX, ROW)
@@ -531,7 +531,7 @@ def test_what_changed_while_it_was_written_is_written_again() -> None:
 
 
 def test_the_backlog_is_bounded(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexwriter, "_BACKLOG", 10)
+    monkeypatch.setattr(writer, "_BACKLOG", 10)
     with StoppedWriter(index):
         for number in range(50):
             index.put_tag("a.example", 443, "r", str(number), ROW)
@@ -583,7 +583,7 @@ def test_a_fault_that_lasts_is_logged_once(
 
 def test_uses_alone_are_written_in_time(path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody flushes, nothing else changes: the last use gets to the disk all the same."""
-    monkeypatch.setattr(indexwriter, "_TOUCH_EVERY", 0.01)
+    monkeypatch.setattr(writer, "_TOUCH_EVERY", 0.01)
     index = Index.open(path, clock=clock)
     index.put_object(digest(1), 5, None)
     assert index.flush()

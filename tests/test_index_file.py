@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from regproxy import claims, indexfile
-from regproxy.errors import StoreError
-from regproxy.index import Index, ObjectRow, Totals
+from regproxy.cache.index import database
+from regproxy.cache.index.index import Index, ObjectRow, Totals
+from regproxy.core import file_lock
+from regproxy.core.errors import StoreError
 from tests.parts.indexes import (
     INDEX,
     MANIFEST,
@@ -132,7 +133,7 @@ def test_opening_costs_the_same_whatever_is_in_it(path: Path, monkeypatch: pytes
     ],
 )
 def test_nothing_is_sorted_or_scanned(path: Path, sql: str, values: tuple[object, ...], scans: str) -> None:
-    from regproxy import index as index_module
+    from regproxy.cache.index import index as index_module
 
     index = Index.open(path)
     plan = index._reader.execute(f"EXPLAIN QUERY PLAN {getattr(index_module, sql)}", values).fetchall()
@@ -161,11 +162,11 @@ def test_a_place_that_is_none(tmp_path: Path, where: str) -> None:
 
 
 def test_somebody_hangs_while_opening(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexfile, "_PATIENCE", 0.05)
-    monkeypatch.setattr(indexfile, "_CLOSING", 0.05)
+    monkeypatch.setattr(database, "_PATIENCE", 0.05)
+    monkeypatch.setattr(database, "_CLOSING", 0.05)
     index = Index.open(path)
     with path.with_name("index.sqlite3.lock").open("r+b") as file:
-        assert claims.lock(file.fileno())
+        assert file_lock.lock(file.fileno())
         with pytest.raises(StoreError, match="another process has held it"):
             Index.open(path)
         index.close()
@@ -174,7 +175,7 @@ def test_somebody_hangs_while_opening(path: Path, monkeypatch: pytest.MonkeyPatc
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from regproxy.index import Index
+from regproxy.cache.index.index import Index
 
 index = Index.open(Path(sys.argv[1]))
 index.put_object("sha256:kept", 7, None)
@@ -246,7 +247,10 @@ def test_answers_to_nobody_knows_which_index_types_are_forgotten(path: Path) -> 
 
 def test_several_processes_bring_it_up_at_once(path: Path) -> None:
     version_1(path)
-    source = "import sys, pathlib, regproxy.index as i; i.Index.open(pathlib.Path(sys.argv[1])).close()"
+    source = (
+        "import sys, pathlib, regproxy.cache.index.index as i\n"
+        "i.Index.open(pathlib.Path(sys.argv[1])).close()"
+    )
     started = [subprocess.Popen([sys.executable, "-c", source, str(path)]) for _ in range(4)]
     assert [process.wait(60) for process in started] == [0] * 4
     assert sums(path) == [(2, 5000, 8192)] * 2
@@ -257,9 +261,9 @@ def test_half_a_migration_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -
     version_1(path)
     before = path.read_bytes()
     with monkeypatch.context() as patched, closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        patched.setattr(indexfile, "_STEPS", (indexfile._STEPS[0], (*indexfile._STEPS[1][:6], "nonsense")))
+        patched.setattr(database, "_STEPS", (database._STEPS[0], (*database._STEPS[1][:6], "nonsense")))
         with pytest.raises(sqlite3.OperationalError):
-            indexfile._prepare(connection)
+            database._prepare(connection)
     assert path.read_bytes() == before
     index = Index.open(path)
     assert index.totals() == Totals(2, 5000, 8192)
@@ -511,7 +515,7 @@ def test_nothing_is_done_to_a_file_that_the_caller_does_not_know(
 def test_a_directory_that_is_gone_for_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("regproxy.indexwriter._RETRY", 0.0)
+    monkeypatch.setattr("regproxy.cache.index.writer._RETRY", 0.0)
     path = tmp_path / "cache" / "index.sqlite3"
     index = Index.open(path)
     index.put_tag(*NGINX, ROW)
@@ -545,7 +549,7 @@ def test_a_full_disk_at_the_start(
     path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError | int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """SQLite needs some room even to read. What is put meanwhile is written when there is."""
-    monkeypatch.setattr("regproxy.indexwriter._RETRY", 0.0)
+    monkeypatch.setattr("regproxy.cache.index.writer._RETRY", 0.0)
     index = Index.open(path)
     index.put_tag(*NGINX, ROW)
     index.close()
@@ -558,7 +562,7 @@ def test_a_full_disk_at_the_start(
         raise refusal
 
     with monkeypatch.context() as patched:
-        patched.setattr(indexfile, "_open", fail)
+        patched.setattr(database, "_open", fail)
         index = Index.open(path)
         assert "doing without it until there is room" in caplog.text
         assert (index.tag(*NGINX), index.totals(), index.complete) == ((), Totals(0, 0, 0), False)

@@ -20,10 +20,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from regproxy import index as index_module
-from regproxy import indexchanges
-from regproxy._board import Board
-from regproxy.index import Index, TagKey, Totals
+from regproxy.cache.index import index as index_module
+from regproxy.cache.index import transactions
+from regproxy.cache.index.index import Index, TagKey, Totals
+from regproxy.dataplane.board import Board
 from tests.parts.indexes import (
     MANIFEST,
     NGINX,
@@ -186,7 +186,7 @@ def test_what_is_written_but_not_settled_does_not_cover_what_comes_after(
 ) -> None:
     settle, written, go = index._writer.tags.settle, threading.Event(), threading.Event()
 
-    def settle_late(changes: dict[TagKey, indexchanges.TagChange]) -> None:
+    def settle_late(changes: dict[TagKey, transactions.TagChange]) -> None:
         if threading.current_thread() is index._writer._thread:
             written.set()
             assert go.wait(20)
@@ -272,7 +272,7 @@ def forgets(index: Index) -> list[bool]:
 
 
 def test_a_journal_that_was_trimmed(index: Index, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexchanges, "JOURNAL_MAX", 10)
+    monkeypatch.setattr(transactions, "JOURNAL_MAX", 10)
     index.put_tag(*NGINX, ROW)
     assert index.flush()
     assert index.tag(*NGINX) == (ROW,)
@@ -326,7 +326,7 @@ def test_a_journal_that_cannot_be_read(index: Index, path: Path) -> None:
 WRITES = """
 import sys
 from pathlib import Path
-from regproxy.index import Index, TagRow
+from regproxy.cache.index.index import Index, TagRow
 
 index = Index.open(Path(sys.argv[1]))
 first = int(sys.argv[2])
@@ -370,7 +370,7 @@ def test_two_write_at_once(path: Path) -> None:
 CHURNS = """
 import os, random, signal, sys
 from pathlib import Path
-from regproxy.index import Index, ObjectRow, TagRow
+from regproxy.cache.index.index import Index, ObjectRow, TagRow
 
 index = Index.open(Path(sys.argv[1]))
 random.seed(sys.argv[2])
@@ -478,7 +478,8 @@ def test_several_processes_notice_at_once(path: Path, harm: str, stack: ExitStac
 
 def test_many_open_a_new_one_at_once(path: Path) -> None:
     code = (
-        "import sys, pathlib, regproxy.index as i; index = i.Index.open(pathlib.Path(sys.argv[1]))\n"
+        "import sys, pathlib, regproxy.cache.index.index as i\n"
+        "index = i.Index.open(pathlib.Path(sys.argv[1]))\n"
         "index.put_object(sys.argv[2], 5, None); index.close()"
     )
     started = [subprocess.Popen([sys.executable, "-c", code, str(path), str(n)]) for n in range(6)]

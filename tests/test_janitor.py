@@ -20,13 +20,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from regproxy import _board, boot, janitor
-from regproxy.boot import Record
-from regproxy.evict import Disk, Limits
-from regproxy.index import Index, TagRow
-from regproxy.janitor import Chores
-from regproxy.metrics import Metrics
-from regproxy.reconcile import Reconciler
+from regproxy.cache.eviction import Disk, Limits
+from regproxy.cache.index.index import Index, TagRow
+from regproxy.cache.reconcile import Reconciler
+from regproxy.dataplane import board as board_module
+from regproxy.process import boot, janitor
+from regproxy.process.boot import Record
+from regproxy.process.janitor import Chores
+from regproxy.telemetry.metrics import Metrics
 from tests.parts.disks import fill_up, read_only, small_disk
 from tests.parts.images import digest_of
 from tests.parts.processes import wait_until
@@ -52,8 +53,8 @@ class Running:
         self._log = place / "janitor.log"
         self.control, theirs = socket.socketpair()
         board = os.memfd_create("board")
-        os.ftruncate(board, _board.SIZE)
-        self.board = _board.Board(board)
+        os.ftruncate(board, board_module.SIZE)
+        self.board = board_module.Board(board)
         self.commits = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         record = Record(
             role="janitor",
@@ -75,7 +76,7 @@ class Running:
         environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "REGPROXY_MIN_FREE": "0", **env}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "regproxy.janitor", str(fd)],
+                [sys.executable, "-m", "regproxy.process.janitor", str(fd)],
                 pass_fds=(fd, *record.descriptors),
                 env=environ,
                 stdout=log,

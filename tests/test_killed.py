@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from regproxy._extents import Extents
+from regproxy.dataplane.block_map import Extents
 from tests.client import Client
 from tests.origin import Origin, blob_answer
 from tests.parts.images import digest_of

@@ -13,9 +13,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from regproxy._extents import BLOCK_SIZE, Extents
-from regproxy._relay import FileSource, Growth, Segment
-from regproxy.leases import LEAST, MIB, NEAR, PIECE, WANTED, Leases
+from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
+from regproxy.dataplane.bodies import FileSource, Growth, Segment
+from regproxy.fill.range_leases import LEAST, MIB, NEAR, PIECE, WANTED, Leases
 from tests.test_relay import LIMIT, Plane, plane
 
 __all__ = ["plane"]  # a fixture

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from regproxy.heads import parse_request
-from regproxy.lending import (
+from regproxy.http.messages import parse_request
+from regproxy.policy.lending import (
     PULL,
     PUSH,
     cannot_be_push,
@@ -23,7 +23,7 @@ from regproxy.lending import (
     parse_token_ask,
     trimmed,
 )
-from regproxy.oci import parse_target
+from regproxy.registry.targets import parse_target
 
 D = "sha256:" + "a" * 64
 PULLS = [

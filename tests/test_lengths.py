@@ -15,15 +15,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from regproxy._extents import BLOCK_SIZE, Extents
-from regproxy._relay import File, Growth, Segment
-from regproxy.asking import Fetched
-from regproxy.auth import Origin
-from regproxy.bodies import check, is_behind
-from regproxy.connections import Connection
-from regproxy.errors import BadResponse
-from regproxy.heads import Response, parse_response
-from regproxy.parts import MAPPED_MAX, Meta, boot_id, open_part
+from regproxy.cache.parts import MAPPED_MAX, Meta, boot_id, open_part
+from regproxy.core.errors import BadResponse
+from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
+from regproxy.dataplane.bodies import File, Growth, Segment
+from regproxy.fill.origin_bodies import check, is_behind
+from regproxy.http.messages import Response, parse_response
+from regproxy.http.origin import Origin
+from regproxy.upstream.connection import Connection
+from regproxy.upstream.fetch import Fetched
 from tests.sanitized import SANITIZED
 from tests.test_extents import DATA, TOTAL, identity, open_map, scattered
 from tests.test_relay import LIMIT, Plane, Run, plane, run
@@ -355,7 +355,7 @@ class TestExtents:
     def test_a_length_that_no_memory_has_a_map_for(self) -> None:
         """All that 63 bits hold: a map of 16 TiB."""
         code = (
-            "import resource; from regproxy._extents import Extents\n"
+            "import resource; from regproxy.dataplane.block_map import Extents\n"
             "resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))\n"
             "try: Extents(2**63 - 1)\n"
             "except MemoryError: print('none')"
@@ -445,7 +445,7 @@ def test_a_map_that_can_not_be_is_closed(
     def fail(total: int, fd: int) -> Extents:
         raise MemoryError
 
-    monkeypatch.setattr("regproxy.parts.Extents", fail)
+    monkeypatch.setattr("regproxy.cache.parts.Extents", fail)
     before = len(list(Path("/proc/self/fd").iterdir()))
     with pytest.raises(MemoryError):
         part.take_map(TOTAL)

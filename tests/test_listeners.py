@@ -8,9 +8,9 @@ import threading
 
 import pytest
 
-from regproxy.config import Config, load
-from regproxy.errors import ConfigError
-from regproxy.listeners import Listeners
+from regproxy.config.settings import Config, load
+from regproxy.core.errors import ConfigError
+from regproxy.process.listeners import Listeners
 from tests.parts.processes import accepts, free_address
 
 TERM, HUP, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGKILL

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 import uvloop
 
-from regproxy import lookups
-from regproxy.errors import Busy
-from regproxy.lookups import EACH_MAX, SITE_MAX, AddrInfo, Lane, Lookups, literal
-from regproxy.resolving import address_of
+from regproxy.core.errors import Busy
+from regproxy.upstream import name_lookups
+from regproxy.upstream.name_lookups import EACH_MAX, SITE_MAX, AddrInfo, Lane, Lookups, literal
+from regproxy.upstream.resolver import address_of
 
 FOUND: AddrInfo = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))
 NOBODY = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -47,7 +47,7 @@ class Counts(list[tuple[str, str]]):
 
 @pytest.fixture(autouse=True)
 def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookups, "TURN_SECONDS", 0.05)
+    monkeypatch.setattr(name_lookups, "TURN_SECONDS", 0.05)
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ def test_a_burst_waits_for_its_turn(
 
     async def test() -> None:
         names = make(system, counts=counts)
-        monkeypatch.setattr(lookups, "TURN_SECONDS", 20.0)
+        monkeypatch.setattr(name_lookups, "TURN_SECONDS", 20.0)
         hosts = [f"slow-{n}{site}" for n in range(EACH_MAX)] + [f"quick-{n}{site}" for n in range(40)]
         tasks = [asyncio.create_task(one(names, host)) for host in hosts]
         await until(lambda: len(system.begun) >= (SITE_MAX if site else EACH_MAX))
@@ -204,7 +204,7 @@ def test_a_burst_waits_for_its_turn(
 
 
 def test_who_waits_for_a_turn_and_leaves_takes_none(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookups, "TURNS_MAX", 1)
+    monkeypatch.setattr(name_lookups, "TURNS_MAX", 1)
 
     async def test() -> None:
         names = make(system)
@@ -275,7 +275,7 @@ def test_a_lookup_goes_on_when_nobody_waits(system: System, counts: Counts) -> N
 
 
 def test_one_that_hangs_outlives_the_loop(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookups, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(name_lookups, "IDLE_SECONDS", 0.01)
 
     before = set(threading.enumerate())
 
@@ -292,7 +292,7 @@ def test_one_that_hangs_outlives_the_loop(system: System, monkeypatch: pytest.Mo
 
 
 def test_threads_end_when_there_is_nothing_to_do(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookups, "IDLE_SECONDS", 0.01)
+    monkeypatch.setattr(name_lookups, "IDLE_SECONDS", 0.01)
 
     async def test() -> None:
         names = make(system)
@@ -329,7 +329,7 @@ def test_no_thread_to_be_had(system: System, monkeypatch: pytest.MonkeyPatch) ->
 def test_slow_ones_are_logged_once_a_minute(
     system: System, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(lookups, "SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(name_lookups, "SLOW_SECONDS", 0.01)
 
     async def test() -> None:
         names = make(system)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
-from regproxy._tally import BOUNDS, Tally
-from regproxy.metrics import Metrics
-from regproxy.oci import Kind
+from regproxy.dataplane.tally import BOUNDS, Tally
+from regproxy.registry.targets import Kind
+from regproxy.telemetry.metrics import Metrics
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 HUB = "registry-1.docker.io"
@@ -396,7 +396,7 @@ def test_as_prometheus_client_would_have_observed(batches: list[list[float]]) ->
 WORKER = """
 import sys
 from prometheus_client import CollectorRegistry
-from regproxy.metrics import Metrics, share, unshare
+from regproxy.telemetry.metrics import Metrics, share, unshare
 from tests.test_metrics import busy
 
 share(sys.argv[1], sys.argv[2])

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy.errors import BadResponse
-from regproxy.oci import (
+from regproxy.core.errors import BadResponse
+from regproxy.registry.targets import (
     INDEX_TYPES,
     MANIFEST_MAX,
     MANIFEST_TYPES,

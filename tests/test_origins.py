@@ -8,12 +8,12 @@ from collections.abc import Callable
 
 import pytest
 
-from regproxy.auth import Origin
-from regproxy.config import describe, load
-from regproxy.errors import ConfigError
-from regproxy.origins import Origins, Place
-from regproxy.origintables import KEYS, Mirror, OriginSettings
-from regproxy.proxies import NoProxy, ParentProxy, is_loopback, parse_no_proxy, parse_parent_proxy
+from regproxy.config.origin_tables import KEYS, Mirror, OriginSettings
+from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_loopback, parse_no_proxy, parse_parent_proxy
+from regproxy.config.settings import describe, load
+from regproxy.core.errors import ConfigError
+from regproxy.http.origin import Origin
+from regproxy.policy.origins import Origins, Place
 
 REG = Origin("https", "reg.example", 443)
 PORT = Origin("https", "reg.example", 5000)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from regproxy import pins
-from regproxy.evict import Evictor, Limits
-from regproxy.index import TagRow
-from regproxy.pins import PinError, Pinned, Reference
+from regproxy.cache import pins
+from regproxy.cache.eviction import Evictor, Limits
+from regproxy.cache.index.index import TagRow
+from regproxy.cache.pins import PinError, Pinned, Reference
 from tests.parts.images import INDEX, MANIFEST, Image, digest_of, make_image, make_index
 from tests.parts.images import Index as ImageIndex
 from tests.parts.stock import DAY, Stock

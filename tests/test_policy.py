@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy.config import load
-from regproxy.index import TagRow
-from regproxy.oci import MANIFEST_TYPES, Accept, parse_accept, parse_target
-from regproxy.policy import (
+from regproxy.cache.index.index import TagRow
+from regproxy.config.settings import load
+from regproxy.policy.plans import (
     REDIRECTS,
     STALE_ON,
     Action,
@@ -21,6 +20,7 @@ from regproxy.policy import (
     after_head,
     choose_variant,
 )
+from regproxy.registry.targets import MANIFEST_TYPES, Accept, parse_accept, parse_target
 
 DIGEST = "sha256:" + "ab" * 32
 OTHER_DIGEST = "sha256:" + "cd" * 32

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from regproxy.dockerconfig import DockerConfig, parse_docker_config, parse_helper_answer
-from regproxy.errors import CredentialError
-from regproxy.helpers import FAILED_SECONDS, KEPT_SECONDS, Helpers
-from regproxy.providers import FromDockerConfig, FromFiles, Wallet
-from regproxy.sources import (
+from regproxy.auth.credential_helpers import FAILED_SECONDS, KEPT_SECONDS, Helpers
+from regproxy.auth.credential_providers import FromDockerConfig, FromFiles, Wallet
+from regproxy.auth.docker_config import DockerConfig, parse_docker_config, parse_helper_answer
+from regproxy.auth.secret_files import LOOK_SECONDS
+from regproxy.config.credentials import (
     CredentialSource,
     DockerConfigFile,
     Files,
@@ -29,8 +29,8 @@ from regproxy.sources import (
     TokenFile,
     parse_credentials_table,
 )
-from regproxy.units import Credential
-from regproxy.watched import LOOK_SECONDS
+from regproxy.config.values import Credential
+from regproxy.core.errors import CredentialError
 
 SECRET = "s3cr3t"
 

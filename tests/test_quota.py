@@ -14,12 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy.errors import RateLimited
-from regproxy.heads import Response, parse_response
-from regproxy.oci import Kind
-from regproxy.quota import Quotas
-from regproxy.quotafile import ENTRIES_MAX, Block, Entry, decode, encode
-from regproxy.ratelimit import (
+from regproxy.config.values import Reserve
+from regproxy.core.errors import RateLimited
+from regproxy.http.messages import Response, parse_response
+from regproxy.registry.rate_limits import (
     BACKOFF_MAX,
     RETRY_MAX,
     STRETCH_MAX,
@@ -32,7 +30,9 @@ from regproxy.ratelimit import (
     parse_retry,
     stretch,
 )
-from regproxy.units import Reserve
+from regproxy.registry.targets import Kind
+from regproxy.upstream.quota_file import ENTRIES_MAX, Block, Entry, decode, encode
+from regproxy.upstream.quotas import Quotas
 
 HUB = "registry-1.docker.io"
 NOW = 1_800_000_000.0

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy.auth import Origin
-from regproxy.realms import (
+from regproxy.auth.token_realms import (
     FAILED_SECONDS,
     OF_ONE_MAX,
     REALMS_MAX,
@@ -22,7 +21,8 @@ from regproxy.realms import (
     decode,
     encode,
 )
-from regproxy.tokenserver import Realm
+from regproxy.http.origin import Origin
+from regproxy.registry.token_protocol import Realm
 from tests.test_providers import Clock
 
 AUTH = Origin("https", "auth.test", 443)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from regproxy import reconcile
-from regproxy.errors import StoreError
-from regproxy.index import Index, ObjectRow
-from regproxy.reconcile import Found, Reconciler
+from regproxy.cache import reconcile
+from regproxy.cache.index.index import Index, ObjectRow
+from regproxy.cache.reconcile import Found, Reconciler
+from regproxy.core.errors import StoreError
 from tests.parts.disks import read_only
 from tests.parts.processes import wait_until
 from tests.parts.stock import BLOCK, DAY, HOUR, Stock

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from regproxy import worker
-from regproxy._relay import BytesSink, File, FileSource
-from regproxy._tls import Context, client_context, server_context
-from regproxy._trial import sealing_fault
-from regproxy.answer import Answerer
-from regproxy.certs import throwaway
-from regproxy.config import load
+from regproxy.config.settings import load
+from regproxy.dataplane.bodies import BytesSink, File, FileSource
+from regproxy.dataplane.records_self_test import sealing_fault
+from regproxy.dataplane.tls import Context, client_context, server_context
+from regproxy.process import worker
+from regproxy.server.responses import Answerer
+from regproxy.tls.authority import throwaway
 from tests.parts.records import (
     ALERT,
     CLIENT_HELLO,

@@ -13,9 +13,9 @@ pytestmark = pytest.mark.skipif(kernel.MISSING is not None, reason=str(kernel.MI
 PLANE = """
 import os, socket
 from pathlib import Path
-from regproxy import _stream
-from regproxy._relay import FileSource, Growth
-from regproxy._stream import Listener
+from regproxy.dataplane import stream as stream_module
+from regproxy.dataplane.bodies import FileSource, Growth
+from regproxy.dataplane.stream import Listener
 from tests.test_relay import DATA, Plane
 
 plane = Plane()
@@ -56,13 +56,13 @@ async def test():
     with socket.create_connection(server.getsockname()[:2]) as far:
         # Not by the loop, whose epoll is refused too.
         assert await plane.loop.run_in_executor(None, far.recv, 1) == b""
-        assert not taken and _stream.live() == plane.reactor.streams_open == 0
+        assert not taken and stream_module.live() == plane.reactor.streams_open == 0
     assert len(os.listdir("/proc/self/fd")) == fds
     assert "epoll_ctl" in str(plane.errors[0]["exception"])
     full.unlink()
     with socket.create_connection(server.getsockname()[:2]) as far:
         await plane.turns()
-        assert len(taken) == _stream.live() == 1
+        assert len(taken) == stream_module.live() == 1
         taken.pop().abort()
     listener.close()
     print("watched")

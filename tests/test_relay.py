@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 import uvloop
 
-from regproxy import _relay, _stream
-from regproxy._reactor import Reactor
-from regproxy._relay import BytesSink, File, FileSource, Growth, StreamSink
-from regproxy._stream import Stream
+from regproxy.dataplane import bodies
+from regproxy.dataplane import stream as stream_module
+from regproxy.dataplane.bodies import BytesSink, File, FileSource, Growth, StreamSink
+from regproxy.dataplane.reactor import Reactor
+from regproxy.dataplane.stream import Stream
 
 HOLD_BACK = 16_384  # bytes at the end that wait for the digest
 DATA = random.Random("relay").randbytes(700_000)
@@ -139,7 +140,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 @pytest.fixture
 def plane() -> Iterator[Plane]:
     """A reactor; nothing may have gone wrong in it, and nothing be left open, in the end."""
-    before = (_relay.live(), _stream.live())
+    before = (bodies.live(), stream_module.live())
     plane = Plane()
     try:
         yield plane
@@ -148,7 +149,7 @@ def plane() -> Iterator[Plane]:
     assert plane.errors == []
     del plane
     gc.collect()
-    assert (_relay.live(), _stream.live()) <= before
+    assert (bodies.live(), stream_module.live()) <= before
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ class TestReload:
         (old,) = proxy.workers(1)
         proxy.signal(HUP)
         self.done(proxy)
-        wait_until(lambda: "worker-0 regproxy.worker: told to retire" in proxy.log(), "it is told")
+        wait_until(lambda: "worker-0 regproxy.process.worker: told to retire" in proxy.log(), "it is told")
         reply = admin.get("/readyz")
         assert (reply.status, reply.get("Connection")) == (200, "close")
         assert ended(admin) is End.FIN

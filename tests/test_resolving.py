@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from regproxy import resolving
-from regproxy.errors import Busy
-from regproxy.lookups import AddrInfo
-from regproxy.resolving import Order, Resolver, address_of
+from regproxy.core.errors import Busy
+from regproxy.upstream import resolver as resolver_module
+from regproxy.upstream.name_lookups import AddrInfo
+from regproxy.upstream.resolver import Order, Resolver, address_of
 
 
 class System:
@@ -61,7 +61,7 @@ def test_answers_are_remembered_for_a_moment() -> None:
         system = System(a=["192.0.2.1", "2001:db8::1"])
         names = resolver(system)
         assert await names.lookup("a", 443) == list(infos(["192.0.2.1", "2001:db8::1"], 443))
-        system.now += resolving.FOUND_SECONDS - 0.1
+        system.now += resolver_module.FOUND_SECONDS - 0.1
         assert await names.lookup("a", 5000) == list(infos(["192.0.2.1", "2001:db8::1"], 5000))
         assert system.asked == 1
 
@@ -75,7 +75,7 @@ def test_an_answer_whose_time_is_over_is_given_while_it_is_renewed() -> None:
         await names.lookup("a", 443)
         assert not names.renews("a")
         assert await names.newer("a", 443) == []
-        system.now += resolving.FOUND_SECONDS
+        system.now += resolver_module.FOUND_SECONDS
         system.known["a"] = ["192.0.2.2"]
         system.go.clear()
         for _ in range(2):
@@ -94,16 +94,16 @@ def test_an_old_answer_is_not_given_at_once(monkeypatch: pytest.MonkeyPatch) -> 
         system = System(a=["192.0.2.1"])
         names = resolver(system)
         await names.lookup("a", 443)
-        system.now += resolving.AT_ONCE_SECONDS
+        system.now += resolver_module.AT_ONCE_SECONDS
         system.known["a"] = ["192.0.2.2"]
         assert await names.lookup("a", 443) == list(infos(["192.0.2.2"], 443))
-        system.now += resolving.AT_ONCE_SECONDS
+        system.now += resolver_module.AT_ONCE_SECONDS
         # None comes in time: it is better than none.
-        monkeypatch.setattr(resolving, "PATIENCE", 0.0)
+        monkeypatch.setattr(resolver_module, "PATIENCE", 0.0)
         system.go.clear()
         assert await names.lookup("a", 443) == list(infos(["192.0.2.2"], 443))
         # Of one that is too old there is nothing to be had.
-        system.now += resolving.STALE_SECONDS
+        system.now += resolver_module.STALE_SECONDS
         late = asyncio.create_task(names.lookup("a", 443))
         await asyncio.sleep(0)
         system.known["a"] = ["192.0.2.3"]
@@ -124,7 +124,7 @@ def test_who_may_not_ask_gets_what_is_known() -> None:
         system.full = False
         await names.lookup("a", 443, "one")
         system.full = True
-        system.now += resolving.FOUND_SECONDS
+        system.now += resolver_module.FOUND_SECONDS
         assert await names.lookup("a", 443, "one") == list(infos(["192.0.2.1"], 443))
         assert system.asked == 1
 
@@ -136,7 +136,7 @@ def test_a_name_that_takes_long_to_fail_is_not_asked_for_all_the_time() -> None:
         system = System(a=AWAY)
         system.took = 10.0
         names = resolver(system)
-        for wait in (0.0, resolving.AWAY_SECONDS - 0.1):
+        for wait in (0.0, resolver_module.AWAY_SECONDS - 0.1):
             system.now += wait
             with pytest.raises(socket.gaierror):
                 await names.lookup("a", 443)
@@ -159,7 +159,7 @@ def test_failures_are_remembered_for_less(error: OSError | UnicodeError) -> None
             assert caught.value is not error
             assert caught.value.args == error.args
         assert system.asked == 1
-        system.now += resolving.MISSING_SECONDS
+        system.now += resolver_module.MISSING_SECONDS
         system.known["a"] = ["192.0.2.1"]
         assert await names.lookup("a", 443)
 
@@ -188,10 +188,10 @@ def test_the_last_answer_is_better_than_no_name_server() -> None:
         names = resolver(system)
         await names.lookup("a", 443)
         system.known["a"] = AWAY
-        system.now += resolving.FOUND_SECONDS
+        system.now += resolver_module.FOUND_SECONDS
         assert await names.lookup("a", 443)
         assert await names.newer("a", 443)
-        system.now += resolving.STALE_SECONDS
+        system.now += resolver_module.STALE_SECONDS
         with pytest.raises(socket.gaierror):
             await names.lookup("a", 443)
 
@@ -204,7 +204,7 @@ def test_a_name_that_is_gone_is_gone() -> None:
         names = resolver(system)
         await names.lookup("a", 443)
         system.known["a"] = NOBODY
-        system.now += resolving.FOUND_SECONDS
+        system.now += resolver_module.FOUND_SECONDS
         assert await names.lookup("a", 443)
         with pytest.raises(socket.gaierror):
             await names.newer("a", 443)
@@ -226,6 +226,6 @@ def test_order() -> None:
     assert [address_of(info) for info in names.order(found)] == in_turn
     names.worked("192.0.2.2")
     assert address_of(names.order(found)[0]) == "192.0.2.2"
-    now[0] += resolving.FAILED_SECONDS
+    now[0] += resolver_module.FAILED_SECONDS
     assert [address_of(info) for info in names.order(found)] == in_turn
     assert names.order([]) == []

@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 import pytest
 
-from regproxy import _stream
-from regproxy._relay import BytesSink
-from regproxy._stream import Listener, Stream
-from regproxy._tls import client_context
-from regproxy.auth import Origin as Place
-from regproxy.connections import Connection, Idle
-from regproxy.heads import parse_response
+from regproxy.dataplane import stream as stream_module
+from regproxy.dataplane.bodies import BytesSink
+from regproxy.dataplane.stream import Listener, Stream
+from regproxy.dataplane.tls import client_context
+from regproxy.http.messages import parse_response
+from regproxy.http.origin import Origin as Place
+from regproxy.upstream.connection import Connection, Idle
 from tests.client import Client
 from tests.origin import Answer, Origin, Seen
 from tests.parts.proxy import Proxy
@@ -169,7 +169,7 @@ def test_an_origin_that_answers_twice(
 
 def test_a_stream_that_can_not_be(plane: Plane, tmp_path_factory: pytest.TempPathFactory) -> None:
     """epoll refuses a plain file: nothing counts as open, and the descriptor is still the caller's."""
-    before = _stream.live(), plane.reactor.streams_open
+    before = stream_module.live(), plane.reactor.streams_open
     fd = os.open(tmp_path_factory.mktemp("x") / "file", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     for make in (
         lambda: Stream(plane.reactor, fd),
@@ -177,5 +177,5 @@ def test_a_stream_that_can_not_be(plane: Plane, tmp_path_factory: pytest.TempPat
     ):
         with pytest.raises(OSError):
             make()
-    assert (_stream.live(), plane.reactor.streams_open) == before
+    assert (stream_module.live(), plane.reactor.streams_open) == before
     os.close(fd)

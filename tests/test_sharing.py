@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from regproxy.heads import parse_request
-from regproxy.oci import parse_accept, parse_target
-from regproxy.sharing import NEUTRAL, NEUTRAL_BEGINNINGS, SENT, namespace_of, shared
+from regproxy.http.messages import parse_request
+from regproxy.policy.sharing import NEUTRAL, NEUTRAL_BEGINNINGS, SENT, namespace_of, shared
+from regproxy.registry.targets import parse_accept, parse_target
 from tests.client import Client
 from tests.origin import Answer, Origin, Seen
 from tests.parts.images import digest_of, make_image

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from regproxy.errors import StoreError
-from regproxy.shelf import Shelf
+from regproxy.core.errors import StoreError
+from regproxy.telemetry.metrics_dir import Shelf
 from tests.client import Client
 from tests.parts.lane import SMALL, SMALL_PATH, Lane
 from tests.parts.pair import Pair

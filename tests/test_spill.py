@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from regproxy._relay import File, FileSource, Growth
-from regproxy.parts import memory_part
+from regproxy.cache.parts import memory_part
+from regproxy.dataplane.bodies import File, FileSource, Growth
 from tests.test_relay import LIMIT, Plane, Run, Told, nothing, plane, run
 
 __all__ = ["plane", "run"]  # fixtures

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from regproxy import _relay, store
-from regproxy._board import SIZE, Board
-from regproxy.errors import StoreError
-from regproxy.parts import FAILED, OPEN, Meta, Part
-from regproxy.store import SMALL_MAX, Blob, Store
+from regproxy.cache import blobs as blobs_module
+from regproxy.cache.blobs import SMALL_MAX, Blob, Store
+from regproxy.cache.parts import FAILED, OPEN, Meta, Part
+from regproxy.core.errors import StoreError
+from regproxy.dataplane import bodies
+from regproxy.dataplane.board import SIZE, Board
 from tests.parts.images import digest_of
 from tests.test_relay import Plane
 
@@ -46,14 +47,14 @@ def content(size: int, seed: int = 0) -> tuple[str, bytes]:
 @pytest.fixture
 def plane() -> Iterator[Plane]:
     """A loop for the store's threads, and streams to write through; no file may be left open in the end."""
-    before, plane = _relay.live(), Plane()
+    before, plane = bodies.live(), Plane()
     try:
         yield plane
     finally:
         plane.close()
     assert plane.errors == []
     gc.collect()
-    assert _relay.live() <= before
+    assert bodies.live() <= before
 
 
 @pytest.fixture
@@ -220,7 +221,7 @@ class TestClaims:
         part = one.claim(digest)
         part.write(Meta(OPEN, 1000))
         assert part.read() == Meta(OPEN, 1000)
-        monkeypatch.setattr("regproxy.parts.boot_id", lambda: "another")
+        monkeypatch.setattr("regproxy.cache.parts.boot_id", lambda: "another")
         assert part.read() is None
         one.abort(part)
 
@@ -364,33 +365,33 @@ class TestMemory:
     def test_open_files(
         self, plane: Plane, run: Run, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store, "FILES_MAX", 5)
+        monkeypatch.setattr(blobs_module, "FILES_MAX", 5)
         pairs = [content(SMALL_MAX + 1, seed) for seed in range(20)]
 
         async def test() -> None:
             opened = open_store()
-            before = _relay.live()
+            before = bodies.live()
             for _, body in pairs:
                 await put(plane, opened, body)
             gc.collect()
-            assert _relay.live() - before == 5
+            assert bodies.live() - before == 5
             for digest, body in pairs:
                 blob = opened.lookup(digest)
                 assert blob is not None
                 assert read(blob) == body
             del blob
             gc.collect()
-            assert _relay.live() - before == 5
+            assert bodies.live() - before == 5
             opened.close()
             gc.collect()
-            assert _relay.live() == before
+            assert bodies.live() == before
 
         run(test())
 
     def test_what_is_used_stays(
         self, plane: Plane, run: Run, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store, "FILES_MAX", 3)
+        monkeypatch.setattr(blobs_module, "FILES_MAX", 3)
         pairs = [content(100, seed) for seed in range(4)]
 
         async def test() -> None:
@@ -406,7 +407,7 @@ class TestMemory:
     def test_small_contents(
         self, plane: Plane, run: Run, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(store, "SMALL_TOTAL", 10_000)
+        monkeypatch.setattr(blobs_module, "SMALL_TOTAL", 10_000)
         pairs = [content(1000, seed) for seed in range(30)]
 
         async def test() -> None:

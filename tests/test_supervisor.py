@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from regproxy import supervisor
+from regproxy.process import supervisor
 from tests.parts.lane import SMALL, SMALL_PATH, Lane, ended
 from tests.parts.processes import accepts, free_address, wait_until
 from tests.parts.proxy import Proxy
@@ -168,7 +168,7 @@ class TestBoot:
         assert stopped(proxy) == 0
 
     def test_a_leak_is_told(self, tmp_path: Path, start: Start) -> None:
-        leaky = sick(tmp_path, "import regproxy._tls; regproxy._tls.live = lambda: 1")
+        leaky = sick(tmp_path, "import regproxy.dataplane.tls; regproxy.dataplane.tls.live = lambda: 1")
         proxy = start(**leaky, REGPROXY_WORKERS="2")
         proxy.workers(2)
         assert stopped(proxy) == 3

@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from regproxy.auth import Origin as At
-from regproxy.fill import Fills, Wanted
-from regproxy.heads import parse_request
-from regproxy.oci import parse_target
-from regproxy.parts import OPEN, VERIFIED, Meta, boot_id
-from regproxy.store import Store
+from regproxy.cache.blobs import Store
+from regproxy.cache.parts import OPEN, VERIFIED, Meta, boot_id
+from regproxy.fill.fills import Fills, Wanted
+from regproxy.http.messages import parse_request
+from regproxy.http.origin import Origin as At
+from regproxy.registry.targets import parse_target
 from tests.client import Reply
 from tests.origin import Answer, Origin, Seen, blob_answer, manifest_answer
 from tests.parts.images import MANIFEST, digest_of, make_image

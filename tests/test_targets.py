@@ -10,17 +10,17 @@ from typing import Any, cast
 
 import pytest
 
-from regproxy import config as settings
-from regproxy import dialing
-from regproxy.auth import Origin
-from regproxy.connections import Connection, Idle
-from regproxy.dialing import Dialer
-from regproxy.errors import Busy, ConnectFailed, OffLimits, Refused, RegproxyError, UpstreamTimeout
-from regproxy.heads import NONE, Response
-from regproxy.lookups import CLIENT, AddrInfo, Lane
-from regproxy.origins import Origins
-from regproxy.policy import Policy
-from regproxy.resolving import FOUND_SECONDS, Resolver
+from regproxy.config import settings
+from regproxy.core.errors import Busy, ConnectFailed, OffLimits, Refused, RegproxyError, UpstreamTimeout
+from regproxy.http.messages import NONE, Response
+from regproxy.http.origin import Origin
+from regproxy.policy.origins import Origins
+from regproxy.policy.plans import Policy
+from regproxy.upstream import dialer
+from regproxy.upstream.connection import Connection, Idle
+from regproxy.upstream.dialer import Dialer
+from regproxy.upstream.name_lookups import CLIENT, AddrInfo, Lane
+from regproxy.upstream.resolver import FOUND_SECONDS, Resolver
 
 REGISTRY = Origin("https", "reg.test", 443)
 PRIVATE = ["10.255.255.1", "192.168.0.1", "100.64.0.1", "fd00::1", "198.18.0.1", "240.0.0.1", "64:ff9b:1::1"]
@@ -91,8 +91,8 @@ class Net:
         self.go = asyncio.Event()
         self.go.set()
         self.answer_proxy: Callable[..., Coroutine[Any, Any, None]] | None = None
-        monkeypatch.setattr(dialing.aiohappyeyeballs, "start_connection", self._connect)
-        monkeypatch.setattr(dialing, "open_tunnel", self._tunnel)
+        monkeypatch.setattr(dialer.aiohappyeyeballs, "start_connection", self._connect)
+        monkeypatch.setattr(dialer, "open_tunnel", self._tunnel)
         self.through: list[tuple[str, int]] = []
 
     async def _connect(self, infos: Sequence[AddrInfo], **_: object) -> Socket:

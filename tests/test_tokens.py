@@ -14,15 +14,15 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from regproxy.auth import Origin
-from regproxy.config import load
-from regproxy.errors import BadResponse, ConnectFailed, RateLimited, Refused, UpstreamError
-from regproxy.heads import EOF, Headers, Request, Response, parse_request
-from regproxy.oci import Target, parse_target
-from regproxy.sites import registrable, same_site
-from regproxy.tokencache import PAUSE_SECONDS, REFUSED_SECONDS
-from regproxy.tokens import YOUNG, Authorizer, Grant
-from regproxy.tokenserver import parse_answer, parse_realm
+from regproxy.auth.authorizer import YOUNG, Authorizer, Grant
+from regproxy.auth.token_cache import PAUSE_SECONDS, REFUSED_SECONDS
+from regproxy.config.settings import load
+from regproxy.core.errors import BadResponse, ConnectFailed, RateLimited, Refused, UpstreamError
+from regproxy.http.messages import EOF, Headers, Request, Response, parse_request
+from regproxy.http.origin import Origin
+from regproxy.policy.sites import registrable, same_site
+from regproxy.registry.targets import Target, parse_target
+from regproxy.registry.token_protocol import parse_answer, parse_realm
 from tests.test_providers import Clock
 
 SECRET = "s3cr3t"

@@ -9,11 +9,11 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from regproxy.auth import Origin
-from regproxy.config import load
-from regproxy.heads import NONE, Headers, Request, Response, parse_request
-from regproxy.oci import MANIFEST_TYPES, parse_target
-from regproxy.tokens import Authorizer, Grant
+from regproxy.auth.authorizer import Authorizer, Grant
+from regproxy.config.settings import load
+from regproxy.http.messages import NONE, Headers, Request, Response, parse_request
+from regproxy.http.origin import Origin
+from regproxy.registry.targets import MANIFEST_TYPES, parse_target
 from tests.parts.images import Image
 from tests.parts.registry import Registry
 from tests.parts.tokens import TokenServer

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy.units import (
+from regproxy.config.values import (
     Address,
     Credential,
     HostRule,

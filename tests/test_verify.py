@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from regproxy import verify
-from regproxy.errors import StoreError
-from regproxy.index import Index, TagRow
-from regproxy.verify import Problem, Result, Verifier
+from regproxy.cache import verify
+from regproxy.cache.index.index import Index, TagRow
+from regproxy.cache.verify import Problem, Result, Verifier
+from regproxy.core.errors import StoreError
 from tests.parts.images import digest_of
 from tests.parts.lane import BIG, BIG_PATH, Lane
 from tests.parts.processes import wait_until

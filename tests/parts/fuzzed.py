@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from regproxy import _tls
-from regproxy._extents import BLOCK_SIZE, Extents
-from regproxy._reactor import Reactor
-from regproxy._relay import BytesSink, File, FileSource, Growth, Segment, StreamSink
-from regproxy._stream import Sink, Stream
+from regproxy.dataplane import tls
+from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
+from regproxy.dataplane.bodies import BytesSink, File, FileSource, Growth, Segment, StreamSink
+from regproxy.dataplane.reactor import Reactor
+from regproxy.dataplane.stream import Sink, Stream
 from tests.parts.trust import Trust
 
 SIZE: Final = 3 << 20  # bytes of the file that is served
@@ -57,8 +57,8 @@ class World:
         self.file: File | None = File(os.open(path, os.O_RDONLY | os.O_CLOEXEC), SIZE, loop)
         trust = Trust(directory)
         pair = trust.server("reg.test")
-        self.as_server = _tls.server_context(pair.chain.read_bytes(), pair.key.read_bytes())
-        self.as_client = _tls.client_context(extra_ca_file=str(trust.path))
+        self.as_server = tls.server_context(pair.chain.read_bytes(), pair.key.read_bytes())
+        self.as_client = tls.client_context(extra_ca_file=str(trust.path))
         self.peers_server = trust.server_context("reg.test")
         self.peers_client = ssl.create_default_context(cafile=str(trust.path))
         loop.set_exception_handler(self._raised)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from regproxy import _board
-from regproxy.index import Index, ObjectRow, TagRow
+from regproxy.cache.index.index import Index, ObjectRow, TagRow
+from regproxy.dataplane import board as board_module
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -23,8 +23,8 @@ ROW = TagRow("any", "sha256:" + "a" * 64, INDEX, 9_000, 1_800_000_000.5, 3)
 _CHILD = """
 import sys
 from pathlib import Path
-from regproxy._board import Board
-from regproxy.index import Index, ObjectRow, TagRow
+from regproxy.dataplane.board import Board
+from regproxy.cache.index.index import Index, ObjectRow, TagRow
 
 fd = int(sys.argv[2])
 index = Index.open(Path(sys.argv[1]), board=Board(fd) if fd >= 0 else None)
@@ -58,7 +58,7 @@ def board_fd() -> Iterator[int]:
     """The memory behind the boards of several processes."""
     fd = os.memfd_create("board")
     try:
-        os.ftruncate(fd, _board.SIZE)
+        os.ftruncate(fd, board_module.SIZE)
         yield fd
     finally:
         os.close(fd)

@@ -269,7 +269,7 @@ class Proxy:
 
 def _is_worker(pid: int) -> bool:
     try:
-        return b"regproxy.worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return b"regproxy.process.worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
 

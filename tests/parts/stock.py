@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from regproxy.index import Index, ObjectRow
+from regproxy.cache.index.index import Index, ObjectRow
 from tests.parts.images import digest_of
 
 BLOCK = 4096

@@ -90,7 +90,7 @@ def janitors(proxy: Proxy, count: int) -> list[int]:
         pids = []
         for pid in proxy.pids():
             with contextlib.suppress(OSError):
-                if b"regproxy.janitor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                if b"regproxy.process.janitor" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     pids.append(pid)
         return pids if len(pids) == count else None
 
@@ -99,7 +99,7 @@ def janitors(proxy: Proxy, count: int) -> list[int]:
 
 def sick(directory: Path, code: str) -> dict[str, str]:
     """Return the variables that make workers run some Python before anything else."""
-    text = f"import os, sys\nif 'regproxy.worker' in sys.orig_argv:\n    {code}\n"
+    text = f"import os, sys\nif 'regproxy.process.worker' in sys.orig_argv:\n    {code}\n"
     (directory / "sitecustomize.py").write_text(text)
     return {"PYTHONPATH": f"{directory}:{ROOT}"}
 

@@ -1,0 +1,138 @@
+from regproxy.dataplane.block_map cimport Extents
+from regproxy.dataplane.stream cimport Sink, Source, Stream
+from regproxy.dataplane.openssl cimport EVP_MD_CTX
+from regproxy.dataplane.status cimport Status
+
+
+cdef enum GrowthState:
+    GROWING
+    DONE
+    BROKEN
+
+
+cdef class FileSource
+
+
+cdef class Segment
+
+
+cdef class File:
+    cdef readonly int fd
+    cdef readonly long long size
+    cdef object loop
+    # Whether preadv2(RWF_NOWAIT) works on this file system
+    cdef bint nowait
+
+    cdef long read_at(self, char* p, size_t n, long long offset, long long warm_stop) except? -100
+
+
+# A reader's place in a growth, in a list that is walked only when bytes are kept in memory.
+cdef struct Place:
+    long long offset
+    # Given up: it does not hold the origin back any more
+    bint lost
+    Place* before
+    Place* behind
+
+
+cdef class Growth(Sink):
+    cdef readonly File file
+    cdef readonly long long written
+    cdef readonly long long total
+    cdef readonly long long limit
+    cdef EVP_MD_CTX* md
+    # How much of what is written went through `md`, and how much of what comes is there already
+    cdef readonly long long hashed
+    cdef long long surplus
+    # The file is at least so long, as far as this process has written it
+    cdef long long reach
+    cdef GrowthState state
+    cdef list waiters
+
+    # Where it is filled in several places at once
+    cdef readonly Extents extents
+    # A thread hashes what was written ahead of its turn; its future
+    cdef readonly bint hashing
+    cdef readonly object catching
+    # Told, from the loop, that somebody waits for bytes that are not there
+    cdef public object on_wait
+    cdef bint told
+    # A stream is at `written`: who waits there need not be told of
+    cdef public bint tended
+
+    # When the disk takes no more: from `disk_end` on bytes are in `memory`, those below `floor` no longer
+    cdef readonly int disk_errno
+    cdef public object on_spill
+    # What is longer is not stored; 0: everything is
+    cdef public long long largest
+    # How far the slowest reader may be behind
+    cdef long long window
+    cdef bint impatient
+    cdef object hurrying
+    cdef readonly File memory
+    cdef readonly long long disk_end
+    cdef readonly long long floor
+    cdef Place* places
+    cdef Stream held_back
+
+    cdef long long visible(self, long long offset) noexcept
+    cdef long long _open_end(self) noexcept
+    cdef Status put(self, Segment segment, const char* p, size_t n) except Status.EXC
+    cdef Status _put_run(self, Segment segment, const char* p, size_t n) except Status.EXC
+    cdef Status _extend(self, Stream origin, const char* p, size_t n) except Status.EXC
+    cdef Status _place(self, long long offset, const char* p, size_t n) except Status.EXC
+    cdef Status _append(self, const char* p, size_t n) except Status.EXC
+    cdef Status _remember(self, const char* p, size_t n) except Status.EXC
+    cdef int _advance(self, long long first, long long start, long long stop) noexcept
+    cdef int _hash_lag(self) except -1
+    cdef int look(self) except -1
+    cdef Status _spill(self) except Status.EXC
+    cdef bint _trim(self) noexcept
+    cdef int _give_back(self, long long upto) noexcept
+    cdef int _settle(self) except -1
+    cdef Place* enter(self, long long offset) except NULL
+    cdef int leave(self, Place* place) except -1
+    cdef int moved(self) except -1
+    cdef int grow_to(self, long long size) except -1
+    cdef int _offer_all(self, long long start, const char* p, size_t n) except -1
+    cdef int wait(self, FileSource source, Stream reader) except -1
+    cdef int wake_all(self) except -1
+    cdef bint _waits_on(self, FileSource source) noexcept
+    cdef int _forget_gone(self) except -1
+
+
+cdef class Segment(Sink):
+    cdef readonly Growth growth
+    cdef readonly long long start
+    cdef readonly long long offset
+    cdef public long long stop
+    cdef public long long body_stop
+    cdef readonly bint full
+
+
+cdef class FileSource(Source):
+    cdef File file
+    cdef Growth growth
+    cdef Place* place
+    cdef long long offset
+    cdef long long stop
+    cdef readonly str reason
+    # How far a thread has read ahead of us where reads can't be told not to block
+    cdef long long warm_stop
+
+    cdef int fault_in(self, Stream waiter, size_t n) except -1
+    cdef long long limit_to(self, long long visible) noexcept
+    cdef Status available(self, Stream to, size_t* n) except Status.EXC
+    cdef int advance_by(self, long long n) except -1
+    cdef File _at(self, size_t* n)
+    cdef bint _is_cold(self, File file, long long offset) except -1
+
+
+cdef class StreamSink(Sink):
+    cdef Stream target
+    cdef bint chunked
+
+
+cdef class BytesSink(Sink):
+    cdef readonly bytearray data
+    cdef size_t limit

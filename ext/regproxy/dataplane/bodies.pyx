@@ -1,0 +1,835 @@
+"""Bodies: file -> stream, stream -> growing file with SHA-256, stream -> stream."""
+
+cimport cython
+from libc.stdlib cimport free, malloc
+
+from regproxy.dataplane.block_map cimport BLOCK, Extents
+from regproxy.dataplane.stream cimport Sink, Source, Stream
+from regproxy.dataplane.openssl cimport *
+from regproxy.dataplane.posix cimport *
+from regproxy.dataplane.status cimport Status
+
+cdef enum:
+    # The end of a body stays here until its digest has matched: nobody can take a wrong body for complete.
+    HOLD_BACK = 16384
+    FAULT_IN = 1048576
+    NO_LIMIT = 0
+    # What is kept in memory of a body that the disk does not take: so far may the slowest reader be behind.
+    WINDOW = 16777216
+    # The same where many bodies are: as much as a manifest may have.
+    SMALL_WINDOW = 4194304
+    MANY = 16
+    # As much of what is on disk already is copied, within the event loop.
+    COPIED = 4194304
+    COPY = 1048576
+    # So much is hashed within the event loop when it has become the next to be hashed; more by a thread.
+    HASHED_HERE = 524288
+    # Who holds the origin back, and others with it, has to take so much in so many seconds.
+    LEAST = 1048576
+    PATIENCE = 10
+    # So many readers get new bytes from memory; more of them read the file, each in its turn.
+    OFFERS = 2
+
+cdef long long live_files = 0
+cdef long long in_memory = 0
+cdef EVP_MD* sha256 = EVP_MD_fetch(NULL, b"SHA2-256", NULL)
+
+
+def live() -> int:
+    """How many files are open."""
+    return live_files
+
+
+cdef class File:
+    """An open file that is read by offset; it closes when the last reader has let go of it.
+
+    Takes over `fd`, once it has been made. `size` is in bytes, -1 while it grows.
+    """
+
+    def __cinit__(self, int fd, long long size, loop):
+        global live_files
+        self.fd = fd
+        self.size = size
+        self.loop = loop
+        self.nowait = True
+        live_files += 1
+
+    def __dealloc__(self):
+        global live_files
+        if self.fd >= 0:
+            close(self.fd)
+            live_files -= 1
+
+    cdef long read_at(self, char* p, size_t n, long long offset, long long warm_stop) except? -100:
+        """Bytes read; -1: the disk would block; -2: an I/O error (errno). 0 is the end of the file.
+
+        `warm_stop`: up to where a thread has read already. There a read that may block will hardly do so: for
+        file systems without RWF_NOWAIT, and those that say of any read, or of this one, that it would.
+        """
+        cdef iovec vec
+        cdef ssize_t got
+        if self.nowait:
+            vec.iov_base = p
+            vec.iov_len = n
+            got = preadv2(self.fd, &vec, 1, offset, RWF_NOWAIT)
+            if got >= 0:
+                return got
+            if errno == EOPNOTSUPP or errno == EINVAL:
+                self.nowait = False
+            elif errno != EAGAIN:
+                return -2
+        if offset >= warm_stop:
+            return -1
+        got = pread(self.fd, p, min(n, <size_t>(warm_stop - offset)), offset)
+        return got if got >= 0 else -2
+
+    def close(self) -> None:
+        """Close now, for a file that nobody may read any more, whoever still holds it."""
+        global live_files
+        if self.fd >= 0:
+            close(self.fd)
+            self.fd = -1
+            live_files -= 1
+
+    def touch(self, long long offset, size_t n) -> int:
+        """Read pages into the page cache; may block, so on a thread. Bytes read, -1 for an error."""
+        cdef char* p = <char*>malloc(n)
+        cdef ssize_t got
+        if p == NULL:
+            raise MemoryError
+        with nogil:
+            got = pread(self.fd, p, n, offset)
+        free(p)
+        return got
+
+
+cdef class Growth(Sink):
+    """A part file that grows as the origin's body arrives, hashed on the way, with any number of readers.
+
+    `finish()` lets the readers have the end, `fail(reason)` cuts them. Where another process writes the file,
+    `follow()` or `inotify.Watch` says how far it is; `catch_up()` then makes it ours to go on with.
+
+    A disk that takes no more turns it into a relay: what it has stays readable, and what comes is in memory,
+    WINDOW bytes at most, which holds the origin back to the pace of the slowest reader. `disk_errno` says
+    why, and `on_spill()` is called from the loop, if it is set.
+
+    With `scatter()` it is filled in several places at once, by `Segment`s. `written` is how much is there
+    from the beginning on; the hash follows in order. `on_wait()` is called from the loop when a reader waits.
+    A disk that fails then fails the segment: it is for the caller to `gather()` and go on from `written`.
+    """
+
+    def __cinit__(self, File file not None, long long limit=NO_LIMIT):
+        self.file = file
+        self.limit = limit
+        self.total = -1
+        self.waiters = []
+        self.reason = ""
+        self.md = EVP_MD_CTX_new()
+        if self.md == NULL or EVP_DigestInit_ex2(self.md, sha256, NULL) != 1:
+            raise MemoryError
+
+    def __dealloc__(self):
+        global in_memory
+        EVP_MD_CTX_free(self.md)
+        if self.memory is not None:
+            in_memory -= 1
+
+    @property
+    def done(self) -> bool:
+        return self.state == DONE
+
+    @property
+    def failed(self) -> bool:
+        return self.state == BROKEN
+
+    @property
+    def waiting(self) -> int:
+        """Readers that have sent all there is."""
+        return len(self.waiters)
+
+    @property
+    def whole(self) -> bool:
+        """Whether a reader can still begin at 0."""
+        return self.memory is None or self.floor == self.disk_end
+
+    def expect(self, long long total) -> None:
+        """The length that the origin declared, in bytes; -1: it did not."""
+        if total < -1 or (self.extents is not None and total != self.extents.total):
+            raise ValueError(f"{total} bytes are not the length of what is there")
+        self.total = total
+
+    def hexdigest(self) -> str:
+        """SHA-256 of all that was written; once only."""
+        cdef unsigned char digest[64]
+        cdef unsigned int n = 0
+        if self.hashed != self.written:
+            raise ValueError(f"{self.hashed} of {self.written} bytes are hashed: catch_up() first")
+        EVP_DigestFinal_ex(self.md, digest, &n)
+        return digest[:n].hex()
+
+    def finish(self) -> None:
+        self.state = DONE
+        self.total = self.written
+        self._settle()
+
+    def fail(self, str reason not None) -> None:
+        if self.state == GROWING:
+            self.state = BROKEN
+            self.reason = reason
+            self._settle()
+
+    cdef int _settle(self) except -1:
+        # The connection may be somebody else's by now.
+        self.held_back = None
+        self.on_wait = None
+        if self.hurrying is not None:
+            # It would keep the file, and what it takes on the disk, until then.
+            self.hurrying.cancel()
+            self.hurrying = None
+        return self.wake_all()
+
+    # --- several places at once --------------------------------------------------------------------------
+
+    def scatter(self, Extents extents not None) -> None:
+        """From here on bytes come to any place; which of them are there is in `extents`."""
+        if self.written > extents.total:
+            raise ValueError(f"{self.written} bytes are there, of what is to have {extents.total}")
+        self.extents = extents
+        self.total = extents.total
+        self.written = max(self.written, extents.written)
+
+    def gather(self) -> None:
+        """Only what is there from the beginning on counts from here on."""
+        self.extents = None
+
+    def wanted(self) -> list[int]:
+        """Where readers wait, longest first."""
+        self.told = False
+        self._forget_gone()
+        return [(<FileSource>source).offset for source, _ in self.waiters]
+
+    cdef int _forget_gone(self) except -1:
+        """Readers whose client has left wait for nothing."""
+        self.waiters = [(source, reader) for source, reader in self.waiters if (<Stream>reader).fd >= 0]
+        return 0
+
+    def holds(self, long long offset) -> bool:
+        """Whether the byte at `offset` is there."""
+        return offset < self.written or (self.extents is not None and self.extents.end_of(offset) > offset)
+
+    # --- what another process has written ----------------------------------------------------------------
+
+    def follow(self, long long size) -> None:
+        """The file has `size` bytes now."""
+        self.grow_to(size)
+
+    def refresh(self) -> None:
+        """Look at the file, or at the map where there is one."""
+        self.look()
+
+    cdef int look(self) except -1:
+        cdef stat_t now
+        if self.extents is not None:
+            # A map that can't be read says nothing new.
+            self.extents.refresh()
+            if self.state == GROWING:
+                self.written = max(self.written, self.extents.written)
+                self.wake_all()
+        elif fstat(self.file.fd, &now) == 0:
+            self.grow_to(now.st_size)
+        return 0
+
+    cdef int grow_to(self, long long size) except -1:
+        if size > self.written and self.state == GROWING and self.extents is None:
+            self.written = size
+            self.wake_all()
+        return 0
+
+    # --- the hash ----------------------------------------------------------------------------------------
+
+    cdef int _hash_lag(self) except -1:
+        """Hash what has become the next to be hashed: a little here, much by a thread."""
+        cdef long long lag = self.written - self.hashed
+        if lag <= 0 or self.hashing or self.state != GROWING:
+            return 0
+        if lag <= HASHED_HERE:
+            try:
+                self.catch_up()
+            except OSError:
+                # It shows again when all of it has to be hashed.
+                pass
+            return 0
+        self.hashing = True
+        self.catching = self.file.loop.run_in_executor(None, self.catch_up)
+        self.catching.add_done_callback(self._caught_up)
+        return 0
+
+    def _caught_up(self, future):
+        self.hashing = False
+        self.catching = None
+        if not future.cancelled() and future.exception() is None:
+            self._hash_lag()
+
+    def catch_up(self) -> None:
+        """Hash what is in the file and has not been hashed yet. Blocks, so on a thread. Raises OSError."""
+        cdef char* p = <char*>malloc(COPY)
+        cdef ssize_t got = 0
+        cdef size_t want
+        cdef int error = 0
+        if p == NULL:
+            raise MemoryError
+        try:
+            while self.hashed < self.written:
+                want = COPY
+                if self.written - self.hashed < <long long>want:
+                    want = <size_t>(self.written - self.hashed)
+                with nogil:
+                    got = pread(self.file.fd, p, want, self.hashed)
+                    if got > 0:
+                        EVP_DigestUpdate(self.md, p, got)
+                    else:
+                        error = errno if got else EIO
+                if error:
+                    raise OSError(error, strerror(error).decode())
+                self.hashed += got
+        finally:
+            free(p)
+
+    def let_go(self) -> None:
+        """The body is over: its connection is somebody else's from here on."""
+        self.held_back = None
+
+    def pass_over(self, long long n) -> None:
+        """The body that comes next begins with `n` bytes that are there already."""
+        if not 0 <= n <= self.written:
+            raise ValueError(f"{n} of {self.written} bytes can't be passed over")
+        self.surplus = n
+
+    # --- the body ----------------------------------------------------------------------------------------
+
+    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
+        cdef size_t known
+        cdef Status status
+        if self.surplus > 0:
+            known = <size_t>min(self.surplus, <long long>n)
+            self.surplus -= known
+            p += known
+            n -= known
+            if n == 0:
+                return Status.OK
+        if self.limit != NO_LIMIT and self.written + <long long>n > self.limit:
+            self.reason = f"the body is larger than {self.limit} bytes"
+            return Status.FAILED
+        if self.total < 0 or <long long>n <= self.total - self.written:
+            return self._extend(origin, p, n)
+        # What it should have is there, or is now: the digest will tell whether it is right.
+        if self.total > self.written:
+            status = self._extend(origin, p, <size_t>(self.total - self.written))
+            if status == Status.FAILED:
+                return status
+        self.reason = f"the body is longer than the {self.total} bytes that were declared"
+        return Status.FAILED
+
+    cdef Status _extend(self, Stream origin, const char* p, size_t n) except Status.EXC:
+        cdef Status status
+        status = self._append(p, n) if self.memory is None else self._remember(p, n)
+        if status != Status.OK:
+            return status
+        if self.hashed == self.written and not self.hashing:
+            EVP_DigestUpdate(self.md, p, n)
+            self.hashed += n
+        self.written += n
+        if self.hashed < self.written:
+            self._hash_lag()
+        if len(self.waiters) <= OFFERS:
+            self._offer_all(self.written - <long long>n, p, n)
+        self.wake_all()
+        if self.memory is not None and self._trim():
+            self.held_back = origin
+            if not self.impatient:
+                self.impatient = True
+                self.hurrying = self.file.loop.call_later(PATIENCE, self._hurry, self.floor)
+            return Status.AGAIN
+        return Status.OK
+
+    cdef Status put(self, Segment segment, const char* p, size_t n) except Status.EXC:
+        """Take a segment's bytes, without those that are there already: these are never written again."""
+        cdef long long there
+        cdef size_t known
+        cdef Status status
+        if self.extents is None or self.memory is not None:
+            segment.reason = "it is not filled in several places any more"
+            return Status.FAILED
+        if segment.offset < 0 or <long long>n > self.extents.total - segment.offset:
+            segment.reason = f"it goes on past the {self.extents.total} bytes that were declared"
+            return Status.FAILED
+        while n:
+            there = max(self.written, self.extents.end_of(segment.offset))
+            if there > segment.offset:
+                known = <size_t>min(there - segment.offset, <long long>n)
+            else:
+                known = <size_t>min(self.extents.next_at(segment.offset) - segment.offset, <long long>n)
+                status = self._put_run(segment, p, known)
+                if status != Status.OK:
+                    return status
+            segment.offset += known
+            p += known
+            n -= known
+        self._hash_lag()
+        self.wake_all()
+        return Status.OK
+
+    cdef Status _put_run(self, Segment segment, const char* p, size_t n) except Status.EXC:
+        cdef long long start = segment.offset
+        cdef bint next_to_hash
+        cdef Status status = self._place(start, p, n)
+        if status != Status.OK:
+            segment.reason = f"the disk fails: {strerror(self.disk_errno).decode()}"
+            return status
+        next_to_hash = self.hashed == start == self.written and not self.hashing
+        if self._advance(segment.start, start, start + <long long>n):
+            self.disk_errno = errno
+            segment.reason = f"the disk fails: {strerror(self.disk_errno).decode()}"
+            return Status.FAILED
+        if next_to_hash:
+            EVP_DigestUpdate(self.md, p, n)
+            self.hashed += n
+        if len(self.waiters) <= OFFERS:
+            self._offer_all(start, p, n)
+        return Status.OK
+
+    cdef int _advance(self, long long first, long long start, long long stop) noexcept:
+        """[start, stop) is there now, as [first, start) was before. 0, or -1 and errno."""
+        cdef long long end, begin = start
+        if first > self.written and first % BLOCK:
+            # What is ahead of it in that block may not be there.
+            begin = max(start, (first // BLOCK + 1) * BLOCK)
+        if begin < stop and self.extents.mark(begin, stop):
+            return -1
+        if first <= self.written < stop:
+            self.written = stop
+        while True:
+            end = self.extents.end_of(self.written)
+            if end <= self.written:
+                break
+            self.written = end
+        return self.extents.note(self.written) if self.written > self.extents.written else 0
+
+    cdef Status _place(self, long long offset, const char* p, size_t n) except Status.EXC:
+        """Write to the file; FAILED: `disk_errno` says why."""
+        cdef size_t at = 0
+        cdef ssize_t k
+        cdef stat_t now
+        if fstat(self.file.fd, &now) != 0 or now.st_size < max(self.reach, self.written):
+            # Somebody else has cut it. Zeros would be where the bytes were that have been hashed.
+            self.disk_errno = EIO
+            return Status.FAILED
+        while at < n:
+            k = pwrite(self.file.fd, p + at, n - at, offset + <long long>at)
+            if k < 0:
+                if errno == EINTR:
+                    continue
+                self.disk_errno = errno
+                return Status.FAILED
+            at += k
+        self.reach = max(self.reach, offset + <long long>n)
+        return Status.OK
+
+    cdef Status _append(self, const char* p, size_t n) except Status.EXC:
+        if self.largest and self.written + <long long>n > self.largest:
+            self.disk_errno = EFBIG
+        elif self._place(self.written, p, n) == Status.OK:
+            return Status.OK
+        # Whole pieces only: the file has what is counted in `written`, and maybe something behind it.
+        return self._remember(p, n) if self._spill() == Status.OK else Status.FAILED
+
+    cdef Status _remember(self, const char* p, size_t n) except Status.EXC:
+        cdef size_t at = 0
+        cdef ssize_t k
+        if self.places == NULL and self.written - self.disk_end > self.window:
+            self.reason = f"not stored ({strerror(self.disk_errno).decode()}), and nobody reads it any more"
+            return Status.FAILED
+        while at < n:
+            k = pwrite(self.memory.fd, p + at, n - at, self.written + <long long>at)
+            if k < 0:
+                if errno == EINTR:
+                    continue
+                self.reason = f"keeping a body in memory failed: {strerror(errno).decode()}"
+                return Status.FAILED
+            at += k
+        return Status.OK
+
+    def relay(self, int error) -> None:
+        """Store no more, for the errno `error`. Raises OSError where memory can't take it either."""
+        if self.memory is None:
+            self.disk_errno = error
+            if self._spill() != Status.OK:
+                raise OSError(errno, self.reason)
+
+    cdef Status _spill(self) except Status.EXC:
+        """From here on bytes stay in memory; of a short body all, for those who read it when it is done."""
+        global in_memory
+        cdef int fd = memfd_create(b"regproxy-body", MFD_CLOEXEC)
+        cdef char* p
+        cdef ssize_t got
+        if fd < 0:
+            self.reason = f"no memory for a body that the disk does not take: {strerror(errno).decode()}"
+            return Status.FAILED
+        try:
+            self.memory = File(fd, -1, self.file.loop)
+        except BaseException:
+            close(fd)
+            raise
+        in_memory += 1
+        self.window = WINDOW if in_memory <= MANY else SMALL_WINDOW
+        if self.on_spill is not None:
+            self.file.loop.call_soon(self.on_spill)
+        self.disk_end = self.floor = self.written
+        if 0 < self.written <= COPIED:
+            p = <char*>malloc(self.written)
+            got = pread(self.file.fd, p, self.written, 0) if p != NULL else -1
+            if got == self.written and pwrite(fd, p, got, 0) == got:
+                self.disk_end = self.floor = 0
+            free(p)
+        return Status.OK
+
+    cdef bint _trim(self) noexcept:
+        """Give back what every reader has had; True where the window is used up, and somebody is behind."""
+        cdef Place* place = self.places
+        cdef long long lowest = self.written
+        if self.written - self.floor <= self.window:
+            return False
+        while place != NULL:
+            if not place.lost:
+                lowest = min(lowest, place.offset)
+            place = place.behind
+        self._give_back(lowest)
+        return self.written - self.floor > self.window
+
+    cdef int _give_back(self, long long upto) noexcept:
+        if upto > self.floor:
+            fallocate(
+                self.memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, self.floor, upto - self.floor
+            )
+            self.floor = upto
+        return 0
+
+    def _hurry(self, long long floor):
+        """Give up readers that hold the origin back for others, and hardly move."""
+        cdef Place* place = self.places
+        cdef long long lowest = self.written
+        self.impatient = False
+        if self.held_back is None or self.state != GROWING:
+            return
+        if self.floor - floor < LEAST and self.waiters:
+            while place != NULL:
+                if place.offset < self.floor + LEAST:
+                    place.lost = True
+                else:
+                    lowest = min(lowest, place.offset)
+                place = place.behind
+            self._give_back(lowest)
+            self.moved()
+        if self.held_back is not None:
+            self.impatient = True
+            self.hurrying = self.file.loop.call_later(PATIENCE, self._hurry, self.floor)
+
+    # --- readers -----------------------------------------------------------------------------------------
+
+    cdef Place* enter(self, long long offset) except NULL:
+        cdef Place* place = <Place*>malloc(sizeof(Place))
+        if place == NULL:
+            raise MemoryError
+        place.offset = offset
+        place.lost = False
+        place.before = NULL
+        place.behind = self.places
+        if self.places != NULL:
+            self.places.before = place
+        self.places = place
+        return place
+
+    cdef int leave(self, Place* place) except -1:
+        if place.before != NULL:
+            place.before.behind = place.behind
+        else:
+            self.places = place.behind
+        if place.behind != NULL:
+            place.behind.before = place.before
+        free(place)
+        return self.moved()
+
+    cdef int moved(self) except -1:
+        """A reader has gone on, or away: the origin may send more."""
+        cdef Stream origin = self.held_back
+        if origin is not None and (self.places == NULL or not self._trim()):
+            self.held_back = None
+            origin.resume()
+        return 0
+
+    cdef int _offer_all(self, long long start, const char* p, size_t n) except -1:
+        """Give new bytes straight to readers that have caught up; with many, the loop shares better.
+
+        Only what they may see: what is in no whole block yet may be fetched again, and differ then.
+        """
+        cdef FileSource source
+        cdef long long limit
+        cdef size_t taken
+        for source, reader in self.waiters:
+            limit = min(start + <long long>n, self.visible(source.offset))
+            if start <= source.offset < limit:
+                if source.limit_to(limit) <= source.offset:
+                    continue
+                taken = <size_t>(source.limit_to(limit) - source.offset)
+                source.advance_by((<Stream>reader).offer(p + (source.offset - start), taken))
+        return 0
+
+    cdef long long _open_end(self) noexcept:
+        """Where readers have to stop before the digest has matched."""
+        return (self.total if self.total >= 0 else self.written) - HOLD_BACK
+
+    cdef long long visible(self, long long offset) noexcept:
+        """Up to where a reader at `offset` may read now."""
+        cdef long long end = self.written
+        if self.state == DONE:
+            return end
+        if offset >= end and self.extents is not None:
+            end = self.extents.end_of(offset)
+        return max(0, min(end, self._open_end()))
+
+    cdef int wait(self, FileSource source, Stream reader) except -1:
+        self.waiters.append((source, reader))
+        if self.tended and source.offset <= self.written:
+            return 0
+        if self.on_wait is not None and not self.told:
+            self.told = True
+            self.file.loop.call_soon(self._tell_waiting)
+        return 0
+
+    def _tell_waiting(self):
+        if self.on_wait is not None:
+            self.on_wait()
+
+    cdef int wake_all(self) except -1:
+        """Wake the readers for whom there is something."""
+        cdef FileSource source
+        cdef Stream reader
+        cdef list waiters = self.waiters
+        # wake() only arms the reader, so nobody is added to the list meanwhile.
+        self.waiters = []
+        for source, reader in waiters:
+            if self._waits_on(source):
+                if reader.fd >= 0:
+                    self.waiters.append((source, reader))
+            else:
+                reader.wake()
+        return 0
+
+    cdef bint _waits_on(self, FileSource source) noexcept:
+        """Whether there is nothing new for this reader, where that can be told."""
+        if self.state != GROWING or self.extents is None or 0 <= source.stop <= source.offset:
+            return False
+        return self.visible(source.offset) <= source.offset
+
+
+cdef class Segment(Sink):
+    """A body that goes to [start, stop) of a growth that is scattered.
+
+    `body_stop`: where the body itself ends, or should. One that goes on behind `stop` is broken off there,
+    and `full` says so: all that was wanted has come. `stop` may be lowered meanwhile, never below `offset`.
+    """
+
+    def __cinit__(self, Growth growth not None, long long start, long long stop, long long body_stop):
+        if not 0 <= start <= stop <= body_stop:
+            raise ValueError(f"a segment can't be from {start} to {stop} of a body that ends at {body_stop}")
+        self.growth = growth
+        self.start = self.offset = start
+        self.stop = stop
+        self.body_stop = body_stop
+        self.reason = ""
+
+    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
+        cdef size_t known = n
+        cdef Status status
+        if self.stop - self.offset < <long long>n:
+            known = <size_t>max(self.stop - self.offset, 0)
+        status = self.growth.put(self, p, known)
+        # With more than was announced (chunks that go on behind their range) there is no end to wait for.
+        if status == Status.OK and self.offset >= self.stop and (known < n or self.stop < self.body_stop):
+            self.full = True
+            self.reason = "all that was wanted of it is there"
+            return Status.FAILED
+        return status
+
+
+@cython.no_gc_clear
+cdef class FileSource(Source):
+    """Bytes [start, stop) of a file; with `growth`, as far as it has grown. stop -1: to its end."""
+
+    def __cinit__(self, File file not None, long long start, long long stop, Growth growth=None):
+        self.file = file
+        self.growth = growth
+        self.offset = start
+        self.stop = stop
+        self.reason = ""
+        if growth is not None:
+            self.place = growth.enter(start)
+
+    def __dealloc__(self):
+        # no_gc_clear: the growth is still there.
+        if self.place != NULL:
+            try:
+                self.growth.leave(self.place)
+            except Exception:
+                # The loop is closed: nobody waits for the origin any more.
+                pass
+
+    cdef int advance_by(self, long long n) except -1:
+        self.offset += n
+        if self.place != NULL:
+            self.place.offset = self.offset
+            if self.growth.held_back is not None:
+                self.growth.moved()
+        return 0
+
+    cdef File _at(self, size_t* n):
+        """The file that has the next bytes, of which it has at most n."""
+        cdef Growth growth = self.growth
+        if growth is None or growth.memory is None:
+            return self.file
+        if self.offset >= growth.disk_end:
+            return growth.memory
+        if growth.disk_end - self.offset < <long long>n[0]:
+            n[0] = <size_t>(growth.disk_end - self.offset)
+        return self.file
+
+    cdef int fault_in(self, Stream waiter, size_t n) except -1:
+        """Have a thread read what comes next, then wake the waiter."""
+        cdef size_t can = n
+        file = self._at(&can)
+        future = file.loop.run_in_executor(None, file.touch, self.offset, n)
+        future.add_done_callback(lambda future: self._warmed(waiter, future))
+        return 0
+
+    def _warmed(self, Stream waiter, future):
+        # An error, or the end, shows again with its errno when pull() comes to it.
+        got = 1 if future.exception() is not None else max(future.result(), 1)
+        self.warm_stop = self.offset + got
+        waiter.wake()
+
+    cdef long long limit_to(self, long long visible) noexcept:
+        """How far this reader may read of what is visible."""
+        return self.stop if 0 <= self.stop < visible else visible
+
+    cdef Status available(self, Stream to, size_t* n) except Status.EXC:
+        cdef long long limit
+        cdef Growth growth = self.growth
+        if growth is None:
+            limit = self.stop
+        elif growth.state == BROKEN:
+            self.reason = growth.reason
+            return Status.FAILED
+        else:
+            limit = growth.visible(self.offset)
+            if growth.state == DONE and self.stop < 0:
+                self.stop = growth.written
+            limit = self.limit_to(limit)
+        if self.offset < limit:
+            n[0] = <size_t>(limit - self.offset)
+            return Status.OK
+        if 0 <= self.stop <= self.offset:
+            return Status.END
+        if growth is None or growth.state == DONE:
+            self.reason = "the file is shorter than it should be"
+            return Status.FAILED
+        growth.wait(self, to)
+        return Status.AGAIN
+
+    cdef Status pull(self, Stream to, char* p, size_t cap, size_t* n) except Status.EXC:
+        cdef size_t can
+        cdef long got
+        cdef Status status = self.available(to, &can)
+        cdef File file
+        n[0] = 0
+        if status != Status.OK:
+            return status
+        file = self._at(&can)
+        if self.growth is not None and file is self.growth.memory and self.offset < self.growth.floor:
+            self.reason = "the bytes are not in memory any more"
+            return Status.FAILED
+        got = file.read_at(p, min(can, cap), self.offset, self.warm_stop)
+        if got == -1:
+            self.fault_in(to, min(can, <size_t>FAULT_IN))
+            return Status.COLD
+        if got <= 0:
+            failed = f"reading the cache failed: {strerror(errno).decode()}"
+            self.reason = failed if got else "the file was cut"
+            return Status.FAILED
+        n[0] = got
+        self.advance_by(got)
+        return Status.END if self.offset == self.stop else Status.OK
+
+    cdef Status span(self, Stream to, int* fd, long* offset, size_t* n) except Status.EXC:
+        cdef Status status = self.available(to, n)
+        cdef File file
+        if status != Status.OK:
+            return status
+        file = self._at(n)
+        if self.growth is not None and file is self.growth.memory and self.offset < self.growth.floor:
+            self.reason = "the bytes are not in memory any more"
+            return Status.FAILED
+        fd[0] = file.fd
+        offset[0] = self.offset
+        # Not more at a time, so that the other connections have their turn.
+        n[0] = min(n[0], <size_t>FAULT_IN)
+        if self.offset >= self.warm_stop:
+            # sendfile waits for the disk. The first and the last page stand for those between them.
+            if self._is_cold(file, self.offset) or self._is_cold(file, self.offset + <long long>n[0] - 1):
+                self.fault_in(to, n[0])
+                return Status.COLD
+            self.warm_stop = self.offset + <long long>n[0]
+        n[0] = min(n[0], <size_t>(self.warm_stop - self.offset))
+        return Status.OK
+
+    cdef bint _is_cold(self, File file, long long offset) except -1:
+        """Whether the disk would have to be waited for. An error, or the end, shows when bytes are sent."""
+        cdef char byte
+        return file.read_at(&byte, 1, offset, self.warm_stop) == -1
+
+    cdef int advance(self, size_t n) except -1:
+        return self.advance_by(n)
+
+
+cdef class StreamSink(Sink):
+    """Relays a body to another stream; `chunked` frames it anew. A slow receiver holds the sender back."""
+
+    def __cinit__(self, Stream target not None, bint chunked=False):
+        self.target = target
+        self.chunked = chunked
+        self.reason = ""
+
+    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
+        cdef Status status
+        if self.chunked:
+            status = self.target.write_chunk(origin, p, n)
+        else:
+            status = self.target.write(origin, p, n)
+        if status == Status.FAILED:
+            self.reason = "the receiver is gone"
+        return status
+
+
+cdef class BytesSink(Sink):
+    """Collects a small body, at most `limit` bytes."""
+
+    def __cinit__(self, size_t limit):
+        self.data = bytearray()
+        self.limit = limit
+        self.reason = ""
+
+    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
+        if len(self.data) + n > self.limit:
+            self.reason = f"the body is larger than {self.limit} bytes"
+            return Status.FAILED
+        self.data += p[:n]
+        return Status.OK

@@ -1,0 +1,163 @@
+from libc.stdint cimport uint32_t, uint64_t
+
+from regproxy.dataplane.reactor cimport Pollable, Reactor
+from regproxy.dataplane.tls cimport Conn
+from regproxy.dataplane.posix cimport sockaddr_storage
+from regproxy.dataplane.status cimport Status
+
+
+cdef struct Buf:
+    char* data
+    size_t start
+    size_t len
+    size_t cap
+
+
+cdef enum InMode:
+    IN_OFF          # nothing is read
+    IN_HEAD         # until the blank line
+    IN_BODY         # to the sink, by the body's framing
+    IN_WATCH        # an idle connection to an origin: any byte, like its end, makes it useless
+    IN_DISCARD      # after our last byte: read until the peer closes (RFC 9112 section 9.6)
+
+
+cdef enum FramingKind:
+    FRAMING_LENGTH
+    FRAMING_CHUNKED
+    FRAMING_EOF
+
+
+cdef enum ChunkState:
+    CHUNK_SIZE
+    CHUNK_EXTENSION
+    CHUNK_SIZE_LF
+    CHUNK_DATA
+    CHUNK_DATA_CR
+    CHUNK_DATA_LF
+    CHUNK_TRAILER_START
+    CHUNK_TRAILER
+    CHUNK_TRAILER_LF
+    CHUNK_LAST_LF
+
+
+cdef class Source:
+    """Where a body that is sent comes from."""
+    cdef Status pull(self, Stream to, char* p, size_t cap, size_t* n) except Status.EXC
+    cdef Status span(self, Stream to, int* fd, long* offset, size_t* n) except Status.EXC
+    cdef int advance(self, size_t n) except -1
+
+
+cdef class Sink:
+    """Where a body that is received goes. push() takes all of it; AGAIN asks for no more until resume()."""
+    cdef readonly str reason
+    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC
+
+
+cdef class Stream(Pollable):
+    # Who is told
+    cdef public object handler
+    cdef readonly Conn tls
+    cdef sockaddr_storage peer_address
+
+    # Incoming flow
+    cdef InMode mode
+    cdef Buf inb
+    cdef size_t scanned
+    cdef size_t head_limit
+    cdef bint front
+    cdef bint handshaking
+    cdef bint processing
+    cdef bint backlog
+    cdef bint rdhup
+    cdef bint hup
+    cdef bint head_begun
+    cdef bint fed
+    cdef bint eof_in
+    cdef bint eof_clean
+    cdef Sink sink
+    cdef FramingKind framing
+    cdef ChunkState chunk_state
+    cdef long long remaining
+    cdef long trailer_bytes
+    cdef bint held
+    cdef readonly long long plain_received
+
+    # Outgoing flow
+    cdef Buf outb
+    # The size of the answer in memory that was sent last: so much may wait besides
+    cdef size_t whole
+    cdef Source source
+    cdef bint source_waiting
+    cdef bint chunked_out
+    cdef bint slow
+    cdef bint tell_sent
+    cdef bint closing
+    cdef bint linger
+    cdef bint shut_later
+    # On a socket's own BIO: the closure alert has yet to be sent; how many bytes the peer had not confirmed
+    # when we looked last, 0 where close() need not wait
+    cdef bint alert_due
+    cdef int leaving
+    cdef bint write_shut
+    cdef bint dead
+    cdef Stream feeder
+    cdef readonly long long plain_sent
+
+    # Time, in milliseconds of the reactor's clock
+    cdef uint64_t in_deadline
+    cdef uint64_t out_deadline
+    cdef long in_timeout
+    cdef long head_timeout
+    cdef long out_timeout
+
+    cdef bint in_event
+
+    cdef int wake(self) except -1
+    cdef size_t offer(self, const char* p, size_t n) except? 0
+    cdef int resume(self) except -1
+    cdef Status write(self, Stream feeder, const char* p, size_t n) except Status.EXC
+    cdef Status write_chunk(self, Stream feeder, const char* p, size_t n) except Status.EXC
+
+    cdef bint _sends_files(self)
+    cdef int _emit_large(self, bytes body, bint last) except -1
+    cdef int _arm(self) except -1
+    cdef int _readable(self) except -1
+    cdef int _decrypt(self, const char* p, size_t n) except -1
+    cdef int _shake(self) except -1
+    cdef bint _not_tls(self, unsigned char first) except -1
+    cdef int _shut(self) except -1
+    cdef int _read_direct(self) except -1
+    cdef int _take(self, const char* p, size_t n) except -1
+    cdef int _process(self) except -1
+    cdef bint _cut_head(self) except -1
+    cdef int _hand_over(self, bytes head) except -1
+    cdef int _drain_body(self) except -1
+    cdef int _feed_body(self, const char* p, size_t n) except -1
+    cdef int _body_over(self, bint complete, str reason) except -1
+    cdef long _feed_chunked(self, char* p, size_t n, bint* over) except -2
+    cdef bint _give(self, const char* p, size_t n) except -1
+    cdef const char* _chunk_byte(self, unsigned char c, bint* over) noexcept
+    cdef int _on_eof(self, bint clean) except -1
+    cdef int _emit(self, const char* p, size_t n, bint last) except -1
+    cdef int _transmit(self, const char* p, size_t n) except -1
+    cdef int _keep(self, const char* p, size_t n) except -1
+    cdef bint _flush(self) except -1
+    cdef bint _ended(self) except -1
+    cdef int _leave(self) except -1
+    cdef int _source_failed(self, str reason) except -1
+    cdef int _writable(self) except -1
+    cdef int _pump(self) except -1
+    cdef int _pump_file(self) except -1
+    cdef int _pump_batch(self) except -1
+    cdef int _drained(self) except -1
+    cdef int _send_failed(self, str reason) except -1
+    cdef bint _settled(self) except -1
+    cdef int _broken(self, str reason) except -1
+    cdef int _destroy(self) except -1
+
+
+cdef class Listener(Pollable):
+    cdef object on_accept
+    cdef bint front
+    cdef size_t head_limit
+    cdef int accepts

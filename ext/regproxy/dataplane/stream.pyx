@@ -1,0 +1,1364 @@
+"""An fd with or without TLS: readiness, the head cut, bodies in and out, back-pressure, timeouts.
+
+A Stream tells its handler (a Python object) what happened, once per message head and never per chunk:
+
+    on_connect(host, port)      a CONNECT head; host is None where its target can't be understood
+    on_foreign(kind)            the first byte is not what was expected: "tls" before, "plain" after CONNECT
+    on_head(head)               a whole head, blank line included; nothing more is read until asked for
+    on_head_too_large()         no blank line within the limit
+    on_handshake()              TLS is up
+    on_body(complete, reason)   the body that `receive` asked for is over
+    on_sent()                   what an earlier send() could not hand to the kernel at once is out
+    on_source_failed(reason)    the body that is being sent can't be completed
+    on_eof(partial)             the peer ended the connection between heads (partial: within one)
+    on_timeout(what)            "read" or "send": nothing moved for too long
+    on_closed(reason)           the connection broke; the stream is closed already
+"""
+
+from libc.stdio cimport snprintf
+from libc.stdlib cimport free, realloc
+from libc.string cimport memset
+from libc.stdint cimport uint32_t, uint64_t
+
+from regproxy.dataplane.connect cimport parse_connect
+from regproxy.dataplane.reactor cimport (
+    BATCH, CROWD_BATCH, FEW, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Pollable, Reactor,
+)
+from regproxy.dataplane.tls cimport Conn, Context
+from regproxy.dataplane.posix cimport *
+from regproxy.dataplane.status cimport Status
+
+cdef enum:
+    HEADS_PER_EVENT = 64
+    BATCHES_PER_EVENT = 1
+    # A relay stops reading its source when this much waits for a slow receiver.
+    OUT_HIGH = 262144
+    # And no connection has more than this waiting, besides an answer that is in memory as a whole: what a
+    # relay adds at once, with the framing of the smallest chunks, stays below it.
+    OUT_MAX = OUT_HIGH + 2097152
+    CHUNK_HEAD_ROOM = 16
+    # A chunk up to here is moved to the one before it; a larger one is as well taken by itself.
+    MOVED = 4096
+    TRAILER_MAX = 8192
+    LINGER_MS = 2000
+    LEAVING_MS = 500
+    # So much a socket takes at once, whatever its buffer's size.
+    FITS = 16384
+    TLS_HANDSHAKE_BYTE = 0x16
+
+cdef long long live_streams = 0
+
+
+def live() -> int:
+    """How many streams have an open fd."""
+    return live_streams
+
+
+# --- buffers ---------------------------------------------------------------------------------------------
+
+cdef int buf_append(Buf* b, const char* p, size_t n) except -1:
+    cdef size_t cap
+    cdef char* grown
+    if n == 0:
+        return 0
+    if b.start and b.start + b.len + n > b.cap:
+        memmove(b.data, b.data + b.start, b.len)
+        b.start = 0
+    if b.len + n > b.cap:
+        cap = max(b.cap * 2, b.len + n)
+        grown = <char*>realloc(b.data, cap)
+        if grown == NULL:
+            raise MemoryError
+        b.data = grown
+        b.cap = cap
+    memcpy(b.data + b.start + b.len, p, n)
+    b.len += n
+    return 0
+
+
+cdef void buf_consume(Buf* b, size_t n) noexcept:
+    b.start += n
+    b.len -= n
+    if b.len == 0:
+        # A connection owns memory only for what is waiting.
+        free(b.data)
+        memset(b, 0, sizeof(Buf))
+
+
+cdef void buf_free(Buf* b) noexcept:
+    free(b.data)
+    memset(b, 0, sizeof(Buf))
+
+
+cdef int unsent(int fd) noexcept nogil:
+    """How many bytes of a TCP socket the peer has not confirmed."""
+    cdef int n = 0
+    return n if ioctl(fd, SIOCOUTQ, &n) == 0 else 0
+
+
+cdef long find_head_end(const char* p, size_t n, size_t start) noexcept nogil:
+    """Index after the blank line, or -1. A bare LF LF ends a head too: the parser then refuses it by name."""
+    cdef size_t i = start
+    cdef const char* lf
+    while i < n:
+        lf = <const char*>memchr(p + i, 10, n - i)
+        if lf == NULL:
+            return -1
+        i = lf - p + 1
+        if i < n and p[i] == 10:
+            return i + 1
+        if i + 1 < n and p[i] == 13 and p[i + 1] == 10:
+            return i + 2
+    return -1
+
+
+cdef class Source:
+    """Where a body that is sent comes from."""
+
+    cdef Status pull(self, Stream to, char* p, size_t cap, size_t* n) except Status.EXC:
+        """Fill p with up to cap bytes. OK: n > 0; END: it was all, maybe 0; AGAIN, COLD: wake() follows."""
+        raise NotImplementedError
+
+    cdef Status span(self, Stream to, int* fd, long* offset, size_t* n) except Status.EXC:
+        """The same as a piece of a file for sendfile; END: nothing is left."""
+        raise NotImplementedError
+
+    cdef int advance(self, size_t n) except -1:
+        raise NotImplementedError
+
+
+cdef class Sink:
+    """Where a body that is received goes."""
+
+    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
+        raise NotImplementedError
+
+
+cdef class Stream(Pollable):
+    """One connection. `Stream(reactor, fd)` takes over a connected, non-blocking socket.
+
+    Where that fails, `fd` is still the caller's.
+    """
+
+    def __cinit__(self, Reactor reactor not None, int fd, bint front=False, size_t head_limit=32768):
+        global live_streams
+        self.fd = fd
+        self.front = front
+        self.head_limit = head_limit
+        self.mode = IN_OFF
+        # The interest of a connection that waits for a head, which is how nearly all of them begin.
+        reactor.watch(self, EPOLLIN | EPOLLRDHUP)
+        live_streams += 1
+        reactor.streams_open += 1
+
+    def __dealloc__(self):
+        # A registered stream is held by the reactor, so it can only get here closed.
+        buf_free(&self.inb)
+        buf_free(&self.outb)
+
+    # --- what Python sees --------------------------------------------------------------------------------
+
+    @property
+    def open(self) -> bool:
+        return self.fd >= 0
+
+    @property
+    def idle(self) -> bool:
+        """Nothing was asked for: between heads, or before the first byte of a handshake."""
+        if self.handshaking:
+            return not self.fed
+        return self.mode == IN_HEAD and self.inb.len == 0 and self.outb.len == 0
+
+    @property
+    def waiting(self) -> int:
+        """How many bytes the kernel has not taken yet."""
+        return self.outb.len
+
+    @property
+    def spent(self) -> bool:
+        """Whether TLS has sent so many records under one key that the connection should end."""
+        return self.tls is not None and self.tls.spent()
+
+    @property
+    def half_closed(self) -> bool:
+        return self.eof_in or self.rdhup
+
+    @property
+    def peer(self) -> str:
+        """The other side's address, without its port."""
+        cdef char text[64]
+        cdef void* address
+        if self.peer_address.ss_family == AF_INET6:
+            address = &(<sockaddr_in6*>&self.peer_address).sin6_addr
+        elif self.peer_address.ss_family == AF_INET:
+            address = &(<sockaddr_in*>&self.peer_address).sin_addr
+        else:
+            return ""
+        if inet_ntop(self.peer_address.ss_family, address, text, 64) == NULL:
+            return ""
+        return text.decode().removeprefix("::ffff:")
+
+    def set_send_timeout(self, double seconds) -> None:
+        self.out_timeout = <long>(seconds * 1000)
+
+    def start_tls(self, Context context not None, bytes host not None, bint is_ip, double timeout) -> None:
+        """Begin the handshake, as the context's side, for `timeout` seconds at most.
+
+        What was read beyond the last head belongs to it.
+        """
+        cdef Buf early = self.inb
+        # A socket's own BIO would not see what has been read already.
+        self.tls = Conn(context, host, -1 if early.len else self.fd, is_ip)
+        memset(&self.inb, 0, sizeof(Buf))
+        self.handshaking = True
+        self.fed = False
+        self.front = False
+        self.in_deadline = self.reactor.now + <uint64_t>(timeout * 1000)
+        try:
+            if early.len or not context.server or self.tls.direct:
+                self._decrypt(early.data + early.start if early.len else NULL, early.len)
+        finally:
+            buf_free(&early)
+        self._arm()
+
+    def next_head(self, double idle_timeout, double head_timeout) -> None:
+        """Read the next head: `idle_timeout` seconds until its first byte, then `head_timeout` for all of it.
+
+        0 is no limit.
+        """
+        cdef double first = head_timeout if self.inb.len else idle_timeout
+        self.mode = IN_HEAD
+        self.scanned = 0
+        self.head_begun = self.inb.len > 0
+        self.head_timeout = <long>(head_timeout * 1000)
+        self.in_timeout = 0
+        self.in_deadline = self.reactor.now + <uint64_t>(first * 1000) if first else 0
+        if self.inb.len:
+            self._process()
+        if self.fd < 0:
+            return
+        if self.eof_in or (self.tls is not None and self.tls.direct and not self.in_event):
+            # The end, or bytes inside OpenSSL, that no event will tell of again.
+            self.reactor.loop.call_soon(self._again)
+        self._arm()
+
+    def watch_idle(self, double timeout) -> bool:
+        """Keep an origin's idle connection; False where it already has bytes or its end waiting."""
+        if self.fd < 0 or self.inb.len or self.eof_in or self.rdhup or self.dead:
+            return False
+        if self.tls is not None and not self.tls.drained():
+            # No event would tell of what OpenSSL has read already.
+            return False
+        self.mode = IN_WATCH
+        self.in_timeout = 0
+        self.in_deadline = self.reactor.now + <uint64_t>(timeout * 1000)
+        self._arm()
+        return True
+
+    def reusable(self) -> bool:
+        """Look whether an idle connection can take a request: nothing has come since the last event.
+
+        What has would be taken for the answer. Over TLS a record counts, whatever is in it: the tickets of
+        TLS 1.3 come ahead of the first answer and are read with it, and one that comes later is read by the
+        event that tells of it. Only one that comes in this very turn of the loop costs another connection.
+        """
+        cdef char byte
+        if self.mode != IN_WATCH or self.fd < 0 or self.dead or self.eof_in or self.rdhup:
+            return False
+        if self.inb.len or self.outb.len or (self.tls is not None and not self.tls.drained()):
+            return False
+        return recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
+
+    def receive(self, Sink sink not None, str framing, long long length, double timeout) -> None:
+        """Give the body to the sink: framing "length", "chunked" or "eof"; on_body tells its end."""
+        if length < 0:
+            raise ValueError(f"a body can't have {length} bytes")
+        self.sink = sink
+        self.mode = IN_BODY
+        self.held = False
+        self.remaining = length
+        self.chunk_state = CHUNK_SIZE
+        self.trailer_bytes = 0
+        if framing == "length":
+            self.framing = FRAMING_LENGTH
+        elif framing == "chunked":
+            self.framing = FRAMING_CHUNKED
+            self.remaining = 0
+        else:
+            self.framing = FRAMING_EOF
+        self.in_timeout = <long>(timeout * 1000)
+        self.in_deadline = self.reactor.now + self.in_timeout
+        self._drain_body()
+        self._arm()
+
+    def pause(self) -> None:
+        """Read nothing until told otherwise."""
+        self.mode = IN_OFF
+        self.held = False
+        self.in_deadline = 0
+        self._arm()
+
+    def send(self, bytes head not None, bytes body=b"", Source source=None, bint chunked=False,
+             bint last=False) -> bool:
+        """Send head, body and then the source; True: the kernel has it all, False: on_sent() will tell.
+
+        `chunked` frames the source in chunks; `last` ends the connection after it.
+        """
+        cdef size_t n = len(head), m = len(body), got = 0
+        cdef Reactor r = self.reactor
+        cdef Status status
+        if self.fd < 0 or self.dead:
+            return False
+        self.closing = self.closing or last
+        self.whole = n + m
+        if n + m > BATCH:
+            self._emit(head, n, False)
+            self._emit_large(body, last and source is None)
+        else:
+            memcpy(r.plain_out, <const char*>head, n)
+            memcpy(r.plain_out + n, <const char*>body, m)
+            if source is not None and not chunked and self.outb.len == 0 and not self._sends_files():
+                # The head and the first piece of the body go out together.
+                status = source.pull(self, r.plain_out + n + m, BATCH - n - m, &got)
+                if status == Status.END:
+                    source = None
+                elif status == Status.AGAIN or status == Status.COLD:
+                    self.source_waiting = True
+            self._emit(r.plain_out, n + m + got, last and source is None)
+        self.source = source
+        self.chunked_out = chunked
+        return self._settled()
+
+    def notify_sent(self) -> bool:
+        """True where nothing waits to be sent; else on_sent() will tell."""
+        return self._settled()
+
+    def end_chunks(self) -> bool:
+        """Send the last chunk of a body that write_chunk framed; answers as send() does."""
+        if self.fd < 0 or self.dead:
+            return False
+        self._emit(b"0\r\n\r\n", 5, False)
+        return self._settled()
+
+    def shut_write(self) -> None:
+        """Forward a half-close once everything is out (tunnels)."""
+        if self.fd >= 0 and not self.dead:
+            if self.outb.len:
+                self.shut_later = True
+            else:
+                self._shut()
+
+    def extend_read(self, double seconds) -> None:
+        """Wait that much longer for the next byte."""
+        self.in_deadline = self.reactor.now + <uint64_t>(seconds * 1000)
+
+    def close(self, bint linger=False) -> None:
+        """End the connection in order, after what waits is out.
+
+        `linger` reads on for a moment: a peer that is still sending would otherwise get a reset that
+        destroys our last answer (RFC 9112 section 9.6).
+        """
+        if self.fd < 0:
+            return
+        if self.dead:
+            self._destroy()
+            return
+        if not self.closing and self.tls is not None and self.tls.established:
+            self._emit(NULL, 0, True)
+        self.closing = True
+        self.linger = linger
+        self.source = None
+        self.source_waiting = False
+        self.sink = None
+        self.mode = IN_OFF
+        self.held = False
+        self.in_deadline = 0
+        self.tell_sent = False
+        if self.fd >= 0 and self.outb.len == 0 and not self.alert_due:
+            self._drained()
+        if self.fd >= 0:
+            if (self.outb.len or self.alert_due) and not self.out_deadline:
+                self.out_deadline = self.reactor.now + (self.out_timeout or LINGER_MS)
+            self._arm()
+
+    def abort(self) -> None:
+        """Cut the connection by a reset: the peer can't take what it has for complete."""
+        cdef linger now
+        if self.fd < 0:
+            return
+        now.l_onoff = 1
+        now.l_linger = 0
+        setsockopt(self.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
+        self._destroy()
+
+    # --- events ------------------------------------------------------------------------------------------
+
+    cdef int on_events(self, uint32_t events) except -1:
+        cdef int error = 0
+        cdef socklen_t n = sizeof(error)
+        self.in_event = True
+        try:
+            if events & EPOLLOUT:
+                self._writable()
+            if self.fd >= 0 and events & EPOLLIN and self.interest & EPOLLIN and not self.held:
+                if self.mode != IN_OFF or self.handshaking:
+                    self._readable()
+                    if self.fd >= 0 and events & (EPOLLERR | EPOLLHUP) and self.mode != IN_OFF:
+                        return 0    # whatever is left to read comes before the end
+            if self.fd >= 0 and events & EPOLLHUP and not events & EPOLLERR and self.write_shut:
+                # Both sides have ended, in order: what the kernel still holds is read first, when it can be.
+                self.hup = True
+                self.rdhup = True
+            elif self.fd >= 0 and events & (EPOLLERR | EPOLLHUP):
+                getsockopt(self.fd, SOL_SOCKET, SO_ERROR, &error, &n)
+                self._broken(strerror(error).decode() if error else "connection closed by the peer")
+            elif events & EPOLLRDHUP:
+                # The peer will send nothing more; it may still read, and what it sent may still be unread.
+                self.rdhup = True
+        finally:
+            self.in_event = False
+            if self.fd >= 0:
+                self._arm()
+        return 0
+
+    cdef int on_tick(self, uint64_t now) except -1:
+        if self.in_deadline and now > self.in_deadline and not self.held:
+            self.in_deadline = 0
+            if self.leaving:
+                self._leave()
+            elif self.closing:
+                self._destroy()
+            else:
+                self.handler.on_timeout("read")
+        elif self.out_deadline and now > self.out_deadline:
+            self.out_deadline = 0
+            if self.closing:
+                self.abort()
+            else:
+                self.handler.on_timeout("send")
+        return 0
+
+    cdef int on_crash(self, str reason) except -1:
+        return self._broken(reason)
+
+    cdef int _arm(self) except -1:
+        """Tell epoll what we wait for now. Within an event this is done once, at its end."""
+        cdef uint32_t want = 0
+        cdef bint sending
+        if self.in_event or self.fd < 0:
+            return 0
+        if not self.rdhup:
+            want = EPOLLRDHUP
+        if not self.eof_in and (
+            self.handshaking or (self.mode != IN_OFF and not self.held and not self.backlog)
+        ):
+            want |= EPOLLIN
+        sending = self.outb.len > 0 or self.alert_due
+        sending = sending or (self.source is not None and not self.source_waiting)
+        if sending or self.leaving:
+            if self.out_timeout and not self.out_deadline:
+                self.out_deadline = self.reactor.now + self.out_timeout
+        else:
+            # Nothing waits for the receiver: a slow origin, or disk, is not its fault.
+            self.out_deadline = 0
+        if sending and not self.dead:
+            want |= EPOLLOUT
+        if self.hup and not want & EPOLLIN:
+            # EPOLLHUP can't be masked; edge-triggered it is told once, and again when we want to read.
+            want |= EPOLLET
+        if want != self.interest:
+            self.reactor.rewatch(self, want)
+        return 0
+
+    # --- incoming ----------------------------------------------------------------------------------------
+
+    cdef int _readable(self) except -1:
+        cdef ssize_t n
+        if self.tls is not None and self.tls.direct:
+            return self._read_direct()
+        n = recv(self.fd, self.reactor.wire_in, SCRATCH_IN, 0)
+        if n < 0:
+            if errno == EAGAIN or errno == EINTR:
+                return 0
+            return self._broken(strerror(errno).decode())
+        if n == 0:
+            return self._on_eof(False)
+        self.reactor.wire_bytes_in += n
+        if self.tls is None:
+            return self._take(self.reactor.wire_in, n)
+        return self._decrypt(self.reactor.wire_in, n)
+
+    cdef int _decrypt(self, const char* p, size_t n) except -1:
+        """Feed cipher text; plaintext goes on to _take. All of it is used up, whatever the handler does."""
+        cdef Conn tls = self.tls
+        cdef Reactor r = self.reactor
+        cdef size_t filled, got
+        cdef Status status
+        if tls.direct:
+            return self._read_direct()
+        if self.handshaking and n and self._not_tls(<unsigned char>p[0]):
+            return 0
+        tls.wire.source = p
+        tls.wire.source_len = n
+        if self.handshaking:
+            self._shake()
+            if self.fd < 0 or self.handshaking:
+                return 0
+        while self.fd >= 0:
+            filled = 0
+            status = Status.OK
+            tls.wire.dest = r.wire_out
+            tls.wire.dest_cap = SCRATCH_OUT
+            tls.wire.dest_len = 0
+            while filled + 16384 <= SCRATCH_IN:
+                status = tls.read(r.plain_in + filled, SCRATCH_IN - filled, &got)
+                if status != Status.OK:
+                    break
+                filled += got
+                if tls.drained():
+                    status = Status.AGAIN
+                    break
+            if tls.wire.dest_len:
+                self._transmit(r.wire_out, tls.wire.dest_len)
+            if filled:
+                self._take(r.plain_in, filled)
+            if status == Status.AGAIN or self.fd < 0:
+                return 0
+            if status == Status.END:
+                return self._on_eof(True)
+            if status == Status.FAILED:
+                return self._broken(tls.failure())
+        return 0
+
+    cdef bint _not_tls(self, unsigned char first) except -1:
+        """Look at the first byte, which should be a ClientHello's; plain text gets a plain answer."""
+        if self.fed or not self.tls.context.server:
+            return False
+        self.fed = True
+        if first == TLS_HANDSHAKE_BYTE:
+            return False
+        self.tls = None
+        self.handshaking = False
+        self.in_deadline = 0
+        self.handler.on_foreign("plain")
+        return True
+
+    cdef int _shake(self) except -1:
+        cdef Conn tls = self.tls
+        cdef Reactor r = self.reactor
+        cdef Status status
+        tls.wire.dest = r.wire_out
+        tls.wire.dest_cap = SCRATCH_OUT
+        tls.wire.dest_len = 0
+        status = tls.handshake()
+        if tls.wire.dest_len:
+            self._transmit(r.wire_out, tls.wire.dest_len)
+        if status == Status.AGAIN:
+            return 0
+        if status == Status.END:
+            return self._on_eof(False)
+        if status != Status.OK:
+            if tls.context.server:
+                r.handshakes_failed += 1
+            else:
+                r.upstream_handshakes_failed += 1
+            return self._broken(f"TLS handshake failed: {tls.failure()}")
+        if tls.context.server:
+            r.handshakes_done += 1
+        else:
+            r.upstream_handshakes_done += 1
+        self.handshaking = False
+        self.in_deadline = 0
+        self.handler.on_handshake()
+        return 0
+
+    cdef int _read_direct(self) except -1:
+        """The socket's own BIO: OpenSSL or the kernel reads; stop when told to, or when there is no more."""
+        cdef Conn tls = self.tls
+        cdef Reactor r = self.reactor
+        cdef size_t got, filled
+        cdef Status status = Status.OK
+        cdef ssize_t peeked
+        cdef char first
+        if self.handshaking:
+            if not self.fed and tls.context.server:
+                peeked = recv(self.fd, &first, 1, MSG_PEEK)
+                if peeked < 0 and (errno == EAGAIN or errno == EINTR):
+                    # What comes from now on must not be read before it has been looked at.
+                    return 0
+                if peeked == 1 and self._not_tls(<unsigned char>first):
+                    return 0
+            self._shake()
+        while (self.fd >= 0 and not self.handshaking and self.mode != IN_OFF and not self.held
+               and not self.backlog):
+            filled = 0
+            while filled + 16384 <= SCRATCH_IN:
+                status = tls.read(r.plain_in + filled, SCRATCH_IN - filled, &got)
+                if status != Status.OK:
+                    break
+                filled += got
+            r.wire_bytes_in += filled
+            if filled:
+                self._take(r.plain_in, filled)
+            if self.fd < 0 or status == Status.AGAIN:
+                return 0
+            if status == Status.END:
+                return self._on_eof(True)
+            if status == Status.FAILED:
+                reason = tls.failure()
+                if "unexpected eof" in reason:
+                    return self._on_eof(False)
+                return self._broken(reason)
+        return 0
+
+    def _again(self):
+        """Go on with what was left when the last event ended."""
+        if self.fd < 0:
+            return
+        self.backlog = False
+        self.in_event = True
+        try:
+            self._process()
+            if self.fd >= 0 and self.eof_in and self.mode == IN_HEAD and not self.backlog:
+                self._on_eof(self.eof_clean)
+            elif self.fd >= 0 and self.tls is not None and self.tls.direct and not self.held:
+                self._read_direct()
+        except Exception as exc:
+            self.reactor._crash(self, exc)
+        finally:
+            self.in_event = False
+            if self.fd >= 0:
+                self._arm()
+
+    cdef int _take(self, const char* p, size_t n) except -1:
+        cdef long end
+        self.plain_received += n
+        if self.mode == IN_DISCARD:
+            return 0
+        if self.mode == IN_WATCH:
+            return self._broken("the origin sent bytes that nobody asked for")
+        if self.inb.len == 0 and self.mode == IN_BODY:
+            if self.in_timeout:
+                self.in_deadline = self.reactor.now + self.in_timeout
+            return self._feed_body(p, n)
+        if self.inb.len == 0 and self.mode == IN_HEAD and not self.front and p[0] > 32:
+            end = find_head_end(p, n, 0)
+            if end == <long>n and n <= self.head_limit:
+                # The usual case: one whole head and nothing else.
+                return self._hand_over(p[:n])
+        if not self.head_begun and self.mode == IN_HEAD:
+            self.head_begun = True
+            self.in_deadline = self.reactor.now + self.head_timeout if self.head_timeout else 0
+        buf_append(&self.inb, p, n)
+        return self._process()
+
+    cdef int _process(self) except -1:
+        """Work off what is buffered, as far as the mode allows. A handler may change the mode at any call."""
+        cdef int budget = HEADS_PER_EVENT
+        if self.processing:
+            return 0
+        self.processing = True
+        try:
+            while self.fd >= 0 and self.inb.len and not self.held:
+                if self.mode == IN_HEAD:
+                    if budget == 0:
+                        # One client with many pipelined requests must not keep the others waiting.
+                        self.backlog = True
+                        self.reactor.loop.call_soon(self._again)
+                        break
+                    budget -= 1
+                    if not self._cut_head():
+                        break
+                elif self.mode == IN_BODY:
+                    self._drain_body()
+                else:
+                    break
+        finally:
+            self.processing = False
+        return 0
+
+    cdef bint _cut_head(self) except -1:
+        cdef char* p
+        cdef long end
+        cdef bytes head
+        # RFC 9112 section 2.2: ignore empty lines before a request line.
+        while self.inb.len and (self.inb.data[self.inb.start] == 13 or self.inb.data[self.inb.start] == 10):
+            buf_consume(&self.inb, 1)
+            self.scanned = 0
+        if self.inb.len == 0:
+            return False
+        p = self.inb.data + self.inb.start
+        if self.front and <unsigned char>p[0] == TLS_HANDSHAKE_BYTE:
+            self.mode = IN_OFF
+            self.handler.on_foreign("tls")
+            return True
+        end = find_head_end(p, self.inb.len, self.scanned)
+        if end > <long>self.head_limit or (end < 0 and self.inb.len > self.head_limit):
+            self.mode = IN_OFF
+            self.in_deadline = 0
+            self.handler.on_head_too_large()
+            return True
+        if end < 0:
+            # The blank line may be split: look again at its possible first bytes.
+            self.scanned = self.inb.len - 3 if self.inb.len > 3 else 0
+            return False
+        head = p[:end]
+        buf_consume(&self.inb, end)
+        self.scanned = 0
+        self._hand_over(head)
+        return True
+
+    cdef int _hand_over(self, bytes head) except -1:
+        self.mode = IN_OFF
+        self.in_deadline = 0
+        if self.front and head.startswith(b"CONNECT "):
+            target = parse_connect(<const char*>head, len(head))
+            if target is None:
+                self.handler.on_connect(None, 0)
+            else:
+                self.handler.on_connect(target[0], target[1])
+        else:
+            self.handler.on_head(head)
+        return 0
+
+    cdef int _drain_body(self) except -1:
+        """Feed the body from the buffer, which is taken away first: the sink's side may come back to us."""
+        cdef Buf taken
+        if self.inb.len == 0 or self.mode != IN_BODY:
+            if self.mode == IN_BODY and self.framing == FRAMING_LENGTH and self.remaining == 0:
+                self._body_over(True, "")
+            elif self.mode == IN_BODY and self.eof_in:
+                self._on_eof(self.eof_clean)
+            elif self.mode == IN_BODY and self.tls is not None and self.tls.direct and not self.in_event:
+                self.reactor.loop.call_soon(self._again)
+            return 0
+        taken = self.inb
+        memset(&self.inb, 0, sizeof(Buf))
+        try:
+            self._feed_body(taken.data + taken.start, taken.len)
+        finally:
+            free(taken.data)
+        if self.fd >= 0 and self.mode == IN_BODY and self.eof_in:
+            self._on_eof(self.eof_clean)
+        return 0
+
+    cdef int _feed_body(self, const char* p, size_t n) except -1:
+        cdef size_t used = n
+        cdef long taken
+        cdef bint over = False
+        if self.framing == FRAMING_CHUNKED:
+            # What was read is in memory of ours, and nobody else looks at it.
+            taken = self._feed_chunked(<char*>p, n, &over)
+            if taken < 0:
+                return 0
+            used = <size_t>taken
+        else:
+            if self.framing == FRAMING_LENGTH:
+                if <long long>used > self.remaining:
+                    used = <size_t>self.remaining
+                self.remaining -= used
+                over = self.remaining == 0
+            if used and not self._give(p, used):
+                return 0
+        if used < n:
+            buf_append(&self.inb, p + used, n - used)
+        if over:
+            self.held = False
+            return self._body_over(True, "")
+        return 0
+
+    cdef int _body_over(self, bint complete, str reason) except -1:
+        self.mode = IN_OFF
+        self.in_deadline = 0
+        self.sink = None
+        self.handler.on_body(complete, reason)
+        return 0
+
+    cdef long _feed_chunked(self, char* p, size_t n, bint* over) except -2:
+        """Decode the chunked coding (RFC 9112 section 7.1); bytes used, or -1 when the body was given up.
+
+        Small chunks are moved together, within `p`, and go on as one: each by itself would cost the sink a
+        write, or a record and a system call.
+        """
+        cdef size_t i = 0, k, first = 0, filled = 0
+        cdef const char* wrong = NULL
+        while i < n and not over[0] and wrong == NULL:
+            if self.chunk_state != CHUNK_DATA:
+                wrong = self._chunk_byte(<unsigned char>p[i], over)
+                i += 1
+                continue
+            k = n - i
+            if <long long>k > self.remaining:
+                k = <size_t>self.remaining
+            if filled and k > MOVED:
+                if not self._give(p + first, filled):
+                    return -1
+                filled = 0
+            if filled == 0:
+                first = i
+            else:
+                memmove(p + first + filled, p + i, k)
+            filled += k
+            i += k
+            self.remaining -= k
+            if self.remaining == 0:
+                self.chunk_state = CHUNK_DATA_CR
+        if filled and not self._give(p + first, filled):
+            return -1
+        if wrong != NULL:
+            self._body_over(False, f"malformed chunked body: {wrong.decode()}")
+            return -1
+        return i
+
+    cdef bint _give(self, const char* p, size_t n) except -1:
+        """Give bytes of a body to the sink; False: the body has been given up."""
+        cdef Status status = self.sink.push(self, p, n)
+        if status == Status.FAILED:
+            self._body_over(False, self.sink.reason)
+            return False
+        if status == Status.AGAIN:
+            self.held = True
+        return self.fd >= 0
+
+    cdef const char* _chunk_byte(self, unsigned char c, bint* over) noexcept:
+        """Take a byte of what frames the chunks; what is wrong with it, or NULL."""
+        cdef int digit
+        if self.chunk_state == CHUNK_SIZE:
+            digit = hex_digit(c)
+            if digit >= 0 and self.trailer_bytes < 15:
+                self.remaining = self.remaining * 16 + digit
+                self.trailer_bytes += 1
+            elif self.trailer_bytes and (c == 13 or c == 59 or c == 32 or c == 9):
+                self.chunk_state = CHUNK_SIZE_LF if c == 13 else CHUNK_EXTENSION
+                self.trailer_bytes = 0
+            else:
+                return b"a chunk size is not a hexadecimal number"
+        elif self.chunk_state == CHUNK_EXTENSION:
+            self.trailer_bytes += 1
+            if c == 13:
+                self.chunk_state = CHUNK_SIZE_LF
+                self.trailer_bytes = 0
+            elif c == 10 or self.trailer_bytes > TRAILER_MAX:
+                return b"a chunk extension is malformed or too long"
+        elif self.chunk_state == CHUNK_SIZE_LF:
+            if c != 10:
+                return b"a chunk size is not followed by CRLF"
+            self.chunk_state = CHUNK_DATA if self.remaining else CHUNK_TRAILER_START
+        elif self.chunk_state == CHUNK_DATA_CR:
+            if c != 13:
+                return b"a chunk is longer than its size"
+            self.chunk_state = CHUNK_DATA_LF
+        elif self.chunk_state == CHUNK_DATA_LF:
+            if c != 10:
+                return b"a chunk is not followed by CRLF"
+            self.chunk_state = CHUNK_SIZE
+        elif self.chunk_state == CHUNK_TRAILER_START:
+            self.chunk_state = CHUNK_LAST_LF if c == 13 else CHUNK_TRAILER
+        elif self.chunk_state == CHUNK_TRAILER:
+            self.trailer_bytes += 1
+            if self.trailer_bytes > TRAILER_MAX:
+                return b"the trailer is too long"
+            if c == 13:
+                self.chunk_state = CHUNK_TRAILER_LF
+        elif self.chunk_state == CHUNK_TRAILER_LF:
+            if c != 10:
+                return b"a trailer line does not end in CRLF"
+            self.chunk_state = CHUNK_TRAILER_START
+        else:
+            if c != 10:
+                return b"the last chunk is not followed by CRLF"
+            over[0] = True
+        return NULL
+
+    cdef int _on_eof(self, bint clean) except -1:
+        if self.dead:
+            # Our send() has met the reset, and used its error up: this is no orderly end.
+            return 0
+        self.eof_in = True
+        self.eof_clean = clean
+        if self.closing or self.mode == IN_DISCARD:
+            if self.leaving:
+                return self._leave()
+            if self.outb.len == 0 and not self.alert_due:
+                return self._destroy()
+            return 0
+        if self.handshaking:
+            if self.tls.context.server:
+                self.reactor.handshakes_failed += 1
+            else:
+                self.reactor.upstream_handshakes_failed += 1
+            return self._broken("connection closed during the TLS handshake")
+        if self.mode == IN_HEAD:
+            if self.backlog:
+                # Whole heads are still to be answered; _again() comes back here behind them.
+                return 0
+            partial = self.inb.len > 0
+            self.mode = IN_OFF
+            self.in_deadline = 0
+            self.handler.on_eof(partial)
+        elif self.mode == IN_WATCH:
+            return self._broken("connection closed by the peer")
+        elif self.mode == IN_BODY:
+            if self.framing == FRAMING_EOF:
+                # RFC 9112 section 9.8: over TLS only a closure alert makes a close-delimited body complete.
+                complete = clean or self.tls is None
+                return self._body_over(complete, "" if complete else "cut: no TLS closure alert at its end")
+            if self.framing == FRAMING_LENGTH:
+                return self._body_over(False, f"cut: {self.remaining} bytes are missing")
+            return self._body_over(False, "cut before the last chunk")
+        return 0
+
+    cdef int resume(self) except -1:
+        """The sink takes more again."""
+        if self.fd < 0 or not self.held:
+            return 0
+        self.held = False
+        if self.in_timeout:
+            self.in_deadline = self.reactor.now + self.in_timeout
+        if self.inb.len or (self.tls is not None and self.tls.direct):
+            self.reactor.loop.call_soon(self._again)
+        return self._arm()
+
+    # --- outgoing ----------------------------------------------------------------------------------------
+
+    cdef bint _sends_files(self):
+        return self.tls is not None and self.tls.kernel_sends
+
+    cdef int _emit_large(self, bytes body, bint last) except -1:
+        cdef size_t at = 0, n = len(body), k
+        cdef const char* p = body
+        while at < n and not self.dead:
+            k = min(n - at, <size_t>BATCH)
+            self._emit(p + at, k, last and at + k == n)
+            at += k
+        return 0
+
+    cdef int _emit(self, const char* p, size_t n, bint last) except -1:
+        """Send n <= BATCH bytes of plaintext; what the kernel leaves is kept. `last` adds close_notify."""
+        cdef Conn tls = self.tls
+        cdef size_t done = 0
+        cdef Status status = Status.OK
+        self.plain_sent += n
+        if tls is None:
+            return self._transmit(p, n) if n else 0
+        if tls.direct:
+            if tls.kernel_sends:
+                self._transmit(p, n)
+            elif n:
+                if self.outb.len == 0:
+                    status = tls.write(p, n, &done)
+                    self.reactor.wire_bytes_out += done
+                    if status == Status.FAILED or status == Status.END:
+                        return self._send_failed(tls.failure())
+                if done < n:
+                    self._keep(p + done, n - done)
+            if last and not self.dead:
+                self.alert_due = True
+                self._ended()
+            return 0
+        tls.wire.dest = self.reactor.wire_out
+        tls.wire.dest_cap = SCRATCH_OUT
+        tls.wire.dest_len = 0
+        if n:
+            status = tls.write(p, n, &done)
+        if status != Status.OK:
+            return self._send_failed(tls.failure())
+        if last:
+            tls.close_notify()
+        return self._transmit(self.reactor.wire_out, tls.wire.dest_len)
+
+    cdef int _transmit(self, const char* p, size_t n) except -1:
+        """Hand wire bytes to the kernel, or behind what already waits for it."""
+        cdef ssize_t k = 0
+        if n == 0:
+            return 0
+        if self.outb.len == 0:
+            k = send(self.fd, p, n, MSG_NOSIGNAL)
+            if k < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    return self._send_failed(strerror(errno).decode())
+                k = 0
+            self.reactor.wire_bytes_out += k
+        if <size_t>k < n:
+            self.out_deadline = self.reactor.now + self.out_timeout if self.out_timeout else 0
+            return self._keep(p + k, n - k)
+        return 0
+
+    cdef int _keep(self, const char* p, size_t n) except -1:
+        """Have n bytes wait for the kernel; a connection for which too much waits is given up."""
+        if self.outb.len + n > OUT_MAX + self.whole:
+            return self._send_failed("the peer does not read: too many bytes wait for it")
+        return buf_append(&self.outb, p, n)
+
+    cdef bint _flush(self) except -1:
+        """Send what waits; True when nothing does any more."""
+        cdef ssize_t k
+        cdef size_t done = 0
+        cdef Status status
+        if self.outb.len == 0:
+            return self._ended()
+        if self.tls is not None and self.tls.direct and not self.tls.kernel_sends and not self.handshaking:
+            status = self.tls.write(self.outb.data + self.outb.start, self.outb.len, &done)
+            if status == Status.FAILED or status == Status.END:
+                self._send_failed(self.tls.failure())
+                return False
+            k = <ssize_t>done
+        else:
+            k = send(self.fd, self.outb.data + self.outb.start, self.outb.len, MSG_NOSIGNAL)
+            if k < 0:
+                if errno != EAGAIN and errno != EINTR:
+                    self._send_failed(strerror(errno).decode())
+                    return False
+                k = 0
+        if k:
+            self.reactor.wire_bytes_out += k
+            buf_consume(&self.outb, k)
+            self.out_deadline = 0
+            if self.outb.len and self.out_timeout:
+                self.out_deadline = self.reactor.now + self.out_timeout
+        return self.outb.len == 0 and self._ended()
+
+    cdef bint _ended(self) except -1:
+        """Send the closure alert that is due; True when none is."""
+        if self.alert_due and self.outb.len == 0:
+            if self.tls.kernel_sends and self.plain_sent > FITS:
+                self.leaving = unsent(self.fd) or 1
+            self.alert_due = self.tls.close_notify() == Status.AGAIN
+        return not self.alert_due
+
+    cdef int _leave(self) except -1:
+        """Close where the peer has taken everything, else look again later."""
+        cdef int left = unsent(self.fd)
+        if left == 0 and self.outb.len == 0 and not self.alert_due:
+            return self._destroy()
+        if left != self.leaving:
+            self.out_deadline = self.reactor.now + self.out_timeout if self.out_timeout else 0
+        self.leaving = left or 1
+        self.in_deadline = self.reactor.now + LEAVING_MS
+        return 0
+
+    cdef int _writable(self) except -1:
+        if self.dead or not self._flush():
+            return 0
+        if self.source is not None and not self.source_waiting:
+            self._pump()
+        if self.fd >= 0 and self.outb.len == 0 and self.source is None and not self.dead:
+            self._drained()
+        return 0
+
+    cdef int _pump(self) except -1:
+        """Move up to a few batches of the source; then the other connections have their turn."""
+        cdef int _i
+        for _i in range(BATCHES_PER_EVENT):
+            self.out_deadline = 0
+            if self._sends_files() and not self.chunked_out:
+                self._pump_file()
+            else:
+                self._pump_batch()
+            if self.fd < 0 or self.dead or self.outb.len or self.source is None or self.source_waiting:
+                return 0
+        return 0
+
+    cdef int _pump_batch(self) except -1:
+        cdef char* p = self.reactor.plain_out
+        cdef char* body = p + CHUNK_HEAD_ROOM
+        cdef size_t n = 0, k = 0
+        cdef char size_line[24]
+        cdef bint over
+        cdef Source source = self.source
+        cdef Status status
+        if self.tls is not None:
+            # More than what went out with the head: a large body.
+            self.tls.take_over()
+        if self.slow:
+            n = SLOW_BATCH
+        else:
+            n = BATCH if self.reactor.crowd <= FEW else CROWD_BATCH
+        status = source.pull(self, body, n, &n)
+        if status == Status.FAILED:
+            self.source = None
+            self.handler.on_source_failed(source_reason(source))
+            return 0
+        if status == Status.AGAIN or status == Status.COLD:
+            self.source_waiting = True
+            return 0
+        over = status == Status.END
+        if self.chunked_out:
+            if n:
+                k = snprintf(size_line, sizeof(size_line), b"%zx\r\n", n)
+                memcpy(body - k, size_line, k)
+                memcpy(body + n, b"\r\n", 2)
+                n += 2
+            if over:
+                memcpy(body + n, b"0\r\n\r\n", 5)
+                n += 5
+        if over:
+            self.source = None
+        self._emit(body - k, n + k, over and self.closing)
+        self.slow = self.outb.len > 0
+        return 0
+
+    cdef int _pump_file(self) except -1:
+        cdef int fd
+        cdef long offset
+        cdef size_t n = 0
+        cdef ssize_t k
+        cdef Source source = self.source
+        cdef Status status = source.span(self, &fd, &offset, &n)
+        if status == Status.FAILED:
+            return self._source_failed(source_reason(source))
+        if status == Status.AGAIN or status == Status.COLD:
+            self.source_waiting = True
+            return 0
+        if status == Status.END:
+            self.source = None
+            if self.closing:
+                self._emit(NULL, 0, True)
+            return 0
+        k = sendfile(self.fd, fd, &offset, n)
+        if k == 0:
+            return self._source_failed("the file was cut")
+        if k > 0:
+            source.advance(k)
+            self.plain_sent += k
+            self.reactor.wire_bytes_out += k
+        elif errno == EIO:
+            return self._source_failed(f"reading the cache failed: {strerror(errno).decode()}")
+        elif errno != EAGAIN and errno != EINTR:
+            return self._send_failed(strerror(errno).decode())
+        return 0
+
+    cdef int _source_failed(self, str reason) except -1:
+        self.source = None
+        self.handler.on_source_failed(reason)
+        return 0
+
+    cdef int _drained(self) except -1:
+        cdef Stream feeder = self.feeder
+        self.out_deadline = 0
+        if feeder is not None:
+            self.feeder = None
+            feeder.resume()
+        if self.shut_later:
+            self.shut_later = False
+            self._shut()
+        if self.closing:
+            if self.leaving and self.mode != IN_DISCARD:
+                # close() and shutdown() drop what the kernel has encrypted and not yet given to TCP. How much
+                # that is it does not tell, but it is nothing once TCP's own queue has had time to run empty.
+                self.mode = IN_DISCARD
+                self.in_deadline = self.reactor.now + LEAVING_MS
+                return 0
+            if self.linger and not self.eof_in:
+                self._shut()
+                self.linger = False
+                self.mode = IN_DISCARD
+                self.in_deadline = self.reactor.now + LINGER_MS
+                return 0
+            if self.mode == IN_DISCARD:
+                return 0
+            if not self.tell_sent:
+                return self._destroy()
+        if self.tell_sent:
+            self.tell_sent = False
+            self.handler.on_sent()
+        return 0
+
+    cdef bint _settled(self) except -1:
+        if self.dead:
+            return False
+        if self.outb.len == 0 and self.source is None:
+            return True
+        self.tell_sent = True
+        self._arm()
+        return False
+
+    cdef int wake(self) except -1:
+        """The source has more."""
+        if self.source_waiting:
+            self.source_waiting = False
+            self._arm()
+        return 0
+
+    cdef size_t offer(self, const char* p, size_t n) except? 0:
+        """Send up to n bytes of what the waiting source would have pulled next; how many were taken.
+
+        The bytes are in memory just now, so that the way through the file is saved; only a stream whose
+        source has caught up, and which has nothing else waiting, takes any.
+        """
+        cdef size_t at = 0, k
+        if self.fd < 0 or self.dead or not self.source_waiting or self.chunked_out or self.outb.len:
+            return 0
+        while at < n and not self.dead and self.outb.len == 0:
+            k = min(n - at, <size_t>BATCH)
+            self._emit(p + at, k, False)
+            at += k
+        return at
+
+    cdef Status write(self, Stream feeder, const char* p, size_t n) except Status.EXC:
+        """Relay n bytes; AGAIN: enough waits here already, `feeder` is resumed when it is out."""
+        cdef size_t at = 0, k
+        if self.fd < 0 or self.dead:
+            return Status.FAILED
+        while at < n and not self.dead:
+            k = min(n - at, <size_t>BATCH)
+            self._emit(p + at, k, False)
+            at += k
+        if self.outb.len > OUT_HIGH:
+            self.feeder = feeder
+            self._arm()
+            return Status.AGAIN
+        if self.outb.len:
+            self._arm()
+        return Status.OK
+
+    cdef Status write_chunk(self, Stream feeder, const char* p, size_t n) except Status.EXC:
+        """Relay n bytes as chunks of the chunked coding."""
+        cdef char* out = self.reactor.plain_out
+        cdef size_t at = 0, k, h
+        cdef char size_line[24]
+        if self.fd < 0 or self.dead:
+            return Status.FAILED
+        while at < n and not self.dead:
+            k = min(n - at, <size_t>(BATCH - 32))
+            h = snprintf(size_line, sizeof(size_line), b"%zx\r\n", k)
+            memcpy(out, size_line, h)
+            memcpy(out + h, p + at, k)
+            memcpy(out + h + k, b"\r\n", 2)
+            self._emit(out, h + k + 2, False)
+            at += k
+        return self.write(feeder, NULL, 0)
+
+    cdef int _shut(self) except -1:
+        self.write_shut = True
+        shutdown(self.fd, SHUT_WR)
+        return 0
+
+    # --- the end -----------------------------------------------------------------------------------------
+
+    cdef int _send_failed(self, str reason) except -1:
+        """The peer is gone. Tell it from the loop: the handler may be the one that is sending right now."""
+        if not self.dead:
+            self.dead = True
+            buf_free(&self.outb)
+            self.source = None
+            self.reactor.loop.call_soon(self._report_dead, reason)
+        return 0
+
+    def _report_dead(self, str reason):
+        if self.fd >= 0:
+            self._broken(reason)
+
+    cdef int _broken(self, str reason) except -1:
+        handler = self.handler
+        closing = self.closing
+        self._destroy()
+        if handler is not None and not (closing and not self.tell_sent):
+            handler.on_closed(reason)
+        return 0
+
+    cdef int _destroy(self) except -1:
+        global live_streams
+        cdef Stream feeder
+        if self.fd < 0:
+            return 0
+        self.reactor.forget(self)
+        close(self.fd)
+        self.fd = -1
+        live_streams -= 1
+        self.reactor.streams_open -= 1
+        buf_free(&self.inb)
+        buf_free(&self.outb)
+        self.mode = IN_OFF
+        self.tls = None
+        self.source = None
+        self.sink = None
+        self.handler = None
+        feeder = self.feeder
+        self.feeder = None
+        if feeder is not None:
+            # Its next push fails, which tells the feeder's own handler.
+            feeder.resume()
+        return 0
+
+
+cdef int hex_digit(unsigned char c) noexcept nogil:
+    if 48 <= c <= 57:
+        return c - 48
+    if 97 <= c <= 102:
+        return c - 87
+    if 65 <= c <= 70:
+        return c - 55
+    return -1
+
+
+cdef str source_reason(Source source):
+    return getattr(source, "reason", "") or "the body can't be completed"
+
+
+cdef class Listener(Pollable):
+    """Accepts from a listening, non-blocking socket: `on_accept(stream)` for each new connection.
+
+    `front` marks the proxy port, whose heads may be CONNECT and whose first byte is looked at. `accepts`: how
+    many connections are taken at a time; where other processes listen too, 1 leaves them their share.
+
+    Takes over `fd`, but for where it fails.
+    """
+
+    def __cinit__(self, Reactor reactor not None, int fd, on_accept, bint front=True,
+                  size_t head_limit=32768, int accepts=32):
+        self.fd = fd
+        self.on_accept = on_accept
+        self.front = front
+        self.head_limit = head_limit
+        self.accepts = accepts
+        reactor.watch(self, EPOLLIN)
+
+    def close(self) -> None:
+        """Stop accepting. Our descriptor of the socket is closed too; other processes may have others."""
+        if self.fd >= 0:
+            # While those are open, closing ours would leave it in the epoll set, ready for ever.
+            self.reactor.unwatch(self)
+            self.reactor.forget(self)
+            close(self.fd)
+            self.fd = -1
+
+    cdef int on_events(self, uint32_t events) except -1:
+        cdef int _i, fd
+        cdef socklen_t n
+        cdef sockaddr_storage address
+        cdef Stream stream
+        for _i in range(self.accepts):
+            if self.fd < 0:
+                return 0
+            n = sizeof(address)
+            fd = accept4(self.fd, <sockaddr*>&address, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
+            if fd < 0:
+                if errno == EINTR or errno == ECONNABORTED:
+                    continue
+                if errno == EMFILE or errno == ENFILE:
+                    self._rest()
+                return 0
+            try:
+                stream = Stream(self.reactor, fd, self.front, self.head_limit)
+            except BaseException:
+                close(fd)
+                raise
+            memcpy(&stream.peer_address, &address, n)
+            try:
+                self.on_accept(stream)
+            except BaseException:
+                stream.abort()
+                raise
+        return 0
+
+    def _rest(self):
+        """No file descriptors are left: a readable listener would spin, so look again in a while."""
+        message = "out of file descriptors: not accepting for 100 ms"
+        self.reactor.loop.call_exception_handler({"message": message})
+        self.reactor.rewatch(self, 0)
+        self.reactor.loop.call_later(0.1, self._wake_up)
+
+    def _wake_up(self):
+        if self.fd >= 0:
+            self.reactor.rewatch(self, EPOLLIN)

@@ -1,0 +1,49 @@
+from libc.stdint cimport uint64_t
+
+from regproxy.dataplane.records cimport Seal
+from regproxy.dataplane.tls_bio cimport Wire
+from regproxy.dataplane.openssl cimport SSL, SSL_CTX
+from regproxy.dataplane.status cimport Status
+
+
+cdef class Context:
+    cdef SSL_CTX* ctx
+    cdef readonly bint server
+    cdef readonly bint verify
+    cdef readonly bint ktls
+    cdef readonly bint seals
+    # How many records a connection may send that makes them itself; half of that many, and it should end
+    cdef public uint64_t records_max
+
+
+cdef class Conn:
+    cdef SSL* ssl
+    cdef Context context
+    cdef Wire wire
+    cdef bytes host
+    # The socket's own BIO (kTLS): OpenSSL reads and writes the fd by itself
+    cdef readonly bint direct
+    # And the kernel encrypts what is written to it
+    cdef readonly bint kernel_sends
+    cdef int os_error
+    cdef readonly bint established
+    # Our own record layer for large bodies, and how many records the connection's data took
+    cdef Seal seal
+    cdef bint unsealable
+    cdef uint64_t records
+
+    cdef int _expect_peer(self, bint is_ip) except -1
+    cdef Status _outcome(self, int ret) except Status.EXC
+    cdef Status handshake(self) except Status.EXC
+    cdef bint _qualifies(self) noexcept
+    cdef bint _in_step(self) noexcept
+    cdef void _never_seal(self) noexcept
+    cdef Status read(self, char* p, size_t cap, size_t* n) except Status.EXC
+    cdef void _credit(self, size_t n) noexcept
+    cdef bint drained(self) noexcept
+    cdef Status write(self, const char* p, size_t n, size_t* done) except Status.EXC
+    cdef Status _write_sealed(self, const char* p, size_t n, size_t* done) except Status.EXC
+    cdef bint spent(self) noexcept
+    cdef int take_over(self) except -1
+    cdef Status close_notify(self) except Status.EXC
+    cdef str failure(self)

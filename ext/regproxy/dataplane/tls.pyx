@@ -1,0 +1,468 @@
+"""TLS by OpenSSL's C API: contexts from PEM, and connections over a memory BIO of our own.
+
+The BIO reads from and writes to scratch memory, so that many records are made first and sent with one system
+call. Where the kernel does TLS (kTLS), the socket's own BIO is used instead, and once the handshake is over
+what goes out is written to the socket as if it was plain, files by sendfile. Not by SSL_write: over kTLS it
+remembers where the caller's bytes were instead of the bytes, and a retry sends what is there by then
+(https://github.com/openssl/openssl/issues/21202).
+"""
+
+from libc.string cimport memset, strncmp, strrchr
+
+from regproxy.dataplane.records cimport RECORD_MAX, SECRET_MAX, can_seal, make_seal
+from regproxy.dataplane.tls_bio cimport Wire, on_record, scratch_bio
+from regproxy.dataplane.openssl cimport *
+from regproxy.dataplane.posix cimport errno, strcasecmp, strerror
+from regproxy.dataplane.status cimport Status
+
+cdef enum:
+    # RFC 8446 sections 5.1 and 6
+    ALERT = 21
+    APPLICATION_DATA = 23
+    WARNING = 1
+    CLOSE_NOTIFY = 0
+    # Data that makes up for one record without data
+    CONTROL_CREDIT = 1048576
+    # Half of what AES-GCM's limit allows under one key, to the next power of two (RFC 8446 section 5.5)
+    SEALED_RECORDS = 8388608
+
+cdef const char* SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
+cdef long long live_connections = 0
+
+
+def live() -> int:
+    """How many SSL objects exist: zero when every connection has gone."""
+    return live_connections
+
+
+def openssl_version() -> str:
+    return OpenSSL_version(OPENSSL_VERSION).decode()
+
+
+# --- callbacks of the handshake --------------------------------------------------------------------------
+
+cdef int on_servername(SSL* ssl, int* alert, void* arg) noexcept nogil:
+    cdef Wire* wire = <Wire*>SSL_get_ex_data(ssl, 0)
+    cdef const char* name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name)
+    if name == NULL or wire == NULL or wire.host == NULL:
+        return SSL_TLSEXT_ERR_NOACK
+    if strcasecmp(name, wire.host) != 0:
+        wire.wrong_name = True
+        alert[0] = SSL_AD_UNRECOGNIZED_NAME
+        return SSL_TLSEXT_ERR_ALERT_FATAL
+    return SSL_TLSEXT_ERR_OK
+
+
+cdef int on_alpn(SSL* ssl, const unsigned char** out, unsigned char* out_len, const unsigned char* offered,
+                 unsigned int n, void* arg) noexcept nogil:
+    # RFC 7301: a list of names, each with its length before it. We speak http/1.1 alone.
+    cdef unsigned int i = 0
+    while i < n:
+        if offered[i] == 8 and i + 9 <= n and strncmp8(offered + i + 1):
+            out[0] = offered + i + 1
+            out_len[0] = 8
+            return SSL_TLSEXT_ERR_OK
+        i += 1 + offered[i]
+    return SSL_TLSEXT_ERR_ALERT_FATAL
+
+
+cdef bint strncmp8(const unsigned char* p) noexcept nogil:
+    cdef const char* wanted = b"http/1.1"
+    cdef int i
+    for i in range(8):
+        if p[i] != <unsigned char>wanted[i]:
+            return False
+    return True
+
+
+cdef void on_secret(const SSL* ssl, const char* line) noexcept nogil:
+    # "SERVER_TRAFFIC_SECRET_0 <client random> <secret>", in hexadecimal; it never leaves this memory.
+    cdef Wire* wire = <Wire*>SSL_get_ex_data(ssl, 0)
+    cdef const char* p
+    cdef size_t i = 0
+    if wire == NULL or strncmp(line, b"SERVER_TRAFFIC_SECRET_0 ", 24) != 0:
+        return
+    p = strrchr(line, 32) + 1
+    while p[0] and p[1] and i < SECRET_MAX:
+        wire.secret[i] = <unsigned char>((nibble(p[0]) << 4) | nibble(p[1]))
+        i += 1
+        p += 2
+    wire.secret_len = i
+
+
+cdef inline int nibble(char c) noexcept nogil:
+    return c - 48 if c <= 57 else (c | 32) - 87
+
+
+# --- errors ----------------------------------------------------------------------------------------------
+
+cdef str drain_errors():
+    """The newest reason in OpenSSL's queue, which is emptied: a left-over error spoils later calls."""
+    cdef unsigned long code = ERR_peek_last_error()
+    cdef const char* reason = ERR_reason_error_string(code) if code else NULL
+    ERR_clear_error()
+    return reason.decode() if reason != NULL else ""
+
+
+cdef inline void forget_errors() noexcept:
+    """SSL_get_error takes any error in the queue for the last call's, so the queue is emptied before one."""
+    if ERR_peek_error():
+        ERR_clear_error()
+
+
+# --- contexts --------------------------------------------------------------------------------------------
+
+cdef class Context:
+    """An SSL_CTX. Build one with `server_context` or `client_context`."""
+
+    def __dealloc__(self):
+        SSL_CTX_free(self.ctx)
+
+
+cdef Context new_context(bint server, bint ktls):
+    cdef Context context = Context.__new__(Context)
+    context.server = server
+    context.records_max = SEALED_RECORDS
+    context.ktls = ktls
+    context.ctx = SSL_CTX_new(TLS_server_method() if server else TLS_client_method())
+    if context.ctx == NULL:
+        raise MemoryError(drain_errors())
+    SSL_CTX_set_min_proto_version(context.ctx, TLS1_2_VERSION)
+    SSL_CTX_set_options(context.ctx, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION)
+    if ktls:
+        SSL_CTX_set_options(context.ctx, SSL_OP_ENABLE_KTLS)
+    # Idle connections give their record buffers back; a partial write only happens on a socket's own BIO.
+    SSL_CTX_set_mode(context.ctx, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE
+                     | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER)
+    SSL_CTX_set_session_cache_mode(context.ctx, SSL_SESS_CACHE_OFF)
+    SSL_CTX_set_msg_callback(context.ctx, on_record)
+    return context
+
+
+def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=False,
+                   bint seals=False) -> Context:
+    """A context that presents `chain_pem`, leaf first. ValueError when OpenSSL refuses certificate or key.
+
+    `seals`: the records of large bodies are made by `records`, where the connection allows it.
+    """
+    cdef Context context = new_context(True, ktls)
+    cdef SSL_CTX* ctx = context.ctx
+    # Container clients never resume a session (a new process, or one connection per request): no tickets.
+    SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_CIPHER_SERVER_PREFERENCE)
+    SSL_CTX_set_num_tickets(ctx, 0)
+    SSL_CTX_set_ciphersuites(ctx, SUITES)
+    SSL_CTX_set_cipher_list(ctx, b"ECDHE+AESGCM:ECDHE+CHACHA20")
+    SSL_CTX_set1_groups_list(ctx, b"X25519:P-256:P-384")
+    SSL_CTX_set_tlsext_servername_callback(ctx, on_servername)
+    SSL_CTX_set_alpn_select_cb(ctx, on_alpn, NULL)
+    context.seals = seals and not ktls
+    if context.seals:
+        SSL_CTX_set_keylog_callback(ctx, on_secret)
+    if ktls:
+        # On a socket's own BIO OpenSSL would answer a bare FIN by a fatal alert, ahead of what we still send.
+        # The end of a request shows in its framing, so nothing is lost by taking the FIN for a closure alert.
+        SSL_CTX_set_options(ctx, SSL_OP_IGNORE_UNEXPECTED_EOF)
+    load_chain(ctx, chain_pem)
+    load_key(ctx, key_pem)
+    return context
+
+
+cdef int load_chain(SSL_CTX* ctx, bytes chain_pem) except -1:
+    cdef BIO* pem = BIO_new_mem_buf(<char*>chain_pem, <int>len(chain_pem))
+    cdef X509* cert
+    cdef int count = 0
+    try:
+        while True:
+            cert = PEM_read_bio_X509(pem, NULL, NULL, NULL)
+            if cert == NULL:
+                break
+            if count == 0:
+                if SSL_CTX_use_certificate(ctx, cert) != 1:
+                    X509_free(cert)
+                    raise ValueError(f"OpenSSL refuses the certificate: {drain_errors()}")
+                X509_free(cert)
+            elif SSL_CTX_add0_chain_cert(ctx, cert) != 1:
+                X509_free(cert)
+                raise ValueError(f"OpenSSL refuses a chain certificate: {drain_errors()}")
+            count += 1
+    finally:
+        BIO_free(pem)
+        ERR_clear_error()
+    if count == 0:
+        raise ValueError("no certificate in the PEM text")
+    return 0
+
+
+cdef int load_key(SSL_CTX* ctx, bytes key_pem) except -1:
+    cdef BIO* pem = BIO_new_mem_buf(<char*>key_pem, <int>len(key_pem))
+    # Without a passphrase, the empty one here, OpenSSL would ask the terminal for that of an encrypted key.
+    cdef EVP_PKEY* key = PEM_read_bio_PrivateKey(pem, NULL, NULL, <void*><char*>b"")
+    BIO_free(pem)
+    if key == NULL:
+        raise ValueError(f"no private key in the PEM text: {drain_errors()}")
+    cdef bint taken = SSL_CTX_use_PrivateKey(ctx, key) == 1 and SSL_CTX_check_private_key(ctx) == 1
+    EVP_PKEY_free(key)
+    if not taken:
+        raise ValueError(f"OpenSSL refuses the key: {drain_errors()}")
+    return 0
+
+
+def client_context(bint verify=True, str extra_ca_file=None, bint ktls=False, bytes chain_pem=None,
+                   bytes key_pem=None) -> Context:
+    """A context that trusts the system's store and `extra_ca_file`, and presents `chain_pem` if asked to.
+
+    ValueError: that file can't be read, or OpenSSL refuses certificate or key.
+    """
+    cdef Context context = new_context(False, ktls)
+    context.verify = verify
+    SSL_CTX_set_verify(context.ctx, SSL_VERIFY_PEER if verify else SSL_VERIFY_NONE, NULL)
+    if verify:
+        SSL_CTX_set_default_verify_paths(context.ctx)
+    if extra_ca_file and SSL_CTX_load_verify_file(context.ctx, extra_ca_file.encode()) != 1:
+        raise ValueError(f"{extra_ca_file}: no CA certificates could be read: {drain_errors()}")
+    ERR_clear_error()
+    SSL_CTX_set_alpn_protos(context.ctx, <const unsigned char*>b"\x08http/1.1", 9)
+    # Most origins take the client's order; AES-128 is the cheaper one and no weaker in practice.
+    SSL_CTX_set_ciphersuites(context.ctx, SUITES)
+    # An origin sends much at once: fewer, larger reads from the BIO.
+    SSL_CTX_set_read_ahead(context.ctx, 1)
+    SSL_CTX_set_default_read_buffer_len(context.ctx, 65536)
+    if chain_pem is not None and key_pem is not None:
+        load_chain(context.ctx, chain_pem)
+        load_key(context.ctx, key_pem)
+    return context
+
+
+# --- connections -----------------------------------------------------------------------------------------
+
+cdef class Conn:
+    """One SSL object. The owner binds `wire` to scratch memory before a call and takes what was produced.
+
+    With an `fd` and a context for kTLS the socket itself is read and written.
+    """
+
+    def __cinit__(self, Context context not None, bytes host not None, int fd=-1, bint is_ip=False):
+        global live_connections
+        cdef BIO* bio
+        self.context = context
+        self.host = host
+        memset(&self.wire, 0, sizeof(Wire))
+        self.ssl = SSL_new(context.ctx)
+        if self.ssl == NULL:
+            raise MemoryError(drain_errors())
+        live_connections += 1
+        self.direct = context.ktls and fd >= 0
+        if self.direct:
+            SSL_set_fd(self.ssl, fd)
+        else:
+            bio = scratch_bio(&self.wire)
+            SSL_set_bio(self.ssl, bio, bio)
+        SSL_set_ex_data(self.ssl, 0, &self.wire)
+        self.unsealable = not context.seals or self.direct
+        if context.server:
+            if not is_ip:
+                self.wire.host = <const char*>self.host
+            SSL_set_accept_state(self.ssl)
+        else:
+            self._expect_peer(is_ip)
+            SSL_set_connect_state(self.ssl)
+
+    def __dealloc__(self):
+        global live_connections
+        if self.ssl != NULL:
+            SSL_free(self.ssl)
+            self.ssl = NULL
+            live_connections -= 1
+        OPENSSL_cleanse(self.wire.secret, sizeof(self.wire.secret))
+
+    cdef int _expect_peer(self, bint is_ip) except -1:
+        # RFC 6066: no SNI for IP literals; RFC 6125: the name or address that we meant to reach.
+        if is_ip:
+            if X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(self.ssl), <const char*>self.host) != 1:
+                raise ValueError(f"{self.host!r} can't be checked as an address")
+            return 0
+        SSL_set_hostflags(self.ssl, X509_CHECK_FLAG_NO_PARTIAL_WILDCARDS)
+        if (SSL_set_tlsext_host_name(self.ssl, <const char*>self.host) != 1
+                or SSL_set1_host(self.ssl, <const char*>self.host) != 1):
+            raise ValueError(f"{self.host!r} can't be checked as a name")
+        return 0
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the records of our side are made by _seal."""
+        return self.seal is not None
+
+    @property
+    def keeps_secret(self) -> bool:
+        """Whether the secret of our side's records is still kept besides OpenSSL's own copy."""
+        return self.wire.secret_len > 0
+
+    @property
+    def version(self) -> str:
+        return SSL_get_version(self.ssl).decode()
+
+    cdef Status _outcome(self, int ret) except Status.EXC:
+        cdef int code = SSL_get_error(self.ssl, ret)
+        if self.wire.refused != NULL:
+            return Status.FAILED
+        if code == SSL_ERROR_WANT_READ or code == SSL_ERROR_WANT_WRITE:
+            return Status.AGAIN
+        if code == SSL_ERROR_ZERO_RETURN:
+            return Status.END
+        self.os_error = errno if code == SSL_ERROR_SYSCALL else 0
+        return Status.FAILED
+
+    cdef Status handshake(self) except Status.EXC:
+        cdef int ret
+        cdef Status status
+        forget_errors()
+        ret = SSL_do_handshake(self.ssl)
+        if ret != 1:
+            status = self._outcome(ret)
+            if status != Status.AGAIN:
+                self._never_seal()
+            return status
+        self.established = self.wire.established = True
+        self.wire.controls = 0
+        # Not so where the kernel lacks the cipher.
+        self.kernel_sends = self.direct and BIO_get_ktls_send(SSL_get_wbio(self.ssl)) != 0
+        self.wire.no_rekey = self.kernel_sends
+        if self._qualifies():
+            self.wire.watched = True
+        else:
+            self._never_seal()
+        return Status.OK
+
+    cdef bint _qualifies(self) noexcept:
+        """Whether the records of our side may become ours to make: TLS 1.3, AES-GCM, records of full size."""
+        cdef int limit
+        if self.unsealable or SSL_version(self.ssl) != TLS1_3_VERSION:
+            return False
+        limit = SSL_SESSION_get_max_fragment_length(SSL_get_session(self.ssl))
+        if limit != TLSEXT_max_fragment_length_DISABLED and limit != TLSEXT_max_fragment_length_UNSPECIFIED:
+            return False
+        return can_seal(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(self.ssl)))
+
+    cdef bint _in_step(self) noexcept:
+        """Whether all that OpenSSL has written since the handshake is the records that we asked it to make.
+
+        Anything else that it wrote, such as the answer to a KeyUpdate, took a record number or changed keys.
+        """
+        return (self.wire.watched and self.wire.header_len == 0 and not self.wire.odd
+                and self.wire.begun == self.records
+                and SSL_get_key_update_type(self.ssl) == SSL_KEY_UPDATE_NONE)
+
+    cdef void _never_seal(self) noexcept:
+        """Leave this side's records to OpenSSL for good, and forget their secret."""
+        self.unsealable = True
+        self.wire.watched = False
+        self.wire.secret_len = 0
+        OPENSSL_cleanse(self.wire.secret, sizeof(self.wire.secret))
+
+    cdef Status read(self, char* p, size_t cap, size_t* n) except Status.EXC:
+        cdef int ret
+        forget_errors()
+        ret = SSL_read_ex(self.ssl, p, cap, n)
+        if self.wire.watched and not self._in_step():
+            self._never_seal()
+        if ret == 1 and self.wire.refused == NULL:
+            if self.wire.controls:
+                self._credit(n[0])
+            return Status.OK
+        n[0] = 0
+        return self._outcome(ret)
+
+    cdef void _credit(self, size_t n) noexcept:
+        """Data makes up for records without it: a KeyUpdate now and then is usual."""
+        self.wire.credit += n
+        if self.wire.credit >= CONTROL_CREDIT:
+            self.wire.credit = 0
+            self.wire.controls -= 1
+
+    cdef bint drained(self) noexcept:
+        """Whether nothing that was fed is left, so that another read would only say so."""
+        return self.wire.source_len == 0 and SSL_has_pending(self.ssl) == 0
+
+    cdef Status write(self, const char* p, size_t n, size_t* done) except Status.EXC:
+        """Encrypt up to n bytes; over a scratch BIO all of them."""
+        cdef size_t part
+        cdef int ret
+        done[0] = 0
+        if self.seal is not None:
+            return self._write_sealed(p, n, done)
+        forget_errors()
+        while done[0] < n:
+            ret = SSL_write_ex(self.ssl, p + done[0], n - done[0], &part)
+            if ret != 1:
+                return self._outcome(ret)
+            # With SSL_MODE_ENABLE_PARTIAL_WRITE each call makes exactly one record.
+            self.records += 1
+            done[0] += part
+        if self.wire.watched and not self._in_step():
+            self._never_seal()
+        return Status.OK
+
+    cdef Status _write_sealed(self, const char* p, size_t n, size_t* done) except Status.EXC:
+        cdef size_t part
+        cdef Status status
+        if self.seal.sequence + n // RECORD_MAX + 1 >= self.context.records_max:
+            self.wire.refused = b"the limit of TLS records for one key is reached"
+            return Status.FAILED
+        status = self.seal.seal(APPLICATION_DATA, p, n, self.wire.dest + self.wire.dest_len,
+                                self.wire.dest_cap - self.wire.dest_len, &part)
+        self.wire.dest_len += part
+        self.records = self.seal.sequence
+        done[0] = n
+        return status
+
+    cdef bint spent(self) noexcept:
+        """Whether so many records were sent under one key that the connection should end after an answer."""
+        return self.records >= self.context.records_max // 2
+
+    cdef int take_over(self) except -1:
+        """Make our own records from now on, where that is possible; see _seal."""
+        if self.seal is not None or self.unsealable:
+            return 0
+        if self._in_step():
+            self.seal = make_seal(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(self.ssl)),
+                                  self.wire.secret, self.wire.secret_len, self.records)
+        self.wire.sealed = self.wire.no_rekey = self.seal is not None
+        self._never_seal()
+        return 0
+
+    cdef Status close_notify(self) except Status.EXC:
+        """Send the closure alert; AGAIN: the socket does not take it now."""
+        cdef Status status = Status.OK
+        cdef int ret
+        cdef size_t part
+        cdef char alert[2]
+        if self.seal is not None:
+            alert[0] = WARNING
+            alert[1] = CLOSE_NOTIFY
+            self.seal.seal(ALERT, alert, 2, self.wire.dest + self.wire.dest_len,
+                           self.wire.dest_cap - self.wire.dest_len, &part)
+            self.wire.dest_len += part
+        elif self.established:
+            forget_errors()
+            ret = SSL_shutdown(self.ssl)
+            if ret < 0:
+                status = self._outcome(ret)
+            ERR_clear_error()
+        return status
+
+    cdef str failure(self):
+        """Why the last call failed, in words; empties OpenSSL's error queue."""
+        cdef long verdict = SSL_get_verify_result(self.ssl)
+        cdef str reason = drain_errors()
+        if self.wire.refused != NULL:
+            return self.wire.refused.decode()
+        if self.wire.wrong_name:
+            asked = SSL_get_servername(self.ssl, TLSEXT_NAMETYPE_host_name)
+            named = asked.decode("ascii", "replace") if asked != NULL else "?"
+            return f"the ClientHello asks for {named!r} but the CONNECT named {self.host.decode()!r}"
+        if self.context.verify and verdict != X509_V_OK:
+            text = X509_verify_cert_error_string(verdict).decode()
+            return f"certificate verify failed: {text} (expected host {self.host.decode()})"
+        if not reason and self.os_error:
+            reason = strerror(self.os_error).decode()
+        return reason or "TLS failed"

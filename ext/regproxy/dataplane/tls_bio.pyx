@@ -1,0 +1,130 @@
+"""What passes between OpenSSL and the socket: the BIO over scratch memory, and the watch over TLS records.
+
+What a peer sends without data in it is limited here, while OpenSSL reads: within one call it works off all
+that it gets, and answers each renegotiation or KeyUpdate that it is asked for. Our own side's records are
+counted, so that `records` may go on where OpenSSL has stopped.
+"""
+
+from regproxy.dataplane.openssl cimport *
+from regproxy.dataplane.posix cimport memcpy
+
+cdef enum:
+    APPLICATION_DATA = 23
+    RECORD_HEADER = 5
+    # Records without data that a peer may send: in a handshake, where a message may come in pieces, and
+    # behind it, where a few session tickets and a KeyUpdate now and then are all that is usual. Each costs a
+    # key schedule or an answer, and OpenSSL itself sets no limit.
+    HANDSHAKE_RECORDS = 256
+    CONTROL_RECORDS = 32
+
+cdef BIO_METHOD* scratch_method = NULL
+
+
+cdef int bio_write(BIO* b, const char* p, size_t n, size_t* done) noexcept nogil:
+    cdef Wire* wire = <Wire*>BIO_get_data(b)
+    # The scratch holds a whole batch with its framing; what does not fit is a bug and ends the connection.
+    # Once records are ours to make, one of OpenSSL's would be under a nonce that was used.
+    if wire.sealed or wire.dest == NULL or wire.dest_len + n > wire.dest_cap:
+        return 0
+    if wire.watched:
+        watch_records(wire, <const unsigned char*>p, n)
+    memcpy(wire.dest + wire.dest_len, p, n)
+    wire.dest_len += n
+    done[0] = n
+    return 1
+
+
+cdef void watch_records(Wire* wire, const unsigned char* p, size_t n) noexcept nogil:
+    """Count the records in what OpenSSL writes, which may begin and end anywhere in one."""
+    cdef size_t k
+    while n:
+        if wire.header_len < RECORD_HEADER:
+            wire.header[wire.header_len] = p[0]
+            wire.header_len += 1
+            k = 1
+            if wire.header_len == RECORD_HEADER:
+                wire.rest = (<size_t>wire.header[3] << 8) | wire.header[4]
+                wire.begun += 1
+                wire.odd = wire.odd or wire.header[0] != APPLICATION_DATA
+        else:
+            k = min(n, wire.rest)
+            wire.rest -= k
+        p += k
+        n -= k
+        if wire.header_len == RECORD_HEADER and wire.rest == 0:
+            wire.header_len = 0
+
+
+cdef int bio_read(BIO* b, char* p, size_t n, size_t* done) noexcept nogil:
+    cdef Wire* wire = <Wire*>BIO_get_data(b)
+    BIO_clear_retry_flags(b)
+    if wire.source_len == 0:
+        BIO_set_retry_read(b)
+        return 0
+    if n > wire.source_len:
+        n = wire.source_len
+    memcpy(p, wire.source, n)
+    wire.source += n
+    wire.source_len -= n
+    done[0] = n
+    return 1
+
+
+cdef long bio_ctrl(BIO* b, int cmd, long num, void* ptr) noexcept nogil:
+    return 1 if cmd == BIO_CTRL_FLUSH else 0
+
+
+cdef int make_method() except -1:
+    global scratch_method
+    scratch_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, b"regproxy scratch")
+    if scratch_method == NULL:
+        raise MemoryError
+    BIO_meth_set_write_ex(scratch_method, bio_write)
+    BIO_meth_set_read_ex(scratch_method, bio_read)
+    BIO_meth_set_ctrl(scratch_method, bio_ctrl)
+    return 0
+
+
+make_method()
+
+
+cdef BIO* scratch_bio(Wire* wire) except NULL:
+    cdef BIO* bio = BIO_new(scratch_method)
+    if bio == NULL:
+        raise MemoryError
+    BIO_set_data(bio, wire)
+    BIO_set_init(bio, 1)
+    return bio
+
+
+# --- the peer's records ----------------------------------------------------------------------------------
+
+cdef void on_record(int sent, int version, int kind, const void* p, size_t n, SSL* ssl,
+                    void* arg) noexcept nogil:
+    # Each record is told with its header, in TLS 1.3 again with its inner type, and each handshake message.
+    cdef Wire* wire
+    cdef const unsigned char* head = <const unsigned char*>p
+    if sent or n == 0:
+        return
+    if kind == SSL3_RT_HEADER or kind == SSL3_RT_INNER_CONTENT_TYPE:
+        if head[0] != APPLICATION_DATA:
+            wire = <Wire*>SSL_get_ex_data(ssl, 0)
+            wire.controls += 1
+            if wire.controls > <unsigned int>(CONTROL_RECORDS if wire.established else HANDSHAKE_RECORDS):
+                refuse(ssl, wire, b"the peer sends too many TLS records without data")
+    elif kind == SSL3_RT_HANDSHAKE and n >= 5 and head[0] == SSL3_MT_KEY_UPDATE:
+        wire = <Wire*>SSL_get_ex_data(ssl, 0)
+        if wire.no_rekey and head[4] == <unsigned char>SSL_KEY_UPDATE_REQUESTED:
+            refuse(ssl, wire, b"the peer asks for a KeyUpdate behind a large body")
+
+
+cdef void refuse(SSL* ssl, Wire* wire, const char* reason) noexcept nogil:
+    """Have OpenSSL read nothing more: within one call of ours it works off all that it gets."""
+    if wire.refused == NULL:
+        wire.refused = reason
+        BIO_set_callback_ex(SSL_get_rbio(ssl), on_bio)
+
+
+cdef long on_bio(BIO* b, int op, const char* p, size_t n, int argi, long argl, int ret,
+                 size_t* done) noexcept nogil:
+    return 0 if op == BIO_CB_READ else ret

@@ -1,0 +1,520 @@
+"""What is sent as Authorization to a registry: the client's own, a configured login, or a token that we get.
+
+Configured logins go to the host that they are configured for, and to a token server in the registry's own
+domain; never across a redirect, and over plain HTTP only where that is configured. See docs/configuration.md.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Hashable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, Protocol
+
+from regproxy.auth.lockout import Rest, Standings
+from regproxy.auth.login_probe import Canary
+from regproxy.auth.login_selection import Logins, standing_key
+from regproxy.auth.login_trials import Trials
+from regproxy.auth.token_cache import Exchange, Key, NoToken, Tokens
+from regproxy.auth.token_realms import Named, Realms
+from regproxy.config.credentials import Login
+from regproxy.config.settings import Config
+from regproxy.core.errors import BadResponse, Refused, UpstreamError
+from regproxy.core.lru import Bounded, Seldom
+from regproxy.http.messages import Request, Response
+from regproxy.http.origin import Origin
+from regproxy.policy.lending import (
+    cut_scopes,
+    is_plain,
+    is_realms,
+    is_shaped,
+    loan,
+    may_ask,
+    overrides,
+    parse_token_ask,
+)
+from regproxy.policy.origins import Origins
+from regproxy.registry.challenges import Bearer, asks_for_basic, bearer_of, parse_challenges
+from regproxy.registry.targets import Kind, Target, parse_target
+from regproxy.registry.token_protocol import PLAIN, Issued, Realm, parse_realm, parse_scope
+
+__all__ = ["Authorizer", "Exchange", "Grant", "TokenCounter"]
+
+log = logging.getLogger(__name__)
+
+ANONYMOUS: Final = "anonymous"
+CLIENT: Final = "client"
+REGISTRIES_KEPT: Final = 1024  # whose way of asking is remembered
+SCOPES_KEPT: Final = 4096
+_SHOWN: Final = 200  # characters of a path in the log
+PING: Final = "ping"  # the scope of GET and HEAD /v2/, whoever asks: the same is asked
+YOUNG: Final = 10.0  # seconds; a token that is refused at this age is not fetched anew
+
+# "login": a pair, or a token that is configured as such.
+Sort = Literal["client", "login", "token"]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What to send. `credential` is its name in metrics: "client", "anonymous", or the configured user's."""
+
+    value: bytes = field(repr=False)
+    credential: str
+    sort: Sort = "client"
+    login: Login | None = field(default=None, repr=False)
+    key: Key | None = field(default=None, repr=False)
+    scope: Hashable = None  # of the login's standing
+
+
+class TokenCounter(Protocol):
+    """Where requests for tokens are counted, and those that went without a login that is there."""
+
+    def token_fetch(self, registry: str, credential: str, outcome: str) -> None:
+        """Count one: "issued", "refused" or "error"."""
+
+    def login_withheld(self, registry: str) -> None:
+        """Count one that is none of those that a login is for."""
+
+
+class _Ledger:
+    """What the tokens' fetching says of logins, for those who choose them."""
+
+    def __init__(
+        self,
+        logins: Logins,
+        standings: Standings,
+        counter: TokenCounter | None,
+        clock: Callable[[], float],
+    ) -> None:
+        self._logins, self._standings, self._counter, self._clock = logins, standings, counter, clock
+        # For which token a login was taken last.
+        self.issued: Bounded[Hashable, Key] = Bounded(REGISTRIES_KEPT)
+
+    def refused(self, key: Key, login: Login, answer: str, *, alone: bool) -> Rest:
+        return self._logins.refused(key.origin, key.realm.origin, login, answer, key.scope, alone=alone)
+
+    def accepted(self, key: Key, login: Login) -> None:
+        self._logins.accepted(key.origin, key.realm.origin, login, key.scope)
+        self.issued.put(standing_key(login, key.realm.origin), key)
+
+    def rests(self, key: Key, login: Login) -> bool:
+        place = standing_key(login, key.realm.origin)
+        return self._standings.rests(place, self._clock(), key.scope) > 0
+
+    def proven(self, server: Origin, login: Login) -> bool:
+        return self._standings.proven(standing_key(login, server))
+
+    def count(self, registry: str, login: Login | None, outcome: str) -> None:
+        if self._counter is not None:
+            self._counter.token_fetch(registry, ANONYMOUS if login is None else login.label, outcome)
+
+
+class Authorizer:
+    """Decides what is sent as Authorization. One for each worker.
+
+    Where a token server is in trouble, its UpstreamError is raised, as if the registry itself were.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        exchange: Exchange,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        origins: Origins | None = None,
+        counter: TokenCounter | None = None,
+        wall: Callable[[], float] = time.time,
+        realms: Realms | None = None,
+    ) -> None:
+        self._origins = origins or Origins(config)
+        self._standings = standings = Standings()
+        self._trials = Trials(standings, clock)
+        self._clock = clock
+        self._counter = counter
+        self._realms = realms or Realms(None, clock)
+        self._pushes = config.allow_push and config.login_for == "push"
+        self._seldom, self._pings = Seldom(), Seldom()
+        self._exchange = exchange
+        self._canary = Canary(exchange, clock)
+        self._logins = Logins(
+            *(config, self._origins, standings, clock),
+            prove=self._prove,
+            is_registry=self._realms.has_named,
+        )
+        self._ledger = _Ledger(self._logins, standings, counter, clock)
+        self._tokens = Tokens(exchange, self._ledger, clock, wall)
+        self._asks: Bounded[Origin, Realm | Literal["basic"]] = Bounded(REGISTRIES_KEPT)
+        self._scopes: Bounded[tuple[Origin, str], tuple[str, ...]] = Bounded(SCOPES_KEPT)
+
+    # --- what the pipeline asks --------------------------------------------------------------------------
+
+    async def authorization(
+        self, origin: Origin, target: Target, request: Request, *, own: bool = False
+    ) -> Grant | None:
+        """Return what to send first, None for nothing. `own`: the request is ours, and no client's."""
+        client = _client(request)
+        if client is not None and self._origins.settings(origin).credentials_first == "client":
+            return client
+        try:
+            return await self._ours(origin, target, own, eager_only=True) or client
+        except UpstreamError:
+            if client is None:
+                raise
+            return client
+
+    async def refused(
+        self,
+        origin: Origin,
+        target: Target,
+        request: Request,
+        response: Response,
+        grant: Grant | None,
+        *,
+        own: bool = False,
+    ) -> Grant | None:
+        """Return what to try after a 401 to `grant`, once; None: the 401 is for whoever asked."""
+        ours = grant is not None and grant.sort != "client"
+        clean = response if ours or not is_shaped(request) else await self._challenge(origin)
+        if clean is not None:
+            self._learn(origin, target, clean)
+            await self._share(origin, clean)
+        if grant is None or grant.sort == "client":
+            return await self._ours(origin, target, own)
+        another = None
+        if self._note_refusal(origin, target, grant):
+            another = await self._ours(origin, target, own)
+        # The same again would be refused again.
+        return another if another is not None and another.value != grant.value else _client(request)
+
+    @asynccontextmanager
+    async def trial(self, origin: Origin, grant: Grant | None) -> AsyncIterator[bool]:
+        """Show a login within this, as Trials.trial. True: it must not be sent."""
+        login = grant.login if grant is not None and grant.sort == "login" else None
+        if login is None or grant is None:
+            yield False
+            return
+        key = standing_key(login, origin)
+        async with self._trials.trial(key, grant.scope, lambda: self._prove(origin, origin, login)) as rests:
+            yield rests
+
+    def note(self, origin: Origin, target: Target, response: Response, grant: Grant) -> None:
+        """A 401 came to one of ours."""
+        if grant.sort != "client":
+            self._learn(origin, target, response)
+            self._note_refusal(origin, target, grant)
+
+    def accepted(self, origin: Origin, grant: Grant | None, status: int) -> None:
+        """An answer but 401 came to `grant`. Not each of them says that a login is in order: some registries
+        say 404 before they have looked at it.
+        """
+        in_order = status < 400
+        if in_order and grant is not None and grant.sort == "login" and grant.login is not None:
+            self._logins.accepted(origin, origin, grant.login, grant.scope)
+
+    async def passing(self, origin: Origin, request: Request) -> Grant | None:
+        """Return the login to put into a request that is passed on, None for none; it is that very host's.
+
+        That is a ping, what is listed, a push: see lending. What it goes into has to be trimmed().
+        """
+        if request.get(b"authorization") is not None:
+            return None
+        asks = self._asks.get(origin)
+        eager_only = asks != "basic"
+        found = loan(request.method, request.path, pushes=self._pushes)
+        if found is None or overrides(request):
+            await self._withhold(origin, request, eager_only=eager_only)
+            return None
+        if isinstance(asks, Realm) and asks.origin != origin:
+            return None
+        scope: Hashable = ("passed", request.method, found.endpoint, found.repository)
+        if found.endpoint == "ping":
+            scope = PING
+        return await self._direct(origin, scope, eager_only=eager_only)
+
+    async def passed(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
+        """An answer came to what passing() was asked about: to `request` as it was sent, with its grant."""
+        # Other pages than a registry's may be asking for other logins.
+        if response.status == 401 and loan(request.method, request.path, pushes=True) is not None:
+            clean = await self._challenge(origin) if is_shaped(request) else response
+            if clean is not None:
+                await self._share(origin, clean)
+        self.judge(origin, request, grant, response)
+
+    async def may_show(self, origin: Origin, grant: Grant | None) -> bool:
+        """Tell whether to show a login in a request whose answer nobody can wait for, as its body is to come.
+
+        That is one that is known to be taken; a ping finds it out. Where a registry answers pings without a
+        login too, one request may show it in 1 s, 2 s, 4 s and so on, until it is taken.
+        """
+        login = grant.login if grant is not None and grant.sort == "login" else None
+        if login is None or grant is None:
+            return True
+        key = standing_key(login, origin)
+        if not self._standings.proven(key):
+            await self._prove(origin, origin, login)
+        if self._standings.proven(key):
+            return True
+        now = self._clock()
+        rests = self._standings.rests(key, now, grant.scope) > 0
+        return self._canary.is_open(origin) and not rests and self._standings.hold(key, now) == 0
+
+    async def _prove(self, origin: Origin, server: Origin, login: Login) -> None:
+        key = None
+        if server != origin or isinstance(self._asks.get(origin), Realm):
+            # A token that it has got before: others may be refused for what they are for.
+            key = self._ledger.issued.get(standing_key(login, server))
+            if key is None:
+                return
+
+        def verdict(taken: bool, answer: str) -> bool:
+            scope = PING if key is None else key.scope
+            return self._logins.settled(origin, server, login, scope, taken, answer)
+
+        await self._canary.fly(server if key is None else origin, login, key, verdict)
+
+    def judge(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
+        """Enter how a login fared that passing() gave."""
+        status, login = response.status, grant.login if grant is not None else None
+        if login is None or grant is None:
+            return
+        if status != 401:
+            self.accepted(origin, grant, status)
+        elif not _bearer(response):
+            # What clients may ask for, they may be refused; but for the ping, which is the same for all.
+            alone = parse_target(request.path).kind is not Kind.PING
+            self._logins.refused(origin, origin, login, "status 401", grant.scope, alone=alone)
+
+    # --- tokens for clients -------------------------------------------------------------------------------
+
+    async def may_lend(self, server: Origin, request: Request) -> bool:
+        """Tell whether a client that has no credentials may be asking for a token where a registry has said.
+
+        lend() is the next then, with the request's body.
+        """
+        if (
+            not self._logins.any
+            or not may_ask(request)
+            or loan(request.method, request.path, pushes=True) is not None
+        ):
+            return False
+        return bool(await self._named(server, request, lambda _: True))
+
+    async def lend(self, server: Origin, request: Request, body: bytes) -> Issued | None:
+        """Return the token that a token server gives to its own login, for a client; None: not for this one.
+
+        What the client has asked for is read, cut to what is lent, and asked for anew, so nothing of its
+        request is sent and nothing but the token comes back. Raises UpstreamError.
+        """
+        query = request.path.partition("?")[2]
+        ask = parse_token_ask(query, body, pushes=self._pushes)
+        if ask is None:
+            return None
+        found = await self._named(server, request, lambda realm: is_realms(ask, realm.target, realm.service))
+        if not found:
+            return None
+        key = Key(found[-1].registry, found[-1].realm, ask.scopes, None)
+        login = (await self._logins.of_server(server, key.scope)).login
+        if login is None:
+            return None
+        try:
+            return await self._tokens.issue(replace(key, login=login))
+        except NoToken:
+            return None
+
+    async def _named(self, server: Origin, request: Request, fits: Callable[[Realm], bool]) -> list[Named]:
+        """Return the realms at a path of `server` whose registries its login may serve."""
+        path = request.path.partition("?")[0]
+        for again in (False, True):
+            if again:
+                # Another worker may have been told.
+                await self._realms.look()
+            found = [
+                named
+                for named in self._realms.at(server, path)
+                if fits(named.realm) and await self._logins.serves(named.registry, server)
+            ]
+            if found:
+                return found
+        return []
+
+    async def _challenge(self, registry: Origin) -> Response | None:
+        """Return what a registry says to a ping of ours; None where that is no 401, or was asked for lately.
+
+        For who has fields in its request that may have shaped the 401: all would go by what is learned of it.
+        """
+        if not self._pings.lets(registry, self._clock()):
+            return None
+        try:
+            answer = await self._exchange.exchange(registry, "GET", "/v2/", PLAIN, b"")
+        except (UpstreamError, Refused):
+            return None
+        return answer[1] if answer[0] == 401 else None
+
+    async def _share(self, registry: Origin, response: Response) -> None:
+        """Let all workers know of a realm that a 401 names, before a client follows it."""
+        bearer = bearer_of(parse_challenges(response.all(b"www-authenticate")))
+        if bearer is None:
+            return
+        try:
+            realm = self._realm(bearer)
+        except BadResponse:
+            return
+        if not is_plain(realm.target.partition("?")[0]):
+            return
+        named = Named(registry, realm)
+        if self._realms.knows(named) or not await self._logins.serves(registry, realm.origin):
+            return
+        if (await self._logins.of_server(realm.origin)).configured:
+            await self._realms.learn(named)
+
+    async def _withhold(self, origin: Origin, request: Request, *, eager_only: bool) -> None:
+        """Say that a request goes without the login that is there."""
+        if not self._logins.any:
+            return
+        if not (await self._logins.direct(origin, eager_only=eager_only)).configured:
+            return
+        if self._counter is not None:
+            self._counter.login_withheld(origin.host)
+        if self._seldom.lets(origin, self._clock()):
+            kept = "pulls and pushes" if self._pushes else "pulls"
+            what = f"{request.method} {request.path.partition('?')[0][:_SHOWN]}"
+            log.info(
+                "%s: %s was sent without the configured credentials: they are used for %s only",
+                *(origin.host, what, kept),
+            )
+
+    def reason(self, origin: Origin) -> str:
+        """Return why a registry's configured credentials are not in use, "" where they are."""
+        return self._logins.reason(origin)
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._tokens.close()
+        self._canary.close()
+        self._logins.close()
+        self._realms.close()
+
+    # --- ours ---------------------------------------------------------------------------------------------
+
+    async def _ours(
+        self, origin: Origin, target: Target, own: bool, *, eager_only: bool = False
+    ) -> Grant | None:
+        """Return ours, in the way that the registry asks for as far as that is known."""
+        asks = self._asks.get(origin)
+        if isinstance(asks, Realm):
+            return await self._token(origin, target, asks, own)
+        if asks is None and not eager_only:
+            return None
+        return await self._direct(origin, target.repository, eager_only=asks is None)
+
+    async def _direct(self, origin: Origin, scope: Hashable, *, eager_only: bool) -> Grant | None:
+        login = (await self._logins.direct(origin, scope, eager_only=eager_only)).login
+        return None if login is None else _login_grant(login, scope)
+
+    async def _token(
+        self, origin: Origin, target: Target, realm: Realm, own: bool, *, again: bool = True
+    ) -> Grant | None:
+        """Return a token as the configured user, or an anonymous one where that can't be had.
+
+        None where nobody is configured and a client asks: it has its own way to get one.
+        """
+        repository = target.repository
+        asked = ("token", realm.service, *self._scope(origin, target))
+        choice = await self._logins.for_tokens(origin, realm.origin, repository, asked)
+        login = choice.login
+        if login is not None and login.kind == "bearer":
+            return _login_grant(login, repository)
+        if not (own or choice.configured):
+            return None
+        if login is not None:
+            scopes = self._scope(origin, target, narrow=choice.narrow)
+            try:
+                return await self._grant(Key(origin, realm, scopes, login, choice.narrow))
+            except NoToken as error:
+                if error.login and again:
+                    # The provider may have another by now.
+                    return await self._token(origin, target, realm, own, again=False)
+        if not (self._logins.secure(realm.origin) or self._origins.plain(origin)):
+            return None
+        try:
+            scopes = self._scope(origin, target, anonymous=True)
+            return await self._grant(Key(origin, realm, scopes, None))
+        except NoToken:
+            return None
+
+    async def _grant(self, key: Key) -> Grant:
+        value = await self._tokens.token(key)
+        name = ANONYMOUS if key.login is None else key.login.label
+        return Grant(b"Bearer " + value.encode("ascii"), name, "token", key.login, key)
+
+    # --- what registries say ------------------------------------------------------------------------------
+
+    def _realm(self, bearer: Bearer) -> Realm:
+        """Return the realm that a challenge names; BadResponse where it can't be asked."""
+        realm = parse_realm(bearer.realm, bearer.service)
+        # Behind plain HTTP a registry takes itself for http://, whatever clients call it.
+        return replace(realm, origin=self._origins.canonical(realm.origin))
+
+    def _learn(self, origin: Origin, target: Target, response: Response) -> None:
+        """Remember how a registry asks for credentials; Bearer goes before Basic."""
+        challenges = parse_challenges(response.all(b"www-authenticate"))
+        bearer = bearer_of(challenges)
+        if bearer is not None:
+            try:
+                self._asks.put(origin, self._realm(bearer))
+            except BadResponse as error:
+                log.warning("%s asks for tokens in a way that can't be followed: %s", origin.host, error)
+            else:
+                if bearer.scope:
+                    self._scopes.put((origin, target.repository), parse_scope(bearer.scope))
+                return
+        if asks_for_basic(challenges):
+            self._asks.put(origin, "basic")
+
+    def _scope(
+        self, origin: Origin, target: Target, *, narrow: bool = False, anonymous: bool = False
+    ) -> tuple[str, ...]:
+        """Return what a token has to be for: what the registry has said, else by the repository's name.
+
+        No more than pulls, whatever it says: it may have said so to a push. Scopes that are no repository's
+        are for anonymous tokens alone, as nobody knows what they are good for.
+        """
+        said = () if narrow else self._scopes.get((origin, target.repository)) or ()
+        cut = cut_scopes(said)
+        if anonymous:
+            others = (scope for scope in said if not scope.startswith("repository:"))
+            cut = tuple(dict.fromkeys((*cut, *others)))
+        if cut:
+            return cut
+        return (f"repository:{target.repository}:pull",) if target.repository else ()
+
+    def _note_refusal(self, origin: Origin, target: Target, grant: Grant) -> bool:
+        """Draw the conclusions of a 401 to one of ours; whether another may be had."""
+        asks, key = self._asks.get(origin), grant.key
+        if key is None:
+            basic = grant.value.startswith(b"Basic ")
+            # A registry that wants tokens has not judged the pair.
+            if grant.login is not None and not (basic and isinstance(asks, Realm)):
+                self._logins.refused(origin, origin, grant.login, "status 401", grant.scope)
+            return True
+        scopes = self._scope(origin, target, narrow=key.narrow, anonymous=key.login is None)
+        other = (asks, scopes) != (key.realm, key.scopes)
+        value = grant.value.decode("ascii").removeprefix("Bearer ")
+        return self._tokens.give_up(key, value, YOUNG) or other
+
+
+def _client(request: Request) -> Grant | None:
+    value = request.get(b"authorization")
+    return None if value is None else Grant(value, CLIENT)
+
+
+def _login_grant(login: Login, scope: Hashable) -> Grant:
+    """A login as it is sent to the registry itself."""
+    value = b"Bearer " + login.secret.encode() if login.kind == "bearer" else login.basic
+    return Grant(value, login.label, "login", login, scope=scope)
+
+
+def _bearer(response: Response) -> bool:
+    return bearer_of(parse_challenges(response.all(b"www-authenticate"))) is not None

@@ -1,0 +1,205 @@
+"""Who has a login for a host: the settings, files, Docker's config.json, credential helpers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from regproxy.auth.credential_helpers import Helpers
+from regproxy.auth.docker_config import DockerConfig, parse_docker_config, server_name
+from regproxy.auth.secret_files import Watched
+from regproxy.config.credentials import (
+    CredentialSource,
+    DockerConfigFile,
+    Files,
+    Helper,
+    Login,
+    Pair,
+    TokenFile,
+    helper_program,
+)
+from regproxy.config.values import Credential
+from regproxy.core.errors import CredentialError
+
+
+class Provider(Protocol):
+    """Logins of hosts (lower case, without brackets)."""
+
+    async def login(self, host: str, port: int) -> Login | None:
+        """Return the login for a host, None where there is none. Raises CredentialError.
+
+        What takes time is waited for without holding up others, and not for long.
+        """
+
+    def forget(self, host: str, port: int) -> None:
+        """Its login was refused: have a new look the next time, where a look can find another."""
+
+
+class Static:
+    """A login that is written in the settings, whatever the host."""
+
+    def __init__(self, login: Login) -> None:
+        self._login = login
+
+    async def login(self, host: str, port: int) -> Login | None:
+        return self._login
+
+    def forget(self, host: str, port: int) -> None:
+        """There is no other."""
+
+
+class Pairs:
+    """AUTH_REGISTRIES: exactly the hosts that it names; one with a port goes before one without."""
+
+    def __init__(self, credentials: Iterable[Credential]) -> None:
+        self._logins = {(pair.host, pair.port): Login(pair.username, pair.password) for pair in credentials}
+
+    async def login(self, host: str, port: int) -> Login | None:
+        return self._logins.get((host, port)) or self._logins.get((host, None))
+
+    def forget(self, host: str, port: int) -> None:
+        """There is no other."""
+
+
+class FromFiles:
+    """A user and a password, or a token, from files."""
+
+    def __init__(self, how: Files | TokenFile, clock: Callable[[], float]) -> None:
+        if isinstance(how, TokenFile):
+            paths: tuple[str, ...] = (how.path,)
+        else:
+            paths = tuple(path for path in (how.password_file, how.username_file) if path)
+        self._how = how
+        self._watched = Watched(paths, self._parse, clock)
+
+    async def login(self, host: str, port: int) -> Login | None:
+        return await self._watched.value()
+
+    def forget(self, host: str, port: int) -> None:
+        self._watched.forget()
+
+    def _parse(self, texts: list[str]) -> Login:
+        # Editors and `echo` leave a line break at the end, which no password has.
+        words = [text.rstrip("\r\n") for text in texts]
+        if not all(words):
+            raise ValueError("a text: the file, or another beside it, is empty")
+        if isinstance(self._how, TokenFile):
+            login = Login("", words[0].strip(), self._how.kind)
+            if not login.usable:
+                raise ValueError("a token in one line of ASCII characters")
+            return login
+        username = words[1] if self._how.username_file else self._how.username
+        if ":" in username:
+            raise ValueError("usable: the username beside it holds a colon (RFC 7617)")
+        return Login(username, words[0])
+
+
+class FromHelper:
+    """A program. It is asked for `server`, or the host."""
+
+    def __init__(self, helper: Helper, helpers: Helpers) -> None:
+        self._helper, self._helpers = helper, helpers
+
+    async def login(self, host: str, port: int) -> Login | None:
+        return await self._helpers.login(self._helper, self._server(host, port))
+
+    def forget(self, host: str, port: int) -> None:
+        self._helpers.forget(self._helper, self._server(host, port))
+
+    def _server(self, host: str, port: int) -> str:
+        return self._helper.server or server_name(host, port)
+
+
+class FromDockerConfig:
+    """Docker's config.json, and the helpers that it names."""
+
+    def __init__(self, path: str, helpers: Helpers, clock: Callable[[], float]) -> None:
+        self._watched = Watched((path,), lambda texts: parse_docker_config(texts[0]), clock)
+        self._helpers = helpers
+        self._last = DockerConfig()
+
+    async def login(self, host: str, port: int) -> Login | None:
+        try:
+            self._last = config = await self._watched.value()
+        except CredentialError:
+            return None  # in the log; it has nobody's login in particular
+        helper, found = _helper_of(config, host, port), None
+        if helper is not None:
+            try:
+                found = await self._helpers.login(helper, server_name(host, port))
+            except CredentialError:
+                if config.names(host, port):
+                    raise
+        return found or config.login(host, port)
+
+    def forget(self, host: str, port: int) -> None:
+        self._watched.forget()
+        helper = _helper_of(self._last, host, port)
+        if helper is not None:
+            self._helpers.forget(helper, server_name(host, port))
+
+
+def _helper_of(config: DockerConfig, host: str, port: int) -> Helper | None:
+    name = config.helper(host, port)
+    return Helper((helper_program(name), "get")) if name else None
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A provider that is asked for a host. `eager`: its pair is sent before anybody has asked for one, as
+    docker-registry-proxy does. `token_server`: see CredentialSource.
+    """
+
+    provider: Provider
+    eager: bool = False
+    token_server: tuple[str, int | None] | None = None
+
+
+class Wallet:
+    """All providers. One for each worker. `table` returns what the settings say of a host alone."""
+
+    def __init__(
+        self,
+        credentials: Iterable[Credential],
+        docker_config: str | None,
+        table: Callable[[str, int], CredentialSource | None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._table = table
+        self._clock = clock
+        self._helpers = Helpers(clock)
+        self._pairs = Holder(Pairs(credentials), eager=True)
+        self._docker = FromDockerConfig(docker_config, self._helpers, clock) if docker_config else None
+        self._made: dict[CredentialSource, Holder] = {}
+
+    def holders(self, host: str, port: int) -> list[Holder]:
+        """Return who is to be asked for a host's login, in this order."""
+        source = self._table(host, port)
+        found = [self._holder(source)] if source is not None else []
+        found.append(self._pairs)
+        if self._docker is not None:
+            found.append(Holder(self._docker))
+        return found
+
+    def close(self) -> None:
+        """End the helpers that run."""
+        self._helpers.close()
+
+    def _holder(self, source: CredentialSource) -> Holder:
+        holder = self._made.get(source)
+        if holder is None:
+            eager = isinstance(source.how, Pair)
+            holder = Holder(self._provider(source), eager, source.token_server)
+            self._made[source] = holder  # no more than there are tables
+        return holder
+
+    def _provider(self, source: CredentialSource) -> Provider:
+        how = source.how
+        if isinstance(how, Pair):
+            return Static(how.login)
+        if isinstance(how, Helper):
+            return FromHelper(how, self._helpers)
+        if isinstance(how, DockerConfigFile):
+            return FromDockerConfig(how.path, self._helpers, self._clock)
+        return FromFiles(how, self._clock)

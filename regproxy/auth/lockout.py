@@ -1,0 +1,169 @@
+"""How credentials fare with the servers that they were shown to: one that is refused rests for a while.
+
+A registry locks an account after some wrong passwords. So whoever refuses a credential is shown it again only
+after 1 s, 2 s, 4 s and so on up to 5 minutes. A credential that changes has a standing of its own.
+
+Servers also refuse what is in order, for one repository. Hence each credential has a standing with a server,
+and one for each scope there (a repository, what a token is for):
+
+- Until a server has taken it, any refusal counts against the whole of it: it is likely to be wrong.
+- Once taken, a refusal counts against the whole of it only in a scope that had taken it before: a password
+  was changed. In any other scope that scope rests alone, and all others go on.
+- A scope that has put it to rest although others still take it (somebody lost one repository) does so once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Final
+
+from regproxy.core.lru import Bounded
+
+FIRST_REST: Final = 1.0  # seconds
+LONGEST_REST: Final = 300.0
+FORGOTTEN_AFTER: Final = 600.0  # seconds after a rest's end
+DOUBTS_MAX: Final = 2
+ENTRIES: Final = 1024
+SCOPES: Final = 4096
+
+
+@dataclass(slots=True)
+class _Standing:
+    failures: int
+    rest: float
+    until: float
+    reason: str
+    scope: Hashable = None
+    others: bool = False  # somebody was turned away meanwhile, in another scope
+
+
+@dataclass(frozen=True, slots=True)
+class Rest:
+    """What follows from a refusal: seconds, for the `whole` credential or for one scope alone."""
+
+    seconds: float
+    whole: bool
+
+
+class Standings:
+    """Rests of credentials. A key says which credential and which server; times are a monotonic clock's."""
+
+    __slots__ = ("_alone", "_doubts", "_entries", "_held", "_mistaken", "_proven", "_taken")
+
+    def __init__(self) -> None:
+        self._entries: Bounded[Hashable, _Standing] = Bounded(ENTRIES)
+        self._proven: Bounded[Hashable, bool] = Bounded(ENTRIES)
+        self._doubts: Bounded[Hashable, int] = Bounded(ENTRIES)  # scopes refused since it was taken
+        self._held: Bounded[Hashable, _Standing] = Bounded(ENTRIES)
+        # By key and scope.
+        self._alone: Bounded[tuple[Hashable, Hashable], _Standing] = Bounded(SCOPES)
+        self._taken: Bounded[tuple[Hashable, Hashable], bool] = Bounded(SCOPES)
+        self._mistaken: Bounded[tuple[Hashable, Hashable], bool] = Bounded(SCOPES)
+
+    def rests(self, key: Hashable, now: float, scope: Hashable = None) -> float:
+        """Return for how many seconds more it must not be shown for a scope (None: any); 0.0: it may be."""
+        rest = 0.0 if scope is None else _left(self._alone.get((key, scope)), now)
+        entry = self._entries.get(key)
+        if entry is None:
+            return rest
+        if now < entry.until:
+            entry.others = entry.others or scope not in (None, entry.scope)
+            return max(rest, entry.until - now)
+        if entry.others and scope is not None and scope == entry.scope:
+            # Who was refused, and asks again and again, lets the others go first.
+            return max(rest, entry.until + entry.rest - now)
+        return rest
+
+    def reason(self, key: Hashable, scope: Hashable = None) -> str:
+        """Return why it rests, "" where it doesn't."""
+        entries = [
+            each for each in (self._entries.get(key), self._alone.get((key, scope))) if each is not None
+        ]
+        return max(entries, key=lambda entry: entry.until).reason if entries else ""
+
+    def refused(
+        self,
+        key: Hashable,
+        reason: str,
+        now: float,
+        scope: Hashable = None,
+        *,
+        alone: bool = False,
+        whole: bool = False,
+    ) -> Rest:
+        """Enter a refusal. One that comes during a rest is of the same try.
+
+        `alone`: of one that is taken elsewhere this says nothing, whatever the scope. `whole`: it is about
+        the credential, whatever was taken before.
+        """
+        whole = whole or not self.proven(key) or (not alone and self._judges(key, scope))
+        self._taken.drop((key, scope))
+        if whole:
+            self._proven.drop(key)
+            self._entries.put(key, entry := _again(self._entries.get(key), reason, now, scope))
+        else:
+            place = (key, scope)
+            if self._alone.get(place) is None:
+                self._doubts.put(key, (self._doubts.get(key) or 0) + 1)
+            self._alone.put(place, entry := _again(self._alone.get(place), reason, now, scope))
+        return Rest(entry.until - now, whole)
+
+    def accepted(self, key: Hashable, scope: Hashable = None) -> None:
+        """It was taken: past refusals don't count any more."""
+        entry = self._entries.get(key)
+        if entry is not None:
+            if entry.scope != scope:
+                self._mistaken.put((key, entry.scope), True)
+            self._entries.drop(key)
+        self._alone.drop((key, scope))
+        self._doubts.drop(key)
+        self._held.drop(key)
+        self._proven.put(key, True)
+        self._taken.put((key, scope), True)
+
+    def proven(self, key: Hashable) -> bool:
+        """Tell whether it was taken, and not refused as a whole since."""
+        return self._proven.get(key) is not None
+
+    def doubtful(self, key: Hashable, scope: Hashable) -> bool:
+        """Tell whether scopes were refused since it was taken last, and it was never taken for this one.
+
+        Its password may have changed, or somebody asks for what is not there: the next scope must not be
+        another try before that is settled.
+        """
+        doubts = self._doubts.get(key) or 0
+        return doubts >= DOUBTS_MAX and self._taken.get((key, scope)) is None
+
+    def took(self, key: Hashable, scope: Hashable) -> bool:
+        """Tell whether it was taken for a scope, and not refused there since."""
+        return self._taken.get((key, scope)) is not None
+
+    def hold(self, key: Hashable, now: float) -> float:
+        """Return for how many seconds no new scope is to be tried of what is in doubt; 0.0: this one may be.
+
+        One may be in 1 s, 2 s, 4 s and so on, until it is taken for any.
+        """
+        entry = self._held.get(key)
+        if entry is None or now >= entry.until:
+            self._held.put(key, _again(entry, "", now, None))
+            return 0.0
+        return entry.until - now
+
+    def _judges(self, key: Hashable, scope: Hashable) -> bool:
+        place = (key, scope)
+        return self._taken.get(place) is not None and self._mistaken.get(place) is None
+
+
+def _left(entry: _Standing | None, now: float) -> float:
+    return 0.0 if entry is None else max(0.0, entry.until - now)
+
+
+def _again(entry: _Standing | None, reason: str, now: float, scope: Hashable) -> _Standing:
+    """Return what a refusal makes of an entry."""
+    if entry is not None and now < entry.until:
+        return entry
+    fresh = entry is None or now > entry.until + FORGOTTEN_AFTER
+    failures = 1 if entry is None or fresh else entry.failures + 1
+    rest = min(LONGEST_REST, FIRST_REST * 2.0 ** min(failures - 1, 16))
+    return _Standing(failures, rest, now + rest, reason, scope)

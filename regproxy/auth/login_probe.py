@@ -1,0 +1,88 @@
+"""Asking a server by a request of our own whether it takes a login, once for all who want to know.
+
+What clients ask for may be refused for reasons of its own. This can't be, so its answer is about the login.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from regproxy.auth.token_cache import Exchange, Key
+from regproxy.config.credentials import Login
+from regproxy.core.errors import Refused, UpstreamError
+from regproxy.core.lru import Bounded, Seldom
+from regproxy.core.single_flight import Flights
+from regproxy.http.origin import Origin
+from regproxy.registry.challenges import bearer_of, parse_challenges
+from regproxy.registry.token_protocol import PLAIN, Ask, get, post
+
+REGISTRIES_KEPT: Final = 1024
+REFUSES_SECONDS: Final = 600.0  # for which it is remembered that a ping is refused without a login
+OPEN_SECONDS: Final = 60.0  # and that it is not
+
+Verdict = Callable[[bool, str], bool]
+
+
+class Canary:
+    """The canaries of a worker."""
+
+    def __init__(self, exchange: Exchange, clock: Callable[[], float]) -> None:
+        self._exchange = exchange
+        self._clock = clock
+        self._seldom = Seldom()
+        self._flights: Flights[tuple[Origin, Login], None] = Flights()
+        self._refusing: Bounded[Origin, tuple[bool, float]] = Bounded(REGISTRIES_KEPT)
+
+    async def fly(self, registry: Origin, login: Login, key: Key | None, verdict: Verdict) -> None:
+        """Show a login to a token server, for a token that it has given to it, or by a ping to the registry.
+
+        `verdict(taken, answer)` is told what comes of it, and returns whether that settles it; what does not
+        is not tried again for a minute. Nothing is raised.
+        """
+        server = key.realm.origin if key is not None else registry
+        if (server, login) not in self._flights and not self._seldom.lets((server, login), self._clock()):
+            return
+        with suppress(UpstreamError, Refused):
+            await self._flights.join((server, login), lambda: self._fly(registry, login, key, verdict))
+
+    async def _fly(self, registry: Origin, login: Login, key: Key | None, verdict: Verdict) -> None:
+        ask, server = _ping(login), registry
+        if key is None:
+            if not await self._refuses(registry):
+                return
+        else:
+            make = post if login.kind == "identity" else get
+            ask, server = make(key.realm, key.scopes, login), key.realm.origin
+        status, response, _ = await self._exchange.exchange(
+            server, ask.method, ask.target, ask.headers, ask.body, registry=registry
+        )
+        # A registry that wants tokens has not judged what was shown to it instead.
+        judged = key is not None or bearer_of(parse_challenges(response.all(b"www-authenticate"))) is None
+        taken = 200 <= status < 300
+        if (taken or (status == 401 and judged)) and verdict(taken, f"status {status}"):
+            self._seldom.forget((server, login))
+
+    def is_open(self, registry: Origin) -> bool:
+        """Tell whether a registry is known to answer pings without a login too, so that none can tell."""
+        known = self._refusing.get(registry)
+        return known is not None and not known[0]
+
+    async def _refuses(self, registry: Origin) -> bool:
+        """Tell whether a ping without a login is refused: else an answer says nothing of a login."""
+        known, now = self._refusing.get(registry), self._clock()
+        if known is None or now >= known[1]:
+            status, _, _ = await self._exchange.exchange(registry, "GET", "/v2/", PLAIN, b"")
+            known = status == 401, now + (REFUSES_SECONDS if status == 401 else OPEN_SECONDS)
+            self._refusing.put(registry, known)
+        return known[0]
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._flights.close()
+
+
+def _ping(login: Login) -> Ask:
+    value = b"Bearer " + login.secret.encode() if login.kind == "bearer" else login.basic
+    return Ask("GET", "/v2/", (*PLAIN, (b"authorization", value)))

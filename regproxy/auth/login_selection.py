@@ -1,0 +1,314 @@
+"""Which configured login may be shown to which server, and which are out of use because they were refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Hashable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final
+
+from regproxy.auth.credential_providers import Holder, Wallet
+from regproxy.auth.lockout import Rest, Standings
+from regproxy.config.credentials import CredentialSource, Login, LoginKind
+from regproxy.config.settings import Config
+from regproxy.core.errors import CredentialError
+from regproxy.core.lru import Bounded, Seldom
+from regproxy.http.origin import Origin
+from regproxy.policy.origins import Origins
+from regproxy.policy.sites import same_site
+
+log = logging.getLogger(__name__)
+
+REASONS_KEPT: Final = 1024
+
+_DIRECT: Final[frozenset[LoginKind]] = frozenset({"basic", "bearer"})
+_FOR_TOKENS: Final[frozenset[LoginKind]] = frozenset({"basic", "identity"})
+
+
+Prove = Callable[[Origin, Origin, Login], Awaitable[None]]
+
+
+def standing_key(login: Login, server: Origin) -> tuple[Login, str, int]:
+    """The key of a login's standing with a server."""
+    return login, server.host, server.port
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The login to use; `configured`: the registry has one, though it may be out of use now.
+
+    `narrow`: it is the token server's, in another domain than the registry's: a token may be for nothing but
+    the very repository.
+    """
+
+    login: Login | None = None
+    configured: bool = False
+    narrow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    holder: Holder
+    owner: Origin
+    kinds: frozenset[LoginKind]
+    narrow: bool = False
+
+
+class Logins:
+    """The logins of the settings, for registries and their token servers. One for each worker."""
+
+    def __init__(
+        self,
+        config: Config,
+        origins: Origins,
+        standings: Standings,
+        clock: Callable[[], float],
+        prove: Prove,
+        is_registry: Callable[[Origin], bool],
+    ) -> None:
+        """`prove`: settles whether a server takes a login that is in doubt. `is_registry`: whether a server
+        has named a realm itself.
+        """
+        self._origins = origins
+        self._standings = standings
+        self._clock = clock
+        self._wallet = Wallet(config.credentials, config.docker_config, self._table, clock)
+        exact = (rule for rule in config.registries if "*" not in rule.pattern and rule.pattern[0] != ".")
+        self._registries = {(rule.pattern, rule.port) for rule in exact}
+        self._named = self._registries | set(config.origin_tables.own)
+        self._prove = prove
+        self._is_registry = is_registry
+        tables = any(settings.credentials is not None for settings in origins.all_settings())
+        self.any: Final = bool(config.credentials or config.docker_config or tables)
+        self._reasons: Bounded[Origin, str] = Bounded(REASONS_KEPT)
+        self._seldom = Seldom()
+
+    async def direct(self, origin: Origin, scope: Hashable = None, *, eager_only: bool = False) -> Choice:
+        """Return what the registry itself may be shown: a pair, or a token that is configured.
+
+        `scope`: as in Standings.
+        """
+        if not self.secure(origin):
+            return Choice()
+        holders = self._wallet.holders(origin.host, origin.port)
+        candidates = (_Candidate(each, origin, _DIRECT) for each in holders if each.eager or not eager_only)
+        return await self._first(origin, origin, candidates, scope)
+
+    async def of_server(self, server: Origin, asked: Hashable = None) -> Choice:
+        """Return a token server's own login."""
+        if not self.secure(server):
+            return Choice()
+        holders = self._wallet.holders(server.host, server.port)
+        candidates = [_Candidate(each, server, _FOR_TOKENS) for each in holders]
+        return await self._first(server, server, candidates, asked)
+
+    async def serves(self, registry: Origin, server: Origin) -> bool:
+        """Tell whether a server's own login may get tokens of a registry, which has named it."""
+        if _is_near(registry, server) or self._lends(registry, server):
+            return True
+        if registry.host != server.host:
+            return False
+        # At another port of one host there may be somebody else, unless one login is for both.
+        own = await self._found(server)
+        return own is not None and own == await self._found(registry)
+
+    async def _found(self, server: Origin) -> Login | None:
+        """Return the login that a server has for tokens, whether it rests or not."""
+        for holder in self._wallet.holders(server.host, server.port):
+            with suppress(CredentialError):
+                login = await holder.provider.login(server.host, server.port)
+                if login is not None and login.kind in _FOR_TOKENS:
+                    return login
+        return None
+
+    async def for_tokens(
+        self, origin: Origin, server: Origin, scope: Hashable = None, asked: Hashable = None
+    ) -> Choice:
+        """Return what the server of a registry's tokens may be shown: the registry's login, or its own.
+
+        `scope`: of a token that is configured, which the registry itself is shown; `asked`: of the server.
+        """
+        own = self._wallet.holders(origin.host, origin.port)
+        # A registry's token that is configured goes to the registry itself.
+        ready = [_Candidate(holder, origin, frozenset({"bearer"})) for holder in own if self.secure(origin)]
+        choice = await self._first(origin, origin, ready, scope)
+        if choice.login is not None:
+            return choice
+        if not self.secure(server):
+            if choice.configured:
+                self._say(origin, f"credentials are not sent to {server.host} over plain HTTP")
+            return Choice(None, choice.configured)
+        found = await self._first(origin, server, self._candidates(origin, server, own), asked)
+        configured = choice.configured or found.configured
+        if choice.configured and not found.configured:
+            self._say(
+                origin,
+                f"its tokens come from {server.host}, which is in another domain: credentials go there if"
+                f" token_server says so, or if they are configured for {server.host}",
+            )
+        elif not configured and self._is_named(origin) and await self._found(server) is not None:
+            self._say(
+                origin,
+                f"its tokens come from {server.host}, whose credentials serve no other domain's registry, as"
+                " it is or belongs to another one: token_server in the registry's table lends them",
+            )
+        return Choice(found.login, configured, found.narrow)
+
+    def secure(self, server: Origin) -> bool:
+        """Whether a secret may be sent: over plain HTTP only where that is how it was configured."""
+        return server.scheme == "https" or self._origins.plain(server)
+
+    def refused(
+        self,
+        origin: Origin,
+        server: Origin,
+        login: Login,
+        answer: str,
+        scope: Hashable = None,
+        *,
+        alone: bool = False,
+        whole: bool = False,
+    ) -> Rest:
+        """A server has refused a login: it rests, and its provider has a new look; or the scope rests alone.
+
+        `scope`, `alone`, `whole`: as in Standings.
+        """
+        text = f"the credentials of {login.label!r} were refused by {server.host} ({answer})"
+        key, now = standing_key(login, server), self._clock()
+        if rest := self._standings.rests(key, now):
+            return Rest(rest, True)  # one of those that were sent before the first was refused
+        found = self._standings.refused(key, text, now, scope, alone=alone, whole=whole)
+        if not found.whole:
+            if self._seldom.lets(server, now):
+                log.warning(
+                    "%s: %s for one repository or scope: they rest for it for %g s, other repositories go on",
+                    *(origin.host, text, found.seconds),
+                )
+            return found
+        for holder in self._wallet.holders(origin.host, origin.port):
+            holder.provider.forget(origin.host, origin.port)
+        if server != origin:
+            for holder in self._wallet.holders(server.host, server.port):
+                holder.provider.forget(server.host, server.port)
+        log.warning("%s: %s; they rest for %g s", origin.host, text, found.seconds)
+        return found
+
+    def settled(
+        self, origin: Origin, server: Origin, login: Login, scope: Hashable, taken: bool, answer: str
+    ) -> bool:
+        """A request of our own has been answered; return whether that says something of the login.
+
+        A refusal does where it was taken before, or has not been taken anywhere.
+        """
+        key = standing_key(login, server)
+        if taken:
+            self.accepted(origin, server, login, scope)
+        elif self._standings.took(key, scope) or not self._standings.proven(key):
+            self.refused(origin, server, login, answer, scope, whole=True)
+        else:
+            return False
+        return True
+
+    def accepted(self, origin: Origin, server: Origin, login: Login, scope: Hashable = None) -> None:
+        """A server has taken a login."""
+        self._standings.accepted(standing_key(login, server), scope)
+        self._reasons.drop(origin)
+
+    def reason(self, origin: Origin) -> str:
+        """Return why the login of a registry is not in use, "" where it is or there is none."""
+        return self._reasons.get(origin) or ""
+
+    def close(self) -> None:
+        """End the helpers that run."""
+        self._wallet.close()
+
+    def _candidates(self, origin: Origin, server: Origin, own: list[Holder]) -> Iterator[_Candidate]:
+        site = same_site(origin.host, server.host)
+        for holder in own:
+            if site or _is_server(holder.token_server, server):
+                yield _Candidate(holder, origin, _FOR_TOKENS)
+        near = _is_near(origin, server)
+        if (server.host, server.port) != (origin.host, origin.port) and (near or self._lends(origin, server)):
+            for holder in self._wallet.holders(server.host, server.port):
+                yield _Candidate(holder, server, _FOR_TOKENS, narrow=not near)
+
+    def _lends(self, origin: Origin, server: Origin) -> bool:
+        """Whether a token server's own login may serve a registry of another domain, or of another port.
+
+        It may where the registry's table names the server. Else the token goes to the registry, so that must
+        be configured by its name, and the server must neither be another one nor belong to it: none but
+        Docker Hub may ask for Docker Hub's tokens.
+        """
+        holders = self._wallet.holders(origin.host, origin.port)
+        if any(_is_server(holder.token_server, server) for holder in holders):
+            return True
+        if not self._is_named(origin) or self._is_another(server, origin) or self._is_registry(server):
+            return False
+        others = (host for host, _ in self._named if host not in (origin.host, server.host))
+        return not any(same_site(host, server.host) for host in others)
+
+    def _is_another(self, server: Origin, registry: Origin) -> bool:
+        """Whether the settings have a server as a registry: at any port, but for who is on the same host."""
+        ports = {port for host, port in self._registries if host == server.host}
+        return bool(ports) if server.host != registry.host else not ports.isdisjoint({None, server.port})
+
+    def _is_named(self, origin: Origin) -> bool:
+        return (origin.host, origin.port) in self._named or (origin.host, None) in self._named
+
+    async def _first(
+        self,
+        origin: Origin,
+        server: Origin,
+        candidates: Iterator[_Candidate] | list[_Candidate],
+        scope: Hashable = None,
+    ) -> Choice:
+        """Return the first login that is there and doesn't rest."""
+        configured = False
+        for candidate in candidates:
+            owner = candidate.owner
+            try:
+                login = await candidate.holder.provider.login(owner.host, owner.port)
+            except CredentialError as error:
+                self._reasons.put(origin, str(error))
+                configured = True
+                continue
+            if login is None:
+                continue
+            configured = True
+            if login.kind not in candidate.kinds:
+                continue
+            key = standing_key(login, server)
+            rest = self._standings.rests(key, self._clock(), scope)
+            if not rest and self._standings.doubtful(key, scope):
+                await self._prove(origin, server, login)
+                rest = self._standings.rests(key, self._clock(), scope)
+                if not rest and self._standings.doubtful(key, scope):
+                    rest = self._standings.hold(key, self._clock())
+            if not rest:
+                return Choice(login, True, candidate.narrow)
+            why = self._standings.reason(key, scope)
+            self._reasons.put(origin, f"{why}; the next try is in {rest:.0f} s")
+        return Choice(None, configured)
+
+    def _table(self, host: str, port: int) -> CredentialSource | None:
+        return self._origins.settings(Origin("https", host, port)).credentials
+
+    def _say(self, origin: Origin, reason: str) -> None:
+        if self._reasons.get(origin) != reason:
+            log.warning("%s: %s", origin.host, reason)
+            self._reasons.put(origin, reason)
+
+
+def _is_near(registry: Origin, server: Origin) -> bool:
+    """Whether a server's own login is for a registry too: of one domain; on one host, of one port.
+
+    The ports of a host may be several owners'.
+    """
+    if registry.host == server.host:
+        return registry.port == server.port
+    return same_site(registry.host, server.host)
+
+
+def _is_server(named: tuple[str, int | None] | None, server: Origin) -> bool:
+    return named is not None and named[0] == server.host and named[1] in (None, server.port)

@@ -1,0 +1,129 @@
+"""Small files that are read again when they change, as mounted secrets do.
+
+Told by device, inode, size and times of what the path leads to, so a symlink that is swapped counts. They are
+looked at once a second at most, in a thread: a file system that hangs holds up nobody for more than seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+from collections.abc import Callable
+from typing import Final, Generic, TypeVar
+
+from regproxy.core.errors import CredentialError
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 1.0
+HANG_SECONDS: Final = 5.0
+FILE_MAX: Final = 1_048_576  # bytes
+
+_Value = TypeVar("_Value")
+_Signature = tuple[tuple[int, ...] | None, ...]
+
+
+class Watched(Generic[_Value]):
+    """What `parse` makes of the texts of `paths`; it raises ValueError, with no text of theirs.
+
+    A file that can't be understood leaves what was there before: it may be half written. One that is gone
+    does not.
+    """
+
+    def __init__(
+        self, paths: tuple[str, ...], parse: Callable[[list[str]], _Value], clock: Callable[[], float]
+    ) -> None:
+        self._paths = paths
+        self._parse = parse
+        self._clock = clock
+        self._value: _Value | None = None
+        self._error: CredentialError | None = None
+        self._signature: _Signature | None = None
+        self._looked = float("-inf")
+        self._look: asyncio.Future[None] | None = None
+
+    async def value(self) -> _Value:
+        """Return what the files say now; CredentialError names the file that can't be used."""
+        if self._look is None and self._clock() - self._looked >= LOOK_SECONDS:
+            # One look at a time: a file system that hangs costs one thread.
+            self._look = asyncio.get_running_loop().run_in_executor(None, self._refresh)
+            self._look.add_done_callback(self._looked_at)
+        if self._look is not None:
+            await asyncio.wait({self._look}, timeout=HANG_SECONDS)
+        if self._value is not None:
+            return self._value
+        raise self._error or CredentialError(f"{self._paths[0]}: no answer within {HANG_SECONDS:g} s")
+
+    def forget(self) -> None:
+        """Look at once the next time."""
+        self._looked = float("-inf")
+
+    def _looked_at(self, look: asyncio.Future[None]) -> None:
+        self._look = None
+        self._looked = self._clock()
+        if not look.cancelled():
+            look.exception()
+
+    def _refresh(self) -> None:
+        """Runs in a thread, one at a time."""
+        for _ in range(3):
+            before = _signature(self._paths)
+            if before == self._signature:
+                return
+            try:
+                texts = [_read(path) for path in self._paths]
+            except CredentialError as error:
+                self._fail(error, before, keep=False)
+                return
+            # Files that belong together are changed one after the other, or by one swapped link.
+            if _signature(self._paths) == before:
+                break
+        try:
+            self._value, self._error = self._parse(texts), None
+        except ValueError as error:
+            self._fail(CredentialError(f"{self._paths[0]}: not {error}"), before, keep=True)
+            return
+        self._signature = before
+
+    def _fail(self, error: CredentialError, signature: _Signature, *, keep: bool) -> None:
+        if str(error) != str(self._error):
+            log.warning("%s", error)
+        self._error, self._signature = error, signature
+        if not keep:
+            self._value = None
+
+
+def _signature(paths: tuple[str, ...]) -> _Signature:
+    return tuple(map(_signature_of, paths))
+
+
+def _signature_of(path: str) -> tuple[int, ...] | None:
+    try:
+        found = os.stat(path)  # noqa: PTH116
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _read(path: str) -> str:
+    """Return a file's text; a pipe is not waited for."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not a path"
+        raise CredentialError(f"{path}: {reason}") from None
+    with open(fd, "rb") as file:  # noqa: PTH123
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise CredentialError(f"{path}: not a file")
+            data = file.read(FILE_MAX + 1)
+        except OSError as error:
+            raise CredentialError(f"{path}: {error.strerror}") from None
+    if len(data) > FILE_MAX:
+        raise CredentialError(f"{path}: more than {FILE_MAX} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise CredentialError(f"{path}: not UTF-8") from None

@@ -1,0 +1,253 @@
+"""Registry tokens: fetched once for all who need the same, kept, and fetched anew ahead of their end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from regproxy.auth.lockout import Rest
+from regproxy.config.credentials import Login
+from regproxy.core.errors import BadResponse, RateLimited, Refused, UpstreamError, UpstreamTimeout
+from regproxy.core.lru import Bounded
+from regproxy.core.single_flight import Flights
+from regproxy.http.messages import Headers, Response
+from regproxy.http.origin import Origin
+from regproxy.registry.rate_limits import parse_retry
+from regproxy.registry.token_protocol import DEFAULT_LIFETIME, Ask, Issued, Realm, get, parse_answer, post
+
+TOKENS_KEPT: Final = 1024
+EXCHANGE_SECONDS: Final = 30.0  # for all that one token takes
+REFRESHED_AT: Final = 0.8  # of the lifetime
+MARGIN: Final = (
+    5.0  # seconds before its end in which a token is not sent any more; at most a tenth of its life
+)
+RETRY_SECONDS: Final = 5.0  # after a refresh that failed
+REFUSED_SECONDS: Final = 10.0  # for which a refusal is remembered
+PAUSE_SECONDS: Final = 5.0  # after a 429 that doesn't say for how long
+PAUSE_MAX: Final = 300.0
+
+
+class Exchange(Protocol):
+    """Asks a server one thing. Upstream does."""
+
+    async def exchange(
+        self,
+        origin: Origin,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        *,
+        registry: Origin | None = None,
+    ) -> tuple[int, Response, bytes]:
+        """Send one request and return status, head and body of its answer.
+
+        `headers` are all but Host and Content-Length. `registry`: whose answer has named this server; where
+        it may not lead to that, it is OffLimits. No redirect is followed; more than 64 KiB of body are a
+        BadResponse. Raises UpstreamError, or Refused where the address is not allowed.
+        """
+
+
+class Ledger(Protocol):
+    """How logins fare is entered here."""
+
+    def refused(self, key: Key, login: Login, answer: str, *, alone: bool) -> Rest:
+        """The server has refused a login, which rests from now on, or what the token is for does alone.
+
+        `alone`: see Standings.
+        """
+
+    def accepted(self, key: Key, login: Login) -> None:
+        """The server has taken it."""
+
+    def rests(self, key: Key, login: Login) -> bool:
+        """Whether it must not be shown now."""
+
+    def proven(self, server: Origin, login: Login) -> bool:
+        """Whether it was taken, and not refused since."""
+
+    def count(self, registry: str, login: Login | None, outcome: str) -> None:
+        """Count an answer: "issued", "refused" or "error"."""
+
+
+class NoToken(Exception):
+    """The token server says no. `login`: to whoever asked, whatever the scope."""
+
+    def __init__(self, message: str, *, login: bool = False) -> None:
+        super().__init__(message)
+        self.login = login
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Which token: for which registry, from where, for what, as whom (None: anonymous).
+
+    `narrow`: see Choice in logins.
+    """
+
+    origin: Origin
+    realm: Realm
+    scopes: tuple[str, ...]
+    login: Login | None
+    narrow: bool = False
+
+    @property
+    def scope(self) -> Hashable:
+        """What its login's standing is about."""
+        return ("token", self.realm.service, *self.scopes)
+
+
+@dataclass(slots=True)
+class _Kept:
+    value: str = field(repr=False)
+    since: float
+    refresh_at: float
+    usable_until: float
+
+
+class Tokens:
+    """The tokens of a worker."""
+
+    def __init__(
+        self, exchange: Exchange, ledger: Ledger, clock: Callable[[], float], wall: Callable[[], float]
+    ) -> None:
+        self._exchange = exchange
+        self._ledger = ledger
+        self._clock = clock
+        self._wall = wall
+        self._kept: Bounded[Key, _Kept] = Bounded(TOKENS_KEPT)
+        self._refusals: Bounded[Key, tuple[float, str]] = Bounded(TOKENS_KEPT)
+        self._pauses: Bounded[tuple[Origin, Login | None], float] = Bounded(TOKENS_KEPT)
+        self._gates: Bounded[tuple[Origin, Login], asyncio.Lock] = Bounded(TOKENS_KEPT)
+        self._flights: Flights[Key, str] = Flights()
+
+    async def token(self, key: Key) -> str:
+        """Return a token that is good for a moment at least. Raises NoToken, or UpstreamError."""
+        kept, now = self._kept.get(key), self._clock()
+        if kept is not None and now < kept.usable_until:
+            if now >= kept.refresh_at:
+                kept.refresh_at = now + RETRY_SECONDS
+                self._flights.start(key, lambda: self._fetch(key))
+            return kept.value
+        refusal = self._refusals.get(key)
+        if refusal is not None and now < refusal[0]:
+            raise NoToken(refusal[1])
+        return await self._flights.join(key, lambda: self._fetch(key))
+
+    async def issue(self, key: Key) -> Issued:
+        """Return a token that is fetched for this, for a client. Raises as token() does."""
+        refusal = self._refusals.get(key)
+        if refusal is not None and self._clock() < refusal[0]:
+            raise NoToken(refusal[1])
+        value = await self._flights.join(key, lambda: self._fetch(key))
+        kept = self._kept.get(key)
+        left = DEFAULT_LIFETIME if kept is None else kept.usable_until - self._clock()
+        return Issued(value, max(1.0, left))
+
+    def give_up(self, key: Key, value: str, after: float) -> bool:
+        """A registry has refused a token: forget it. False where it is younger than `after` seconds: another
+        would be no better.
+        """
+        kept = self._kept.get(key)
+        if kept is None or kept.value != value:
+            return True
+        if self._clock() - kept.since < after:
+            return False
+        self._kept.drop(key)
+        return True
+
+    def close(self) -> None:
+        """End what is under way."""
+        self._flights.close()
+
+    async def _fetch(self, key: Key) -> str:
+        """Fetch a token. A login that has not been taken yet is tried once at a time, not by all at once."""
+        server, login = key.realm.origin, key.login
+        if login is None or self._ledger.proven(server, login):
+            return await self._ask(key)
+        gate = self._gates.get((server, login))
+        if gate is None:
+            gate = asyncio.Lock()
+            self._gates.put((server, login), gate)
+        async with gate:
+            if self._ledger.rests(key, login):
+                raise NoToken("it was refused a moment ago", login=True)
+            return await self._ask(key)
+
+    async def _ask(self, key: Key) -> str:
+        outcome = "error"
+        try:
+            self._check_pause(key)
+            began = self._clock()
+            status, response, body = await self._talk(key)
+            try:
+                self._check(key, status, response)
+                issued = parse_answer(body, response.get(b"date"), self._wall())
+            except NoToken:
+                outcome = "refused"
+                raise
+            except BadResponse as error:
+                raise BadResponse(f"{key.realm.origin.host}: {error}") from None
+            outcome = "issued"
+        finally:
+            self._ledger.count(key.origin.host, key.login, outcome)
+        if key.login is not None:
+            self._ledger.accepted(key, key.login)
+        end = issued.lifetime - min(MARGIN, issued.lifetime / 10)
+        kept = _Kept(issued.value, began, began + issued.lifetime * REFRESHED_AT, began + end)
+        self._kept.put(key, kept)
+        self._refusals.drop(key)
+        return issued.value
+
+    async def _talk(self, key: Key) -> tuple[int, Response, bytes]:
+        realm, login = key.realm, key.login
+        try:
+            async with asyncio.timeout(EXCHANGE_SECONDS):
+                if login is not None and login.kind == "identity":
+                    return await self._send(key, post(realm, key.scopes, login))
+                answer = await self._send(key, get(realm, key.scopes, login))
+                # A password goes into a form only where the server is the registry's own.
+                if login is not None and answer[0] in (404, 405) and not key.narrow:
+                    return await self._send(key, post(realm, key.scopes, login))
+                return answer
+        except TimeoutError:
+            raise UpstreamTimeout(f"{realm.origin.host}: no token within {EXCHANGE_SECONDS:g} s") from None
+        except Refused as error:
+            raise NoToken(str(error)) from None
+
+    async def _send(self, key: Key, ask: Ask) -> tuple[int, Response, bytes]:
+        return await self._exchange.exchange(
+            *(key.realm.origin, ask.method, ask.target, ask.headers, ask.body), registry=key.origin
+        )
+
+    def _check(self, key: Key, status: int, response: Response) -> None:
+        """Raise what an answer other than a token means."""
+        server, login = key.realm.origin, key.login
+        if 200 <= status < 300:
+            return
+        if status == 429:
+            seconds = min(parse_retry(response, self._wall()) or PAUSE_SECONDS, PAUSE_MAX)
+            self._pauses.put((server, login), self._clock() + seconds)
+            raise RateLimited(f"{server.host} gives no token: too many requests", max(1, round(seconds)))
+        if status >= 500 or status == 408:
+            raise UpstreamError(f"{server.host} answers {status} in place of a token")
+        text = f"{server.host} answers {status} in place of a token"
+        seconds = REFUSED_SECONDS
+        if login is not None and status in (400, 401, 403):
+            # 403 is about this repository; so is 400, but for OAuth2's invalid_grant (RFC 6749 5.2). Of one
+            # that never got a token, each is taken as of 401.
+            alone = status == 403 or (status == 400 and login.kind != "identity")
+            rest = self._ledger.refused(key, login, f"status {status}", alone=alone)
+            if rest.whole:
+                raise NoToken(text, login=True)
+            seconds = max(seconds, rest.seconds)
+        self._refusals.put(key, (self._clock() + seconds, text))
+        raise NoToken(text)
+
+    def _check_pause(self, key: Key) -> None:
+        until = self._pauses.get((key.realm.origin, key.login))
+        if until is not None and (rest := until - self._clock()) > 0:
+            host = key.realm.origin.host
+            raise RateLimited(f"{host} gives no token: too many requests", max(1, round(rest)))

@@ -1,0 +1,321 @@
+"""The content-addressed disk: one immutable file per digest, part files while they grow.
+
+    blobs/sha256/ab/<64 hex>    renamed into place after the digest matched
+    parts/                      see `parts`
+
+Open files and small contents are remembered, least recently used first out, so that a hit costs no system
+call. The memory is bounded by FILES_MAX and SMALL_TOTAL whatever the size of the cache. Other processes may
+remove content: what they say on the board is heard before anything is given out.
+
+A disk that takes nothing fails nobody: parts are then in memory, and pulls go on without being stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Protocol
+
+from regproxy.cache import layout
+from regproxy.cache.parts import Part, memory_part, new_part, open_part, unlink_beside
+from regproxy.core import file_lock
+from regproxy.core.errors import StoreError
+from regproxy.dataplane.board import Board
+from regproxy.dataplane.bodies import File
+from regproxy.registry.targets import ManifestType
+
+log = logging.getLogger(__name__)
+
+FILES_MAX: Final = 512
+SMALL_MAX: Final = 65_536  # bytes; contents up to this size are answered from memory
+SMALL_TOTAL: Final = 64 * 1024 * 1024
+
+
+class Counters(Protocol):
+    """Where it is counted whether the disk takes what is stored."""
+
+    def store_failed(self, reason: str) -> None:
+        """Count content that was not kept, by errno's name."""
+
+    def store_worked(self) -> None:
+        """Content was kept."""
+
+
+@dataclass(slots=True, eq=False)
+class Blob:
+    """Stored, verified content. `small` has all of it when it is small; `heads` are heads made before.
+
+    `known`: it was compared with what the index says of it. `manifest`: what the bytes say of their type,
+    None where nobody has looked.
+    """
+
+    digest: str
+    size: int
+    file: File
+    small: bytes | None
+    known: bool = False
+    manifest: ManifestType | None = None
+    heads: dict[tuple[object, ...], bytes] = field(default_factory=dict)
+
+    @property
+    def etag(self) -> bytes:
+        """The strong validator of the content: its digest."""
+        return b'"' + self.digest.encode() + b'"'
+
+    @property
+    def disk(self) -> int:
+        """The bytes that it takes on the disk."""
+        return os.fstat(self.file.fd).st_blocks * 512
+
+
+class Store:
+    """The cache directory. `on_change` is called when another process has changed what may be remembered."""
+
+    def __init__(
+        self,
+        root: Path,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        board: Board | None = None,
+        counters: Counters | None = None,
+    ) -> None:
+        """Make the directories. Raises StoreError."""
+        self.root = root
+        self.on_change: Callable[[], None] = _nothing
+        self._loop = loop
+        self._board = board
+        self._seen = board.generation if board is not None else 0
+        self._counters = counters
+        self._failing = ""
+        self._blobs: OrderedDict[str, Blob] = OrderedDict()
+        self._small_bytes = 0
+        self._parts = layout.parts(root)
+        self._prefix = str(layout.blobs(root))
+        try:
+            self._make_directories()
+        except OSError as error:
+            raise StoreError(
+                f"{error.filename or root}: {error.strerror}; the cache has to be writable"
+            ) from error
+
+    def _make_directories(self) -> None:
+        self._parts.mkdir(parents=True, exist_ok=True)
+        Path(self._prefix).mkdir(parents=True, exist_ok=True)
+
+    # --- what is stored ----------------------------------------------------------------------------------
+
+    def path(self, digest: str) -> str:
+        """Where `sha256:<hex>` lies."""
+        name = digest[7:]
+        return f"{self._prefix}/{name[:2]}/{name}"
+
+    def lookup(self, digest: str) -> Blob | None:
+        """The stored content of a digest, None where there is none."""
+        board = self._board
+        if board is not None and board.generation != self._seen:
+            # Read first: what is announced meanwhile is heard the next time.
+            self._seen = board.generation
+            self.on_change()
+        blob = self._blobs.get(digest)
+        if blob is not None:
+            self._blobs.move_to_end(digest)
+            return blob
+        try:
+            fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            # Missing is the usual reason; any other makes it a miss too, and the fill says what is wrong.
+            return None
+        return self._remember(digest, File(fd, os.fstat(fd).st_size, self._loop))
+
+    def _remember(self, digest: str, file: File) -> Blob | None:
+        small = None
+        if file.size <= SMALL_MAX:
+            try:
+                small = os.pread(file.fd, file.size, 0)
+            except OSError as error:
+                log.warning("%s can't be read (%s): removed", digest, error.strerror)
+                self.remove(digest)
+                return None
+            # It is in memory anyway, and hashed in microseconds, once.
+            if "sha256:" + hashlib.sha256(small).hexdigest() != digest:
+                log.warning("%s is damaged on disk: removed", digest)
+                self.remove(digest)
+                return None
+            self._small_bytes += len(small)
+        blob = Blob(digest, file.size, file, small)
+        self._blobs[digest] = blob
+        while len(self._blobs) > FILES_MAX or self._small_bytes > SMALL_TOTAL:
+            _, dropped = self._blobs.popitem(last=False)
+            self._small_bytes -= len(dropped.small or b"")
+        return blob
+
+    def forget(self, digest: str) -> None:
+        """Drop content from memory: it was removed from the disk. Its space is free when nobody reads it."""
+        blob = self._blobs.pop(digest, None)
+        if blob is not None:
+            self._small_bytes -= len(blob.small or b"")
+
+    def forget_all(self) -> None:
+        """Drop everything from memory."""
+        self._blobs.clear()
+        self._small_bytes = 0
+
+    def remove(self, digest: str) -> None:
+        """Drop content from memory and disk; readers that have it open go on reading."""
+        self.forget(digest)
+        with suppress(OSError):
+            os.unlink(self.path(digest))  # noqa: PTH108
+
+    # --- what is being fetched ---------------------------------------------------------------------------
+
+    def claim(self, digest: str, *, limit: int = 0, source: str = "") -> Part:
+        """The part of this content: ours to fill, or another process's to follow (`mine`).
+
+        `limit` is the most bytes that it may take, 0 for any. `source`: the part of this registry alone.
+        Where the disk fails it is in memory.
+        """
+        mark = f"-{hashlib.sha256(source.encode()).hexdigest()[:8]}" if source else ""
+        path = self._parts / f"{digest[7:]}{mark}{layout.PART}"
+        return self._open(lambda: open_part(path, limit, self._loop), limit)
+
+    def begin(self, *, limit: int = 0) -> Part:
+        """A new part for content whose digest is not known yet."""
+        return self._open(lambda: new_part(self._parts, limit, self._loop), limit)
+
+    def _open(self, make: Callable[[], Part], limit: int) -> Part:
+        try:
+            try:
+                return make()
+            except FileNotFoundError:
+                # Somebody has removed the directory.
+                self._make_directories()
+                return make()
+        except OSError as error:
+            self.failed(error.errno or errno.EIO)
+            return self.in_memory(limit=limit, error=error.errno or errno.EIO)
+
+    def in_memory(self, *, limit: int = 0, error: int = errno.ENOSPC) -> Part:
+        """A part that is never stored. Raises StoreError."""
+        try:
+            return memory_part(limit, error, self._loop)
+        except OSError as failure:
+            raise StoreError(
+                f"a body can be kept neither on disk nor in memory: {failure.strerror}"
+            ) from None
+
+    def relay(self, part: Part, error: int) -> None:
+        """Store no more of a part that is ours, for this errno; who follows it goes on alone. StoreError."""
+        self.failed(error)
+        part.disown()
+        part.growth.gather()
+        try:
+            part.growth.relay(error)
+        except OSError as failure:
+            raise StoreError(failure.strerror) from None
+
+    def failed(self, error: int) -> None:
+        """Content could not be kept, for this errno. It is said once until storing works again.
+
+        EFBIG is what is too large to be kept, and no trouble of the disk's.
+        """
+        if error == errno.EFBIG:
+            return
+        name = errno.errorcode.get(error, str(error))
+        if self._counters is not None:
+            self._counters.store_failed(name)
+        if self._failing != name:
+            self._failing = name
+            log.error(
+                "%s: %s (%s); pulls go on without being stored until it is writable again",
+                *(self.root, os.strerror(error), name),
+            )
+
+    def _worked(self) -> None:
+        if self._counters is not None:
+            self._counters.store_worked()
+        if self._failing:
+            log.warning("%s: storing works again", self.root)
+            self._failing = ""
+
+    async def commit(self, part: Part, digest: str) -> Blob:
+        """Move a part whose digest has matched into place; its bytes reach the disk before its name does.
+
+        Raises StoreError.
+        """
+        growth, final = part.growth, self.path(digest)
+        error = growth.disk_errno
+        if not error and part.path is not None:
+            try:
+                await self._loop.run_in_executor(
+                    None, _move_into_place, part.fd, growth.written, part.path, final
+                )
+            except OSError as failure:
+                error = failure.errno or errno.EIO
+                self.failed(error)
+        if error or part.path is None:
+            raise StoreError(f"{final}: {os.strerror(error or errno.ENOENT)}")
+        self._worked()
+        known = self._blobs.get(digest)
+        blob = known or self._remember(digest, File(os.dup(part.fd), growth.written, self._loop))
+        # The name is gone, and with it the claim; the blob's descriptor is of the same description.
+        part.disown()
+        part.close()
+        if blob is None:
+            raise StoreError(f"{final}: what was written is not what can be read again")
+        return blob
+
+    def unkept(self, part: Part, digest: str) -> Blob:
+        """Verified content that is not stored, for those who wait; nobody remembers it. Raises StoreError."""
+        growth, file = part.growth, part.growth.file
+        if growth.memory is not None and growth.disk_end < growth.written:
+            if growth.floor:
+                raise StoreError(f"{digest} is not stored, and no longer in memory")
+            file = growth.memory
+        return Blob(digest, growth.written, File(os.dup(file.fd), growth.written, self._loop), None, True)
+
+    def leave(self, part: Part) -> None:
+        """Let go of a part, and leave what is in it to others. Its readers have been told."""
+        growth = part.growth
+        part.release()
+        part.close()
+        if growth.done:
+            return  # they read on, to the end
+        # An error that is on its way to somebody may hold the growth for a while yet.
+        growth.file.close()
+        if growth.memory is not None:
+            growth.memory.close()
+
+    def abort(self, part: Part) -> None:
+        """Forget a part. Its readers have been told, so its space is given back at once."""
+        part.disown()
+        self.leave(part)
+
+    def close(self) -> None:
+        """Let go of every open file."""
+        self.forget_all()
+
+
+def _nothing() -> None:
+    """Nobody else changes anything."""
+
+
+def _move_into_place(fd: int, size: int, part: Path, final: str) -> None:
+    # Without this a power cut can leave a file of the right name and length full of zeros.
+    os.fdatasync(fd)
+    if os.fstat(fd).st_size != size:
+        # Somebody else has written to it: what was verified is not what is there.
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(part))
+    if not file_lock.names(part, fd):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(part))
+    os.makedirs(os.path.dirname(final), exist_ok=True)  # noqa: PTH103, PTH120 (a str, made for each blob)
+    os.rename(part, final)  # noqa: PTH104
+    # Whoever finds these later belongs to nothing.
+    unlink_beside(part)

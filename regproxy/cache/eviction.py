@@ -1,0 +1,423 @@
+"""Keeps the cache within its limits: its size, how long things lie unused, what the disk has to have free.
+
+Whoever calls `step()` has other things to do, so each step is bounded. Files go first, then their rows: on a
+full disk SQLite can write only when something has been removed, and a killed process leaves rows that are the
+oldest still, so that the next step drops them. Workers that have such a file open go on reading it, and are
+told by the index to let it go.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from regproxy.cache import layout, reconcile
+from regproxy.cache.index.index import Index, ObjectRow
+from regproxy.cache.layout import BESIDE, PART, TAG_CLAIM
+from regproxy.cache.parts import promised, unlink_beside
+from regproxy.config.settings import Config
+from regproxy.core import file_lock
+from regproxy.core.errors import StoreError
+
+log = logging.getLogger(__name__)
+
+SIZE: Final = "size"
+INACTIVE: Final = "inactive"
+FREE: Final = "free"
+
+_HIGH: Final = 0.95  # of the limit; evicting begins above it
+_LOW: Final = 0.90  # and goes on to here
+_BATCH: Final = 200  # objects in a step
+_STEP: Final = 0.05  # seconds of a step
+_SETTLE: Final = 1.0  # seconds until the disk shows what was removed: workers close files within 250 ms
+_IDLE_EVERY: Final = 5.0  # seconds between two looks at what is idle, at most
+_BLIND: Final = 5.0  # seconds; an index that is being made anew has something after less
+_SAY_EVERY: Final = 60.0  # seconds between two warnings about the same thing
+_GIB: Final = 1 << 30
+
+_PIECE: Final = 100  # parts between two yields
+_ANONYMOUS_AGE: Final = 10.0  # seconds; nobody can take up such a part again
+_TAG_AGE: Final = 60.0
+_TRUST: Final = 4  # so much of the limit, 1/4, is made free for what is only promised
+_GROWS: Final = 60.0  # seconds without a byte after which a part is not expected to grow
+_UNDER_PRESSURE: Final = 60.0  # seconds that a broken fill's part is kept when there is no room
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bytes on disk and seconds without use (0: any), bytes that stay free (None: what suits the disk)."""
+
+    max_size: int
+    inactive: float
+    min_free: int | None
+
+    @classmethod
+    def of(cls, config: Config) -> Limits:
+        """The limits that are configured."""
+        return cls(config.cache_max_size, config.cache_inactive, config.min_free)
+
+
+@dataclass(frozen=True, slots=True)
+class Freed:
+    """What a step has removed and for which limit; `bytes` on disk. `more`: another step is due at once."""
+
+    reason: str = ""
+    objects: int = 0
+    bytes: int = 0
+    more: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A file system: bytes that are free for us, and that it has in all."""
+
+    free: int
+    total: int
+
+    @classmethod
+    def of(cls, path: Path) -> Disk:
+        """Raises OSError."""
+        found = os.statvfs(path)
+        return cls(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
+
+    def floor(self, min_free: int | None) -> int:
+        """The bytes that have to stay free."""
+        return min(_GIB, self.total // 20) if min_free is None else min_free
+
+
+class Complaints:
+    """Warnings about what lasts, each of them once a minute."""
+
+    def __init__(self, logger: logging.Logger, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._log = logger
+        self._monotonic = monotonic
+        self._said: dict[str, float] = {}
+
+    def say(self, key: str, text: str, *values: object) -> None:
+        """Log a warning, unless one of this `key` (of a small set) was logged in the last minute."""
+        now = self._monotonic()
+        if now - self._said.get(key, -_SAY_EVERY) >= _SAY_EVERY:
+            self._said[key] = now
+            self._log.warning(text, *values)
+
+
+class Evictor:
+    """Evicts, if no other process does so in this cache directory.
+
+    `clock`: seconds since the epoch, as last uses are. `astray`: the index could not be told of what was
+    removed, and has to be compared with the disk.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        index: Index,
+        limits: Limits,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._root = root
+        self._index = index
+        self._limits = limits
+        self._clock = clock
+        self.astray = False
+        self._monotonic = monotonic
+        self._complaints = Complaints(log, monotonic)
+        self._lock = -1
+        self._shrinking = False
+        self._owed = 0  # bytes that the disk has to get back
+        # When these are looked at again, monotonic: what is idle, the disk's space, and whether any may go.
+        self._idle_at = self._space_at = self._any_at = monotonic()
+        self._blind_at: float | None = None
+        self._sums: dict[str, tuple[int, int]] = {}  # since the last line in the log
+
+    def step(self) -> Freed:
+        """Remove what is over the limits: at most 200 objects, in about 50 ms.
+
+        Raises OSError and StoreError where the disk refuses; what was removed until then is removed.
+        """
+        if not self._alone():
+            return Freed()
+        freed = self._evict_idle() or self._evict_oldest(SIZE, self._excess)
+        freed = freed or self._evict_oldest(FREE, self._shortage)
+        if freed is None:
+            self._say()
+            return Freed()
+        objects, size = self._sums.get(freed.reason, (0, 0))
+        self._sums[freed.reason] = (objects + freed.objects, size + freed.bytes)
+        return freed
+
+    def close(self) -> None:
+        """Let others evict."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _alone(self) -> bool:
+        """Whether it is us who evict here; the lock is tried again each time."""
+        path = layout.evict_lock(self._root)
+        if self._lock >= 0:
+            if file_lock.names(path, self._lock):
+                return True
+            self.close()
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except FileNotFoundError:
+            return False  # the cache directory was removed
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return True  # somebody has to make room; two who do so are no harm
+            raise
+        if file_lock.lock(fd) and file_lock.names(path, fd):
+            self._lock = fd
+            return True
+        os.close(fd)
+        return False
+
+    def _evict_idle(self) -> Freed | None:
+        now, inactive = self._monotonic(), self._limits.inactive
+        if not inactive or now < self._idle_at:
+            return None
+        rows = self._index.oldest(_BATCH, self._clock() - inactive)
+        if not rows:
+            # The oldest may be pins, which are passed over one by one: not each second.
+            self._idle_at = now + min(_IDLE_EVERY, inactive / 10)
+        return self._remove(rows, INACTIVE, None) if rows else None
+
+    def _evict_oldest(self, reason: str, wanted: Callable[[], int]) -> Freed | None:
+        too_much = wanted()
+        if too_much <= 0 or self._monotonic() < self._any_at:
+            return None
+        rows = self._index.oldest(_BATCH)
+        if rows:
+            return self._remove(rows, reason, too_much)
+        if reason == FREE and self._is_blind() and (freed := self._evict_unknown(too_much)):
+            return freed
+        # What broken fills have left to be taken up is the last to go.
+        if sum(sweep_parts(self._root, self._clock, keep=_UNDER_PRESSURE)):
+            return Freed(reason, more=True)
+        self._shrinking, self._owed = False, 0
+        self._space_at = self._any_at = self._monotonic() + _SETTLE
+        self._complaints.say(
+            reason,
+            "the cache is over its limit (%s) by %d bytes, and nothing is left in it that may be removed:"
+            " the rest is pinned, in use, or not ours",
+            *(_NAMES[reason], too_much),
+        )
+        return None
+
+    def _excess(self) -> int:
+        """The bytes that have to go for the size's sake."""
+        limit = self._limits.max_size
+        if not limit:
+            return 0
+        taken, promised = parts_disk(self._root, self._clock())
+        # A promise may be broken: it must not cost the cache more than a part of what it has.
+        used = self._index.totals().disk + taken + min(promised, limit // _TRUST)
+        self._shrinking = used > limit * (_LOW if self._shrinking else _HIGH)
+        return used - int(limit * _LOW) if self._shrinking else 0
+
+    def _shortage(self) -> int:
+        """The bytes that have to go for the disk's sake.
+
+        Once found they are a debt: what others still have open is not free yet when it is removed, and who
+        looks at the disk before it is would empty the cache.
+        """
+        if self._owed <= 0 and self._monotonic() < self._space_at:
+            return 0
+        disk = Disk.of(self._root)
+        floor = disk.floor(self._limits.min_free)
+        missing = floor + min(_GIB, disk.total // 100) - disk.free
+        if self._owed > 0:
+            self._owed = min(self._owed, missing)  # others may have made room
+        elif disk.free < floor:
+            self._owed = missing
+        return self._owed
+
+    def _remove(self, rows: list[ObjectRow], reason: str, enough: int | None) -> Freed:
+        """Remove objects until `enough` bytes are free or the step's time is over."""
+        freed, gone = self._unlink(rows, reason, enough)
+        try:
+            reconcile.forget(self._root, self._index, gone)
+        except StoreError as error:
+            # Whoever has such a file open has its space, and can't be told by the index: it is full too.
+            self._index.purge()
+            self.astray = True
+            self._complaints.say("index", "%s: what was evicted is still in it", error)
+        return freed
+
+    def _unlink(self, rows: list[ObjectRow], reason: str, enough: int | None) -> tuple[Freed, list[str]]:
+        """Remove files; what that was, and the digests without one now. Raises OSError if there are none."""
+        ends = self._monotonic() + _STEP
+        gone: list[str] = []
+        objects = size = 0
+        trouble: OSError | None = None
+        for row in rows:
+            try:
+                os.unlink(layout.blob(self._root, row.digest))  # noqa: PTH108
+                objects, size = objects + 1, size + row.disk
+                gone.append(row.digest)
+            except FileNotFoundError:
+                gone.append(row.digest)
+            except OSError as error:
+                trouble = error
+                if error.errno == errno.EROFS:
+                    break
+                # It must not be the oldest for ever, in the way of all others.
+                self._index.touch(row.digest)
+            if (enough is not None and size >= enough) or self._monotonic() >= ends:
+                break
+        if trouble is not None and not gone:
+            raise trouble
+        if reason == FREE:
+            self._owed -= size
+            if self._owed <= 0:
+                self._space_at = self._monotonic() + _SETTLE
+        return Freed(reason, objects, size, more=True), gone
+
+    def _is_blind(self) -> bool:
+        """Whether the index has nothing, and has got nothing for a while: the disk has no room for it."""
+        if self._index.complete or self._index.totals().objects:
+            self._blind_at = None
+            return False
+        now = self._monotonic()
+        self._blind_at = self._blind_at or now + _BLIND
+        return now >= self._blind_at
+
+    def _evict_unknown(self, enough: int) -> Freed | None:
+        """Remove what was written longest ago in one directory, as the index can't say what is to go."""
+        for number in range(reconcile.DIRECTORIES):
+            prefix = f"{number:02x}"
+            found = (reconcile.digest_at(prefix, name) for name in reconcile.listed(self._root, prefix))
+            digests = [digest for digest in found if digest is not None]
+            rows = [
+                reconcile.row_of(digest, status)
+                for digest in digests
+                if (status := reconcile.look(self._root, digest)) is not None
+            ]
+            if rows:
+                rows.sort(key=lambda row: row.last_used)
+                return self._unlink(rows[:_BATCH], FREE, enough)[0]
+        return None
+
+    def _say(self) -> None:
+        for reason, (objects, size) in self._sums.items():
+            if objects:
+                log.info("evicted %d objects, %d bytes: %s", objects, size, _NAMES[reason])
+        self._sums.clear()
+
+
+_NAMES: Final = {
+    SIZE: "CACHE_MAX_SIZE",
+    INACTIVE: "CACHE_INACTIVE",
+    FREE: "REGPROXY_MIN_FREE",
+}
+
+
+def parts_disk(root: Path, now: float, besides: Path | None = None) -> tuple[int, int]:
+    """The bytes that what is being filled takes on the disk, and is going to take beyond. Raises OSError.
+
+    Room is made for all of a body when its length is known, not while it comes. What nobody has written to
+    for a minute is expected to stay as it is. `besides`: a part that does not count.
+    """
+    left_out = besides.name if besides is not None else ""
+    taken = expected = 0
+    try:
+        with os.scandir(layout.parts(root)) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    if entry.name == left_out:
+                        continue
+                    status = entry.stat(follow_symlinks=False)
+                    size = status.st_blocks * 512
+                    taken += size
+                    if entry.name.endswith(PART) and now - status.st_mtime < _GROWS:
+                        expected += max(0, promised(Path(entry.path)) - size)
+    except FileNotFoundError:
+        pass
+    return taken, expected
+
+
+def fits(root: Path, max_size: int, total: int, now: float, besides: Path | None = None) -> bool:
+    """Whether `total` more bytes are within the limit beside what is being filled; all else may go.
+
+    `besides`: the part that they are for, which may have some of them.
+    """
+    if not max_size:
+        return True
+    try:
+        return sum(parts_disk(root, now, besides)) + total <= max_size * _LOW
+    except OSError:
+        return True  # the disk itself will say what is wrong
+
+
+def sweep_parts(
+    root: Path, clock: Callable[[], float] = time.time, keep: float = reconcile.DAY
+) -> Iterator[int]:
+    """Remove what fills have left, claims too, and nobody is at work on; yields how many now and then.
+
+    A part of a digest is kept for `keep` seconds, since a fill takes it up again where it broke off. Raises
+    OSError at the end, for what could not be removed.
+    """
+    paths: list[Path] = []
+    for place in (layout.parts(root), layout.tag_claims(root)):
+        with suppress(FileNotFoundError), os.scandir(place) as entries:
+            paths.extend(place / entry.name for entry in entries)
+    trouble: OSError | None = None
+    for some in reconcile.pieces(paths, _PIECE):
+        removed = 0
+        for path in some:
+            try:
+                removed += _sweep(path, clock(), keep)
+            except OSError as error:
+                trouble = error
+        yield removed
+    if trouble is not None:
+        raise trouble
+
+
+def _sweep(path: Path, now: float, keep: float) -> bool:
+    """Remove a file if it is old and nobody has it locked; whether it was removed."""
+    try:
+        if not _old(path.lstat(), path, now, keep):
+            return False
+        if path.suffix in BESIDE:
+            return not path.with_suffix(PART).exists() and _unlinked(path)
+        return _remove_unlocked(path, now, keep)
+    except FileNotFoundError:
+        return False
+
+
+def _remove_unlocked(path: Path, now: float, keep: float) -> bool:
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        # It may have been taken up and let go of since it was looked at: its name and its time count now.
+        if not file_lock.lock(fd) or not file_lock.names(path, fd) or not _old(os.fstat(fd), path, now, keep):
+            return False
+        if path.suffix == PART:
+            # First what belongs to it: who makes the part anew writes its own.
+            unlink_beside(path)
+        return _unlinked(path)
+    finally:
+        os.close(fd)
+
+
+def _old(status: os.stat_result, path: Path, now: float, keep: float) -> bool:
+    if path.suffix == TAG_CLAIM:
+        keep = _TAG_AGE
+    elif path.suffix in BESIDE or (path.suffix == PART and not reconcile.is_hex(path.stem)):
+        keep = _ANONYMOUS_AGE
+    return stat.S_ISREG(status.st_mode) and now - status.st_mtime > keep
+
+
+def _unlinked(path: Path) -> bool:
+    path.unlink()
+    return True

@@ -1,0 +1,377 @@
+"""The index's file: its tables, and how processes that share it open, replace and close it.
+
+SQLite finds a file's log (`-wal`, `-shm`) by name. So who opens a file while another process puts a new one
+in its place could get the log of the wrong one, and whoever closes one last deletes the log. All three are
+therefore done under a lock (`<name>.lock`). The file itself must not be opened by anything but SQLite:
+closing any descriptor of it would take away the locks that SQLite holds on it in this process (fcntl(2)).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from regproxy.cache.layout import LOCK
+from regproxy.core import file_lock
+from regproxy.core.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+# The n-th makes version n + 1 of version n. A new file takes them all.
+_STEPS: Final = (
+    (
+        "CREATE TABLE tags (host TEXT NOT NULL, port INTEGER NOT NULL, repository TEXT NOT NULL,"
+        " tag TEXT NOT NULL, variant TEXT NOT NULL, digest TEXT NOT NULL, media_type TEXT NOT NULL,"
+        " size INTEGER NOT NULL, fetched_at REAL NOT NULL, accepts_index INTEGER NOT NULL,"
+        " PRIMARY KEY (host, port, repository, tag, variant)) WITHOUT ROWID",
+        "CREATE TABLE objects (digest TEXT NOT NULL PRIMARY KEY, size INTEGER NOT NULL, media_type TEXT,"
+        " last_used REAL NOT NULL) WITHOUT ROWID",
+        "CREATE INDEX objects_by_use ON objects (last_used)",
+    ),
+    (
+        "CREATE INDEX tags_by_digest ON tags (digest)",
+        "ALTER TABLE objects ADD COLUMN disk INTEGER NOT NULL DEFAULT 0",
+        "UPDATE objects SET disk = (size + 4095) / 4096 * 4096",
+        "CREATE TABLE totals (objects INTEGER NOT NULL, bytes INTEGER NOT NULL, disk INTEGER NOT NULL)",
+        "INSERT INTO totals SELECT count(*), coalesce(sum(size), 0), coalesce(sum(disk), 0) FROM objects",
+        "CREATE TRIGGER objects_in AFTER INSERT ON objects BEGIN UPDATE totals SET objects = objects + 1,"
+        " bytes = bytes + new.size, disk = disk + new.disk; END",
+        "CREATE TRIGGER objects_out AFTER DELETE ON objects BEGIN UPDATE totals SET objects = objects - 1,"
+        " bytes = bytes - old.size, disk = disk - old.disk; END",
+        "CREATE TRIGGER objects_changed AFTER UPDATE OF size, disk ON objects BEGIN UPDATE totals SET"
+        " bytes = bytes - old.size + new.size, disk = disk - old.disk + new.disk; END",
+        "CREATE TABLE pins (digest TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (digest, name))"
+        " WITHOUT ROWID",
+        # Without AUTOINCREMENT a number could be given twice; with it, there are no gaps but by trimming.
+        "CREATE TABLE journal (seq INTEGER PRIMARY KEY AUTOINCREMENT, writer INTEGER NOT NULL,"
+        " kind TEXT NOT NULL, key TEXT NOT NULL)",
+        "CREATE TABLE state (key TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
+        "INSERT INTO state VALUES ('complete', 0)",
+    ),
+    (
+        # Which index types a request had named was not known, and the type of content was the word of the
+        # registry that had it first: both are learned anew.
+        "ALTER TABLE tags RENAME COLUMN accepts_index TO named",
+        "DELETE FROM tags WHERE named AND media_type NOT IN ('application/vnd.oci.image.index.v1+json',"
+        " 'application/vnd.docker.distribution.manifest.list.v2+json')",
+        "UPDATE tags SET named = 0",
+        "UPDATE objects SET media_type = NULL",
+    ),
+)
+_VERSION: Final = len(_STEPS)
+_NAMES: Final = frozenset(sql.split()[2] for step in _STEPS for sql in step if sql.startswith("CREATE"))
+# One row of each tree: what is missing or zeroed shows, whatever the number of rows.
+_LOOKS: Final = (
+    *(f"SELECT * FROM {table} LIMIT 1" for table in ("tags", "objects", "totals", "pins", "journal")),
+    "SELECT digest FROM tags INDEXED BY tags_by_digest WHERE digest > '' LIMIT 1",
+    "SELECT last_used FROM objects INDEXED BY objects_by_use WHERE last_used > 0 LIMIT 1",
+    "SELECT value FROM state WHERE key = 'complete'",
+)
+
+_PATIENCE: Final = 20.0  # seconds for another process that opens the file: it may be making it
+_CLOSING: Final = 2.0  # seconds for it when we close
+_POLL: Final = 0.01  # seconds between two tries for the lock
+_PREPARING: Final = 20.0  # seconds that a lock inside the file is waited for when it is opened
+_WRITING: Final = 5.0  # and by the writer later
+_READING: Final = 0.1  # and by the reader, whose thread is an event loop's
+_LOG_MAX: Final = 16 * 1024 * 1024  # bytes that an idle log may keep
+
+# Primary result codes that say nothing about the file itself: moving it aside would not help.
+_NOT_DAMAGE: Final = frozenset(
+    {
+        *(sqlite3.SQLITE_PERM, sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_NOMEM),
+        *(sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN),
+    }
+)
+_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+
+Inode = tuple[int, int]
+
+
+@dataclass(slots=True, eq=False)
+class Opened:
+    """An index file that is open: one connection to write, one to read. `inodes`: the file's, its log's.
+
+    `inodes` None: there is no room for a file yet, and both connections are to an empty one in memory.
+    """
+
+    path: Path
+    writer: sqlite3.Connection
+    reader: sqlite3.Connection
+    inodes: tuple[Inode | None, Inode | None] | None
+    _seen: tuple[int, int] = field(default=(0, 0))  # size and time
+
+    def is_current(self) -> bool:
+        """Whether the path still is this file, with this log."""
+        if self.inodes is None:
+            return False
+        with suppress(OSError):  # then nothing can be told; who reads or writes will meet it
+            return _inodes(self.path) == self.inodes
+        return True
+
+    def looks_changed(self) -> bool:
+        """Whether the path is another file, or somebody has written to this one since the last call.
+
+        SQLite itself does so from time to time. renew() tells whether something is wrong.
+        """
+        if not self.is_current():
+            return True
+        before = self._seen
+        try:
+            status = self.path.stat()
+        except OSError:
+            return True  # if it is not just being replaced, renew() finds it all right
+        self._seen = status.st_size, status.st_mtime_ns
+        return self._seen != before
+
+
+def open_file(path: Path) -> Opened:
+    """Open the index, or make it. A damaged file, or a later version's, is moved to `<name>.aside`.
+
+    Raises StoreError if the file can be neither used nor replaced. A disk that has no room for its log is no
+    reason: memory stands in for it until there is (see renew()).
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path, _PATIENCE):
+            return _open_or_replace(path)
+    except (OSError, sqlite3.Error) as error:
+        if not _is_no_room(error):
+            raise StoreError(f"{path}: {error}; this user has to be able to write there") from error
+        logger.warning("%s: %s; doing without it until there is room", path, error)
+        return _in_memory(path)
+
+
+def renew(opened: Opened, suspicion: sqlite3.Error | None) -> Opened | None:
+    """Open the file again if the path is another one now or it is damaged; None: all is well.
+
+    `suspicion`: what using it has met. A damaged file is moved aside as by open_file(); its writer is closed,
+    the reader is the caller's to close. Raises StoreError: `opened` is all there is for now.
+    """
+    path = opened.path
+    # In this order: another process may put a new file there between the two.
+    if not _is_damaged(opened, suspicion) and opened.is_current():
+        return None
+    try:
+        with _locked(path, _PATIENCE):
+            # Another process may have replaced it before we had the lock. Then its new file is ours, too.
+            if opened.inodes is not None and opened.inodes[0] == _inode(path):
+                logger.warning(
+                    "%s: damaged (%s); moved aside, and made anew", path, suspicion or "overwritten"
+                )
+                _move_aside(path)
+            elif opened.inodes is not None and opened.inodes[1] == _inode(_log(path)):
+                _remove_logs(path)  # whoever replaced the file has left its log there
+            renewed = _open_or_replace(path)
+            opened.writer.close()
+            return renewed
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
+def close_file(path: Path, *connections: sqlite3.Connection) -> None:
+    """Close all connections that this process has to a file."""
+    try:
+        with _locked(path, _CLOSING):
+            for connection in connections:
+                connection.close()
+    except (OSError, StoreError):
+        # The directory is gone, or somebody hangs: nothing that is worth waiting for.
+        for connection in connections:
+            connection.close()
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error that was met in use may come from a damaged file."""
+    return _code(error) in _DAMAGE | {sqlite3.SQLITE_ERROR}
+
+
+@contextmanager
+def _locked(path: Path, patience: float) -> Iterator[None]:
+    """Let no other process open, replace or close the file. Raises OSError, StoreError after `patience`."""
+    name = path.with_name(f"{path.name}{LOCK}")
+    deadline = time.monotonic() + patience
+    while True:
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            # One that was removed meanwhile locks nobody out.
+            if file_lock.lock(fd) and file_lock.names(name, fd):
+                yield
+                return
+        finally:
+            os.close(fd)
+        if time.monotonic() >= deadline:
+            raise StoreError(f"{name}: another process has held it for {patience:g} s")
+        time.sleep(_POLL)
+
+
+def _open_or_replace(path: Path) -> Opened:
+    try:
+        return _open(path)
+    except sqlite3.DatabaseError as error:
+        if _code(error) in _NOT_DAMAGE:
+            raise
+        logger.warning("%s: %s; moved aside, and made anew from the blobs", path, error)
+        _move_aside(path)
+        return _open(path)
+
+
+def _open(path: Path) -> Opened:
+    new = _size(path) == 0
+    if new:
+        # Who still has an earlier one of this name keeps its log, and must not share it with us.
+        path.unlink(missing_ok=True)
+        _remove_logs(path)
+    elif _is_overwritten(path):
+        raise sqlite3.DatabaseError("it is not a database")
+    connections = []
+    try:
+        for _ in range(2):
+            connections.append(_connect(path))
+        writer, reader = connections
+        if new:  # a power cut now would cost nothing: there is nothing in it
+            writer.execute("PRAGMA synchronous = OFF")
+        _prepare(writer)
+        writer.execute("PRAGMA synchronous = NORMAL")  # with WAL a power cut may lose the last commits
+        writer.execute(f"PRAGMA journal_size_limit = {_LOG_MAX}")
+        writer.execute(f"PRAGMA busy_timeout = {_WRITING * 1000:.0f}")
+        reader.execute("PRAGMA query_only = 1")
+        reader.execute(f"PRAGMA busy_timeout = {_READING * 1000:.0f}")
+        _check(reader)  # it opens the log, too: later it might be another file's
+        opened = Opened(path, writer, reader, _inodes(path))
+        opened.looks_changed()
+    except BaseException:
+        for connection in connections:
+            connection.close()
+        raise
+    return opened
+
+
+def _in_memory(path: Path) -> Opened:
+    writer, reader = (
+        sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False) for _ in "12"
+    )
+    for connection in (writer, reader):
+        _prepare(connection)
+    return Opened(path, writer, reader, None)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Transactions are begun by name. Connections are opened and closed here, and used by one thread each.
+    return sqlite3.connect(path, timeout=_PREPARING, isolation_level=None, check_same_thread=False)
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Make the tables, or those of an earlier version into ours, and check them. Raises DatabaseError."""
+    # A file system without shared memory (NFS) refuses WAL, and the old journal is kept: slower, and right.
+    connection.execute("PRAGMA journal_mode = WAL")
+    if _version(connection) != _VERSION:
+        connection.execute("BEGIN EXCLUSIVE")
+        try:
+            version = _version(connection)
+            if version > _VERSION:
+                raise sqlite3.DatabaseError(f"its schema has version {version}, not {_VERSION}")
+            for statement in (sql for step in _STEPS[version:] for sql in step):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {_VERSION}")
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+    _check(connection)
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    return int(version)
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    """Raise DatabaseError if something is missing, at a cost that does not grow with the rows."""
+    names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
+    if missing := sorted(_NAMES - names):
+        raise sqlite3.DatabaseError(f"it has no {', '.join(missing)}")
+    for look in _LOOKS:
+        connection.execute(look).fetchall()
+
+
+def _is_damaged(opened: Opened, suspicion: sqlite3.Error | None) -> bool:
+    if suspicion is not None and _code(suspicion) in _DAMAGE:
+        return True
+    try:
+        if _size(opened.path) == 0 or _is_overwritten(opened.path):
+            return True
+        if suspicion is not None:
+            _check(opened.writer)
+    except sqlite3.Error as error:
+        return _code(error) not in _NOT_DAMAGE
+    except OSError:
+        return False
+    return False
+
+
+def _is_overwritten(path: Path) -> bool:
+    """Whether the file has lost its head. Open connections would go on by what they and the log remember."""
+    # `immutable`: the file alone, without its log. So nothing but its head can be judged: the rest may be
+    # half-way through what the log is to bring.
+    uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+    try:
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            _version(connection)
+    except sqlite3.Error as error:
+        return _code(error) == sqlite3.SQLITE_NOTADB
+    return False
+
+
+def _move_aside(path: Path) -> None:
+    """Give way to a new file. Its log goes away with it, or it would be replayed into the new one."""
+    path.replace(path.with_name(f"{path.name}.aside"))
+    _remove_logs(path)
+
+
+def _remove_logs(path: Path) -> None:
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+
+def _inodes(path: Path) -> tuple[Inode | None, Inode | None]:
+    return _inode(path), _inode(_log(path))
+
+
+def _log(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
+def _inode(path: Path) -> Inode | None:
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; errors of our own are about damage."""
+    return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)) & 0xFF
+
+
+def _is_no_room(error: OSError | sqlite3.Error) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in _NO_ROOM
+    return _code(error) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)

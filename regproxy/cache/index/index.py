@@ -1,0 +1,524 @@
+"""What the cache knows besides its files: where tags point, and the size, type and last use of objects.
+
+SQLite in WAL mode, shared by all processes that use the cache directory. Reads run on the caller's thread;
+all writing is done by one thread, in batches. What is not on disk yet is in memory and is read from there, so
+a change is visible at once. What was read is remembered, until the journal says that another process has
+changed it; a number in memory that all processes share says when it is time to read the journal.
+
+The file may be lost at any time: objects are counted anew from the blobs, and tags are asked for again. So a
+fault here never fails a pull: it is logged, and what can't be read is taken as not known.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sqlite3
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+from regproxy.cache.index.database import Opened, close_file, open_file
+from regproxy.cache.index.rows import (
+    REMOVED,
+    TAG_DROPPED,
+    TAG_PUT,
+    ObjectRow,
+    TagKey,
+    TagRow,
+    Totals,
+    disk_size,
+    key_of,
+)
+from regproxy.cache.index.transactions import Changes, ObjectChange, TagChange
+from regproxy.cache.index.writer import Generation, Writer
+from regproxy.core.errors import StoreError
+
+__all__ = ["Generation", "Index", "ObjectRow", "TagKey", "TagRow", "Totals"]
+
+logger = logging.getLogger(__name__)
+
+_TAG_ROWS: Final = (
+    "SELECT variant, digest, media_type, size, fetched_at, named FROM tags"
+    " WHERE host = ? AND port = ? AND repository = ? AND tag = ?"
+)
+_OBJECT: Final = "SELECT digest, size, media_type, last_used, disk FROM objects"
+_OBJECT_ROW: Final = f"{_OBJECT} WHERE digest = ?"
+_BETWEEN: Final = f"{_OBJECT} WHERE digest >= ? AND digest < ?"
+_OLDEST: Final = (
+    f"{_OBJECT} INDEXED BY objects_by_use WHERE last_used < ?"
+    " AND NOT EXISTS (SELECT 1 FROM pins WHERE pins.digest = objects.digest) ORDER BY last_used"
+)
+_NOT_HELD: Final = (
+    "SELECT DISTINCT digest FROM tags WHERE fetched_at < ?"
+    " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.digest = tags.digest) LIMIT ?"
+)
+_TOTALS: Final = "SELECT objects, bytes, disk FROM totals"
+_IS_COMPLETE: Final = "SELECT value FROM state WHERE key = 'complete'"
+_PINS: Final = "SELECT name, digest FROM pins ORDER BY name, digest"
+_NEWS: Final = "SELECT seq, writer, kind, key FROM journal WHERE seq > ? ORDER BY seq LIMIT ?"
+_NEWEST: Final = "SELECT coalesce(max(seq), 0) FROM journal"
+
+_MEMORY: Final = 8192  # tags, and media types, that are held in memory
+_NEWS_MAX: Final = 5000  # journal rows that are read at once: for more of them, all is forgotten
+_SAY_EVERY: Final = 60.0  # seconds between two warnings about the same fault
+_TOLD: Final = "told"  # the variant of a row for a digest in a tag's place, which no tag can be
+_EVER: Final = float("inf")
+_OF_TAGS: Final = frozenset({TAG_PUT, TAG_DROPPED})
+
+K = TypeVar("K")
+V = TypeVar("V")
+T = TypeVar("T")
+
+
+class _Alone:
+    """Stands in for a board where there is none: other processes are noticed by tick() only."""
+
+    generation = purges = 0
+
+    def purge(self) -> None:
+        """Nobody listens."""
+
+    def bump(self) -> int:
+        return 0
+
+
+class Index:
+    """The index of one cache directory. Use from one thread, which may be an event loop's; flush() from any.
+
+    What says that it raises StoreError works on the file and waits for it. All else neither waits nor raises.
+
+    `on_removed` is called for each digest that is removed, by whatever process: in drop_object(), remove()
+    and sync(). `on_forget_all`: anything may have been removed. `on_tag_dropped`: a tag was, by whatever
+    process. All are called on the caller's thread.
+    """
+
+    def __init__(
+        self, opened: Opened, board: Generation | None, commits_fd: int, clock: Callable[[], float]
+    ) -> None:
+        self.on_removed: Callable[[str], None] | None = None
+        self.on_forget_all: Callable[[], None] | None = None
+        self.on_tag_dropped: Callable[[str, int, str, str], None] | None = None
+        self._board: Generation = _Alone() if board is None else board
+        self._clock = clock
+        self._me = secrets.randbits(62)
+        self._tags: _Memory[TagKey, tuple[TagRow, ...]] = _Memory(_MEMORY)
+        self._types: _Memory[str, str] = _Memory(_MEMORY)
+        self._drops: _Memory[TagKey, float] = _Memory(_MEMORY)
+        self._all_dropped_at = 0.0
+        self._purges = self._board.purges
+        self._last_totals = Totals(0, 0, 0)
+        self._generation = self._seq = 0  # of the board, and of the journal: what is known
+        self._said, self._say_at = "", 0.0
+        self._writer = Writer(opened, self._me, self._board, commits_fd, clock)
+        self._use(opened)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        board: Generation | None = None,
+        commits_fd: int = -1,
+        clock: Callable[[], float] = time.time,
+    ) -> Index:
+        """Open the index, or make it. A damaged file, or a later version's, is moved to `<name>.aside`.
+
+        `board` tells at once what other processes have changed; without it, tick() does. `commits_fd` is an
+        eventfd that is written to when objects have been entered. It takes no longer for more objects.
+        Raises StoreError if the file can be neither used nor replaced, for other reasons than a full disk.
+        """
+        return cls(open_file(path), board, commits_fd, clock)
+
+    # Tags
+
+    def tag(self, host: str, port: int, repository: str, tag: str) -> tuple[TagRow, ...]:
+        """Return what is known of a tag, one row for each variant; empty: nothing."""
+        if self._board.generation != self._generation:
+            self.sync()
+        key = (host, port, repository, tag)
+        rows = self._tags.get(key)
+        if rows is None:
+            rows = self._read_tag(key)
+        return rows
+
+    def put_tag(
+        self, host: str, port: int, repository: str, tag: str, row: TagRow, *, asked: float | None = None
+    ) -> None:
+        """Set the tag's row for `row.variant`; its rows for other variants stay.
+
+        `asked`: when the origin was asked, monotonic; what it said of a tag that was dropped since is void.
+        """
+        self._notice()
+        key = (host, port, repository, tag)
+        if asked is not None and asked <= self.dropped_at(*key):
+            return
+        waiting = self._writer.tags.get(key)
+        cleared, rows = (waiting.cleared, waiting.rows) if waiting is not None else (False, {})
+        self._writer.tags.put(key, TagChange(cleared, {**rows, row.variant: row}, self._seq))
+        self._tags.drop(key)
+        self._writer.wake()
+
+    def put_told(
+        self, host: str, port: int, repository: str, digest: str, media_type: str, size: int
+    ) -> None:
+        """Note the type that a registry has told of content by digest, whose bytes do not state it."""
+        row = TagRow(_TOLD, digest, media_type, size, self._clock(), 0)
+        self.put_tag(host, port, repository, digest, row)
+
+    def told(self, host: str, port: int, repository: str, digest: str) -> str:
+        """Return what put_told() has noted, "" where it is nothing."""
+        rows = self.tag(host, port, repository, digest)
+        return rows[0].media_type if rows else ""
+
+    def dropped_at(self, host: str, port: int, repository: str, tag: str) -> float:
+        """When a tag was dropped last, by whatever process, as far as that has been heard; monotonic."""
+        return max(self._drops.get((host, port, repository, tag)) or 0.0, self._all_dropped_at)
+
+    def _dropped(self, key: TagKey) -> None:
+        self._drops.put(key, time.monotonic())
+        if self.on_tag_dropped is not None:
+            self.on_tag_dropped(*key)
+
+    def drop_tag(self, host: str, port: int, repository: str, tag: str) -> None:
+        """Forget all variants of a tag."""
+        self._notice()
+        key = (host, port, repository, tag)
+        self._dropped(key)
+        self._writer.tags.put(key, TagChange(True, {}, self._seq))
+        self._tags.drop(key)
+        self._writer.wake(urgent=True)
+
+    def sweep_tags(self, before: float, limit: int = 1000) -> int:
+        """Forget what tags were confirmed to be before then (epoch), where that is not held; how many rows.
+
+        No more than `limit` digests are looked at. Raises StoreError.
+        """
+        digests = [digest for (digest,) in self._read_or_raise(_NOT_HELD, (before, limit))]
+        gone = self._run(lambda changes: changes.sweep_tags(digests, before)) if digests else []
+        for key in gone:
+            self._tags.drop(key)
+        return len(gone)
+
+    def _read_tag(self, key: TagKey) -> tuple[TagRow, ...]:
+        # What waits is looked at first: what is settled between the two looks is on disk by the second.
+        change = self._writer.tags.get(key)
+        put = {} if change is None else change.rows
+        found: list[tuple[Any, ...]] = []
+        if change is None or not change.cleared:
+            try:
+                found = self._reader.execute(_TAG_ROWS, key).fetchall()
+            except sqlite3.Error as error:
+                self._fault(error)
+                return tuple(put.values())  # not to be remembered: there may be more
+        rows = (*(TagRow(*row) for row in found if row[0] not in put), *put.values())
+        self._tags.put(key, rows)
+        return rows
+
+    # Objects
+
+    def object(self, digest: str) -> ObjectRow | None:
+        """Return what is known of an object. Its last use may be some seconds later than `last_used`."""
+        if self._board.generation != self._generation:
+            self.sync()
+        change = self._writer.objects.get(digest)
+        if change is not None:
+            return change.row
+        found = self._read(_OBJECT_ROW, (digest,))
+        return ObjectRow(*found[0]) if found else None
+
+    def put_object(self, digest: str, size: int, media_type: str | None, disk: int | None = None) -> None:
+        """Note an object that is on disk, used just now. `media_type` None leaves a known one as it is.
+
+        `disk`: the bytes that it takes there; None: what is known of that, or `size` in whole blocks.
+        """
+        self._notice()
+        before = self.object(digest)
+        if before is not None:
+            media_type = media_type or before.media_type
+            if disk is None and before.size == size:
+                disk = before.disk
+        if media_type is not None:
+            self._types.put(digest, media_type)
+        row = ObjectRow(digest, size, media_type, self._clock(), disk_size(size) if disk is None else disk)
+        waiting = self._writer.objects.get(digest)
+        dropped = waiting is not None and waiting.dropped
+        self._writer.objects.put(digest, ObjectChange(dropped, row, self._seq))
+        self._writer.wake()
+
+    def drop_object(self, digest: str) -> None:
+        """Forget an object. Tags may go on naming it."""
+        self._notice()
+        self._writer.objects.put(digest, ObjectChange(True, None, self._seq))
+        self._writer.wake(urgent=True)
+        self._removed(digest)
+
+    def media_type(self, digest: str) -> str | None:
+        """Return the media type that a manifest's bytes state; None: not known, or not stated."""
+        if self._board.generation != self._generation:
+            self.sync()
+        known = self._types.get(digest)
+        if known is None:
+            row = self.object(digest)
+            if row is None or row.media_type is None:
+                return None
+            known = row.media_type
+            self._types.put(digest, known)
+        return known
+
+    def touch(self, digest: str) -> None:
+        """Note that an object was used just now. It is on disk some seconds later."""
+        self._writer.touched.add(digest)
+
+    # All objects
+
+    def totals(self) -> Totals:
+        """Return the sums over all objects on disk; what was put or dropped is in them after a moment."""
+        for row in self._read(_TOTALS, ()):
+            self._last_totals = Totals(*row)
+        return self._last_totals
+
+    @property
+    def objects(self) -> int:
+        """How many objects there are."""
+        return self.totals().objects
+
+    @property
+    def bytes(self) -> int:
+        """The bytes that all objects take on the disk."""
+        return self.totals().disk
+
+    @property
+    def complete(self) -> bool:
+        """Whether all objects on disk have been entered since the file was made."""
+        return self._read(_IS_COMPLETE, ()) == [(1,)]
+
+    def set_complete(self) -> None:
+        """All objects on disk are entered. Raises StoreError, also if this is another file since tick()."""
+        self._run(Changes.set_complete)
+
+    def oldest(self, limit: int, unused_since: float | None = None) -> list[ObjectRow]:
+        """Return up to `limit` objects, those first that were not used for the longest time.
+
+        `unused_since`: only those whose last use is before that (epoch). Pinned ones, and what this process
+        has touched or put in the last seconds, are left out.
+        """
+        rows: list[ObjectRow] = []
+        before = _EVER if unused_since is None else unused_since
+        try:
+            with closing(self._reader.execute(_OLDEST, (before,))) as cursor:
+                # Dropped objects wait in `objects` too; the few that are skipped make this no longer scan.
+                busy, waiting = self._writer.touched, self._writer.objects
+                idle = (row for row in cursor if row[0] not in busy and row[0] not in waiting)
+                rows.extend(ObjectRow(*row) for row in islice(idle, limit))
+        except sqlite3.Error as error:
+            self._fault(error)
+        return rows
+
+    def rows_between(self, low: str, high: str) -> dict[str, ObjectRow]:
+        """Return all objects on disk with low <= digest < high, by digest. Raises StoreError."""
+        return {row[0]: ObjectRow(*row) for row in self._read_or_raise(_BETWEEN, (low, high))}
+
+    def adopt(self, rows: Iterable[ObjectRow]) -> int:
+        """Enter objects that have no row yet; how many those were. Raises StoreError."""
+        rows = list(rows)
+        return self._run(lambda changes: changes.adopt(rows))
+
+    def remove(self, digests: Iterable[str], journal: bool = True) -> None:
+        """Remove objects, and the tags that name them. Raises StoreError; then they are all still there.
+
+        `journal` False: no other process has them in its memory, as their files are long gone.
+        """
+        digests = list(digests)
+        withdrawn = self._writer.objects.withdraw(digests)  # or they would be entered again
+        try:
+            tags = self._run(lambda changes: changes.remove(digests, journal))
+        except StoreError:
+            self._writer.objects.restore(withdrawn)
+            raise
+        for key in tags:
+            self._tags.drop(key)
+        for digest in digests:
+            self._removed(digest)
+
+    # Pins
+
+    def pin(self, name: str, digests: Iterable[str]) -> None:
+        """Keep objects from being evicted, under a name. Raises StoreError."""
+        digests = list(digests)
+        self._run(lambda changes: changes.pin(name, digests))
+
+    def unpin(self, name: str) -> int:
+        """Take back what was pinned under a name; how many objects those were. Raises StoreError."""
+        return self._run(lambda changes: changes.unpin(name))
+
+    def pins(self) -> list[tuple[str, str]]:
+        """Return all names and the digests pinned under them, in their order. Raises StoreError."""
+        return [(name, digest) for name, digest in self._read_or_raise(_PINS, ())]
+
+    # Other processes, and the file
+
+    def sync(self) -> None:
+        """Forget what other processes have changed. Reads do so by themselves when the board says it."""
+        # Before the journal is read: who changes something now is noticed the next time.
+        self._generation = self._board.generation
+        if self._board.purges != self._purges:
+            self._purges = self._board.purges
+            self._forget_all()
+        try:
+            news = self._reader.execute(_NEWS, (self._seq, _NEWS_MAX + 1)).fetchall()
+        except sqlite3.Error as error:
+            self._fault(error)
+            self._forget_all()
+            return
+        if not news:
+            return
+        if news[0][0] != self._seq + 1 or len(news) > _NEWS_MAX:  # trimmed past us; or too much to go through
+            self._seq = self._newest()
+            self._forget_all()
+            return
+        self._seq = news[-1][0]
+        for seq, writer, kind, key in news:
+            if writer == self._me:
+                self._written(seq, kind, key)
+            else:
+                self._heard(seq, kind, key)
+
+    def tick(self) -> None:
+        """Notice what the board does not tell: changes by processes without it, and another or damaged file.
+
+        Such a file is opened, or made, by the writer's thread; a later tick() changes over to it and forgets
+        all. To be called every 250 ms.
+        """
+        renewed = self._writer.renewed()
+        if renewed is not None:
+            self._reader.close()
+            self._use(renewed)
+            self._forget_all()
+        if self._writer.suspicion is not None or self._file.looks_changed():
+            self._writer.look()
+        self._notice()
+
+    def purge(self) -> None:
+        """Tell all processes to let go of everything that they hold: the file can't say what was removed."""
+        self._board.purge()
+
+    def announce(self) -> None:
+        """Tell, through `commits_fd`, that something large is on its way into the cache."""
+        self._writer.announce()
+
+    def flush(self, timeout: float = 10.0) -> bool:
+        """Wait until all changes are on disk, uses included; False: they are not, after `timeout` seconds."""
+        return self._writer.flush(timeout)
+
+    def close(self) -> None:
+        """Write what is left and close the file."""
+        close_file(self._file.path, *self._writer.close(), self._reader)
+
+    def _use(self, opened: Opened) -> None:
+        self._file = opened
+        self._reader = opened.reader
+        self._data_version = -1
+        # In this order: a change between the two is known, and looked for again.
+        self._generation = self._board.generation
+        self._seq = self._newest()
+
+    def _newest(self) -> int:
+        for (seq,) in self._read(_NEWEST, ()):
+            return int(seq)
+        return 0
+
+    def _notice(self) -> None:
+        """sync() if the board says that something has changed, or the file does, which knows of everybody."""
+        for (version,) in self._read("PRAGMA data_version", ()):
+            if version != self._data_version or self._board.generation != self._generation:
+                self._data_version = version
+                self.sync()
+
+    def _written(self, seq: int, kind: str, key: str) -> None:
+        """Our own change is on disk; the writer may not have come to settle it yet.
+
+        It must not cover what others have written after it.
+        """
+        if kind in _OF_TAGS:
+            tag = key_of(key)
+            change = self._writer.tags.get(tag)
+            if change is not None and change.seq == seq:
+                self._writer.tags.settle({tag: change})
+
+    def _heard(self, seq: int, kind: str, key: str) -> None:
+        """Another process has changed something."""
+        if kind in _OF_TAGS:
+            tag = key_of(key)
+            self._tags.drop(tag)
+            if kind == TAG_DROPPED:
+                self._writer.tags.supersede(tag, seq)
+                self._dropped(tag)
+        elif kind == REMOVED:
+            self._removed(key)
+
+    def _removed(self, digest: str) -> None:
+        self._types.drop(digest)
+        if self.on_removed is not None:
+            self.on_removed(digest)
+
+    def _forget_all(self) -> None:
+        self._all_dropped_at = time.monotonic()
+        self._tags.clear()
+        self._types.clear()
+        if self.on_forget_all is not None:
+            self.on_forget_all()
+
+    def _run(self, job: Callable[[Changes], T]) -> T:
+        return self._writer.run(job, self._file)
+
+    def _read(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            self._fault(error)
+            return []
+
+    def _read_or_raise(self, sql: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            self._fault(error)
+            raise StoreError(f"index: {error}") from error
+
+    def _fault(self, error: sqlite3.Error) -> None:
+        self._writer.suspect(error)
+        now = time.monotonic()
+        if str(error) != self._said or now >= self._say_at:
+            self._said, self._say_at = str(error), now + _SAY_EVERY
+            logger.warning("index: %s", error)
+
+
+class _Memory(Generic[K, V]):
+    """The values that were used last."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._values: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        value = self._values.get(key)
+        if value is not None:
+            self._values.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        self._values[key] = value
+        self._values.move_to_end(key)
+        if len(self._values) > self._limit:
+            self._values.popitem(last=False)
+
+    def drop(self, key: K) -> None:
+        self._values.pop(key, None)
+
+    def clear(self) -> None:
+        self._values.clear()

@@ -1,0 +1,261 @@
+"""Changes of the index: what waits to be written, and how it is written in one transaction.
+
+Several processes change the same rows. The order of their transactions is the order of the journal's numbers,
+which are given under SQLite's write lock. A change knows the newest number that its process had seen when it
+was made (`seen`): what the journal says of the same key beyond that is later, and may make it void.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final, Generic, TypeVar
+
+from regproxy.cache.index.rows import (
+    REMOVED,
+    STORED,
+    TAG_DROPPED,
+    TAG_PUT,
+    ObjectRow,
+    TagKey,
+    TagRow,
+    name_of,
+)
+
+JOURNAL_MAX: Final = 50_000  # rows that are kept
+
+_DROP_TAG: Final = "DELETE FROM tags WHERE host = ? AND port = ? AND repository = ? AND tag = ?"
+_PUT_TAG: Final = "INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_SWEEP_TAGS: Final = (
+    "DELETE FROM tags WHERE digest = ?1 AND fetched_at < ?2"
+    " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.digest = ?1) RETURNING host, port, repository, tag"
+)
+_DROP_TAGS_OF: Final = "DELETE FROM tags WHERE digest = ? RETURNING host, port, repository, tag"
+# Not INSERT OR REPLACE: it would delete the old row without its trigger.
+_PUT_OBJECT: Final = (
+    "INSERT INTO objects (digest, size, media_type, last_used, disk) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (digest) DO UPDATE SET size = excluded.size, disk = excluded.disk,"
+    " media_type = coalesce(excluded.media_type, media_type), last_used = excluded.last_used"
+)
+_ADOPT: Final = (
+    "INSERT INTO objects (digest, size, media_type, last_used, disk) VALUES (?, ?, ?, ?, ?)"
+    " ON CONFLICT (digest) DO NOTHING"
+)
+_DROP_OBJECT: Final = "DELETE FROM objects WHERE digest = ?"
+_TOUCH: Final = "UPDATE objects SET last_used = ? WHERE digest = ?"
+_PIN: Final = "INSERT OR IGNORE INTO pins (digest, name) VALUES (?, ?)"
+_UNPIN: Final = "DELETE FROM pins WHERE name = ?"
+_COMPLETE: Final = "UPDATE state SET value = 1 WHERE key = 'complete'"
+_NOTE: Final = "INSERT INTO journal (writer, kind, key) VALUES (?, ?, ?)"
+_NEWER: Final = "SELECT kind, key, max(seq) FROM journal WHERE seq > ? AND writer <> ? GROUP BY kind, key"
+_TRIM: Final = "DELETE FROM journal WHERE seq <= ?"
+
+
+@dataclass(slots=True, eq=False)
+class TagChange:
+    """What is to become of a tag: all its rows go if `cleared`, then `rows`, by variant, are put.
+
+    `seq`: where the journal says so, from within the transaction on.
+    """
+
+    cleared: bool
+    rows: dict[str, TagRow]
+    seen: int
+    seq: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ObjectChange:
+    """What is to become of an object: its row goes if `dropped`, then `row` is put unless it is None."""
+
+    dropped: bool
+    row: ObjectRow | None
+    seen: int
+
+
+K = TypeVar("K")
+C = TypeVar("C", TagChange, ObjectChange)
+
+
+class Pending(Generic[K, C]):
+    """The change of each key that is not on disk yet. The caller puts, the writer takes and settles."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._changes: dict[K, C] = {}
+
+    def __len__(self) -> int:
+        return len(self._changes)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._changes
+
+    def get(self, key: K) -> C | None:
+        return self._changes.get(key)
+
+    def put(self, key: K, change: C) -> None:
+        with self._lock:
+            self._changes[key] = change
+
+    def take(self, limit: int) -> dict[K, C]:
+        """Return the first `limit` changes, which stay visible until they are settled."""
+        with self._lock:
+            return dict(islice(self._changes.items(), limit))
+
+    def settle(self, written: Mapping[K, C]) -> None:
+        """Forget what is on disk now, except for keys that have changed again in the meantime."""
+        with self._lock:
+            for key, change in written.items():
+                if self._changes.get(key) is change:
+                    del self._changes[key]
+
+    def supersede(self, key: K, seq: int) -> None:
+        """Forget a change that was made before the journal's `seq` made it void."""
+        with self._lock:
+            change = self._changes.get(key)
+            if change is not None and change.seen < seq:
+                del self._changes[key]
+
+    def withdraw(self, keys: Iterable[K]) -> dict[K, C]:
+        """Forget the changes of some keys; they are returned."""
+        with self._lock:
+            return {key: self._changes.pop(key) for key in keys if key in self._changes}
+
+    def restore(self, withdrawn: Mapping[K, C]) -> None:
+        """Take back withdraw(), except for keys that have changed since."""
+        with self._lock:
+            self._changes = {**withdrawn, **self._changes}
+
+    def trim(self, limit: int) -> None:
+        with self._lock:
+            for key in list(islice(self._changes, max(0, len(self._changes) - limit))):
+                del self._changes[key]
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, me: int) -> Iterator[Changes]:
+    """One transaction of the process that the journal names `me`. Raises sqlite3.Error: nothing is done."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        changes = Changes(connection, me)
+        yield changes
+        changes.trim()
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:  # some errors have rolled back by themselves
+            connection.execute("ROLLBACK")
+
+
+class Changes:
+    """What is changed within one transaction.
+
+    `told`: the journal says something that others have to forget. `stored`: there are new objects.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, me: int) -> None:
+        self._connection = connection
+        self._me = me
+        self._last = 0
+        self.told = False
+        self.stored = False
+
+    def pending(self, tags: Mapping[TagKey, TagChange], objects: Mapping[str, ObjectChange]) -> None:
+        """Write what waits, but for what is void by now."""
+        if not tags and not objects:
+            return
+        seen = min(change.seen for changes in (tags, objects) for change in changes.values())
+        newer = {
+            (kind, key): seq
+            for kind, key, seq in self._connection.execute(_NEWER, (seen, self._me)).fetchall()
+        }
+        for key, change in tags.items():
+            name = name_of(key)
+            void = newer.get((TAG_DROPPED, name), 0) > change.seen
+            # A drop is written in any case: the other process may not have the board to tell of its own.
+            if change.cleared or not void:
+                self._tag(key, name, change, {} if void else change.rows)
+        for digest, entry in objects.items():
+            # A row without a file is found out sooner or later, a file without a row is not. So what was
+            # stored anew is not dropped, and what is to be stored is stored whatever others have removed.
+            kept = entry.row is None and newer.get((STORED, digest), 0) > entry.seen
+            self._object(digest, entry, kept)
+
+    def touch(self, digests: Sequence[str], now: float) -> None:
+        """Set the last use of objects, where they are."""
+        self._connection.executemany(_TOUCH, ((now, digest) for digest in digests))
+
+    def remove(self, digests: Sequence[str], journal: bool) -> set[TagKey]:
+        """Remove objects and the tags that name them; those tags. `journal` False: nobody remembers them."""
+        gone: set[TagKey] = set()
+        for digest in digests:
+            gone.update(self._connection.execute(_DROP_TAGS_OF, (digest,)).fetchall())
+        self._connection.executemany(_DROP_OBJECT, ((digest,) for digest in digests))
+        if journal:
+            for key in gone:
+                self._note(TAG_PUT, name_of(key))  # it may have other variants, and be put anew meanwhile
+            for digest in digests:
+                self._note(REMOVED, digest)
+        return gone
+
+    def sweep_tags(self, digests: Iterable[str], before: float) -> list[TagKey]:
+        """Remove rows of tags that name one of these, not held, and are older than that; a key for each."""
+        gone: list[TagKey] = []
+        for digest in digests:
+            gone += self._connection.execute(_SWEEP_TAGS, (digest, before)).fetchall()
+        for key in set(gone):
+            self._note(TAG_PUT, name_of(key))
+        return gone
+
+    def adopt(self, rows: Sequence[ObjectRow]) -> int:
+        """Enter objects that are not there yet; how many."""
+        count = self._connection.executemany(_ADOPT, map(_values, rows)).rowcount
+        self.stored = self.stored or count > 0
+        return count
+
+    def pin(self, name: str, digests: Sequence[str]) -> None:
+        """Keep objects from being evicted."""
+        self._connection.executemany(_PIN, ((digest, name) for digest in digests))
+
+    def unpin(self, name: str) -> int:
+        """Take back pin(); how many objects that were."""
+        return self._connection.execute(_UNPIN, (name,)).rowcount
+
+    def set_complete(self) -> None:
+        """All objects on disk are entered."""
+        self._connection.execute(_COMPLETE)
+
+    def trim(self) -> None:
+        """Keep the journal short."""
+        if self._last > JOURNAL_MAX:
+            self._connection.execute(_TRIM, (self._last - JOURNAL_MAX,))
+
+    def _tag(self, key: TagKey, name: str, change: TagChange, rows: Mapping[str, TagRow]) -> None:
+        if change.cleared:
+            self._connection.execute(_DROP_TAG, key)
+        self._connection.executemany(_PUT_TAG, (key + _values(row) for row in rows.values()))
+        change.seq = self._note(TAG_DROPPED if change.cleared else TAG_PUT, name)
+
+    def _object(self, digest: str, change: ObjectChange, kept: bool) -> None:
+        if change.dropped:
+            if not kept:
+                self._connection.execute(_DROP_OBJECT, (digest,))
+            self._note(REMOVED, digest)  # others may have the old file open
+        if change.row is not None:
+            self._connection.execute(_PUT_OBJECT, _values(change.row))
+            self._note(STORED, digest)
+            self.stored = True
+
+    def _note(self, kind: str, key: str) -> int:
+        seq = self._connection.execute(_NOTE, (self._me, kind, key)).lastrowid
+        assert seq is not None
+        self._last = seq
+        self.told = self.told or kind != STORED
+        return seq
+
+
+def _values(row: TagRow | ObjectRow) -> tuple[Any, ...]:
+    return tuple(getattr(row, name) for name in row.__slots__)

@@ -1,0 +1,272 @@
+"""The thread that writes the index: in batches what waits, one by one what somebody waits for.
+
+It also opens the file anew when that is needed, as that takes longer than an event loop can wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from itertools import islice
+from typing import Final, Protocol, TypeVar
+
+from regproxy.cache.index.database import Opened, is_damage, renew
+from regproxy.cache.index.rows import TagKey
+from regproxy.cache.index.transactions import Changes, ObjectChange, Pending, TagChange, transaction
+from regproxy.core.errors import StoreError
+
+logger = logging.getLogger(__name__)
+
+_LINGER: Final = 0.05  # seconds that a change waits for others to share its transaction
+_TOUCH_EVERY: Final = 5.0  # seconds between two writings of last uses
+_RETRY: Final = 1.0  # seconds after a failed transaction, and after the file could not be opened anew
+_BATCH: Final = 2000  # changes in one transaction
+_BACKLOG: Final = 100_000  # changes that wait while the disk does not take them
+
+T = TypeVar("T")
+
+
+class Generation(Protocol):
+    """A number that all processes share (regproxy.dataplane.board.Board)."""
+
+    @property
+    def generation(self) -> int:
+        """It goes up whenever one of them changes what the others may remember."""
+
+    @property
+    def purges(self) -> int:
+        """It goes up with it where nobody can say what has changed."""
+
+    def purge(self) -> None:
+        """Tell the others to forget everything."""
+
+    def bump(self) -> int:
+        """Tell the others to look again; the new generation."""
+
+
+class Writer:
+    """The thread, and what waits for it. `tags`, `objects`, `touched`: changes that are not on disk yet.
+
+    `me`: how the journal names this process. `suspicion`: an error that may come from a damaged file.
+    """
+
+    def __init__(
+        self, opened: Opened, me: int, board: Generation, commits_fd: int, clock: Callable[[], float]
+    ) -> None:
+        self.tags: Pending[TagKey, TagChange] = Pending()
+        self.objects: Pending[str, ObjectChange] = Pending()
+        # Used by both threads without a lock: add(), copy() and difference_update() of strings are one step
+        # each under the GIL. A digest stays in it until its use is on disk.
+        self.touched: set[str] = set()
+        self.suspicion: sqlite3.Error | None = None
+        self._opened = opened
+        self._renewed: Opened | None = None
+        self._me = me
+        self._board = board
+        self._commits_fd = commits_fd
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._dirty = self._urgent = False
+        self._failing = False
+        self._closing = False
+        self._asked = self._done = 0  # flushes
+        self._jobs: list[Callable[[], None]] = []
+        self._look = False
+        self._look_at = 0.0
+        self._cannot_renew = ""
+        self._touch_at = time.monotonic() + _TOUCH_EVERY
+        self._thread = threading.Thread(target=self._run, name="index", daemon=True)
+        self._thread.start()
+
+    # For other threads
+
+    def wake(self, *, urgent: bool = False) -> None:
+        """There are changes to write. `urgent`: others go on using what is gone until they are written."""
+        if not self._dirty or urgent:
+            with self._changed:
+                self._dirty = True
+                self._urgent = self._urgent or urgent
+                self._changed.notify_all()
+
+    def flush(self, timeout: float) -> bool:
+        """Wait until what waits now is written; False: it is not, after `timeout` seconds."""
+        with self._changed:
+            self._asked += 1
+            mine = self._asked
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: self._done >= mine, timeout) and not self._failing
+
+    def run(self, job: Callable[[Changes], T], on: Opened) -> T:
+        """Do `job` in a transaction of its own, after what waits. Raises StoreError; then nothing is done.
+
+        `on` is the file that the caller knows: no other one is changed.
+        """
+        future: Future[T] = Future()
+
+        def carry_out() -> None:
+            try:
+                self._ensure(on)
+                future.set_result(self._transact(job))
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._changed:
+            if self._closing:
+                raise StoreError("index: it is closed")
+            self._jobs.append(carry_out)
+            self._changed.notify_all()
+        try:
+            return future.result()
+        except sqlite3.Error as error:
+            raise StoreError(f"index: {error}") from error
+
+    def look(self) -> None:
+        """Have the file looked at; see renewed()."""
+        with self._changed:
+            if time.monotonic() >= self._look_at:
+                self._look = True
+                self._changed.notify_all()
+
+    def renewed(self) -> Opened | None:
+        """The file that was opened since the last call, for the reader to change over; None: the same."""
+        with self._changed:
+            renewed, self._renewed = self._renewed, None
+            return renewed
+
+    def suspect(self, error: sqlite3.Error) -> None:
+        """Remember an error if it may come from a damaged file."""
+        if is_damage(error):
+            self.suspicion = error
+
+    def close(self) -> list[sqlite3.Connection]:
+        """Write what is left and end; what is to be closed now."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        renewed = self.renewed()
+        return [self._opened.writer, *([renewed.reader] if renewed is not None else [])]
+
+    # The thread
+
+    def _hurried(self) -> bool:
+        return self._flushing() or self._look or bool(self._jobs)
+
+    def _flushing(self) -> bool:
+        return self._closing or self._asked > self._done
+
+    def _run(self) -> None:
+        closing_now = False
+        while not closing_now:
+            with self._changed:
+                self._changed.wait_for(lambda: self._dirty or self._hurried(), _TOUCH_EVERY)
+                if self._failing:
+                    self._changed.wait_for(self._hurried, _RETRY)
+                elif self._dirty:
+                    self._changed.wait_for(lambda: self._hurried() or self._urgent, _LINGER)
+                asked, closing_now, flushing = self._asked, self._closing, self._flushing()
+                jobs, self._jobs = self._jobs, []
+                look, self._look = self._look, False
+                self._dirty = self._urgent = False
+            if look:
+                self._renew()
+            written = self._write_all(uses=flushing or time.monotonic() >= self._touch_at)
+            for job in jobs:
+                job()
+            with self._changed:
+                self._done = asked
+                self._failing = not written
+                self._dirty = self._dirty or self._failing
+                self._changed.notify_all()
+
+    def _write_all(self, *, uses: bool) -> bool:
+        """Write all that waits, in batches; False: SQLite did not take it, and it goes on waiting."""
+        if self._opened.inodes is None:
+            self._bound()
+            return not (self.tags or self.objects)
+        try:
+            while self.tags or self.objects:
+                tags, objects = self.tags.take(_BATCH), self.objects.take(_BATCH)
+                self._write(tags, objects)
+                self.tags.settle(tags)
+                self.objects.settle(objects)
+            if uses:
+                self._write_uses()
+        except sqlite3.Error as error:
+            if not self._failing:
+                logger.warning("index: can't write, will go on trying: %s", error)
+            self.suspect(error)
+            self._bound()
+            return False
+        if uses:
+            self._touch_at = time.monotonic() + _TOUCH_EVERY
+        return True
+
+    def _write(self, tags: dict[TagKey, TagChange], objects: dict[str, ObjectChange]) -> None:
+        self._transact(lambda changes: changes.pending(tags, objects))
+
+    def _write_uses(self) -> None:
+        left = iter(self.touched.copy())
+        while digests := list(islice(left, _BATCH)):
+            self._transact(self._touching(digests))
+            self.touched.difference_update(digests)
+
+    def _touching(self, digests: list[str]) -> Callable[[Changes], None]:
+        return lambda changes: changes.touch(digests, self._clock())
+
+    def _bound(self) -> None:
+        """Keep what can't be written from growing for ever."""
+        self.tags.trim(_BACKLOG)
+        self.objects.trim(_BACKLOG)
+        if len(self.touched) > _BACKLOG:
+            self.touched.clear()
+
+    def _transact(self, job: Callable[[Changes], T]) -> T:
+        try:
+            with transaction(self._opened.writer, self._me) as changes:
+                result = job(changes)
+        except sqlite3.Error as error:
+            self.suspect(error)
+            raise
+        if changes.told:
+            self._board.bump()
+        if changes.stored:
+            self.announce()
+        return result
+
+    def announce(self) -> None:
+        """Tell the janitor that the cache grows."""
+        if self._commits_fd >= 0:
+            with suppress(OSError):  # full: whoever waits for it has enough to do
+                os.eventfd_write(self._commits_fd, 1)
+
+    def _ensure(self, on: Opened) -> None:
+        """Raise StoreError unless `on` is the file that is open here and that others would open."""
+        if self._opened is on and on.is_current():
+            return
+        self._renew()
+        raise StoreError(f"{on.path}: it is another file now, and is opened anew")
+
+    def _renew(self) -> None:
+        try:
+            renewed = renew(self._opened, self.suspicion)
+        except StoreError as error:
+            if str(error) != self._cannot_renew:
+                logger.warning("index: can't be opened anew, will go on trying: %s", error)
+            self._cannot_renew = str(error)
+            self._look_at = time.monotonic() + _RETRY
+            return
+        self.suspicion, self._cannot_renew = None, ""
+        if renewed is None:
+            return
+        self._opened = renewed
+        with self._changed:
+            missed, self._renewed = self._renewed, renewed
+        if missed is not None:
+            missed.reader.close()

@@ -1,0 +1,358 @@
+"""A part file, and what its filler tells other processes of it.
+
+    parts/<64 hex>.part    grows; whoever holds its lock fills it, the others follow it
+    parts/<64 hex>.meta    a Meta as JSON: written by the filler, read by who follows
+    parts/<64 hex>.map     which bytes are there, where it is filled in several places (`block_map`)
+    parts/<64 hex>.want    offsets that others wait for, 8 bytes each, appended by who follows
+    parts/<64 hex>-<8 hex>.part    the same content from another registry, while the first one's is on its way
+    parts/<random>.part    content whose digest is not known yet; nobody follows it
+
+A part without a filler (its process was killed) is taken over where it ends. What was written before the
+machine itself went down is not: bytes that had not reached the disk may be zeros.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import secrets
+import struct
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+from regproxy.cache.layout import BESIDE, MAP, META, PART, WANT
+from regproxy.core import file_lock
+from regproxy.dataplane.block_map import Extents
+from regproxy.dataplane.bodies import File, Growth
+
+CLAIMED: Final = "claimed"  # its filler has asked `host`, which has said nothing yet
+OPEN: Final = "open"  # the origin has sent its head
+VERIFIED: Final = "verified"  # all is there, and its digest has matched
+LEFT: Final = "left"  # given up for now; what is there is good to go on with, `reason` says why
+FAILED: Final = "failed"  # given up; `reason` says why
+
+# A map of more than 8 MiB is nothing to be written, or taken in, at once.
+MAPPED_MAX: Final = 1 << 42  # bytes
+# What lies beside a part and belongs to it.
+_META_MAX: Final = 8192
+_OFFSET: Final = struct.Struct("=q")
+_WANTS_MAX: Final = 1 << 20  # bytes; who asks for more waits for the filler to come by
+_WANTS_PIECE: Final = 65_536
+_TYPE_MAX: Final = 255  # characters
+_REASON_MAX: Final = 1000
+_LENGTH_MAX: Final = 2**63 - 1
+_FILE_MODE: Final = 0o640
+
+
+@dataclass(frozen=True, slots=True)
+class Meta:
+    """`total`: bytes that the origin declared, -1 unknown; `size`: of a verified part. `host`: who was asked.
+
+    `address` and `seconds` are of the origin's answer; `word` is the failure's for metrics. `mapped`: what is
+    there is in the map, the file's length says nothing.
+    """
+
+    state: str
+    total: int = -1
+    media_type: str = ""
+    address: str = ""
+    seconds: float = 0.0
+    size: int = -1
+    host: str = ""
+    word: str = ""
+    reason: str = ""
+    mapped: bool = False
+
+    @property
+    def sound(self) -> bool:
+        """Whether each field is what it should be; it was read from a file that anybody may have written."""
+        texts = (self.state, self.media_type, self.address, self.host, self.word, self.reason)
+        lengths = (self.total, self.size)
+        return (
+            all(type(text) is str for text in texts)
+            and all(type(length) is int and -1 <= length <= _LENGTH_MAX for length in lengths)
+            and isinstance(self.seconds, int | float)
+            and isinstance(self.mapped, bool)
+        )
+
+    def failed(self, word: str, reason: str) -> Meta:
+        """The same download, given up."""
+        return replace(self, state=FAILED, word=word, reason=reason)
+
+    def left(self, word: str, reason: str) -> Meta:
+        """The same download, for somebody else to go on with later."""
+        return replace(self, state=LEFT, word=word, reason=reason)
+
+
+@cache
+def boot_id() -> str:
+    """What tells one run of the machine from the next; "" where the kernel does not say."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+class Part:
+    """A part file that is open here. `growth` is its content; `path` None: it has no name (any more).
+
+    `mine`: this process fills it. `by_size`: somebody may follow it by its length: it has to grow in order.
+    """
+
+    __slots__ = ("_meta_fd", "_read", "_told", "_want_fd", "by_size", "growth", "mine", "path")
+
+    def __init__(self, path: Path | None, growth: Growth, *, mine: bool) -> None:
+        self.path = path
+        self.growth = growth
+        self.mine = mine
+        self.by_size = False
+        self._meta_fd = self._want_fd = -1
+        self._read = 0
+        self._told: set[int] = set()
+
+    @property
+    def fd(self) -> int:
+        return self.growth.file.fd
+
+    @property
+    def size(self) -> int:
+        """How many bytes the file has now."""
+        return os.fstat(self.fd).st_size
+
+    @property
+    def named(self) -> bool:
+        """Whether its path still leads to it; not after it was committed or removed."""
+        return self.path is not None and file_lock.names(self.path, self.fd)
+
+    @property
+    def _meta_path(self) -> Path | None:
+        return self.path.with_suffix(META) if self.path is not None else None
+
+    def take(self) -> bool:
+        """Become its filler, if there is none."""
+        self.mine = self.mine or file_lock.lock(self.fd)
+        return self.mine
+
+    def read(self) -> Meta | None:
+        """What its filler has said last; None: nothing yet, or before the machine was started."""
+        place = self._meta_path
+        if self._meta_fd < 0:
+            if place is None:
+                return None
+            try:
+                # Kept open: it can be read after the filler has removed it, when it says why.
+                self._meta_fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return None
+        try:
+            fields = json.loads(os.pread(self._meta_fd, _META_MAX, 0))
+            # It was found by its name: the name may have been another part's by then.
+            if (fields.pop("boot"), fields.pop("part")) == (boot_id(), self._identity):
+                meta = Meta(**fields)
+                if not meta.sound:
+                    return None
+                self.by_size = self.by_size or not (meta.mapped or meta.state == CLAIMED)
+                return meta
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            # Being written just now, or another version's.
+            pass
+        return None
+
+    @property
+    def _identity(self) -> list[int]:
+        status = os.fstat(self.fd)
+        return [status.st_dev, status.st_ino]
+
+    def write(self, meta: Meta) -> None:
+        """Tell the others. Raises OSError."""
+        place = self._meta_path
+        if not self.mine or place is None:
+            return
+        self.by_size = self.by_size or not (meta.mapped or meta.state == CLAIMED)
+        fd = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+        try:
+            meta = replace(meta, media_type=meta.media_type[:_TYPE_MAX], reason=meta.reason[:_REASON_MAX])
+            text = json.dumps({**asdict(meta), "boot": boot_id(), "part": self._identity}).encode()
+            # In one piece, and never shorter than what was there.
+            os.pwrite(fd, text.ljust(max(len(text), os.fstat(fd).st_size)), 0)
+        finally:
+            os.close(fd)
+        # Who follows watches the part alone.
+        os.utime(self.fd)
+
+    def restart(self) -> None:
+        """Forget what is there: it is not known to be right. Raises OSError."""
+        os.ftruncate(self.fd, 0)
+        place = self._meta_path
+        if place is not None:
+            for suffix in (MAP, WANT):
+                place.with_suffix(suffix).unlink(missing_ok=True)
+            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, _FILE_MODE))
+
+    # --- several places at once --------------------------------------------------------------------------
+
+    def scatter(self, total: int) -> None:
+        """Have it filled in several places from here on, by us; `total`: its length. Raises OSError."""
+        growth = self.growth
+        extents = _extents(total, self._make(MAP, os.O_RDWR))
+        device, inode = self._identity
+        extents.start(device, inode, growth.written)
+        if self._want_fd >= 0:
+            os.close(self._want_fd)
+        self._read = 0
+        self._want_fd = self._make(WANT, os.O_RDWR)
+        growth.scatter(extents)
+
+    def _make(self, suffix: str, flags: int) -> int:
+        """Make a file beside it anew: who has an older part's open must not take this one for it."""
+        assert self.path is not None
+        place = self.path.with_suffix(suffix)
+        place.unlink(missing_ok=True)
+        return os.open(place, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+
+    def take_map(self, total: int) -> bool:
+        """Know which bytes are there as its filler does; False: there is no map of it (any more)."""
+        growth = self.growth
+        if self.path is None or not 0 < total <= MAPPED_MAX or growth.written > total:
+            return False
+        if growth.extents is not None:
+            growth.refresh()
+            return growth.extents.total == total
+        try:
+            extents = _extents(total, os.open(self.path.with_suffix(MAP), os.O_RDWR | os.O_CLOEXEC))
+            if not extents.load(*self._identity):
+                return False
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            self._want_fd = os.open(self.path.with_suffix(WANT), flags, _FILE_MODE)
+        except OSError:
+            return False
+        if extents.written > self.size:
+            return False
+        growth.scatter(extents)
+        return True
+
+    @property
+    def want_fd(self) -> int:
+        """What others append offsets to that they wait for; -1 where nobody can."""
+        return self._want_fd
+
+    def ask_for(self, offsets: list[int]) -> None:
+        """Tell the filler that readers wait here, each once."""
+        growth = self.growth
+        # Who waits where the filler is going to be next need not say so.
+        ahead = (offset for offset in offsets if offset > growth.written and not growth.holds(offset))
+        new = [offset for offset in ahead if offset not in self._told]
+        if not new or self._want_fd < 0 or os.fstat(self._want_fd).st_size > _WANTS_MAX:
+            return
+        self._told.update(new)
+        with suppress(OSError):  # then it comes in its turn
+            os.write(self._want_fd, b"".join(map(_OFFSET.pack, new)))
+
+    def asked_for(self) -> list[int]:
+        """Where other processes' readers have begun to wait since this was called last."""
+        if self._want_fd < 0:
+            return []
+        offsets: list[int] = []
+        with suppress(OSError):
+            while found := os.pread(self._want_fd, _WANTS_PIECE, self._read):
+                whole = len(found) - len(found) % _OFFSET.size
+                offsets += (offset for (offset,) in _OFFSET.iter_unpack(found[:whole]))
+                self._read += whole
+                if not whole:
+                    break
+        return offsets
+
+    def release(self) -> None:
+        """Leave it, and what is in it, to whoever takes it next."""
+        if self.mine:
+            self.mine = False
+            with suppress(OSError):
+                file_lock.unlock(self.fd)
+
+    def disown(self) -> None:
+        """Take its name away, so that it is nobody's to find, and its space is free when nobody reads it."""
+        path = self.path
+        if path is not None and self.mine:
+            with suppress(OSError):
+                if file_lock.names(path, self.fd):
+                    # First what belongs to it: who makes the part anew writes its own.
+                    unlink_beside(path)
+                    path.unlink()
+        self.path = None
+        self.release()
+
+    def removed(self) -> bool:
+        """Take its name away for good; whether that could be done."""
+        try:
+            if self.path is not None and file_lock.names(self.path, self.fd):
+                unlink_beside(self.path)
+                self.path.unlink()
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let go of what is open beside the content."""
+        for fd in (self._meta_fd, self._want_fd):
+            if fd >= 0:
+                os.close(fd)
+        self._meta_fd = self._want_fd = -1
+
+
+def _extents(total: int, fd: int) -> Extents:
+    """The map of a content of `total` bytes in the open file `fd`, which is closed where that fails."""
+    try:
+        return Extents(total, fd)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def unlink_beside(path: Path) -> None:
+    """Remove what belongs to the part at `path`. Raises OSError."""
+    for suffix in BESIDE:
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def promised(path: Path) -> int:
+    """The bytes that the part at `path` is going to have, as its filler has said; 0 if it has not."""
+    try:
+        total = json.loads(path.with_suffix(META).read_bytes())["total"]
+        return total if isinstance(total, int) and total > 0 else 0
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0
+
+
+def open_part(path: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Part:
+    """Open or make a part, as its filler if there is none. Raises OSError."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+        mine = False
+        try:
+            mine = file_lock.lock(fd)
+            current = file_lock.names(path, fd)
+        except BaseException:
+            os.close(fd)
+            raise
+        if current:
+            return Part(path, Growth(File(fd, -1, loop), limit), mine=mine)
+        # Committed or removed between the two calls.
+        os.close(fd)
+
+
+def new_part(directory: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Part:
+    """Make a part of which nobody else knows. Raises OSError."""
+    path = directory / f"{secrets.token_hex(12)}{PART}"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
+    file_lock.lock(fd)
+    return Part(path, Growth(File(fd, -1, loop), limit), mine=True)
+
+
+def memory_part(limit: int, error: int, loop: asyncio.AbstractEventLoop) -> Part:
+    """A part that no disk takes, for the errno `error`. Raises OSError where memory does not either."""
+    growth = Growth(File(os.memfd_create("regproxy-part", os.MFD_CLOEXEC), -1, loop), limit)
+    growth.relay(error)
+    return Part(None, growth, mine=True)

@@ -1,0 +1,207 @@
+"""Pins: images and contents that eviction leaves alone.
+
+An image is written as people write it: `nginx`, `registry.k8s.io/pause:3.9`, `host:5000/a/b@sha256:...`. What
+belongs to it is read from its manifests: what of it is in the cache stays, and what is not yet will stay when
+it comes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from regproxy.cache import layout, reconcile
+from regproxy.cache.index.index import Index
+from regproxy.config.values import parse_host, split_host_port
+from regproxy.core.errors import BadResponse, RegproxyError
+from regproxy.registry import targets
+from regproxy.registry.targets import INDEX_TYPES, MANIFEST_MAX, Kind
+
+HUB: Final = "docker.io"
+_HUB_ORIGIN: Final = "registry-1.docker.io"
+_HUB_NAMES: Final = frozenset({HUB, "index.docker.io", "registry.hub.docker.com", _HUB_ORIGIN})
+_LATEST: Final = "latest"
+_SYNTAX: Final = "an image, such as nginx, registry.k8s.io/pause:3.9 or host/a/b@sha256:..., or sha256:..."
+
+
+class PinError(RegproxyError):
+    """A name that can't be pinned or unpinned: says why, and what would help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a name means. `host` and `port` are those of the origin, "" and 0 for content by digest alone.
+
+    `digest` is "" for a tag, and `tag` is "" for a digest.
+    """
+
+    host: str
+    port: int
+    repository: str
+    tag: str
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """The one spelling of it that pins are kept under."""
+        if not self.host:
+            return self.digest
+        host = HUB if (self.host, self.port) == (_HUB_ORIGIN, 443) else self.host
+        host = f"[{host}]" if ":" in host else host
+        port = "" if self.port == 443 else f":{self.port}"
+        end = f"@{self.digest}" if self.digest else f":{self.tag}"
+        return f"{host}{port}/{self.repository}{end}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """A pin: its name, how many digests it keeps, how many of these are in the cache, and their bytes."""
+
+    name: str
+    digests: int
+    held: int
+    bytes: int
+
+
+def parse(text: str) -> Reference:
+    """Return what a name means. Raises PinError."""
+    if targets.is_digest(text):
+        return Reference("", 0, "", "", text)
+    rest, at, digest = text.removeprefix("docker://").partition("@")
+    host, port, path = _split_host(rest, text)
+    repository, colon, tag = path.partition(":")
+    if host in _HUB_NAMES:
+        host, repository = _HUB_ORIGIN, repository if "/" in repository else f"library/{repository}"
+    wanted = digest or tag or _LATEST
+    target = targets.parse_target(f"/v2/{repository}/manifests/{wanted}")
+    if at:
+        good = target.kind is Kind.MANIFEST and targets.is_digest(digest)
+    else:
+        good = target.kind is Kind.TAG and bool(tag) == bool(colon) and not rest.startswith("sha256:")
+    if not good or target.repository != repository:
+        raise PinError(f"{text}: {_SYNTAX}")
+    return Reference(host, port, repository, "" if digest else wanted, digest)
+
+
+def _split_host(rest: str, text: str) -> tuple[str, int, str]:
+    """Docker's rule: the first component is a host if it looks like one, else all of it is on Docker Hub."""
+    first, slash, path = rest.partition("/")
+    if not slash or not ("." in first or ":" in first or first == "localhost"):
+        return HUB, 443, rest
+    try:
+        host, port = split_host_port(first)
+        return parse_host(host), port or 443, path
+    except ValueError:
+        raise PinError(f"{text}: {_SYNTAX}") from None
+
+
+def pin(root: Path, index: Index, text: str) -> Pinned:
+    """Keep what a name means now, in place of what it meant when it was pinned before.
+
+    Raises PinError where it is not in the cache, StoreError where the index can't be written.
+    """
+    reference = parse(text)
+    digests = list(_closure(root, _entries(root, index, reference)))
+    if {digest for name, digest in index.pins() if name == reference.name} - set(digests):
+        index.unpin(reference.name)
+    index.pin(reference.name, digests)
+    return _pinned(root, reference.name, digests)
+
+
+def unpin(index: Index, text: str) -> Reference:
+    """Let go of what was pinned under a name. Raises PinError where there is no such pin."""
+    reference = parse(text)
+    if not index.unpin(reference.name):
+        raise PinError(f"{reference.name} is not pinned; `regproxy cache pins` lists what is")
+    return reference
+
+
+def listing(root: Path, index: Index) -> list[Pinned]:
+    """All pins, by name."""
+    pins: dict[str, list[str]] = {}
+    for name, digest in index.pins():
+        pins.setdefault(name, []).append(digest)
+    return [_pinned(root, name, digests) for name, digests in sorted(pins.items())]
+
+
+def _pinned(root: Path, name: str, digests: list[str]) -> Pinned:
+    sizes = [status.st_size for digest in digests if (status := _status(root, digest)) is not None]
+    return Pinned(name, len(digests), len(sizes), sum(sizes))
+
+
+def _entries(root: Path, index: Index, reference: Reference) -> list[str]:
+    """The digests that a name stands for, and that are in the cache."""
+    if reference.digest:
+        known = [reference.digest]
+    else:
+        rows = index.tag(reference.host, reference.port, reference.repository, reference.tag)
+        known = list(dict.fromkeys(row.digest for row in rows))
+    held = [digest for digest in known if _status(root, digest) is not None]
+    if not held:
+        how = f"pull {reference.name} through the proxy" if reference.host else "pull what it belongs to"
+        raise PinError(f"{reference.name} is not in the cache: {how} first, and pin it then")
+    return held
+
+
+def _closure(root: Path, entries: list[str]) -> Iterator[str]:
+    """The digests of `entries` and of all that their manifests name, each once."""
+    # Only what an index names, and what is pinned itself, can be a manifest; a layer is never read.
+    todo = deque((digest, True) for digest in entries)
+    seen = set(entries)
+    while todo:
+        digest, maybe_manifest = todo.popleft()
+        yield digest
+        children = _children(root, digest) if maybe_manifest else []
+        todo.extend(child for child in children if child[0] not in seen)
+        seen.update(child for child, _ in children)
+
+
+def _children(root: Path, digest: str) -> list[tuple[str, bool]]:
+    """The digests that a manifest names, and whether each may be a manifest; none for other content."""
+    body = _read_small(root, digest)
+    try:
+        media_type = targets.check_manifest(body, "")
+        document: dict[str, Any] = json.loads(body)
+    except BadResponse:
+        return []
+    is_index = media_type in INDEX_TYPES
+    if is_index:
+        found = [_field(entry, "digest") for entry in _list(document, "manifests")]
+    else:
+        parts = [document.get("config"), *_list(document, "layers"), *_list(document, "blobs")]
+        found = [_field(part, "digest") for part in parts]
+        found += [_field(layer, "blobSum") for layer in _list(document, "fsLayers")]  # schema 1
+    return [(child, is_index) for child in dict.fromkeys(found) if targets.is_digest(child)]
+
+
+def _list(document: dict[str, Any], key: str) -> list[Any]:
+    value = document.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _field(entry: Any, key: str) -> str:
+    value = entry.get(key) if isinstance(entry, dict) else None
+    return value if isinstance(value, str) else ""
+
+
+def _read_small(root: Path, digest: str) -> bytes:
+    """The content of what may be a manifest; nothing where it is too large, gone or damaged."""
+    status = _status(root, digest)
+    if status is not None and status.st_size <= MANIFEST_MAX:
+        with suppress(OSError):
+            body = Path(layout.blob(root, digest)).read_bytes()
+            if "sha256:" + hashlib.sha256(body).hexdigest() == digest:
+                return body
+    return b""
+
+
+def _status(root: Path, digest: str) -> Any:
+    with suppress(OSError):
+        return reconcile.look(root, digest)
+    return None

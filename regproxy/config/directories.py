@@ -1,0 +1,73 @@
+"""Where the cache and the CA live: what is configured, docker-registry-proxy's volumes, or the user's own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from regproxy.config.settings import Config
+from regproxy.core.errors import StoreError
+
+VOLUME_CACHE = "/docker_mirror_cache"
+VOLUME_CA = "/ca"
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """`notes` say which were taken and why, for the log."""
+
+    cache: Path
+    ca_crt: Path
+    ca_key: Path
+    notes: tuple[str, ...]
+
+
+def choose(config: Config, env: Mapping[str, str]) -> Directories:
+    """Return the directories, made if missing. Raises StoreError for one that can't be made or written."""
+    home = Path(env.get("HOME") or "/nonexistent")
+    user_cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache") / "regproxy"
+    user_data = Path(env.get("XDG_DATA_HOME") or home / ".local" / "share") / "regproxy" / "ca"
+    cache, cache_note = _pick("cache", "REGPROXY_CACHE_DIR", config.cache_dir, VOLUME_CACHE, user_cache)
+    notes = [cache_note]
+    if config.ca_crt_file and config.ca_key_file:
+        ca_crt, ca_key = Path(config.ca_crt_file), Path(config.ca_key_file)
+        notes.append(f"CA: {ca_crt} and {ca_key} (CA_CRT_FILE, CA_KEY_FILE)")
+    else:
+        ca, ca_note = _pick("CA", "REGPROXY_CA_DIR", config.ca_dir, VOLUME_CA, user_data)
+        notes.append(ca_note)
+        ca_crt = Path(config.ca_crt_file or ca / "ca.crt")
+        ca_key = Path(config.ca_key_file or ca / "ca.key")
+    return Directories(cache, ca_crt, ca_key, tuple(notes))
+
+
+def _pick(what: str, variable: str, configured: str | None, volume: str, users: Path) -> tuple[Path, str]:
+    if configured:
+        path = Path(configured)
+        return path if _has_ca(path) else _made(
+            path, variable
+        ), f"{what} directory: {configured} ({variable})"
+    if os.access(volume, os.W_OK | os.X_OK):
+        return Path(volume), f"{what} directory: {volume} (it exists and is writable)"
+    if volume == VOLUME_CA and _has_ca(Path(volume)):
+        return Path(volume), f"{what} directory: {volume} (read-only, with a CA in it)"
+    why = "is not writable" if Path(volume).exists() else "does not exist"
+    return _made(users, variable), f"{what} directory: {users} ({volume} {why}; {variable} names another)"
+
+
+def _has_ca(path: Path) -> bool:
+    """Whether there is nothing left to be written: a mounted secret is read-only."""
+    return (path / "ca.crt").exists() and (path / "ca.key").exists()
+
+
+def _made(path: Path, variable: str) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"{variable}: {path}: {error.strerror}; name a directory that this user can make"
+        ) from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise StoreError(f"{variable}: {path} is not writable by this user (uid {os.getuid()})")
+    return path

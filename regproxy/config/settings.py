@@ -1,0 +1,542 @@
+"""Every setting, from the environment and an optional TOML file, read and checked once.
+
+The names and defaults of docker-registry-proxy's variables are kept; what is ours alone starts with
+REGPROXY_. A TOML key is the variable's name in lower case, without `regproxy_` (with it is taken too).
+The environment wins over the file. A variable set to nothing counts as not set, except where nothing is a
+value of its own: an empty list, or a tier that is switched off.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
+from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own, parse_no_proxy, parse_parent_proxy
+from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier
+from regproxy.config.values import (
+    Address,
+    Credential,
+    HostRule,
+    LoginFor,
+    LogLevel,
+    Raw,
+    Records,
+    Reserve,
+    parse_bool,
+    parse_credentials,
+    parse_directory,
+    parse_header_masks,
+    parse_level,
+    parse_listen,
+    parse_log,
+    parse_login_for,
+    parse_min_free,
+    parse_optional_path,
+    parse_ports,
+    parse_positive_time,
+    parse_records,
+    parse_reserve,
+    parse_resolve,
+    parse_rules,
+    parse_size,
+    parse_streams,
+    parse_time,
+    parse_workers,
+)
+from regproxy.core.errors import ConfigError, RegproxyError
+
+__all__ = [
+    "SETTINGS",
+    "Address",
+    "Config",
+    "ConfigErrors",
+    "Credential",
+    "HostRule",
+    "LogLevel",
+    "Origin",
+    "Setting",
+    "describe",
+    "load",
+]
+
+Origin = Literal["env", "toml", "default"]
+
+PREFIX = "REGPROXY_"
+ALWAYS_INTERCEPTED = ("registry-1.docker.io", "auth.docker.io", "docker.caching.proxy.internal")
+
+# Read by others than load(): the path of the TOML file, and the switch of a debug build.
+_READ_ELSEWHERE = frozenset({"REGPROXY_CONFIG", "REGPROXY_DEBUG"})
+# What Kubernetes puts into every pod beside a Service named regproxy.
+_SERVICE_LINK = re.compile(
+    r"REGPROXY_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_[0-9]+_(?:TCP|UDP)\w*)"
+)
+# Most programs know these by their names in lower case.
+_LOWER_CASE_TOO = frozenset({"HTTPS_PROXY", "NO_PROXY"})
+_SHOWN_SECRET = "(set)"
+_PUSHES = (
+    "ALLOW_PUSH is on and credentials are configured: every client can push and delete with them"
+    " (REGPROXY_LOGIN_FOR=pull keeps them to pulls)"
+)
+
+
+class ConfigErrors(ConfigError):
+    """Several settings that can't be used, one a line; `errors` has each of them."""
+
+    def __init__(self, errors: Iterable[ConfigError]) -> None:
+        self.errors = tuple(errors)
+        RegproxyError.__init__(self, "\n".join(str(error) for error in self.errors))
+        first = self.errors[0]
+        self.variable, self.value, self.expected = first.variable, first.value, first.expected
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings, checked. Times are seconds, sizes bytes, hosts lower case without brackets."""
+
+    listen: Address
+    admin_listen: Address
+    cache_dir: str | None
+    ca_dir: str | None
+    ca_key_file: str | None
+    ca_crt_file: str | None
+    upstream_ca_file: str | None
+    resolve: Mapping[str, tuple[str, ...]]
+    workers: int
+    hang_timeout: float
+    access_log: str
+    log_level: LogLevel
+    tls_records: Records
+
+    # Who is intercepted, who is reached, and as whom.
+    registries: tuple[HostRule, ...]
+    connect_ports: frozenset[int]
+    allow_targets: tuple[HostRule, ...]
+    private_targets: bool
+    credentials: tuple[Credential, ...]
+    docker_config: str | None
+    login_for: LoginFor
+    parent_proxy: ParentProxy | None
+    no_proxy: NoProxy
+    origin_tables: Tables
+
+    # What is kept, and for how long.
+    manifest_cache: bool
+    ignored_headers: tuple[bytes, ...]
+    tiers: tuple[Tier, ...]
+    max_stale: float
+    keep_on_404: bool
+    offline: bool
+    cache_max_size: int
+    cache_inactive: float
+    min_free: int | None
+    quota_reserve: Reserve
+
+    # Downloads: how many streams for one content, and what becomes of one that breaks.
+    fill_streams: int
+    resume_time: float
+    min_rate: int
+    min_rate_time: float
+
+    allow_push: bool
+    request_buffering: bool
+    verify_ssl: bool
+    disable_ipv6: bool
+
+    # Between two operations on one connection, as in nginx.
+    send_timeout: float
+    client_body_timeout: float
+    client_header_timeout: float
+    keepalive_timeout: float
+    proxy_read_timeout: float
+    proxy_connect_timeout: float
+    proxy_send_timeout: float
+    tunnel_read_timeout: float
+    tunnel_connect_timeout: float
+    tunnel_send_timeout: float
+
+    debug: bool
+    debug_hub: bool
+    debug_nginx: bool
+
+    warnings: tuple[str, ...] = ()
+    shown: tuple[tuple[str, str, Origin], ...] = field(default=(), repr=False, compare=False)
+
+
+def describe(config: Config) -> list[tuple[str, str, Origin]]:
+    """Return (name, value as it was written, where from) of every setting, in SETTINGS' order, then origins'.
+
+    The value of a secret is "(set)", or empty where there is none.
+    """
+    return list(config.shown)
+
+
+def _text(parse: Callable[[str], Any]) -> Callable[[Raw], Any]:
+    """Return a parser of one text, surrounding blanks aside."""
+
+    def parse_one(raw: Raw) -> Any:
+        return parse(cast(str, raw).strip())
+
+    return parse_one
+
+
+def _verbatim(raw: Raw) -> Raw:
+    return raw
+
+
+def _registries(raw: Raw) -> tuple[HostRule, ...]:
+    return tuple(dict.fromkeys([*map(HostRule, ALWAYS_INTERCEPTED), *parse_rules(raw)]))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A setting's name in the environment, its default as one would write it, and its meaning in one line.
+
+    `field` is Config's field; empty where several settings make one. `many`: a list, in TOML too.
+    `blank`: the empty text is a value, as it is for every list. A `secret` is never shown.
+    """
+
+    name: str
+    field: str
+    default: str
+    meaning: str
+    parse: Callable[[Raw], Any]
+    many: bool = False
+    blank: bool = False
+    secret: bool = False
+
+    @property
+    def key(self) -> str:
+        """The name in a TOML file."""
+        return self.name.removeprefix(PREFIX).lower()
+
+
+_BOOL, _SIZE, _TIME = _text(parse_bool), _text(parse_size), _text(parse_time)
+_TIMEOUT, _LISTEN, _FILE = _text(parse_positive_time), _text(parse_listen), _text(parse_optional_path)
+_DIRECTORY, _PROXY = _text(parse_directory), _text(parse_parent_proxy)
+
+# The defaults and the meanings that are too long for a row.
+_REGISTRIES = "registry.k8s.io gcr.io quay.io ghcr.io"
+_PRIMARY = "(stable|nightly|production|test)"
+_SECONDARY = r"(.*)(\d|\.)+(.*)(\d|\.)+(.*)(\d|\.)+"
+_CACHE_MEANING = (
+    "where content is kept; not set = /docker_mirror_cache if writable, else the user's XDG cache"
+)
+_CA_MEANING = "where the CA's files are; not set = /ca if writable, else the user's XDG data directory"
+_HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
+_LOGIN_MEANING = "whose requests get the credentials: pull = pulls, push = pushes too where ALLOW_PUSH=true"
+_TARGETS_MEANING = "hosts that may be at loopback, link-local, metadata and private addresses"
+_PRIVATE_MEANING = "whether clients may reach private addresses; false = only hosts that the settings name"
+_FREE_MEANING = "bytes of the disk that the cache leaves free; auto = 1g or 5 % of it, the smaller"
+_PROXY_MEANING = "http://[user:password@]host:port of a proxy that upstream is reached through"
+_RESERVE_MEANING = "what is left of a registry's quota when tags begin to last longer; 0 = they never do"
+_SWR_MEANING = "for so long after it expired a tag of the first tier is served while it is asked for"
+_STALE_MEANING = "how long past its time a tag is served while upstream is in trouble; 0 = never"
+_IGNORE_MEANING = "client headers to drop, instead of passing such requests on uncached; x-foo-* is a mask"
+_KEEP_MEANING = "serve what is held of a tag that upstream says is gone, instead of that 404"
+_OFFLINE_MEANING = "ask no registry: serve what is held, whatever its age"
+_STREAMS_MEANING = "connections for one large blob whose origin is slow; 1 = one, but for ranges ahead"
+_RESUME_MEANING = "a download that broke is asked for again until it brought nothing for so long; 0 = never"
+_RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
+_RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
+_REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("REGPROXY_LISTEN", "listen", "[::]:3128", "host:port for clients; [::] = every address", _LISTEN),
+    Setting("REGPROXY_ADMIN_LISTEN", "admin_listen", "[::]:3129", "host:port of admin pages", _LISTEN),
+    Setting("REGPROXY_CACHE_DIR", "cache_dir", "", _CACHE_MEANING, _DIRECTORY),
+    Setting("REGPROXY_CA_DIR", "ca_dir", "", _CA_MEANING, _DIRECTORY),
+    Setting("CA_KEY_FILE", "ca_key_file", "", "the CA's key; not set = ca.key in the CA directory", _FILE),
+    Setting("CA_CRT_FILE", "ca_crt_file", "", "its certificate; not set = ca.crt in the CA directory", _FILE),
+    Setting("REGPROXY_UPSTREAM_CA_FILE", "upstream_ca_file", "", "PEM of more CAs to trust upstream", _FILE),
+    Setting("REGPROXY_RESOLVE", "resolve", "", "host=address, before the resolver", parse_resolve, many=True),
+    Setting("REGPROXY_WORKERS", "workers", "auto", "processes; auto = one per core", _text(parse_workers)),
+    Setting("REGPROXY_HANG_TIMEOUT", "hang_timeout", "30s", "a silent worker is replaced after it", _TIMEOUT),
+    Setting("REGPROXY_ACCESS_LOG", "access_log", "-", "path, - (standard output) or off", _text(parse_log)),
+    Setting("REGPROXY_LOG_LEVEL", "log_level", "info", "debug, info, warning or error", _text(parse_level)),
+    Setting("REGPROXY_TLS_RECORDS", "tls_records", "auto", _RECORDS_MEANING, _text(parse_records)),
+    Setting("REGISTRIES", "registries", _REGISTRIES, _HOSTS_MEANING, _registries, many=True),
+    Setting("REGPROXY_CONNECT_PORTS", "connect_ports", "443", "ports of any CONNECT", parse_ports, many=True),
+    Setting("REGPROXY_ALLOW_TARGETS", "allow_targets", "", _TARGETS_MEANING, parse_rules, many=True),
+    Setting("REGPROXY_PRIVATE_TARGETS", "private_targets", "true", _PRIVATE_MEANING, _BOOL),
+    Setting("AUTH_REGISTRIES", "", "", "host:user:password entries", _verbatim, many=True, secret=True),
+    Setting("AUTH_REGISTRIES_DELIMITER", "", " ", "stands between the entries of AUTH_REGISTRIES", _verbatim),
+    Setting("AUTH_REGISTRY_DELIMITER", "", ":", "stands between the parts of one entry", _verbatim),
+    Setting("REGPROXY_DOCKER_CONFIG", "docker_config", "", "path of a docker config.json with logins", _FILE),
+    Setting("REGPROXY_LOGIN_FOR", "login_for", "push", _LOGIN_MEANING, _text(parse_login_for)),
+    Setting("HTTPS_PROXY", "parent_proxy", "", _PROXY_MEANING, _PROXY, secret=True),
+    Setting(
+        "NO_PROXY", "no_proxy", "", "who is reached without it; * = everybody", parse_no_proxy, many=True
+    ),
+    Setting("ENABLE_MANIFEST_CACHE", "manifest_cache", "false", "serve tags from the cache, by tiers", _BOOL),
+    Setting("REGPROXY_IGNORE_HEADERS", "ignored_headers", "", _IGNORE_MEANING, parse_header_masks, many=True),
+    Setting("MANIFEST_CACHE_PRIMARY_REGEX", "", _PRIMARY, _REGEX_MEANING, _verbatim, blank=True),
+    Setting("MANIFEST_CACHE_PRIMARY_TIME", "", "10m", "how long a tag of the first tier is fresh", _TIME),
+    Setting("MANIFEST_CACHE_SECONDARY_REGEX", "", _SECONDARY, _REGEX_MEANING, _verbatim, blank=True),
+    Setting("MANIFEST_CACHE_SECONDARY_TIME", "", "60d", "how long a tag of the second tier is fresh", _TIME),
+    Setting("MANIFEST_CACHE_DEFAULT_TIME", "", "1h", "how long any other tag is fresh", _TIME),
+    Setting("REGPROXY_SWR_PRIMARY", "", "0", _SWR_MEANING, _TIME),
+    Setting("REGPROXY_SWR_SECONDARY", "", "0", "the same for the second tier", _TIME),
+    Setting("REGPROXY_SWR_DEFAULT", "", "0", "the same for any other tag", _TIME),
+    Setting("REGPROXY_MAX_STALE", "max_stale", "365d", _STALE_MEANING, _TIME),
+    Setting("REGPROXY_KEEP_ON_404", "keep_on_404", "false", _KEEP_MEANING, _BOOL),
+    Setting("REGPROXY_OFFLINE", "offline", "false", _OFFLINE_MEANING, _BOOL),
+    Setting("ALLOW_PUSH", "allow_push", "false", "let pushes and deletes through", _BOOL),
+    Setting("PROXY_REQUEST_BUFFERING", "request_buffering", "true", "no effect: pushes are streamed", _BOOL),
+    Setting("CACHE_MAX_SIZE", "cache_max_size", "32g", "bytes kept at most; digits and k, m or g", _SIZE),
+    Setting("CACHE_INACTIVE", "cache_inactive", "60d", "what is unused for so long is removed", _TIME),
+    Setting("REGPROXY_MIN_FREE", "min_free", "auto", _FREE_MEANING, _text(parse_min_free)),
+    Setting("REGPROXY_QUOTA_RESERVE", "quota_reserve", "10%", _RESERVE_MEANING, _text(parse_reserve)),
+    Setting("REGPROXY_FILL_STREAMS", "fill_streams", "4", _STREAMS_MEANING, _text(parse_streams)),
+    Setting("REGPROXY_RESUME_TIME", "resume_time", "60s", _RESUME_MEANING, _TIME),
+    Setting("REGPROXY_MIN_RATE", "min_rate", "1k", _RATE_MEANING, _SIZE),
+    Setting("REGPROXY_MIN_RATE_TIME", "min_rate_time", "30s", "how long a body may be that slow", _TIMEOUT),
+    Setting("VERIFY_SSL", "verify_ssl", "true", "verify upstream certificates", _BOOL),
+    Setting("DISABLE_IPV6", "disable_ipv6", "false", "use IPv4 alone upstream", _BOOL),
+    Setting("SEND_TIMEOUT", "send_timeout", "60s", "longest wait for a client to take data", _TIMEOUT),
+    Setting("CLIENT_BODY_TIMEOUT", "client_body_timeout", "60s", "longest wait for data of a body", _TIMEOUT),
+    Setting("CLIENT_HEADER_TIMEOUT", "client_header_timeout", "60s", "longest wait for a head", _TIMEOUT),
+    Setting("KEEPALIVE_TIMEOUT", "keepalive_timeout", "300s", "longest wait for a request; 0 = close", _TIME),
+    Setting("PROXY_READ_TIMEOUT", "proxy_read_timeout", "60s", "longest wait for upstream's data", _TIMEOUT),
+    Setting("PROXY_CONNECT_TIMEOUT", "proxy_connect_timeout", "60s", "longest wait to connect", _TIMEOUT),
+    Setting("PROXY_SEND_TIMEOUT", "proxy_send_timeout", "60s", "longest wait to send upstream", _TIMEOUT),
+    Setting("PROXY_CONNECT_READ_TIMEOUT", "tunnel_read_timeout", "60s", "tunnels: to receive", _TIMEOUT),
+    Setting("PROXY_CONNECT_CONNECT_TIMEOUT", "tunnel_connect_timeout", "60s", "tunnels: to open", _TIMEOUT),
+    Setting("PROXY_CONNECT_SEND_TIMEOUT", "tunnel_send_timeout", "60s", "tunnels: to send", _TIMEOUT),
+    Setting("DEBUG", "debug", "false", "debug page between client and cache", _BOOL),
+    Setting("DEBUG_HUB", "debug_hub", "false", "debug page between cache and Docker Hub", _BOOL),
+    Setting("DEBUG_NGINX", "debug_nginx", "false", "log level debug, unless a log level is set", _BOOL),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What was given for a setting, under which name (`label` is for error texts), and where."""
+
+    setting: Setting
+    label: str
+    raw: Raw
+    origin: Origin
+
+    @property
+    def text(self) -> str:
+        return self.raw if isinstance(self.raw, str) else " ".join(self.raw)
+
+    @property
+    def shown(self) -> str:
+        """The text, printable everywhere, without secrets."""
+        if self.setting.secret:
+            return _SHOWN_SECRET if self.raw else ""
+        return _printable(self.text)
+
+
+def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = "") -> Config:
+    """Return the Config that the environment and the text of a TOML file make.
+
+    `toml_name` is the file's name in error texts. Raises ConfigError, or ConfigErrors for more than one.
+    """
+    errors: list[ConfigError] = []
+    file = _File(toml_name or "TOML", {}, {})
+    if toml_text is not None:
+        file = _read_toml(toml_text, file.name, errors)
+    given = {setting.name: _find(setting, env, file.found) for setting in SETTINGS}
+    values: dict[str, Any] = {}
+    for name, item in given.items():
+        with _blaming(item, errors):
+            values[name] = item.setting.parse(item.raw)
+    warnings = _unknown_variables(env)
+    credentials: tuple[Credential, ...] = ()
+    auth = given["AUTH_REGISTRIES"]
+    with _blaming(auth, errors):
+        outer, inner = (values[f"AUTH_{word}_DELIMITER"] for word in ("REGISTRIES", "REGISTRY"))
+        credentials, doubts = parse_credentials(auth.raw, outer, inner)
+        warnings += [f"{auth.label}: {doubt}" for doubt in doubts]
+    tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
+    matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
+    if errors:
+        raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
+    fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}
+    fields |= {"credentials": credentials, "tiers": _tiers(matchers, values), "origin_tables": tables}
+    return _assemble(fields, given, warnings)
+
+
+def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: list[str]) -> Config:
+    """Return the Config, with what one setting says about another."""
+    if fields["debug_nginx"] and given["REGPROXY_LOG_LEVEL"].origin == "default":
+        fields["log_level"] = "debug"
+    for name in ("DEBUG", "DEBUG_HUB"):
+        if fields[name.lower()]:
+            warnings.append(f"{name} has no effect in this image: there is no debug page")
+    if not fields["verify_ssl"]:
+        warnings.append("VERIFY_SSL is off: whoever is between this proxy and a registry can change tags")
+    parent = fields["parent_proxy"]
+    if parent is not None and is_own(parent, (fields["listen"], fields["admin_listen"])):
+        warnings.append("HTTPS_PROXY is this proxy itself, and is not used")
+        fields["parent_proxy"] = None
+    tables = fields["origin_tables"]
+    logins = (
+        fields["credentials"] or fields["docker_config"] or any(t.credentials for t in tables.own.values())
+    )
+    if fields["allow_push"] and fields["login_for"] == "push" and logins:
+        warnings.append(_PUSHES)
+    for (host, _), settings in tables.own.items():
+        if fields["verify_ssl"] and not settings.verify:
+            warnings.append(f"{host}: verify is off: whoever is between this proxy and it can change tags")
+    shown: list[tuple[str, str, Origin]] = []
+    for name, item in given.items():
+        derived = name == "REGPROXY_LOG_LEVEL"
+        shown.append((name, _printable(fields[item.setting.field]) if derived else item.shown, item.origin))
+    shown += [(name, _printable(text), "toml") for name, text in tables.shown]
+    return Config(**fields, warnings=tuple(warnings), shown=tuple(shown))
+
+
+@contextmanager
+def _blaming(item: _Given, errors: list[ConfigError]) -> Iterator[None]:
+    """Turn what a parser raises into an error of this setting, kept for later."""
+    try:
+        yield
+    except ConfigError as error:
+        errors.append(error)
+    except ValueError as error:
+        errors.append(ConfigError(item.label, None if item.setting.secret else item.text, str(error)))
+
+
+def _find(setting: Setting, env: Mapping[str, str], file: Mapping[str, _Given]) -> _Given:
+    """Return what counts for a setting: the environment, else the file, else the default."""
+    text = env.get(setting.name)
+    if not text and setting.name in _LOWER_CASE_TOO:
+        text = env.get(setting.name.lower(), text)
+    candidates = [_Given(setting, setting.name, text, "env")] if text is not None else []
+    candidates += [file[setting.name]] if setting.name in file else []
+    for item in candidates:
+        if item.raw or setting.blank or setting.many:
+            return item
+    return _Given(setting, setting.name, setting.default, "default")
+
+
+# The TOML file.
+
+_BY_KEY = {key: setting for setting in SETTINGS for key in (setting.key, setting.name.lower())}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A TOML file: what it gives, by the settings' names, and its tables of origins as they stand."""
+
+    name: str
+    found: Mapping[str, _Given]
+    origins: Any
+
+
+def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
+    """Read a file; what can't be used is added to `errors`."""
+    try:
+        table = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(file, None, f"a TOML file: {error}") from None
+    origins = table.pop("origin", {})
+    found: dict[str, _Given] = {}
+    for key, value in table.items():
+        setting = _BY_KEY.get(key)
+        if setting is None:
+            errors.append(
+                ConfigError(f"{file}: {key}", None, f"no such setting{_did_you_mean(key, _BY_KEY)}")
+            )
+        elif setting.name in found:
+            errors.append(ConfigError(f"{file}: {key}", None, f"also given as {found[setting.name].label}"))
+        else:
+            try:
+                raw = _raw(setting, value)
+            except ValueError as error:
+                errors.append(ConfigError(f"{file}: {key}", None, str(error)))
+            else:
+                found[setting.name] = _Given(setting, f"{file}: {key}", raw, "toml")
+    return _File(file, found, origins)
+
+
+def _for_all_origins(values: Mapping[str, Any]) -> OriginSettings:
+    """Return what is so for origins without a table; values that can't be used are told of elsewhere."""
+    connect, read, send = (values.get(f"PROXY_{side}_TIMEOUT", 60.0) for side in ("CONNECT", "READ", "SEND"))
+    verify, ca_file = values.get("VERIFY_SSL", True), values.get("REGPROXY_UPSTREAM_CA_FILE")
+    return OriginSettings(connect, read, send, verify=verify, ca_file=ca_file)
+
+
+def _raw(setting: Setting, value: Any) -> Raw:
+    """Return a TOML value as the text that the environment would have, or as a list of such."""
+    if setting.name == "REGPROXY_RESOLVE" and isinstance(value, dict):
+        pairs = ((host, entry if isinstance(entry, list) else [entry]) for host, entry in value.items())
+        return tuple(f"{host}={_scalar(address)}" for host, addresses in pairs for address in addresses)
+    if setting.many and isinstance(value, list):
+        return tuple(_scalar(entry) for entry in value)
+    return _scalar(value)
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int | float):
+        return str(value)
+    name = type(value).__name__
+    kind = {"dict": "table", "list": "array"}.get(name, name)
+    raise ValueError(f"a string, a number or a boolean, not a TOML {kind}")
+
+
+# Tiers.
+
+_TIER_REGEXES = ("MANIFEST_CACHE_PRIMARY_REGEX", "MANIFEST_CACHE_SECONDARY_REGEX")
+
+
+def _matcher(item: _Given, errors: list[ConfigError], warnings: list[str]) -> Matcher | None:
+    """Return the compiled expression of a tier; None where there is none."""
+    if not item.raw:
+        return None
+    with _blaming(item, errors):
+        matcher, warning = compile_tier(item.text, item.label)
+        warnings += [warning] if warning else []
+        return matcher
+    return None
+
+
+def _tiers(matchers: Mapping[str, Matcher | None], values: Mapping[str, Any]) -> tuple[Tier, ...]:
+    """Return the tiers that there are, in their order of match."""
+    primary, secondary = (matchers[name] for name in _TIER_REGEXES)
+    rows: list[tuple[TierName, str, Matcher | None]] = []
+    if primary:
+        rows.append(("manifest-primary", "PRIMARY", primary))
+    if secondary:
+        rows.append(("manifest-secondary", "SECONDARY", secondary))
+    rows.append(("manifest-default", "DEFAULT", None))
+    return tuple(
+        Tier(name, values[f"MANIFEST_CACHE_{word}_TIME"], matcher, values[f"{PREFIX}SWR_{word}"])
+        for name, word, matcher in rows
+    )
+
+
+# Names that are none.
+
+
+def _unknown_variables(env: Mapping[str, str]) -> list[str]:
+    """Return a warning for each REGPROXY_ variable that nothing reads."""
+    known = {setting.name for setting in SETTINGS} | _READ_ELSEWHERE
+    names = sorted(name for name in env if name.startswith(PREFIX) and name not in known)
+    strange = (name for name in names if not _SERVICE_LINK.fullmatch(name))
+    return [f"{_printable(name)} is not a setting{_did_you_mean(name, known)}" for name in strange]
+
+
+def _printable(text: str) -> str:
+    """Return text that any UTF-8 stream takes: the environment may hold bytes that are none."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" for the nearest of the known names, or nothing."""
+    names = {each.lower(): each for each in known}
+    word = name.lower()
+    bare = word.removeprefix(PREFIX.lower())
+    near = [bare] if bare in names else difflib.get_close_matches(word, sorted(names), n=1, cutoff=0.7)
+    return f"; did you mean {names[near[0]]}?" if near else ""

@@ -1,0 +1,253 @@
+"""The manifest tiers: which tag is kept for how long, by regular expressions written for PCRE.
+
+A tier's expression is matched from the start of the tag and is not anchored at its end, case matters, and
+only match or no match counts. RE2 does the matching, since tags come from clients and RE2 takes time linear
+in the tag; Python's `re` stands in for what RE2 leaves out (look-around, back references, possessive and
+atomic groups). PCRE spellings that both lack are rewritten first.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Literal
+
+import re2  # type: ignore[import-untyped]
+
+from regproxy.core.errors import ConfigError
+
+TierName = Literal["manifest-primary", "manifest-secondary", "manifest-default"]
+
+TAG_MAX = 128  # OCI distribution spec, "Pulling manifests": [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}
+_KNOWN_TAGS = 4_096
+
+# PCRE without UCP: ASCII only. What a class holds, to be put between brackets.
+_POSIX = {
+    "alnum": "0-9A-Za-z",
+    "alpha": "A-Za-z",
+    "ascii": r"\x00-\x7f",
+    "blank": r"\t ",
+    "cntrl": r"\x00-\x1f\x7f",
+    "digit": "0-9",
+    "graph": "!-~",
+    "lower": "a-z",
+    "print": " -~",
+    "punct": r"!-/:-@\[-`{-~",
+    "space": r"\t-\r ",
+    "upper": "A-Z",
+    "word": "0-9A-Z_a-z",
+    "xdigit": "0-9A-Fa-f",
+}
+_POSIX_CLASS = re.compile(r"\[:(\^?)(\w*):\]")
+
+# Escapes that RE2 or re lacks: what they are outside brackets, and within (None: not there).
+_ESCAPES: dict[str, tuple[str, str | None]] = {
+    "h": (r"[\t ]", r"\t "),
+    "H": (r"[^\t ]", None),
+    "v": (r"[\n-\r]", r"\n-\r"),
+    "N": (r"[^\n]", None),
+    "e": (r"\x1b", r"\x1b"),
+    # \K moves the start of what is reported as matched, and nothing is reported.
+    "K": ("", None),
+}
+_SPECIAL = frozenset(r"\.+*?()|[]{}^$-&~")
+
+_HEX = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
+_NAMED_REFERENCE = re.compile(r"\\[kg](?:<([A-Za-z_]\w*)>|'([A-Za-z_]\w*)'|\{([A-Za-z_]\w*)\})", re.ASCII)
+_NUMBERED_REFERENCE = re.compile(r"\\g(?:([1-9][0-9]?)|\{([1-9][0-9]?)\})")
+_NAMED_GROUP = re.compile(r"\(\?(?:<([A-Za-z_]\w*)>|'([A-Za-z_]\w*)')", re.ASCII)
+_COMMENT = re.compile(r"\(\?#[^)]*\)")
+_QUANTIFIER = re.compile(r"\{[0-9]+(?:,[0-9]*)?\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """A compiled expression; `engine` says what runs it. Equal when expression and engine are."""
+
+    regex: str
+    engine: Literal["re2", "re"]
+    _match: Callable[[str], bool] = field(repr=False, compare=False)
+
+    def __call__(self, tag: str) -> bool:
+        """Return whether the expression matches at the start of `tag`, of any length and any characters."""
+        return self._match(tag)
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """A tier: its name as answers carry it, seconds to live, and what it takes (None: every tag).
+
+    `swr`: for how many seconds after that a copy is served at once while it is revalidated (RFC 5861 3).
+    """
+
+    name: TierName
+    ttl: float
+    pattern: Matcher | None = None
+    swr: float = 0.0
+
+
+class Tiers:
+    """The tiers in their order, the last of which takes every tag."""
+
+    __slots__ = ("_known", "_tiers")
+
+    def __init__(self, tiers: Iterable[Tier]) -> None:
+        self._tiers = tuple(tiers)
+        if not self._tiers or self._tiers[-1].pattern is not None:
+            raise ValueError("the last tier must take every tag")
+        self._known = lru_cache(maxsize=_KNOWN_TAGS)(self._first)
+
+    def match(self, tag: str) -> Tier:
+        """Return the first tier that takes `tag`; remembered for tags of a length that the spec allows."""
+        return self._known(tag) if len(tag) <= TAG_MAX else self._first(tag)
+
+    def _first(self, tag: str) -> Tier:
+        for tier in self._tiers:
+            if tier.pattern is None or tier.pattern(tag):
+                return tier
+        raise AssertionError("the last tier takes every tag")
+
+
+def compile_tier(regex: str, variable: str = "manifest cache regex") -> tuple[Matcher, str | None]:
+    """Return the matcher of a PCRE expression, and a warning if RE2 can't run it.
+
+    Raises ConfigError that names `variable` if neither RE2 nor `re` takes the expression.
+    """
+    try:
+        return Matcher(regex, "re2", _compile_re2(regex)), None
+    except (re2.error, ValueError) as error:
+        reason = _reason(error)
+    try:
+        matcher = Matcher(regex, "re", _compile_re(regex))
+    except (re.error, ValueError, OverflowError, RecursionError) as error:
+        expected = f"a regular expression that RE2 or Python's re takes (RE2: {reason}; re: {_reason(error)})"
+        raise ConfigError(variable, regex, expected) from None
+    notice = "Python's re runs it instead, and a hostile tag can make that slow"
+    return matcher, f"{variable}={regex!r}: RE2 can't take it ({reason}); {notice}"
+
+
+def _compile_re2(regex: str) -> Callable[[str], bool]:
+    options = re2.Options()
+    options.log_errors = False  # else RE2 writes to standard error by itself
+    options.never_capture = True
+    match = re2.compile(translate(regex, end=r"\z"), options).match
+    # Bytes save RE2's wrapper the way back to character offsets; a lone surrogate has no strict encoding.
+    return lambda tag: match(tag.encode("utf-8", "surrogatepass")) is not None
+
+
+def _compile_re(regex: str) -> Callable[[str], bool]:
+    with warnings.catch_warnings():
+        # "Possible nested set" and its kin announce a syntax that PCRE does not have.
+        warnings.simplefilter("ignore", FutureWarning)
+        match = re.compile(translate(regex, end=r"\Z"), re.ASCII).match
+    return lambda tag: match(tag) is not None
+
+
+def _reason(error: Exception) -> str:
+    """Return an engine's complaint as text; RE2's are bytes."""
+    first = error.args[0] if error.args else type(error).__name__
+    return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(error)
+
+
+def translate(regex: str, end: str) -> str:
+    """Return the expression with PCRE's own spellings replaced by those that RE2 and `re` share.
+
+    `end` is the engine's word for the very end of the text. What is unknown here is left as it is, for the
+    engine to judge. Raises ValueError for a POSIX class that does not exist.
+    """
+    out: list[str] = []
+    pos = 0
+    while pos < len(regex):
+        char = regex[pos]
+        if char == "\\":
+            text, pos = _escape(regex, pos, end)
+        elif char == "[":
+            text, pos = _brackets(regex, pos)
+        elif char == "(":
+            text, pos = _group(regex, pos)
+        elif char == "{" and not _QUANTIFIER.match(regex, pos):
+            # PCRE takes {,3} for itself; re would take it for {0,3}.
+            text, pos = r"\{", pos + 1
+        else:
+            text, pos = char, pos + 1
+        out.append(text)
+    return "".join(out)
+
+
+def _escape(regex: str, pos: int, end: str) -> tuple[str, int]:
+    """Return what stands for the escape at `pos`, outside brackets, and where it ends."""
+    if found := _NAMED_REFERENCE.match(regex, pos):
+        return f"(?P={found[1] or found[2] or found[3]})", found.end()
+    if found := _NUMBERED_REFERENCE.match(regex, pos):
+        return rf"(?:\{found[1] or found[2]})", found.end()
+    letter = regex[pos + 1 : pos + 2]
+    if letter in ("z", "Z"):
+        return end, pos + 2
+    if letter in _ESCAPES:
+        return _ESCAPES[letter][0], pos + 2
+    return _literal_escape(regex, pos)
+
+
+def _literal_escape(regex: str, pos: int) -> tuple[str, int]:
+    r"""Return what stands for `\Q...\E`, `\x{...}` or any other escape, in brackets or out."""
+    letter = regex[pos + 1 : pos + 2]
+    if letter == "Q":
+        stop = regex.find("\\E", pos)
+        stop = len(regex) if stop < 0 else stop
+        return _quote(regex[pos + 2 : stop]), stop + 2
+    if letter == "E":
+        return "", pos + 2
+    if (found := _HEX.match(regex, pos)) and int(found[1], 16) <= 0x10FFFF:
+        return _quote(chr(int(found[1], 16))), found.end()
+    return regex[pos : pos + 2], pos + 2
+
+
+def _quote(text: str) -> str:
+    """Return an expression for exactly this text, in brackets or out."""
+    return "".join(f"\\{char}" if char in _SPECIAL else char for char in text)
+
+
+def _brackets(regex: str, pos: int) -> tuple[str, int]:
+    """Return what stands for the bracket expression that opens at `pos`, and where it ends."""
+    out = ["["]
+    pos += 1
+    if regex.startswith("^", pos):
+        out.append("^")
+        pos += 1
+    first = pos
+    while pos < len(regex):
+        char = regex[pos]
+        if char == "]" and pos > first:
+            return "".join([*out, "]"]), pos + 1
+        if found := _POSIX_CLASS.match(regex, pos):
+            text, pos = _posix(found[2], negated=bool(found[1])), found.end()
+        elif char == "\\":
+            inside = _ESCAPES.get(regex[pos + 1 : pos + 2], ("", None))[1]
+            text, pos = _literal_escape(regex, pos) if inside is None else (inside, pos + 2)
+        else:
+            text, pos = f"\\{char}" if char in "[]" else char, pos + 1
+        out.append(text)
+    return "".join(out), pos
+
+
+def _posix(name: str, *, negated: bool) -> str:
+    """Return the ranges of a POSIX class, or of all characters but those."""
+    if name not in _POSIX:
+        raise ValueError(f"no POSIX class is named {name!r}")
+    if not negated:
+        return _POSIX[name]
+    inside = re.compile(f"[{_POSIX[name]}]")
+    rest = "".join(rf"\x{code:02x}" for code in range(128) if not inside.match(chr(code)))
+    return rest + "\x80-\U0010ffff"
+
+
+def _group(regex: str, pos: int) -> tuple[str, int]:
+    """Return what stands for the opening of a group, or for a comment, and where it ends."""
+    if found := _COMMENT.match(regex, pos):
+        return "", found.end()
+    if found := _NAMED_GROUP.match(regex, pos):
+        return f"(?P<{found[1] or found[2]}>", found.end()
+    return "(", pos + 1

@@ -1,0 +1,1 @@
+"""Collapsed forwarding: one download for many readers."""

@@ -1,0 +1,323 @@
+"""One download into a part: ask the origin for what is lacking, take it in, verify it, keep it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, Protocol
+
+from regproxy.cache.blobs import Blob, Store
+from regproxy.cache.parts import OPEN, VERIFIED, Meta, Part
+from regproxy.core.errors import (
+    BadResponse,
+    Busy,
+    CircuitOpen,
+    DigestMismatch,
+    OffLimits,
+    RateLimited,
+    RegproxyError,
+    StoreError,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from regproxy.dataplane.bodies import Growth
+from regproxy.dataplane.inotify import Watch
+from regproxy.fill import origin_bodies
+from regproxy.fill.fill import NO_TYPE, Fill, Opened, UpstreamAnswer
+from regproxy.fill.origin_bodies import Bodies, Limits, passing
+from regproxy.fill.transfer import Transfer, hash_all
+from regproxy.http.messages import Response
+from regproxy.registry import targets
+from regproxy.registry.targets import Kind
+from regproxy.upstream.client import Upstream
+from regproxy.upstream.fetch import Fetched
+
+log = logging.getLogger(__name__)
+
+REFUSED: Final = "refused"
+LIMITED: Final = "limited"
+OTHERS: Final = frozenset({REFUSED, LIMITED})  # what other credentials may not meet with
+_SOON: Final = 1  # seconds; what a client is told of when another process's failure is worth another try
+LARGE: Final = 1 << 20  # bytes; room is made for such a body before it has come
+
+
+class Recorder(Protocol):
+    """Where stored content is entered."""
+
+    def put_object(self, digest: str, size: int, media_type: str | None, disk: int | None = None) -> None:
+        """Enter content that has been committed; `disk`: the bytes that it takes there."""
+
+    def put_told(
+        self, host: str, port: int, repository: str, digest: str, media_type: str, size: int
+    ) -> None:
+        """Enter the media type that a registry has told of content whose bytes do not state it."""
+
+    def announce(self) -> None:
+        """Tell who keeps the cache within its limits that something large is coming."""
+
+
+class Counters(origin_bodies.Counters, Protocol):
+    """Where downloads are counted."""
+
+    def digest_mismatch(self, registry: str) -> None:
+        """Count content that was not what its digest names."""
+
+    def fill_started(self) -> None:
+        """Count a download that was begun."""
+
+
+class Downloads:
+    """Carries out fills whose part is ours. What has more than `largest` bytes (0: any) is not stored."""
+
+    def __init__(
+        self,
+        store: Store,
+        upstream: Upstream,
+        index: Recorder,
+        counters: Counters,
+        loop: asyncio.AbstractEventLoop,
+        largest: int = 0,
+        fits: Callable[[int, Path | None], bool] = lambda total, part: True,
+        limits: Limits | None = None,
+        watch: Watch | None = None,
+    ) -> None:
+        """`fits`: whether the cache has room for a download of so many bytes beside those under way, but this
+        part itself.
+        """
+        self._limits = limits or Limits()
+        self._watch = watch
+        self._store = store
+        self._upstream = upstream
+        self._index = index
+        self._counters = counters
+        self._loop = loop
+        self._largest = largest
+        self._fits = fits
+
+    async def run(self, fill: Fill, part: Part) -> None:
+        """Complete the part from what it has, and the fill with it; the part is closed in the end.
+
+        Raises RegproxyError, after the part's readers, here and elsewhere, have been told.
+        """
+        self._counters.fill_started()
+        growth, response = part.growth, None
+        bodies = Bodies(fill.wanted, self._upstream, self._counters, self._limits_of(fill))
+        try:
+            await hash_all(growth, self._loop)
+            if not _complete(part):
+                response = await self._transfer(fill, part, bodies).run()
+            await hash_all(growth, self._loop)
+            digest = await self._verify(fill, response, part, bodies.whose)
+            self._tell(part, lambda: _meta(fill, part, VERIFIED, size=growth.written))
+            growth.finish()
+            await self._keep(fill, part, digest)
+        except BaseException as error:
+            if isinstance(error, DigestMismatch | BadResponse):
+                bodies.distrust()
+            self._give_up(fill, part, error)
+            raise
+        finally:
+            growth.on_spill = None  # it holds the part, which holds the growth
+
+    def _limits_of(self, fill: Fill) -> Limits:
+        # A tag may move between two answers: it is asked for anew, all of it (see Tags).
+        return self._limits if fill.tag is None else replace(self._limits, resume=0.0)
+
+    def _transfer(self, fill: Fill, part: Part, bodies: Bodies) -> Transfer:
+        return Transfer(
+            *(fill, part, bodies, self._limits_of(fill), self._watch),
+            opened=lambda fetched, total, scattered: self._open(fill, part, fetched, total, scattered),
+            relay=lambda error: self._store.relay(part, error),
+        )
+
+    # --- the origin's answer -----------------------------------------------------------------------------
+
+    def _open(self, fill: Fill, part: Part, fetched: Fetched, total: int, scattered: bool) -> None:
+        growth, response = part.growth, fetched.response
+        growth.expect(total)
+        if 0 < self._largest < total or (total >= LARGE and not self._fits(total, part.path)):
+            # Room for it can't be made, and much else would have gone for it.
+            self._store.relay(part, errno.EFBIG)
+        elif scattered and growth.extents is None and part.path is not None and not part.by_size:
+            try:
+                part.scatter(total)
+            except OSError as error:
+                self._store.relay(part, error.errno or errno.EIO)
+        growth.largest = self._largest
+        fill.fetched_from, fill.seconds = fetched.connection.address, fetched.seconds
+        if not fill.opened.done():
+            if fill.media_type == NO_TYPE and response.status != 416:
+                fill.media_type = (response.get(b"content-type") or NO_TYPE.encode()).decode("latin-1")
+            fill.opened.set_result(Opened(growth, total))
+        self._tell(part, lambda: _meta(fill, part, OPEN))
+        growth.on_spill = lambda: self._spilled(part)
+        if total >= LARGE:
+            self._index.announce()
+
+    def _tell(self, part: Part, meta: Callable[[], Meta]) -> None:
+        """Tell other processes, where there is a disk to do it by."""
+        if part.path is not None:
+            try:
+                part.write(meta())
+            except OSError as error:
+                # It would fail for the body too. Without this, who follows could wait for ever.
+                self._store.relay(part, error.errno or errno.EIO)
+
+    def _spilled(self, part: Part) -> None:
+        """The disk has taken all it could: who follows elsewhere goes on alone."""
+        if part.path is not None:
+            self._store.failed(part.growth.disk_errno)
+            part.disown()
+
+    # --- its end -----------------------------------------------------------------------------------------
+
+    async def _verify(self, fill: Fill, response: Response | None, part: Part, whose: str) -> str:
+        """The digest of what came; DigestMismatch or BadResponse where it is not what was asked for."""
+        target, origin = fill.wanted.target, fill.wanted.origin
+        digest = "sha256:" + part.growth.hexdigest()
+        wanted = target.reference
+        if target.kind is not Kind.BLOB:
+            body = await self._loop.run_in_executor(None, _content, part)
+            with suppress(BadResponse):
+                fill.manifest = targets.manifest_type(body)
+        if target.kind is Kind.TAG:
+            assert response is not None
+            wanted = (response.get(b"docker-content-digest") or b"").decode("latin-1")
+            try:
+                fill.media_type = targets.check_manifest(body, fill.media_type)
+            except BadResponse as error:
+                raise BadResponse(f"{whose}: {error}") from None
+            if not targets.is_digest(wanted):
+                # Nothing to compare with: the registry did not say, or by another algorithm.
+                return digest
+        if digest != wanted:
+            self._counters.digest_mismatch(origin.host)
+            log.warning("digest mismatch: %s sent %s for %s of %s", whose, digest, wanted, target.repository)
+            raise DigestMismatch(f"{whose} sent {digest} where {wanted} was asked for")
+        return digest
+
+    async def _keep(self, fill: Fill, part: Part, digest: str) -> None:
+        """Store what has been verified; the readers have all of it already."""
+        manifest = fill.manifest
+        try:
+            blob = await self._store.commit(part, digest)
+        except StoreError as error:
+            # It is verified and open: a disk that is full or read-only is no reason to fail those who wait.
+            log.warning("not kept: %s", error)
+            blob = self._store.unkept(part, digest)
+            part.disown()
+            part.close()
+        else:
+            stated = manifest.media_type if manifest is not None and manifest.stated else None
+            self._index.put_object(digest, blob.size, stated, blob.disk)
+            fill.stored = blob.known = True
+        if manifest is not None:
+            blob.manifest = manifest
+        if fill.wanted.target.kind is Kind.MANIFEST:
+            self._remember_told(fill, blob)
+        fill.complete(blob)
+
+    def _remember_told(self, fill: Fill, blob: Blob) -> None:
+        """Enter the type that this registry has for a manifest which does not state its own."""
+        told = (fill.manifest or targets.NO_MANIFEST).told(fill.media_type)
+        if fill.manifest is None or told != fill.manifest.media_type:
+            origin, repository = fill.wanted.origin, fill.wanted.repository
+            self._index.put_told(origin.host, origin.port, repository, blob.digest, told, blob.size)
+
+    def _give_up(self, fill: Fill, part: Part, error: BaseException) -> None:
+        """Tell all readers. What is there stays for others where it was not the content that failed."""
+        growth = part.growth
+        growth.fail(str(error) or type(error).__name__)
+        if growth.done:
+            # Only keeping it has failed: its readers have it open, and read on.
+            self._store.abort(part)
+            return
+        # A tag's part has no name by which anybody could go on with it.
+        if fill.tag is None and part.path is not None and _holds_any(growth) and _good_so_far(error):
+            if isinstance(error, RegproxyError):
+                with suppress(OSError):  # it is only the reason that is lost
+                    part.write(_meta(fill, part, OPEN).left(word_for(error), str(error)))
+            self._store.leave(part)
+            return
+        if isinstance(error, RegproxyError) and not isinstance(error, UpstreamAnswer):
+            with suppress(OSError):  # it is only the reason that is lost
+                part.write(_meta(fill, part, OPEN).failed(word_for(error), str(error)))
+        self._store.abort(part)
+
+
+def _meta(fill: Fill, part: Part, state: str, *, size: int = -1) -> Meta:
+    return Meta(
+        *(state, part.growth.total, fill.media_type, fill.fetched_from, fill.seconds),
+        size=size,
+        host=fill.wanted.source,
+        mapped=part.growth.extents is not None,
+    )
+
+
+def _holds_any(growth: Growth) -> bool:
+    return growth.written > 0 or growth.extents is not None
+
+
+def _good_so_far(error: BaseException) -> bool:
+    """Whether what is there is no worse for this error: somebody may go on with it."""
+    return isinstance(error, UpstreamAnswer | asyncio.CancelledError) or (
+        isinstance(error, UpstreamError) and passing(error)
+    )
+
+
+def word_for(error: RegproxyError) -> str:
+    """One word for a failure, for a metric's label."""
+    if isinstance(error, UpstreamAnswer):
+        return REFUSED
+    if isinstance(error, DigestMismatch):
+        return "digest"
+    if isinstance(error, UpstreamTimeout):
+        return "timeout"
+    if isinstance(error, StoreError):
+        return "disk"
+    if isinstance(error, RateLimited):
+        return LIMITED
+    if isinstance(error, CircuitOpen):
+        return "unreachable"
+    if isinstance(error, Busy):
+        return "busy"
+    if isinstance(error, OffLimits):
+        return "forbidden"
+    return "upstream"
+
+
+def failure(word: str, reason: str) -> UpstreamError:
+    """The error that another process had; the opposite of word_for()."""
+    if word == LIMITED:
+        return RateLimited(reason, _SOON)
+    if word == "unreachable":
+        return CircuitOpen(reason, _SOON)
+    kinds: dict[str, Callable[[str], UpstreamError]] = {
+        "digest": DigestMismatch,
+        "timeout": UpstreamTimeout,
+        "busy": Busy,
+        "forbidden": OffLimits,
+    }
+    return kinds.get(word, UpstreamError)(reason)
+
+
+def _complete(part: Part) -> bool:
+    """Whether nothing is lacking: its filler was killed behind the last byte."""
+    growth = part.growth
+    return growth.done or 0 <= growth.total == growth.written
+
+
+def _content(part: Part) -> bytes:
+    """A manifest's bytes, which are never more than MANIFEST_MAX. Raises StoreError."""
+    growth = part.growth
+    file = growth.file if growth.memory is None else growth.memory
+    try:
+        return os.pread(file.fd, growth.written, 0)
+    except OSError as error:
+        raise StoreError(f"a part can't be read: {error.strerror}") from error

@@ -1,0 +1,157 @@
+"""What a fill is: content that clients wait for, while it is fetched here or by another process."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from regproxy.cache.blobs import Blob
+from regproxy.core.errors import Busy, RateLimited, UpstreamError
+from regproxy.dataplane.bodies import Growth
+from regproxy.fill.tag_request import TagAsk
+from regproxy.http.messages import Request, Response
+from regproxy.http.origin import Origin
+from regproxy.policy.sharing import namespace_of
+from regproxy.registry.targets import ManifestType, Target, parse_accept
+
+NO_TYPE: Final = "application/octet-stream"
+
+
+class UpstreamAnswer(UpstreamError):
+    """The origin answered, but not with content: its status, headers and (small) body are for the client."""
+
+    def __init__(self, response: Response, body: bytes, origin: Origin) -> None:
+        super().__init__(f"{origin.host} answered {response.status}")
+        self.response = response
+        self.body = body
+        self.origin = origin
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a client asks for; where others may share the answer, `request` is one of sharing.shared().
+
+    `own`: the proxy asks for itself, by what some client's request has said.
+    """
+
+    origin: Origin
+    request: Request
+    target: Target
+    own: bool = False
+
+    @property
+    def repository(self) -> str:
+        """The repository's name in keys: with the namespace that a mirror was asked for."""
+        return self.target.repository + namespace_of(self.request)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Who asks, and where: clients with the same one may share content."""
+        return (self.origin, self.repository, *self.request.all(b"authorization"))
+
+    @property
+    def signature(self) -> tuple[object, ...]:
+        """All that the origin is told: clients with the same one share a refusal."""
+        agent = tuple(self.request.all(b"user-agent"))
+        return (self.identity, agent, parse_accept(self.request.all(b"accept")))
+
+    @property
+    def source(self) -> str:
+        """The registry, and the namespace there: where content comes from, in what is said of parts."""
+        return f"{self.origin.host}:{self.origin.port}{namespace_of(self.request)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A fill whose origin has begun to send: `total` bytes, -1 where it did not say."""
+
+    growth: Growth
+    total: int
+
+
+class Fill:
+    """One content on its way. `done` resolves with the content, `opened` with the origin's head before that.
+
+    `opened` is None where there is nothing to follow: all of it is there.
+
+    `tag`: for a tag, what else was asked; None for content by digest. `media_type`: as the registry that was
+    asked has said; `manifest`: what the bytes say of it, None where they are no manifest's. `joined`: another
+    process fetches it, or has fetched it for us. `stored`: it was kept. `revalidated`: what was held is still
+    what the tag is. `asked`: when it was wanted last, monotonic.
+    """
+
+    __slots__ = (
+        "asked",
+        "done",
+        "fetched_from",
+        "joined",
+        "manifest",
+        "media_type",
+        "opened",
+        "revalidated",
+        "seconds",
+        "stored",
+        "tag",
+        "wanted",
+    )
+
+    def __init__(self, wanted: Wanted, tag: TagAsk | None, loop: asyncio.AbstractEventLoop) -> None:
+        self.wanted = wanted
+        self.tag = tag
+        self.opened: asyncio.Future[Opened | None] = loop.create_future()
+        self.done: asyncio.Future[Blob] = loop.create_future()
+        self.media_type = NO_TYPE
+        self.manifest: ManifestType | None = None
+        self.fetched_from = ""
+        self.seconds = 0.0
+        self.joined = self.stored = self.revalidated = False
+        self.asked = time.monotonic()
+
+    @property
+    def host(self) -> str:
+        """The registry that is asked."""
+        return self.wanted.origin.host
+
+    @property
+    def head(self) -> Opened | None:
+        """What the origin has said, if it has and there is something to follow."""
+        opened = self.opened
+        return opened.result() if opened.done() and opened.exception() is None else None
+
+    @property
+    def _growth(self) -> Growth | None:
+        return self.head.growth if self.head is not None else None
+
+    def complete(self, blob: Blob) -> None:
+        """Give the content to everybody who waits."""
+        self.done.set_result(blob)
+        if not self.opened.done():
+            self.opened.set_result(None)
+
+    @property
+    def verified(self) -> bool:
+        """Whether all of it is there and its digest has matched."""
+        growth = self._growth
+        return growth is not None and growth.done
+
+    @property
+    def joinable(self) -> bool:
+        """Whether a client can still have all of it; not when its beginning was never stored."""
+        growth = self._growth
+        return growth is None or growth.whole
+
+    def is_others(self, wanted: Wanted, error: UpstreamError) -> bool:
+        """Whether it failed for the sake of another client, its credentials or registry, and not of these."""
+        refused = isinstance(error, UpstreamAnswer | RateLimited)
+        other = self.wanted.signature != wanted.signature
+        return (refused and other) or isinstance(error, Busy) or self.wanted.origin != wanted.origin
+
+    def fail(self, error: BaseException) -> None:
+        """Tell everybody who waits."""
+        for future in (self.opened, self.done):
+            if not future.done():
+                future.set_exception(error)
+                # Nobody may be left to hear it; that is no reason for a warning.
+                future.exception()

@@ -1,0 +1,314 @@
+"""The bodies of one content: asking for its bytes, taking them in, and what becomes of one that breaks.
+
+What breaks is asked for again after a pause that grows. Where the first answer came by a redirect, the same
+URL is asked again as long as it answers; a signed one expires (403), then the registry is asked for another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass, replace
+from typing import Final, Protocol
+
+from regproxy.core.errors import (
+    BadResponse,
+    Busy,
+    CircuitOpen,
+    ConnectFailed,
+    RateLimited,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from regproxy.dataplane.bodies import Growth, Segment
+from regproxy.fill.fill import UpstreamAnswer, Wanted
+from regproxy.http.messages import Response, parse_content_range
+from regproxy.http.origin import Origin
+from regproxy.policy.plans import Verdict, after_head
+from regproxy.registry.targets import Kind
+from regproxy.upstream.client import Upstream
+from regproxy.upstream.connection import BodyBroken, ConnectionLost
+from regproxy.upstream.fetch import Ask, Fetched
+
+log = logging.getLogger(__name__)
+
+_PAUSE, _PAUSE_MAX = 0.2, 5.0  # seconds before the first and before a later attempt, give or take a half
+_PROGRESS: Final = 65_536  # bytes that an attempt has to bring for the next pause to be a short one
+_LOOKS: Final = 3  # at a body's pace, within the time that it may be too slow
+CHANCES: Final = 2
+_STUMBLES: Final = frozenset({500, 502, 503, 504})  # what passes by itself, often at once
+# Where asking for all of it may help; not what says that there is nothing for us, or nothing now.
+NO_RANGES: Final = frozenset({400, 403, 405, 412, 416, 417, 501})
+_PASSING: Final = (BodyBroken, ConnectionLost, ConnectFailed, UpstreamTimeout, CircuitOpen, RateLimited, Busy)
+
+
+class Counters(Protocol):
+    """Where the bytes of downloads are counted."""
+
+    def upstream_bytes(self, host: str, n: int) -> None:
+        """Count body bytes that an origin sent."""
+
+    def fill_resumed(self, registry: str) -> None:
+        """Count a body that broke, and is asked for from there on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """`streams`: the most at a time for one content. `resume`: seconds with no new bytes, or too few, end it.
+
+    `rate`: bytes/s; a body that is slower for `slow` seconds is broken off. `chances`: how many more a first
+    answer gets that is a stumble.
+    """
+
+    streams: int = 1
+    resume: float = 0.0
+    rate: float = 0.0
+    slow: float = 30.0
+    chances: int = 0
+
+
+class Bodies:
+    """Asks for one content's bytes. `received`: body bytes so far."""
+
+    def __init__(self, wanted: Wanted, upstream: Upstream, counters: Counters, limits: Limits) -> None:
+        self._wanted = wanted
+        self._upstream = upstream
+        self._counters = counters
+        self._limits = limits
+        self._loop = asyncio.get_running_loop()
+        self._url = ""
+        self._opened = False
+        self._validator: tuple[Origin, bytes] | None = None
+        self._failures = 0
+        self._mark = time.monotonic(), 0  # when it went well last, and what had come by then
+        self._received = 0
+        self._mirrors: set[Origin] = set()
+        self._coming: dict[Segment | Growth, int] = {}
+
+    @property
+    def host(self) -> str:
+        """The registry that is asked."""
+        return self._wanted.origin.host
+
+    @property
+    def received(self) -> int:
+        return self._received + sum(max(_place(sink) - start, 0) for sink, start in self._coming.items())
+
+    # --- asking ------------------------------------------------------------------------------------------
+
+    async def ask(self, start: int = 0, stop: int = -1) -> Fetched:
+        """The answer for [start, stop), stop -1 for the end, whatever it is but a redirect; UpstreamError."""
+        ask = Ask(start, stop, own=self._wanted.own)
+        if self._opened:
+            ask = replace(ask, validator=self._validator, at=self._url, own=True)
+        try:
+            fetched = await self._fetch(ask)
+        except UpstreamError:
+            if not ask.at:
+                raise
+            fetched = None
+        if ask.at and (fetched is None or fetched.response.status >= 400):
+            # It was signed for a while only, or is another's business now.
+            self._url = ""
+            if fetched is not None:
+                await self.answer(fetched)
+            fetched = await self._fetch(replace(ask, at=""))
+        assert fetched is not None
+        if fetched.response.status in (200, 206):
+            if fetched.place != self._wanted.origin:
+                self._mirrors.add(fetched.place)
+            if not self._opened:
+                self._opened, self._validator = True, fetched.validator
+                self._mark = time.monotonic(), self.received
+            self._url = fetched.url if fetched.origin != self._wanted.origin else ""
+        return fetched
+
+    @property
+    def whose(self) -> str:
+        """Whose the content was: the registry's, or a mirror's."""
+        return " or ".join(sorted(mirror.host for mirror in self._mirrors)) or self.host
+
+    def distrust(self) -> None:
+        """What came was wrong: its mirrors are not asked for it again."""
+        for mirror in self._mirrors:
+            self._upstream.distrust(mirror, self._wanted.request)
+
+    async def _fetch(self, ask: Ask) -> Fetched:
+        return await self._upstream.fetch(self._wanted.origin, self._wanted.request, "GET", ask)
+
+    async def answer(self, fetched: Fetched) -> UpstreamAnswer:
+        """The origin's refusal, its body read so that every client that waits can have it."""
+        response = fetched.response
+        try:
+            body = await fetched.connection.read_small(response)
+        except UpstreamError as error:
+            # The status is what counts: a client must see 404 or 401 whatever became of the text.
+            fetched.connection.abort()
+            log.info("the body of a %d: %s", response.status, error)
+            return UpstreamAnswer(response, b"", fetched.origin)
+        except BaseException:
+            fetched.connection.abort()
+            raise
+        self._upstream.release(fetched.connection, response)
+        return UpstreamAnswer(response, body, fetched.origin)
+
+    async def ask_first(self, start: int, stop: int) -> Fetched:
+        """As ask(), for what nobody has anything of yet: a stumble is given another chance, or two."""
+        for attempt in range(self._limits.chances):
+            try:
+                fetched = await self.ask(start, stop)
+            except (ConnectionLost, ConnectFailed) as error:
+                if attempt and isinstance(error, ConnectFailed):
+                    raise  # it is not there
+                if isinstance(error, ConnectionLost) and self._wanted.target.kind is Kind.TAG:
+                    raise  # see Tags
+                log.info("%s: asked again: %s", self.host, error)
+            else:
+                if fetched.response.status not in _STUMBLES:
+                    return fetched
+                answer = await self.answer(fetched)
+                log.info("%s: asked again: %s", self.host, answer)
+            await asyncio.sleep(_PAUSE * 2**attempt * random.uniform(0.5, 1.5))
+        return await self.ask(start, stop)
+
+    # --- taking in ---------------------------------------------------------------------------------------
+
+    async def take(self, fetched: Fetched, sink: Segment | Growth, known: int = 0) -> None:
+        """Move the answer's body into the sink. BodyBroken and others where it ends before its time.
+
+        What comes of the first `known` bytes of the content is there already, and no progress.
+        A segment may be full before it ends, which breaks the connection, and nothing else.
+        """
+        connection, response = fetched.connection, fetched.response
+        start = _place(sink)
+        self._coming[sink] = max(start, known)
+        pace = None
+        if self._limits.rate:
+            pace = self._loop.create_task(self._keep_pace(fetched, sink, [start]))
+        try:
+            await connection.read_body(sink, response.body)
+        except UpstreamError as error:
+            if isinstance(sink, Segment) and sink.full:
+                return
+            if sink.reason and isinstance(error, BodyBroken):
+                # It was not the origin that broke it off.
+                raise BadResponse(str(error)) from None
+            raise
+        except BaseException:
+            connection.abort()
+            raise
+        finally:
+            if pace is not None:
+                pace.cancel()
+            if isinstance(sink, Growth):
+                sink.let_go()
+            self._counters.upstream_bytes(fetched.origin.host, _place(sink) - start)
+            new = max(_place(sink) - self._coming.pop(sink), 0)
+            self._received += new
+            if new >= _PROGRESS:
+                self._failures = 0
+        self._upstream.release(connection, response)
+
+    async def _keep_pace(self, fetched: Fetched, sink: Segment | Growth, places: list[int]) -> None:
+        """Break off a body that is too slow. In memory its readers hold it back, which is no fault of its."""
+        limits = self._limits
+        while True:
+            await asyncio.sleep(limits.slow / _LOOKS)
+            places.append(_place(sink))
+            growth = sink.growth if isinstance(sink, Segment) else sink
+            if growth.memory is not None:
+                return
+            if len(places) > _LOOKS and places[-1] - places.pop(0) < limits.rate * limits.slow:
+                fetched.connection.too_slow(limits.rate, limits.slow)
+                return
+
+    # --- what breaks -------------------------------------------------------------------------------------
+
+    async def pause(self, error: UpstreamError) -> None:
+        """Wait before the next attempt; raises the error where there is to be none."""
+        left = self._time_left()
+        if left <= 0 or not passing(error) or error.retry_after > left:
+            raise error
+        self._counters.fill_resumed(self.host)
+        delay = min(_PAUSE_MAX, _PAUSE * 2**self._failures) * random.uniform(0.5, 1.5)
+        self._failures += 1
+        log.info("%s: %s; asked again in %.1f s", self.host, error, delay)
+        await asyncio.sleep(delay)
+
+    def _time_left(self) -> float:
+        """Seconds until it is given up; what is too slow, pauses included, is as good as nothing."""
+        now, (since, before) = time.monotonic(), self._mark
+        gained = self.received - before
+        if gained > 0 and gained >= self._limits.rate * (now - since):
+            self._mark = since, _ = now, self.received
+        return since + self._limits.resume - now
+
+
+def passing(error: UpstreamError) -> bool:
+    """Whether another attempt may fare better."""
+    if isinstance(error, UpstreamAnswer):
+        return after_head(error.response.status) is Verdict.TROUBLE or error.response.status == 408
+    return isinstance(error, _PASSING)
+
+
+def _place(sink: Segment | Growth) -> int:
+    return sink.offset if isinstance(sink, Segment) else sink.written
+
+
+def check(
+    fetched: Fetched, start: int, stop: int = -1, *, known: int = -1, there: int = 0
+) -> tuple[int, int]:
+    """The whole's length, and where the body ends in it, each -1 if it is not known.
+
+    [start, stop) was asked for, stop -1 being the end. `known`: the length that was declared before, -1 if
+    none was; `there`: how many bytes are there from the beginning on. BadResponse where the head can't be
+    the content's: what it says must agree with the request, with itself, and with what is known.
+    """
+    response, host = fetched.response, fetched.origin.host
+    ranged = start > 0 or stop >= 0
+    if response.status == 416 or after_head(response.status, resumed=ranged) is Verdict.BROKEN:
+        raise BadResponse(f"{host} answered {response.status} where 200 was asked for")
+    coding = (response.get(b"content-encoding") or b"identity").decode("latin-1").lower()
+    if coding != "identity":
+        raise BadResponse(f"{host} sent Content-Encoding {coding} although identity was asked for")
+    if response.status == 206:
+        total, end = _check_range(response, host, start, stop)
+    else:
+        total = end = _declared(response)
+    if total >= 0 and known not in (-1, total):
+        raise BadResponse(f"{host} declares {total} bytes now, and {known} before: not resumed")
+    if end > known >= 0:
+        raise BadResponse(f"{host} sent bytes up to {end}, but the content has {known}")
+    if 0 <= total < there:
+        raise BadResponse(f"{host} declares {total} bytes now, but {there} are stored already")
+    return total, end
+
+
+def is_behind(response: Response, total: int) -> bool:
+    """Whether a 416 may say that nothing is behind the first `total` bytes (RFC 9110 15.5.17)."""
+    said = response.get(b"content-range")
+    return said is None or said.lower() == b"bytes */%d" % total
+
+
+def _declared(response: Response) -> int:
+    """The body's length in bytes, -1 where it shows only at its end."""
+    return -1 if response.body.kind in ("chunked", "eof") else response.body.length
+
+
+def _check_range(response: Response, host: str, start: int, stop: int) -> tuple[int, int]:
+    said = response.all(b"content-range")
+    found = parse_content_range(said[0]) if len(said) == 1 else None
+    if found is None or found[0].start != start:
+        raise BadResponse(f"{host} sent another range than bytes {start}-, which was asked for")
+    span, total = found
+    if stop < 0 and total is not None and span.stop != total:
+        raise BadResponse(f"{host} sent bytes up to {span.stop} of {total} where all the rest was asked for")
+    if 0 <= stop < span.stop:
+        raise BadResponse(f"{host} sent bytes up to {span.stop} where {stop} was asked for")
+    if _declared(response) not in (-1, span.length):
+        raise BadResponse(f"{host} sent {response.body.length} bytes as a range of {span.length}")
+    if (response.get(b"content-type") or b"").lower().startswith(b"multipart/byteranges"):
+        raise BadResponse(f"{host} sent several ranges where one was asked for")
+    return -1 if total is None else total, span.stop

@@ -1,0 +1,36 @@
+"""What a request for a tag asks for, beyond its head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from regproxy.cache.blobs import Blob
+from regproxy.cache.index.index import TagRow
+from regproxy.registry.targets import Accept
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What is held of a tag, and the media type that it goes by there."""
+
+    blob: Blob
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class TagAsk:
+    """What equal requests for a tag have in common, and what is held that would answer them.
+
+    `accept`: the types that they take. `fresh` looks whether by now a copy is held that needs no asking.
+    `row`: of the copy that a HEAD may confirm, None where nothing is held. `shared`: once one client has had
+    it confirmed all may have it, whatever their credentials. `stands_in`: a copy that is served while the
+    origin is in trouble. `kept`: even where the origin says that there is no such tag.
+    """
+
+    accept: Accept
+    fresh: Callable[[], Held | None]
+    row: TagRow | None = None
+    shared: bool = False
+    stands_in: bool = False
+    kept: bool = False

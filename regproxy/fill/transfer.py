@@ -1,0 +1,452 @@
+"""Taking in what a part lacks.
+
+    linear       one body after another, from where the part ends: what is short, or of unknown length
+    scattered    leases on any bytes of it, each by a stream of its own
+    whole        the origin knows no ranges: all of it again, of which only what is lacking is taken
+
+Readers of the part see pauses, and nothing else of what breaks and is resumed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from typing import Final
+
+from regproxy.cache.parts import MAPPED_MAX, Part
+from regproxy.core.errors import StoreError, UpstreamError
+from regproxy.dataplane.block_map import BLOCK_SIZE
+from regproxy.dataplane.bodies import Growth, Segment
+from regproxy.dataplane.inotify import Watch
+from regproxy.fill.fill import Fill
+from regproxy.fill.origin_bodies import NO_RANGES, Bodies, Limits, check, is_behind
+from regproxy.fill.range_leases import WANTED, Leases, whole_blocks
+from regproxy.http.messages import Response, Span, parse_content_range, parse_range
+from regproxy.policy.plans import Verdict, after_head
+from regproxy.registry.targets import Kind
+from regproxy.upstream.connection import BodyBroken
+from regproxy.upstream.fetch import Fetched
+
+log = logging.getLogger(__name__)
+
+SCATTERED: Final = 4 << 20  # bytes; what is shorter comes by one stream
+_RAMP: Final = 0.5  # seconds of one stream, before others are thought of
+_ENOUGH: Final = 100e6  # bytes/s of one stream: whatever holds it back, it is hardly a limit of its own
+_WORTH: Final = 1.0  # seconds that are still to come: less is not worth another connection
+_AHEAD: Final = 2  # streams, at least, while a reader waits for what lies ahead
+
+
+class Transfer:
+    """What a part lacks, on its way.
+
+    `opened(fetched, total, scattered)` is called once, with the first head: it prepares the part, and tells
+    readers. `relay(errno)`: store no more of it.
+    """
+
+    def __init__(
+        self,
+        fill: Fill,
+        part: Part,
+        bodies: Bodies,
+        limits: Limits,
+        watch: Watch | None,
+        opened: Callable[[Fetched, int, bool], None],
+        relay: Callable[[int], None],
+    ) -> None:
+        self._fill = fill
+        self._part = part
+        self._growth: Growth = part.growth
+        self._bodies = bodies
+        self._limits = limits
+        self._watch = watch
+        self._opened = opened
+        self._relay = relay
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._poked = asyncio.Event()
+        self._ranges = True
+        self._all: Fetched | None = None  # an answer with all of it, for `_whole`
+        self._width = 1
+        self._resting = False
+        self._opening: Fetched | None = None  # the first stream's
+        self._began = self._not_before = self._look_at = 0.0
+        start, stop = self._first_span()
+        self._span = start, stop
+        self._leases = Leases(self._growth, pieces=stop >= 0)
+
+    async def run(self) -> Response:
+        """Complete the part; the head that opened it. Raises RegproxyError."""
+        growth = self._growth
+        fetched, stop = await self._first()
+        response = fetched.response
+        start = self._span[0]
+        if response.status == 416:
+            # Nothing is behind what is there.
+            await self._bodies.answer(fetched)
+        elif growth.extents is None:
+            await self._linear(fetched, start, stop)
+        elif response.status == 200 and self._holds_any():
+            await self._whole(fetched)
+        else:
+            usable = max(start, whole_blocks(stop, growth.total))
+            await self._scattered(fetched, self._leases.add(start, usable, stop))
+        return response
+
+    def _holds_any(self) -> bool:
+        extents = self._growth.extents
+        return self._growth.written > 0 or (extents is not None and extents.hole(0)[1] < extents.total)
+
+    # --- the first answer --------------------------------------------------------------------------------
+
+    def _first_span(self) -> tuple[int, int]:
+        """What to ask for first: what is lacking, and of that what the client has asked for."""
+        growth, wanted = self._growth, self._fill.wanted
+        if growth.extents is not None:
+            start, stop = growth.extents.hole(growth.written)
+            return start, -1 if stop == growth.total else stop
+        if growth.written or wanted.target.kind is not Kind.BLOB or self._part.path is None:
+            return growth.written, -1
+        asked = parse_range(wanted.request.get(b"range"))
+        if asked is None or asked.first is None:
+            return 0, -1
+        start = asked.first - asked.first % BLOCK_SIZE
+        return start, start + WANTED
+
+    async def _first(self) -> tuple[Fetched, int]:
+        """The answer that opens the part, and where its body ends; UpstreamAnswer is a refusal."""
+        fetched = await self._bodies.ask_first(*self._span)
+        if await self._wants_all(fetched):
+            self._span = 0, -1
+            fetched = await self._bodies.ask()
+        start, stop = self._span
+        verdict = after_head(fetched.response.status, resumed=start > 0 or stop >= 0)
+        if verdict in (Verdict.TROUBLE, Verdict.RELAY, Verdict.FOLLOW):
+            raise await self._bodies.answer(fetched)
+        try:
+            return fetched, self._open(fetched, verdict)
+        except BaseException:
+            fetched.connection.abort()
+            raise
+
+    async def _wants_all(self, fetched: Fetched) -> bool:
+        """Whether to ask for all of it instead of a range; this answer is done with then."""
+        response, (start, stop) = fetched.response, self._span
+        if not start and stop < 0:
+            return False
+        # All may be there of what nobody has said the length of.
+        behind = response.status == 416 and self._holds_any() and self._growth.total in (-1, start)
+        behind = behind and is_behind(response, start)
+        if response.status in NO_RANGES and not behind:
+            # It may be the range that it refuses, or whoever is between us and it.
+            await self._bodies.answer(fetched)
+            return True
+        found = parse_content_range(response.get(b"content-range")) if response.status == 206 else None
+        if stop >= 0 and found is not None and not _usable(found, start):
+            fetched.connection.abort()
+            return True
+        return False
+
+    def _open(self, fetched: Fetched, verdict: Verdict) -> int:
+        growth, (start, stop) = self._growth, self._span
+        total = end = start
+        if verdict is not Verdict.COMPLETE:
+            total, end = self._check(fetched, start, stop)
+        if fetched.response.status == 200:
+            self._span = start, stop = 0, -1
+        blob = self._fill.wanted.target.kind is Kind.BLOB
+        scattered = blob and 0 < total <= MAPPED_MAX and (total >= SCATTERED or start > growth.written)
+        total = max(total, growth.total)
+        self._opened(fetched, total, scattered)
+        return end if end >= 0 else total
+
+    def _check(self, fetched: Fetched, start: int, stop: int) -> tuple[int, int]:
+        """See check(). What an answer says of the whole's length holds for those after it."""
+        growth = self._growth
+        total, end = check(fetched, start, stop, known=growth.total, there=growth.written)
+        if total >= 0:
+            growth.expect(total)
+        return total, end
+
+    # --- linear ------------------------------------------------------------------------------------------
+
+    async def _linear(self, fetched: Fetched | None, start: int, stop: int = -1) -> None:
+        """One body after another, from where it ends; [start, stop) is the first one's, stop -1 unknown."""
+        growth = self._growth
+        if fetched is not None and start > growth.written:
+            # Only from its beginning on can it be had now.
+            fetched.connection.abort()
+            fetched = None
+        while True:
+            before = growth.written
+            try:
+                if fetched is None:
+                    fetched, stop = await self._ask(before, -1) or await self._ask_all()
+                growth.pass_over(before if fetched.response.status == 200 else 0)
+                await self._bodies.take(fetched, growth)
+                if growth.written < stop and growth.total < 0:
+                    raise BodyBroken(f"{fetched.origin.host} ended its body before byte {stop}")
+                if growth.total < 0 or growth.written >= growth.total:
+                    return
+                if growth.written == before:
+                    raise BodyBroken(f"{fetched.origin.host} sent nothing of what is lacking")
+            except UpstreamError as error:
+                if 0 <= growth.total <= growth.written:
+                    return  # it broke behind its last byte
+                await self._bodies.pause(error)
+            fetched = None
+
+    # --- later answers -----------------------------------------------------------------------------------
+
+    async def _ask(self, start: int, stop: int) -> tuple[Fetched, int] | None:
+        """The answer for [start, stop), and where it ends; None: the origin does not give ranges.
+
+        An answer with all of it instead is then in `_all`, unless all of it is as good.
+        """
+        fetched = await self._bodies.ask(start, stop)
+        ranged, status = start > 0 or stop >= 0, fetched.response.status
+        if ranged and status in NO_RANGES:
+            await self._bodies.answer(fetched)
+            return None
+        found = await self._checked(fetched, start, stop)
+        total = self._growth.total
+        if status == 206 and self._growth.extents is not None and whole_blocks(found[1], total) <= start:
+            # Ranges of this kind would never complete a block.
+            fetched.connection.abort()
+            return None
+        if ranged and status == 200 and self._growth.extents is not None:
+            self._drop_all()
+            self._all = fetched
+            return None
+        return found
+
+    async def _ask_all(self) -> tuple[Fetched, int]:
+        fetched, self._all = self._all, None
+        if fetched is None:
+            fetched = await self._bodies.ask()
+        return await self._checked(fetched, 0, -1)
+
+    async def _checked(self, fetched: Fetched, start: int, stop: int) -> tuple[Fetched, int]:
+        # 416 is no answer to this: see check().
+        verdict = after_head(fetched.response.status, resumed=True)
+        if verdict in (Verdict.TROUBLE, Verdict.RELAY, Verdict.FOLLOW):
+            raise await self._bodies.answer(fetched)
+        try:
+            _, end = self._check(fetched, start, stop)
+        except BaseException:
+            fetched.connection.abort()
+            raise
+        return fetched, end if end >= 0 else self._growth.total
+
+    def _drop_all(self) -> None:
+        fetched, self._all = self._all, None
+        if fetched is not None:
+            fetched.connection.abort()
+
+    # --- whole -------------------------------------------------------------------------------------------
+
+    async def _whole(self, fetched: Fetched | None) -> None:
+        """All of it, of which what is there is passed over."""
+        growth = self._growth
+        self._all = fetched
+        while growth.written < growth.total:
+            try:
+                fetched, _ = await self._ask_all()
+                await self._take(fetched, Segment(growth, 0, growth.total, growth.total), growth.written)
+            except UpstreamError as error:
+                if growth.disk_errno:
+                    await self._go_on_in_memory()
+                    return
+                if growth.written < growth.total:
+                    await self._bodies.pause(error)
+
+    async def _take(self, fetched: Fetched, segment: Segment, known: int = 0) -> None:
+        await self._bodies.take(fetched, segment, known)
+        if segment.offset < min(segment.stop, segment.body_stop):
+            raise BodyBroken(
+                f"{fetched.origin.host} ended its body {segment.stop - segment.offset} bytes early"
+            )
+
+    # --- scattered ---------------------------------------------------------------------------------------
+
+    async def _scattered(self, fetched: Fetched, segment: Segment) -> None:
+        """Streams, as many as are worth it, until all of it is there."""
+        growth = self._growth
+        self._began = self._loop.time()
+        self._opening = fetched
+        with ExitStack() as stack:
+            growth.on_wait = self._poked.set
+            if self._watch is not None and self._part.want_fd >= 0:
+                with suppress(OSError):  # then others' readers are looked for when a stream has ended
+                    stack.callback(self._watch.follow(self._part.want_fd, self._poked.set).close)
+            try:
+                self._start(segment)
+                await self._manage()
+            except BaseException:
+                self._drop_all()
+                raise
+            finally:
+                growth.on_wait = None
+                await self._dismiss()
+        if growth.disk_errno:
+            self._drop_all()
+            await self._go_on_in_memory()
+        elif growth.written < growth.total:
+            whole, self._all = self._all, None
+            await self._whole(whole)
+        self._drop_all()
+
+    async def _manage(self) -> None:
+        """Hire and dismiss streams, until all is there or none of them can go on."""
+        growth = self._growth
+        while growth.written < growth.total and not growth.disk_errno:
+            self._hire()
+            if not self._tasks:
+                return
+            await self._poked.wait()
+            self._poked.clear()
+            error = self._reap()
+            over = growth.disk_errno or growth.written >= growth.total
+            if error is not None and not self._tasks and not over:
+                await self._bodies.pause(error)
+                self._try_again()
+
+    def _try_again(self) -> None:
+        """All of them have failed: it was not their number that the origin minded."""
+        self._not_before = self._look_at = 0.0
+
+    def _start(self, segment: Segment) -> None:
+        task = self._loop.create_task(self._stream(segment))
+        self._tasks.add(task)
+        task.add_done_callback(lambda task: self._poked.set())
+
+    def _hire(self) -> None:
+        """Start streams for what readers wait for, and for the rest where one alone is slow."""
+        now = self._loop.time()
+        if not self._ranges or self._resting or (self._tasks and now < self._not_before):
+            return
+        self._widen(now)
+        self._leases.ask_for(self._part.asked_for())
+        while len(self._tasks) < max(_AHEAD, self._limits.streams):
+            segment = self._leases.next(self._width, behind=len(self._tasks) < self._width)
+            if segment is None:
+                return
+            self._start(segment)
+
+    def _widen(self, now: float) -> None:
+        """Think of more streams where one has had its time, and much is lacking still."""
+        if self._width >= self._limits.streams or now < self._look_at:
+            return
+        growth, took, received = self._growth, now - self._began, self._bodies.received
+        slow = received < _ENOUGH * took and (growth.total - growth.written) * took > received * _WORTH
+        if took >= _RAMP and slow:
+            self._width = self._limits.streams
+            self._leases.widen()
+            return
+        self._look_at = now + _RAMP
+        self._loop.call_at(self._look_at, self._poked.set)
+
+    def _reap(self) -> UpstreamError | None:
+        """Look how streams have ended; what may pass is given back, and costs a stream where others go on."""
+        passed = None
+        for task in [task for task in self._tasks if task.done()]:
+            self._tasks.discard(task)
+            error = task.exception()
+            if error is None:
+                continue
+            if not isinstance(error, UpstreamError):
+                raise error
+            passed = error
+            # It may be their number that the origin minds.
+            log.info("%s: one stream less: %s", self._bodies.host, error)
+            self._width = max(1, len(self._tasks))
+            self._not_before = self._look_at = self._loop.time() + self._limits.slow
+            self._loop.call_at(self._not_before, self._poked.set)
+            # What others were to bring, those who are at it bring as far as they can.
+            self._leases.narrow()
+        return passed
+
+    async def _dismiss(self) -> None:
+        tasks, self._tasks = self._tasks, set()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.connection.abort()
+
+    async def _stream(self, first: Segment) -> None:
+        """Fetch one lease after another. The failure of one stream among others is for who manages them."""
+        segment: Segment | None = first
+        try:
+            while segment is not None and self._ranges:
+                before = segment.offset
+                try:
+                    await self._fetch(segment)
+                    if self._ranges and before == segment.offset < segment.stop:
+                        raise BodyBroken(f"{self._bodies.host} sent nothing of what was asked for")
+                except UpstreamError as error:
+                    if self._growth.disk_errno or self._growth.written >= self._growth.total:
+                        return
+                    self._leases.end(segment)
+                    if len(self._tasks) > 1:
+                        raise
+                    # Nor is another stream any better off before its end.
+                    self._resting = True
+                    try:
+                        await self._bodies.pause(error)
+                    finally:
+                        self._resting = False
+                    self._try_again()
+                self._leases.end(segment)
+                segment = self._leases.next(self._width, behind=len(self._tasks) <= self._width)
+        finally:
+            if segment is not None:
+                self._leases.end(segment)
+
+    async def _fetch(self, segment: Segment) -> None:
+        fetched, self._opening = self._opening, None
+        if fetched is None:
+            found = await self._ask(
+                segment.offset, -1 if segment.stop == self._growth.total else segment.stop
+            )
+            if found is None:
+                self._leases.end(segment)
+                self._no_ranges()
+                return
+            fetched, segment.body_stop = found
+            segment.stop = min(segment.stop, whole_blocks(segment.body_stop, self._growth.total))
+        await self._take(fetched, segment)
+
+    def _no_ranges(self) -> None:
+        self._ranges = False
+        if len(self._tasks) > 1:
+            # Whoever is at it goes on: from its beginning on is as good as it gets.
+            self._drop_all()
+            self._leases.narrow()
+
+    # --- without a disk ----------------------------------------------------------------------------------
+
+    async def _go_on_in_memory(self) -> None:
+        """The disk has failed one of several streams: one goes on from where all is there."""
+        growth = self._growth
+        await hash_all(growth, self._loop)
+        self._relay(growth.disk_errno)
+        await self._linear(None, growth.written)
+
+
+def _usable(found: tuple[Span, int | None], start: int) -> bool:
+    """Whether a first range brings some of it, and says how long the whole is: clients have to be told."""
+    span, total = found
+    return total is not None and whole_blocks(span.stop, total) > start
+
+
+async def hash_all(growth: Growth, loop: asyncio.AbstractEventLoop) -> None:
+    """Hash what has been written and was not hashed yet. Raises StoreError."""
+    while growth.hashed < growth.written:
+        await asyncio.sleep(0)  # a thread that has ended counts until who is told of it has had a turn
+        try:
+            await (growth.catching or loop.run_in_executor(None, growth.catch_up))
+        except OSError as error:
+            raise StoreError(f"what was written can't be read again: {error.strerror}") from error

@@ -1,0 +1,39 @@
+"""Origins: who answers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from regproxy.core.errors import BadResponse, HeadError
+from regproxy.http.messages import parse_authority
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_URL = re.compile(r"([A-Za-z]+)://([^/?#]+)(?:[/?#].*)?", re.DOTALL)
+
+
+def _host(name: str) -> str:
+    """Hosts compare without case, the root's dot and an IPv6 literal's brackets."""
+    return name.strip("[]").rstrip(".").lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Who answers: scheme, host in lower case without brackets, port (RFC 9110 4.3.1)."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def of(cls, url: str) -> Origin:
+        """Return the origin of an absolute http or https URL; BadResponse for all else, userinfo included."""
+        match = _URL.fullmatch(url)
+        port = _DEFAULT_PORTS.get(match[1].lower()) if match is not None else None
+        if match is None or port is None:
+            raise BadResponse("a URL that is not http or https")
+        try:
+            host, port = parse_authority(match[2], port)
+        except HeadError as error:
+            raise BadResponse(f"a URL with a {error}") from None
+        return cls(match[1].lower(), _host(host), port)

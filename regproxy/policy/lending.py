@@ -1,0 +1,217 @@
+"""Which requests of clients may carry the operator's login, and what a token may be for that it gets.
+
+Clients without credentials of their own share that login, so it goes into what a pull needs and nothing else:
+by an allow-list, over our own reading of the exact bytes of the path. Origins decode and normalise paths in
+ways of their own, hence only spellings that leave nothing to decode or normalise are read at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+from urllib.parse import parse_qsl
+
+from regproxy.http.messages import Request
+from regproxy.registry.targets import is_repository
+
+FORM_MAX: Final = 65_536  # bytes of an OAuth2 form
+SCOPES_MAX: Final = 32  # of one request for a token
+_FIELDS_MAX: Final = 64
+
+PULL: Final = frozenset({"pull"})
+PUSH: Final = frozenset({"pull", "push", "delete"})
+
+Endpoint = Literal["ping", "content", "tags", "referrers", "upload", "manifest"]
+
+# OCI distribution spec, "Endpoints". A digest's colon is the one character that clients escape.
+_DIGEST = r"[a-z0-9]+(?:[.+_-][a-z0-9]+)*(?::|%3[Aa])[A-Za-z0-9=_-]+"
+_TAG = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+_PULLED: Final[tuple[tuple[Endpoint, re.Pattern[str]], ...]] = (
+    ("ping", re.compile(r"/v2/?()")),
+    ("content", re.compile(rf"/v2/(.+)/(?:manifests/(?:{_DIGEST}|{_TAG})|blobs/{_DIGEST})")),
+    ("tags", re.compile(r"/v2/(.+)/tags/list")),
+    ("referrers", re.compile(rf"/v2/(.+)/referrers/{_DIGEST}")),
+)
+_UPLOADS = re.compile(r"/v2/(.+)/blobs/uploads/?")
+# What is behind it is the registry's own (its Location), but stays one segment, and no dots alone.
+_UPLOAD = re.compile(r"/v2/(.+)/blobs/uploads/(?!\.+\Z)[A-Za-z0-9._~=+:@,-]+")
+_MANIFEST = re.compile(rf"/v2/(.+)/manifests/(?:{_DIGEST}|{_TAG})")
+_READS: Final = frozenset({"GET", "HEAD"})
+_QUERY = re.compile(r"(?:(?:n|last|next_page|orderby|artifactType|ns)=[^&;]*(?:&(?!\Z)|\Z))*")
+
+_PLAIN_PATH = re.compile(r"(?:/(?!\.+(?:/|\Z))[A-Za-z0-9._~!$&'()*+,=:@-]+)+/?|/")
+
+# The only fields that go along with the login, which replaces an Authorization. No other can name a method, a
+# path, a host or a session.
+_CARRIED: Final = frozenset(
+    b"accept accept-encoding accept-language authorization cache-control content-encoding content-range"
+    b" content-type expect if-match if-modified-since if-none-match if-range if-unmodified-since pragma range"
+    b" user-agent traceparent tracestate".split()
+)
+# The message's own; they are written anew or left out on the way.
+_FRAMED: Final = frozenset(
+    b"host connection keep-alive content-length transfer-encoding te trailer upgrade".split()
+)
+_KEPT: Final = _CARRIED | _FRAMED
+# A request that has one of these shows credentials of its own (RFC 6749 4, 6; RFC 7521 4).
+_OWN: Final = frozenset(
+    {"username", "password", "refresh_token", "client_secret", "assertion", "client_assertion", "code"}
+    | {"access_token", "token"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """What a request that may carry the login is for. `repository` is "" for a ping."""
+
+    endpoint: Endpoint
+    repository: str = ""
+
+
+def loan(method: str, path: str, *, pushes: bool) -> Loan | None:
+    """Return what a request is for whose `path` (with its query, as it is sent) may get the login, else None.
+
+    GET and HEAD of the ping, manifests, blobs, tags/list and referrers; with `pushes` uploads (POST, PATCH,
+    PUT, GET, DELETE) and PUT and DELETE of manifests too.
+    """
+    path, _, query = path.partition("?")
+    if method in _READS and _QUERY.fullmatch(query) is not None and not (query and path in ("/v2", "/v2/")):
+        for endpoint, pattern in _PULLED:
+            found = _of(endpoint, pattern.fullmatch(path))
+            if found is not None:
+                return found
+    return _push_loan(method, path) if pushes else None
+
+
+def _push_loan(method: str, path: str) -> Loan | None:
+    if method == "POST":
+        return _of("upload", _UPLOADS.fullmatch(path))
+    if method in ("PATCH", "PUT", "GET", "DELETE"):
+        found = _of("upload", _UPLOAD.fullmatch(path))
+        if found is not None:
+            return found
+    return _of("manifest", _MANIFEST.fullmatch(path)) if method in ("PUT", "DELETE") else None
+
+
+def _of(endpoint: Endpoint, match: re.Match[str] | None) -> Loan | None:
+    if match is None or (match[1] and not is_repository(match[1])):
+        return None
+    # `blobs/uploads/` within a name may be read as an upload by whoever is not greedy.
+    if endpoint != "upload" and "/blobs/uploads/" in f"/{match[1]}/":
+        return None
+    return Loan(endpoint, match[1])
+
+
+def is_plain(path: str) -> bool:
+    """Tell whether every reader takes `path` (without a query) for the same: nothing in it is encoded, empty,
+    or dots alone, and nothing but "/" separates.
+    """
+    return _PLAIN_PATH.fullmatch(path) is not None
+
+
+def cannot_be_push(path: str) -> bool:
+    """Tell whether a POST to a path that we don't know can't be a push, however an origin reads it."""
+    return is_plain(path) and all(segment.lower() not in ("v1", "v2") for segment in path.split("/"))
+
+
+def overrides(request: Request) -> bool:
+    """Tell whether a field may name another method: X-HTTP-Method-Override, X-HTTP-Method, X-Method..."""
+    return any(b"method" in name.replace(b"_", b"-") for name, _ in request.headers)
+
+
+def trimmed(request: Request) -> Request:
+    """Return the request as it is sent with our login."""
+    if not is_shaped(request):
+        return request
+    return replace(request, headers=tuple(field for field in request.headers if field[0] in _KEPT))
+
+
+def is_shaped(request: Request) -> bool:
+    """Tell whether a client's fields may have shaped the answer, so that nothing is to be learned from it.
+
+    Artifactory, for one, makes its realm of X-JFrog-Override-Base-Url.
+    """
+    return any(name not in _KEPT for name, _ in request.headers)
+
+
+def cut_scope(scope: str, allowed: frozenset[str] = PULL) -> str | None:
+    """Return `repository:NAME:ACTIONS` with the allowed ones of its actions, None where nothing is left.
+
+    `*` counts as all that is allowed.
+    """
+    kind, _, rest = scope.partition(":")
+    name, _, actions = rest.rpartition(":")
+    if kind != "repository" or not is_repository(name):
+        return None
+    asked = actions.split(",")
+    kept = [action for action in ("pull", "push", "delete") if action in allowed]
+    if "*" not in asked:
+        kept = [action for action in kept if action in asked]
+    return f"repository:{name}:{','.join(kept)}" if kept else None
+
+
+def cut_scopes(scopes: Iterable[str], allowed: frozenset[str] = PULL) -> tuple[str, ...]:
+    """Return what is left of scopes, each of which may be several with blanks between, in their order."""
+    cut = (cut_scope(scope, allowed) for text in scopes for scope in text.split())
+    return tuple(dict.fromkeys(scope for scope in cut if scope is not None))
+
+
+@dataclass(frozen=True, slots=True)
+class TokenAsk:
+    """What a client without credentials asks a token server for. `fields`: the query, to find the realm."""
+
+    fields: tuple[tuple[str, str], ...]
+    service: str
+    scopes: tuple[str, ...]
+
+
+def may_ask(request: Request) -> bool:
+    """Tell whether a head may be of a request for a token that our login may get: see parse_token_ask."""
+    if request.get(b"authorization") is not None or overrides(request):
+        return False
+    if not is_plain(request.path.partition("?")[0]):
+        return False
+    if request.method == "GET":
+        return request.body.empty
+    body, form = request.body, request.all(b"content-type")
+    is_form = [value.partition(b";")[0].strip().lower() for value in form] == [
+        b"application/x-www-form-urlencoded"
+    ]
+    return (
+        request.method == "POST"
+        and is_form
+        and body.kind == "length"
+        and 0 < body.length <= FORM_MAX
+        and request.get(b"content-encoding") is None
+    )
+
+
+def parse_token_ask(query: str, form: bytes, *, pushes: bool) -> TokenAsk | None:
+    """Return what a query, or an OAuth2 form, asks for; None where our login is not for it.
+
+    None: credentials of its own; more than one service; nothing of a repository that is allowed; what can't
+    be read. Of the other parameters nothing goes on: `offline_token` and `access_type=offline` ask for what
+    lasts, `account` for another's.
+    """
+    try:
+        fields = parse_qsl(query, keep_blank_values=True, max_num_fields=_FIELDS_MAX)
+        # A form is ASCII by its definition; what is not would be read in several ways.
+        posted = parse_qsl(form.decode("ascii"), keep_blank_values=True, max_num_fields=_FIELDS_MAX)
+    except ValueError:
+        return None
+    given = fields + posted
+    if any(name.lower() in _OWN and value for name, value in given):
+        return None
+    services = {value for name, value in given if name == "service"}
+    scopes = cut_scopes((value for name, value in given if name == "scope"), PUSH if pushes else PULL)
+    if len(services) > 1 or not scopes or len(scopes) > SCOPES_MAX:
+        return None
+    return TokenAsk(tuple(fields), "".join(services), scopes)
+
+
+def is_realms(ask: TokenAsk, target: str, service: str) -> bool:
+    """Tell whether a realm with this target (path and query) and service is meant."""
+    own = parse_qsl(target.partition("?")[2], keep_blank_values=True)
+    return ask.service in ("", service) and all(field in ask.fields for field in own)

@@ -1,0 +1,1 @@
+"""The supervisor, workers, the janitor."""

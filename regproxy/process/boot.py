@@ -1,0 +1,207 @@
+"""How a child of the supervisor comes to life: what it is told at its start, and its channel to it.
+
+A child is told all it needs by a record in an inherited file without a name, whose descriptor is its only
+argument: nothing of it can be seen in `ps`. The channel carries words, one a line, in both directions.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from regproxy.config import settings as configuration
+from regproxy.config.directories import Directories
+from regproxy.config.settings import Config, LogLevel
+from regproxy.core.errors import RegproxyError
+from regproxy.telemetry import metrics
+
+Role = Literal["worker", "janitor"]
+
+# What a child says. CUT is followed by how many connections and fills it had to cut at its end.
+READY: Final = "ready"
+BEAT: Final = "beat"
+CUT: Final = "cut"
+# What it is told.
+DRAIN: Final = "drain"  # end; what runs has DRAIN_SECONDS
+RETIRE: Final = "retire"  # end; what runs has all the time that it needs
+STOP: Final = "stop"  # end at once
+RECONCILE: Final = "reconcile"  # to the janitor: a worker died, and may have left files that nobody knows
+GONE: Final = "gone"  # never sent: the supervisor has died
+
+# Exit codes, besides 0.
+CUT_EXIT: Final = 1  # something had to be cut
+USAGE_EXIT: Final = 2  # the configuration can't be used
+LEAK_EXIT: Final = 3  # a debug run, and something is left open at the end
+
+DRAIN_SECONDS: Final = 30.0
+
+_BEAT_SECONDS: Final = 1.0
+_RECORD_MAX: Final = 1 << 24
+_HELD_BACK: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a child is told. The environment it has inherited; the text of the TOML file is the supervisor's.
+
+    `slot` is the lowest number that no other child has: log and metrics name the child by it. `workers`: how
+    many share the listening sockets. `claim_key`: a secret that all children of a supervisor know. The last
+    five are descriptors, -1 for one that the child has no use for.
+    """
+
+    role: Role
+    slot: int
+    toml_text: str | None
+    toml_name: str
+    cache: str
+    ca_crt: str
+    ca_key: str
+    metrics: str
+    workers: int
+    claim_key: str
+    debug: bool
+    control: int
+    board: int
+    commits: int
+    proxy: int = -1
+    admin: int = -1
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """Those that there are."""
+        every = (self.control, self.board, self.commits, self.proxy, self.admin)
+        return tuple(fd for fd in every if fd >= 0)
+
+    def write(self) -> int:
+        """Return the descriptor of a file that holds the record; the caller closes it."""
+        fd = os.memfd_create("regproxy-boot")
+        with os.fdopen(os.dup(fd), "w", encoding="utf-8") as file:
+            json.dump(asdict(self), file)
+        return fd
+
+    @classmethod
+    def read(cls, fd: int) -> Record:
+        """Read what write() wrote, and close `fd`. The descriptors are no longer handed down."""
+        text = os.pread(fd, _RECORD_MAX, 0)
+        os.close(fd)
+        record = cls(**json.loads(text))
+        for descriptor in record.descriptors:
+            os.set_inheritable(descriptor, False)
+        return record
+
+
+class Control:
+    """The child's end of the channel. Nothing here blocks; use from one thread."""
+
+    def __init__(self, fd: int, beat_seconds: float = _BEAT_SECONDS) -> None:
+        """Take over `fd`. `beat_seconds`: how often beat() has something to say."""
+        self._socket = socket.socket(fileno=fd)
+        self._socket.setblocking(False)
+        self._partial = b""
+        self._beat_seconds = beat_seconds
+        self._beaten = 0.0
+
+    def fileno(self) -> int:
+        """For select() and add_reader()."""
+        return self._socket.fileno()
+
+    def say(self, *words: object) -> None:
+        """Send a line. A supervisor that does not read, or is gone, misses it."""
+        line = " ".join(map(str, words)) + "\n"
+        try:
+            self._socket.send(line.encode())
+        except OSError:
+            return
+
+    def beat(self, now: float) -> None:
+        """Say that the main loop still turns, when it is time to. `now`: of time.monotonic(), in seconds.
+
+        To be called by the main loop and by nobody else, several times a second.
+        """
+        if now - self._beaten >= self._beat_seconds:
+            self._beaten = now
+            self.say(BEAT)
+
+    def receive(self) -> list[str]:
+        """Return the words that have come. After GONE, the last one, there is nothing more to look for."""
+        words = []
+        try:
+            while data := self._socket.recv(4096):
+                *lines, self._partial = (self._partial + data).split(b"\n")
+                words += [line.decode() for line in lines]
+        except BlockingIOError:
+            return words
+        except OSError:
+            pass
+        return [*words, GONE]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """What a child begins with."""
+
+    record: Record
+    config: Config
+    directories: Directories
+    control: Control
+
+
+def run(argv: Sequence[str], serve: Callable[[Boot], int]) -> int:
+    """The whole life of a child: `serve` returns its exit code. What can't be used is said, and is code 2.
+
+    SIGINT and SIGHUP are the supervisor's alone, though a terminal sends them to all. SIGTERM waits until
+    open_to_sigterm().
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
+    record = Record.read(int(argv[1]))
+    try:
+        config = configuration.load(os.environ, record.toml_text, record.toml_name)
+        with closing(Control(record.control, min(_BEAT_SECONDS, config.hang_timeout / 4))) as control:
+            return _serve(record, config, control, serve)
+    except RegproxyError as error:
+        print(f"regproxy: {error}", file=sys.stderr, flush=True)
+        return USAGE_EXIT
+
+
+def _serve(record: Record, config: Config, control: Control, serve: Callable[[Boot], int]) -> int:
+    log_to_stderr(config.log_level, f" {record.role}-{record.slot}")
+    metrics.share(record.metrics, str(record.slot))
+    directories = Directories(Path(record.cache), Path(record.ca_crt), Path(record.ca_key), ())
+    try:
+        return serve(Boot(record, config, directories, control))
+    finally:
+        metrics.unshare()
+
+
+def hold_signals_back() -> set[signal.Signals | int]:
+    """Block what would end a child before it has its handlers, which inherits that; the mask until now."""
+    return signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+
+
+def open_to_sigterm() -> None:
+    """Take SIGTERM from here on: the child has its handler."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def log_to_stderr(level: LogLevel, who: str = "") -> None:
+    """Set up logging; `who`, with a blank ahead of it, tells the lines of several processes apart."""
+    logging.basicConfig(
+        level=level.upper(),
+        stream=sys.stderr,
+        format=f"%(asctime)s %(levelname)s{who} %(name)s: %(message)s",
+    )

@@ -1,0 +1,182 @@
+"""A child of the supervisor: a worker or the janitor, from its exec to its end."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from regproxy.config.directories import Directories
+from regproxy.config.settings import Config
+from regproxy.process import boot
+from regproxy.process.boot import Record, Role
+from regproxy.process.listeners import Listeners
+from regproxy.telemetry.metrics_dir import Shelf
+
+_BOOT_SECONDS: Final = 30.0  # from exec to ready
+_SILENCE_MIN: Final = 1.0  # seconds without a beat that say nothing on a busy machine
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Setup:
+    """What children are started with: a configuration that was read, and what was opened for it."""
+
+    config: Config
+    toml_text: str | None
+    toml_name: str
+    directories: Directories
+    listeners: Listeners
+    workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Commons:
+    """What all children of a supervisor share, whatever their setup. `board`, `commits`: descriptors."""
+
+    shelf: Shelf
+    board: int
+    commits: int
+    claim_key: str
+    debug: bool
+
+
+class Child:
+    """`ready`: it has said so. `leaving`: it was told to end, or `killed`, for one because it `hung`.
+
+    `cut`: how much it had to cut, which it says at its end. `heard`: when it last said something. All times
+    are those of time.monotonic().
+    """
+
+    def __init__(self, role: Role, slot: int, setup: Setup, commons: Commons, now: float) -> None:
+        """Start it. Raises OSError."""
+        self.role, self.slot, self.setup = role, slot, setup
+        self._channel, other = socket.socketpair()
+        with other:
+            self._channel.setblocking(False)
+            self._process = _spawn(_record(role, slot, setup, commons, other.fileno()))
+        self.pid = self._process.pid
+        self.ready = self.leaving = self.killed = self.hung = False
+        self.cut = 0
+        self.heard = now
+        self.ready_at = math.inf
+        self._kill_at = math.inf
+        self._partial = b""
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.slot} (pid {self.pid})"
+
+    def fileno(self) -> int:
+        """The channel, for select()."""
+        return self._channel.fileno()
+
+    def hear(self, now: float) -> bool:
+        """Take in what it has said. False: it will not say anything more."""
+        try:
+            while data := self._channel.recv(4096):
+                self.heard = now
+                *lines, self._partial = (self._partial + data).split(b"\n")
+                for line in lines:
+                    self._take(line.decode().split(), now)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def _take(self, words: list[str], now: float) -> None:
+        match words:
+            case [boot.READY]:
+                self.ready, self.ready_at = True, now
+            case [boot.CUT, count]:
+                self.cut = int(count)
+
+    def tell(self, word: str, kill_at: float = math.inf) -> None:
+        """Send a word. `kill_at`: when it is killed if it has not ended by then."""
+        self._kill_at = kill_at
+        self.leaving = self.leaving or word != boot.RECONCILE
+        with suppress(OSError):  # it is dying
+            self._channel.send(f"{word}\n".encode())
+
+    @property
+    def deadline(self) -> float:
+        """When it is to be killed, if nothing is heard until then."""
+        timeout = self.setup.config.hang_timeout
+        silence = max(timeout, _SILENCE_MIN if self.ready else _BOOT_SECONDS)
+        return min(self.heard + silence, self._kill_at)
+
+    def overdue(self, now: float) -> bool:
+        """Kill it if its time has come."""
+        if now < self.deadline:
+            return False
+        self.hung = now < self._kill_at
+        self.kill()
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL. Popen.kill() would reap it, and nobody would hear of its end."""
+        self.leaving = self.killed = True
+        self.heard = self._kill_at = math.inf
+        os.kill(self.pid, signal.SIGKILL)
+
+    def ended(self, code: int) -> None:
+        """It was reaped by somebody else than Popen."""
+        self._process.returncode = code
+        self.close()
+
+    def unexpected(self, code: int) -> bool:
+        """Whether an end with this exit code is one that nobody asked for. Negative: the signal."""
+        return not self.leaving or self.hung or (code < 0 and not self.killed)
+
+    def close(self) -> None:
+        """Let go of the channel, whereupon a child that is left ends."""
+        self._channel.close()
+
+
+def _record(role: Role, slot: int, setup: Setup, commons: Commons, control: int) -> Record:
+    proxy, admin = (sock.fileno() for sock in setup.listeners.sockets)
+    is_worker = role == "worker"
+    return Record(
+        role=role,
+        slot=slot,
+        toml_text=setup.toml_text,
+        toml_name=setup.toml_name,
+        cache=str(setup.directories.cache),
+        ca_crt=str(setup.directories.ca_crt),
+        ca_key=str(setup.directories.ca_key),
+        metrics=str(commons.shelf.path),
+        workers=setup.workers,
+        claim_key=commons.claim_key,
+        debug=commons.debug,
+        control=control,
+        board=commons.board,
+        commits=commons.commits,
+        # Who does not accept must not hold the ports either.
+        proxy=proxy if is_worker else -1,
+        admin=admin if is_worker else -1,
+    )
+
+
+def _spawn(record: Record) -> subprocess.Popen[bytes]:
+    fd = record.write()
+    mask = boot.hold_signals_back()
+    try:
+        command = [sys.executable, *_safe_path(), "-m", f"regproxy.process.{record.role}", str(fd)]
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(fd, *record.descriptors))
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(fd)
+
+
+def _safe_path() -> list[str]:
+    """Keep the working directory, which -m puts ahead of all modules, out of it. Unless we are from there."""
+    with suppress(FileNotFoundError):
+        if Path(__file__).parents[2] == Path.cwd():
+            return []
+    return ["-P"]

@@ -1,0 +1,293 @@
+"""The janitor: a process beside the workers that keeps the cache within its limits, and the index true.
+
+It touches no client's traffic. All that it does is cut into pieces of some milliseconds, and between two of
+them it hears what the supervisor wants. Whatever the disk refuses is logged, and tried again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from regproxy.cache import layout
+from regproxy.cache.eviction import Complaints, Disk, Evictor, Limits, parts_disk, sweep_parts
+from regproxy.cache.index.index import Index
+from regproxy.cache.reconcile import Reconciler
+from regproxy.core.errors import StoreError
+from regproxy.dataplane.board import Board
+from regproxy.process import boot
+from regproxy.process.boot import Boot, Control
+from regproxy.telemetry.metrics import Metrics
+
+log = logging.getLogger("regproxy.process.janitor")  # also where this module is the program
+
+_NICE: Final = 5
+_TICK: Final = 0.25  # seconds between two looks at the index, and the longest wait between two rounds
+_LIMITS_EVERY: Final = 1.0  # seconds between two looks at the limits
+_HURRY: Final = 0.05  # the same when something was committed
+_PARTS_EVERY: Final = 60.0
+_TAGS_EVERY: Final = 600.0  # seconds between two looks for tags that name what nobody has fetched
+_NOT_FETCHED: Final = 86_400.0  # seconds for which such a tag is remembered
+_RETRY: Final = 5.0  # seconds until a comparison is begun again that the disk broke off
+_RETRY_BROKEN: Final = 60.0  # the same where directories can't be read
+_ENDINGS: Final = frozenset({boot.DRAIN, boot.RETIRE, boot.STOP, boot.GONE})
+
+
+class Chores:
+    """What there is to do. `round()` does a piece of all that is due, and never raises for the disk."""
+
+    def __init__(
+        self,
+        root: Path,
+        limits: Limits,
+        metrics: Metrics,
+        board: Board | None = None,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._root = root
+        self._limits = limits
+        self._metrics = metrics
+        self._board = board
+        self._clock = clock
+        self._monotonic = monotonic
+        self._complaints = Complaints(log, monotonic)
+        self._index: Index | None = None
+        self._evictor: Evictor | None = None
+        # When each thing is due, monotonic.
+        self._tick_at = self._limits_at = self._parts_at = self._tags_at = self._compare_at = monotonic()
+        self._sweep: Iterator[int] | None = None
+        self._pass: Iterator[float] | None = None
+        self._reconciler: Reconciler | None = None
+        self._pass_began = 0.0
+        self._wanted = True  # a comparison of blobs/ with the index
+
+    def round(self) -> float:
+        """Do a piece of everything that is due; the seconds until something is."""
+        now = self._monotonic()
+        for due, work in ((self._tick_at, self._tick), (self._limits_at, self._keep_limits)):
+            if now >= due:
+                self._guarded(work)
+        if self._sweep is not None or now >= self._parts_at:
+            self._guarded(self._sweep_piece)
+        if now >= self._tags_at:
+            self._guarded(self._sweep_tags)
+        if self._comparing and now >= self._compare_at:
+            self._guarded(self._compare_piece)
+        due_at = [self._tick_at, self._limits_at]
+        due_at += [self._compare_at] if self._comparing else []
+        return 0.0 if self._sweep is not None else max(0.0, min(due_at) - self._monotonic())
+
+    def compare(self) -> None:
+        """Compare blobs/ with the index: soon, or again when the comparison that runs is over."""
+        self._wanted = True
+        if self._pass is None:
+            self._compare_at = self._monotonic()
+
+    def look_soon(self) -> None:
+        """Something was committed: look at the limits."""
+        self._limits_at = min(self._limits_at, self._monotonic() + _HURRY)
+
+    def close(self) -> None:
+        """Let go of the index, and let others evict."""
+        if self._evictor is not None:
+            self._evictor.close()
+        if self._index is not None:
+            self._index.close()
+
+    @property
+    def _comparing(self) -> bool:
+        return self._index is not None and (self._wanted or self._pass is not None)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except OSError as error:
+            what = error.filename or self._root
+            self._complaints.say(f"{error.errno}", "%s: %s", what, error.strerror or error)
+        except StoreError as error:
+            self._complaints.say("index", "%s", error)
+
+    def _tick(self) -> None:
+        # What can't be opened is not tried as often.
+        self._tick_at = self._monotonic() + (_TICK if self._index is not None else _LIMITS_EVERY)
+        if self._index is None:
+            self._open()
+            return
+        self._index.tick()
+        if self._pass is None and not self._index.complete:
+            self._wanted = True
+
+    def _open(self) -> None:
+        self._root.stat()  # a directory that was removed is made anew by who stores, not by us
+        self._index = index = Index.open(layout.index(self._root), board=self._board, clock=self._clock)
+        self._evictor = Evictor(self._root, index, self._limits, self._clock, self._monotonic)
+
+    def _keep_limits(self) -> None:
+        self._limits_at = self._monotonic() + _LIMITS_EVERY
+        if self._evictor is None:
+            return
+        freed = self._evictor.step()
+        if freed.objects:
+            self._metrics.evicted(freed.reason, freed.objects, freed.bytes)
+        if freed.more:
+            self._limits_at = self._monotonic()
+        if self._evictor.astray:
+            self._evictor.astray = False
+            self._wanted = True
+        self._publish()
+
+    def _publish(self) -> None:
+        if self._index is not None:
+            totals = self._index.totals()
+            free = Disk.of(self._root).free
+            coming, _ = parts_disk(self._root, self._clock())
+            self._metrics.cache_holds(totals.objects, totals.disk + coming, self._limits.max_size, free)
+            self._metrics.index_is_complete(self._index.complete)
+
+    def _sweep_piece(self) -> None:
+        if self._sweep is None:
+            self._parts_at = self._monotonic() + _PARTS_EVERY
+            self._sweep = sweep_parts(self._root, self._clock)
+        try:
+            removed = next(self._sweep, None)
+        except OSError:
+            self._sweep = None
+            raise
+        if removed is None:
+            self._sweep = None
+        elif removed:
+            log.info("removed %d files that fills and tags had left", removed)
+
+    def _sweep_tags(self) -> None:
+        """Forget what clients have looked at by HEAD, and never fetched."""
+        self._tags_at = self._monotonic() + _TAGS_EVERY
+        if self._index is None or not self._index.complete:
+            return
+        if self._index.sweep_tags(self._clock() - _NOT_FETCHED):
+            self._tags_at = self._monotonic() + _HURRY
+
+    def _compare_piece(self) -> None:
+        """A piece of a comparison; then a pause as long as it took, since others use this disk."""
+        began = self._monotonic()
+        if self._pass is None:
+            self._begin_pass()
+        assert self._pass is not None
+        try:
+            rest = next(self._pass, None)
+        except (OSError, StoreError):
+            self._end_pass(_RETRY)
+            raise
+        now = self._monotonic()
+        if rest is None:
+            self._passed()
+        else:
+            self._compare_at = now + max(rest, now - began)
+
+    def _begin_pass(self) -> None:
+        assert self._index is not None
+        self._wanted, self._pass_began = False, self._monotonic()
+        self._reconciler = Reconciler(self._root, self._index, self._clock, self._monotonic)
+        self._pass = self._reconciler.steps()
+
+    def _end_pass(self, pause: float) -> None:
+        self._pass = self._reconciler = None
+        self._wanted = self._wanted or pause > 0
+        self._compare_at = self._monotonic() + pause
+
+    def _passed(self) -> None:
+        done, found = (self._reconciler.done, self._reconciler.found) if self._reconciler else (False, None)
+        if done:
+            self._metrics.reconciled(self._monotonic() - self._pass_began)
+            self._end_pass(0.0)
+        else:
+            self._end_pass(_RETRY_BROKEN if found is not None and found.failures else _RETRY)
+
+
+class Janitor:
+    """The process. `control` and `commits` (an eventfd, or -1) tell it what happens elsewhere."""
+
+    def __init__(self, chores: Chores, control: Control, commits: int = -1) -> None:
+        self._chores = chores
+        self._control = control
+        self._commits = commits
+        self._ended = False
+
+    def run(self) -> int:
+        """Work until the supervisor, or end(), says that it is enough; the exit code. In the main thread."""
+        bell, button = socket.socketpair()
+        with bell, button, selectors.DefaultSelector() as selector:
+            for end in (bell, button):
+                end.setblocking(False)
+            # It interrupts select(), which a signal's handler alone does not.
+            before = signal.set_wakeup_fd(button.fileno(), warn_on_full_buffer=False)
+            selector.register(bell, selectors.EVENT_READ)
+            selector.register(self._control, selectors.EVENT_READ)
+            if self._commits >= 0:
+                selector.register(self._commits, selectors.EVENT_READ)
+            try:
+                self._control.say(boot.READY)
+                self._loop(selector, bell)
+            finally:
+                signal.set_wakeup_fd(before)
+                self._chores.close()
+        self._control.say(boot.CUT, 0)
+        return 0
+
+    def end(self) -> None:
+        """End after the piece that is being worked on. For signal handlers."""
+        self._ended = True
+
+    def _loop(self, selector: selectors.BaseSelector, bell: socket.socket) -> None:
+        while not self._ended:
+            self._control.beat(time.monotonic())
+            wait = self._chores.round()
+            for key, _ in selector.select(min(wait, _TICK)):
+                if key.fileobj is self._control:
+                    self._obey(self._control.receive())
+                elif key.fileobj is bell:
+                    with suppress(BlockingIOError):
+                        bell.recv(4096)
+                else:
+                    with suppress(BlockingIOError):
+                        os.eventfd_read(self._commits)
+                    self._chores.look_soon()
+
+    def _obey(self, words: list[str]) -> None:
+        for word in words:
+            if word in _ENDINGS:
+                self._ended = True
+            elif word == boot.RECONCILE:
+                self._chores.compare()
+
+
+def _serve(start: Boot) -> int:
+    os.nice(_NICE)
+    record = start.record
+    board = Board(record.board) if record.board >= 0 else None
+    limits, metrics = Limits.of(start.config), Metrics(CollectorRegistry())
+    chores = Chores(start.directories.cache, limits, metrics, board)
+    janitor = Janitor(chores, start.control, record.commits)
+    signal.signal(signal.SIGTERM, lambda *_: janitor.end())
+    boot.open_to_sigterm()
+    return janitor.run()
+
+
+def main(argv: Sequence[str]) -> int:
+    """A janitor's whole life; `argv[1]` is the descriptor of its boot record."""
+    return boot.run(argv, _serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

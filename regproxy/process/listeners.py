@@ -1,0 +1,99 @@
+"""The listening sockets of one configuration. All workers accept from the same ones.
+
+One socket for each port, not one for each worker (SO_REUSEPORT): the connections that wait in the socket of a
+worker that hangs or dies would be lost.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from regproxy.config.settings import Address, Config
+from regproxy.core.errors import ConfigError
+
+BACKLOG: Final = 4096
+_LOOK_AGAIN: Final = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """The proxy's socket and that of the admin port, and the addresses that were asked for."""
+
+    sockets: tuple[socket.socket, socket.socket]
+    addresses: tuple[Address, Address]
+
+    @classmethod
+    def open(cls, config: Config, former: Listeners | None = None, patience: float = 0.0) -> Listeners:
+        """Listen where `config` says. A socket of `former` is taken over where its address has not changed.
+
+        An address in use is tried again for `patience` seconds. Raises ConfigError, naming the variable.
+        """
+        ends = time.monotonic() + patience
+        addresses = (config.listen, config.admin_listen)
+        opened: list[socket.socket] = []
+        sockets: list[socket.socket] = []
+        try:
+            for number, variable in enumerate(("REGPROXY_LISTEN", "REGPROXY_ADMIN_LISTEN")):
+                if former is not None and former.addresses[number] == addresses[number]:
+                    sockets.append(former.sockets[number])
+                else:
+                    opened.append(_listen(addresses[number], variable, ends))
+                    sockets.append(opened[-1])
+        except ConfigError:
+            for sock in opened:
+                sock.close()
+            raise
+        return cls((sockets[0], sockets[1]), addresses)
+
+    def close(self, spare: Listeners | None = None) -> None:
+        """Close those that are not `spare`'s too."""
+        for sock in self.sockets:
+            if spare is None or sock not in spare.sockets:
+                sock.close()
+
+
+def _listen(address: Address, variable: str, ends: float) -> socket.socket:
+    while True:
+        try:
+            return _bound(address)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or time.monotonic() > ends:
+                expected = f"can't listen there: {error.strerror or error}"
+                raise ConfigError(variable, str(address), expected) from None
+        # The workers of a supervisor that was killed let go of it right now.
+        time.sleep(_LOOK_AGAIN)
+
+
+def _bound(address: Address) -> socket.socket:
+    """A listening, non-blocking socket; `[::]` takes IPv4 too."""
+    host = address.host or "::"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    if host == "::" and not _has_ipv6():
+        host, family = "0.0.0.0", socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Accepted sockets inherit it, which saves a system call for each.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.setblocking(False)
+        sock.bind((host, address.port))
+        sock.listen(BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _has_ipv6() -> bool:
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as probe:
+            probe.bind(("::1", 0))
+    except OSError:
+        return False
+    return True

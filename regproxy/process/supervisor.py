@@ -1,0 +1,477 @@
+"""The first process: opens the sockets, starts workers and the janitor, and replaces them.
+
+It does nothing else, so that nothing of what clients do can harm it. Signals only enqueue; `handle_<signal>`
+acts, in the loop. Whatever has happened, `_settle` then compares what there is with what there should be.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import secrets
+import selectors
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry
+
+from regproxy.config import directories, loading
+from regproxy.config.directories import Directories
+from regproxy.config.settings import Config
+from regproxy.core.errors import RegproxyError
+from regproxy.dataplane import board as board_module
+from regproxy.process import boot
+from regproxy.process.boot import Role
+from regproxy.process.children import Child, Commons, Setup
+from regproxy.process.listeners import Listeners
+from regproxy.telemetry import metrics
+from regproxy.telemetry.metrics import Metrics
+from regproxy.telemetry.metrics_dir import Shelf
+from regproxy.tls.authority import Authority
+
+log = logging.getLogger(__name__)
+
+BOOT_EXIT: Final = 4  # no worker came up
+BOOTS: Final = 3  # that may fail before that
+
+_PORT_PATIENCE: Final = 2.0  # seconds that a port may still be in use at the start
+_A_WHILE: Final = 1.0  # seconds; a child that has been ready for so long is replaced at once
+_BACKOFF: Final = (0.1, 30.0)  # seconds, after the first and after the last of many failures
+_KILLED: Final = 1.0  # seconds at most behind one that was ready: something kills it, and clients wait
+_MARGIN: Final = 3.0  # seconds that a worker has beyond its own limit
+_STOP_SECONDS: Final = 5.0
+_JANITOR_SECONDS: Final = 1.5  # all in all 34.5: README.md says to allow 35
+_LATE: Final = 1.0  # seconds; a turn that takes so much longer than it should was not running
+_LOUD: Final = 5  # failures in a row that are all told
+_SAY_EVERY: Final = 60.0  # seconds between those that are told later on
+_SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def run(path: Path | None, env: Mapping[str, str], *, debug: bool = False) -> int:
+    """Serve until a signal. `path`: of the TOML file. Returns the exit code.
+
+    0; 1 where something had to be cut; 2 where a worker found the configuration to be useless (and said why);
+    3 in a debug run that left something open; 4 where no worker came up. Raises RegproxyError where not even
+    one can be started.
+    """
+    text, config = loading.read(path, env)
+    boot.log_to_stderr(config.log_level)
+    supervisor = Supervisor(path, env, debug=debug)
+    try:
+        return supervisor.run(text, config)
+    finally:
+        supervisor.close()
+
+
+def cores(
+    groups: Path = Path("/proc/self/cgroup"),
+    mount: Path = Path("/sys/fs/cgroup"),
+    affinity: int | None = None,
+) -> int:
+    """Return how many processors this process may use: its affinity, and the quotas of its cgroups (v2)."""
+    found = len(os.sched_getaffinity(0)) if affinity is None else affinity
+    with suppress(OSError):
+        for line in groups.read_text().splitlines():
+            if line.startswith("0::/"):
+                group = mount / line.removeprefix("0::/")
+                for place in (group, *group.parents):
+                    found = min(found, _quota(place / "cpu.max"))
+                    if place == mount:
+                        break
+    return max(1, found)
+
+
+def _quota(file: Path) -> int:
+    """Whole processors of a cpu.max: "max 100000", or microseconds in a period."""
+    with suppress(OSError, ValueError):
+        quota, period = file.read_text().split()
+        if quota != "max":
+            return math.ceil(int(quota) / int(period))
+    return sys.maxsize
+
+
+class Supervisor:
+    """The processes of one proxy. A setup is in use once a worker has come up with it.
+
+    `_setup`: the one in use. `_next`: one that is being tried, by the worker `_trial` alone: what is wrong
+    with it is then said once, and those that serve are left alone.
+    """
+
+    def __init__(self, path: Path | None, env: Mapping[str, str], *, debug: bool) -> None:
+        self._path, self._env = path, env
+        self._selector = selectors.DefaultSelector()
+        self._wakes, self._woken = socket.socketpair()
+        self._children: dict[int, Child] = {}
+        self._setup: Setup | None = None
+        self._next: Setup | None = None
+        self._trial: Child | None = None
+        self._backoffs: dict[Role, Backoff] = {"worker": Backoff(), "janitor": Backoff()}
+        self._failed_boots = 0
+        self._replacing = False
+        self._hup = False
+        self._unclean = False
+        self._looked = time.monotonic()
+        self._ending = 0
+        self._code = 0
+        self._debug = debug
+        self._shelf: Shelf | None = None
+
+    def run(self, text: str | None, config: Config) -> int:
+        """Serve with a configuration that was read. Returns the exit code, or raises as run() does."""
+        self._take_signals()
+        self._next = self._prepare(text, config)
+        self._commons = self._make_commons(self._next)
+        while not self._over():
+            self._turn()
+        log.info("stopped")
+        return self._code
+
+    def close(self) -> None:
+        """Let go of all that is ours. Children that are left see their channel end, and end too."""
+        signal.set_wakeup_fd(-1)
+        for child in self._children.values():
+            child.close()
+        self._close_listeners()
+        if self._shelf is not None:
+            metrics.unshare()
+            self._shelf.remove()
+        for sock in (self._wakes, self._woken):
+            sock.close()
+        self._selector.close()
+
+    # --- what children are started with ------------------------------------------------------------------
+
+    def _prepare(self, text: str | None, config: Config) -> Setup:
+        """Make or open all that a setup needs. Raises RegproxyError."""
+        places = directories.choose(config, self._env)
+        for note in places.notes:
+            log.info("%s", note)
+        for warning in config.warnings:
+            log.warning("%s", warning)
+        _check_ca(places)
+        former = self._setup.listeners if self._setup is not None else None
+        listeners = Listeners.open(config, former, 0.0 if former else _PORT_PATIENCE)
+        log.info("listening on %s, admin on %s", config.listen, config.admin_listen)
+        return Setup(config, text, str(self._path or ""), places, listeners, config.workers or cores())
+
+    def _make_commons(self, setup: Setup) -> Commons:
+        places = [Path("/dev/shm")]
+        with suppress(OSError):
+            places.append(Path(tempfile.gettempdir()))
+        self._shelf = Shelf.make([*places, setup.directories.cache])
+        metrics.share(self._shelf.path, "supervisor")
+        self._metrics = Metrics(CollectorRegistry())
+        board = os.memfd_create("regproxy-board")
+        os.ftruncate(board, board_module.SIZE)
+        commits = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        return Commons(self._shelf, board, commits, secrets.token_hex(16), self._debug)
+
+    # --- the loop ----------------------------------------------------------------------------------------
+
+    def _take_signals(self) -> None:
+        for sock in (self._wakes, self._woken):
+            sock.setblocking(False)
+        for number in _SIGNALS:
+            signal.signal(number, lambda *_: None)  # set_wakeup_fd() is silent about those without a handler
+        signal.set_wakeup_fd(self._woken.fileno(), warn_on_full_buffer=False)
+        self._selector.register(self._wakes, selectors.EVENT_READ, self._on_signals)
+
+    def _turn(self) -> None:
+        """Wait for something to happen, and act upon it."""
+        self._settle(time.monotonic())
+        if self._over():
+            return
+        timeout = self._timeout()
+        for key, _ in self._selector.select(timeout):
+            key.data()
+        now = time.monotonic()
+        late = now - self._looked - timeout
+        self._looked = now
+        for child in self._children.values():
+            if late > _LATE:
+                # Ctrl-Z, a frozen container, a log that nobody reads: it was us who did not hear.
+                child.heard = max(child.heard, now)
+            if child.overdue(now):
+                log.error("%s is killed: it %s", child, "hangs" if child.hung else "does not end")
+
+    def _timeout(self) -> float:
+        """Seconds until something has to be done even if nothing happens."""
+        now = time.monotonic()
+        deadlines = [child.deadline for child in self._children.values()]
+        deadlines += [backoff.until for backoff in self._backoffs.values() if backoff.until > now]
+        return min(60.0, max(0.0, min(deadlines, default=math.inf) - now))
+
+    def _over(self) -> bool:
+        return self._ending > 0 and not self._children
+
+    def _on_signals(self) -> None:
+        for number in self._wakes.recv(4096):
+            getattr(self, f"handle_{signal.Signals(number).name[3:].lower()}")()
+
+    # --- signals -----------------------------------------------------------------------------------------
+
+    def handle_term(self) -> None:
+        """End: what runs has its time. A second one cuts it, a third does not even ask."""
+        self._end(signal.SIGTERM)
+
+    def handle_int(self) -> None:
+        """As SIGTERM."""
+        self._end(signal.SIGINT)
+
+    def handle_hup(self) -> None:
+        """Take up the configuration anew, when nothing of the kind is under way."""
+        self._hup = True
+
+    def handle_chld(self) -> None:
+        """Reap whoever has ended: children, and as process 1 what others have left behind."""
+        with suppress(ChildProcessError):
+            while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+                child = self._children.get(ended[0])
+                if child is not None:
+                    self._on_end(child, os.waitstatus_to_exitcode(ended[1]))
+
+    def _end(self, number: signal.Signals) -> None:
+        self._ending += 1
+        now = time.monotonic()
+        if self._ending == 1:
+            log.info("%s: draining for up to %g s", number.name, boot.DRAIN_SECONDS)
+            self._close_listeners()
+            self._metrics.workers_ready(0)
+            self._tell_workers(boot.DRAIN, now + boot.DRAIN_SECONDS + _MARGIN)
+        elif self._ending == 2:
+            log.warning("second signal: stopping at once")
+            self._tell_workers(boot.STOP, now + _STOP_SECONDS)
+        else:
+            for child in self._children.values():
+                child.kill()
+
+    def _close_listeners(self) -> None:
+        for setup in filter(None, (self._setup, self._next)):
+            setup.listeners.close()
+
+    def _tell_workers(self, word: str, kill_at: float) -> None:
+        for child in self._of("worker"):
+            child.tell(word, kill_at)
+
+    # --- what there should be ----------------------------------------------------------------------------
+
+    def _settle(self, now: float) -> None:
+        """Start what is missing, and end what is too much."""
+        if self._ending:
+            self._settle_end(now)
+            return
+        busy = self._next is not None or self._replacing
+        if self._hup and self._setup is not None and (not busy or self._in_trouble(now)):
+            self._hup = False
+            self._reload()
+        if self._next is not None and self._trial is None and self._due("worker", now):
+            self._trial = self._start("worker", self._next, now)
+        if self._setup is not None:
+            self._settle_workers(self._setup, now)
+            self._settle_janitor(self._setup, now)
+            ready = [child for child in self._serving() if child.ready]
+            self._metrics.workers_ready(len(ready))
+
+    def _in_trouble(self, now: float) -> bool:
+        """Whether replacing does not get on, so that another configuration may be what helps."""
+        return self._next is None and not self._due("worker", now)
+
+    def _settle_workers(self, setup: Setup, now: float) -> None:
+        serving = self._serving()
+        mine = [child for child in serving if child.setup is setup]
+        stale = [child for child in serving if child.setup not in (setup, self._next)]
+        ready = sum(child.ready for child in mine)
+        while stale and ready + len(stale) > setup.workers:
+            stale.pop(0).tell(boot.RETIRE)
+        missing = setup.workers - len(mine)
+        if stale:
+            missing = min(missing, 1 - (len(mine) - ready))  # one by one
+        for _ in range(missing):
+            if self._due("worker", now):
+                self._start("worker", setup, now)
+        if self._replacing and ready == setup.workers and not stale:
+            self._replacing = False
+            self._metrics.reloaded("done")
+            log.info("SIGHUP: the new configuration is in use")
+
+    def _settle_janitor(self, setup: Setup, now: float) -> None:
+        there = [child for child in self._of("janitor") if not child.leaving]
+        mine = [child for child in there if child.setup is setup]
+        stale = [child for child in there if child.setup is not setup]
+        if not mine and not (stale and self._replacing) and self._due("janitor", now):
+            self._start("janitor", setup, now)
+        for child in mine:
+            if child.ready:
+                for old in stale:
+                    old.tell(boot.RETIRE)
+                if self._unclean:
+                    self._unclean = False
+                    child.tell(boot.RECONCILE)
+
+    def _settle_end(self, now: float) -> None:
+        """The janitor is the last, as workers leave something for it to do."""
+        if self._of("worker"):
+            return
+        for child in self._of("janitor"):
+            if not child.leaving:
+                child.tell(boot.DRAIN if self._ending == 1 else boot.STOP, now + _JANITOR_SECONDS)
+
+    def _of(self, role: Role) -> list[Child]:
+        return [child for child in self._children.values() if child.role == role]
+
+    def _serving(self) -> list[Child]:
+        """Workers that nobody has told to end."""
+        return [child for child in self._of("worker") if not child.leaving]
+
+    def _due(self, role: Role, now: float) -> bool:
+        return now >= self._backoffs[role].until
+
+    # --- children ----------------------------------------------------------------------------------------
+
+    def _start(self, role: Role, setup: Setup, now: float) -> Child | None:
+        """Start one in the lowest free slot; None: the system has nothing left for it."""
+        taken = {child.slot for child in self._children.values()}
+        slot = next(number for number in range(len(taken) + 1) if number not in taken)
+        try:
+            child = Child(role, slot, setup, self._commons, now)
+        except OSError as error:
+            self._backoffs[role].failed(now, None)
+            log.error("no new %s: %s", role, error)
+            if setup is self._next:
+                self._on_failed_trial(BOOT_EXIT, f"could not be started: {error.strerror}")
+            return None
+        self._children[child.pid] = child
+        self._selector.register(child, selectors.EVENT_READ, lambda: self._on_words(child))
+        return child
+
+    def _on_words(self, child: Child) -> None:
+        if self._children.get(child.pid) is not child:
+            return  # reaped in this very turn
+        was_ready = child.ready
+        if not child.hear(time.monotonic()):
+            self._selector.unregister(child)
+        if child.ready and not was_ready:
+            log.info("%s is ready", child)
+            if child is self._trial:
+                self._adopt()
+
+    def _on_end(self, child: Child, code: int) -> None:
+        with suppress(KeyError):
+            self._selector.get_key(child)
+            self._on_words(child)  # its last ones
+            self._selector.unregister(child)
+        del self._children[child.pid]
+        child.ended(code)
+        self._commons.shelf.forget(str(child.slot))
+        is_worker = child.role == "worker"
+        if code == boot.LEAK_EXIT:
+            self._code = code
+        elif is_worker and self._ending and code and not self._code:
+            self._code = boot.CUT_EXIT
+        # Who was killed, or has crashed, has not tidied up.
+        tidy = code in (0, boot.USAGE_EXIT, boot.LEAK_EXIT) or (code == boot.CUT_EXIT and child.cut > 0)
+        self._unclean |= is_worker and not tidy
+        if child.unexpected(code):
+            self._on_death(child, code)
+        else:
+            log.info("%s has ended", child)
+
+    def _on_death(self, child: Child, code: int) -> None:
+        now = time.monotonic()
+        lived = now - child.ready_at if child.ready else None
+        how = "hung" if child.hung else _how(code)
+        if child.role == "worker":
+            self._metrics.worker_ended("hung" if child.hung else "killed" if code < 0 else "exit")
+        if self._backoffs[child.role].failed(now, lived):
+            when = "before it was ready" if lived is None else f"after {lived:.1f} s"
+            log.error("%s %s, %s", child, how, when)
+        if child is self._trial:
+            self._trial = None
+            self._on_failed_trial(code, how)
+
+    def _on_failed_trial(self, code: int, how: str) -> None:
+        if self._setup is not None and self._next is not None:
+            self._next.listeners.close(spare=self._setup.listeners)
+            self._next = None
+            self._backoffs["worker"] = Backoff()
+            self._metrics.reloaded("failed")
+            log.error("SIGHUP: a worker with the new configuration %s; the old configuration goes on", how)
+            return
+        self._failed_boots += 1
+        if code == boot.USAGE_EXIT:
+            self._code, self._ending = code, 1
+        elif self._failed_boots == BOOTS:
+            self._code, self._ending = BOOT_EXIT, 1
+            print(f"regproxy: {BOOTS} workers in a row did not come up; the last one {how}", file=sys.stderr)
+
+    # --- another configuration ---------------------------------------------------------------------------
+
+    def _reload(self) -> None:
+        log.info("SIGHUP: reading the configuration again")
+        self._backoffs["worker"] = Backoff()
+        try:
+            self._next = self._prepare(*loading.read(self._path, self._env))
+        except RegproxyError as error:
+            log.error("SIGHUP: %s; the old configuration goes on", "; ".join(str(error).splitlines()))
+            self._metrics.reloaded("refused")
+
+    def _adopt(self) -> None:
+        """A worker has come up with `_next`: the others follow, and those of the former setup retire."""
+        former, self._setup = self._setup, self._next
+        self._next = self._trial = None
+        assert self._setup is not None
+        if former is not None:
+            self._replacing = True
+            former.listeners.close(spare=self._setup.listeners)
+            logging.getLogger().setLevel(self._setup.config.log_level.upper())
+
+
+class Backoff:
+    """When the next child may be started. `until`: of time.monotonic()."""
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self._failures = 0
+        self._said = -math.inf
+
+    def failed(self, now: float, lived: float | None) -> bool:
+        """One has died, `lived` seconds after it was ready; None: it never was.
+
+        Returns whether that is worth saying.
+        """
+        if lived is not None and lived >= _A_WHILE:
+            self._failures = 0
+            return True
+        first, last = _BACKOFF if lived is None else (_BACKOFF[0], _KILLED)
+        self.until = now + min(last, first * 2 ** min(self._failures, 32))
+        self._failures += 1
+        if self._failures > _LOUD and now - self._said < _SAY_EVERY:
+            return False
+        self._said = now
+        return True
+
+
+def _check_ca(places: Directories) -> None:
+    """Make the CA if there is none, ahead of several workers that would. Raises CertificateError."""
+    made = not places.ca_crt.exists()
+    Authority.open(places.ca_crt, places.ca_key)
+    if made:
+        log.warning("made a new CA, %s: clients have to trust it", places.ca_crt)
+
+
+def _how(code: int) -> str:
+    """What an exit code says; a negative one is the signal."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was killed by signal {-code}"

@@ -1,0 +1,118 @@
+"""What plain HTTP on the proxy port answers: that it works, the CA certificate, the set-up script."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from regproxy.http.messages import Request
+from regproxy.registry.targets import error_body
+
+_TEXT: Final = b"text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """An answer that fits into memory."""
+
+    status: int
+    content_type: bytes
+    body: bytes
+
+
+@lru_cache(maxsize=1024)
+def is_address(host: str) -> bool:
+    """Whether a host is an IP literal."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def text(status: int, message: str) -> Page:
+    """A page of plain text."""
+    return Page(status, _TEXT, message.encode())
+
+
+class Pages:
+    """The pages of one proxy; `port` is where it listens."""
+
+    def __init__(self, ca_pem: bytes, port: int) -> None:
+        self._ca = Page(200, b"application/x-x509-ca-cert", ca_pem)
+        self._port = port
+
+    def front(self, request: Request) -> Page:
+        """The answer to a request that did not come through a CONNECT."""
+        path = request.path.partition("?")[0]
+        if request.method not in ("GET", "HEAD"):
+            return text(405, f"regproxy: {request.method} is not allowed here\n")
+        if not request.target.startswith("/") and not self._meant_for_us(request.authority):
+            return text(
+                501,
+                "regproxy: plain HTTP is not proxied; container clients use CONNECT, by HTTPS_PROXY\n",
+            )
+        if path == "/":
+            return text(
+                200,
+                "regproxy: this proxy is working!\n\n"
+                "Set HTTPS_PROXY to this address and trust the CA certificate at /ca.crt.\n"
+                "/setup/systemd is a script that does both for dockerd under systemd.\n",
+            )
+        if path == "/ca.crt":
+            return self._ca
+        if path == "/setup/systemd":
+            return Page(200, b"text/x-shellscript; charset=utf-8", self._setup(request).encode())
+        if path == "/v2" or path.startswith("/v2/"):
+            message = "registry requests go through this proxy by HTTPS_PROXY (CONNECT), not to it"
+            return Page(404, b"application/json", error_body("UNSUPPORTED", message))
+        return text(404, f"regproxy: nothing here at {path}; there are /, /ca.crt and /setup/systemd\n")
+
+    def _meant_for_us(self, authority: str) -> bool:
+        port = authority.rpartition(":")[2]
+        return port == str(self._port) or authority == "docker.caching.proxy.internal"
+
+    def _setup(self, request: Request) -> str:
+        authority = request.authority or f"localhost:{self._port}"
+        return _SETUP.replace("@AUTHORITY@", authority)
+
+
+# The lines that people edit with sed for other services are kept: the drop-in's path, its Environment lines.
+_SETUP: Final = """\
+#!/usr/bin/env bash
+# Points dockerd at the proxy and makes the system trust its CA. Run as root.
+set -e
+
+install -d /etc/systemd/system/docker.service.d
+cat <<EOD >/etc/systemd/system/docker.service.d/http-proxy.conf
+[Service]
+Environment="HTTP_PROXY=http://@AUTHORITY@/"
+Environment="HTTPS_PROXY=http://@AUTHORITY@/"
+EOD
+
+fetch() {
+    if command -v curl >/dev/null; then curl -fsS "$1"; else wget -qO- "$1"; fi
+}
+
+if [ -d /usr/local/share/ca-certificates ]; then
+    # Debian, Ubuntu, Alpine
+    fetch http://@AUTHORITY@/ca.crt >/usr/local/share/ca-certificates/docker_registry_proxy.crt
+    update-ca-certificates --fresh
+elif [ -d /etc/pki/ca-trust/source/anchors ]; then
+    # Fedora, RHEL
+    fetch http://@AUTHORITY@/ca.crt >/etc/pki/ca-trust/source/anchors/docker_registry_proxy.crt
+    update-ca-trust
+elif [ -d /etc/ca-certificates/trust-source/anchors ]; then
+    # Arch
+    fetch http://@AUTHORITY@/ca.crt >/etc/ca-certificates/trust-source/anchors/docker_registry_proxy.crt
+    trust extract-compat
+else
+    echo "no known place for CA certificates: install http://@AUTHORITY@/ca.crt by hand" >&2
+    exit 1
+fi
+
+systemctl daemon-reload
+systemctl restart docker.service
+"""

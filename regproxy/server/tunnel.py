@@ -1,0 +1,87 @@
+"""Bytes both ways between two plain streams: hosts that are not intercepted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from regproxy.dataplane.bodies import StreamSink
+from regproxy.dataplane.stream import Stream
+
+# Called with the bytes that went up, to the host, and down, to the client.
+Over = Callable[[int, int], None]
+
+
+class Tunnel:
+    """Relays until both sides have ended, one has broken, or nothing moved for `idle` seconds.
+
+    An end of one side is passed on as a half-close. `over()` is called once, with both streams closed.
+    """
+
+    def __init__(self, client: Stream, origin: Stream, idle: float, send_timeout: float, over: Over) -> None:
+        self._over: Over | None = over
+        self._idle = idle
+        self._ends = (TunnelEnd(self, client, origin), TunnelEnd(self, origin, client))
+        for end in self._ends:
+            end.stream.handler = end
+            end.stream.set_send_timeout(send_timeout)
+        for end in self._ends:
+            if end.stream.open:
+                end.stream.receive(StreamSink(end.other), "eof", 0, idle)
+
+    def ended(self, end: TunnelEnd, complete: bool) -> None:
+        """One side will send no more."""
+        end.ended = True
+        if not complete:
+            self.stop()
+            return
+        end.other.shut_write()
+        if all(e.ended for e in self._ends):
+            self.stop(orderly=True)
+
+    def idle(self, end: TunnelEnd) -> None:
+        """One side sent nothing for a while: that is the end only if the other did not either."""
+        moved = sum(e.stream.plain_received for e in self._ends if e.stream.open)
+        if moved == end.moved:
+            self.stop()
+            return
+        end.moved = moved
+        end.stream.extend_read(self._idle)
+
+    def stop(self, orderly: bool = False) -> None:
+        """Close both sides."""
+        for end in self._ends:
+            if orderly:
+                end.stream.close()
+            else:
+                end.stream.abort()
+        over, self._over = self._over, None
+        if over is not None:
+            # The client's stream also had the CONNECT; the other one had nothing but the tunnel.
+            origin = self._ends[1].stream
+            over(origin.plain_sent, origin.plain_received)
+
+
+class TunnelEnd:
+    """The handler of one side."""
+
+    def __init__(self, tunnel: Tunnel, stream: Stream, other: Stream) -> None:
+        self.tunnel = tunnel
+        self.stream = stream
+        self.other = other
+        self.ended = False
+        self.moved = 0
+
+    def on_body(self, complete: bool, reason: str) -> None:
+        self.tunnel.ended(self, complete)
+
+    def on_closed(self, reason: str) -> None:
+        self.tunnel.stop()
+
+    def on_timeout(self, what: str) -> None:
+        if what == "read":
+            self.tunnel.idle(self)
+        else:
+            self.tunnel.stop()
+
+    def on_sent(self) -> None:
+        """The CONNECT's answer is out."""

@@ -1,0 +1,272 @@
+"""Tags: what they are is asked once for all who ask at the same time, whichever process they came to.
+
+An expired copy is confirmed by HEAD. Where the tag has moved, the HEAD has said to which digest: that is
+fetched as content by digest, once for everybody. Only what is not known at all is fetched by its tag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import Any, Final
+
+from regproxy.cache.blobs import Blob, Store
+from regproxy.cache.index.index import TagKey
+from regproxy.core.errors import BadResponse, DigestMismatch, UpstreamError, UpstreamTimeout
+from regproxy.fill.fill import NO_TYPE, Fill, UpstreamAnswer, Wanted
+from regproxy.fill.fills import Fills
+from regproxy.fill.tag_request import Held, TagAsk
+from regproxy.policy.plans import STALE_ON
+from regproxy.registry.targets import MANIFEST_MAX, Kind, Target
+from regproxy.tags.answers import Seen, as_failure, failed_answer
+from regproxy.tags.claims import TagClaim, TagClaims
+from regproxy.tags.revalidation import ATTEMPTS, TagLooks, pause
+from regproxy.tags.rows import Recorder, TagRows, name_of
+from regproxy.upstream.client import Upstream
+from regproxy.upstream.connection import BodyBroken, ConnectionLost
+
+__all__ = ["Recorder", "Tags", "is_for", "key_of", "name_of"]
+
+log = logging.getLogger(__name__)
+
+_RENEW_AGAIN: Final = 5.0  # seconds until a copy is revalidated again whose origin was in trouble
+_TROUBLED_MAX: Final = 4096  # tags
+
+
+class Tags:
+    """Finds out what tags are."""
+
+    def __init__(
+        self,
+        store: Store,
+        index: Recorder,
+        upstream: Upstream,
+        fills: Fills,
+        claims: TagClaims,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._store = store
+        self._fills = fills
+        self._claims = claims
+        self._loop = loop
+        self._rows = TagRows(store, index, loop)
+        self._looks = TagLooks(upstream, self._rows, claims, loop, fills.spawn)
+        self._troubled: OrderedDict[TagKey, float] = OrderedDict()
+
+    # --- what is asked of it -----------------------------------------------------------------------------
+
+    async def look(self, wanted: Wanted, tag: TagAsk) -> Seen | Held:
+        """What the origin says of a tag by HEAD, or the copy that is fresh by now. Raises UpstreamError."""
+        return await self._looks.look(wanted, tag)
+
+    def join(self, wanted: Wanted, tag: TagAsk) -> tuple[Fill, bool]:
+        """Return the tag's fill, shared by equal requests only, and whether it was begun just now."""
+        key = key_of(wanted, tag)
+        fill = self._fills.joinable(key)
+        if fill is not None:
+            return fill, False
+        fill = Fill(wanted, tag, self._loop)
+        self._fills.start(key, fill, lambda leave: self._obtain(fill, tag, leave))
+        return fill, True
+
+    async def _obtain(self, fill: Fill, tag: TagAsk, leave: Callable[[], None]) -> None:
+        """Complete a tag's fill. `leave`: nobody is to join it any more; whoever asks then asks anew.
+
+        Raises RegproxyError where the origin, or another process that has asked it, did not say what it is.
+        """
+        try:
+            if tag.row is None or not await self._revalidate(fill, tag):
+                await self._fetch(fill, tag, leave)
+        except UpstreamError as error:
+            if fill.wanted.own:
+                self._note_trouble(fill.wanted, error)
+            raise
+
+    def may_renew(self, wanted: Wanted) -> bool:
+        """Whether to revalidate in the background; not where that has just failed."""
+        return time.monotonic() >= self._troubled.get(name_of(wanted), 0.0)
+
+    def gone(self, wanted: Wanted) -> None:
+        """The registry says that there is no such tag."""
+        self._rows.gone(wanted)
+
+    def forget(self, host: str, port: int, repository: str, tag: str) -> None:
+        """A tag was set or deleted: who asks from here on is not to join who asked before."""
+        name = (host, port, repository, tag)
+        self._fills.separate(lambda fill: is_for(fill, name))
+        self._looks.forget(name)
+
+    async def written(self) -> None:
+        """Wait until what was entered is known to other processes, a few seconds at most."""
+        await self._rows.written()
+
+    def close(self) -> None:
+        """Nothing is entered any more."""
+        self._rows.close()
+
+    def _note_trouble(self, wanted: Wanted, error: UpstreamError) -> None:
+        again = max(_RENEW_AGAIN, error.retry_after)
+        self._troubled[name_of(wanted)] = time.monotonic() + again
+        if len(self._troubled) > _TROUBLED_MAX:
+            self._troubled.popitem(last=False)
+
+    # --- what is held ------------------------------------------------------------------------------------
+
+    async def _revalidate(self, fill: Fill, tag: TagAsk) -> bool:
+        """Complete the fill by what a HEAD says; False: the tag itself has to be fetched.
+
+        Raises UpstreamError where the origin is in trouble, and something else can be served.
+        """
+        try:
+            found = await self._looks.look(fill.wanted, tag)
+        except BadResponse as error:
+            # It may be the HEAD that it does not understand.
+            log.info("%s: HEAD of %s: %s", fill.host, fill.wanted.target.reference, error)
+            return False
+        if not isinstance(found, Seen):
+            fill.joined = fill.revalidated = True
+            self._complete(fill, found.blob, found.media_type)
+            return True
+        if found.status in STALE_ON and tag.stands_in:
+            raise UpstreamAnswer(found.response, b"", fill.wanted.origin)
+        if not found.digest:
+            return False
+        fill.fetched_from, fill.seconds = found.address, found.seconds
+        blob = self._store.lookup(found.digest)
+        fill.revalidated = blob is not None
+        if blob is None:
+            blob = await self._moved(fill, found)
+        if blob is None:
+            return False
+        self._complete(fill, blob, found.media_type)
+        return True
+
+    async def _moved(self, fill: Fill, seen: Seen) -> Blob | None:
+        """Fetch what the tag is now, by digest; None: the registry does not give it out so."""
+        wanted = fill.wanted
+        path, _, query = wanted.request.path.partition("?")
+        target = path.rpartition("/")[0] + "/" + seen.digest + ("?" + query if query else "")
+        request = replace(wanted.request, target=target)
+        by_digest = Target(Kind.MANIFEST, wanted.target.repository, seen.digest)
+        try:
+            found, blob = await self._fills.whole(replace(wanted, request=request, target=by_digest))
+        except UpstreamAnswer as error:
+            if error.response.status in STALE_ON:
+                raise
+            return None
+        except (BadResponse, DigestMismatch):
+            return None
+        fill.fetched_from, fill.seconds, fill.joined = found.fetched_from, found.seconds, found.joined
+        return blob
+
+    def _complete(self, fill: Fill, blob: Blob, media_type: str) -> None:
+        fill.media_type = media_type or NO_TYPE
+        fill.complete(blob)
+
+    # --- what is not -------------------------------------------------------------------------------------
+
+    async def _fetch(self, fill: Fill, tag: TagAsk, leave: Callable[[], None]) -> None:
+        claim = await self._claims.take(_equal(fill.wanted, tag), lambda: fill.asked)
+        try:
+            if claim.answer is not None and self._share(fill, claim.answer):
+                return
+            held = tag.fresh()
+            if held is not None:
+                fill.joined = True
+                self._complete(fill, held.blob, held.media_type)
+                return
+            fill.joined = False
+            began = time.monotonic()
+            try:
+                await self._download(fill)
+            except UpstreamError as error:
+                answer = failed_answer(error, began, self._looks.asker(fill.wanted))
+                if answer is not None:
+                    claim.publish(answer, time.monotonic())
+                self._forget_gone(fill.wanted, tag, error)
+                raise
+            leave()
+            await self._enter(fill, tag, claim, began, time.monotonic())
+        finally:
+            claim.close()
+
+    async def _download(self, fill: Fill) -> None:
+        """Fetch it; an answer that breaks off is asked for again, as nobody has seen anything of it."""
+        for attempt in range(1, ATTEMPTS):
+            try:
+                await self._fills.downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
+                return
+            except UpstreamError as error:
+                if not _broken_off(fill, error):
+                    raise
+                log.info("%s: %s is asked for again: %s", fill.host, fill.wanted.target.reference, error)
+            fill.opened, fill.media_type = self._loop.create_future(), NO_TYPE
+            await asyncio.sleep(pause(attempt))
+        await self._fills.downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
+
+    def _forget_gone(self, wanted: Wanted, tag: TagAsk, error: UpstreamError) -> None:
+        """Forget a copy whose tag is gone; one that this request could not have had is no business of it."""
+        if isinstance(error, UpstreamAnswer) and error.response.status == 404 and not tag.kept:
+            held = tag.row is not None or tag.stands_in
+            if held and error.origin == wanted.origin:
+                self._rows.gone(wanted)
+
+    def _share(self, fill: Fill, answer: dict[str, Any]) -> bool:
+        """Take what another process was answered; False: it is not there any more, or not so any more."""
+        if self._rows.dropped_since(fill.wanted, answer["began"]):
+            return False
+        if "status" in answer and answer["asker"] != self._looks.asker(fill.wanted):
+            return False  # it may be for their sake that they were refused
+        fill.joined = True
+        if "digest" not in answer:
+            raise as_failure(answer, fill.wanted.origin)
+        blob = self._store.lookup(answer["digest"])
+        if blob is None:
+            return False
+        fill.media_type = answer["type"]
+        fill.fetched_from, fill.seconds = answer["address"], answer["seconds"]
+        fill.complete(blob)
+        return True
+
+    async def _enter(self, fill: Fill, tag: TagAsk, claim: TagClaim, began: float, at: float) -> None:
+        """Enter what the tag is; other processes know it before the next of them may ask the origin."""
+        blob = fill.done.result()
+        if not fill.stored:
+            return
+        self._rows.fetched(fill.wanted, tag.accept, blob, fill.media_type, began)
+        await self._rows.written()
+        answer = {
+            "digest": blob.digest,
+            "type": fill.media_type,
+            "address": fill.fetched_from,
+            "seconds": fill.seconds,
+            "began": began,
+        }
+        claim.publish(answer, at)
+
+
+def key_of(wanted: Wanted, tag: TagAsk) -> Hashable:
+    """Equal for requests that share a fetch; an origin may answer others with something else."""
+    return (wanted.identity, wanted.target.reference, tag.accept)
+
+
+def is_for(fill: Fill, tag: TagKey) -> bool:
+    """Whether a fill is for this tag."""
+    return fill.tag is not None and name_of(fill.wanted) == tag
+
+
+def _equal(wanted: Wanted, tag: TagAsk) -> str:
+    """key_of() as a text that is the same in all processes."""
+    authorization = [value.decode("latin-1") for value in wanted.request.all(b"authorization")]
+    return json.dumps([wanted.origin.scheme, *name_of(wanted), authorization, tag.accept.key])
+
+
+def _broken_off(fill: Fill, error: UpstreamError) -> bool:
+    """Whether the answer, or its end, is missing, and asking again may bring it."""
+    stalled = isinstance(error, UpstreamTimeout) and fill.head is not None
+    return stalled or isinstance(error, ConnectionLost | BodyBroken)

@@ -1,0 +1,175 @@
+"""Asking by HEAD what a tag is: once for all who ask at the same time, whichever process they came to.
+
+Registries count a HEAD less than a GET, or not at all, and it carries nothing. So an expired copy is
+confirmed by it, and only what has moved is fetched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from regproxy.cache.index.index import TagKey
+from regproxy.core.errors import RegproxyError, UpstreamError
+from regproxy.fill.fill import Wanted
+from regproxy.fill.tag_request import Held, TagAsk
+from regproxy.tags.answers import Seen, as_seen, failed_answer
+from regproxy.tags.claims import TagClaim, TagClaims
+from regproxy.tags.rows import TagRows, name_of
+from regproxy.upstream.client import Upstream
+from regproxy.upstream.connection import ConnectionLost
+from regproxy.upstream.fetch import Ask, Fetched
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS: Final = 3  # to get an answer, or a body, that does not break
+_PAUSE: Final = 0.2  # seconds before the second of them, at most
+
+
+class _Look:
+    """One HEAD under way. `asked`: when it was wanted last, monotonic."""
+
+    __slots__ = ("asked", "done", "tag", "wanted")
+
+    def __init__(self, wanted: Wanted, tag: TagAsk, loop: asyncio.AbstractEventLoop) -> None:
+        self.wanted = wanted
+        self.tag = tag
+        self.asked = time.monotonic()
+        self.done: asyncio.Future[Seen | Held] = loop.create_future()
+
+    def fail(self, error: BaseException) -> None:
+        if not self.done.done():
+            self.done.set_exception(error)
+            # Nobody may be left to hear it; that is no reason for a warning.
+            self.done.exception()
+
+
+class TagLooks:
+    """The HEADs of tags under way in this process. `spawn` runs their tasks."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        rows: TagRows,
+        claims: TagClaims,
+        loop: asyncio.AbstractEventLoop,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._upstream = upstream
+        self._rows = rows
+        self._claims = claims
+        self._loop = loop
+        self._spawn = spawn
+        self._under_way: dict[str, _Look] = {}
+
+    async def look(self, wanted: Wanted, tag: TagAsk) -> Seen | Held:
+        """What the origin says of a tag, entered in the index; or the copy that is fresh by now.
+
+        Raises UpstreamError where it could not be asked.
+        """
+        if tag.shared:
+            look = self._join(wanted, tag, "")
+            found = await asyncio.shield(look.done)
+            if not isinstance(found, Seen) or found.digest or found.asker == self.asker(wanted):
+                return found
+            # Somebody else's credentials were refused; ours may not be.
+        return await asyncio.shield(self._join(wanted, tag, self.asker(wanted)).done)
+
+    def asker(self, wanted: Wanted) -> str:
+        """Return a mark of all that a refusal may be due to, the same in all processes."""
+        said = (wanted.request.all(name) for name in (b"authorization", b"user-agent"))
+        return self._claims.mark(json.dumps([[value.decode("latin-1") for value in each] for each in said]))
+
+    def _join(self, wanted: Wanted, tag: TagAsk, asker: str) -> _Look:
+        key = json.dumps(["HEAD", wanted.origin.scheme, *name_of(wanted), asker, tag.accept.key])
+        look = self._under_way.get(key)
+        if look is not None:
+            # An answer that another process had before this request is not one to it.
+            look.asked = time.monotonic()
+            return look
+        look = self._under_way[key] = _Look(wanted, tag, self._loop)
+        self._spawn(self._run(look, key))
+        return look
+
+    def forget(self, tag: TagKey) -> None:
+        """A tag was set or deleted: who asks from here on is not to join who asked before."""
+        for key, look in list(self._under_way.items()):
+            if name_of(look.wanted) == tag:
+                del self._under_way[key]
+
+    def _leave(self, look: _Look, key: str) -> None:
+        if self._under_way.get(key) is look:
+            del self._under_way[key]
+
+    async def _run(self, look: _Look, key: str) -> None:
+        try:
+            claim = await self._claims.take(key, lambda: look.asked)
+            try:
+                await self._ask(look, key, claim)
+            finally:
+                claim.close()
+        except RegproxyError as error:
+            # What it has come through would keep every frame's objects until the collector comes by.
+            error.__context__ = error.__cause__ = error.__traceback__ = None
+            look.fail(error)
+        except asyncio.CancelledError:
+            look.fail(UpstreamError("the proxy is shutting down"))
+            raise
+        except Exception as error:
+            log.exception("HEAD of %s failed", look.wanted.target.reference)
+            look.fail(UpstreamError(f"internal error: {type(error).__name__}"))
+        finally:
+            self._leave(look, key)
+
+    async def _ask(self, look: _Look, key: str, claim: TagClaim) -> None:
+        wanted = look.wanted
+        if claim.answer is not None and not self._rows.dropped_since(wanted, claim.answer["began"]):
+            # Refused or not: who asked it in that process joins only those who are alike.
+            look.done.set_result(as_seen(claim.answer))
+            return
+        held = look.tag.fresh()
+        if held is not None:
+            look.done.set_result(held)
+            return
+        began = time.monotonic()
+        try:
+            fetched = await self._head(look)
+        except UpstreamError as error:
+            answer = failed_answer(error, began, self.asker(wanted))
+            if answer is not None:
+                claim.publish(answer, time.monotonic())
+            raise
+        at = time.monotonic()
+        address, direct = fetched.connection.address, fetched.origin == wanted.origin
+        seen = Seen(fetched.response, address, fetched.seconds, began, direct, self.asker(wanted))
+        self._upstream.release(fetched.connection, fetched.response)
+        entered = self._rows.seen(wanted, look.tag, seen)
+        # Who asks from here on asks anew.
+        self._leave(look, key)
+        look.done.set_result(seen)
+        if entered:
+            # Other processes know it before the next of them may ask the origin.
+            await self._rows.written()
+        claim.publish(seen.as_json(), at)
+
+    async def _head(self, look: _Look) -> Fetched:
+        wanted = look.wanted
+        ask = Ask(own=wanted.own)
+        # Where there is something to serve instead, nobody is kept waiting.
+        for attempt in range(1, 1 if look.tag.stands_in else ATTEMPTS):
+            try:
+                return await self._upstream.fetch(wanted.origin, wanted.request, "HEAD", ask)
+            except ConnectionLost as error:
+                log.info("%s: asked again: %s", wanted.target.reference, error)
+            await asyncio.sleep(pause(attempt))
+        return await self._upstream.fetch(wanted.origin, wanted.request, "HEAD", ask)
+
+
+def pause(attempt: int) -> float:
+    """Seconds until something is tried again, so that not all who wait do it at once."""
+    return _PAUSE * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.0)

@@ -1,0 +1,1 @@
+"""The CA, leaves, TLS contexts."""

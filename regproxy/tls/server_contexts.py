@@ -1,0 +1,34 @@
+"""A TLS context for each host that is intercepted, made from its leaf and kept as long as the leaf is."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Final
+
+from regproxy.dataplane.tls import Context, server_context
+from regproxy.tls.authority import Authority, Leaf
+
+CONTEXTS_MAX: Final = 1024
+
+
+class Contexts:
+    """Server contexts by host; the least recently used goes first."""
+
+    def __init__(self, authority: Authority, *, ktls: bool = False, seals: bool = False) -> None:
+        self._authority = authority
+        self._ktls = ktls
+        self._seals = seals
+        self._known: OrderedDict[str, tuple[Leaf, Context]] = OrderedDict()
+
+    def for_host(self, host: str) -> Context:
+        """The context that presents `host`'s leaf. Raises CertificateError as `Authority.leaf` does."""
+        leaf = self._authority.leaf(host)
+        known = self._known.get(host)
+        if known is not None and known[0] is leaf:
+            self._known.move_to_end(host)
+            return known[1]
+        context = server_context(leaf.chain_pem, leaf.key_pem, self._ktls, self._seals)
+        self._known[host] = leaf, context
+        if len(self._known) > CONTEXTS_MAX:
+            self._known.popitem(last=False)
+        return context

@@ -1,0 +1,89 @@
+"""What every request to an origin goes through: is it there, does it let us, and what did it say."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
+
+from regproxy.auth.authorizer import Grant
+from regproxy.core.errors import BadResponse, ConnectFailed, RateLimited, UpstreamTimeout
+from regproxy.http.messages import Request, Response
+from regproxy.http.origin import Origin
+from regproxy.registry.rate_limits import ANONYMOUS, CLIENT, client_credential
+from regproxy.registry.targets import Kind
+from regproxy.upstream.circuit_breaker import Breakers
+from regproxy.upstream.connection import Connection
+from regproxy.upstream.quotas import Quotas
+
+_CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
+
+# What a registry that is there answers in time.
+_TELLING: Final = _CONTENT | {Kind.PING, Kind.TOKEN}
+
+T = TypeVar("T", bound=tuple[Connection, Response])
+
+
+class Gate:
+    """Circuit breakers and quotas around requests."""
+
+    def __init__(self, breakers: Breakers, quotas: Quotas) -> None:
+        self.breakers = breakers
+        self.quotas = quotas
+
+    async def through(
+        self,
+        origin: Origin,
+        credential: str,
+        method: str,
+        kind: Kind,
+        send: Callable[[], Awaitable[T]],
+        *,
+        limited: bool = True,
+    ) -> T:
+        """Send a request, unless it is known to be in vain, and learn from what comes of it.
+
+        `limited`: not sent either while the registry has said that it would refuse it.
+        """
+        breakers, quotas = self.breakers, self.quotas
+        breakers.admit(origin)
+        try:
+            if limited:
+                quotas.admit(origin.host, credential, method, kind)
+            result = await send()
+        except RateLimited:
+            # We may have been let through to see whether it is there.
+            breakers.abandoned(origin)
+            raise
+        except (ConnectFailed, UpstreamTimeout) as error:
+            if isinstance(error, ConnectFailed) or kind in _TELLING:
+                breakers.failed(origin, error)
+            else:
+                # Any client may know a page that takes long; that says nothing of the registry.
+                breakers.abandoned(origin)
+            raise
+        except BadResponse:
+            # Somebody is there.
+            breakers.answered(origin)
+            raise
+        except BaseException:
+            # Also a connection that was lost: quickly, and maybe for this request alone.
+            breakers.abandoned(origin)
+            raise
+        breakers.answered(origin)
+        if kind in _CONTENT:
+            # Other paths have limits of their own.
+            quotas.observe(origin.host, credential, method, kind, result[1])
+        return result
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        self.quotas.close()
+
+
+def credential_of(grant: Grant | None, request: Request) -> str:
+    """Whose quota a request with this Authorization uses up."""
+    if grant is None:
+        return ANONYMOUS
+    if grant.credential == CLIENT:
+        return client_credential(request.get(b"authorization"))
+    return grant.credential

@@ -1,0 +1,441 @@
+"""Requests to origins: their heads, over connections that are kept or new, and where redirects lead.
+
+An origin is (scheme, host, port), so the port of the CONNECT is the port that is asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final, Protocol, TypeVar
+from urllib.parse import urljoin, urlsplit
+
+from regproxy.auth.authorizer import Authorizer, Exchange, Grant
+from regproxy.core.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
+from regproxy.core.lru import Bounded
+from regproxy.http.messages import NONE, Framing, Headers, Request, Response, upstream_head
+from regproxy.http.origin import Origin
+from regproxy.policy.lending import trimmed
+from regproxy.policy.origins import Origins, Place
+from regproxy.policy.plans import MAX_REDIRECTS, REDIRECTS
+from regproxy.policy.sharing import SENT
+from regproxy.registry.rate_limits import CLIENT
+from regproxy.registry.targets import Kind, parse_target
+from regproxy.registry.token_protocol import Issued
+from regproxy.upstream.admission import Gate, credential_of
+from regproxy.upstream.connection import Connection, ConnectionLost, Idle
+from regproxy.upstream.dialer import Dialer
+from regproxy.upstream.fetch import WHOLE, Ask, Fetched
+
+__all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched", "Upstream", "authority"]
+
+log = logging.getLogger(__name__)
+
+DISTRUST_SECONDS: Final = 300.0
+DISTRUSTED_MAX: Final = 1024
+INTERIM_MAX: Final = 16  # 1xx answers before the one that counts
+
+# All of a client's that a fetch sends on, for others may share what it brings; credentials are decided on.
+_TOLD: Final = SENT - {b"authorization"}
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+_TOKENS: Final = "tokens"  # their servers' quotas are no registry's
+_SOON: Final = 20.0  # seconds for a token
+_LITTLE: Final = 5.0  # seconds for what nobody wants
+_SAFE: Final = frozenset({"GET", "HEAD"})
+_MIRRORED: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
+_IDENTITY: Final = (b"accept-encoding", b"identity")
+
+
+T = TypeVar("T")
+
+
+class Counters(Protocol):
+    """Where requests to origins are counted."""
+
+    def upstream_request(self, host: str, code: int | str, seconds: float) -> None:
+        """Count one answer by its status, or a failure by a word, and the seconds until its head."""
+
+
+class Upstream:
+    """Asks origins. One for each worker.
+
+    `authorizer` makes what decides on credentials; it gets this one, to ask for tokens.
+    """
+
+    def __init__(
+        self,
+        dialer: Dialer,
+        origins: Origins,
+        gate: Gate,
+        counters: Counters,
+        authorizer: Callable[[Exchange], Authorizer],
+    ) -> None:
+        self._dialer = dialer
+        self._origins = origins
+        self._gate = gate
+        self._counters = counters
+        self._idle = Idle()
+        self._lets_in: Bounded[Origin, bool] = Bounded(DISTRUSTED_MAX)  # without any Authorization
+        self._distrusted: Bounded[tuple[Origin, str], float] = Bounded(DISTRUSTED_MAX)
+        self._authorizer = authorizer(self)
+
+    # --- connections -------------------------------------------------------------------------------------
+
+    async def dial(self, host: str, port: int, timeout: float) -> tuple[int, str]:
+        """As Dialer.dial."""
+        return await self._dialer.dial(host, port, timeout)
+
+    def release(self, connection: Connection, response: Response) -> None:
+        """Give a connection back after its answer was read to the end; kept alive if the origin agrees."""
+        self._idle.give(connection, response)
+
+    def close(self) -> None:
+        """End what is under way, and close every idle connection."""
+        self._authorizer.close()
+        self._gate.close()
+        self._idle.close()
+
+    # --- requests ----------------------------------------------------------------------------------------
+
+    async def _request(
+        self,
+        origin: Origin,
+        head: bytes,
+        method: str,
+        *,
+        fresh: bool = False,
+        answer_of: Origin | None = None,
+    ) -> tuple[Connection, Response]:
+        """Send a request, whose little body may follow its head, and read the head of its final answer.
+
+        An idle connection that the origin has just closed costs one more try on a new one. `answer_of`: see
+        Dialer.connect.
+        """
+        started = time.monotonic()
+        try:
+            # What may have been done already must not be done twice (RFC 9110 9.2.2): no connection that may
+            # turn out to be closed.
+            idle = None
+            if method in _IDEMPOTENT and not fresh:
+                idle = self._idle.take(origin, lambda idle: self._dialer.may_reuse(idle, answer_of))
+            if idle is not None:
+                with suppress(ConnectionLost):
+                    return await self._ask(idle, head, method, started)
+            return await self._ask(await self._connect(origin, answer_of), head, method, started)
+        except UpstreamError:
+            self._counters.upstream_request(origin.host, "error", time.monotonic() - started)
+            raise
+
+    async def _connect(self, origin: Origin, answer_of: Origin | None = None) -> Connection:
+        return await self._gate.breakers.run(origin, self._dialer.connect(origin, answer_of))
+
+    async def _ask(
+        self, connection: Connection, head: bytes, method: str, started: float
+    ) -> tuple[Connection, Response]:
+        try:
+            connection.send(head)
+            response = await connection.read_head(method)
+            for _ in range(INTERIM_MAX):
+                if response.status >= 200:
+                    break
+                response = await connection.read_head(method)
+            else:
+                raise BadResponse(f"{connection.origin.host}: more than {INTERIM_MAX} interim answers")
+        except BaseException:
+            connection.abort()
+            raise
+        self._counters.upstream_request(connection.origin.host, response.status, time.monotonic() - started)
+        return connection, response
+
+    def _fields(self, origin: Origin, grant: Grant | None) -> tuple[tuple[bytes, bytes], ...]:
+        """What a request gets beside what it has."""
+        # Else it would call itself http:// in what it tells clients.
+        plain = ((b"x-forwarded-proto", b"https"),) if self._origins.plain(origin) else ()
+        return (*plain, (b"authorization", grant.value)) if grant is not None else plain
+
+    # --- what is passed on -------------------------------------------------------------------------------
+
+    async def pass_on(
+        self, origin: Origin, request: Request, body: bytes = b"", *, lend: bool = True
+    ) -> tuple[Connection, Response]:
+        """Send a request, whose body is little and all here, as it is, with the origin's credentials where it
+        has none and may get them. `lend` False: it goes without those.
+        """
+        grant = await self._authorizer.passing(origin, request) if lend else None
+        kind = _kind(request)
+        async with self._authorizer.trial(origin, grant) as rests:
+            grant = None if rests else grant
+            sent = _lent(request, grant)
+            head = upstream_head(sent, authority(origin), put=self._fields(origin, grant)) + body
+            connection, response = await self._gate.through(
+                *(origin, credential_of(grant or _own(request), request), request.method, kind),
+                lambda: self._request(origin, head, request.method),
+                # A ping and a token are how clients get credentials of their own.
+                limited=request.method in _SAFE and kind in _MIRRORED,
+            )
+            try:
+                await self._authorizer.passed(origin, sent, grant, response)
+            except BaseException:
+                connection.abort()
+                raise
+        return connection, response
+
+    async def begin(self, origin: Origin, request: Request) -> tuple[Connection, Grant | None]:
+        """Send the head of a request whose body follows; on a new connection, as it can't be sent twice.
+
+        began() is to be told of the answer.
+        """
+        grant = await self._authorizer.passing(origin, request)
+        if not await self._authorizer.may_show(origin, grant):
+            grant = None
+        head = upstream_head(_lent(request, grant), authority(origin), put=self._fields(origin, grant))
+        breakers = self._gate.breakers
+        breakers.admit(origin)
+        try:
+            connection = await self._connect(origin)
+        except UpstreamError as error:
+            breakers.failed(origin, error)
+            raise
+        except BaseException:
+            breakers.abandoned(origin)
+            raise
+        breakers.answered(origin)
+        connection.send(head)
+        return connection, grant
+
+    def began(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
+        """An answer came to what begin() has sent."""
+        self._authorizer.judge(origin, request, grant, response)
+
+    async def may_lend(self, origin: Origin, request: Request) -> bool:
+        """As Authorizer.may_lend."""
+        return await self._authorizer.may_lend(origin, request)
+
+    async def lend(self, origin: Origin, request: Request, body: bytes) -> Issued | None:
+        """As Authorizer.lend."""
+        return await self._authorizer.lend(origin, request, body)
+
+    async def exchange(
+        self,
+        origin: Origin,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        *,
+        registry: Origin | None = None,
+    ) -> tuple[int, Response, bytes]:
+        """Ask a token server one thing: see `tokencache.Exchange`."""
+        framing = Framing("length", len(body)) if method == "POST" else Framing("none", 0)
+        request = Request(method, target, 1, headers, framing, True, False)
+        head = upstream_head(request, authority(origin), target=target)
+        connection, response = await self._gate.through(
+            *(origin, _TOKENS, method, Kind.TOKEN),
+            lambda: self._soon(
+                origin,
+                self._request(origin, head + body, method, fresh=method == "POST", answer_of=registry),
+            ),
+            limited=False,
+        )
+        try:
+            content = await self._soon(origin, connection.read_small(response))
+        except BaseException:
+            connection.abort()
+            raise
+        self.release(connection, response)
+        return response.status, response, content
+
+    async def _soon(self, origin: Origin, answer: Coroutine[Any, Any, T]) -> T:
+        """Await what everybody waits for, not as long as content may take."""
+        try:
+            async with asyncio.timeout(_SOON):
+                return await answer
+        except TimeoutError:
+            raise UpstreamTimeout(f"{origin.host}: no token within {_SOON:g} s") from None
+
+    # --- content -----------------------------------------------------------------------------------------
+
+    async def fetch(self, origin: Origin, request: Request, method: str, ask: Ask = WHOLE) -> Fetched:
+        """Ask for unencoded content at the registry's mirrors in their order, then at itself.
+
+        Redirects are followed; credentials and cookies stay with the registry. Raises UpstreamError; the
+        caller reads the body and releases the connection, or aborts it.
+        """
+        started = time.monotonic()
+        if ask.at:
+            return await self._fetch_at(Place(origin), request, method, ask)
+        *mirrors, itself = self._origins.places(origin)
+        for place in mirrors if _kind(request) in _MIRRORED else ():
+            if (self._distrusted.get((place.origin, request.path)) or 0.0) > started:
+                continue
+            try:
+                fetched = await self._fetch_at(place, _anonymous(request), method, ask)
+            except (UpstreamError, Refused) as error:
+                log.info("%s: the mirror %s: %s", origin.host, place.origin.host, error)
+                continue
+            if place.settles(fetched.response.status):
+                return fetched
+            log.info("%s: the mirror %s says %d", origin.host, place.origin.host, fetched.response.status)
+            await self._finish(fetched.connection, fetched.response)
+        return await self._fetch_at(itself, request, method, ask)
+
+    def distrust(self, mirror: Origin, request: Request) -> None:
+        """Ask a mirror for this no more for a while: what it gave was wrong."""
+        self._distrusted.put((mirror, request.path), time.monotonic() + DISTRUST_SECONDS)
+
+    async def _fetch_at(self, place: Place, request: Request, method: str, ask: Ask) -> Fetched:
+        started = time.monotonic()
+        url = ask.at or _url(place.origin, place.path(request.path))
+        at = self._origins.canonical(Origin.of(url)) if ask.at else place.origin
+        across = bool(ask.at)
+        for _ in range(MAX_REDIRECTS + 1):
+            if at != place.origin:
+                across = True  # for good: a URL of another host's is no place for credentials
+            connection, response = await self._hop(place.origin, at, request, method, url, ask, across)
+            if response.status not in REDIRECTS:
+                seconds = time.monotonic() - started
+                return Fetched(connection, response, at, seconds, url, place.origin)
+            location = response.get(b"location")
+            if location is None:
+                connection.abort()
+                raise BadResponse(f"{at.host} redirects ({response.status}) without saying where to")
+            await self._finish(connection, response)
+            url = _follow(url, location)
+            to = self._origins.canonical(Origin.of(url))
+            if at.scheme == "https" and to.scheme != "https":
+                raise BadResponse(f"{at.host} redirects to plain HTTP at {to.host}: not followed")
+            at = to
+        raise BadResponse(f"{place.origin.host}: more than {MAX_REDIRECTS} redirects")
+
+    async def _hop(
+        self,
+        origin: Origin,
+        at: Origin,
+        request: Request,
+        method: str,
+        url: str,
+        ask: Ask,
+        across: bool,
+    ) -> tuple[Connection, Response]:
+        """One request on the way; to the registry with credentials, others if the first are refused."""
+        if across:
+            return await self._send(at, None, request, method, url, ask, across=origin)
+        target, authorizer = parse_target(request.path), self._authorizer
+        grant = await authorizer.authorization(origin, target, request, own=ask.own)
+        async with authorizer.trial(origin, grant) as rests:
+            if rests:
+                grant = await authorizer.authorization(origin, target, request, own=ask.own)
+            connection, response = await self._send(at, grant, request, method, url, ask)
+            if response.status != 401:
+                authorizer.accepted(origin, grant, response.status)
+                return connection, response
+            if grant is not None and grant.sort == "login":
+                authorizer.note(origin, target, response, grant)
+        try:
+            other = await authorizer.refused(origin, target, request, response, grant, own=ask.own)
+        except BaseException:
+            connection.abort()
+            raise
+        if other is None:
+            return connection, response
+        async with authorizer.trial(origin, other) as rests:
+            if rests:
+                return connection, response
+            await self._finish(connection, response)
+            connection, response = await self._send(at, other, request, method, url, ask)
+            if response.status != 401:
+                authorizer.accepted(origin, other, response.status)
+            else:
+                authorizer.note(origin, target, response, other)
+        return connection, response
+
+    async def _send(
+        self,
+        at: Origin,
+        grant: Grant | None,
+        request: Request,
+        method: str,
+        url: str,
+        ask: Ask,
+        *,
+        across: Origin | None = None,
+    ) -> tuple[Connection, Response]:
+        """`across`: whose answer has led to `at`, None where it is asked itself."""
+        put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
+        told = _anonymous(request)
+        head = upstream_head(told, authority(at), target=_path_of(url), method=method, put=put)
+        # Who shows nothing where something is asked for uses up nobody's quota, and has to see the challenge.
+        limited = grant is not None or across is not None or self._lets_in.get(at) is True
+        connection, response = await self._gate.through(
+            *(at, credential_of(grant, request if across is None else told), method, _kind(request)),
+            lambda: self._request(at, head, method, answer_of=across),
+            limited=limited,
+        )
+        if grant is None and across is None:
+            self._lets_in.put(at, response.status != 401)
+        return connection, response
+
+    async def _finish(self, connection: Connection, response: Response) -> None:
+        """Read a little body that nobody wants, so that the connection can be used again."""
+        try:
+            async with asyncio.timeout(_LITTLE):
+                await connection.read_small(response)
+        except (UpstreamError, TimeoutError):
+            connection.abort()
+        except BaseException:
+            connection.abort()
+            raise
+        else:
+            self.release(connection, response)
+
+
+def _own(request: Request) -> Grant | None:
+    """What the client itself sends."""
+    value = request.get(b"authorization")
+    return Grant(value, CLIENT) if value is not None else None
+
+
+def _lent(request: Request, grant: Grant | None) -> Request:
+    """A request as it is sent with this grant: with ours, nothing that makes another request of it."""
+    return trimmed(request) if _is_ours(grant) else request
+
+
+def _is_ours(grant: Grant | None) -> bool:
+    return grant is not None and grant.sort != "client"
+
+
+def _kind(request: Request) -> Kind:
+    return parse_target(request.path).kind
+
+
+def _anonymous(request: Request) -> Request:
+    """The request without its credentials, and without all that no key of a shared answer has."""
+    return replace(request, headers=tuple(field for field in request.headers if field[0] in _TOLD), body=NONE)
+
+
+def authority(origin: Origin) -> bytes:
+    """`host[:port]` for a Host header (RFC 9110 section 7.2); the scheme's own port is left out."""
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    default = 443 if origin.scheme == "https" else 80
+    return (host if origin.port == default else f"{host}:{origin.port}").encode()
+
+
+def _url(origin: Origin, path: str) -> str:
+    return f"{origin.scheme}://{authority(origin).decode()}{path}"
+
+
+def _follow(url: str, location: bytes) -> str:
+    """The absolute URL that a Location names (RFC 9110 10.2.2); a relative one is the registry's own."""
+    try:
+        return urljoin(url, location.decode("ascii"))
+    except ValueError:
+        raise BadResponse("a redirect to something that is not a URL") from None
+
+
+def _path_of(url: str) -> str:
+    parts = urlsplit(url)
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")

@@ -1,0 +1,235 @@
+"""One connection to an origin, which is asked one thing at a time, and those that wait for a next request."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from regproxy.core.errors import BadResponse, ConnectFailed, UpstreamError, UpstreamTimeout
+from regproxy.dataplane.bodies import BytesSink
+from regproxy.dataplane.stream import Sink, Stream
+from regproxy.dataplane.tls import Context
+from regproxy.http.messages import Framing, Response, parse_response
+from regproxy.http.origin import Origin
+
+HEAD_MAX: Final = 131_072  # bytes; Artifact Registry sends large response heads
+IDLE_PER_ORIGIN: Final = 32
+IDLE_SECONDS: Final = 55.0  # below the 60 s after which common load balancers drop a connection
+SMALL_BODY: Final = 65_536  # bytes; an error's or a redirect's body is read up to this size
+
+
+class ConnectionLost(UpstreamError):
+    """The connection ended before the answer did."""
+
+
+class BodyBroken(BadResponse):
+    """A body that did not come to its end."""
+
+
+class Connection:
+    """One connection to an origin, and the handler of its stream. One request at a time.
+
+    `patience`: seconds until an answer's first byte, 0 for any.
+    """
+
+    __slots__ = ("_on_lost", "_timeout", "_waiter", "address", "origin", "patience", "stream", "used")
+
+    def __init__(self, stream: Stream, origin: Origin, address: str, timeout: float) -> None:
+        self.stream = stream
+        self.origin = origin
+        self.address = address
+        self.used = 0
+        self._timeout = self.patience = timeout
+        self._waiter: asyncio.Future[bytes] | None = None
+        self._on_lost: Callable[[Connection], None] | None = None
+        stream.handler = self
+
+    # --- what the stream tells ---------------------------------------------------------------------------
+
+    def on_handshake(self) -> None:
+        self._settle(b"")
+
+    def on_head(self, head: bytes) -> None:
+        self._settle(head)
+
+    def on_sent(self) -> None:
+        """Requests are small or relayed: nobody waits for this."""
+
+    def on_body(self, complete: bool, reason: str) -> None:
+        if complete:
+            self._settle(b"")
+        else:
+            self._fail(BodyBroken(f"{self.origin.host}: {reason}"))
+
+    def on_head_too_large(self) -> None:
+        self._fail(BadResponse(f"{self.origin.host}: the response head is larger than {HEAD_MAX} bytes"))
+
+    def on_eof(self, partial: bool) -> None:
+        where = "within the response head" if partial else "without an answer"
+        self._fail(ConnectionLost(f"{self.origin.host} closed the connection {where}"))
+
+    def on_timeout(self, what: str) -> None:
+        if self._waiter is None:
+            self.on_closed("idle for too long")
+            return
+        verb = "sent nothing" if what == "read" else "took nothing"
+        self._fail(UpstreamTimeout(f"{self.origin.host} {verb} for {self._timeout:g} s"))
+
+    def on_closed(self, reason: str) -> None:
+        on_lost, self._on_lost = self._on_lost, None
+        if on_lost is not None:
+            on_lost(self)
+        self._fail(ConnectionLost(f"{self.origin.host}: {reason}"))
+
+    def _settle(self, result: bytes) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(result)
+
+    def _fail(self, error: UpstreamError) -> None:
+        self.stream.abort()
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+
+    async def _wait(self, begin: Callable[[], None]) -> bytes:
+        """Start something whose end the stream tells, and wait for it."""
+        if not self.stream.open:
+            raise ConnectionLost(f"{self.origin.host} closed the connection")
+        waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._waiter = waiter
+        begin()
+        try:
+            return await waiter
+        finally:
+            # An error would hold this frame, and the frame the error, with all that reads a body.
+            del waiter
+
+    # --- one request -------------------------------------------------------------------------------------
+
+    async def start_tls(self, context: Context) -> None:
+        """Handshake as the client; ConnectFailed says why it failed."""
+        name, is_ip = self.origin.host.encode(), _is_ip(self.origin.host)
+        try:
+            await self._wait(lambda: self.stream.start_tls(context, name, is_ip, self._timeout))
+        except ConnectionLost as error:
+            raise ConnectFailed(str(error)) from None
+
+    def wait_without_limit(self) -> None:
+        """While a request's body is on its way, its answer can't be late."""
+        self.patience = 0.0
+
+    def wait_from_now(self) -> None:
+        """The request is complete: the answer has its time from here on."""
+        self.patience = self._timeout
+        self.stream.extend_read(self._timeout)
+
+    def send(self, head: bytes) -> None:
+        """Send a request's head."""
+        self.used += 1
+        self.stream.send(head)
+
+    async def read_head(self, method: str) -> Response:
+        """The next response head, interim ones (1xx) included."""
+        head = await self._wait(lambda: self.stream.next_head(self.patience, self._timeout))
+        try:
+            return parse_response(head, method)
+        except BadResponse as error:
+            raise BadResponse(f"{self.origin.host}: {error}") from None
+
+    async def read_body(self, sink: Sink, framing: Framing) -> None:
+        """Move the body that follows into the sink; BadResponse where it is cut or malformed."""
+        if framing.empty:
+            return
+        await self._wait(lambda: self.stream.receive(sink, framing.kind, framing.length, self._timeout))
+
+    async def read_small(self, response: Response, limit: int = SMALL_BODY) -> bytes:
+        """A body of at most `limit` bytes; BadResponse where it is larger or cut."""
+        sink = BytesSink(limit)
+        await self.read_body(sink, response.body)
+        return bytes(sink.data)
+
+    def keep(self, on_lost: Callable[[Connection], None]) -> bool:
+        """Stay open for a later request; False where the origin has closed or sent more than it should."""
+        self._on_lost = on_lost
+        return self.stream.watch_idle(IDLE_SECONDS)
+
+    def take(self) -> None:
+        """Out of the pool again."""
+        self._on_lost = None
+        self.patience = self._timeout
+
+    def abort(self) -> None:
+        """Close at once. Whoever waits for something is told."""
+        self._on_lost = None
+        self._fail(ConnectionLost(f"{self.origin.host}: given up"))
+
+    def too_slow(self, rate: float, seconds: float) -> None:
+        """Give up a body that comes with less than `rate` bytes a second for so long."""
+        self._fail(UpstreamTimeout(f"{self.origin.host} sent less than {rate:g} bytes/s for {seconds:g} s"))
+
+    def close(self) -> None:
+        """Close in order, once nobody waits for anything."""
+        self._on_lost = None
+        self.stream.close()
+
+
+class Idle:
+    """Connections that are kept for a later request, by origin; the last one that came goes out first."""
+
+    def __init__(self) -> None:
+        self._pools: dict[Origin, deque[Connection]] = {}
+
+    def take(self, origin: Origin, may: Callable[[Connection], bool] | None = None) -> Connection | None:
+        """One that a request can be sent on, and that `may` is for, or None. Who has sent more is closed."""
+        pool = self._pools.get(origin)
+        while pool:
+            if may is not None and not may(pool[-1]):
+                return None
+            connection = pool.pop()
+            if not pool:
+                del self._pools[origin]
+            connection.take()
+            if connection.stream.reusable():
+                return connection
+            connection.close()
+        return None
+
+    def give(self, connection: Connection, response: Response) -> None:
+        """Take a connection whose answer was read to the end; closed unless the origin keeps it alive."""
+        origin = connection.origin
+        if response.keep_alive and response.body.kind != "eof":
+            pool = self._pools.setdefault(origin, deque())
+            if len(pool) < IDLE_PER_ORIGIN and connection.keep(self._lost):
+                pool.append(connection)
+                return
+            if not pool:
+                del self._pools[origin]
+        connection.close()
+
+    def _lost(self, connection: Connection) -> None:
+        pool = self._pools.get(connection.origin)
+        if pool is not None:
+            with suppress(ValueError):
+                pool.remove(connection)
+            if not pool:
+                del self._pools[connection.origin]
+
+    def close(self) -> None:
+        """Close them all."""
+        for pool in self._pools.values():
+            for connection in tuple(pool):
+                connection.abort()
+        self._pools.clear()
+
+
+def _is_ip(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

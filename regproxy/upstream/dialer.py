@@ -1,0 +1,373 @@
+"""The way to an origin: its settings, name resolution, TCP, a parent proxy, TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import aiohappyeyeballs
+
+from regproxy.config.parent_proxy import EVERY_ADDRESS
+from regproxy.config.settings import Config
+from regproxy.core.addresses import Reach, as_address, client_of, reach_of
+from regproxy.core.errors import ConnectFailed, OffLimits, Refused, RegproxyError, UpstreamTimeout
+from regproxy.core.lru import Bounded
+from regproxy.dataplane.reactor import Reactor
+from regproxy.dataplane.stream import Stream
+from regproxy.http.origin import Origin
+from regproxy.policy.origins import Origins, Way
+from regproxy.policy.plans import Policy
+from regproxy.tls.client_contexts import Trust
+from regproxy.upstream import name_lookups
+from regproxy.upstream.connect_tunnel import open_tunnel
+from regproxy.upstream.connection import HEAD_MAX, Connection
+from regproxy.upstream.name_lookups import CLIENT, AddrInfo, Lane, Lookups, literal
+from regproxy.upstream.resolver import Order, Resolver, address_of, at_port
+
+log = logging.getLogger(__name__)
+
+_LOST: Final = "lost"
+HAPPY_EYEBALLS_DELAY: Final = 0.25  # seconds, RFC 8305 section 5
+QUIET_SECONDS: Final = 60.0
+REFUSED_MAX: Final = 256  # hosts whose refusal was logged a moment ago
+
+
+class Counters(name_lookups.Counters, Protocol):
+    """Where is counted what becomes of names and addresses."""
+
+    def target_refused(self, by: str) -> None:
+        """Count a host whose addresses may not be connected to. `by`: "client" or "answer" has named it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Trip:
+    """Where to, and who says so. `answer_of`: the registry whose answer does, None where none does."""
+
+    host: str
+    way: Way
+    lane: Lane
+    asker: str
+    answer_of: Origin | None = None
+
+
+class Dialer:
+    """Makes connections, to each origin as its settings say. One for each worker."""
+
+    def __init__(
+        self,
+        config: Config,
+        origins: Origins,
+        policy: Policy,
+        trust: Trust,
+        reactor: Reactor,
+        loop: asyncio.AbstractEventLoop,
+        counters: Counters | None = None,
+        resolver: Callable[[Lane], Resolver] | None = None,
+    ) -> None:
+        self._config = config
+        self._origins = origins
+        self._policy = policy
+        self._trust = trust
+        self._reactor = reactor
+        self._loop = loop
+        self._counters = counters
+        # What one kind of names does to its lookups and to what is remembered is nothing to the others.
+        self._resolvers = {lane: (resolver or self._resolver)(lane) for lane in Lane}
+        self._order = Order()
+        self._refused: Bounded[str, float] = Bounded(REFUSED_MAX)
+        self._told_of_private = False
+
+    def _resolver(self, lane: Lane) -> Resolver:
+        return Resolver(Lookups(self._loop, lane, self._counters, ipv4_only=self._config.disable_ipv6))
+
+    async def connect(self, origin: Origin, answer_of: Origin | None = None) -> Connection:
+        """A connection that requests can be sent on. Raises as dial() does; ConnectFailed where TLS fails.
+
+        `answer_of`: the registry whose answer has led to this origin, and not a client or the configuration:
+        there are addresses that it may not lead to (OffLimits).
+        """
+        settings, way = self._origins.settings(origin), self._origins.way(origin)
+        trip = self._trip(origin.host, way, answer_of)
+        fd, address = await self._open(trip, settings.connect_timeout)
+        try:
+            stream = Stream(self._reactor, fd, False, HEAD_MAX)
+        except BaseException:
+            os.close(fd)
+            raise
+        stream.set_send_timeout(settings.send_timeout)
+        connection = Connection(stream, origin, address, settings.read_timeout)
+        try:
+            if way.scheme == "https":
+                async with asyncio.timeout(settings.connect_timeout):
+                    await connection.start_tls(self._trust.context(settings))
+        except TimeoutError:
+            connection.abort()
+            raise UpstreamTimeout(f"{origin.host}:{origin.port}: the TLS handshake took too long") from None
+        except BaseException:
+            connection.abort()
+            raise
+        return connection
+
+    async def dial(self, host: str, port: int, timeout: float) -> tuple[int, str]:
+        """A connected socket's fd, which the caller owns now, and the address it goes to.
+
+        That is the parent proxy's where there is one. Raises ConnectFailed (no such host, nobody answers),
+        UpstreamTimeout, Refused (address not allowed).
+        """
+        trip = _Trip(host, self._origins.tunnel(host, port), Lane.TUNNEL, client_of(CLIENT.get()))
+        fd, address = await self._open(trip, timeout)
+        self._tell_of_private(trip, address)
+        return fd, address
+
+    def may_reuse(self, connection: Connection, answer_of: Origin | None) -> bool:
+        """Whether a connection that somebody has had opened may serve somebody else."""
+        origin = connection.origin
+        way = self._origins.way(origin)
+        if way.proxy is None:
+            return self._allowed(origin.host, way, connection.address, answer_of)
+        # Its address is the proxy's.
+        ip = as_address(self._names(way)[0])
+        return ip is None or self._allowed(origin.host, way, str(ip), answer_of)
+
+    def _trip(self, host: str, way: Way, answer_of: Origin | None) -> _Trip:
+        """Say who is to answer for the lookup of a name."""
+        policy = self._policy
+        if policy.is_written(way.host):
+            return _Trip(host, way, Lane.WRITTEN, "", answer_of)
+        if answer_of is not None and policy.is_written(answer_of.host):
+            return _Trip(host, way, Lane.ANSWER, answer_of.host, answer_of)
+        return _Trip(host, way, Lane.CLIENT, client_of(CLIENT.get()), answer_of)
+
+    async def _open(self, trip: _Trip, timeout: float) -> tuple[int, str]:
+        host, way = trip.host, trip.way
+        where = f"{host}:{way.port}" if way.host == host else f"{host} (at {way.host}, port {way.port})"
+        try:
+            async with asyncio.timeout(timeout):
+                sock = await self._through(trip) if way.proxy else await self._straight(trip)
+        except TimeoutError:
+            proxy = f" through the proxy {way.proxy}" if way.proxy else ""
+            raise UpstreamTimeout(f"{where}: no connection{proxy} within {timeout:g} s") from None
+        except ConnectFailed as error:
+            raise ConnectFailed(f"{where}: {error}") from None
+        except OSError as error:
+            raise ConnectFailed(f"{where}: {_os_reason(error)}") from None
+        except UnicodeError:
+            raise ConnectFailed(f"{where}: that can't be the name of a host") from None
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            address: str = sock.getpeername()[0]
+        except OSError as error:
+            # Reset the moment that it was there.
+            sock.close()
+            raise ConnectFailed(f"{where}: {_os_reason(error)}") from None
+        return sock.detach(), address
+
+    # --- straight ----------------------------------------------------------------------------------------
+
+    async def _straight(self, trip: _Trip) -> socket.socket:
+        way = trip.way
+        known = self._literals(way)
+        if known is not None:
+            return await self._race(self._only_allowed(trip, known))
+        return await self._reach(
+            *(self._resolvers[trip.lane], way.host, way.port, trip.asker),
+            lambda infos: self._only_allowed(trip, infos),
+        )
+
+    def _names(self, way: Way) -> tuple[str, ...]:
+        return self._config.resolve.get(way.host) or (way.host,)
+
+    def _literals(self, way: Way) -> list[AddrInfo] | None:
+        """What is written as an address; None for a name. Those of REGPROXY_RESOLVE all are."""
+        ipv4_only = self._config.disable_ipv6
+        found: list[AddrInfo] = []
+        for name in self._names(way):
+            infos = literal(name, ipv4_only=ipv4_only)
+            if infos is None:
+                return None
+            found += at_port(infos, way.port)
+        return found
+
+    async def _reach(
+        self,
+        resolver: Resolver,
+        name: str,
+        port: int,
+        asker: str,
+        allowed: Callable[[list[AddrInfo]], list[AddrInfo]],
+    ) -> socket.socket:
+        """Connect to a name. While its addresses are asked for anew, those that come of it count too."""
+        infos = allowed(await resolver.lookup(name, port, asker))
+        if not resolver.renews(name):
+            return await self._race(infos)
+        first = self._loop.create_task(self._race(infos))
+
+        async def race_newer() -> socket.socket | None:
+            before = {address_of(info) for info in infos}
+            found = await resolver.newer(name, port)
+            found = [info for info in found if address_of(info) not in before]
+            # What is given as it was may answer just as well.
+            await asyncio.wait([first], timeout=HAPPY_EYEBALLS_DELAY)
+            return await self._race(allowed(found)) if found else None
+
+        return await _first_of(first, self._loop.create_task(race_newer()))
+
+    async def _race(self, infos: list[AddrInfo]) -> socket.socket:
+        """Connect to the first of these that answers, all of them tried before long (RFC 8305)."""
+        order, ordered = self._order, self._order.order(infos)
+        try:
+            sock = await aiohappyeyeballs.start_connection(
+                ordered,
+                happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY,
+                interleave=0,  # done
+                loop=self._loop,
+            )
+        except OSError:
+            order.failed(ordered)
+            raise
+        except asyncio.CancelledError as error:
+            # Cancelled is mostly too late, and none of them has answered; where another race was won, this
+            # says nothing of them.
+            if error.args != (_LOST,):
+                order.failed(ordered)
+            raise
+        with suppress(OSError):
+            won = sock.getpeername()[0]
+            addresses = [address_of(info) for info in ordered]
+            if won in addresses:
+                order.failed(ordered[: addresses.index(won)])
+            order.worked(won)
+        return sock
+
+    # --- through a parent proxy --------------------------------------------------------------------------
+
+    async def _through(self, trip: _Trip) -> socket.socket:
+        """The name is for the proxy to resolve: what it stands for is for the proxy to allow."""
+        way, proxy = trip.way, trip.way.proxy
+        assert proxy is not None
+        to = self._names(way)[0]
+        ip = as_address(to)
+        if ip is not None and not self._allowed(trip.host, way, str(ip), trip.answer_of):
+            raise self._refuse(trip, str(ip))
+        try:
+            known = literal(proxy.host, ipv4_only=self._config.disable_ipv6)
+            if known is not None:
+                sock = await self._race(at_port(known, proxy.port))
+            else:
+                written = self._resolvers[Lane.WRITTEN]
+                sock = await self._reach(written, proxy.host, proxy.port, "", lambda infos: infos)
+        except OSError as error:
+            raise ConnectFailed(f"no connection to the proxy {proxy}: {_os_reason(error)}") from None
+        try:
+            if self._is_self(sock):
+                raise ConnectFailed(f"the proxy {proxy}, to go through, is this proxy itself")
+            await open_tunnel(self._loop, sock, proxy, to, way.port)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    def _is_self(self, sock: socket.socket) -> bool:
+        """Whether the other end is where we listen: what is asked would go round in circles."""
+        listen = self._config.listen
+        peer, port = sock.getpeername()[:2]
+        if port != listen.port:
+            return False
+        if listen.host not in EVERY_ADDRESS:
+            return bool(peer == listen.host)
+        ip = as_address(peer)
+        return bool(peer == sock.getsockname()[0] or (ip is not None and ip.is_loopback))
+
+    # --- which addresses ---------------------------------------------------------------------------------
+
+    def _allowed(self, host: str, way: Way, address: str, answer_of: Origin | None) -> bool:
+        if way.named:
+            return True
+        led = answer_of is not None and (answer_of.host, answer_of.port) != (host, way.port)
+        itself = answer_of is not None and answer_of.host == host
+        return self._policy.address_allowed(host, way.port, address, answered=led, itself=itself)
+
+    def _only_allowed(self, trip: _Trip, infos: list[AddrInfo]) -> list[AddrInfo]:
+        """What may be connected to; raises where that is nothing. These very addresses are connected to."""
+        host, way, answer_of = trip.host, trip.way, trip.answer_of
+        allowed = [info for info in infos if self._allowed(host, way, address_of(info), answer_of)]
+        if infos and not allowed:
+            raise self._refuse(trip, address_of(infos[0]))
+        return allowed
+
+    def _refuse(self, trip: _Trip, address: str) -> RegproxyError:
+        """The error that says so. It is logged once a minute for each host."""
+        host, registry, reach = trip.host, trip.answer_of, reach_of(address)
+        text = f"{host} resolves to {address}, {reach.value}"
+        if registry is not None:
+            text = f"{registry.host} leads to {host}, which resolves to {address}, {reach.value}"
+        elif reach is Reach.PRIVATE:
+            text += ", and REGPROXY_PRIVATE_TARGETS is false"
+        text += f"; name {host} in REGPROXY_ALLOW_TARGETS to allow it"
+        if self._counters is not None:
+            self._counters.target_refused("client" if registry is None else "answer")
+        now = time.monotonic()
+        if now >= (self._refused.get(host) or 0.0):
+            self._refused.put(host, now + QUIET_SECONDS)
+            log.warning("not connected: %s", text)
+        return Refused(text) if registry is None else OffLimits(text)
+
+    def _tell_of_private(self, trip: _Trip, address: str) -> None:
+        """Say once that clients reach private addresses by us, as they do by other proxies."""
+        way = trip.way
+        if self._told_of_private or way.proxy or way.named or reach_of(address) is not Reach.PRIVATE:
+            return
+        if not self._policy.names(trip.host, way.port):
+            self._told_of_private = True
+            log.warning(
+                "CONNECT %s:%d leads to %s: private addresses can be reached through this proxy;"
+                " REGPROXY_PRIVATE_TARGETS=false allows only hosts that the settings name",
+                *(trip.host, way.port, address),
+            )
+
+
+async def _first_of(
+    first: asyncio.Task[socket.socket], second: asyncio.Task[socket.socket | None]
+) -> socket.socket:
+    """Return the socket of whichever has one first; where neither has, raise what the first one has."""
+    pending: set[asyncio.Task[socket.socket] | asyncio.Task[socket.socket | None]] = {first, second}
+    won = None
+    try:
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                if won is None and not task.cancelled() and task.exception() is None and task.result():
+                    won = task
+            if won is not None:
+                result = won.result()
+                assert result is not None
+                return result
+        return first.result()
+    finally:
+        for task in (first, second):
+            if task is not won:
+                task.cancel(_LOST if won is not None else None)
+                task.add_done_callback(_close_unwanted)
+
+
+def _close_unwanted(
+    task: asyncio.Task[socket.socket] | asyncio.Task[socket.socket | None],
+) -> None:
+    if not task.cancelled() and task.exception() is None:
+        sock = task.result()
+        if sock is not None:
+            sock.close()
+
+
+def _os_reason(error: OSError) -> str:
+    if isinstance(error, socket.gaierror):
+        return f"name resolution failed: {error.strerror}"
+    # asyncio puts a text of its own, without the cause, in place of the system's.
+    return os.strerror(error.errno) if error.errno else error.strerror or str(error)

@@ -1,0 +1,65 @@
+"""What is asked of an origin's content, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from regproxy.http.messages import Response
+from regproxy.http.origin import Origin
+from regproxy.upstream.connection import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """An answer whose body is still to be read. `seconds`: until its head; `origin`: whose, at `url`.
+
+    `place`: who was asked, the registry or a mirror, and may have redirected to `origin`.
+    """
+
+    connection: Connection
+    response: Response
+    origin: Origin
+    seconds: float
+    url: str
+    place: Origin
+
+    @property
+    def validator(self) -> tuple[Origin, bytes] | None:
+        """Its strong ETag, and whose that is (RFC 9110 8.8.3); None where there is none."""
+        etag = self.response.get(b"etag")
+        return (self.origin, etag) if etag is not None and etag.startswith(b'"') else None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Which bytes of a content are asked for: [start, stop), stop -1 is its end.
+
+    `validator`: what an earlier answer said of them, for If-Range (RFC 9110 13.1.5), to whom said it. `at`:
+    the URL that an earlier answer came from, instead of the registry's. `own`: it is the proxy's own request,
+    and what the client has sent may be too old by now.
+    """
+
+    start: int = 0
+    stop: int = -1
+    validator: tuple[Origin, bytes] | None = None
+    at: str = ""
+    own: bool = False
+
+    @property
+    def ranged(self) -> bool:
+        """Whether less than all of it is asked for."""
+        return self.start > 0 or self.stop >= 0
+
+    def fields(self, at: Origin) -> tuple[tuple[bytes, bytes], ...]:
+        """The fields that say so to `at`."""
+        if not self.ranged:
+            return ()
+        last = b"%d" % (self.stop - 1) if self.stop >= 0 else b""
+        found = (b"range", b"bytes=%d-%b" % (self.start, last))
+        if self.validator is not None and self.validator[0] == at:
+            return found, (b"if-range", self.validator[1])
+        return (found,)
+
+
+WHOLE: Final = Ask()

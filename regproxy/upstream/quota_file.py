@@ -1,0 +1,148 @@
+"""What is known of quotas, and the file in which it outlives a process, for the other workers too."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from regproxy.config.values import Reserve
+from regproxy.core.state_file import StateFile
+from regproxy.registry.rate_limits import RETRY_MAX, STRETCH_MAX, Lane, Report, stretch
+
+ENTRIES_MAX: Final = 256  # pairs of registry and credential that are remembered, the latest
+_FORGET_SECONDS: Final = 3600.0  # after a block's end: the next refusal counts as a first one
+_SKEW: Final = 60.0  # seconds; what is from further in the future is from before the clock was set back
+_VERSION: Final = 1
+
+Key = tuple[str, str]  # registry, credential
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Block:
+    """Nobody asks before `until`. `at`: when that became known; `count`: refusals in a row.
+
+    Of two the larger one is what holds.
+    """
+
+    at: float
+    until: float
+    count: int
+
+    def wait(self, now: float) -> float:
+        """Return the seconds that it still holds, 0 when it does not."""
+        if now < self.at - _SKEW:
+            return 0.0
+        return max(self.until - now, 0.0)
+
+    def matters(self, now: float) -> bool:
+        """Whether it says anything about the future."""
+        return self.at <= now + _SKEW and now < self.until + _FORGET_SECONDS
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is known of one credential at one registry."""
+
+    report: Report | None = None
+    blocks: dict[Lane, Block] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> float:
+        """When something about it became known last."""
+        times = [block.at for block in self.blocks.values()]
+        return max([self.report.seen, *times] if self.report is not None else times, default=0.0)
+
+    def join(self, other: Entry) -> None:
+        """Take what another process knows better."""
+        if other.report is not None and (self.report is None or other.report > self.report):
+            self.report = other.report
+        for lane, block in other.blocks.items():
+            mine = self.blocks.get(lane)
+            self.blocks[lane] = block if mine is None else max(mine, block)
+
+    def prune(self, now: float) -> bool:
+        """Drop what says nothing any more; False when nothing is left."""
+        report = self.report
+        if report is not None and not -_SKEW <= now - report.seen < report.window:
+            self.report = None
+        self.blocks = {lane: block for lane, block in self.blocks.items() if block.matters(now)}
+        return self.report is not None or bool(self.blocks)
+
+    def stretch(self, reserve: Reserve, now: float) -> float:
+        """Return by how much what is asked for with it should last longer."""
+        block = self.blocks.get(Lane.MANIFESTS)
+        if reserve.amount and block is not None and block.wait(now):
+            return STRETCH_MAX
+        return stretch(self.report, reserve, now) if self.report is not None else 1.0
+
+
+# The file.
+
+
+class QuotaFile:
+    """The file that workers share."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = StateFile(path)
+
+    def read(self) -> dict[Key, Entry] | None:
+        """Return what it says, None if it is as it was."""
+        text = self._file.read()
+        return None if text is None else decode(text)
+
+    def write(self, entries: Mapping[Key, Entry]) -> None:
+        """Put another one in its place."""
+        self._file.write(encode(entries))
+
+
+def encode(entries: Mapping[Key, Entry]) -> bytes:
+    """Return the text of the file."""
+    rows = []
+    for (host, credential), entry in entries.items():
+        report = entry.report
+        row: dict[str, Any] = {"registry": host, "credential": credential}
+        if report is not None:
+            row["quota"] = [report.seen, report.remaining, report.limit, report.window]
+        row["refused"] = {lane: [block.at, block.until, block.count] for lane, block in entry.blocks.items()}
+        rows.append(row)
+    return json.dumps({"version": _VERSION, "quotas": rows}).encode()
+
+
+def decode(text: bytes) -> dict[Key, Entry]:
+    """Return what encode() was given; without what can't be understood, so that nothing stands in the way."""
+    try:
+        data: Any = json.loads(text)
+        rows = list(data["quotas"]) if data["version"] == _VERSION else []
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    entries: dict[Key, Entry] = {}
+    for row in rows[:ENTRIES_MAX]:
+        with suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
+            entries[str(row["registry"]), str(row["credential"])] = _entry(row)
+    return entries
+
+
+def _entry(row: Any) -> Entry:
+    report = None
+    if "quota" in row:
+        seen, remaining, limit, window = row["quota"]
+        report = Report(_finite(seen), int(remaining), int(limit), _finite(window))
+        if report.window < 1 or report.limit < 1 or not 0 <= report.remaining <= report.limit:
+            raise ValueError("no quota")
+    blocks = {
+        Lane(lane): Block(_finite(at), min(_finite(until), _finite(at) + RETRY_MAX), int(count))
+        for lane, (at, until, count) in row["refused"].items()
+    }
+    return Entry(report, blocks)
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("not a time")
+    return number

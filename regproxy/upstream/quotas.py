@@ -1,0 +1,224 @@
+"""What registries allow: what is left of their quotas, and who must not be asked for a while.
+
+All workers read and write one file (`quotafile`), without a lock: what two of them know is joined, in any
+order, and who finds that something of its own is lacking writes it again. So they agree after a few seconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, Protocol
+
+from regproxy.config.values import Reserve
+from regproxy.core.errors import RateLimited
+from regproxy.http.messages import Response
+from regproxy.registry.rate_limits import (
+    Lane,
+    Report,
+    backoff,
+    is_manifest,
+    label,
+    lane_of,
+    parse_report,
+    parse_retry,
+)
+from regproxy.registry.targets import Kind
+from regproxy.upstream.quota_file import ENTRIES_MAX, Block, Entry, Key, QuotaFile
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS: Final = 1.0  # how often the file is looked at
+_WRITE_SECONDS: Final = 5.0  # how often what is left is written; a refusal is at once
+_COUNT_MAX: Final = 30
+_METHODS: Final = frozenset({"GET", "HEAD"})
+
+
+class Counters(Protocol):
+    """Where quotas are shown."""
+
+    def quota(self, registry: str, credential: str, limit: int, remaining: int) -> None:
+        """Show what a registry has said."""
+
+    def upstream_429(self, registry: str, credential: str, method: str) -> None:
+        """Count a request that was refused."""
+
+    def manifest_request(self, registry: str, credential: str, method: str) -> None:
+        """Count a request for a manifest that was answered."""
+
+
+class Quotas:
+    """The quotas of all registries, one object for each worker. Nothing here waits but for a small file.
+
+    `path`: of the file, made when there is something to write; None: nothing is shared, nor kept.
+    `clock`: seconds since the epoch, since a block outlives the process. Credentials are labels, as
+    `ratelimit.client_credential()` makes them for a client's own.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        reserve: Reserve,
+        counters: Counters,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._file = QuotaFile(path) if path is not None else None
+        self._reserve = reserve
+        self._counters = counters
+        self._clock = clock
+        self._entries: dict[Key, Entry] = {}
+        self._stretches: dict[str, float] = {}
+        self._looked = self._written = -math.inf
+        self._dirty = False
+        self._look(clock())
+        for (host, credential), entry in self._entries.items():
+            if entry.report is not None:
+                self._show(host, credential, entry.report)
+
+    def admit(self, host: str, credential: str, method: str, kind: Kind) -> None:
+        """Raise RateLimited while the registry has said that it would refuse such a request.
+
+        GETs of manifests, HEADs, and all the rest are refused apart, as registries count them apart.
+        """
+        now = self._clock()
+        self._look(now)
+        entry = self._entries.get((host, credential))
+        if entry is None:
+            return
+        lane = lane_of(method, kind)
+        block = entry.blocks.get(lane)
+        wait = block.wait(now) if block is not None else 0.0
+        if wait:
+            raise RateLimited(_refusal(host, credential, lane, now, wait), math.ceil(wait))
+
+    def observe(self, host: str, credential: str, method: str, kind: Kind, response: Response) -> None:
+        """Learn from an answer's head, whatever its status."""
+        now = self._clock()
+        self._look(now)
+        shown = label(credential)
+        word = method if method in _METHODS else "other"
+        if is_manifest(kind):
+            self._counters.manifest_request(host, shown, word)
+        report = parse_report(response, now)
+        if report is not None:
+            self._entry(host, credential).report = report
+            self._show(host, credential, report)
+            self._dirty = True
+        if response.status == 429:
+            self._counters.upstream_429(host, shown, word)
+            self._refused(host, credential, lane_of(method, kind), parse_retry(response, now), now)
+        elif response.status < 400:
+            self._answered(host, credential, lane_of(method, kind), now)
+        if report is not None:
+            self._stretch(now)
+
+    def stretch(self, host: str) -> float:
+        """By how much lifetimes of this registry's tags are longer now: 1.0 to STRETCH_MAX.
+
+        The credential that has least left of its reserve decides.
+        """
+        self._look(self._clock())
+        return self._stretches.get(host, 1.0)
+
+    def close(self) -> None:
+        """Write what is not written yet."""
+        if self._dirty:
+            self._write(self._clock())
+
+    # --- what is known -----------------------------------------------------------------------------------
+
+    def _entry(self, host: str, credential: str) -> Entry:
+        entry = self._entries.get((host, credential))
+        if entry is None:
+            entry = self._entries[host, credential] = Entry()
+            _bound(self._entries, keep=entry)
+        return entry
+
+    def _refused(self, host: str, credential: str, lane: Lane, retry: float | None, now: float) -> None:
+        blocks = self._entry(host, credential).blocks
+        old = blocks.get(lane)
+        if old is not None and old.wait(now):
+            # Sent before the first refusal came: another one of the same.
+            if retry is None or now + retry <= old.until:
+                return
+            blocks[lane] = Block(now, now + retry, old.count)
+        else:
+            in_a_row = old.count if old is not None and old.matters(now) else 0
+            count = min(in_a_row + 1, _COUNT_MAX)
+            blocks[lane] = Block(now, now + (backoff(count) if retry is None else retry), count)
+            log.warning("%s", _refusal(host, credential, lane, now, blocks[lane].wait(now)))
+        self._stretch(now)
+        self._write(now)
+
+    def _answered(self, host: str, credential: str, lane: Lane, now: float) -> None:
+        """Forget the refusals in a row, unless the answer is to a request from before the last one."""
+        entry = self._entries.get((host, credential))
+        block = entry.blocks.get(lane) if entry is not None else None
+        if entry is not None and block is not None and block.count and not block.wait(now):
+            entry.blocks[lane] = Block(now, now, 0)
+            self._dirty = True
+
+    def _show(self, host: str, credential: str, report: Report) -> None:
+        self._counters.quota(host, label(credential), report.limit, report.remaining)
+
+    def _stretch(self, now: float) -> None:
+        """Work out anew what stretch() answers, which is asked for with every tag."""
+        found: dict[str, float] = {}
+        for (host, _), entry in self._entries.items():
+            factor = entry.stretch(self._reserve, now)
+            if factor > found.get(host, 1.0):
+                found[host] = factor
+        self._stretches = found
+
+    # --- what others know --------------------------------------------------------------------------------
+
+    def _look(self, now: float) -> None:
+        """Once a second: read the file if another process has written it, write it if it is time to."""
+        if 0 <= now - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = now
+        self._read(now)
+        if self._dirty and not 0 <= now - self._written < _WRITE_SECONDS:
+            self._write(now)
+        self._stretch(now)
+
+    def _read(self, now: float) -> None:
+        found = self._file.read() if self._file is not None else None
+        if found is None:
+            return
+        for key, entry in found.items():
+            if entry.prune(now):
+                self._entries.setdefault(key, Entry()).join(entry)
+        _bound(self._entries)
+        # Something of ours was lost when two wrote at once.
+        self._dirty = any(found.get(key) != entry for key, entry in self._entries.items())
+
+    def _write(self, now: float) -> None:
+        self._read(now)
+        self._entries = {key: entry for key, entry in self._entries.items() if entry.prune(now)}
+        self._written, self._dirty = now, False
+        # Who can't write now tries again with the next change.
+        if self._file is not None:
+            self._file.write(self._entries)
+
+
+def _bound(entries: dict[Key, Entry], keep: Entry | None = None) -> None:
+    """Drop those that nothing was heard of for the longest time; a new one has not been heard of yet."""
+    while len(entries) > ENTRIES_MAX:
+        old = (key for key, entry in entries.items() if entry is not keep)
+        del entries[min(old, key=lambda key: entries[key].changed)]
+
+
+_WORDS: Final = {Lane.MANIFESTS: "GETs of manifests", Lane.HEADS: "HEADs", Lane.REST: "requests"}
+
+
+def _refusal(host: str, credential: str, lane: Lane, now: float, wait: float) -> str:
+    until = datetime.fromtimestamp(math.ceil(now + wait), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return (
+        f"{host} has refused {_WORDS[lane]} of {label(credential)} (429, too many requests):"
+        f" not asked until {until}, in {math.ceil(wait)} s"
+    )
