@@ -73,11 +73,14 @@ class Server:
     fields: dict[str, str] = field(default_factory=dict)
     failure: Exception | None = None
     gate: asyncio.Event | None = None
+    ping: int = 0  # the status of GET /v2/, where that is another matter
     asked: list[tuple[Origin, str, str, dict[bytes, bytes], bytes]] = field(default_factory=list)
 
     async def exchange(
         self, origin: Origin, method: str, target: str, headers: Headers, body: bytes, **_: Origin
     ) -> tuple[int, Response, bytes]:
+        if self.ping and target == "/v2/":
+            return self.ping, answer(self.ping), b""
         self.asked.append((origin, method, target, dict(headers), body))
         number = len(self.asked)
         if self.gate is not None:
@@ -692,19 +695,13 @@ LENDING = [
     ("*.example.com", "https://auth.example.org/t", "auth.example.org", "-"),
     ("reg.example.com", "https://auth.docker.io/token", "auth.docker.io", "-"),
     ("reg.example.com registry.example.org", "https://auth.example.org/t", "auth.example.org", "-"),
-    # It is a registry itself, at whatever port.
-    ("reg.example.com auth.example.org", "https://auth.example.org/t", "auth.example.org", "-"),
-    ("reg.example.com auth.example.org:5000", "https://auth.example.org/t", "auth.example.org", "-"),
+    # Clients' traffic to a token server goes through the proxy as well where REGISTRIES has it.
+    ("reg.example.com auth.example.org", "https://auth.example.org/t", "auth.example.org", "u"),
+    ("reg.example.com auth.example.org:5000", "https://auth.example.org/t", "auth.example.org", "u"),
     # Another port of the same host may be another's; a registry that has a name may have it as its server.
     ("reg.example.com:443", "https://reg.example.com:5001/t", "reg.example.com:5001", "u"),
-    ("reg.example.com", "https://reg.example.com:5001/t", "reg.example.com:5001", "-"),
+    ("reg.example.com", "https://reg.example.com:5001/t", "reg.example.com:5001", "u"),
     ("*.example.com", "https://reg.example.com:5001/t", "reg.example.com:5001", "-"),
-    (
-        "reg.example.com:443 reg.example.com:5001",
-        "https://reg.example.com:5001/t",
-        "reg.example.com:5001",
-        "-",
-    ),
     ("*.example.com", "https://reg.example.com:5001/t", "reg.example.com:443", "u"),
     ("*.example.com", "https://reg.example.com:5001/t", "reg.example.com", "u"),
 ]
@@ -714,11 +711,30 @@ LENDING = [
 def test_tokens_of_another_domains_server(registries: str, realm: str, host: str, want: str) -> None:
     async def test() -> None:
         it = bench(env={"REGISTRIES": registries, "AUTH_REGISTRIES": f"{host}:u:{SECRET}"})
+        it.server.ping = 404
         # Ours, so that an anonymous token is taken where there is no other.
         await it.ask(NOBODY, challenge(realm, scope="repository:other/secret:pull"), own=True)
         assert it.server.identities == [want]
         if want == "u" and host not in ("reg.example.com", "reg.example.com:443"):
             assert "scope=repository%3Aa%2Fb%3Apull" in it.server.asked[0][2]  # and for nothing else
+
+    run(test)
+
+
+@pytest.mark.parametrize("status", [200, 401, 500])
+@pytest.mark.parametrize("more", ["", " auth.example.org"])
+def test_a_server_that_is_a_registry_itself_lends_nothing(status: int, more: str) -> None:
+    """Or may be one: nobody can tell while it is in trouble."""
+
+    async def test() -> None:
+        env = {
+            "REGISTRIES": f"reg.example.com{more}",
+            "AUTH_REGISTRIES": f"auth.example.org:u:{SECRET}",
+        }
+        it = bench(env=env)
+        it.server.ping = status
+        await it.ask(NOBODY, challenge("https://auth.example.org/t"), own=True)
+        assert it.server.identities == ["-"]
 
     run(test)
 
@@ -743,7 +759,9 @@ def test_no_password_is_posted_into_another_domain() -> None:
     async def test() -> None:
         env = {"REGISTRIES": "reg.example.com", "AUTH_REGISTRIES": f"auth.example.org:u:{SECRET}"}
         it = bench(env=env, get=False)
+        it.server.ping = 404
         await it.ask(NOBODY, challenge("https://auth.example.org/t"))
+        assert it.server.asked
         assert {method for _, method, *_ in it.server.asked} == {"GET"}
 
     run(test)

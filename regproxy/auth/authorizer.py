@@ -141,7 +141,7 @@ class Authorizer:
         self._logins = Logins(
             *(config, self._origins, standings, clock),
             prove=self._prove,
-            is_registry=self._realms.has_named,
+            is_registry=self._is_registry,
         )
         self._ledger = _Ledger(self._logins, standings, counter, clock)
         self._tokens = Tokens(exchange, self._ledger, clock, wall)
@@ -259,6 +259,9 @@ class Authorizer:
         now = self._clock()
         rests = self._standings.rests(key, now, grant.scope) > 0
         return self._canary.is_open(origin) and not rests and self._standings.hold(key, now) == 0
+
+    async def _is_registry(self, server: Origin) -> bool:
+        return self._realms.has_named(server) or await self._canary.is_registry(server)
 
     async def _prove(self, origin: Origin, server: Origin, login: Login) -> None:
         key = None

@@ -19,6 +19,7 @@ from regproxy.registry.challenges import bearer_of, parse_challenges
 from regproxy.registry.token_protocol import PLAIN, Ask, get, post
 
 REGISTRIES_KEPT: Final = 1024
+UNAUTHORIZED: Final = 401
 REFUSES_SECONDS: Final = 600.0  # for which it is remembered that a ping is refused without a login
 OPEN_SECONDS: Final = 60.0  # and that it is not
 
@@ -33,7 +34,8 @@ class Canary:
         self._clock = clock
         self._seldom = Seldom()
         self._flights: Flights[tuple[Origin, Login], None] = Flights()
-        self._refusing: Bounded[Origin, tuple[bool, float]] = Bounded(REGISTRIES_KEPT)
+        # What they answer to a ping without a login, and until when that is believed.
+        self._pings: Bounded[Origin, tuple[int, float]] = Bounded(REGISTRIES_KEPT)
 
     async def fly(self, registry: Origin, login: Login, key: Key | None, verdict: Verdict) -> None:
         """Show a login to a token server, for a token that it has given to it, or by a ping to the registry.
@@ -48,10 +50,10 @@ class Canary:
             await self._flights.join((server, login), lambda: self._fly(registry, login, key, verdict))
 
     async def _fly(self, registry: Origin, login: Login, key: Key | None, verdict: Verdict) -> None:
-        ask, server = _ping(login), registry
+        ask, server = _shown(login), registry
         if key is None:
-            if not await self._refuses(registry):
-                return
+            if await self._ping(registry) != UNAUTHORIZED:
+                return  # whoever gets an answer without a login shows nothing by one with it
         else:
             make = post if login.kind == "identity" else get
             ask, server = make(key.realm, key.scopes, login), key.realm.origin
@@ -66,16 +68,26 @@ class Canary:
 
     def is_open(self, registry: Origin) -> bool:
         """Tell whether a registry is known to answer pings without a login too, so that none can tell."""
-        known = self._refusing.get(registry)
-        return known is not None and not known[0]
+        known = self._pings.get(registry)
+        return known is not None and known[0] != UNAUTHORIZED
 
-    async def _refuses(self, registry: Origin) -> bool:
-        """Tell whether a ping without a login is refused: else an answer says nothing of a login."""
-        known, now = self._refusing.get(registry), self._clock()
+    async def is_registry(self, server: Origin) -> bool:
+        """Tell whether a server answers pings as a registry does (OCI distribution spec, "Determining
+        Support"). True where that can't be found out.
+        """
+        try:
+            status = await self._ping(server)
+        except (UpstreamError, Refused):
+            return True
+        return status == UNAUTHORIZED or not 300 <= status < 500
+
+    async def _ping(self, server: Origin) -> int:
+        """Return the status of a ping without a login."""
+        known, now = self._pings.get(server), self._clock()
         if known is None or now >= known[1]:
-            status, _, _ = await self._exchange.exchange(registry, "GET", "/v2/", PLAIN, b"")
-            known = status == 401, now + (REFUSES_SECONDS if status == 401 else OPEN_SECONDS)
-            self._refusing.put(registry, known)
+            status, _, _ = await self._exchange.exchange(server, "GET", "/v2/", PLAIN, b"")
+            known = status, now + (REFUSES_SECONDS if status == UNAUTHORIZED else OPEN_SECONDS)
+            self._pings.put(server, known)
         return known[0]
 
     def close(self) -> None:
@@ -83,6 +95,6 @@ class Canary:
         self._flights.close()
 
 
-def _ping(login: Login) -> Ask:
+def _shown(login: Login) -> Ask:
     value = b"Bearer " + login.secret.encode() if login.kind == "bearer" else login.basic
     return Ask("GET", "/v2/", (*PLAIN, (b"authorization", value)))

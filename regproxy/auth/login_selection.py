@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -65,18 +65,17 @@ class Logins:
         standings: Standings,
         clock: Callable[[], float],
         prove: Prove,
-        is_registry: Callable[[Origin], bool],
+        is_registry: Callable[[Origin], Awaitable[bool]],
     ) -> None:
-        """`prove`: settles whether a server takes a login that is in doubt. `is_registry`: whether a server
-        has named a realm itself.
+        """`prove`: settles whether a server takes a login that is in doubt. `is_registry`: whether a token
+        server may be a registry as well.
         """
         self._origins = origins
         self._standings = standings
         self._clock = clock
         self._wallet = Wallet(config.credentials, config.docker_config, self._table, clock)
         exact = (rule for rule in config.registries if "*" not in rule.pattern and rule.pattern[0] != ".")
-        self._registries = {(rule.pattern, rule.port) for rule in exact}
-        self._named = self._registries | set(config.origin_tables.own)
+        self._named = {(rule.pattern, rule.port) for rule in exact} | set(config.origin_tables.own)
         self._prove = prove
         self._is_registry = is_registry
         tables = any(settings.credentials is not None for settings in origins.all_settings())
@@ -105,7 +104,7 @@ class Logins:
 
     async def serves(self, registry: Origin, server: Origin) -> bool:
         """Tell whether a server's own login may get tokens of a registry, which has named it."""
-        if _is_near(registry, server) or self._lends(registry, server):
+        if _is_near(registry, server) or await self._lends(registry, server):
             return True
         if registry.host != server.host:
             return False
@@ -139,7 +138,8 @@ class Logins:
             if choice.configured:
                 self._say(origin, f"credentials are not sent to {server.host} over plain HTTP")
             return Choice(None, choice.configured)
-        found = await self._first(origin, server, self._candidates(origin, server, own), asked)
+        candidates = await self._candidates(origin, server, own)
+        found = await self._first(origin, server, candidates, asked)
         configured = choice.configured or found.configured
         if choice.configured and not found.configured:
             self._say(
@@ -223,17 +223,21 @@ class Logins:
         """End the helpers that run."""
         self._wallet.close()
 
-    def _candidates(self, origin: Origin, server: Origin, own: list[Holder]) -> Iterator[_Candidate]:
-        site = same_site(origin.host, server.host)
-        for holder in own:
-            if site or _is_server(holder.token_server, server):
-                yield _Candidate(holder, origin, _FOR_TOKENS)
-        near = _is_near(origin, server)
-        if (server.host, server.port) != (origin.host, origin.port) and (near or self._lends(origin, server)):
-            for holder in self._wallet.holders(server.host, server.port):
-                yield _Candidate(holder, server, _FOR_TOKENS, narrow=not near)
+    async def _candidates(self, origin: Origin, server: Origin, own: list[Holder]) -> list[_Candidate]:
+        site, near = same_site(origin.host, server.host), _is_near(origin, server)
+        found = [
+            _Candidate(holder, origin, _FOR_TOKENS)
+            for holder in own
+            if site or _is_server(holder.token_server, server)
+        ]
+        if (server.host, server.port) != (origin.host, origin.port) and (
+            near or await self._lends(origin, server)
+        ):
+            holders = self._wallet.holders(server.host, server.port)
+            found += [_Candidate(holder, server, _FOR_TOKENS, narrow=not near) for holder in holders]
+        return found
 
-    def _lends(self, origin: Origin, server: Origin) -> bool:
+    async def _lends(self, origin: Origin, server: Origin) -> bool:
         """Whether a token server's own login may serve a registry of another domain, or of another port.
 
         It may where the registry's table names the server. Else the token goes to the registry, so that must
@@ -243,15 +247,15 @@ class Logins:
         holders = self._wallet.holders(origin.host, origin.port)
         if any(_is_server(holder.token_server, server) for holder in holders):
             return True
-        if not self._is_named(origin) or self._is_another(server, origin) or self._is_registry(server):
-            return False
         others = (host for host, _ in self._named if host not in (origin.host, server.host))
-        return not any(same_site(host, server.host) for host in others)
-
-    def _is_another(self, server: Origin, registry: Origin) -> bool:
-        """Whether the settings have a server as a registry: at any port, but for who is on the same host."""
-        ports = {port for host, port in self._registries if host == server.host}
-        return bool(ports) if server.host != registry.host else not ports.isdisjoint({None, server.port})
+        if (
+            not self.secure(server)
+            or not self._is_named(origin)
+            or any(same_site(host, server.host) for host in others)
+        ):
+            return False
+        # Its answer is only worth asking for where there is something to lend.
+        return await self._found(server) is not None and not await self._is_registry(server)
 
     def _is_named(self, origin: Origin) -> bool:
         return (origin.host, origin.port) in self._named or (origin.host, None) in self._named
@@ -260,7 +264,7 @@ class Logins:
         self,
         origin: Origin,
         server: Origin,
-        candidates: Iterator[_Candidate] | list[_Candidate],
+        candidates: Iterable[_Candidate],
         scope: Hashable = None,
     ) -> Choice:
         """Return the first login that is there and doesn't rest."""

@@ -19,7 +19,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from regproxy.cache.layout import LOCK
 from regproxy.core import file_lock
 from regproxy.core.errors import StoreError
 
@@ -198,7 +197,7 @@ def is_damage(error: sqlite3.Error) -> bool:
 @contextmanager
 def _locked(path: Path, patience: float) -> Iterator[None]:
     """Let no other process open, replace or close the file. Raises OSError, StoreError after `patience`."""
-    name = path.with_name(f"{path.name}{LOCK}")
+    name = path.with_name(f"{path.name}.lock")
     deadline = time.monotonic() + patience
     while True:
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
