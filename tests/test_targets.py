@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
+import aiohappyeyeballs
 import pytest
 
 from regproxy.config import settings
@@ -91,7 +92,7 @@ class Net:
         self.go = asyncio.Event()
         self.go.set()
         self.answer_proxy: Callable[..., Coroutine[Any, Any, None]] | None = None
-        monkeypatch.setattr(dialer.aiohappyeyeballs, "start_connection", self._connect)
+        monkeypatch.setattr(aiohappyeyeballs, "start_connection", self._connect)
         monkeypatch.setattr(dialer, "open_tunnel", self._tunnel)
         self.through: list[tuple[str, int]] = []
 

@@ -77,7 +77,14 @@ class Server:
     asked: list[tuple[Origin, str, str, dict[bytes, bytes], bytes]] = field(default_factory=list)
 
     async def exchange(
-        self, origin: Origin, method: str, target: str, headers: Headers, body: bytes, **_: Origin
+        self,
+        origin: Origin,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        *,
+        registry: Origin | None = None,
     ) -> tuple[int, Response, bytes]:
         if self.ping and target == "/v2/":
             return self.ping, answer(self.ping), b""

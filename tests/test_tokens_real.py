@@ -33,7 +33,14 @@ class Http:
         self._addresses = addresses
 
     async def exchange(
-        self, origin: Origin, method: str, target: str, headers: Headers, body: bytes, **_: Origin
+        self,
+        origin: Origin,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        *,
+        registry: Origin | None = None,
     ) -> tuple[int, Response, bytes]:
         return await asyncio.to_thread(self._ask, origin, method, target, headers, body)
 
