@@ -51,10 +51,11 @@ test: ## install what is missing, build, lint, check types, run all tests
 	@$(MAKE) --no-print-directory types
 	@$(MAKE) --no-print-directory check
 
-lint: build ## ruff and cython-lint
+lint: build test-packages ## ruff, cython-lint and shellcheck
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/cython-lint ext
+	shellcheck .ci/run .ci/packages
 
 types: build ## mypy, and the stubs against the built modules
 	$(BIN)/mypy
