@@ -31,7 +31,7 @@ from regproxy.registry.rate_limits import (
     stretch,
 )
 from regproxy.registry.targets import Kind
-from regproxy.upstream.quota_file import ENTRIES_MAX, Block, Entry, decode, encode
+from regproxy.upstream.quota_file import ENTRIES_MAX, Block, Entry, QuotaFile, decode, encode
 from regproxy.upstream.quotas import Quotas
 
 HUB = "registry-1.docker.io"
@@ -228,8 +228,8 @@ class Lab:
         self.counted = Counted()
 
     def worker(self) -> Quotas:
-        path = self.directory / "quotas.json" if self.directory is not None else None
-        return Quotas(path, self.reserve, self.counted, lambda: self.now)
+        state = QuotaFile(self.directory / "quotas.json") if self.directory is not None else None
+        return Quotas(state, self.reserve, self.counted, lambda: self.now)
 
 
 @pytest.fixture

@@ -56,6 +56,7 @@ from regproxy.upstream.admission import Gate
 from regproxy.upstream.circuit_breaker import Breakers
 from regproxy.upstream.client import Upstream
 from regproxy.upstream.dialer import Dialer
+from regproxy.upstream.quota_file import QuotaFile
 from regproxy.upstream.quotas import Quotas
 
 log = logging.getLogger("regproxy.process.worker")  # also where this module is the program
@@ -149,7 +150,7 @@ class Worker:
             log.info("kTLS: not here (%s); TLS is done by OpenSSL in this process", missing)
         origins = Origins(config)
         dialer = Dialer(config, origins, policy, Trust(config), reactor, loop, metrics)
-        quotas = Quotas(layout.quotas(directories.cache), config.quota_reserve, metrics)
+        quotas = Quotas(QuotaFile(layout.quotas(directories.cache)), config.quota_reserve, metrics)
         realms = Realms(layout.realms(directories.cache))
         upstream = Upstream(
             *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
