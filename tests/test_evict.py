@@ -11,18 +11,9 @@ from pathlib import Path
 import pytest
 
 from regproxy.cache import layout
-from regproxy.cache.eviction import (
-    FREE,
-    INACTIVE,
-    SIZE,
-    Disk,
-    Evictor,
-    Freed,
-    Limits,
-    parts_disk,
-    sweep_parts,
-)
+from regproxy.cache.eviction import FREE, INACTIVE, SIZE, Disk, Evictor, Freed, Limits, parts_disk
 from regproxy.cache.index.index import Index
+from regproxy.cache.part_sweep import sweep_parts
 from regproxy.core import file_lock
 from regproxy.core.errors import StoreError
 from tests.parts.disks import fill_up, read_only, small_disk

@@ -15,7 +15,7 @@ from regproxy.config.settings import load
 from regproxy.dataplane.bodies import BytesSink, File, FileSource
 from regproxy.dataplane.records_self_test import sealing_fault
 from regproxy.dataplane.tls import Context, client_context, server_context
-from regproxy.process import worker
+from regproxy.process import wiring
 from regproxy.server.responses import Answerer
 from regproxy.tls.authority import throwaway
 from tests.parts.records import (
@@ -385,14 +385,14 @@ class TestSelfTest:
     def test_a_suite_that_does_not_work(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(worker, "sealing_fault", lambda chain, key: "TLS_X: broken")
+        monkeypatch.setattr(wiring, "sealing_fault", lambda chain, key: "TLS_X: broken")
         with caplog.at_level(logging.INFO):
-            assert not worker.seals(load({}))
+            assert not wiring.seals(load({}))
         assert "OpenSSL makes all of them, as our own failed the self-test: TLS_X: broken" in caplog.text
 
     def test_the_setting(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO):
-            assert worker.seals(load({}))
-            assert not worker.seals(load({"REGPROXY_TLS_RECORDS": "openssl"}))
+            assert wiring.seals(load({}))
+            assert not wiring.seals(load({"REGPROXY_TLS_RECORDS": "openssl"}))
         assert "those of large bodies are made here" in caplog.text
         assert "OpenSSL makes all of them (REGPROXY_TLS_RECORDS=openssl)" in caplog.text

@@ -18,9 +18,10 @@ from regproxy.http.origin import Origin
 from regproxy.policy.origins import Origins
 from regproxy.policy.plans import Policy
 from regproxy.upstream import dialer
-from regproxy.upstream.connection import Connection, Idle
+from regproxy.upstream.connection import Connection
 from regproxy.upstream.dialer import Dialer
 from regproxy.upstream.name_lookups import CLIENT, AddrInfo, Lane
+from regproxy.upstream.pool import Idle
 from regproxy.upstream.resolver import FOUND_SECONDS, Resolver
 
 REGISTRY = Origin("https", "reg.test", 443)

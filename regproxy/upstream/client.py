@@ -27,9 +27,10 @@ from regproxy.registry.rate_limits import CLIENT
 from regproxy.registry.targets import Kind, parse_target
 from regproxy.registry.token_protocol import Issued
 from regproxy.upstream.admission import Gate, credential_of
-from regproxy.upstream.connection import Connection, ConnectionLost, Idle
+from regproxy.upstream.connection import Connection, ConnectionLost
 from regproxy.upstream.dialer import Dialer
 from regproxy.upstream.fetch import WHOLE, Ask, Fetched
+from regproxy.upstream.pool import Idle
 
 __all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched", "Upstream", "authority"]
 
