@@ -18,6 +18,7 @@ from regproxy.auth.login_probe import Canary
 from regproxy.auth.login_selection import Logins, standing_key
 from regproxy.auth.login_trials import Trials
 from regproxy.auth.token_cache import Exchange, Key, NoToken, Tokens
+from regproxy.auth.token_loans import TokenLoans
 from regproxy.auth.token_realms import Named, Realms
 from regproxy.config.credentials import Login
 from regproxy.config.settings import Config
@@ -27,18 +28,14 @@ from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
 from regproxy.policy.lending import (
     cut_scopes,
-    is_plain,
-    is_realms,
     is_shaped,
     loan,
-    may_ask,
     overrides,
-    parse_token_ask,
 )
 from regproxy.policy.origins import Origins
 from regproxy.registry.challenges import Bearer, asks_for_basic, bearer_of, parse_challenges
 from regproxy.registry.targets import Kind, Target, parse_target
-from regproxy.registry.token_protocol import PLAIN, Issued, Realm, parse_realm, parse_scope
+from regproxy.registry.token_protocol import PLAIN, Realm, parse_realm, parse_scope
 
 __all__ = ["Authorizer", "Exchange", "Grant", "TokenCounter"]
 
@@ -112,7 +109,7 @@ class _Ledger:
 
 
 class Authorizer:
-    """Decides what is sent as Authorization. One for each worker.
+    """Decides what is sent as Authorization. One for each worker. `loans`: tokens that clients ask for.
 
     Where a token server is in trouble, its UpstreamError is raised, as if the registry itself were.
     """
@@ -145,6 +142,7 @@ class Authorizer:
         )
         self._ledger = _Ledger(self._logins, standings, counter, clock)
         self._tokens = Tokens(exchange, self._ledger, clock, wall)
+        self.loans = TokenLoans(self._logins, self._realms, self._tokens, pushes=self._pushes)
         self._asks: Bounded[Origin, Realm | Literal["basic"]] = Bounded(REGISTRIES_KEPT)
         self._scopes: Bounded[tuple[Origin, str], tuple[str, ...]] = Bounded(SCOPES_KEPT)
 
@@ -289,59 +287,6 @@ class Authorizer:
             alone = parse_target(request.path).kind is not Kind.PING
             self._logins.refused(origin, origin, login, "status 401", grant.scope, alone=alone)
 
-    # --- tokens for clients -------------------------------------------------------------------------------
-
-    async def may_lend(self, server: Origin, request: Request) -> bool:
-        """Tell whether a client that has no credentials may be asking for a token where a registry has said.
-
-        lend() is the next then, with the request's body.
-        """
-        if (
-            not self._logins.any
-            or not may_ask(request)
-            or loan(request.method, request.path, pushes=True) is not None
-        ):
-            return False
-        return bool(await self._named(server, request, lambda _: True))
-
-    async def lend(self, server: Origin, request: Request, body: bytes) -> Issued | None:
-        """Return the token that a token server gives to its own login, for a client; None: not for this one.
-
-        What the client has asked for is read, cut to what is lent, and asked for anew, so nothing of its
-        request is sent and nothing but the token comes back. Raises UpstreamError.
-        """
-        query = request.path.partition("?")[2]
-        ask = parse_token_ask(query, body, pushes=self._pushes)
-        if ask is None:
-            return None
-        found = await self._named(server, request, lambda realm: is_realms(ask, realm.target, realm.service))
-        if not found:
-            return None
-        key = Key(found[-1].registry, found[-1].realm, ask.scopes, None)
-        login = (await self._logins.of_server(server, key.scope)).login
-        if login is None:
-            return None
-        try:
-            return await self._tokens.issue(replace(key, login=login))
-        except NoToken:
-            return None
-
-    async def _named(self, server: Origin, request: Request, fits: Callable[[Realm], bool]) -> list[Named]:
-        """Return the realms at a path of `server` whose registries its login may serve."""
-        path = request.path.partition("?")[0]
-        for again in (False, True):
-            if again:
-                # Another worker may have been told.
-                await self._realms.look()
-            found = [
-                named
-                for named in self._realms.at(server, path)
-                if fits(named.realm) and await self._logins.serves(named.registry, server)
-            ]
-            if found:
-                return found
-        return []
-
     async def _challenge(self, registry: Origin) -> Response | None:
         """Return what a registry says to a ping of ours; None where that is no 401, or was asked for lately.
 
@@ -361,16 +306,10 @@ class Authorizer:
         if bearer is None:
             return
         try:
-            realm = self._realm(bearer)
+            named = Named(registry, self._realm(bearer))
         except BadResponse:
             return
-        if not is_plain(realm.target.partition("?")[0]):
-            return
-        named = Named(registry, realm)
-        if self._realms.knows(named) or not await self._logins.serves(registry, realm.origin):
-            return
-        if (await self._logins.of_server(realm.origin)).configured:
-            await self._realms.learn(named)
+        await self.loans.learn(named)
 
     async def _withhold(self, origin: Origin, request: Request, *, eager_only: bool) -> None:
         """Say that a request goes without the login that is there."""

@@ -213,12 +213,12 @@ class Upstream:
         self._authorizer.judge(origin, request, grant, response)
 
     async def may_lend(self, origin: Origin, request: Request) -> bool:
-        """As Authorizer.may_lend."""
-        return await self._authorizer.may_lend(origin, request)
+        """As TokenLoans.may_lend."""
+        return await self._authorizer.loans.may_lend(origin, request)
 
     async def lend(self, origin: Origin, request: Request, body: bytes) -> Issued | None:
-        """As Authorizer.lend."""
-        return await self._authorizer.lend(origin, request, body)
+        """As TokenLoans.lend."""
+        return await self._authorizer.loans.lend(origin, request, body)
 
     async def exchange(
         self,
