@@ -70,7 +70,7 @@ test-asan: build test-packages ## the data plane's tests with AddressSanitizer a
 	$(BIN)/python -m tests.sanitized
 
 FUZZ ?= --seconds 600
-fuzz: build test-packages ## random handlers on the data plane, with ASan and UBSan, a minute; FUZZ='--seconds 60 --seed N' to choose
+fuzz: build test-packages ## random handlers on the data plane, with ASan and UBSan, 10 minutes; FUZZ='--seconds 60 --seed N' to choose
 	$(BIN)/python -m tests.sanitized -m tests.fuzzing $(FUZZ)
 
 demo: build test-packages ## pull an image twice through the proxy and watch it
