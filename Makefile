@@ -76,7 +76,7 @@ fuzz: build test-packages ## random handlers on the data plane, with ASan and UB
 demo: build test-packages ## pull an image twice through the proxy and watch it
 	@env -u HTTPS_PROXY -u https_proxy -u HTTP_PROXY -u http_proxy $(BIN)/python -m tests.demo
 
-bench: build test-packages ## measure it against nginx, about 3 minutes
+bench: build test-packages ## measure it against nginx, some minutes
 	@$(MAKE) --no-print-directory -C bench bench PYTHON=$(BIN)/python
 
 bench-full: build test-packages ## the same, with the figures that count
