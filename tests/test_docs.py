@@ -26,6 +26,10 @@ OWN_NAME = re.compile(r"\bREGPROXY_[A-Z0-9_]+\b")
 LINK = re.compile(r"\]\((?!https?://)([^)#\s]*)(#[^)\s]*)?\)")
 # A file or folder of ours, as documents name it: `tests/test_docs.py`, `docs/`.
 FILE = re.compile(r"`((?:regproxy|ext|tests|bench|docs|deploy|\.ci)/[\w./-]*)`")
+# A class, or one of its members: `Stream`, `Policy.plan`, `Stream.send(head, body)`.
+CLASS = re.compile(r"`([A-Z][a-z]\w*)(?:\.\w+|\([^`]*\))*`")
+DEFINED = re.compile(r"^(?:cdef )?(?:class|enum) (\w+)", re.MULTILINE)
+FIELDS = {"Accept", "Authorization", "Date", "Vary"}
 MAKE = re.compile(r"\bmake ([a-z][a-z-]*)\b")
 TARGET = re.compile(r"^([a-z][a-z-]*):", re.MULTILINE)
 
@@ -78,6 +82,16 @@ def test_every_module_is_on_the_map() -> None:
         package = first.strip(" `") or package
         on_the_map |= {f"{package}/{name}" for name in re.findall(r"`(\w+)`", second)}
     assert {str(path) for path in paths} == on_the_map
+
+
+def test_the_architecture_names_classes_that_exist() -> None:
+    sources = [path for name in ("regproxy", "ext", "tests") for path in (ROOT / name).rglob("*.p[yx]*")]
+    sources = [path for path in sources if path.suffix in (".py", ".pyx", ".pxd")]
+    defined = {name for path in sources for name in DEFINED.findall(path.read_text())}
+    pages = [*ARCHITECTURE.glob("*.md"), ROOT / "CONTRIBUTING.md"]
+    named = {name for page in pages for name in CLASS.findall(page.read_text())}
+    assert "Stream" in named & defined
+    assert sorted(named - defined - FIELDS) == []
 
 
 def test_every_page_is_in_the_overview() -> None:
