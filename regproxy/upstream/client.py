@@ -230,7 +230,7 @@ class Upstream:
         *,
         registry: Origin | None = None,
     ) -> tuple[int, Response, bytes]:
-        """Ask a token server one thing: see `tokencache.Exchange`."""
+        """Ask a token server one thing: see `token_cache.Exchange`."""
         framing = Framing("length", len(body)) if method == "POST" else Framing("none", 0)
         request = Request(method, target, 1, headers, framing, True, False)
         head = upstream_head(request, authority(origin), target=target)

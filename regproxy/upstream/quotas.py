@@ -1,6 +1,6 @@
 """What registries allow: what is left of their quotas, and who must not be asked for a while.
 
-All workers read and write one file (`quotafile`), without a lock: what two of them know is joined, in any
+All workers read and write one file (`quota_file`), without a lock: what two of them know is joined, in any
 order, and who finds that something of its own is lacking writes it again. So they agree after a few seconds.
 """
 
@@ -65,7 +65,7 @@ class Quotas:
 
     `state`: what other processes know; None: nothing is shared, nor kept.
     `clock`: seconds since the epoch, since a block outlives the process. Credentials are labels, as
-    `ratelimit.client_credential()` makes them for a client's own.
+    `rate_limits.client_credential()` makes them for a client's own.
     """
 
     def __init__(
