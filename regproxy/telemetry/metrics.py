@@ -1,8 +1,8 @@
 """Every metric is declared here. Hot paths count in C (Tally); publish() moves the counts at intervals.
 
 Names follow Prometheus' rules: base units, `_total` for counters. The processes of one supervisor use
-prometheus_client's multiprocess mode: each publishes to files of its own in a directory (see `metrics_dir`), and
-whoever is asked renders the sum.
+prometheus_client's multiprocess mode: each publishes to files of its own in a directory (see `metrics_dir`),
+and whoever is asked renders the sum.
 """
 
 from __future__ import annotations
@@ -349,7 +349,7 @@ class Metrics:
         self._token_fetches.labels(*labels, outcome).inc()
 
     def lookup(self, lane: str, outcome: str) -> None:
-        """Count a lookup of a name. `lane`: a name_lookups.Lane; "found", "missing", "failed" or "refused"."""
+        """Count a lookup of a name. `lane`: of name_lookups; "found", "missing", "failed" or "refused"."""
         self._lookups.labels(lane, outcome).inc()
 
     def target_refused(self, by: str) -> None:
