@@ -42,6 +42,8 @@ from regproxy.process import boot
 from regproxy.process.boot import Boot
 from regproxy.server.admin import Admin, AdminSession
 from regproxy.server.context import Services
+from regproxy.server.lookup import Lookup
+from regproxy.server.routes import Routes
 from regproxy.server.session import Session
 from regproxy.server.setup_pages import Pages
 from regproxy.server.tunnel import TunnelEnd
@@ -186,6 +188,8 @@ class Worker:
             reactor=reactor,
             store=store,
             index=index,
+            lookup=Lookup(store, index, policy, quotas.stretch),
+            routes=Routes(policy, config.ignored_headers),
             fills=fills,
             tags=tags,
             upstream=upstream,

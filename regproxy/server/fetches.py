@@ -15,9 +15,9 @@ from regproxy.http.origin import Origin
 from regproxy.policy.plans import Action, Plan
 from regproxy.policy.sharing import shared
 from regproxy.registry.targets import Kind, parse_target
-from regproxy.server.context import BY_DIGEST, Route
+from regproxy.server.lookup import Copy
 from regproxy.server.responses import content_headers
-from regproxy.server.tag_requests import Copy
+from regproxy.server.routes import BY_DIGEST, Route
 from regproxy.server.token_requests import CONTINUE, TokenAsker
 from regproxy.upstream.client import INTERIM_MAX, Connection
 from regproxy.upstream.name_lookups import CLIENT
@@ -97,20 +97,22 @@ class Asker(TokenAsker):
 
     async def _fetch(self, wanted: Wanted) -> None:
         """Join the content's fill, or begin it; answer from it as it grows, or once it is verified."""
-        target = wanted.target
+        target, route = wanted.target, self._route
+        assert route is not None
+        blob_wanted = target.kind is Kind.BLOB
         self._wait_for_fill(True)
         while True:
-            ready = self._lookup(target.reference) if target.kind is Kind.BLOB else None
+            ready = self._s.lookup.content(wanted.origin, target, route) if blob_wanted else None
             if ready is not None:
                 # Stored since the request's head was looked at.
-                self._serve(ready, "HIT", NO_TYPE)
+                self._serve(ready, "HIT")
                 return
             fill, mine = self._s.fills.join(wanted)
             # Verified, and only on its way into place: as good as stored.
             joined = "HIT" if fill.verified else "UPDATING"
             self._cache = cache = "MISS" if mine else joined
             try:
-                if target.kind is Kind.BLOB:
+                if blob_wanted:
                     opened = await asyncio.shield(fill.opened)
                     self._note(fill, cache)
                     if opened is not None and self._can_follow(opened):
@@ -125,9 +127,7 @@ class Asker(TokenAsker):
                 # Somebody else's credentials or registry failed; ours may not.
         self._note(fill, cache)
         told = fill.media_type if fill.wanted.identity == wanted.identity else ""
-        assert self._route is not None
-        media_type = self._digest_type(wanted.origin, self._route, blob, told)
-        self._serve(blob, self._cache, media_type or NO_TYPE)
+        self._serve(self._brought(wanted, blob, told), self._cache)
 
     def _can_follow(self, opened: Opened) -> bool:
         """Whether to send the body while it grows; a small one is verified first."""

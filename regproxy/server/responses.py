@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import time
 from typing import Final
 
 from regproxy.cache.blobs import Blob
-from regproxy.cache.index.index import TagRow
-from regproxy.core.errors import BadResponse, Unsatisfiable
+from regproxy.core.errors import Unsatisfiable
 from regproxy.dataplane.bodies import FileSource
 from regproxy.dataplane.stream import Stream
-from regproxy.fill.fills import NO_TYPE
+from regproxy.fill.tag_request import Held
 from regproxy.http.messages import Request, build_head, if_range_allows, none_match, parse_range
 from regproxy.http.origin import Origin
 from regproxy.registry import targets
-from regproxy.registry.targets import Kind, ManifestType
-from regproxy.server.context import Route, Services
+from regproxy.server.context import Services
+from regproxy.server.routes import Route
 
 log = logging.getLogger(__name__)
 
@@ -255,83 +253,9 @@ class Answerer:
 
     # --- hits --------------------------------------------------------------------------------------------
 
-    def _lookup(self, digest: str) -> Blob | None:
-        blob = self._s.store.lookup(digest)
-        if blob is not None and not blob.known:
-            return self._first_sight(blob)
-        return blob
-
-    def _first_sight(self, blob: Blob) -> Blob | None:
-        """Content that was not in memory: what the index knows of it, and whether the file is still that."""
-        row = self._s.index.object(blob.digest)
-        if row is not None and row.size != blob.size:
-            log.warning("%s has %d bytes on disk instead of %d: removed", blob.digest, blob.size, row.size)
-            self._drop(blob.digest)
-            return None
-        blob.known = True
-        if row is None:
-            # The index was lost.
-            self._s.index.put_object(blob.digest, blob.size, None, blob.disk)
-        elif row.media_type is not None:
-            blob.manifest = ManifestType(row.media_type, True)
-        return blob
-
-    def _manifest_type(self, blob: Blob, told: str = "") -> str:
-        """Return the media type to send with a manifest, "" where this content is none.
-
-        Its bytes decide; where they don't say, `told`, which is what the registry has said of it there.
-        """
-        manifest = blob.manifest
-        if manifest is None:
-            manifest = blob.manifest = self._read_type(blob)
-        return manifest.media_type if manifest.stated else manifest.told(told)
-
-    def _read_type(self, blob: Blob) -> ManifestType:
-        if blob.size > targets.MANIFEST_MAX:
-            return targets.NO_MANIFEST
-        body = blob.small if blob.small is not None else os.pread(blob.file.fd, blob.size, 0)
-        try:
-            manifest = targets.manifest_type(body)
-        except BadResponse:
-            return targets.NO_MANIFEST
-        if manifest.stated:
-            self._s.index.put_object(blob.digest, blob.size, manifest.media_type, blob.disk)
-        return manifest
-
-    def _digest_type(self, origin: Origin, route: Route, blob: Blob, told: str = "") -> str:
-        """Return the media type to send with content by digest; "": a manifest is wanted, and it is none."""
-        if route.target.kind is Kind.BLOB:
-            return NO_TYPE
-        if blob.manifest is None or not blob.manifest.stated:
-            index, repository = self._s.index, route.shared.repository
-            told = told or index.told(origin.host, origin.port, repository, blob.digest)
-        return self._manifest_type(blob, told)
-
-    def _drop(self, digest: str) -> None:
-        self._s.store.remove(digest)
-        self._s.index.drop_object(digest)
-
-    def _tag_rows(self, origin: Origin, route: Route) -> tuple[TagRow, ...]:
-        repository, tag = route.shared.repository, route.target.reference
-        return self._s.index.tag(origin.host, origin.port, repository, tag)
-
-    def _held(self, origin: Origin, route: Route) -> tuple[TagRow | None, Blob | None, str]:
-        """The stored variant of a tag that suits the request, its content and type; all or none of them."""
-        row = route.choose(self._tag_rows(origin, route))
-        return self._content(row, route) if row is not None else (None, None, "")
-
-    def _content(self, row: TagRow, route: Route) -> tuple[TagRow | None, Blob | None, str]:
-        """What a tag's row names, where it is held and of a type that the request takes."""
-        blob = self._lookup(row.digest)
-        if blob is None:
-            return None, None, ""
-        media_type = self._manifest_type(blob, row.media_type) or row.media_type
-        if media_type != row.media_type and not route.accept.accepts(media_type):
-            return None, None, ""
-        return row, blob, media_type
-
-    def _serve(self, blob: Blob, cache: str, media_type: str) -> None:
+    def _serve(self, held: Held, cache: str) -> None:
         """Answer from the cache: 200, 206, 304 or 416."""
+        blob, media_type = held
         self._cache = cache
         self._s.index.touch(blob.digest)
         request = self._request

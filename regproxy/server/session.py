@@ -12,8 +12,6 @@ import os
 import time
 from typing import Final
 
-from regproxy.cache.blobs import Blob
-from regproxy.cache.index.index import TagRow
 from regproxy.core.errors import HeadError, RegproxyError
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import Wanted
@@ -22,8 +20,9 @@ from regproxy.http.origin import Origin
 from regproxy.policy.plans import Action, Decision
 from regproxy.registry.targets import Kind
 from regproxy.server import setup_pages
-from regproxy.server.context import Route
 from regproxy.server.fetches import Asker
+from regproxy.server.lookup import Copy
+from regproxy.server.routes import Route
 from regproxy.server.tunnel import Tunnel
 from regproxy.upstream.name_lookups import CLIENT
 
@@ -89,8 +88,9 @@ class Session(Asker):
     def on_head(self, head: bytes) -> None:
         """A request."""
         self._started = time.monotonic()
+        services = self._s
         try:
-            route = self._s.route(head)
+            route = services.routes.of(head)
         except HeadError as error:
             self._begin(None)
             self._error(error.status, error.code, str(error), close=True)
@@ -109,36 +109,24 @@ class Session(Asker):
                 self._error(refusal[0], "UNSUPPORTED", f"{origin.host}: {refusal[1]}")
                 return
             self._addressed = route.named
-        row: TagRow | None = None
-        blob: Blob | None = None
-        media_type = ""
+        held: Held | None = None
+        copy: Copy | None = None
         plan = route.by_digest
         if plan is not None:
-            blob = self._lookup(target.reference)
-            if blob is not None:
-                manifest = blob.manifest
-                if manifest is not None and manifest.stated and target.kind is Kind.MANIFEST:
-                    media_type = manifest.media_type
-                else:
-                    media_type = self._digest_type(origin, route, blob)
+            held = services.lookup.content(origin, target, route)
         elif target.kind is Kind.TAG and not route.shared.own:
-            row, blob, media_type = self._held(origin, route)
-            if row is not None:
-                age = time.time() - row.fetched_at
-                fresh = route.fresh_tag
-                plan = fresh[0] if fresh is not None and 0 <= age < fresh[1] else None
-        if plan is not None and blob is not None and media_type:
+            copy = services.lookup.copy(origin, target, route)
+            if copy is not None and copy.fresh and route.fresh_tag is not None:
+                plan, held = route.fresh_tag[0], copy.held
+        if plan is not None and held is not None:
             self._kind = plan.kind
-            self._serve(blob, "HIT", media_type)
+            self._serve(held, "HIT")
         else:
-            held = Held(blob, media_type) if blob is not None else None
-            self._not_at_hand(origin, route, row, held)
+            self._not_at_hand(origin, route, copy)
 
-    def _not_at_hand(self, origin: Origin, route: Route, row: TagRow | None, held: Held | None) -> None:
-        """Handle a request that is not a fresh hit. `row`, `held`: of a tag that is not fresh."""
+    def _not_at_hand(self, origin: Origin, route: Route, copy: Copy | None) -> None:
+        """Handle a request that is not a fresh hit. `copy`: of a tag that is not fresh."""
         request, target = route.request, route.target
-        tag = target.kind is Kind.TAG and not route.shared.own
-        copy = self._copy(origin, route, row, held) if tag else None
         age = copy.age if copy is not None and copy.current else math.inf
         stretch = self._s.stretch(origin.host) if copy is not None else 1.0
         plan = self._s.policy.plan(request.method, target, copy is not None, age, request.path, stretch)
@@ -149,12 +137,12 @@ class Session(Asker):
         if plan.action is Action.REFUSE:
             self._error(plan.status, plan.code, f"{origin.host}: {plan.reason}")
         elif plan.action is Action.SERVE and copy is not None:
-            self._serve(copy.blob, "HIT", copy.media_type)
+            self._serve(copy.held, "HIT")
         elif plan.action is Action.STALE and copy is not None:
-            self._serve(copy.blob, "STALE", copy.media_type)
+            self._serve(copy.held, "STALE")
         elif plan.action is Action.RENEW and copy is not None:
             self._renew(Wanted(origin, route.shared.request, target, own=True), copy)
-            self._serve(copy.blob, "STALE", copy.media_type)
+            self._serve(copy.held, "STALE")
         elif plan.action is Action.PONG:
             self._pong()
         else:
@@ -190,7 +178,7 @@ class Session(Asker):
         log.warning("cut %s %s: %s", self.host, self.uri, reason)
         if self._cache in _FROM_DISK and self._route is not None and self._route.by_digest is not None:
             # A file that can't be read to its end would be cut for every later client too.
-            self._drop(self._route.target.reference)
+            self._s.lookup.drop(self._route.target.reference)
         self._cut()
 
     def on_eof(self, partial: bool) -> None:

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from regproxy.cache.blobs import Blob
-from regproxy.cache.index.index import TagRow
 from regproxy.core.errors import UpstreamError
 from regproxy.fill.fills import Fill, UpstreamAnswer, Wanted
 from regproxy.fill.tag_request import Held, TagAsk
 from regproxy.http.messages import forwarded
-from regproxy.http.origin import Origin
-from regproxy.policy.plans import STALE_ON, variants
-from regproxy.server.context import Route
+from regproxy.policy.plans import STALE_ON
+from regproxy.server.lookup import Copy
 from regproxy.server.responses import Answerer
 from regproxy.tags.answers import Seen
 
@@ -26,72 +21,23 @@ log = logging.getLogger(__name__)
 _FETCHED: Final = frozenset({"MISS", "EXPIRED"})
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
-    """What is held of a tag, `age` seconds after its origin has confirmed it.
-
-    `current`: that was the last that the origin has said. `stands_in`: it is served while the origin is in
-    trouble.
-    """
-
-    row: TagRow
-    blob: Blob
-    media_type: str
-    age: float
-    current: bool
-    stands_in: bool
-
-
 class TagAsker(Answerer):
     """Carries out the plans for tags that the cache alone can't."""
 
     __slots__ = ()
-
-    def _copy(self, origin: Origin, route: Route, row: TagRow | None, held: Held | None) -> Copy | None:
-        """The copy that suits the request: the newest (`row` with its content), else an older one."""
-        current = row is not None and held is not None
-        if row is None or held is None:
-            row, held = self._older(origin, route)
-            if row is None or held is None:
-                return None
-        age = time.time() - row.fetched_at
-        stretch = self._s.stretch(origin.host)
-        stands_in = self._s.policy.may_stand_in(route.target.reference, age, stretch)
-        return Copy(row, held.blob, held.media_type, age, current, stands_in)
-
-    def _older(self, origin: Origin, route: Route) -> tuple[TagRow | None, Held | None]:
-        for row in variants(self._tag_rows(origin, route), route.accept):
-            _, blob, media_type = self._content(row, route)
-            if blob is not None:
-                return row, Held(blob, media_type)
-        return None, None
 
     def _tag_ask(self, wanted: Wanted, copy: Copy | None) -> TagAsk:
         route, config = self._route, self._s.config
         assert route is not None
         return TagAsk(
             route.accept,
-            self._fresh(wanted.origin, route),
+            lambda: self._s.lookup.fresh(wanted.origin, wanted.target, route),
             row=copy.row if copy is not None and copy.current else None,
             # With the manifest cache off, each client is answered by what the registry says to it.
             shared=config.manifest_cache and copy is not None and copy.current,
-            stands_in=copy is not None and copy.stands_in,
+            stands_in=copy is not None and copy.usable_if_error,
             kept=config.keep_on_404,
         )
-
-    def _fresh(self, origin: Origin, route: Route) -> Callable[[], Held | None]:
-        """What looks whether the tag that is asked for is held, and fresh, by now."""
-
-        def fresh() -> Held | None:
-            if route.fresh_tag is None:
-                return None
-            row, blob, media_type = self._held(origin, route)
-            lifetime = route.fresh_tag[1] * self._s.stretch(origin.host)
-            if row is None or blob is None or not 0 <= time.time() - row.fetched_at < lifetime:
-                return None
-            return Held(blob, media_type)
-
-        return fresh
 
     def _note(self, fill: Fill, cache: str) -> None:
         """Note for the log who was asked, and what the cache had to do with it."""
@@ -102,17 +48,22 @@ class TagAsker(Answerer):
             # What another process fetches was joined, too.
             self._cache = "UPDATING" if fill.joined and cache in _FETCHED else cache
 
+    def _brought(self, wanted: Wanted, blob: Blob, told: str) -> Held:
+        """What was waited for, as this client gets it. `told`: what its registry has said of the type."""
+        assert self._route is not None
+        return self._s.lookup.brought(wanted.origin, wanted.target, self._route, blob, told)
+
     # --- trouble -----------------------------------------------------------------------------------------
 
     def _stands_in(self, copy: Copy | None, status: int, error: object) -> bool:
         """Serve the older copy instead of the origin's answer, where that is no better; 0: it gave none."""
-        if copy is None or not copy.stands_in:
+        if copy is None or not copy.usable_if_error:
             return False
         gone = status == 404 and self._s.config.keep_on_404
         if status and status not in STALE_ON and not gone:
             return False
         log.warning("%s %s: serving a stale copy: %s", self.host, self.uri, error)
-        self._serve(copy.blob, "STALE", copy.media_type)
+        self._serve(copy.held, "STALE")
         return True
 
     def _renew(self, wanted: Wanted, copy: Copy) -> None:
@@ -141,7 +92,7 @@ class TagAsker(Answerer):
                     return
                 raise
         self._note(fill, cache)
-        self._serve(blob, self._cache, self._manifest_type(blob, fill.media_type) or fill.media_type)
+        self._serve(self._brought(wanted, blob, fill.media_type), self._cache)
 
     async def _look_tag(self, wanted: Wanted, copy: Copy | None) -> None:
         """HEAD stays HEAD: registries count it less, or not at all. What it says is entered all the same."""
@@ -155,11 +106,11 @@ class TagAsker(Answerer):
                 return
             raise
         if not isinstance(found, Seen):
-            self._serve(found.blob, "REVALIDATED", found.media_type)
+            self._serve(self._brought(wanted, found.blob, found.media_type), "REVALIDATED")
             return
         self._asked, self._asked_seconds = found.address, found.seconds
         if copy is not None and found.digest == copy.row.digest:
-            self._serve(copy.blob, "REVALIDATED", copy.media_type)
+            self._serve(copy.held, "REVALIDATED")
             return
         if self._stands_in(copy, found.status, f"{self.host} answered {found.status}"):
             return
