@@ -44,7 +44,7 @@ from regproxy.server.admin import Admin, AdminSession
 from regproxy.server.context import Services
 from regproxy.server.lookup import Lookup
 from regproxy.server.routes import Routes
-from regproxy.server.session import Session
+from regproxy.server.session import Handlers, Session
 from regproxy.server.setup_pages import Pages
 from regproxy.server.tunnel import TunnelEnd
 from regproxy.tags.claims import TagClaims
@@ -231,7 +231,7 @@ class Worker:
         admin = Admin(services.metrics, services.loop, self._why_not_ready, self._told.is_set, counts)
         # Who takes one at a time leaves the others their share.
         accepts = 1 if record.workers > 1 else ACCEPTS
-        handlers = (record.proxy, lambda stream: Session(services, stream)), (record.admin, admin.accept)
+        handlers = (record.proxy, Handlers(services).accept), (record.admin, admin.accept)
         self._listeners = [Listener(reactor, fd, take, True, HEAD_MAX, accepts) for fd, take in handlers]
         self._listening = True
 
@@ -344,7 +344,7 @@ def _watch(reactor: Reactor) -> Watch | None:
 def _describe(stream: Stream) -> str:
     handler = stream.handler
     if isinstance(handler, Session):
-        return f"{stream.peer} {handler.host} {handler.uri}"
+        return f"{stream.peer} {handler.exchange.host} {handler.exchange.uri}"
     return f"{stream.peer} tunnel"
 
 
