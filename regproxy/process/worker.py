@@ -188,7 +188,7 @@ class Worker:
             reactor=reactor,
             store=store,
             index=index,
-            lookup=Lookup(store, index, policy, quotas.stretch),
+            lookup=Lookup(store, index, quotas.stretch),
             routes=Routes(policy, config.ignored_headers),
             fills=fills,
             tags=tags,

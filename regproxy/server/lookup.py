@@ -19,7 +19,8 @@ from regproxy.core.errors import BadResponse
 from regproxy.fill.fill import NO_TYPE
 from regproxy.fill.tag_request import Held
 from regproxy.http.origin import Origin
-from regproxy.policy.plans import Policy, variants
+from regproxy.policy.freshness import Lifetime
+from regproxy.policy.plans import variants
 from regproxy.registry.targets import MANIFEST_MAX, NO_MANIFEST, Kind, ManifestType, Target, manifest_type
 from regproxy.server.routes import BY_DIGEST, Route
 
@@ -44,12 +45,11 @@ class Copy(NamedTuple):
 class Lookup:
     """Looks for what would answer a request. `stretch`: how many times longer a registry's tags are fresh."""
 
-    __slots__ = ("_index", "_policy", "_store", "_stretch")
+    __slots__ = ("_index", "_store", "_stretch")
 
-    def __init__(self, store: Store, index: Index, policy: Policy, stretch: Callable[[str], float]) -> None:
+    def __init__(self, store: Store, index: Index, stretch: Callable[[str], float]) -> None:
         self._store = store
         self._index = index
-        self._policy = policy
         self._stretch = stretch
 
     # --- what a request may have -------------------------------------------------------------------------
@@ -68,33 +68,30 @@ class Lookup:
             media_type = self._told_type(origin, target, route, blob, "")
         return Held(blob, media_type) if media_type else None
 
-    def copy(self, origin: Origin, target: Target, route: Route) -> Copy | None:
+    def copy(self, origin: Origin, target: Target, route: Route, lifetime: Lifetime) -> Copy | None:
         """Return the copy of a tag that suits a request: the newest, else an older one that is still held."""
         rows = self._rows(origin, target, route)
         row = route.choose(rows)
         held = self._named(row, route) if row is not None else None
         if row is not None and held is not None:
             age = time.time() - row.fetched_at
-            fresh = route.fresh_tag
-            if fresh is not None and 0 <= age < fresh[1]:
+            if lifetime.is_fresh(age):
                 return Copy(row, held, age, True, True, True)
-            return self._aged(origin, target, row, held, True)
+            return self._aged(origin, lifetime, row, held, True)
         for older in variants(rows, route.accept):
             held = self._named(older, route)
             if held is not None:
-                return self._aged(origin, target, older, held, False)
+                return self._aged(origin, lifetime, older, held, False)
         return None
 
-    def fresh(self, origin: Origin, target: Target, route: Route) -> Held | None:
+    def fresh(self, origin: Origin, target: Target, route: Route, lifetime: Lifetime) -> Held | None:
         """Return the copy of a tag that is there by now, and so young that nobody has to be asked."""
-        if route.fresh_tag is None:
-            return None
         row = route.choose(self._rows(origin, target, route))
         held = self._named(row, route) if row is not None else None
         if row is None or held is None:
             return None
-        lifetime = route.fresh_tag[1] * self._stretch(origin.host)
-        return held if 0 <= time.time() - row.fetched_at < lifetime else None
+        age = time.time() - row.fetched_at
+        return held if lifetime.is_fresh(age, self._stretch(origin.host)) else None
 
     def brought(self, origin: Origin, target: Target, route: Route, blob: Blob, told: str) -> Held:
         """Return what a fill, or another client's request for the same, has brought, as this one gets it.
@@ -129,9 +126,9 @@ class Lookup:
             return None
         return Held(blob, media_type)
 
-    def _aged(self, origin: Origin, target: Target, row: TagRow, held: Held, current: bool) -> Copy:
+    def _aged(self, origin: Origin, lifetime: Lifetime, row: TagRow, held: Held, current: bool) -> Copy:
         age = time.time() - row.fetched_at
-        usable = self._policy.may_stand_in(target.reference, age, self._stretch(origin.host))
+        usable = lifetime.usable_if_error(age, self._stretch(origin.host))
         return Copy(row, held, age, current, False, usable)
 
     # --- what is known of content ------------------------------------------------------------------------

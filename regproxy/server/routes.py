@@ -9,6 +9,7 @@ from typing import Final
 from regproxy.cache.index.index import TagRow
 from regproxy.http.messages import Request, parse_authority, parse_request
 from regproxy.http.origin import Origin
+from regproxy.policy.freshness import Lifetime
 from regproxy.policy.plans import Plan, Policy, choose_variant
 from regproxy.policy.sharing import Shared, shared
 from regproxy.registry.targets import Accept, Kind, Target, parse_accept, parse_target
@@ -27,17 +28,18 @@ _CONDITIONS: Final = frozenset({b"range", b"if-none-match"})
 class Route:
     """What a head says, worked out once: clients send the same few heads again and again.
 
-    `by_digest` is the plan when the content is held, None for all but content by digest; `fresh_tag` the one
-    for a tag while its copy is young enough, with that age. `shared`: what others may share of it. `named`:
-    the host that is meant, and the port, 0 where none is named. `conditional`: a range or validator may make
-    the answer something else than all of it. `rows` and `chosen`: the last choice among a tag's variants.
+    `by_digest` is the plan when the content is held, None for all but content by digest; `lifetime` is that
+    of a tag's copies, None for all but tags that may be answered from the cache. `shared`: what others may
+    share of it. `named`: the host that is meant, and the port, 0 where none is named. `conditional`: a range
+    or validator may make the answer something else than all of it. `rows` and `chosen`: the last choice among
+    a tag's variants.
     """
 
     request: Request
     target: Target
     shared: Shared
     by_digest: Plan | None
-    fresh_tag: tuple[Plan, float] | None
+    lifetime: Lifetime | None
     conditional: bool
     has_body: bool
     accept: Accept
@@ -93,18 +95,18 @@ class Routes:
         request = parse_request(head)
         target = parse_target(request.path)
         share = shared(request, target, self._ignored)
-        by_digest = fresh_tag = None
+        by_digest = lifetime = None
         if request.body.empty and request.method in _READS:
             if target.kind in BY_DIGEST:
                 by_digest = self._policy.plan(request.method, target, True, None)
             elif target.kind is Kind.TAG and not share.own:
-                fresh_tag = self._policy.fresh_tag(target.reference)
+                lifetime = self._policy.lifetime(target.reference)
         conditional = any(name in _CONDITIONS for name, _ in request.headers)
         accept = parse_accept(request.all(b"accept"))
         body = not request.body.empty
         # A CONNECT is refused as what it is.
         named = _named(request.authority) if request.method != "CONNECT" else None
-        return Route(request, target, share, by_digest, fresh_tag, conditional, body, accept, named)
+        return Route(request, target, share, by_digest, lifetime, conditional, body, accept, named)
 
 
 def _named(authority: str) -> tuple[str, int] | None:

@@ -141,15 +141,17 @@ class Session:
             self._addressed = route.named
         held: Held | None = None
         copy: Copy | None = None
-        plan = route.by_digest
+        kind, plan, lifetime = "", route.by_digest, route.lifetime
         if plan is not None:
+            kind = plan.kind
             held = services.lookup.content(origin, target, route)
-        elif target.kind is Kind.TAG and not route.shared.own:
-            copy = services.lookup.copy(origin, target, route)
-            if copy is not None and copy.fresh and route.fresh_tag is not None:
-                plan, held = route.fresh_tag[0], copy.held
-        if plan is not None and held is not None:
-            exchange.kind = plan.kind
+        elif lifetime is not None:
+            kind = lifetime.name
+            copy = services.lookup.copy(origin, target, route, lifetime)
+            if copy is not None and copy.fresh:
+                held = copy.held
+        if held is not None:
+            exchange.kind = kind
             self._handlers.hits.serve(exchange, held, "HIT")
         else:
             self._not_at_hand(origin, route, copy)

@@ -85,10 +85,11 @@ class TagRequests:
             self._tags.join(wanted, self._ask_of(route, wanted, copy))
 
     def _ask_of(self, route: Route, wanted: Wanted, copy: Copy | None) -> TagAsk:
-        config, lookup = self._config, self._lookup
+        config, lookup, lifetime = self._config, self._lookup, route.lifetime
+        assert lifetime is not None
         return TagAsk(
             route.accept,
-            lambda: lookup.fresh(wanted.origin, wanted.target, route),
+            lambda: lookup.fresh(wanted.origin, wanted.target, route, lifetime),
             row=copy.row if copy is not None and copy.current else None,
             # With the manifest cache off, each client is answered by what the registry says to it.
             shared=config.manifest_cache and copy is not None and copy.current,
