@@ -16,7 +16,7 @@ from regproxy.dataplane.bodies import BytesSink, File, FileSource
 from regproxy.dataplane.records_self_test import sealing_fault
 from regproxy.dataplane.tls import Context, client_context, server_context
 from regproxy.process import wiring
-from regproxy.server.responses import Answerer
+from regproxy.server.responder import Responder
 from regproxy.tls.authority import throwaway
 from tests.parts.records import (
     ALERT,
@@ -353,11 +353,11 @@ class TestSeal:
 
 @pytest.mark.parametrize("spent", [False, True])
 def test_an_answer_on_a_spent_connection(spent: bool) -> None:
-    """It says that it is the last, and so it is: `_keeps` is what both are decided by."""
-    stream, services = SimpleNamespace(spent=spent), SimpleNamespace(closes=False)
-    session: Any = SimpleNamespace(_s=services, stream=stream, _keeps=True, _body_left=False)
-    assert Answerer._closes(session) is spent
-    assert session._keeps is not spent
+    """It says that it is the last, and so it is: `keeps` is what both are decided by."""
+    services: Any = SimpleNamespace(closes=False, config=None)
+    exchange: Any = SimpleNamespace(stream=SimpleNamespace(spent=spent), keeps=True, body_left=False)
+    assert Responder(services).closes(exchange) is spent
+    assert exchange.keeps is not spent
 
 
 def test_left_over_errors(peer: Peer, plane: Plane, run: Run) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from regproxy.cache.blobs import Blob
 from regproxy.cache.index.index import TagRow
 from regproxy.registry.targets import Accept
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What is held of a tag, and the media type that it goes by there."""
+class Held(NamedTuple):
+    """Content that is held, and the media type that it goes by where it is asked for."""
 
     blob: Blob
     media_type: str

@@ -30,6 +30,8 @@ from regproxy.policy.origins import Origins
 from regproxy.policy.plans import Policy
 from regproxy.process.boot import Record
 from regproxy.server.context import Services
+from regproxy.server.lookup import Lookup
+from regproxy.server.routes import Routes
 from regproxy.server.setup_pages import Pages
 from regproxy.tags.claims import TagClaims
 from regproxy.tags.resolver import Tags
@@ -88,6 +90,8 @@ def build(
         reactor=reactor,
         store=store,
         index=index,
+        lookup=Lookup(store, index, quotas.stretch),
+        routes=Routes(policy, config.ignored_headers),
         fills=fills,
         tags=tags,
         upstream=upstream,

@@ -24,7 +24,7 @@ from regproxy.process import boot, wiring
 from regproxy.process.boot import Boot
 from regproxy.server.admin import Admin, AdminSession
 from regproxy.server.context import Services
-from regproxy.server.session import Session
+from regproxy.server.session import Handlers, Session
 from regproxy.server.tunnel import TunnelEnd
 
 log = logging.getLogger("regproxy.process.worker")  # also where this module is the program
@@ -95,7 +95,7 @@ class Worker:
         admin = Admin(services.metrics, services.loop, self._why_not_ready, self._told.is_set, counts)
         # Who takes one at a time leaves the others their share.
         accepts = 1 if record.workers > 1 else ACCEPTS
-        handlers = (record.proxy, lambda stream: Session(services, stream)), (record.admin, admin.accept)
+        handlers = (record.proxy, Handlers(services).accept), (record.admin, admin.accept)
         self._listeners = [Listener(reactor, fd, take, True, HEAD_MAX, accepts) for fd, take in handlers]
         self._listening = True
 
@@ -197,7 +197,7 @@ class Worker:
 def _describe(stream: Stream) -> str:
     handler = stream.handler
     if isinstance(handler, Session):
-        return f"{stream.peer} {handler.host} {handler.uri}"
+        return f"{stream.peer} {handler.exchange.host} {handler.exchange.uri}"
     return f"{stream.peer} tunnel"
 
 
