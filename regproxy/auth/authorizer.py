@@ -84,10 +84,12 @@ class _Ledger:
         standings: Standings,
         counter: TokenCounter | None,
         clock: Callable[[], float],
+        canary: Canary,
     ) -> None:
         self._logins, self._standings, self._counter, self._clock = logins, standings, counter, clock
         # For which token a login was taken last.
         self.issued: Bounded[Hashable, Key] = Bounded(REGISTRIES_KEPT)
+        self._canary = canary
 
     def refused(self, key: Key, login: Login, answer: str, *, alone: bool) -> Rest:
         return self._logins.refused(key.origin, key.realm.origin, login, answer, key.scope, alone=alone)
@@ -95,6 +97,17 @@ class _Ledger:
     def accepted(self, key: Key, login: Login) -> None:
         self._logins.accepted(key.origin, key.realm.origin, login, key.scope)
         self.issued.put(standing_key(login, key.realm.origin), key)
+
+    async def prove(self, key: Key) -> None:
+        """Ask for a token without a scope, as `docker login` does."""
+        login, bare = key.login, replace(key, scopes=())
+        if login is None or not key.scopes:
+            return
+
+        def verdict(taken: bool, answer: str) -> bool:
+            return self._logins.settled(key.origin, key.realm.origin, login, bare.scope, taken, answer)
+
+        await self._canary.fly(key.origin, login, bare, verdict)
 
     def rests(self, key: Key, login: Login) -> bool:
         place = standing_key(login, key.realm.origin)
@@ -135,15 +148,12 @@ class Authorizer:
         self._seldom, self._pings = Seldom(), Seldom()
         self._exchange = exchange
         self._canary = Canary(exchange, clock)
-        self._logins = Logins(
-            *(config, self._origins, standings, clock),
-            prove=self._prove,
-            is_registry=self._is_registry,
-        )
-        self._ledger = _Ledger(self._logins, standings, counter, clock)
+        self._logins = Logins(config, self._origins, standings, clock, self._prove)
+        self._ledger = _Ledger(self._logins, standings, counter, clock, self._canary)
         self._tokens = Tokens(exchange, self._ledger, clock, wall)
         self.loans = TokenLoans(self._logins, self._realms, self._tokens, pushes=self._pushes)
-        self._asks: Bounded[Origin, Realm | Literal["basic"]] = Bounded(REGISTRIES_KEPT)
+        # By registry and repository, and by registry alone ("") as was learned last.
+        self._asks: Bounded[tuple[Origin, str], Realm | Literal["basic"]] = Bounded(SCOPES_KEPT)
         self._scopes: Bounded[tuple[Origin, str], tuple[str, ...]] = Bounded(SCOPES_KEPT)
 
     # --- what the pipeline asks --------------------------------------------------------------------------
@@ -181,6 +191,7 @@ class Authorizer:
         if grant is None or grant.sort == "client":
             return await self._ours(origin, target, own)
         another = None
+        await self._judge_first(origin, grant)
         if self._note_refusal(origin, target, grant):
             another = await self._ours(origin, target, own)
         # The same again would be refused again.
@@ -197,19 +208,22 @@ class Authorizer:
         async with self._trials.trial(key, grant.scope, lambda: self._prove(origin, origin, login)) as rests:
             yield rests
 
-    def note(self, origin: Origin, target: Target, response: Response, grant: Grant) -> None:
+    async def note(self, origin: Origin, target: Target, response: Response, grant: Grant) -> None:
         """A 401 came to one of ours."""
         if grant.sort != "client":
             self._learn(origin, target, response)
+            await self._judge_first(origin, grant)
             self._note_refusal(origin, target, grant)
 
     def accepted(self, origin: Origin, grant: Grant | None, status: int) -> None:
         """An answer but 401 came to `grant`. Not each of them says that a login is in order: some registries
         say 404 before they have looked at it.
         """
-        in_order = status < 400
-        if in_order and grant is not None and grant.sort == "login" and grant.login is not None:
-            self._logins.accepted(origin, origin, grant.login, grant.scope)
+        if status >= 400 or grant is None or grant.sort != "login" or grant.login is None:
+            return
+        if grant.scope == PING and not self._canary.tells(origin):
+            return  # anybody may get it
+        self._logins.accepted(origin, origin, grant.login, grant.scope)
 
     async def passing(self, origin: Origin, request: Request) -> Grant | None:
         """Return the login to put into a request that is passed on, None for none; it is that very host's.
@@ -218,7 +232,7 @@ class Authorizer:
         """
         if request.get(b"authorization") is not None:
             return None
-        asks = self._asks.get(origin)
+        asks = self._asks_by(origin)
         eager_only = asks != "basic"
         found = loan(request.method, request.path, pushes=self._pushes)
         if found is None or overrides(request):
@@ -238,6 +252,8 @@ class Authorizer:
             clean = await self._challenge(origin) if is_shaped(request) else response
             if clean is not None:
                 await self._share(origin, clean)
+        if response.status == 401 and grant is not None and not _bearer(response):
+            await self._judge_first(origin, grant)
         self.judge(origin, request, grant, response)
 
     async def may_show(self, origin: Origin, grant: Grant | None) -> bool:
@@ -258,12 +274,17 @@ class Authorizer:
         rests = self._standings.rests(key, now, grant.scope) > 0
         return self._canary.is_open(origin) and not rests and self._standings.hold(key, now) == 0
 
-    async def _is_registry(self, server: Origin) -> bool:
-        return self._realms.has_named(server) or await self._canary.is_registry(server)
+    async def _judge_first(self, origin: Origin, grant: Grant) -> None:
+        """Have a login that was never taken judged by a request of our own: a refusal may be about the
+        repository.
+        """
+        login = grant.login if grant.sort == "login" else None
+        if login is not None and not self._standings.proven(standing_key(login, origin)):
+            await self._prove(origin, origin, login)
 
     async def _prove(self, origin: Origin, server: Origin, login: Login) -> None:
         key = None
-        if server != origin or isinstance(self._asks.get(origin), Realm):
+        if server != origin or isinstance(self._asks_by(origin), Realm):
             # A token that it has got before: others may be refused for what they are for.
             key = self._ledger.issued.get(standing_key(login, server))
             if key is None:
@@ -344,7 +365,7 @@ class Authorizer:
         self, origin: Origin, target: Target, own: bool, *, eager_only: bool = False
     ) -> Grant | None:
         """Return ours, in the way that the registry asks for as far as that is known."""
-        asks = self._asks.get(origin)
+        asks = self._asks_by(origin, target.repository)
         if isinstance(asks, Realm):
             return await self._token(origin, target, asks, own)
         if asks is None and not eager_only:
@@ -363,7 +384,7 @@ class Authorizer:
         None where nobody is configured and a client asks: it has its own way to get one.
         """
         repository = target.repository
-        asked = ("token", realm.service, *self._scope(origin, target))
+        asked = ("token", realm.target, realm.service, *self._scope(origin, target))
         choice = await self._logins.for_tokens(origin, realm.origin, repository, asked)
         login = choice.login
         if login is not None and login.kind == "bearer":
@@ -399,13 +420,21 @@ class Authorizer:
         # Behind plain HTTP a registry takes itself for http://, whatever clients call it.
         return replace(realm, origin=self._origins.canonical(realm.origin))
 
+    def _asks_by(self, origin: Origin, repository: str = "") -> Realm | Literal["basic"] | None:
+        """Return how a registry asks for credentials: some name another realm for each repository."""
+        return self._asks.get((origin, repository)) or self._asks.get((origin, ""))
+
+    def _put_asks(self, origin: Origin, target: Target, asks: Realm | Literal["basic"]) -> None:
+        for repository in {target.repository, ""}:
+            self._asks.put((origin, repository), asks)
+
     def _learn(self, origin: Origin, target: Target, response: Response) -> None:
         """Remember how a registry asks for credentials; Bearer goes before Basic."""
         challenges = parse_challenges(response.all(b"www-authenticate"))
         bearer = bearer_of(challenges)
         if bearer is not None:
             try:
-                self._asks.put(origin, self._realm(bearer))
+                self._put_asks(origin, target, self._realm(bearer))
             except BadResponse as error:
                 log.warning("%s asks for tokens in a way that can't be followed: %s", origin.host, error)
             else:
@@ -413,7 +442,7 @@ class Authorizer:
                     self._scopes.put((origin, target.repository), parse_scope(bearer.scope))
                 return
         if asks_for_basic(challenges):
-            self._asks.put(origin, "basic")
+            self._put_asks(origin, target, "basic")
 
     def _scope(
         self, origin: Origin, target: Target, *, narrow: bool = False, anonymous: bool = False
@@ -434,7 +463,7 @@ class Authorizer:
 
     def _note_refusal(self, origin: Origin, target: Target, grant: Grant) -> bool:
         """Draw the conclusions of a 401 to one of ours; whether another may be had."""
-        asks, key = self._asks.get(origin), grant.key
+        asks, key = self._asks_by(origin, target.repository), grant.key
         if key is None:
             basic = grant.value.startswith(b"Basic ")
             # A registry that wants tokens has not judged the pair.

@@ -62,6 +62,9 @@ class Ledger(Protocol):
     def accepted(self, key: Key, login: Login) -> None:
         """The server has taken it."""
 
+    async def prove(self, key: Key) -> None:
+        """Find out whether the server takes the login of a token at all, whatever the token is for."""
+
     def rests(self, key: Key, login: Login) -> bool:
         """Whether it must not be shown now."""
 
@@ -96,7 +99,7 @@ class Key:
     @property
     def scope(self) -> Hashable:
         """What its login's standing is about."""
-        return ("token", self.realm.service, *self.scopes)
+        return ("token", self.realm.target, self.realm.service, *self.scopes)
 
 
 @dataclass(slots=True)
@@ -174,7 +177,9 @@ class Tokens:
         async with gate:
             if self._ledger.rests(key, login):
                 raise NoToken("it was refused a moment ago", login=True)
-            return await self._ask(key)
+            if not self._ledger.proven(server, login):
+                return await self._ask(key)
+        return await self._ask(key)
 
     async def _ask(self, key: Key) -> str:
         outcome = "error"
@@ -182,6 +187,10 @@ class Tokens:
             self._check_pause(key)
             began = self._clock()
             status, response, body = await self._talk(key)
+            refuses = status in (400, 401, 403)
+            if refuses and key.login is not None and not self._ledger.proven(key.realm.origin, key.login):
+                # It may be what the token is for.
+                await self._ledger.prove(key)
             try:
                 self._check(key, status, response)
                 issued = parse_answer(body, response.get(b"date"), self._wall())
@@ -208,8 +217,7 @@ class Tokens:
                 if login is not None and login.kind == "identity":
                     return await self._send(key, post(realm, key.scopes, login))
                 answer = await self._send(key, get(realm, key.scopes, login))
-                # A password goes into a form only where the server is the registry's own.
-                if login is not None and answer[0] in (404, 405) and not key.narrow:
+                if login is not None and answer[0] in (404, 405):
                     return await self._send(key, post(realm, key.scopes, login))
                 return answer
         except TimeoutError:

@@ -30,16 +30,28 @@ class BodyBroken(BadResponse):
 class Connection:
     """One connection to an origin, and the handler of its stream. One request at a time.
 
-    `patience`: seconds until an answer's first byte, 0 for any.
+    `patience`: seconds until an answer's first byte, 0 for any. `private`: it may be logged in as a whole, so
+    that it is not for others.
     """
 
-    __slots__ = ("_on_lost", "_timeout", "_waiter", "address", "origin", "patience", "stream", "used")
+    __slots__ = (
+        "_on_lost",
+        "_timeout",
+        "_waiter",
+        "address",
+        "origin",
+        "patience",
+        "private",
+        "stream",
+        "used",
+    )
 
     def __init__(self, stream: Stream, origin: Origin, address: str, timeout: float) -> None:
         self.stream = stream
         self.origin = origin
         self.address = address
         self.used = 0
+        self.private = False
         self._timeout = self.patience = timeout
         self._waiter: asyncio.Future[bytes] | None = None
         self._on_lost: Callable[[Connection], None] | None = None

@@ -38,7 +38,7 @@ class Idle:
     def give(self, connection: Connection, response: Response) -> None:
         """Take a connection whose answer was read to the end; closed unless the origin keeps it alive."""
         origin = connection.origin
-        if response.keep_alive and response.body.kind != "eof":
+        if response.keep_alive and response.body.kind != "eof" and not connection.private:
             pool = self._pools.setdefault(origin, deque())
             if len(pool) < IDLE_PER_ORIGIN and connection.keep(self._lost):
                 pool.append(connection)
