@@ -90,7 +90,7 @@ class TestContent:
     def test_a_blob_has_no_type_even_where_it_is_a_manifest(self, shelf: Shelf) -> None:
         held = shelf.content(f"/v2/lib/app/blobs/{shelf.put(manifest(OCI))}")
         assert held is not None
-        assert held.media_type == NO_TYPE
+        assert held[1] == NO_TYPE
 
     def test_the_bytes_go_before_what_was_told(self, shelf: Shelf) -> None:
         digest = shelf.put(manifest(DOCKER))
@@ -98,7 +98,7 @@ class TestContent:
         for _ in range(2):  # read, and remembered
             held = shelf.content(f"/v2/lib/app/manifests/{digest}")
             assert held is not None
-            assert held.media_type == DOCKER
+            assert held[1] == DOCKER
 
     def test_what_is_told_holds_in_its_repository(self, shelf: Shelf) -> None:
         digest = shelf.put(manifest(None))
@@ -106,7 +106,7 @@ class TestContent:
         held, other = (shelf.content(f"/v2/lib/{name}/manifests/{digest}") for name in ("app", "other"))
         assert held is not None
         assert other is not None
-        assert (held.media_type, other.media_type) == (DOCKER, OCI)
+        assert (held[1], other[1]) == (DOCKER, OCI)
 
     def test_what_is_no_manifest_is_not_held_as_one(self, shelf: Shelf) -> None:
         assert shelf.content(f"/v2/lib/app/manifests/{shelf.put(b'layer')}") is None
@@ -128,7 +128,7 @@ class TestContent:
             (TAG, DOCKER),
         ):
             route = shelf.route(path)
-            assert shelf.lookup.brought(ORIGIN, route.target, route, blob, DOCKER) == Held(blob, want)
+            assert shelf.lookup.brought(ORIGIN, route.target, route, blob, DOCKER) == (blob, want)
 
 
 class TestCopies:
@@ -158,7 +158,7 @@ class TestCopies:
         shelf.tag("sha256:" + "0" * 64)
         copy = shelf.copy()
         assert copy is not None
-        assert (copy.row.digest, copy.held.blob.digest, copy.current, copy.fresh) == (old, old, False, False)
+        assert (copy.row.digest, copy.held[0].digest, copy.current, copy.fresh) == (old, old, False, False)
         assert shelf.fresh() is None
 
     def test_a_type_that_is_not_taken(self, shelf: Shelf) -> None:
@@ -166,7 +166,7 @@ class TestCopies:
         assert shelf.copy(accept=OCI) is None
         copy = shelf.copy(accept=f"{OCI}, {DOCKER}")
         assert copy is not None
-        assert copy.held.media_type == DOCKER
+        assert copy.held[1] == DOCKER
 
     def test_nothing_is_known(self, shelf: Shelf) -> None:
         assert shelf.copy() is None

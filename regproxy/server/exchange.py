@@ -9,7 +9,6 @@ from regproxy.dataplane.stream import Stream
 from regproxy.fill.fill import Fill
 from regproxy.http.messages import Request
 from regproxy.http.origin import Origin
-from regproxy.registry.targets import Target
 from regproxy.server.routes import Route
 
 _FETCHED: Final = frozenset({"MISS", "EXPIRED"})
@@ -19,8 +18,9 @@ class Exchange:
     """What a connection is at. One object serves all of its requests, and is begun anew with each.
 
     `host`: as the CONNECT has named it. `origin`: whom this request is for; None on the proxy port itself.
-    `route`, `target`: what the head says; None where it could not be read. `request`: None also where what
-    is answered is no request, or not to be gone into any more. `started`: monotonic, when the head came.
+    `route`: what the head says, its target with it; None where it could not be read. `request`: None also
+    where what is answered is no request, or not to be gone into any more. `started`: monotonic, when the head
+    came.
 
     `kind`, `cache`, `status`: the words for headers, log and metrics; a status of 0: no head has gone out.
     `asked`, `asked_seconds`: the address of who was asked, and how long it took. `base`: what the stream had
@@ -49,7 +49,6 @@ class Exchange:
         "started",
         "status",
         "stream",
-        "target",
         "task",
         "waiting",
     )
@@ -63,19 +62,19 @@ class Exchange:
         self.sent_waiter: asyncio.Future[None] | None = None
         self.body_over: asyncio.Future[None] | None = None
         self.waiting = False
-        self.begin(None, None, None)
+        self.begin(None, None)
 
-    def begin(self, origin: Origin | None, target: Target | None, route: Route | None) -> None:
+    def begin(self, origin: Origin | None, route: Route | None) -> None:
         """Begin with a request, or (no route) with what is none."""
         self.origin = origin
-        self.target = target
         self.route = route
-        self.request: Request | None
-        if route is None:
-            self.request, self.keeps, self.body_left = None, False, False
+        if route is not None:
+            self.request: Request | None = route.request
+            self.keeps = route.request.keep_alive
+            self.body_left = route.has_body
         else:
-            self.request = request = route.request
-            self.keeps, self.body_left = request.keep_alive, route.has_body
+            self.request = None
+            self.keeps = self.body_left = False
         self.status = 0
         self.ending = False
         self.kind = self.cache = self.asked = ""

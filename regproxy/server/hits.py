@@ -46,11 +46,10 @@ class Hits:
 
     def serve_brought(self, exchange: Exchange, blob: Blob, told: str, cache: str) -> None:
         """Answer with what was waited for. `told`: what its registry has said of the type there."""
-        origin, target, route = exchange.origin, exchange.target, exchange.route
+        origin, route = exchange.origin, exchange.route
         assert origin is not None
-        assert target is not None
         assert route is not None
-        self.serve(exchange, self._lookup.brought(origin, target, route, blob, told), cache)
+        self.serve(exchange, self._lookup.brought(origin, route.target, route, blob, told), cache)
 
     def _serve_conditional(self, exchange: Exchange, blob: Blob, request: Request, media_type: str) -> None:
         etag, responder = blob.etag, self._responder

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import Index, TagRow
@@ -25,6 +25,11 @@ from regproxy.registry.targets import MANIFEST_MAX, NO_MANIFEST, Kind, ManifestT
 from regproxy.server.routes import BY_DIGEST, Route
 
 log = logging.getLogger(__name__)
+
+_BLOB: Final = Kind.BLOB  # a member of an enum is slow to get at
+
+
+_make = tuple.__new__
 
 
 class Copy(NamedTuple):
@@ -59,24 +64,25 @@ class Lookup:
         blob = self._store.lookup(target.reference)
         if blob is None or not (blob.known or self._is_whole(blob)):
             return None
-        if target.kind is Kind.BLOB:
-            return Held(blob, NO_TYPE)
+        if target.kind is _BLOB:
+            return blob, NO_TYPE
         manifest = blob.manifest
         if manifest is not None and manifest.stated:
             media_type = manifest.media_type
         else:
             media_type = self._told_type(origin, target, route, blob, "")
-        return Held(blob, media_type) if media_type else None
+        return (blob, media_type) if media_type else None
 
     def copy(self, origin: Origin, target: Target, route: Route, lifetime: Lifetime) -> Copy | None:
         """Return the copy of a tag that suits a request: the newest, else an older one that is still held."""
-        rows = self._rows(origin, target, route)
+        rows = self._index.tag(origin.host, origin.port, route.shared.repository, target.reference)
         row = route.choose(rows)
         held = self._named(row, route) if row is not None else None
         if row is not None and held is not None:
             age = time.time() - row.fetched_at
             if lifetime.is_fresh(age):
-                return Copy(row, held, age, True, True, True)
+                # What Copy() does, without the call of a function in Python: a hit has no time to lose.
+                return _make(Copy, (row, held, age, True, True, True))
             return self._aged(origin, lifetime, row, held, True)
         for older in variants(rows, route.accept):
             held = self._named(older, route)
@@ -86,7 +92,8 @@ class Lookup:
 
     def fresh(self, origin: Origin, target: Target, route: Route, lifetime: Lifetime) -> Held | None:
         """Return the copy of a tag that is there by now, and so young that nobody has to be asked."""
-        row = route.choose(self._rows(origin, target, route))
+        rows = self._index.tag(origin.host, origin.port, route.shared.repository, target.reference)
+        row = route.choose(rows)
         held = self._named(row, route) if row is not None else None
         if row is None or held is None:
             return None
@@ -99,8 +106,8 @@ class Lookup:
         `told`: what the registry has said of its type there, "" where that was another one.
         """
         if target.kind in BY_DIGEST:
-            return Held(blob, self._digest_type(origin, target, route, blob, told) or NO_TYPE)
-        return Held(blob, self._manifest_type(blob, told) or told)
+            return blob, self._digest_type(origin, target, route, blob, told) or NO_TYPE
+        return blob, self._manifest_type(blob, told) or told
 
     def drop(self, digest: str) -> None:
         """Remove content that is not what it should be: every later client would be cut for it."""
@@ -108,9 +115,6 @@ class Lookup:
         self._index.drop_object(digest)
 
     # --- tags --------------------------------------------------------------------------------------------
-
-    def _rows(self, origin: Origin, target: Target, route: Route) -> tuple[TagRow, ...]:
-        return self._index.tag(origin.host, origin.port, route.shared.repository, target.reference)
 
     def _named(self, row: TagRow, route: Route) -> Held | None:
         """What a tag's row names, where it is held and of a type that the request takes."""
@@ -124,7 +128,7 @@ class Lookup:
             media_type = self._manifest_type(blob, row.media_type) or row.media_type
         if media_type != row.media_type and not route.accept.accepts(media_type):
             return None
-        return Held(blob, media_type)
+        return blob, media_type
 
     def _aged(self, origin: Origin, lifetime: Lifetime, row: TagRow, held: Held, current: bool) -> Copy:
         age = time.time() - row.fetched_at
@@ -150,7 +154,7 @@ class Lookup:
 
     def _digest_type(self, origin: Origin, target: Target, route: Route, blob: Blob, told: str) -> str:
         """Return the media type to send with content by digest; "": a manifest is wanted, and it is none."""
-        if target.kind is Kind.BLOB:
+        if target.kind is _BLOB:
             return NO_TYPE
         if blob.manifest is None or not blob.manifest.stated:
             return self._told_type(origin, target, route, blob, told)

@@ -65,7 +65,7 @@ class Responder:
 
     def record(self, exchange: Exchange) -> None:
         """Count and log the request that has ended, however it ended."""
-        services, request = self._services, exchange.request
+        services, request, route = self._services, exchange.request, exchange.route
         host, kind, cache, status = exchange.host, exchange.kind, exchange.cache, exchange.status
         took = time.monotonic() - exchange.started
         sent = exchange.stream.plain_sent - exchange.base
@@ -78,7 +78,7 @@ class Responder:
             time.time(),
             exchange.peer,
             request.method if request is not None else _METHODS.get(kind, ""),
-            request.path if request is not None else "",
+            route.path if route is not None and request is not None else "",
             host,
             status,
             sent,

@@ -28,14 +28,15 @@ _CONDITIONS: Final = frozenset({b"range", b"if-none-match"})
 class Route:
     """What a head says, worked out once: clients send the same few heads again and again.
 
-    `by_digest` is the plan when the content is held, None for all but content by digest; `lifetime` is that
-    of a tag's copies, None for all but tags that may be answered from the cache. `shared`: what others may
-    share of it. `named`: the host that is meant, and the port, 0 where none is named. `conditional`: a range
-    or validator may make the answer something else than all of it. `rows` and `chosen`: the last choice among
-    a tag's variants.
+    `path`: the request's, with its query. `by_digest` is the plan when the content is held, None for all but
+    content by digest; `lifetime` is that of a tag's copies, None for all but tags that may be answered from
+    the cache. `shared`: what others may share of it. `named`: the host that is meant, and the port, 0 where
+    none is named. `conditional`: a range or validator may make the answer something else than all of it.
+    `rows` and `chosen`: the last choice among a tag's variants.
     """
 
     request: Request
+    path: str
     target: Target
     shared: Shared
     by_digest: Plan | None
@@ -93,7 +94,8 @@ class Routes:
 
     def _parse(self, head: bytes) -> Route:
         request = parse_request(head)
-        target = parse_target(request.path)
+        path = request.path
+        target = parse_target(path)
         share = shared(request, target, self._ignored)
         by_digest = lifetime = None
         if request.body.empty and request.method in _READS:
@@ -106,7 +108,7 @@ class Routes:
         body = not request.body.empty
         # A CONNECT is refused as what it is.
         named = _named(request.authority) if request.method != "CONNECT" else None
-        return Route(request, target, share, by_digest, lifetime, conditional, body, accept, named)
+        return Route(request, path, target, share, by_digest, lifetime, conditional, body, accept, named)
 
 
 def _named(authority: str) -> tuple[str, int] | None:

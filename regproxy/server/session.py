@@ -128,7 +128,7 @@ class Session:
             self._responder.error(self._begin(), error.status, error.code, str(error), close=True)
             return
         target = route.target
-        exchange.begin(origin, target, route)
+        exchange.begin(origin, route)
         if origin is None or origin.host == OWN_HOST:
             self._show_page(route)
             return
@@ -226,7 +226,7 @@ class Session:
         """Begin an answer to what is no request that can be read."""
         exchange = self.exchange
         exchange.started = time.monotonic()
-        exchange.begin(self._origin, None, None)
+        exchange.begin(self._origin, None)
         return exchange
 
     def _show_page(self, route: Route) -> None:
@@ -328,7 +328,7 @@ class Session:
             return
         self._origin = Origin("https", host, port)
         self.stream.send(ESTABLISHED)
-        exchange.begin(self._origin, None, None)
+        exchange.begin(self._origin, None)
         timeout = services.config.client_header_timeout
         self.stream.start_tls(context, host.encode(), setup_pages.is_address(host), timeout)
 

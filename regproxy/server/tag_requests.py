@@ -66,7 +66,7 @@ class TagRequests:
                 return
             raise
         if not isinstance(found, Seen):
-            self._hits.serve_brought(exchange, found.blob, found.media_type, "REVALIDATED")
+            self._hits.serve_brought(exchange, *found, "REVALIDATED")
             return
         exchange.asked, exchange.asked_seconds = found.address, found.seconds
         if copy is not None and found.digest == copy.row.digest:

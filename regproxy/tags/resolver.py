@@ -139,7 +139,7 @@ class Tags:
             return False
         if not isinstance(found, Seen):
             fill.joined = fill.revalidated = True
-            self._complete(fill, found.blob, found.media_type)
+            self._complete(fill, *found)
             return True
         if found.status in STALE_ON and tag.stands_in:
             raise UpstreamAnswer(found.response, b"", fill.wanted.origin)
@@ -188,7 +188,7 @@ class Tags:
             held = tag.fresh()
             if held is not None:
                 fill.joined = True
-                self._complete(fill, held.blob, held.media_type)
+                self._complete(fill, *held)
                 return
             fill.joined = False
             began = time.monotonic()
