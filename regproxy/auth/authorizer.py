@@ -109,6 +109,9 @@ class _Ledger:
 
         await self._canary.fly(key.origin, login, bare, verdict)
 
+    def failed(self, server: Origin, login: Login) -> bool:
+        return self._standings.failed(standing_key(login, server))
+
     def rests(self, key: Key, login: Login) -> bool:
         place = standing_key(login, key.realm.origin)
         return self._standings.rests(place, self._clock(), key.scope) > 0
@@ -279,7 +282,10 @@ class Authorizer:
         repository.
         """
         login = grant.login if grant.sort == "login" else None
-        if login is not None and not self._standings.proven(standing_key(login, origin)):
+        if login is None:
+            return
+        key = standing_key(login, origin)
+        if not self._standings.proven(key) and not self._standings.failed(key):
             await self._prove(origin, origin, login)
 
     async def _prove(self, origin: Origin, server: Origin, login: Login) -> None:

@@ -127,6 +127,10 @@ class Standings:
         """Tell whether it was taken, and not refused as a whole since."""
         return self._proven.get(key) is not None
 
+    def failed(self, key: Hashable) -> bool:
+        """Tell whether it was refused as a whole, and not taken since."""
+        return self._entries.get(key) is not None
+
     def fresh(self, key: Hashable, now: float) -> bool:
         """Tell whether it was taken a moment ago, and not refused as a whole since."""
         taken = self._proven.get(key)

@@ -75,8 +75,9 @@ class Trials:
                 queue.lanes.release()
 
     async def _may_show(self, key: Key, scope: object, queue: _Queue, prove: Prove) -> bool:
-        """Have a login proven where others are at it, or have left before its answer; False: it rests."""
-        if (queue.inside and not self._standings.fresh(key, self._clock())) or queue.lost >= LOST_MAX:
+        """Have a login proven that others are at, have left before its answer, or were refused; False: it rests."""
+        waits = queue.inside and not self._standings.fresh(key, self._clock())
+        if waits or queue.lost >= LOST_MAX or self._standings.failed(key):
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE):
                     await prove()

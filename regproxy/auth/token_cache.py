@@ -65,6 +65,9 @@ class Ledger(Protocol):
     async def prove(self, key: Key) -> None:
         """Find out whether the server takes the login of a token at all, whatever the token is for."""
 
+    def failed(self, server: Origin, login: Login) -> bool:
+        """Whether it was refused, and not taken since."""
+
     def rests(self, key: Key, login: Login) -> bool:
         """Whether it must not be shown now."""
 
@@ -175,6 +178,9 @@ class Tokens:
             gate = asyncio.Lock()
             self._gates.put((server, login), gate)
         async with gate:
+            if not self._ledger.rests(key, login) and self._ledger.failed(server, login):
+                # Whatever this one is for: what clients ask for must not decide it.
+                await self._ledger.prove(key)
             if self._ledger.rests(key, login):
                 raise NoToken("it was refused a moment ago", login=True)
             if not self._ledger.proven(server, login):
@@ -187,10 +193,8 @@ class Tokens:
             self._check_pause(key)
             began = self._clock()
             status, response, body = await self._talk(key)
-            refuses = status in (400, 401, 403)
-            if refuses and key.login is not None and not self._ledger.proven(key.realm.origin, key.login):
-                # It may be what the token is for.
-                await self._ledger.prove(key)
+            if status in (400, 401, 403) and key.login is not None:
+                await self._judge_first(key, key.login)
             try:
                 self._check(key, status, response)
                 issued = parse_answer(body, response.get(b"date"), self._wall())
@@ -209,6 +213,12 @@ class Tokens:
         self._kept.put(key, kept)
         self._refusals.drop(key)
         return issued.value
+
+    async def _judge_first(self, key: Key, login: Login) -> None:
+        """Have a login judged that was never shown before: the refusal may be about what the token is for."""
+        server = key.realm.origin
+        if not self._ledger.proven(server, login) and not self._ledger.failed(server, login):
+            await self._ledger.prove(key)
 
     async def _talk(self, key: Key) -> tuple[int, Response, bytes]:
         realm, login = key.realm, key.login
