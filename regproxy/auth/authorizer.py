@@ -112,10 +112,6 @@ class _Ledger:
     def failed(self, server: Origin, login: Login) -> bool:
         return self._standings.failed(standing_key(login, server))
 
-    def rests(self, key: Key, login: Login) -> bool:
-        place = standing_key(login, key.realm.origin)
-        return self._standings.rests(place, self._clock(), key.scope) > 0
-
     def proven(self, server: Origin, login: Login) -> bool:
         return self._standings.proven(standing_key(login, server))
 
@@ -153,7 +149,7 @@ class Authorizer:
         self._canary = Canary(exchange, clock)
         self._logins = Logins(config, self._origins, standings, clock, self._prove)
         self._ledger = _Ledger(self._logins, standings, counter, clock, self._canary)
-        self._tokens = Tokens(exchange, self._ledger, clock, wall)
+        self._tokens = Tokens(exchange, self._ledger, self._trials, clock, wall)
         self.loans = TokenLoans(self._logins, self._realms, self._tokens, pushes=self._pushes)
         # By registry and repository, and by registry alone ("") as was learned last.
         self._asks: Bounded[tuple[Origin, str], Realm | Literal["basic"]] = Bounded(SCOPES_KEPT)
@@ -291,8 +287,11 @@ class Authorizer:
     async def _prove(self, origin: Origin, server: Origin, login: Login) -> None:
         key = None
         if server != origin or isinstance(self._asks_by(origin), Realm):
-            # A token that it has got before: others may be refused for what they are for.
+            # A token that it has got before, or one for nothing: others may be refused for what they are for.
             key = self._ledger.issued.get(standing_key(login, server))
+            asks = self._asks_by(origin)
+            if key is None and isinstance(asks, Realm) and asks.origin == server:
+                key = Key(origin, asks, (), login)
             if key is None:
                 return
 

@@ -24,7 +24,7 @@ FIRST_REST: Final = 1.0  # seconds
 LONGEST_REST: Final = 300.0
 FORGOTTEN_AFTER: Final = 600.0  # seconds after a rest's end
 DOUBTS_MAX: Final = 2
-PROOF_SECONDS: Final = 60.0  # for which many may show at once what was taken: its password may change
+PROOF_SECONDS: Final = 10.0  # for which many may show at once what was taken: its password may change
 ENTRIES: Final = 1024
 SCOPES: Final = 4096
 

@@ -75,7 +75,7 @@ class Trials:
                 queue.lanes.release()
 
     async def _may_show(self, key: Key, scope: object, queue: _Queue, prove: Prove) -> bool:
-        """Have a login proven that others are at, have left before its answer, or were refused; False: it rests."""
+        """Have a login proven that others show, or have left behind, or was refused; False: it rests."""
         waits = queue.inside and not self._standings.fresh(key, self._clock())
         if waits or queue.lost >= LOST_MAX or self._standings.failed(key):
             with suppress(TimeoutError):

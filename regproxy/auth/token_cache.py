@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from regproxy.auth.lockout import Rest
+from regproxy.auth.login_trials import Trials
 from regproxy.config.credentials import Login
 from regproxy.core.errors import BadResponse, RateLimited, Refused, UpstreamError, UpstreamTimeout
 from regproxy.core.lru import Bounded
@@ -68,9 +69,6 @@ class Ledger(Protocol):
     def failed(self, server: Origin, login: Login) -> bool:
         """Whether it was refused, and not taken since."""
 
-    def rests(self, key: Key, login: Login) -> bool:
-        """Whether it must not be shown now."""
-
     def proven(self, server: Origin, login: Login) -> bool:
         """Whether it was taken, and not refused since."""
 
@@ -117,16 +115,21 @@ class Tokens:
     """The tokens of a worker."""
 
     def __init__(
-        self, exchange: Exchange, ledger: Ledger, clock: Callable[[], float], wall: Callable[[], float]
+        self,
+        exchange: Exchange,
+        ledger: Ledger,
+        trials: Trials,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
     ) -> None:
         self._exchange = exchange
         self._ledger = ledger
+        self._trials = trials
         self._clock = clock
         self._wall = wall
         self._kept: Bounded[Key, _Kept] = Bounded(TOKENS_KEPT)
         self._refusals: Bounded[Key, tuple[float, str]] = Bounded(TOKENS_KEPT)
         self._pauses: Bounded[tuple[Origin, Login | None], float] = Bounded(TOKENS_KEPT)
-        self._gates: Bounded[tuple[Origin, Login], asyncio.Lock] = Bounded(TOKENS_KEPT)
         self._flights: Flights[Key, str] = Flights()
 
     async def token(self, key: Key) -> str:
@@ -169,23 +172,15 @@ class Tokens:
         self._flights.close()
 
     async def _fetch(self, key: Key) -> str:
-        """Fetch a token. A login that has not been taken yet is tried once at a time, not by all at once."""
+        """Fetch a token. A login that has not been taken lately is not tried by all at once."""
         server, login = key.realm.origin, key.login
-        if login is None or self._ledger.proven(server, login):
+        if login is None:
             return await self._ask(key)
-        gate = self._gates.get((server, login))
-        if gate is None:
-            gate = asyncio.Lock()
-            self._gates.put((server, login), gate)
-        async with gate:
-            if not self._ledger.rests(key, login) and self._ledger.failed(server, login):
-                # Whatever this one is for: what clients ask for must not decide it.
-                await self._ledger.prove(key)
-            if self._ledger.rests(key, login):
+        place = login, server.host, server.port
+        async with self._trials.trial(place, key.scope, lambda: self._ledger.prove(key)) as rests:
+            if rests:
                 raise NoToken("it was refused a moment ago", login=True)
-            if not self._ledger.proven(server, login):
-                return await self._ask(key)
-        return await self._ask(key)
+            return await self._ask(key)
 
     async def _ask(self, key: Key) -> str:
         outcome = "error"

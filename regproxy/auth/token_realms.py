@@ -22,7 +22,7 @@ from regproxy.http.origin import Origin
 from regproxy.registry.token_protocol import Realm
 
 REALMS_MAX: Final = 256  # the latest
-OF_ONE_MAX: Final = 8  # that one registry may have
+OF_ONE_MAX: Final = 64  # that one registry may have: some name one for each repository
 SURE_SECONDS: Final = 600.0  # until it is written again: the file may have been deleted
 FAILED_SECONDS: Final = 30.0
 WAIT_SECONDS: Final = 2.0  # that a 401 is held up by a disk
