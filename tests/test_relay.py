@@ -62,7 +62,7 @@ class Plane:
         self.errors: list[dict[str, Any]] = []
         self.jobs = 0  # done by threads
         self.loop.set_exception_handler(lambda loop, context: self.errors.append(context))
-        self.reactor = Reactor(self.loop)
+        self.reactor = Reactor(self.loop, debug=True)
         self.reactor.start()
         self._far: list[socket.socket] = []
 

@@ -133,7 +133,7 @@ class Worker:
     def _build(self, loop: asyncio.AbstractEventLoop) -> Services:
         config, directories, record = self._config, self._directories, self._record
         policy = Policy(config)
-        self._reactor = reactor = Reactor(loop)
+        self._reactor = reactor = Reactor(loop, record.debug)
         authority = Authority.open(directories.ca_crt, directories.ca_key)
         self._metrics = metrics = Metrics(CollectorRegistry())
         board = Board(record.board)

@@ -13,12 +13,13 @@ cdef struct Buf:
     size_t cap
 
 
-cdef enum InMode:
-    IN_OFF          # nothing is read
-    IN_HEAD         # until the blank line
-    IN_BODY         # to the sink, by the body's framing
-    IN_WATCH        # an idle connection to an origin: any byte, like its end, makes it useless
-    IN_DISCARD      # after our last byte: read until the peer closes (RFC 9112 section 9.6)
+# What is read from the peer. stream.pyx has the table of which state follows which.
+cdef enum ReadState:
+    READ_PAUSED     # nothing
+    READ_HEAD       # a message head, until the blank line
+    READ_BODY       # a body, to the sink, by its framing
+    READ_IDLE       # an origin's connection between requests: any byte, like its end, makes it useless
+    READ_LINGERING  # after our last byte: read and dropped until the peer closes (RFC 9112 section 9.6)
 
 
 cdef enum FramingKind:
@@ -60,7 +61,7 @@ cdef class Stream(Pollable):
     cdef sockaddr_storage peer_address
 
     # Incoming flow
-    cdef InMode mode
+    cdef ReadState state
     cdef Buf inb
     cdef size_t scanned
     cdef size_t head_limit

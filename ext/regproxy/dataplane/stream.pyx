@@ -47,6 +47,7 @@ cdef enum:
     TLS_HANDSHAKE_BYTE = 0x16
 
 cdef long long live_streams = 0
+cdef tuple STATES = ("paused", "head", "body", "idle", "lingering")
 
 
 def live() -> int:
@@ -112,6 +113,44 @@ cdef long find_head_end(const char* p, size_t n, size_t start) noexcept nogil:
     return -1
 
 
+# Which states of reading may follow which, as bits. Who begins to read, whatever it is, has been told (or has
+# said) that nothing is read any more; only an idle connection goes straight to the head of its next answer.
+# One that lingers has sent its last byte, and is read from until it is closed.
+#
+#                      to  PAUSED  HEAD  BODY  IDLE  LINGERING
+#   from PAUSED              x      x     x     x       x
+#        HEAD                x      x                   x
+#        BODY                x                          x
+#        IDLE                x      x                   x
+#        LINGERING           x                          x
+cdef enum:
+    TO_PAUSED = 1 << READ_PAUSED
+    TO_HEAD = 1 << READ_HEAD
+    TO_BODY = 1 << READ_BODY
+    TO_IDLE = 1 << READ_IDLE
+    TO_LINGERING = 1 << READ_LINGERING
+
+cdef unsigned char ALLOWED[5]
+ALLOWED[<int>READ_PAUSED] = TO_PAUSED | TO_HEAD | TO_BODY | TO_IDLE | TO_LINGERING
+ALLOWED[<int>READ_HEAD] = TO_PAUSED | TO_HEAD | TO_LINGERING
+ALLOWED[<int>READ_BODY] = TO_PAUSED | TO_LINGERING
+ALLOWED[<int>READ_IDLE] = TO_PAUSED | TO_HEAD | TO_LINGERING
+ALLOWED[<int>READ_LINGERING] = TO_PAUSED | TO_LINGERING
+
+
+cdef inline int _set_state(Stream stream, ReadState to) except -1:
+    """Go to another state of reading: the only place that does.
+
+    A handler that asks for what the table does not allow gets what it asked for, and nothing breaks here; it
+    has lost count of its messages, though, which is an AssertionError on a debug reactor. Of a stream that is
+    closed nothing comes, whatever is asked.
+    """
+    if stream.reactor.debug and stream.fd >= 0 and not ALLOWED[<int>stream.state] & (1 << <int>to):
+        raise AssertionError(f"a stream can't go from {STATES[stream.state]} to {STATES[to]}")
+    stream.state = to
+    return 0
+
+
 cdef class Source:
     """Where a body that is sent comes from."""
 
@@ -145,7 +184,6 @@ cdef class Stream(Pollable):
         self.fd = fd
         self.front = front
         self.head_limit = head_limit
-        self.mode = IN_OFF
         # The interest of a connection that waits for a head, which is how nearly all of them begin.
         reactor.watch(self, EPOLLIN | EPOLLRDHUP)
         live_streams += 1
@@ -167,7 +205,7 @@ cdef class Stream(Pollable):
         """Nothing was asked for: between heads, or before the first byte of a handshake."""
         if self.handshaking:
             return not self.fed
-        return self.mode == IN_HEAD and self.inb.len == 0 and self.outb.len == 0
+        return self.state == READ_HEAD and self.inb.len == 0 and self.outb.len == 0
 
     @property
     def waiting(self) -> int:
@@ -227,7 +265,7 @@ cdef class Stream(Pollable):
         0 is no limit.
         """
         cdef double first = head_timeout if self.inb.len else idle_timeout
-        self.mode = IN_HEAD
+        _set_state(self, READ_HEAD)
         self.scanned = 0
         self.head_begun = self.inb.len > 0
         self.head_timeout = <long>(head_timeout * 1000)
@@ -249,7 +287,7 @@ cdef class Stream(Pollable):
         if self.tls is not None and not self.tls.drained():
             # No event would tell of what OpenSSL has read already.
             return False
-        self.mode = IN_WATCH
+        _set_state(self, READ_IDLE)
         self.in_timeout = 0
         self.in_deadline = self.reactor.now + <uint64_t>(timeout * 1000)
         self._arm()
@@ -263,7 +301,7 @@ cdef class Stream(Pollable):
         event that tells of it. Only one that comes in this very turn of the loop costs another connection.
         """
         cdef char byte
-        if self.mode != IN_WATCH or self.fd < 0 or self.dead or self.eof_in or self.rdhup:
+        if self.state != READ_IDLE or self.fd < 0 or self.dead or self.eof_in or self.rdhup:
             return False
         if self.inb.len or self.outb.len or (self.tls is not None and not self.tls.drained()):
             return False
@@ -273,8 +311,8 @@ cdef class Stream(Pollable):
         """Give the body to the sink: framing "length", "chunked" or "eof"; on_body tells its end."""
         if length < 0:
             raise ValueError(f"a body can't have {length} bytes")
+        _set_state(self, READ_BODY)
         self.sink = sink
-        self.mode = IN_BODY
         self.held = False
         self.remaining = length
         self.chunk_state = CHUNK_SIZE
@@ -293,7 +331,7 @@ cdef class Stream(Pollable):
 
     def pause(self) -> None:
         """Read nothing until told otherwise."""
-        self.mode = IN_OFF
+        _set_state(self, READ_PAUSED)
         self.held = False
         self.in_deadline = 0
         self._arm()
@@ -370,7 +408,7 @@ cdef class Stream(Pollable):
         self.source = None
         self.source_waiting = False
         self.sink = None
-        self.mode = IN_OFF
+        _set_state(self, READ_PAUSED)
         self.held = False
         self.in_deadline = 0
         self.tell_sent = False
@@ -401,9 +439,9 @@ cdef class Stream(Pollable):
             if events & EPOLLOUT:
                 self._writable()
             if self.fd >= 0 and events & EPOLLIN and self.interest & EPOLLIN and not self.held:
-                if self.mode != IN_OFF or self.handshaking:
+                if self.state != READ_PAUSED or self.handshaking:
                     self._readable()
-                    if self.fd >= 0 and events & (EPOLLERR | EPOLLHUP) and self.mode != IN_OFF:
+                    if self.fd >= 0 and events & (EPOLLERR | EPOLLHUP) and self.state != READ_PAUSED:
                         return 0    # whatever is left to read comes before the end
             if self.fd >= 0 and events & EPOLLHUP and not events & EPOLLERR and self.write_shut:
                 # Both sides have ended, in order: what the kernel still holds is read first, when it can be.
@@ -450,7 +488,7 @@ cdef class Stream(Pollable):
         if not self.rdhup:
             want = EPOLLRDHUP
         if not self.eof_in and (
-            self.handshaking or (self.mode != IN_OFF and not self.held and not self.backlog)
+            self.handshaking or (self.state != READ_PAUSED and not self.held and not self.backlog)
         ):
             want |= EPOLLIN
         sending = self.outb.len > 0 or self.alert_due
@@ -589,7 +627,7 @@ cdef class Stream(Pollable):
                 if peeked == 1 and self._not_tls(<unsigned char>first):
                     return 0
             self._shake()
-        while (self.fd >= 0 and not self.handshaking and self.mode != IN_OFF and not self.held
+        while (self.fd >= 0 and not self.handshaking and self.state != READ_PAUSED and not self.held
                and not self.backlog):
             filled = 0
             while filled + 16384 <= SCRATCH_IN:
@@ -619,7 +657,7 @@ cdef class Stream(Pollable):
         self.in_event = True
         try:
             self._process()
-            if self.fd >= 0 and self.eof_in and self.mode == IN_HEAD and not self.backlog:
+            if self.fd >= 0 and self.eof_in and self.state == READ_HEAD and not self.backlog:
                 self._on_eof(self.eof_clean)
             elif self.fd >= 0 and self.tls is not None and self.tls.direct and not self.held:
                 self._read_direct()
@@ -633,20 +671,20 @@ cdef class Stream(Pollable):
     cdef int _take(self, const char* p, size_t n) except -1:
         cdef long end
         self.plain_received += n
-        if self.mode == IN_DISCARD:
+        if self.state == READ_LINGERING:
             return 0
-        if self.mode == IN_WATCH:
+        if self.state == READ_IDLE:
             return self._broken("the origin sent bytes that nobody asked for")
-        if self.inb.len == 0 and self.mode == IN_BODY:
+        if self.inb.len == 0 and self.state == READ_BODY:
             if self.in_timeout:
                 self.in_deadline = self.reactor.now + self.in_timeout
             return self._feed_body(p, n)
-        if self.inb.len == 0 and self.mode == IN_HEAD and not self.front and p[0] > 32:
+        if self.inb.len == 0 and self.state == READ_HEAD and not self.front and p[0] > 32:
             end = find_head_end(p, n, 0)
             if end == <long>n and n <= self.head_limit:
                 # The usual case: one whole head and nothing else.
                 return self._hand_over(p[:n])
-        if not self.head_begun and self.mode == IN_HEAD:
+        if not self.head_begun and self.state == READ_HEAD:
             self.head_begun = True
             self.in_deadline = self.reactor.now + self.head_timeout if self.head_timeout else 0
         buf_append(&self.inb, p, n)
@@ -660,7 +698,7 @@ cdef class Stream(Pollable):
         self.processing = True
         try:
             while self.fd >= 0 and self.inb.len and not self.held:
-                if self.mode == IN_HEAD:
+                if self.state == READ_HEAD:
                     if budget == 0:
                         # One client with many pipelined requests must not keep the others waiting.
                         self.backlog = True
@@ -669,7 +707,7 @@ cdef class Stream(Pollable):
                     budget -= 1
                     if not self._cut_head():
                         break
-                elif self.mode == IN_BODY:
+                elif self.state == READ_BODY:
                     self._drain_body()
                 else:
                     break
@@ -689,12 +727,12 @@ cdef class Stream(Pollable):
             return False
         p = self.inb.data + self.inb.start
         if self.front and <unsigned char>p[0] == TLS_HANDSHAKE_BYTE:
-            self.mode = IN_OFF
+            _set_state(self, READ_PAUSED)
             self.handler.on_foreign("tls")
             return True
         end = find_head_end(p, self.inb.len, self.scanned)
         if end > <long>self.head_limit or (end < 0 and self.inb.len > self.head_limit):
-            self.mode = IN_OFF
+            _set_state(self, READ_PAUSED)
             self.in_deadline = 0
             self.handler.on_head_too_large()
             return True
@@ -709,7 +747,7 @@ cdef class Stream(Pollable):
         return True
 
     cdef int _hand_over(self, bytes head) except -1:
-        self.mode = IN_OFF
+        _set_state(self, READ_PAUSED)
         self.in_deadline = 0
         if self.front and head.startswith(b"CONNECT "):
             target = parse_connect(<const char*>head, len(head))
@@ -724,12 +762,12 @@ cdef class Stream(Pollable):
     cdef int _drain_body(self) except -1:
         """Feed the body from the buffer, which is taken away first: the sink's side may come back to us."""
         cdef Buf taken
-        if self.inb.len == 0 or self.mode != IN_BODY:
-            if self.mode == IN_BODY and self.framing == FRAMING_LENGTH and self.remaining == 0:
+        if self.inb.len == 0 or self.state != READ_BODY:
+            if self.state == READ_BODY and self.framing == FRAMING_LENGTH and self.remaining == 0:
                 self._body_over(True, "")
-            elif self.mode == IN_BODY and self.eof_in:
+            elif self.state == READ_BODY and self.eof_in:
                 self._on_eof(self.eof_clean)
-            elif self.mode == IN_BODY and self.tls is not None and self.tls.direct and not self.in_event:
+            elif self.state == READ_BODY and self.tls is not None and self.tls.direct and not self.in_event:
                 self.reactor.loop.call_soon(self._again)
             return 0
         taken = self.inb
@@ -738,7 +776,7 @@ cdef class Stream(Pollable):
             self._feed_body(taken.data + taken.start, taken.len)
         finally:
             free(taken.data)
-        if self.fd >= 0 and self.mode == IN_BODY and self.eof_in:
+        if self.fd >= 0 and self.state == READ_BODY and self.eof_in:
             self._on_eof(self.eof_clean)
         return 0
 
@@ -768,7 +806,7 @@ cdef class Stream(Pollable):
         return 0
 
     cdef int _body_over(self, bint complete, str reason) except -1:
-        self.mode = IN_OFF
+        _set_state(self, READ_PAUSED)
         self.in_deadline = 0
         self.sink = None
         self.handler.on_body(complete, reason)
@@ -876,7 +914,7 @@ cdef class Stream(Pollable):
             return 0
         self.eof_in = True
         self.eof_clean = clean
-        if self.closing or self.mode == IN_DISCARD:
+        if self.closing or self.state == READ_LINGERING:
             if self.leaving:
                 return self._leave()
             if self.outb.len == 0 and not self.alert_due:
@@ -888,17 +926,17 @@ cdef class Stream(Pollable):
             else:
                 self.reactor.upstream_handshakes_failed += 1
             return self._broken("connection closed during the TLS handshake")
-        if self.mode == IN_HEAD:
+        if self.state == READ_HEAD:
             if self.backlog:
                 # Whole heads are still to be answered; _again() comes back here behind them.
                 return 0
             partial = self.inb.len > 0
-            self.mode = IN_OFF
+            _set_state(self, READ_PAUSED)
             self.in_deadline = 0
             self.handler.on_eof(partial)
-        elif self.mode == IN_WATCH:
+        elif self.state == READ_IDLE:
             return self._broken("connection closed by the peer")
-        elif self.mode == IN_BODY:
+        elif self.state == READ_BODY:
             if self.framing == FRAMING_EOF:
                 # RFC 9112 section 9.8: over TLS only a closure alert makes a close-delimited body complete.
                 complete = clean or self.tls is None
@@ -1143,19 +1181,19 @@ cdef class Stream(Pollable):
             self.shut_later = False
             self._shut()
         if self.closing:
-            if self.leaving and self.mode != IN_DISCARD:
+            if self.leaving and self.state != READ_LINGERING:
                 # close() and shutdown() drop what the kernel has encrypted and not yet given to TCP. How much
                 # that is it does not tell, but it is nothing once TCP's own queue has had time to run empty.
-                self.mode = IN_DISCARD
+                _set_state(self, READ_LINGERING)
                 self.in_deadline = self.reactor.now + LEAVING_MS
                 return 0
             if self.linger and not self.eof_in:
                 self._shut()
                 self.linger = False
-                self.mode = IN_DISCARD
+                _set_state(self, READ_LINGERING)
                 self.in_deadline = self.reactor.now + LINGER_MS
                 return 0
-            if self.mode == IN_DISCARD:
+            if self.state == READ_LINGERING:
                 return 0
             if not self.tell_sent:
                 return self._destroy()
@@ -1269,7 +1307,7 @@ cdef class Stream(Pollable):
         self.reactor.streams_open -= 1
         buf_free(&self.inb)
         buf_free(&self.outb)
-        self.mode = IN_OFF
+        _set_state(self, READ_PAUSED)
         self.tls = None
         self.source = None
         self.sink = None
