@@ -1,5 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from regproxy.dataplane.http1 cimport ChunkDecoder
 from regproxy.dataplane.reactor cimport Pollable, Reactor
 from regproxy.dataplane.tls cimport Conn
 from regproxy.dataplane.posix cimport sockaddr_storage
@@ -26,19 +27,6 @@ cdef enum FramingKind:
     FRAMING_LENGTH
     FRAMING_CHUNKED
     FRAMING_EOF
-
-
-cdef enum ChunkState:
-    CHUNK_SIZE
-    CHUNK_EXTENSION
-    CHUNK_SIZE_LF
-    CHUNK_DATA
-    CHUNK_DATA_CR
-    CHUNK_DATA_LF
-    CHUNK_TRAILER_START
-    CHUNK_TRAILER
-    CHUNK_TRAILER_LF
-    CHUNK_LAST_LF
 
 
 cdef class Source:
@@ -77,9 +65,9 @@ cdef class Stream(Pollable):
     cdef bint eof_clean
     cdef Sink sink
     cdef FramingKind framing
-    cdef ChunkState chunk_state
+    cdef ChunkDecoder chunks
+    # Bytes of a body with a length that are still to come
     cdef long long remaining
-    cdef long trailer_bytes
     cdef bint held
     cdef readonly long long plain_received
 
@@ -137,7 +125,6 @@ cdef class Stream(Pollable):
     cdef int _body_over(self, bint complete, str reason) except -1
     cdef long _feed_chunked(self, char* p, size_t n, bint* over) except -2
     cdef bint _give(self, const char* p, size_t n) except -1
-    cdef const char* _chunk_byte(self, unsigned char c, bint* over) noexcept
     cdef int _on_eof(self, bint clean) except -1
     cdef int _emit(self, const char* p, size_t n, bint last) except -1
     cdef int _transmit(self, const char* p, size_t n) except -1

@@ -15,12 +15,14 @@ A Stream tells its handler (a Python object) what happened, once per message hea
     on_closed(reason)           the connection broke; the stream is closed already
 """
 
-from libc.stdio cimport snprintf
 from libc.stdlib cimport free, realloc
 from libc.string cimport memset
 from libc.stdint cimport uint32_t, uint64_t
 
-from regproxy.dataplane.connect cimport parse_connect
+from regproxy.dataplane.http1 cimport (
+    CHUNK_END, CHUNK_MALFORMED, CHUNK_SIZE_MAX, HEAD_PARTIAL, HEAD_TOO_LARGE,
+    cut_head, decode_chunks, empty_lines, find_head_end, parse_connect, write_chunk_size,
+)
 from regproxy.dataplane.reactor cimport (
     BATCH, CROWD_BATCH, FEW, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Pollable, Reactor,
 )
@@ -37,9 +39,6 @@ cdef enum:
     # relay adds at once, with the framing of the smallest chunks, stays below it.
     OUT_MAX = OUT_HIGH + 2097152
     CHUNK_HEAD_ROOM = 16
-    # A chunk up to here is moved to the one before it; a larger one is as well taken by itself.
-    MOVED = 4096
-    TRAILER_MAX = 8192
     LINGER_MS = 2000
     LEAVING_MS = 500
     # So much a socket takes at once, whatever its buffer's size.
@@ -95,22 +94,6 @@ cdef int unsent(int fd) noexcept nogil:
     """How many bytes of a TCP socket the peer has not confirmed."""
     cdef int n = 0
     return n if ioctl(fd, SIOCOUTQ, &n) == 0 else 0
-
-
-cdef long find_head_end(const char* p, size_t n, size_t start) noexcept nogil:
-    """Index after the blank line, or -1. A bare LF LF ends a head too: the parser then refuses it by name."""
-    cdef size_t i = start
-    cdef const char* lf
-    while i < n:
-        lf = <const char*>memchr(p + i, 10, n - i)
-        if lf == NULL:
-            return -1
-        i = lf - p + 1
-        if i < n and p[i] == 10:
-            return i + 1
-        if i + 1 < n and p[i] == 13 and p[i + 1] == 10:
-            return i + 2
-    return -1
 
 
 # Which states of reading may follow which, as bits. Who begins to read, whatever it is, has been told (or has
@@ -315,13 +298,11 @@ cdef class Stream(Pollable):
         self.sink = sink
         self.held = False
         self.remaining = length
-        self.chunk_state = CHUNK_SIZE
-        self.trailer_bytes = 0
+        memset(&self.chunks, 0, sizeof(ChunkDecoder))
         if framing == "length":
             self.framing = FRAMING_LENGTH
         elif framing == "chunked":
             self.framing = FRAMING_CHUNKED
-            self.remaining = 0
         else:
             self.framing = FRAMING_EOF
         self.in_timeout = <long>(timeout * 1000)
@@ -716,12 +697,12 @@ cdef class Stream(Pollable):
         return 0
 
     cdef bint _cut_head(self) except -1:
-        cdef char* p
+        cdef char* p = self.inb.data + self.inb.start
+        cdef size_t skipped = empty_lines(p, self.inb.len)
         cdef long end
         cdef bytes head
-        # RFC 9112 section 2.2: ignore empty lines before a request line.
-        while self.inb.len and (self.inb.data[self.inb.start] == 13 or self.inb.data[self.inb.start] == 10):
-            buf_consume(&self.inb, 1)
+        if skipped:
+            buf_consume(&self.inb, skipped)
             self.scanned = 0
         if self.inb.len == 0:
             return False
@@ -730,19 +711,16 @@ cdef class Stream(Pollable):
             _set_state(self, READ_PAUSED)
             self.handler.on_foreign("tls")
             return True
-        end = find_head_end(p, self.inb.len, self.scanned)
-        if end > <long>self.head_limit or (end < 0 and self.inb.len > self.head_limit):
+        end = cut_head(p, self.inb.len, self.head_limit, &self.scanned)
+        if end == HEAD_TOO_LARGE:
             _set_state(self, READ_PAUSED)
             self.in_deadline = 0
             self.handler.on_head_too_large()
             return True
-        if end < 0:
-            # The blank line may be split: look again at its possible first bytes.
-            self.scanned = self.inb.len - 3 if self.inb.len > 3 else 0
+        if end == HEAD_PARTIAL:
             return False
         head = p[:end]
         buf_consume(&self.inb, end)
-        self.scanned = 0
         self._hand_over(head)
         return True
 
@@ -813,40 +791,18 @@ cdef class Stream(Pollable):
         return 0
 
     cdef long _feed_chunked(self, char* p, size_t n, bint* over) except -2:
-        """Decode the chunked coding (RFC 9112 section 7.1); bytes used, or -1 when the body was given up.
-
-        Small chunks are moved together, within `p`, and go on as one: each by itself would cost the sink a
-        write, or a record and a system call.
-        """
-        cdef size_t i = 0, k, first = 0, filled = 0
-        cdef const char* wrong = NULL
-        while i < n and not over[0] and wrong == NULL:
-            if self.chunk_state != CHUNK_DATA:
-                wrong = self._chunk_byte(<unsigned char>p[i], over)
-                i += 1
-                continue
-            k = n - i
-            if <long long>k > self.remaining:
-                k = <size_t>self.remaining
-            if filled and k > MOVED:
-                if not self._give(p + first, filled):
-                    return -1
-                filled = 0
-            if filled == 0:
-                first = i
-            else:
-                memmove(p + first + filled, p + i, k)
-            filled += k
-            i += k
-            self.remaining -= k
-            if self.remaining == 0:
-                self.chunk_state = CHUNK_DATA_CR
-        if filled and not self._give(p + first, filled):
+        """Decode the chunked coding; bytes used, or -1 when the body was given up."""
+        cdef size_t used = 0, length
+        cdef char* run
+        while used < n and self.chunks.state < CHUNK_END:
+            used += decode_chunks(&self.chunks, p + used, n - used, &run, &length)
+            if length and not self._give(run, length):
+                return -1
+        if self.chunks.state == CHUNK_MALFORMED:
+            self._body_over(False, f"malformed chunked body: {self.chunks.error.decode()}")
             return -1
-        if wrong != NULL:
-            self._body_over(False, f"malformed chunked body: {wrong.decode()}")
-            return -1
-        return i
+        over[0] = self.chunks.state == CHUNK_END
+        return used
 
     cdef bint _give(self, const char* p, size_t n) except -1:
         """Give bytes of a body to the sink; False: the body has been given up."""
@@ -857,56 +813,6 @@ cdef class Stream(Pollable):
         if status == Status.AGAIN:
             self.held = True
         return self.fd >= 0
-
-    cdef const char* _chunk_byte(self, unsigned char c, bint* over) noexcept:
-        """Take a byte of what frames the chunks; what is wrong with it, or NULL."""
-        cdef int digit
-        if self.chunk_state == CHUNK_SIZE:
-            digit = hex_digit(c)
-            if digit >= 0 and self.trailer_bytes < 15:
-                self.remaining = self.remaining * 16 + digit
-                self.trailer_bytes += 1
-            elif self.trailer_bytes and (c == 13 or c == 59 or c == 32 or c == 9):
-                self.chunk_state = CHUNK_SIZE_LF if c == 13 else CHUNK_EXTENSION
-                self.trailer_bytes = 0
-            else:
-                return b"a chunk size is not a hexadecimal number"
-        elif self.chunk_state == CHUNK_EXTENSION:
-            self.trailer_bytes += 1
-            if c == 13:
-                self.chunk_state = CHUNK_SIZE_LF
-                self.trailer_bytes = 0
-            elif c == 10 or self.trailer_bytes > TRAILER_MAX:
-                return b"a chunk extension is malformed or too long"
-        elif self.chunk_state == CHUNK_SIZE_LF:
-            if c != 10:
-                return b"a chunk size is not followed by CRLF"
-            self.chunk_state = CHUNK_DATA if self.remaining else CHUNK_TRAILER_START
-        elif self.chunk_state == CHUNK_DATA_CR:
-            if c != 13:
-                return b"a chunk is longer than its size"
-            self.chunk_state = CHUNK_DATA_LF
-        elif self.chunk_state == CHUNK_DATA_LF:
-            if c != 10:
-                return b"a chunk is not followed by CRLF"
-            self.chunk_state = CHUNK_SIZE
-        elif self.chunk_state == CHUNK_TRAILER_START:
-            self.chunk_state = CHUNK_LAST_LF if c == 13 else CHUNK_TRAILER
-        elif self.chunk_state == CHUNK_TRAILER:
-            self.trailer_bytes += 1
-            if self.trailer_bytes > TRAILER_MAX:
-                return b"the trailer is too long"
-            if c == 13:
-                self.chunk_state = CHUNK_TRAILER_LF
-        elif self.chunk_state == CHUNK_TRAILER_LF:
-            if c != 10:
-                return b"a trailer line does not end in CRLF"
-            self.chunk_state = CHUNK_TRAILER_START
-        else:
-            if c != 10:
-                return b"the last chunk is not followed by CRLF"
-            over[0] = True
-        return NULL
 
     cdef int _on_eof(self, bint clean) except -1:
         if self.dead:
@@ -1101,7 +1007,7 @@ cdef class Stream(Pollable):
         cdef char* p = self.reactor.plain_out
         cdef char* body = p + CHUNK_HEAD_ROOM
         cdef size_t n = 0, k = 0
-        cdef char size_line[24]
+        cdef char size_line[CHUNK_SIZE_MAX]
         cdef bint over
         cdef Source source = self.source
         cdef Status status
@@ -1123,7 +1029,7 @@ cdef class Stream(Pollable):
         over = status == Status.END
         if self.chunked_out:
             if n:
-                k = snprintf(size_line, sizeof(size_line), b"%zx\r\n", n)
+                k = write_chunk_size(size_line, n)
                 memcpy(body - k, size_line, k)
                 memcpy(body + n, b"\r\n", 2)
                 n += 2
@@ -1254,12 +1160,12 @@ cdef class Stream(Pollable):
         """Relay n bytes as chunks of the chunked coding."""
         cdef char* out = self.reactor.plain_out
         cdef size_t at = 0, k, h
-        cdef char size_line[24]
+        cdef char size_line[CHUNK_SIZE_MAX]
         if self.fd < 0 or self.dead:
             return Status.FAILED
         while at < n and not self.dead:
             k = min(n - at, <size_t>(BATCH - 32))
-            h = snprintf(size_line, sizeof(size_line), b"%zx\r\n", k)
+            h = write_chunk_size(size_line, k)
             memcpy(out, size_line, h)
             memcpy(out + h, p + at, k)
             memcpy(out + h + k, b"\r\n", 2)
@@ -1318,16 +1224,6 @@ cdef class Stream(Pollable):
             # Its next push fails, which tells the feeder's own handler.
             feeder.resume()
         return 0
-
-
-cdef int hex_digit(unsigned char c) noexcept nogil:
-    if 48 <= c <= 57:
-        return c - 48
-    if 97 <= c <= 102:
-        return c - 87
-    if 65 <= c <= 70:
-        return c - 55
-    return -1
 
 
 cdef str source_reason(Source source):
