@@ -1,4 +1,3 @@
-from collections.abc import Callable
 from typing import Any, Self
 
 from regproxy.dataplane.reactor import Pollable, Reactor
@@ -52,17 +51,5 @@ class Stream(Pollable):
     def extend_read(self, seconds: float) -> None: ...
     def close(self, linger: bool = False) -> None: ...
     def abort(self) -> None: ...
-
-class Listener(Pollable):
-    def __new__(
-        cls,
-        reactor: Reactor,
-        fd: int,
-        on_accept: Callable[[Stream], object],
-        front: bool = True,
-        head_limit: int = 32768,
-        accepts: int = 32,
-    ) -> Self: ...
-    def close(self) -> None: ...
 
 def live() -> int: ...

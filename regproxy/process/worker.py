@@ -31,9 +31,10 @@ from regproxy.dataplane import bodies, tls
 from regproxy.dataplane import stream as stream_module
 from regproxy.dataplane.board import Board
 from regproxy.dataplane.inotify import Watch
+from regproxy.dataplane.listener import Listener
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.records_self_test import sealing_fault
-from regproxy.dataplane.stream import Listener, Stream
+from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import Fills
 from regproxy.fill.origin_bodies import CHANCES, Limits
 from regproxy.policy.origins import Origins

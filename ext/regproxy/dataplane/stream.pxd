@@ -1,17 +1,11 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from regproxy.dataplane.buffer cimport Buf
 from regproxy.dataplane.http1 cimport ChunkDecoder
 from regproxy.dataplane.reactor cimport Pollable, Reactor
 from regproxy.dataplane.tls cimport Conn
 from regproxy.dataplane.posix cimport sockaddr_storage
 from regproxy.dataplane.status cimport Status
-
-
-cdef struct Buf:
-    char* data
-    size_t start
-    size_t len
-    size_t cap
 
 
 # What is read from the peer. stream.pyx has the table of which state follows which.
@@ -142,10 +136,3 @@ cdef class Stream(Pollable):
     cdef bint _settled(self) except -1
     cdef int _broken(self, str reason) except -1
     cdef int _destroy(self) except -1
-
-
-cdef class Listener(Pollable):
-    cdef object on_accept
-    cdef bint front
-    cdef size_t head_limit
-    cdef int accepts

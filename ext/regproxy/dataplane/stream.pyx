@@ -15,10 +15,11 @@ A Stream tells its handler (a Python object) what happened, once per message hea
     on_closed(reason)           the connection broke; the stream is closed already
 """
 
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
 from libc.string cimport memset
 from libc.stdint cimport uint32_t, uint64_t
 
+from regproxy.dataplane.buffer cimport Buf, buf_append, buf_consume, buf_free
 from regproxy.dataplane.http1 cimport (
     CHUNK_END, CHUNK_MALFORMED, CHUNK_SIZE_MAX, HEAD_PARTIAL, HEAD_TOO_LARGE,
     cut_head, decode_chunks, empty_lines, find_head_end, parse_connect, write_chunk_size,
@@ -52,42 +53,6 @@ cdef tuple STATES = ("paused", "head", "body", "idle", "lingering")
 def live() -> int:
     """How many streams have an open fd."""
     return live_streams
-
-
-# --- buffers ---------------------------------------------------------------------------------------------
-
-cdef int buf_append(Buf* b, const char* p, size_t n) except -1:
-    cdef size_t cap
-    cdef char* grown
-    if n == 0:
-        return 0
-    if b.start and b.start + b.len + n > b.cap:
-        memmove(b.data, b.data + b.start, b.len)
-        b.start = 0
-    if b.len + n > b.cap:
-        cap = max(b.cap * 2, b.len + n)
-        grown = <char*>realloc(b.data, cap)
-        if grown == NULL:
-            raise MemoryError
-        b.data = grown
-        b.cap = cap
-    memcpy(b.data + b.start + b.len, p, n)
-    b.len += n
-    return 0
-
-
-cdef void buf_consume(Buf* b, size_t n) noexcept:
-    b.start += n
-    b.len -= n
-    if b.len == 0:
-        # A connection owns memory only for what is waiting.
-        free(b.data)
-        memset(b, 0, sizeof(Buf))
-
-
-cdef void buf_free(Buf* b) noexcept:
-    free(b.data)
-    memset(b, 0, sizeof(Buf))
 
 
 cdef int unsent(int fd) noexcept nogil:
@@ -1228,71 +1193,3 @@ cdef class Stream(Pollable):
 
 cdef str source_reason(Source source):
     return getattr(source, "reason", "") or "the body can't be completed"
-
-
-cdef class Listener(Pollable):
-    """Accepts from a listening, non-blocking socket: `on_accept(stream)` for each new connection.
-
-    `front` marks the proxy port, whose heads may be CONNECT and whose first byte is looked at. `accepts`: how
-    many connections are taken at a time; where other processes listen too, 1 leaves them their share.
-
-    Takes over `fd`, but for where it fails.
-    """
-
-    def __cinit__(self, Reactor reactor not None, int fd, on_accept, bint front=True,
-                  size_t head_limit=32768, int accepts=32):
-        self.fd = fd
-        self.on_accept = on_accept
-        self.front = front
-        self.head_limit = head_limit
-        self.accepts = accepts
-        reactor.watch(self, EPOLLIN)
-
-    def close(self) -> None:
-        """Stop accepting. Our descriptor of the socket is closed too; other processes may have others."""
-        if self.fd >= 0:
-            # While those are open, closing ours would leave it in the epoll set, ready for ever.
-            self.reactor.unwatch(self)
-            self.reactor.forget(self)
-            close(self.fd)
-            self.fd = -1
-
-    cdef int on_events(self, uint32_t events) except -1:
-        cdef int _i, fd
-        cdef socklen_t n
-        cdef sockaddr_storage address
-        cdef Stream stream
-        for _i in range(self.accepts):
-            if self.fd < 0:
-                return 0
-            n = sizeof(address)
-            fd = accept4(self.fd, <sockaddr*>&address, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
-            if fd < 0:
-                if errno == EINTR or errno == ECONNABORTED:
-                    continue
-                if errno == EMFILE or errno == ENFILE:
-                    self._rest()
-                return 0
-            try:
-                stream = Stream(self.reactor, fd, self.front, self.head_limit)
-            except BaseException:
-                close(fd)
-                raise
-            memcpy(&stream.peer_address, &address, n)
-            try:
-                self.on_accept(stream)
-            except BaseException:
-                stream.abort()
-                raise
-        return 0
-
-    def _rest(self):
-        """No file descriptors are left: a readable listener would spin, so look again in a while."""
-        message = "out of file descriptors: not accepting for 100 ms"
-        self.reactor.loop.call_exception_handler({"message": message})
-        self.reactor.rewatch(self, 0)
-        self.reactor.loop.call_later(0.1, self._wake_up)
-
-    def _wake_up(self):
-        if self.fd >= 0:
-            self.reactor.rewatch(self, EPOLLIN)
