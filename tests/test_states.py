@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from regproxy.dataplane.bodies import BytesSink
 from regproxy.dataplane.reactor import Reactor
+from regproxy.dataplane.sinks import BytesSink
 from regproxy.dataplane.stream import Stream
 from tests.test_relay import LIMIT, Plane, plane
 

@@ -1,15 +1,10 @@
 from typing import Any, Self
 
-from regproxy.dataplane.reactor import Pollable, Reactor
+from regproxy.dataplane.body import Endpoint, Sink, Source
+from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.tls import Conn, Context
 
-class Source: ...
-
-class Sink:
-    @property
-    def reason(self) -> str | None: ...
-
-class Stream(Pollable):
+class Stream(Endpoint):
     handler: Any
     def __new__(cls, reactor: Reactor, fd: int, front: bool = False, head_limit: int = 32768) -> Self: ...
     @property

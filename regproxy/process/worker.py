@@ -27,8 +27,9 @@ from regproxy.cache.blobs import Store
 from regproxy.cache.index.index import Index
 from regproxy.config.settings import Config
 from regproxy.core.errors import ConfigError
-from regproxy.dataplane import bodies, tls
+from regproxy.dataplane import file as file_module
 from regproxy.dataplane import stream as stream_module
+from regproxy.dataplane import tls
 from regproxy.dataplane.board import Board
 from regproxy.dataplane.inotify import Watch
 from regproxy.dataplane.listener import Listener
@@ -351,7 +352,7 @@ def live() -> dict[str, int]:
     return {
         "ssl": tls.live(),
         "streams": stream_module.live(),
-        "files": bodies.live(),
+        "files": file_module.live(),
         "fds": sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1,
         "pid": os.getpid(),
     }

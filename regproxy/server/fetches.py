@@ -8,7 +8,8 @@ import time
 from typing import Final
 
 from regproxy.core.errors import BadResponse, RegproxyError, Unsatisfiable, UpstreamError
-from regproxy.dataplane.bodies import FileSource, StreamSink
+from regproxy.dataplane.sinks import StreamSink
+from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fills import NO_TYPE, Opened, UpstreamAnswer, Wanted
 from regproxy.http.messages import Request, Response, Span, forwarded, if_range_allows, parse_range
 from regproxy.http.origin import Origin

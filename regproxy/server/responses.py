@@ -11,7 +11,7 @@ from typing import Final
 from regproxy.cache.blobs import Blob
 from regproxy.cache.index.index import TagRow
 from regproxy.core.errors import BadResponse, Unsatisfiable
-from regproxy.dataplane.bodies import FileSource
+from regproxy.dataplane.sources import FileSource
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import NO_TYPE
 from regproxy.http.messages import Request, build_head, if_range_allows, none_match, parse_range

@@ -1,8 +1,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.buffer cimport Buf
 from regproxy.dataplane.http1 cimport ChunkDecoder
-from regproxy.dataplane.reactor cimport Pollable, Reactor
 from regproxy.dataplane.tls cimport Conn
 from regproxy.dataplane.posix cimport sockaddr_storage
 from regproxy.dataplane.status cimport Status
@@ -23,20 +23,7 @@ cdef enum FramingKind:
     FRAMING_EOF
 
 
-cdef class Source:
-    """Where a body that is sent comes from."""
-    cdef Status pull(self, Stream to, char* p, size_t cap, size_t* n) except Status.EXC
-    cdef Status span(self, Stream to, int* fd, long* offset, size_t* n) except Status.EXC
-    cdef int advance(self, size_t n) except -1
-
-
-cdef class Sink:
-    """Where a body that is received goes. push() takes all of it; AGAIN asks for no more until resume()."""
-    cdef readonly str reason
-    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC
-
-
-cdef class Stream(Pollable):
+cdef class Stream(Endpoint):
     # Who is told
     cdef public object handler
     cdef readonly Conn tls
@@ -83,7 +70,7 @@ cdef class Stream(Pollable):
     cdef int leaving
     cdef bint write_shut
     cdef bint dead
-    cdef Stream feeder
+    cdef Endpoint feeder
     cdef readonly long long plain_sent
 
     # Time, in milliseconds of the reactor's clock
@@ -95,11 +82,8 @@ cdef class Stream(Pollable):
 
     cdef bint in_event
 
-    cdef int wake(self) except -1
-    cdef size_t offer(self, const char* p, size_t n) except? 0
-    cdef int resume(self) except -1
-    cdef Status write(self, Stream feeder, const char* p, size_t n) except Status.EXC
-    cdef Status write_chunk(self, Stream feeder, const char* p, size_t n) except Status.EXC
+    cdef Status write(self, Endpoint feeder, const char* p, size_t n) except Status.EXC
+    cdef Status write_chunk(self, Endpoint feeder, const char* p, size_t n) except Status.EXC
 
     cdef bint _sends_files(self)
     cdef int _emit_large(self, bytes body, bint last) except -1

@@ -19,13 +19,14 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 from libc.stdint cimport uint32_t, uint64_t
 
+from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.buffer cimport Buf, buf_append, buf_consume, buf_free
 from regproxy.dataplane.http1 cimport (
     CHUNK_END, CHUNK_MALFORMED, CHUNK_SIZE_MAX, HEAD_PARTIAL, HEAD_TOO_LARGE,
     cut_head, decode_chunks, empty_lines, find_head_end, parse_connect, write_chunk_size,
 )
 from regproxy.dataplane.reactor cimport (
-    BATCH, CROWD_BATCH, FEW, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Pollable, Reactor,
+    BATCH, CROWD_BATCH, FEW, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Reactor,
 )
 from regproxy.dataplane.tls cimport Conn, Context
 from regproxy.dataplane.posix cimport *
@@ -99,29 +100,7 @@ cdef inline int _set_state(Stream stream, ReadState to) except -1:
     return 0
 
 
-cdef class Source:
-    """Where a body that is sent comes from."""
-
-    cdef Status pull(self, Stream to, char* p, size_t cap, size_t* n) except Status.EXC:
-        """Fill p with up to cap bytes. OK: n > 0; END: it was all, maybe 0; AGAIN, COLD: wake() follows."""
-        raise NotImplementedError
-
-    cdef Status span(self, Stream to, int* fd, long* offset, size_t* n) except Status.EXC:
-        """The same as a piece of a file for sendfile; END: nothing is left."""
-        raise NotImplementedError
-
-    cdef int advance(self, size_t n) except -1:
-        raise NotImplementedError
-
-
-cdef class Sink:
-    """Where a body that is received goes."""
-
-    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
-        raise NotImplementedError
-
-
-cdef class Stream(Pollable):
+cdef class Stream(Endpoint):
     """One connection. `Stream(reactor, fd)` takes over a connected, non-blocking socket.
 
     Where that fails, `fd` is still the caller's.
@@ -1043,7 +1022,7 @@ cdef class Stream(Pollable):
         return 0
 
     cdef int _drained(self) except -1:
-        cdef Stream feeder = self.feeder
+        cdef Endpoint feeder = self.feeder
         self.out_deadline = 0
         if feeder is not None:
             self.feeder = None
@@ -1104,7 +1083,7 @@ cdef class Stream(Pollable):
             at += k
         return at
 
-    cdef Status write(self, Stream feeder, const char* p, size_t n) except Status.EXC:
+    cdef Status write(self, Endpoint feeder, const char* p, size_t n) except Status.EXC:
         """Relay n bytes; AGAIN: enough waits here already, `feeder` is resumed when it is out."""
         cdef size_t at = 0, k
         if self.fd < 0 or self.dead:
@@ -1121,7 +1100,7 @@ cdef class Stream(Pollable):
             self._arm()
         return Status.OK
 
-    cdef Status write_chunk(self, Stream feeder, const char* p, size_t n) except Status.EXC:
+    cdef Status write_chunk(self, Endpoint feeder, const char* p, size_t n) except Status.EXC:
         """Relay n bytes as chunks of the chunked coding."""
         cdef char* out = self.reactor.plain_out
         cdef size_t at = 0, k, h
@@ -1168,7 +1147,7 @@ cdef class Stream(Pollable):
 
     cdef int _destroy(self) except -1:
         global live_streams
-        cdef Stream feeder
+        cdef Endpoint feeder
         if self.fd < 0:
             return 0
         self.reactor.forget(self)
