@@ -51,10 +51,11 @@ test: ## install what is missing, build, lint, check types, run all tests
 	@$(MAKE) --no-print-directory types
 	@$(MAKE) --no-print-directory check
 
-lint: build ## ruff and cython-lint
+lint: build test-packages ## ruff, cython-lint and shellcheck
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/cython-lint ext
+	shellcheck .ci/run .ci/packages
 
 types: build ## mypy, and the stubs against the built modules
 	$(BIN)/mypy
@@ -69,13 +70,13 @@ test-asan: build test-packages ## the data plane's tests with AddressSanitizer a
 	$(BIN)/python -m tests.sanitized
 
 FUZZ ?= --seconds 600
-fuzz: build test-packages ## random handlers on the data plane, with ASan and UBSan, a minute; FUZZ='--seconds 60 --seed N' to choose
+fuzz: build test-packages ## random handlers on the data plane, with ASan and UBSan, 10 minutes; FUZZ='--seconds 60 --seed N' to choose
 	$(BIN)/python -m tests.sanitized -m tests.fuzzing $(FUZZ)
 
 demo: build test-packages ## pull an image twice through the proxy and watch it
 	@env -u HTTPS_PROXY -u https_proxy -u HTTP_PROXY -u http_proxy $(BIN)/python -m tests.demo
 
-bench: build test-packages ## measure it against nginx, about 3 minutes
+bench: build test-packages ## measure it against nginx, some minutes
 	@$(MAKE) --no-print-directory -C bench bench PYTHON=$(BIN)/python
 
 bench-full: build test-packages ## the same, with the figures that count

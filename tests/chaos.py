@@ -25,6 +25,7 @@ import time
 from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from tests.origin import Origin
@@ -194,9 +195,7 @@ class Chaos:
     def settle(self) -> None:
         """Look at what is left."""
         for orphaned in self._orphaned:
-            wait_until(
-                lambda proxy=orphaned: not proxy.daemon.group_alive(), "orphans end by themselves", timeout=60
-            )
+            wait_until(partial(_has_ended, orphaned), "orphans end by themselves", timeout=60)
         wait_until(lambda: not self._parts(), "no part is left behind", timeout=60)
         wait_until(lambda: self._differences() == [], "the index is what is on disk", timeout=60)
         done = self.proxy.command("cache", "verify")
@@ -254,6 +253,10 @@ def main() -> int:
     for what in tally.wrong:
         print(f"WRONG: {what}")
     return 1 if tally.wrong else 0
+
+
+def _has_ended(proxy: Proxy) -> bool:
+    return not proxy.daemon.group_alive()
 
 
 if __name__ == "__main__":

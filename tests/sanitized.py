@@ -22,7 +22,10 @@ from typing import Final
 ROOT: Final = Path(__file__).resolve().parents[1]
 TREE: Final = ROOT / "build" / "asan"
 REPORTS: Final = TREE / "reports"
-LINKED: Final = ("tests", "pyproject.toml", "docs", "bench", "ext", "deploy", "README.md", "CHANGELOG.md")
+LINKED: Final = (
+    *("tests", "pyproject.toml", "docs", "bench", "ext", "deploy"),
+    *("README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
+)
 TESTS: Final = (
     *("relay", "extents", "lengths", "chunks", "http1", "states", "reuse", "refusals", "spill", "leases"),
     *("seal", "fuzzing", "wire", "wire_bodies", "wire_messages"),

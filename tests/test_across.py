@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 import pytest
@@ -474,4 +475,4 @@ class TestRemoval:
             return whole(client.get(blob.path), blob) and origin.hits[blob.path] == 2
 
         for client in clients:
-            wait_until(lambda client=client: again(client), "it was fetched anew, once, and is whole")
+            wait_until(partial(again, client), "it was fetched anew, once, and is whole")

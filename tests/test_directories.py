@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_a_ca_that_is_there_need_not_be_writable(volumes: Path, monkeypatch: pyt
     for name in ("ca.crt", "ca.key"):
         (volumes / "ca" / name).touch()
     # root may write anywhere, whatever the mode says
-    monkeypatch.setattr(directories.os, "access", lambda path, mode: str(path) != str(volumes / "ca"))
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(volumes / "ca"))
     chosen = directories.choose(load({"REGPROXY_CACHE_DIR": str(volumes / "x")}), {})
     assert chosen.ca_crt == volumes / "ca" / "ca.crt"
     assert "read-only" in chosen.notes[1]

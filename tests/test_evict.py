@@ -10,19 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from regproxy.cache import eviction
-from regproxy.cache.eviction import (
-    FREE,
-    INACTIVE,
-    SIZE,
-    Disk,
-    Evictor,
-    Freed,
-    Limits,
-    parts_disk,
-    sweep_parts,
-)
+from regproxy.cache import layout
+from regproxy.cache.eviction import FREE, INACTIVE, SIZE, Disk, Evictor, Freed, Limits, parts_disk
 from regproxy.cache.index.index import Index
+from regproxy.cache.part_sweep import sweep_parts
 from regproxy.core import file_lock
 from regproxy.core.errors import StoreError
 from tests.parts.disks import fill_up, read_only, small_disk
@@ -317,8 +308,8 @@ class TestTrouble:
         blobs = {stock.blob(idle=DAY) for _ in range(3)}
         with closing(evictor(stock, inactive=HOUR)) as at_work, read_only(stock.root) as view:
             monkeypatch.setattr(
-                eviction.reconcile,
-                "blob_path",
+                layout,
+                "blob",
                 lambda root, digest: str(view / stock.path(digest).relative_to(root)),
             )
             for _ in range(3):
@@ -501,7 +492,7 @@ def test_one_that_is_taken_up_in_this_moment_stays(stock: Stock, monkeypatch: py
         os.utime(part)
         return lock(fd)
 
-    monkeypatch.setattr(eviction.file_lock, "lock", used_first)
+    monkeypatch.setattr(file_lock, "lock", used_first)
     assert sweep(stock) == 0 and part.exists()
 
     def renamed_first(fd: int) -> bool:
@@ -509,7 +500,7 @@ def test_one_that_is_taken_up_in_this_moment_stays(stock: Stock, monkeypatch: py
         return lock(fd)
 
     os.utime(part, (0, 0))
-    monkeypatch.setattr(eviction.file_lock, "lock", renamed_first)
+    monkeypatch.setattr(file_lock, "lock", renamed_first)
     assert sweep(stock) == 0 and (stock.root / "elsewhere").exists()
 
 

@@ -177,7 +177,7 @@ def stop(index: Index, stack: ExitStack) -> None:
     """Let the writer of this index write nothing until the test is over."""
     writer = index._writer
     real = writer._write_all
-    writer._write_all = lambda *, uses: False  # type: ignore[method-assign, assignment]
+    writer._write_all = lambda *, uses: False  # type: ignore[method-assign]
     stack.callback(setattr, writer, "_write_all", real)
 
 

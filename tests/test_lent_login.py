@@ -471,16 +471,16 @@ def blob(number: int) -> str:
     return digest_of(b"%d" % number)
 
 
+def for_us(answer: Answer) -> Callable[[Seen], Answer]:
+    return lambda seen: answer if seen.get("authorization") == OURS else ASKED
+
+
 def test_a_forbidden_image_disturbs_nobody(
     start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk
 ) -> None:
     origin = start_origin("reg.test")
     for number in range(40):
-        answer = Answer(b"%d" % number)
-        origin.on(
-            f"/v2/app/blobs/{blob(number)}",
-            lambda seen, answer=answer: answer if seen.get("authorization") == OURS else ASKED,
-        )
+        origin.on(f"/v2/app/blobs/{blob(number)}", for_us(Answer(b"%d" % number)))
     origin.on("/*", ASKED)
     proxy = start(start_proxy, origin, ALLOW_PUSH="true")
     assert talk(proxy, origin).get(f"/v2/app/blobs/{blob(0)}").status == 200

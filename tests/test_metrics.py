@@ -79,6 +79,7 @@ def busy(metrics: Metrics) -> None:
     metrics.upstream_request(HUB, "timeout", 60.0)
     metrics.upstream_bytes(HUB, 7)
     metrics.digest_mismatch(HUB)
+    metrics.fill_resumed(HUB)
     metrics.quota(HUB, "anonymous", 100, 76)
     metrics.upstream_429(HUB, "anonymous", "GET")
     metrics.manifest_request(HUB, "anonymous", "HEAD")
@@ -125,6 +126,7 @@ def test_every_metric_and_its_labels(metrics: Metrics) -> None:
         "regproxy_upstream_bytes_total": {"host"},
         "regproxy_upstream_request_duration_seconds": {"host"},
         "regproxy_digest_mismatches_total": {"registry"},
+        "regproxy_fill_resumes_total": {"registry"},
         "regproxy_quota_limit": {"registry", "credential"},
         "regproxy_quota_remaining": {"registry", "credential"},
         "regproxy_upstream_429_total": {"registry", "credential", "method"},
@@ -285,8 +287,16 @@ def test_hosts_are_bounded(metrics: Metrics) -> None:
         metrics.upstream_request(f"u{number}.example", 200, 0.0)
         metrics.upstream_bytes(f"u{number}.example", 1)
         metrics.digest_mismatch(f"r{number}.example")
+        metrics.fill_resumed(f"r{number}.example")
     got = samples(metrics.render())
-    for name in ("requests", "client_bytes", "upstream_requests", "upstream_bytes", "digest_mismatches"):
+    for name in (
+        "requests",
+        "client_bytes",
+        "upstream_requests",
+        "upstream_bytes",
+        "digest_mismatches",
+        "fill_resumes",
+    ):
         series = {
             dict(labels)[label]
             for key, labels in got

@@ -77,7 +77,7 @@ FAULTS: dict[str, Callable[[Cold, int], Answer]] = {
 SIZES = {"linear": 2 * MIB, "scattered": 8 * MIB}
 
 
-@pytest.fixture(params=SIZES.values(), ids=SIZES)
+@pytest.fixture(params=list(SIZES.values()), ids=list(SIZES))
 def size(request: pytest.FixtureRequest) -> int:
     return int(request.param)
 

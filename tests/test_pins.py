@@ -9,13 +9,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from regproxy.cache import pins
 from regproxy.cache.eviction import Evictor, Limits
-from regproxy.cache.index.index import TagRow
+from regproxy.cache.index.index import TagKey, TagRow
 from regproxy.cache.pins import PinError, Pinned, Reference
 from tests.parts.images import INDEX, MANIFEST, Image, digest_of, make_image, make_index
 from tests.parts.images import Index as ImageIndex
@@ -32,7 +31,7 @@ def stock(tmp_path: Path) -> Iterator[Stock]:
         yield stock
 
 
-def tag(stock: Stock, digest: str, *, variant: str = "any", at: tuple[Any, ...] = ()) -> None:
+def tag(stock: Stock, digest: str, *, variant: str = "any", at: TagKey | None = None) -> None:
     """registry.k8s.io/pause:3.9 is this, or the tag `at`."""
     key = at or ("registry.k8s.io", 443, "pause", "3.9")
     stock.index.put_tag(*key, TagRow(variant, digest, MANIFEST, 1, 1.0, 0))

@@ -265,9 +265,9 @@ STAND_INS = [
 
 @pytest.mark.parametrize("env, age, want", STAND_INS, ids=str)
 def test_who_stands_in(env: dict[str, str], age: float, want: bool) -> None:
-    assert policy(**env).may_stand_in("latest", age) is want
+    assert policy(**env).lifetime("latest").usable_if_error(age) is want
     if env.get("ENABLE_MANIFEST_CACHE"):
-        assert policy(**env).may_stand_in("latest", age + HOUR, stretch=2.0) is want
+        assert policy(**env).lifetime("latest").usable_if_error(age + HOUR, stretch=2.0) is want
 
 
 OFFLINE = [

@@ -31,7 +31,7 @@ from regproxy.registry.rate_limits import (
     stretch,
 )
 from regproxy.registry.targets import Kind
-from regproxy.upstream.quota_file import ENTRIES_MAX, Block, Entry, decode, encode
+from regproxy.upstream.quota_file import ENTRIES_MAX, Block, Entry, QuotaFile, decode, encode
 from regproxy.upstream.quotas import Quotas
 
 HUB = "registry-1.docker.io"
@@ -150,11 +150,14 @@ def test_of_a_password_nothing_is_left() -> None:
     assert first == same != other
 
 
+NOBODYS: list[object] = [[], 1, {}, {"sub": 5}]
+
+
 @pytest.mark.parametrize(
     "value",
     [
         *(b"Bearer opaque", b"Bearer a.b.c", b"Bearer ", b"Basic !!!", b"", b"Negotiate x"),
-        *(b"Bearer " + jwt(claims) for claims in ([], 1, {}, {"sub": 5})),
+        *(b"Bearer " + jwt(claims) for claims in NOBODYS),
         b"Bearer a." + base64.urlsafe_b64encode(b"[" * 6000) + b".c",
     ],
 )
@@ -225,8 +228,8 @@ class Lab:
         self.counted = Counted()
 
     def worker(self) -> Quotas:
-        path = self.directory / "quotas.json" if self.directory is not None else None
-        return Quotas(path, self.reserve, self.counted, lambda: self.now)
+        state = QuotaFile(self.directory / "quotas.json") if self.directory is not None else None
+        return Quotas(state, self.reserve, self.counted, lambda: self.now)
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from regproxy.dataplane.records_self_test import sealing_fault
 from regproxy.dataplane.sinks import BytesSink
 from regproxy.dataplane.sources import FileSource
 from regproxy.dataplane.tls import Context, client_context, server_context
-from regproxy.process import worker
-from regproxy.server.responses import Answerer
+from regproxy.process import wiring
+from regproxy.server.responder import Responder
 from regproxy.tls.authority import throwaway
 from tests.parts.records import (
     ALERT,
@@ -355,11 +355,11 @@ class TestSeal:
 
 @pytest.mark.parametrize("spent", [False, True])
 def test_an_answer_on_a_spent_connection(spent: bool) -> None:
-    """It says that it is the last, and so it is: `_keeps` is what both are decided by."""
-    stream, services = SimpleNamespace(spent=spent), SimpleNamespace(closes=False)
-    session: Any = SimpleNamespace(_s=services, stream=stream, _keeps=True, _body_left=False)
-    assert Answerer._closes(session) is spent
-    assert session._keeps is not spent
+    """It says that it is the last, and so it is: `keeps` is what both are decided by."""
+    services: Any = SimpleNamespace(closes=False, config=None)
+    exchange: Any = SimpleNamespace(stream=SimpleNamespace(spent=spent), keeps=True, body_left=False)
+    assert Responder(services).closes(exchange) is spent
+    assert exchange.keeps is not spent
 
 
 def test_left_over_errors(peer: Peer, plane: Plane, run: Run) -> None:
@@ -387,14 +387,14 @@ class TestSelfTest:
     def test_a_suite_that_does_not_work(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(worker, "sealing_fault", lambda chain, key: "TLS_X: broken")
+        monkeypatch.setattr(wiring, "sealing_fault", lambda chain, key: "TLS_X: broken")
         with caplog.at_level(logging.INFO):
-            assert not worker.seals(load({}))
+            assert not wiring.seals(load({}))
         assert "OpenSSL makes all of them, as our own failed the self-test: TLS_X: broken" in caplog.text
 
     def test_the_setting(self, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.INFO):
-            assert worker.seals(load({}))
-            assert not worker.seals(load({"REGPROXY_TLS_RECORDS": "openssl"}))
+            assert wiring.seals(load({}))
+            assert not wiring.seals(load({"REGPROXY_TLS_RECORDS": "openssl"}))
         assert "those of large bodies are made here" in caplog.text
         assert "OpenSSL makes all of them (REGPROXY_TLS_RECORDS=openssl)" in caplog.text

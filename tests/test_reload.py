@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,10 @@ def hold(stack: ExitStack) -> threading.Event:
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
     return tmp_path / "regproxy.toml"
+
+
+def has_workers(proxy: Proxy, count: int) -> bool:
+    return len(proxy.workers()) == count
 
 
 class TestReload:
@@ -143,7 +148,7 @@ class TestReload:
             toml.write_text(f"workers = {count}\n")
             proxy.signal(HUP)
             self.done(proxy, number)
-            wait_until(lambda count=count: len(proxy.workers()) == count, f"{count} workers")
+            wait_until(partial(has_workers, proxy, count), f"{count} workers")
             assert proxy.metric("regproxy_workers") == count
         assert len(janitors(proxy, 1)) == 1
         assert stopped(proxy) == 0

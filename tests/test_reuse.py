@@ -17,7 +17,8 @@ from regproxy.dataplane.stream import Stream
 from regproxy.dataplane.tls import client_context
 from regproxy.http.messages import parse_response
 from regproxy.http.origin import Origin as Place
-from regproxy.upstream.connection import Connection, Idle
+from regproxy.upstream.connection import Connection
+from regproxy.upstream.pool import Idle
 from tests.client import Client
 from tests.origin import Answer, Origin, Seen
 from tests.parts.proxy import Proxy

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import subprocess
 import threading
 from collections.abc import Callable
+from typing import IO
 
 import pytest
 
@@ -107,13 +109,13 @@ def test_openssl_makes_all_records(
         talk.stdin.write(get(DIGEST))
         talk.stdin.flush()
         out = b""
-        while BODY not in out and (piece := talk.stdout.read1(1 << 20)):
+        while BODY not in out and (piece := some(talk.stdout)):
             out += piece
         talk.stdin.write(b"K\n")
         talk.stdin.flush()
         asked = threading.Thread(target=ask_when_updated, args=(talk,))
         asked.start()
-        while out.count(BODY) < 2 and (piece := talk.stdout.read1(1 << 20)):
+        while out.count(BODY) < 2 and (piece := some(talk.stdout)):
             out += piece
         asked.join()
         talk.communicate(timeout=30)
@@ -129,18 +131,23 @@ def test_a_key_update_that_wants_an_answer(proxy: tuple[Proxy, Origin]) -> None:
         asked = threading.Thread(target=ask_when_updated, args=(talk,))
         asked.start()
         out = b""
-        while BODY not in out and (piece := talk.stdout.read1(1 << 20)):
+        while BODY not in out and (piece := some(talk.stdout)):
             out += piece
         asked.join()
         talk.communicate(timeout=30)
     assert BODY in out
 
 
+def some(stream: IO[bytes]) -> bytes:
+    """Return what is there, b"" at the end."""
+    return os.read(stream.fileno(), 1 << 20)
+
+
 def ask_when_updated(talk: subprocess.Popen[bytes]) -> None:
     """openssl says KEYUPDATE on its standard error when it has sent one."""
     assert talk.stdin is not None and talk.stderr is not None
     said = b""
-    while b"KEYUPDATE" not in said and (piece := talk.stderr.read1(4096)):
+    while b"KEYUPDATE" not in said and (piece := some(talk.stderr)):
         said += piece
     talk.stdin.write(get(DIGEST, "Connection: close"))
     talk.stdin.flush()

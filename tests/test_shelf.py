@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,9 +50,7 @@ class TestMetrics:
             with resting(*(other for other in pair.pids() if other != pid)):
                 admin = stack.enter_context(Client.connect(proxy.admin_address))
                 assert admin.get("/debug/live").json()["pid"] == pid
-            wait_until(
-                lambda admin=admin: counted(admin, "requests_total", "200") == 3, "it has heard of all"
-            )
+            wait_until(partial(heard_of, admin, 3), "it has heard of all")
             assert counted(admin, "connections_open") >= 3
             text = admin.get("/metrics").body.decode()
             assert "pid=" not in text
@@ -108,6 +107,10 @@ def counted(admin: Client, name: str, code: str = "") -> float:
     """Return the sum of a metric's samples, scraped by this very connection."""
     samples = parse_metrics(admin.get("/metrics").body.decode()).get(f"regproxy_{name}", {})
     return sum(value for labels, value in samples.items() if not code or ("code", code) in labels)
+
+
+def heard_of(admin: Client, count: int) -> bool:
+    return counted(admin, "requests_total", "200") == count
 
 
 class TestShelf:

@@ -124,10 +124,10 @@ def test_a_part_is_not_content(plane: Plane, run: Run, open_store: OpenStore) ->
         assert one.path != two.path
         for part in (one, two):
             await plane.write(part.growth, body)
-            assert part.path.read_bytes() == body
+            assert part.path is not None and part.path.read_bytes() == body
         assert opened.lookup(digest) is None
         opened.abort(one)
-        assert parts(opened) == [two.path.name]
+        assert two.path is not None and parts(opened) == [two.path.name]
         opened.abort(two)
         opened.abort(two)
         assert parts(opened) == []
@@ -418,9 +418,9 @@ class TestMemory:
             assert opened.lookup(pairs[0][0]) is not blobs[0]
             opened.remove(pairs[0][0])
             for digest, body in pairs[1:]:
-                blob = opened.lookup(digest)
-                assert blob is not None
-                assert blob.small == body
+                found = opened.lookup(digest)
+                assert found is not None
+                assert found.small == body
 
         run(test())
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from regproxy.process import supervisor
+from regproxy.process import cpus, supervisor
 from tests.parts.lane import SMALL, SMALL_PATH, Lane, ended
 from tests.parts.processes import accepts, free_address, wait_until
 from tests.parts.proxy import Proxy
@@ -299,10 +299,10 @@ class TestCores:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text + "\n")
         (tmp_path / "groups").write_text(group + "\n")
-        assert supervisor.cores(tmp_path / "groups", tmp_path / "mount", affinity=8) == want
+        assert cpus.cores(tmp_path / "groups", tmp_path / "mount", affinity=8) == want
 
     def test_without_any(self, tmp_path: Path) -> None:
-        assert supervisor.cores(tmp_path / "none") == len(os.sched_getaffinity(0))
+        assert cpus.cores(tmp_path / "none") == len(os.sched_getaffinity(0))
 
 
 class TestBackoff:

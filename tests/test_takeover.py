@@ -13,6 +13,7 @@ import pytest
 
 from regproxy.cache.blobs import Store
 from regproxy.cache.parts import OPEN, VERIFIED, Meta, boot_id
+from regproxy.fill.download import Stored
 from regproxy.fill.fills import Fills, Wanted
 from regproxy.http.messages import parse_request
 from regproxy.http.origin import Origin as At
@@ -225,3 +226,35 @@ class TestTheLoop:
             assert await fills.finish(0) == [digest]
 
         run(test())
+
+
+def test_who_wants_to_know_is_told_what_was_stored(plane: Plane, run: Run, tmp_path: Path) -> None:
+    """All of it was left verified, so no origin is asked; it is there when they are told, and entered."""
+    store = Store(tmp_path / "cache", plane.loop)
+    _, digest, body = blob("stored")
+    told: list[tuple[str, bytes | None, list[str]]] = []
+    entered: list[str] = []
+
+    class Index(Nothing):
+        def put_object(self, digest: str, *args: object) -> None:
+            entered.append(digest)
+
+    def hear(stored: Stored) -> None:
+        told.append((stored.wanted.repository, stored.blob.small, list(entered)))
+
+    async def test() -> None:
+        part = store.claim(digest)
+        assert part.path is not None
+        part.write(Meta(VERIFIED, host="mirror.test:443", total=len(body), size=len(body)))
+        part.path.write_bytes(body)
+        store.leave(part)
+        fills = Fills(store, Nothing(), Index(), Nothing(), plane.loop)  # type: ignore[arg-type]
+        fills.downloads.on_stored.append(hear)
+        path = f"/v2/app/blobs/{digest}"
+        request = parse_request(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        found = await fills.whole(Wanted(At("https", "mirror.test", 443), request, parse_target(path)))
+        assert (found[1].digest, found[1].size) == (digest, len(body))
+        assert told == [("app", found[1].small, [digest])]
+        assert await fills.finish(0) == []
+
+    run(test())

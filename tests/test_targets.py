@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
+import aiohappyeyeballs
 import pytest
 
 from regproxy.config import settings
@@ -17,9 +18,10 @@ from regproxy.http.origin import Origin
 from regproxy.policy.origins import Origins
 from regproxy.policy.plans import Policy
 from regproxy.upstream import dialer
-from regproxy.upstream.connection import Connection, Idle
+from regproxy.upstream.connection import Connection
 from regproxy.upstream.dialer import Dialer
 from regproxy.upstream.name_lookups import CLIENT, AddrInfo, Lane
+from regproxy.upstream.pool import Idle
 from regproxy.upstream.resolver import FOUND_SECONDS, Resolver
 
 REGISTRY = Origin("https", "reg.test", 443)
@@ -91,7 +93,7 @@ class Net:
         self.go = asyncio.Event()
         self.go.set()
         self.answer_proxy: Callable[..., Coroutine[Any, Any, None]] | None = None
-        monkeypatch.setattr(dialer.aiohappyeyeballs, "start_connection", self._connect)
+        monkeypatch.setattr(aiohappyeyeballs, "start_connection", self._connect)
         monkeypatch.setattr(dialer, "open_tunnel", self._tunnel)
         self.through: list[tuple[str, int]] = []
 

@@ -33,7 +33,14 @@ class Http:
         self._addresses = addresses
 
     async def exchange(
-        self, origin: Origin, method: str, target: str, headers: Headers, body: bytes, **_: Origin
+        self,
+        origin: Origin,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        *,
+        registry: Origin | None = None,
     ) -> tuple[int, Response, bytes]:
         return await asyncio.to_thread(self._ask, origin, method, target, headers, body)
 
@@ -127,11 +134,11 @@ def test_a_private_image(
         tokens.users["u"] = "changed"
         wrong = Authorizer(load({}, toml), http, Clock())
         before = len(tokens.requests)
-        # The wrong password is shown once, and what is public goes on.
+        # The wrong password is shown once, and once for no repository, and what is public goes on.
         assert (await pull(http, wrong, registry, "a/public"))[0] == [401, 200]
         assert (await pull(http, wrong, registry, "a/private"))[0][-1] == 401
         with_password = [seen for seen in tokens.requests[before:] if seen.get("authorization")]
-        assert len(with_password) == 1
+        assert len(with_password) == 2
         assert "refused by auth.reg.test" in wrong.reason(asking(registry, "a/public")[0])
 
     asyncio.run(test())

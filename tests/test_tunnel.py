@@ -180,7 +180,12 @@ class TestEnds:
         near, far = (client.layers[0], other) if first == "client" else (other, client.layers[0])
         assert isinstance(near, Plain)
         assert isinstance(far, Plain)
-        sender = threading.Thread(target=lambda: (near.send(DATA), near.fin()))
+
+        def send_all(near: Plain = near) -> None:
+            near.send(DATA)
+            near.fin()
+
+        sender = threading.Thread(target=send_all)
         sender.start()
         assert receive(far, len(DATA)) == DATA
         far.fin()

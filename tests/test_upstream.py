@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from cryptography import x509
@@ -336,7 +336,7 @@ class TestPool:
         assert {seen.connection for seen in origin.requests} == {1}
 
     @pytest.mark.parametrize("ends", [{"close": True}, {"framing": "eof"}])
-    def test_no_reuse(self, ends: dict[str, object], origin: Origin, client: Client) -> None:
+    def test_no_reuse(self, ends: dict[str, Any], origin: Origin, client: Client) -> None:
         items = [cold(origin, **ends), cold(origin, LARGE, **ends), cold(origin)]
         assert [client.get(item.path).digest for item in items] == [item.digest for item in items]
         assert [seen.connection for seen in origin.requests] == [1, 2, 3]

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from regproxy.cache import verify
+from regproxy.cache import reconcile, verify
 from regproxy.cache.index.index import Index, TagRow
 from regproxy.cache.verify import Problem, Result, Verifier
 from regproxy.core.errors import StoreError
@@ -227,7 +227,7 @@ class TestMeanwhile:
     def test_an_eviction_is_no_fault(self, complete: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
         """Listed, and gone when it is opened; its row goes a moment later."""
         gone, stays = complete.blob(), complete.blob()
-        listed = verify.reconcile.listed
+        listed = reconcile.listed
 
         def evicted_after(root: Path, prefix: str) -> set[str]:
             names = listed(root, prefix)
@@ -236,7 +236,7 @@ class TestMeanwhile:
                 complete.index.remove([gone])
             return names
 
-        monkeypatch.setattr(verify.reconcile, "listed", evicted_after)
+        monkeypatch.setattr(reconcile, "listed", evicted_after)
         assert check(complete).wrong == 0
         assert complete.files() == complete.rows() == {stays}
 

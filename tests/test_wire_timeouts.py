@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Literal
 
 import pytest
 
@@ -169,7 +170,7 @@ class TestOrigins:
     def test_that_stop(
         self,
         what: str,
-        framing: str,
+        framing: Literal["length", "chunked", "eof"],
         hold: threading.Event,
         lane: Lane,
         hasty: Proxy,

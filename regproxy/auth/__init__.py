@@ -1,1 +1,1 @@
-"""What is sent as Authorization."""
+"""What is sent as Authorization: logins, tokens, and what becomes of refused ones."""

@@ -18,6 +18,7 @@ from regproxy.auth.login_probe import Canary
 from regproxy.auth.login_selection import Logins, standing_key
 from regproxy.auth.login_trials import Trials
 from regproxy.auth.token_cache import Exchange, Key, NoToken, Tokens
+from regproxy.auth.token_loans import TokenLoans
 from regproxy.auth.token_realms import Named, Realms
 from regproxy.config.credentials import Login
 from regproxy.config.settings import Config
@@ -27,18 +28,14 @@ from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
 from regproxy.policy.lending import (
     cut_scopes,
-    is_plain,
-    is_realms,
     is_shaped,
     loan,
-    may_ask,
     overrides,
-    parse_token_ask,
 )
 from regproxy.policy.origins import Origins
 from regproxy.registry.challenges import Bearer, asks_for_basic, bearer_of, parse_challenges
 from regproxy.registry.targets import Kind, Target, parse_target
-from regproxy.registry.token_protocol import PLAIN, Issued, Realm, parse_realm, parse_scope
+from regproxy.registry.token_protocol import PLAIN, Realm, parse_realm, parse_scope
 
 __all__ = ["Authorizer", "Exchange", "Grant", "TokenCounter"]
 
@@ -87,10 +84,12 @@ class _Ledger:
         standings: Standings,
         counter: TokenCounter | None,
         clock: Callable[[], float],
+        canary: Canary,
     ) -> None:
         self._logins, self._standings, self._counter, self._clock = logins, standings, counter, clock
         # For which token a login was taken last.
         self.issued: Bounded[Hashable, Key] = Bounded(REGISTRIES_KEPT)
+        self._canary = canary
 
     def refused(self, key: Key, login: Login, answer: str, *, alone: bool) -> Rest:
         return self._logins.refused(key.origin, key.realm.origin, login, answer, key.scope, alone=alone)
@@ -98,6 +97,20 @@ class _Ledger:
     def accepted(self, key: Key, login: Login) -> None:
         self._logins.accepted(key.origin, key.realm.origin, login, key.scope)
         self.issued.put(standing_key(login, key.realm.origin), key)
+
+    async def prove(self, key: Key) -> None:
+        """Ask for a token without a scope, as `docker login` does."""
+        login, bare = key.login, replace(key, scopes=())
+        if login is None or not key.scopes:
+            return
+
+        def verdict(taken: bool, answer: str) -> bool:
+            return self._logins.settled(key.origin, key.realm.origin, login, bare.scope, taken, answer)
+
+        await self._canary.fly(key.origin, login, bare, verdict)
+
+    def failed(self, server: Origin, login: Login) -> bool:
+        return self._standings.failed(standing_key(login, server))
 
     def rests(self, key: Key, login: Login) -> bool:
         place = standing_key(login, key.realm.origin)
@@ -112,7 +125,7 @@ class _Ledger:
 
 
 class Authorizer:
-    """Decides what is sent as Authorization. One for each worker.
+    """Decides what is sent as Authorization. One for each worker. `loans`: tokens that clients ask for.
 
     Where a token server is in trouble, its UpstreamError is raised, as if the registry itself were.
     """
@@ -138,14 +151,12 @@ class Authorizer:
         self._seldom, self._pings = Seldom(), Seldom()
         self._exchange = exchange
         self._canary = Canary(exchange, clock)
-        self._logins = Logins(
-            *(config, self._origins, standings, clock),
-            prove=self._prove,
-            is_registry=self._is_registry,
-        )
-        self._ledger = _Ledger(self._logins, standings, counter, clock)
+        self._logins = Logins(config, self._origins, standings, clock, self._prove)
+        self._ledger = _Ledger(self._logins, standings, counter, clock, self._canary)
         self._tokens = Tokens(exchange, self._ledger, clock, wall)
-        self._asks: Bounded[Origin, Realm | Literal["basic"]] = Bounded(REGISTRIES_KEPT)
+        self.loans = TokenLoans(self._logins, self._realms, self._tokens, pushes=self._pushes)
+        # By registry and repository, and by registry alone ("") as was learned last.
+        self._asks: Bounded[tuple[Origin, str], Realm | Literal["basic"]] = Bounded(SCOPES_KEPT)
         self._scopes: Bounded[tuple[Origin, str], tuple[str, ...]] = Bounded(SCOPES_KEPT)
 
     # --- what the pipeline asks --------------------------------------------------------------------------
@@ -183,6 +194,7 @@ class Authorizer:
         if grant is None or grant.sort == "client":
             return await self._ours(origin, target, own)
         another = None
+        await self._judge_first(origin, grant)
         if self._note_refusal(origin, target, grant):
             another = await self._ours(origin, target, own)
         # The same again would be refused again.
@@ -199,19 +211,22 @@ class Authorizer:
         async with self._trials.trial(key, grant.scope, lambda: self._prove(origin, origin, login)) as rests:
             yield rests
 
-    def note(self, origin: Origin, target: Target, response: Response, grant: Grant) -> None:
+    async def note(self, origin: Origin, target: Target, response: Response, grant: Grant) -> None:
         """A 401 came to one of ours."""
         if grant.sort != "client":
             self._learn(origin, target, response)
+            await self._judge_first(origin, grant)
             self._note_refusal(origin, target, grant)
 
     def accepted(self, origin: Origin, grant: Grant | None, status: int) -> None:
         """An answer but 401 came to `grant`. Not each of them says that a login is in order: some registries
         say 404 before they have looked at it.
         """
-        in_order = status < 400
-        if in_order and grant is not None and grant.sort == "login" and grant.login is not None:
-            self._logins.accepted(origin, origin, grant.login, grant.scope)
+        if status >= 400 or grant is None or grant.sort != "login" or grant.login is None:
+            return
+        if grant.scope == PING and not self._canary.tells(origin):
+            return  # anybody may get it
+        self._logins.accepted(origin, origin, grant.login, grant.scope)
 
     async def passing(self, origin: Origin, request: Request) -> Grant | None:
         """Return the login to put into a request that is passed on, None for none; it is that very host's.
@@ -220,7 +235,7 @@ class Authorizer:
         """
         if request.get(b"authorization") is not None:
             return None
-        asks = self._asks.get(origin)
+        asks = self._asks_by(origin)
         eager_only = asks != "basic"
         found = loan(request.method, request.path, pushes=self._pushes)
         if found is None or overrides(request):
@@ -240,6 +255,8 @@ class Authorizer:
             clean = await self._challenge(origin) if is_shaped(request) else response
             if clean is not None:
                 await self._share(origin, clean)
+        if response.status == 401 and grant is not None and not _bearer(response):
+            await self._judge_first(origin, grant)
         self.judge(origin, request, grant, response)
 
     async def may_show(self, origin: Origin, grant: Grant | None) -> bool:
@@ -260,12 +277,20 @@ class Authorizer:
         rests = self._standings.rests(key, now, grant.scope) > 0
         return self._canary.is_open(origin) and not rests and self._standings.hold(key, now) == 0
 
-    async def _is_registry(self, server: Origin) -> bool:
-        return self._realms.has_named(server) or await self._canary.is_registry(server)
+    async def _judge_first(self, origin: Origin, grant: Grant) -> None:
+        """Have a login that was never taken judged by a request of our own: a refusal may be about the
+        repository.
+        """
+        login = grant.login if grant.sort == "login" else None
+        if login is None:
+            return
+        key = standing_key(login, origin)
+        if not self._standings.proven(key) and not self._standings.failed(key):
+            await self._prove(origin, origin, login)
 
     async def _prove(self, origin: Origin, server: Origin, login: Login) -> None:
         key = None
-        if server != origin or isinstance(self._asks.get(origin), Realm):
+        if server != origin or isinstance(self._asks_by(origin), Realm):
             # A token that it has got before: others may be refused for what they are for.
             key = self._ledger.issued.get(standing_key(login, server))
             if key is None:
@@ -289,59 +314,6 @@ class Authorizer:
             alone = parse_target(request.path).kind is not Kind.PING
             self._logins.refused(origin, origin, login, "status 401", grant.scope, alone=alone)
 
-    # --- tokens for clients -------------------------------------------------------------------------------
-
-    async def may_lend(self, server: Origin, request: Request) -> bool:
-        """Tell whether a client that has no credentials may be asking for a token where a registry has said.
-
-        lend() is the next then, with the request's body.
-        """
-        if (
-            not self._logins.any
-            or not may_ask(request)
-            or loan(request.method, request.path, pushes=True) is not None
-        ):
-            return False
-        return bool(await self._named(server, request, lambda _: True))
-
-    async def lend(self, server: Origin, request: Request, body: bytes) -> Issued | None:
-        """Return the token that a token server gives to its own login, for a client; None: not for this one.
-
-        What the client has asked for is read, cut to what is lent, and asked for anew, so nothing of its
-        request is sent and nothing but the token comes back. Raises UpstreamError.
-        """
-        query = request.path.partition("?")[2]
-        ask = parse_token_ask(query, body, pushes=self._pushes)
-        if ask is None:
-            return None
-        found = await self._named(server, request, lambda realm: is_realms(ask, realm.target, realm.service))
-        if not found:
-            return None
-        key = Key(found[-1].registry, found[-1].realm, ask.scopes, None)
-        login = (await self._logins.of_server(server, key.scope)).login
-        if login is None:
-            return None
-        try:
-            return await self._tokens.issue(replace(key, login=login))
-        except NoToken:
-            return None
-
-    async def _named(self, server: Origin, request: Request, fits: Callable[[Realm], bool]) -> list[Named]:
-        """Return the realms at a path of `server` whose registries its login may serve."""
-        path = request.path.partition("?")[0]
-        for again in (False, True):
-            if again:
-                # Another worker may have been told.
-                await self._realms.look()
-            found = [
-                named
-                for named in self._realms.at(server, path)
-                if fits(named.realm) and await self._logins.serves(named.registry, server)
-            ]
-            if found:
-                return found
-        return []
-
     async def _challenge(self, registry: Origin) -> Response | None:
         """Return what a registry says to a ping of ours; None where that is no 401, or was asked for lately.
 
@@ -361,16 +333,10 @@ class Authorizer:
         if bearer is None:
             return
         try:
-            realm = self._realm(bearer)
+            named = Named(registry, self._realm(bearer))
         except BadResponse:
             return
-        if not is_plain(realm.target.partition("?")[0]):
-            return
-        named = Named(registry, realm)
-        if self._realms.knows(named) or not await self._logins.serves(registry, realm.origin):
-            return
-        if (await self._logins.of_server(realm.origin)).configured:
-            await self._realms.learn(named)
+        await self.loans.learn(named)
 
     async def _withhold(self, origin: Origin, request: Request, *, eager_only: bool) -> None:
         """Say that a request goes without the login that is there."""
@@ -405,7 +371,7 @@ class Authorizer:
         self, origin: Origin, target: Target, own: bool, *, eager_only: bool = False
     ) -> Grant | None:
         """Return ours, in the way that the registry asks for as far as that is known."""
-        asks = self._asks.get(origin)
+        asks = self._asks_by(origin, target.repository)
         if isinstance(asks, Realm):
             return await self._token(origin, target, asks, own)
         if asks is None and not eager_only:
@@ -424,7 +390,7 @@ class Authorizer:
         None where nobody is configured and a client asks: it has its own way to get one.
         """
         repository = target.repository
-        asked = ("token", realm.service, *self._scope(origin, target))
+        asked = ("token", realm.target, realm.service, *self._scope(origin, target))
         choice = await self._logins.for_tokens(origin, realm.origin, repository, asked)
         login = choice.login
         if login is not None and login.kind == "bearer":
@@ -460,13 +426,21 @@ class Authorizer:
         # Behind plain HTTP a registry takes itself for http://, whatever clients call it.
         return replace(realm, origin=self._origins.canonical(realm.origin))
 
+    def _asks_by(self, origin: Origin, repository: str = "") -> Realm | Literal["basic"] | None:
+        """Return how a registry asks for credentials: some name another realm for each repository."""
+        return self._asks.get((origin, repository)) or self._asks.get((origin, ""))
+
+    def _put_asks(self, origin: Origin, target: Target, asks: Realm | Literal["basic"]) -> None:
+        for repository in {target.repository, ""}:
+            self._asks.put((origin, repository), asks)
+
     def _learn(self, origin: Origin, target: Target, response: Response) -> None:
         """Remember how a registry asks for credentials; Bearer goes before Basic."""
         challenges = parse_challenges(response.all(b"www-authenticate"))
         bearer = bearer_of(challenges)
         if bearer is not None:
             try:
-                self._asks.put(origin, self._realm(bearer))
+                self._put_asks(origin, target, self._realm(bearer))
             except BadResponse as error:
                 log.warning("%s asks for tokens in a way that can't be followed: %s", origin.host, error)
             else:
@@ -474,7 +448,7 @@ class Authorizer:
                     self._scopes.put((origin, target.repository), parse_scope(bearer.scope))
                 return
         if asks_for_basic(challenges):
-            self._asks.put(origin, "basic")
+            self._put_asks(origin, target, "basic")
 
     def _scope(
         self, origin: Origin, target: Target, *, narrow: bool = False, anonymous: bool = False
@@ -495,7 +469,7 @@ class Authorizer:
 
     def _note_refusal(self, origin: Origin, target: Target, grant: Grant) -> bool:
         """Draw the conclusions of a 401 to one of ours; whether another may be had."""
-        asks, key = self._asks.get(origin), grant.key
+        asks, key = self._asks_by(origin, target.repository), grant.key
         if key is None:
             basic = grant.value.startswith(b"Basic ")
             # A registry that wants tokens has not judged the pair.

@@ -24,6 +24,7 @@ FIRST_REST: Final = 1.0  # seconds
 LONGEST_REST: Final = 300.0
 FORGOTTEN_AFTER: Final = 600.0  # seconds after a rest's end
 DOUBTS_MAX: Final = 2
+PROOF_SECONDS: Final = 60.0  # for which many may show at once what was taken: its password may change
 ENTRIES: Final = 1024
 SCOPES: Final = 4096
 
@@ -53,7 +54,7 @@ class Standings:
 
     def __init__(self) -> None:
         self._entries: Bounded[Hashable, _Standing] = Bounded(ENTRIES)
-        self._proven: Bounded[Hashable, bool] = Bounded(ENTRIES)
+        self._proven: Bounded[Hashable, float] = Bounded(ENTRIES)  # when it was taken last
         self._doubts: Bounded[Hashable, int] = Bounded(ENTRIES)  # scopes refused since it was taken
         self._held: Bounded[Hashable, _Standing] = Bounded(ENTRIES)
         # By key and scope.
@@ -109,7 +110,7 @@ class Standings:
             self._alone.put(place, entry := _again(self._alone.get(place), reason, now, scope))
         return Rest(entry.until - now, whole)
 
-    def accepted(self, key: Hashable, scope: Hashable = None) -> None:
+    def accepted(self, key: Hashable, now: float, scope: Hashable = None) -> None:
         """It was taken: past refusals don't count any more."""
         entry = self._entries.get(key)
         if entry is not None:
@@ -119,12 +120,21 @@ class Standings:
         self._alone.drop((key, scope))
         self._doubts.drop(key)
         self._held.drop(key)
-        self._proven.put(key, True)
+        self._proven.put(key, now)
         self._taken.put((key, scope), True)
 
     def proven(self, key: Hashable) -> bool:
         """Tell whether it was taken, and not refused as a whole since."""
         return self._proven.get(key) is not None
+
+    def failed(self, key: Hashable) -> bool:
+        """Tell whether it was refused as a whole, and not taken since."""
+        return self._entries.get(key) is not None
+
+    def fresh(self, key: Hashable, now: float) -> bool:
+        """Tell whether it was taken a moment ago, and not refused as a whole since."""
+        taken = self._proven.get(key)
+        return taken is not None and now < taken + PROOF_SECONDS
 
     def doubtful(self, key: Hashable, scope: Hashable) -> bool:
         """Tell whether scopes were refused since it was taken last, and it was never taken for this one.

@@ -71,15 +71,10 @@ class Canary:
         known = self._pings.get(registry)
         return known is not None and known[0] != UNAUTHORIZED
 
-    async def is_registry(self, server: Origin) -> bool:
-        """Tell whether a server answers pings as a registry does (OCI distribution spec, "Determining
-        Support"). True where that can't be found out.
-        """
-        try:
-            status = await self._ping(server)
-        except (UpstreamError, Refused):
-            return True
-        return status == UNAUTHORIZED or not 300 <= status < 500
+    def tells(self, registry: Origin) -> bool:
+        """Tell whether a registry is known to refuse pings without a login."""
+        known = self._pings.get(registry)
+        return known is not None and known[0] == UNAUTHORIZED
 
     async def _ping(self, server: Origin) -> int:
         """Return the status of a ping without a login."""

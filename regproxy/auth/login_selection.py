@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Hashable, Iterable
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -38,8 +38,8 @@ def standing_key(login: Login, server: Origin) -> tuple[Login, str, int]:
 class Choice:
     """The login to use; `configured`: the registry has one, though it may be out of use now.
 
-    `narrow`: it is the token server's, in another domain than the registry's: a token may be for nothing but
-    the very repository.
+    `narrow`: it is the token server's own, and that is on another host than the registry: a token may be for
+    nothing but the very repository.
     """
 
     login: Login | None = None
@@ -65,19 +65,14 @@ class Logins:
         standings: Standings,
         clock: Callable[[], float],
         prove: Prove,
-        is_registry: Callable[[Origin], Awaitable[bool]],
     ) -> None:
-        """`prove`: settles whether a server takes a login that is in doubt. `is_registry`: whether a token
-        server may be a registry as well.
-        """
+        """`prove`: settles whether a server takes a login that is in doubt."""
         self._origins = origins
         self._standings = standings
         self._clock = clock
         self._wallet = Wallet(config.credentials, config.docker_config, self._table, clock)
-        exact = (rule for rule in config.registries if "*" not in rule.pattern and rule.pattern[0] != ".")
-        self._named = {(rule.pattern, rule.port) for rule in exact} | set(config.origin_tables.own)
+        self._written = {credential.host for credential in config.credentials}
         self._prove = prove
-        self._is_registry = is_registry
         tables = any(settings.credentials is not None for settings in origins.all_settings())
         self.any: Final = bool(config.credentials or config.docker_config or tables)
         self._reasons: Bounded[Origin, str] = Bounded(REASONS_KEPT)
@@ -104,7 +99,7 @@ class Logins:
 
     async def serves(self, registry: Origin, server: Origin) -> bool:
         """Tell whether a server's own login may get tokens of a registry, which has named it."""
-        if _is_near(registry, server) or await self._lends(registry, server):
+        if (registry.host, registry.port) == (server.host, server.port) or self._lends(registry, server):
             return True
         if registry.host != server.host:
             return False
@@ -138,8 +133,7 @@ class Logins:
             if choice.configured:
                 self._say(origin, f"credentials are not sent to {server.host} over plain HTTP")
             return Choice(None, choice.configured)
-        candidates = await self._candidates(origin, server, own)
-        found = await self._first(origin, server, candidates, asked)
+        found = await self._first(origin, server, self._candidates(origin, server, own), asked)
         configured = choice.configured or found.configured
         if choice.configured and not found.configured:
             self._say(
@@ -147,11 +141,11 @@ class Logins:
                 f"its tokens come from {server.host}, which is in another domain: credentials go there if"
                 f" token_server says so, or if they are configured for {server.host}",
             )
-        elif not configured and self._is_named(origin) and await self._found(server) is not None:
+        elif not configured and server.host in self._written and not same_site(origin.host, server.host):
             self._say(
                 origin,
-                f"its tokens come from {server.host}, whose credentials serve no other domain's registry, as"
-                " it is or belongs to another one: token_server in the registry's table lends them",
+                f"its tokens come from {server.host}, whose credentials serve no registry of another domain:"
+                " a table for this one, with credentials and token_server, has them sent there",
             )
         return Choice(found.login, configured, found.narrow)
 
@@ -212,7 +206,7 @@ class Logins:
 
     def accepted(self, origin: Origin, server: Origin, login: Login, scope: Hashable = None) -> None:
         """A server has taken a login."""
-        self._standings.accepted(standing_key(login, server), scope)
+        self._standings.accepted(standing_key(login, server), self._clock(), scope)
         self._reasons.drop(origin)
 
     def reason(self, origin: Origin) -> str:
@@ -223,42 +217,26 @@ class Logins:
         """End the helpers that run."""
         self._wallet.close()
 
-    async def _candidates(self, origin: Origin, server: Origin, own: list[Holder]) -> list[_Candidate]:
-        site, near = same_site(origin.host, server.host), _is_near(origin, server)
-        found = [
-            _Candidate(holder, origin, _FOR_TOKENS)
-            for holder in own
-            if site or _is_server(holder.token_server, server)
-        ]
-        if (server.host, server.port) != (origin.host, origin.port) and (
-            near or await self._lends(origin, server)
-        ):
-            holders = self._wallet.holders(server.host, server.port)
-            found += [_Candidate(holder, server, _FOR_TOKENS, narrow=not near) for holder in holders]
-        return found
+    def _candidates(self, origin: Origin, server: Origin, own: list[Holder]) -> Iterator[_Candidate]:
+        site = same_site(origin.host, server.host)
+        for holder in own:
+            if site or _is_server(holder.token_server, server):
+                yield _Candidate(holder, origin, _FOR_TOKENS)
+        if (server.host, server.port) != (origin.host, origin.port) and self._lends(origin, server):
+            for holder in self._wallet.holders(server.host, server.port):
+                yield _Candidate(holder, server, _FOR_TOKENS, narrow=True)
 
-    async def _lends(self, origin: Origin, server: Origin) -> bool:
-        """Whether a token server's own login may serve a registry of another domain, or of another port.
+    def _lends(self, origin: Origin, server: Origin) -> bool:
+        """Whether a token server's own login may serve a registry: on another host of its domain, or by its
+        table.
 
-        It may where the registry's table names the server. Else the token goes to the registry, so that must
-        be configured by its name, and the server must neither be another one nor belong to it: none but
-        Docker Hub may ask for Docker Hub's tokens.
+        The token goes to the registry, and is for what that asks for. So no other may: not one of another
+        domain, nor one at another port of the same host, which may be somebody else's.
         """
-        holders = self._wallet.holders(origin.host, origin.port)
-        if any(_is_server(holder.token_server, server) for holder in holders):
+        if origin.host != server.host and same_site(origin.host, server.host):
             return True
-        others = (host for host, _ in self._named if host not in (origin.host, server.host))
-        if (
-            not self.secure(server)
-            or not self._is_named(origin)
-            or any(same_site(host, server.host) for host in others)
-        ):
-            return False
-        # Its answer is only worth asking for where there is something to lend.
-        return await self._found(server) is not None and not await self._is_registry(server)
-
-    def _is_named(self, origin: Origin) -> bool:
-        return (origin.host, origin.port) in self._named or (origin.host, None) in self._named
+        holders = self._wallet.holders(origin.host, origin.port)
+        return any(_is_server(holder.token_server, server) for holder in holders)
 
     async def _first(
         self,
@@ -302,16 +280,6 @@ class Logins:
         if self._reasons.get(origin) != reason:
             log.warning("%s: %s", origin.host, reason)
             self._reasons.put(origin, reason)
-
-
-def _is_near(registry: Origin, server: Origin) -> bool:
-    """Whether a server's own login is for a registry too: of one domain; on one host, of one port.
-
-    The ports of a host may be several owners'.
-    """
-    if registry.host == server.host:
-        return registry.port == server.port
-    return same_site(registry.host, server.host)
 
 
 def _is_server(named: tuple[str, int | None] | None, server: Origin) -> bool:

@@ -5,8 +5,8 @@ shown by all.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -16,6 +16,7 @@ from regproxy.core.lru import Bounded
 
 TRIALS_KEPT: Final = 1024
 LANES: Final = 3  # requests that show an unproven login at a time, where nothing else can prove it
+LOST_MAX: Final = 5  # clients in a row that have left before the answer to what showed it
 PATIENCE: Final = 5.0  # seconds, for a proof and for a lane
 
 Key = tuple[Login, str, int]
@@ -24,9 +25,10 @@ Prove = Callable[[], Awaitable[None]]
 
 @dataclass(slots=True, eq=False)
 class _Queue:
-    """Those who show an unproven login to a server."""
+    """Those who show a login to a server. `lost`: how many of the last have not waited for its answer."""
 
     inside: int = 0
+    lost: int = 0
     lanes: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LANES))
 
 
@@ -43,37 +45,61 @@ class Trials:
         """Show a login within this. True: it must not be shown.
 
         Who comes first tries it with a request of its own. What that asks for may take its time and tell
-        nothing, so for who comes meanwhile `prove` finds out; where it can't, few try at a time.
+        nothing, or its client may leave, so for who comes then `prove` finds out; where it can't, few try at
+        a time. One that was taken before is tried so again after a while, as its password may have changed,
+        but nobody goes without it for that.
         """
-        if self._standings.proven(key):
-            yield False
-            return
         queue = self._queues.get(key)
         if queue is None:
             self._queues.put(key, queue := _Queue())
-        if queue.inside:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(PATIENCE):
-                    await prove()
+        if not await self._may_show(key, scope, queue, prove):
+            yield True
+            return
         if self._settled(key, scope):
-            yield self._rests(key, scope)
+            with self._counting(queue):
+                yield False
             return
         queue.inside += 1
         took = False
         try:
             took = await _take(queue.lanes)
-            settled = self._settled(key, scope)
-            if took and settled:
+            if took and self._settled(key, scope):
                 queue.lanes.release()
                 took = False
-            yield self._rests(key, scope) if settled else not took
+            rests = self._rests(key, scope) or not (took or self._standings.proven(key))
+            with self._counting(queue, counted=not rests):
+                yield rests
         finally:
             queue.inside -= 1
             if took:
                 queue.lanes.release()
 
+    async def _may_show(self, key: Key, scope: object, queue: _Queue, prove: Prove) -> bool:
+        """Have a login proven that others are at, have left before its answer, or were refused; False: it rests."""
+        waits = queue.inside and not self._standings.fresh(key, self._clock())
+        if waits or queue.lost >= LOST_MAX or self._standings.failed(key):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(PATIENCE):
+                    await prove()
+        if self._rests(key, scope):
+            return False
+        if queue.lost >= LOST_MAX:
+            # Nobody knows: one in a while, until somebody waits for the answer.
+            return self._standings.hold(key, self._clock()) == 0
+        return True
+
+    @contextmanager
+    def _counting(self, queue: _Queue, *, counted: bool = True) -> Iterator[None]:
+        """Count who shows a login and does not wait for the answer."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            queue.lost += counted
+            raise
+        queue.lost = 0
+
     def _settled(self, key: Key, scope: object) -> bool:
-        return self._standings.proven(key) or self._rests(key, scope)
+        return self._standings.fresh(key, self._clock()) or self._rests(key, scope)
 
     def _rests(self, key: Key, scope: object) -> bool:
         return self._standings.rests(key, self._clock(), scope) > 0

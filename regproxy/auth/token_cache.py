@@ -62,6 +62,12 @@ class Ledger(Protocol):
     def accepted(self, key: Key, login: Login) -> None:
         """The server has taken it."""
 
+    async def prove(self, key: Key) -> None:
+        """Find out whether the server takes the login of a token at all, whatever the token is for."""
+
+    def failed(self, server: Origin, login: Login) -> bool:
+        """Whether it was refused, and not taken since."""
+
     def rests(self, key: Key, login: Login) -> bool:
         """Whether it must not be shown now."""
 
@@ -96,7 +102,7 @@ class Key:
     @property
     def scope(self) -> Hashable:
         """What its login's standing is about."""
-        return ("token", self.realm.service, *self.scopes)
+        return ("token", self.realm.target, self.realm.service, *self.scopes)
 
 
 @dataclass(slots=True)
@@ -172,9 +178,14 @@ class Tokens:
             gate = asyncio.Lock()
             self._gates.put((server, login), gate)
         async with gate:
+            if not self._ledger.rests(key, login) and self._ledger.failed(server, login):
+                # Whatever this one is for: what clients ask for must not decide it.
+                await self._ledger.prove(key)
             if self._ledger.rests(key, login):
                 raise NoToken("it was refused a moment ago", login=True)
-            return await self._ask(key)
+            if not self._ledger.proven(server, login):
+                return await self._ask(key)
+        return await self._ask(key)
 
     async def _ask(self, key: Key) -> str:
         outcome = "error"
@@ -182,6 +193,8 @@ class Tokens:
             self._check_pause(key)
             began = self._clock()
             status, response, body = await self._talk(key)
+            if status in (400, 401, 403) and key.login is not None:
+                await self._judge_first(key, key.login)
             try:
                 self._check(key, status, response)
                 issued = parse_answer(body, response.get(b"date"), self._wall())
@@ -201,6 +214,12 @@ class Tokens:
         self._refusals.drop(key)
         return issued.value
 
+    async def _judge_first(self, key: Key, login: Login) -> None:
+        """Have a login judged that was never shown before: the refusal may be about what the token is for."""
+        server = key.realm.origin
+        if not self._ledger.proven(server, login) and not self._ledger.failed(server, login):
+            await self._ledger.prove(key)
+
     async def _talk(self, key: Key) -> tuple[int, Response, bytes]:
         realm, login = key.realm, key.login
         try:
@@ -208,8 +227,7 @@ class Tokens:
                 if login is not None and login.kind == "identity":
                     return await self._send(key, post(realm, key.scopes, login))
                 answer = await self._send(key, get(realm, key.scopes, login))
-                # A password goes into a form only where the server is the registry's own.
-                if login is not None and answer[0] in (404, 405) and not key.narrow:
+                if login is not None and answer[0] in (404, 405):
                     return await self._send(key, post(realm, key.scopes, login))
                 return answer
         except TimeoutError:

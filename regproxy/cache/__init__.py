@@ -1,1 +1,1 @@
-"""The disk."""
+"""The cache on disk: blobs, parts, eviction, reconciliation, verification, pins."""

@@ -11,9 +11,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ from typing import Final
 
 from regproxy.cache import layout, reconcile
 from regproxy.cache.index.index import Index, ObjectRow
-from regproxy.cache.layout import BESIDE, PART, TAG_CLAIM
-from regproxy.cache.parts import promised, unlink_beside
+from regproxy.cache.layout import PART
+from regproxy.cache.part_sweep import sweep_parts
+from regproxy.cache.parts import promised
 from regproxy.config.settings import Config
 from regproxy.core import file_lock
 from regproxy.core.errors import StoreError
@@ -43,9 +43,6 @@ _BLIND: Final = 5.0  # seconds; an index that is being made anew has something a
 _SAY_EVERY: Final = 60.0  # seconds between two warnings about the same thing
 _GIB: Final = 1 << 30
 
-_PIECE: Final = 100  # parts between two yields
-_ANONYMOUS_AGE: Final = 10.0  # seconds; nobody can take up such a part again
-_TAG_AGE: Final = 60.0
 _TRUST: Final = 4  # so much of the limit, 1/4, is made free for what is only promised
 _GROWS: Final = 60.0  # seconds without a byte after which a part is not expected to grow
 _UNDER_PRESSURE: Final = 60.0  # seconds that a broken fill's part is kept when there is no room
@@ -357,67 +354,3 @@ def fits(root: Path, max_size: int, total: int, now: float, besides: Path | None
         return sum(parts_disk(root, now, besides)) + total <= max_size * _LOW
     except OSError:
         return True  # the disk itself will say what is wrong
-
-
-def sweep_parts(
-    root: Path, clock: Callable[[], float] = time.time, keep: float = reconcile.DAY
-) -> Iterator[int]:
-    """Remove what fills have left, claims too, and nobody is at work on; yields how many now and then.
-
-    A part of a digest is kept for `keep` seconds, since a fill takes it up again where it broke off. Raises
-    OSError at the end, for what could not be removed.
-    """
-    paths: list[Path] = []
-    for place in (layout.parts(root), layout.tag_claims(root)):
-        with suppress(FileNotFoundError), os.scandir(place) as entries:
-            paths.extend(place / entry.name for entry in entries)
-    trouble: OSError | None = None
-    for some in reconcile.pieces(paths, _PIECE):
-        removed = 0
-        for path in some:
-            try:
-                removed += _sweep(path, clock(), keep)
-            except OSError as error:
-                trouble = error
-        yield removed
-    if trouble is not None:
-        raise trouble
-
-
-def _sweep(path: Path, now: float, keep: float) -> bool:
-    """Remove a file if it is old and nobody has it locked; whether it was removed."""
-    try:
-        if not _old(path.lstat(), path, now, keep):
-            return False
-        if path.suffix in BESIDE:
-            return not path.with_suffix(PART).exists() and _unlinked(path)
-        return _remove_unlocked(path, now, keep)
-    except FileNotFoundError:
-        return False
-
-
-def _remove_unlocked(path: Path, now: float, keep: float) -> bool:
-    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        # It may have been taken up and let go of since it was looked at: its name and its time count now.
-        if not file_lock.lock(fd) or not file_lock.names(path, fd) or not _old(os.fstat(fd), path, now, keep):
-            return False
-        if path.suffix == PART:
-            # First what belongs to it: who makes the part anew writes its own.
-            unlink_beside(path)
-        return _unlinked(path)
-    finally:
-        os.close(fd)
-
-
-def _old(status: os.stat_result, path: Path, now: float, keep: float) -> bool:
-    if path.suffix == TAG_CLAIM:
-        keep = _TAG_AGE
-    elif path.suffix in BESIDE or (path.suffix == PART and not reconcile.is_hex(path.stem)):
-        keep = _ANONYMOUS_AGE
-    return stat.S_ISREG(status.st_mode) and now - status.st_mtime > keep
-
-
-def _unlinked(path: Path) -> bool:
-    path.unlink()
-    return True

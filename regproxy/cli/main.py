@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,7 @@ from regproxy.config import loading
 from regproxy.config import settings as configuration
 from regproxy.config.settings import Config
 from regproxy.core.errors import ConfigError, RegproxyError
+from regproxy.dataplane import tls
 from regproxy.process import supervisor
 
 USAGE_ERROR = 2
@@ -37,7 +39,8 @@ ConfigOption = Annotated[
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"regproxy {metadata.version('regproxy')}")
+        python = platform.python_version()
+        typer.echo(f"regproxy {metadata.version('regproxy')} (Python {python}, {tls.openssl_version()})")
         raise typer.Exit
 
 

@@ -1,1 +1,1 @@
-"""Settings and their languages."""
+"""Settings from the environment and a TOML file, and the languages that they are written in."""

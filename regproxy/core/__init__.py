@@ -1,1 +1,1 @@
-"""What knows no domain."""
+"""Building blocks that know no domain: errors, locks, single flight, bounded dictionaries, IP addresses."""

@@ -1,1 +1,1 @@
-"""Collapsed forwarding: one download for many readers."""
+"""Downloads that clients share (collapsed forwarding), over all workers."""

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -29,13 +29,12 @@ from regproxy.core.errors import (
 from regproxy.dataplane.growing_file import Growth
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill import origin_bodies
-from regproxy.fill.fill import NO_TYPE, Fill, Opened, UpstreamAnswer
-from regproxy.fill.origin_bodies import Bodies, Limits, passing
+from regproxy.fill.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
+from regproxy.fill.origin_bodies import Bodies, Fetcher, Limits, passing
 from regproxy.fill.transfer import Transfer, hash_all
 from regproxy.http.messages import Response
 from regproxy.registry import targets
-from regproxy.registry.targets import Kind
-from regproxy.upstream.client import Upstream
+from regproxy.registry.targets import Kind, ManifestType
 from regproxy.upstream.fetch import Fetched
 
 log = logging.getLogger(__name__)
@@ -72,13 +71,30 @@ class Counters(origin_bodies.Counters, Protocol):
         """Count a download that was begun."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Content that was verified and stored just now, for `wanted`.
+
+    `media_type`: as the registry has said; `manifest`: what the bytes say, None where they are no manifest's.
+    """
+
+    blob: Blob
+    wanted: Wanted
+    media_type: str
+    manifest: ManifestType | None
+
+
 class Downloads:
-    """Carries out fills whose part is ours. What has more than `largest` bytes (0: any) is not stored."""
+    """Carries out fills whose part is ours. What has more than `largest` bytes (0: any) is not stored.
+
+    `on_stored`: called in this order for each content that was stored, before anybody is told that it is.
+    They return at once, and raise nothing.
+    """
 
     def __init__(
         self,
         store: Store,
-        upstream: Upstream,
+        upstream: Fetcher,
         index: Recorder,
         counters: Counters,
         loop: asyncio.AbstractEventLoop,
@@ -99,6 +115,7 @@ class Downloads:
         self._loop = loop
         self._largest = largest
         self._fits = fits
+        self.on_stored: list[Callable[[Stored], None]] = [self._enter]
 
     async def run(self, fill: Fill, part: Part) -> None:
         """Complete the part from what it has, and the fill with it; the part is closed in the end.
@@ -214,14 +231,20 @@ class Downloads:
             part.disown()
             part.close()
         else:
-            stated = manifest.media_type if manifest is not None and manifest.stated else None
-            self._index.put_object(digest, blob.size, stated, blob.disk)
             fill.stored = blob.known = True
+            stored = Stored(blob, fill.wanted, fill.media_type, manifest)
+            for subscriber in self.on_stored:
+                subscriber(stored)
         if manifest is not None:
             blob.manifest = manifest
         if fill.wanted.target.kind is Kind.MANIFEST:
             self._remember_told(fill, blob)
         fill.complete(blob)
+
+    def _enter(self, stored: Stored) -> None:
+        blob, manifest = stored.blob, stored.manifest
+        stated = manifest.media_type if manifest is not None and manifest.stated else None
+        self._index.put_object(blob.digest, blob.size, stated, blob.disk)
 
     def _remember_told(self, fill: Fill, blob: Blob) -> None:
         """Enter the type that this registry has for a manifest which does not state its own."""

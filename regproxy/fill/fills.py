@@ -24,9 +24,8 @@ from regproxy.fill import download
 from regproxy.fill.download import OTHERS, Downloads, failure, word_for
 from regproxy.fill.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
 from regproxy.fill.follower import SOON, Following, Outcome, alone
-from regproxy.fill.origin_bodies import Limits
+from regproxy.fill.origin_bodies import Fetcher, Limits
 from regproxy.registry.targets import MANIFEST_MAX, Kind
-from regproxy.upstream.client import Upstream
 
 __all__ = ["NO_TYPE", "Fill", "Fills", "Opened", "Run", "UpstreamAnswer", "Wanted"]
 
@@ -49,7 +48,7 @@ class Fills:
     def __init__(
         self,
         store: Store,
-        upstream: Upstream,
+        upstream: Fetcher,
         index: download.Recorder,
         counters: Counters,
         loop: asyncio.AbstractEventLoop,

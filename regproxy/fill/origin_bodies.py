@@ -24,12 +24,11 @@ from regproxy.core.errors import (
 )
 from regproxy.dataplane.growing_file import Growth, Segment
 from regproxy.fill.fill import UpstreamAnswer, Wanted
-from regproxy.http.messages import Response, parse_content_range
+from regproxy.http.messages import Request, Response, parse_content_range
 from regproxy.http.origin import Origin
 from regproxy.policy.plans import Verdict, after_head
 from regproxy.registry.targets import Kind
-from regproxy.upstream.client import Upstream
-from regproxy.upstream.connection import BodyBroken, ConnectionLost
+from regproxy.upstream.connection import BodyBroken, Connection, ConnectionLost
 from regproxy.upstream.fetch import Ask, Fetched
 
 log = logging.getLogger(__name__)
@@ -42,6 +41,19 @@ _STUMBLES: Final = frozenset({500, 502, 503, 504})  # what passes by itself, oft
 # Where asking for all of it may help; not what says that there is nothing for us, or nothing now.
 NO_RANGES: Final = frozenset({400, 403, 405, 412, 416, 417, 501})
 _PASSING: Final = (BodyBroken, ConnectionLost, ConnectFailed, UpstreamTimeout, CircuitOpen, RateLimited, Busy)
+
+
+class Fetcher(Protocol):
+    """Where answers come from: see Upstream."""
+
+    async def fetch(self, origin: Origin, request: Request, method: str, ask: Ask = ...) -> Fetched:
+        """Ask for content; the caller reads the body and releases the connection. Raises UpstreamError."""
+
+    def release(self, connection: Connection, response: Response) -> None:
+        """Give a connection back after its answer was read to the end."""
+
+    def distrust(self, mirror: Origin, request: Request) -> None:
+        """Ask a mirror for this no more for a while: what it gave was wrong."""
 
 
 class Counters(Protocol):
@@ -72,7 +84,7 @@ class Limits:
 class Bodies:
     """Asks for one content's bytes. `received`: body bytes so far."""
 
-    def __init__(self, wanted: Wanted, upstream: Upstream, counters: Counters, limits: Limits) -> None:
+    def __init__(self, wanted: Wanted, upstream: Fetcher, counters: Counters, limits: Limits) -> None:
         self._wanted = wanted
         self._upstream = upstream
         self._counters = counters

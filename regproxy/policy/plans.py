@@ -14,6 +14,7 @@ from typing import Final, Protocol, TypeVar
 from regproxy.config.settings import Config, HostRule
 from regproxy.config.tag_tiers import Tiers
 from regproxy.core.addresses import Reach, reach_of
+from regproxy.policy.freshness import Lifetime
 from regproxy.policy.lending import cannot_be_push, is_plain
 from regproxy.registry.targets import Accept, Kind, Target, bits_above
 
@@ -111,6 +112,11 @@ class Policy:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._tiers = Tiers(config.tiers)
+        self._lifetimes = {
+            (tier.name, tier.ttl, tier.swr): Lifetime(tier.name, tier.ttl, tier.swr, config.max_stale)
+            for tier in config.tiers
+        }
+        self._unkept = Lifetime(TAG_DISABLED, 0.0, 0.0, config.max_stale)
         self._connects: dict[tuple[str, int], ConnectPlan] = {}
         self._tag_plans: dict[tuple[Action, str], Plan] = {}
         # Whom the configuration has logins for, or shows them to.
@@ -231,25 +237,23 @@ class Policy:
             )
         return _PASS[kind]
 
-    def fresh_tag(self, tag: str) -> tuple[Plan, float] | None:
-        """The plan for a fresh copy of a tag, and for how many seconds a copy is fresh; None: it never is."""
+    def lifetime(self, tag: str) -> Lifetime:
+        """Return how long copies of a tag are of use."""
         if not self._config.manifest_cache:
             # Asked for every time; what is stored only helps when the origin fails.
-            return None
+            return self._unkept
         tier = self._tiers.match(tag)
-        return self._tag_plan(Action.SERVE, tier.name), tier.ttl
+        return self._lifetimes[tier.name, tier.ttl, tier.swr]
 
     def _plan_tag(self, method: str, tag: str, age: float | None, stretch: float) -> Plan:
+        lifetime = self.lifetime(tag)
         action = Action.FETCH if method == "GET" else Action.HEAD
-        if not self._config.manifest_cache:
-            return self._tag_plan(action, TAG_DISABLED)
-        tier = self._tiers.match(tag)
-        if age is not None and age >= 0:  # a clock that was put back is not trusted
-            if age < tier.ttl * stretch:
+        if age is not None:
+            if lifetime.is_fresh(age, stretch):
                 action = Action.SERVE
-            elif age < tier.ttl * stretch + tier.swr:
+            elif lifetime.may_renew(age, stretch):
                 action = Action.RENEW
-        return self._tag_plan(action, tier.name)
+        return self._tag_plan(action, lifetime.name)
 
     def as_own(self, plan: Plan, target: Target) -> Plan:
         """What becomes of a request whose answer nobody else may have: a tag's is passed on uncached.
@@ -258,11 +262,6 @@ class Policy:
         """
         asks = plan.action in (Action.FETCH, Action.HEAD)
         return self._tag_plan(Action.PASS, plan.kind) if target.kind is Kind.TAG and asks else plan
-
-    def may_stand_in(self, tag: str, age: float, stretch: float = 1.0) -> bool:
-        """Whether a copy of this age may be served in the place of an origin that is in trouble."""
-        lifetime = self._tiers.match(tag).ttl * stretch if self._config.manifest_cache else 0.0
-        return age - lifetime < self._config.max_stale
 
     def _tag_plan(self, action: Action, name: str) -> Plan:
         plan = self._tag_plans.get((action, name))

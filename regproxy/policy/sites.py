@@ -1,15 +1,20 @@
 """Which hosts belong together: those below one registrable domain (the Public Suffix List).
 
 The list comes with the package, of the day when that was made; nothing is fetched. Suffixes that it doesn't
-know, such as `.internal`, count as public, by the list's own default rule.
+know, such as `.internal`, count as public, by the list's own default rule. Domains of many tenants where
+registries are hosted, and which the list lacks, are here.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from functools import cache, lru_cache
+from typing import Final
 
 from publicsuffixlist import PublicSuffixList
+
+# Each name below one of these may be somebody else's. Kubernetes: <service>.<namespace>.svc.<domain>.
+_TENANTS: Final = ("svc.cluster.local", "azurecr.io", "cloudsmith.io", "jfrog.io", "ocir.io", "pkg.dev")
 
 
 @cache
@@ -27,7 +32,13 @@ def registrable(host: str) -> str | None:
     try:
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:
-        domain: str | None = _suffixes().privatesuffix(host.rstrip(".").lower())
+        name = host.rstrip(".").lower()
+        for suffix in _TENANTS:
+            if name == suffix:
+                return None
+            if name.endswith(f".{suffix}"):
+                return f"{name.removesuffix(f'.{suffix}').rpartition('.')[2]}.{suffix}"
+        domain: str | None = _suffixes().privatesuffix(name)
         return domain
     return None
 

@@ -1,1 +1,1 @@
-"""The supervisor, workers, the janitor."""
+"""The supervisor, its workers and the janitor."""

@@ -21,8 +21,9 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from regproxy.cache import layout
-from regproxy.cache.eviction import Complaints, Disk, Evictor, Limits, parts_disk, sweep_parts
+from regproxy.cache.eviction import Complaints, Disk, Evictor, Limits, parts_disk
 from regproxy.cache.index.index import Index
+from regproxy.cache.part_sweep import sweep_parts
 from regproxy.cache.reconcile import Reconciler
 from regproxy.core.errors import StoreError
 from regproxy.dataplane.board import Board

@@ -8,8 +8,6 @@ import logging
 import math
 import os
 import signal
-import socket
-import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -18,89 +16,26 @@ from pathlib import Path
 from typing import Final
 
 import uvloop
-from prometheus_client import CollectorRegistry
 
-from regproxy.auth.authorizer import Authorizer
-from regproxy.auth.token_realms import Realms
-from regproxy.cache import eviction, layout
-from regproxy.cache.blobs import Store
-from regproxy.cache.index.index import Index
-from regproxy.config.settings import Config
-from regproxy.core.errors import ConfigError
 from regproxy.dataplane import file as file_module
 from regproxy.dataplane import stream as stream_module
 from regproxy.dataplane import tls
-from regproxy.dataplane.board import Board
-from regproxy.dataplane.inotify import Watch
 from regproxy.dataplane.listener import Listener
-from regproxy.dataplane.reactor import Reactor
-from regproxy.dataplane.records_self_test import sealing_fault
 from regproxy.dataplane.stream import Stream
-from regproxy.fill.fills import Fills
-from regproxy.fill.origin_bodies import CHANCES, Limits
-from regproxy.policy.origins import Origins
-from regproxy.policy.plans import Policy
-from regproxy.process import boot
+from regproxy.process import boot, wiring
 from regproxy.process.boot import Boot
 from regproxy.server.admin import Admin, AdminSession
 from regproxy.server.context import Services
-from regproxy.server.session import Session
-from regproxy.server.setup_pages import Pages
+from regproxy.server.session import Handlers, Session
 from regproxy.server.tunnel import TunnelEnd
-from regproxy.tags.claims import TagClaims
-from regproxy.tags.resolver import Tags
-from regproxy.telemetry.access_log import AccessLog
-from regproxy.telemetry.metrics import Metrics
-from regproxy.tls.authority import Authority, throwaway
-from regproxy.tls.client_contexts import Trust
-from regproxy.tls.server_contexts import Contexts
-from regproxy.upstream.admission import Gate
-from regproxy.upstream.circuit_breaker import Breakers
-from regproxy.upstream.client import Upstream
-from regproxy.upstream.dialer import Dialer
-from regproxy.upstream.quotas import Quotas
 
 log = logging.getLogger("regproxy.process.worker")  # also where this module is the program
 
 HEAD_MAX: Final = 32_768  # bytes of a client's message head
 ACCEPTS: Final = 32  # connections at a time
 _FLUSH_SECONDS: Final = 0.25
-_MARGIN: Final = 30.0  # seconds that a filler in another process may be late
 _LOOK: Final = 0.05  # seconds between two looks at whether all is done
 _LOOK_RETIRED: Final = 0.25
-# <linux/tcp.h>, <linux/tls.h>; Python has no names for them
-_TCP_ULP: Final = 31
-_SOL_TLS: Final = 282
-_TLS_TX: Final = 1
-_AES_128_GCM: Final = struct.pack("=HH36x", 0x0304, 51)  # TLS 1.3, with a key of zeros
-
-
-def kernel_tls() -> str | None:
-    """None where the kernel does TLS on sockets (kTLS), else why not."""
-    with socket.socket() as server, socket.socket() as client:
-        server.bind(("127.0.0.1", 0))
-        server.listen(1)
-        client.connect(server.getsockname())
-        try:
-            client.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
-            # The module `tls` may be there without the cipher's own, `gcm`.
-            client.setsockopt(_SOL_TLS, _TLS_TX, _AES_128_GCM)
-        except OSError as error:
-            return error.strerror or str(error)
-    return None
-
-
-def seals(config: Config) -> bool:
-    """Whether the data plane makes the TLS records of large bodies itself; says so in the log."""
-    if config.tls_records == "openssl":
-        log.info("TLS records: OpenSSL makes all of them (REGPROXY_TLS_RECORDS=openssl)")
-        return False
-    fault = sealing_fault(*throwaway())
-    if fault:
-        log.warning("TLS records: OpenSSL makes all of them, as our own failed the self-test: %s", fault)
-        return False
-    log.info("TLS records: those of large bodies are made here (%s)", tls.openssl_version())
-    return True
 
 
 class Ending(IntEnum):
@@ -132,78 +67,11 @@ class Worker:
         self._listeners: list[Listener] = []
         self.cut: list[str] = []
 
-    def _build(self, loop: asyncio.AbstractEventLoop) -> Services:
-        config, directories, record = self._config, self._directories, self._record
-        policy = Policy(config)
-        self._reactor = reactor = Reactor(loop, record.debug)
-        authority = Authority.open(directories.ca_crt, directories.ca_key)
-        self._metrics = metrics = Metrics(CollectorRegistry())
-        board = Board(record.board)
-        store = Store(directories.cache, loop, board=board, counters=metrics)
-        index = Index.open(layout.index(directories.cache), board=board, commits_fd=record.commits)
-        # What another process removes is forgotten here, before anything is given out.
-        store.on_change = index.sync
-        index.on_removed, index.on_forget_all = store.forget, store.forget_all
-        missing = kernel_tls()
-        if missing is None:
-            log.info("kTLS: the kernel encrypts; files go out by sendfile")
-        else:
-            log.info("kTLS: not here (%s); TLS is done by OpenSSL in this process", missing)
-        origins = Origins(config)
-        dialer = Dialer(config, origins, policy, Trust(config), reactor, loop, metrics)
-        quotas = Quotas(layout.quotas(directories.cache), config.quota_reserve, metrics)
-        realms = Realms(layout.realms(directories.cache))
-        upstream = Upstream(
-            *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
-            lambda exchange: Authorizer(config, exchange, origins=origins, counter=metrics, realms=realms),
-        )
-        watch = _watch(reactor)
-        fills = Fills(
-            *(store, upstream, index, metrics, loop),
-            watch=watch,
-            # Eviction goes down to 90 %: what is nearly all of it would go at once, with much else.
-            largest=config.cache_max_size // 2,
-            fits=lambda total, part: eviction.fits(
-                directories.cache, config.cache_max_size, total, time.time(), besides=part
-            ),
-            patience=2 * origins.patience + config.resume_time + _MARGIN,
-            limits=Limits(
-                *(config.fill_streams, config.resume_time, config.min_rate, config.min_rate_time),
-                chances=CHANCES if config.resume_time else 0,
-            ),
-        )
-        try:
-            access = AccessLog.open(config.access_log)
-        except OSError as error:
-            expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
-            raise ConfigError("REGPROXY_ACCESS_LOG", config.access_log, expected) from None
-        claims = TagClaims(layout.tag_claims(store.root), bytes.fromhex(record.claim_key), watch)
-        tags = Tags(store, index, upstream, fills, claims, loop)
-        index.on_tag_dropped = tags.forget
-        for source in (reactor, fills, authority, access):
-            metrics.watch(source)
-        return Services(
-            config=config,
-            policy=policy,
-            reactor=reactor,
-            store=store,
-            index=index,
-            fills=fills,
-            tags=tags,
-            upstream=upstream,
-            contexts=Contexts(authority, ktls=missing is None, seals=missing is not None and seals(config)),
-            metrics=metrics,
-            access=access,
-            pages=Pages(authority.certificate_pem, config.listen.port),
-            loop=loop,
-            closes=config.keepalive_timeout == 0,
-            stretch=quotas.stretch,
-        )
-
     async def run(self) -> None:
         """Serve on the record's listening sockets."""
         loop = asyncio.get_running_loop()
-        services = self._build(loop)
+        services = wiring.build(self._config, self._directories, self._record, loop)
+        self._reactor, self._metrics = services.reactor, services.metrics
         self._reactor.start()
         self._listen(services)
         loop.add_reader(self._control.fileno(), self._obey, loop)
@@ -229,7 +97,7 @@ class Worker:
         admin = Admin(services.metrics, services.loop, self._why_not_ready, self._told.is_set, counts)
         # Who takes one at a time leaves the others their share.
         accepts = 1 if record.workers > 1 else ACCEPTS
-        handlers = (record.proxy, lambda stream: Session(services, stream)), (record.admin, admin.accept)
+        handlers = (record.proxy, Handlers(services).accept), (record.admin, admin.accept)
         self._listeners = [Listener(reactor, fd, take, True, HEAD_MAX, accepts) for fd, take in handlers]
         self._listening = True
 
@@ -328,21 +196,10 @@ class Worker:
         services.access.close()
 
 
-def _watch(reactor: Reactor) -> Watch | None:
-    """What tells of other workers' fills; without it they are looked at many times a second."""
-    try:
-        return Watch(reactor)
-    except OSError as error:
-        log.warning(
-            "%s: fills of other workers are followed by polling (fs.inotify.max_user_instances)", error
-        )
-        return None
-
-
 def _describe(stream: Stream) -> str:
     handler = stream.handler
     if isinstance(handler, Session):
-        return f"{stream.peer} {handler.host} {handler.uri}"
+        return f"{stream.peer} {handler.exchange.host} {handler.exchange.uri}"
     return f"{stream.peer} tunnel"
 
 

@@ -12,18 +12,24 @@ import os
 import time
 from typing import Final
 
-from regproxy.cache.blobs import Blob
-from regproxy.cache.index.index import TagRow
 from regproxy.core.errors import HeadError, RegproxyError
 from regproxy.dataplane.stream import Stream
-from regproxy.fill.fills import Wanted
+from regproxy.fill.fills import UpstreamAnswer, Wanted
 from regproxy.fill.tag_request import Held
 from regproxy.http.origin import Origin
-from regproxy.policy.plans import Action, Decision
+from regproxy.policy.plans import Action, Decision, Plan
 from regproxy.registry.targets import Kind
 from regproxy.server import setup_pages
-from regproxy.server.context import Route
-from regproxy.server.fetches import Asker
+from regproxy.server.context import Services
+from regproxy.server.exchange import Exchange
+from regproxy.server.fetches import Fetches
+from regproxy.server.hits import Hits
+from regproxy.server.lookup import Copy
+from regproxy.server.passthrough import Passthrough
+from regproxy.server.responder import Responder
+from regproxy.server.routes import Route
+from regproxy.server.tag_requests import TagRequests
+from regproxy.server.token_requests import TokenRequests
 from regproxy.server.tunnel import Tunnel
 from regproxy.upstream.name_lookups import CLIENT
 
@@ -37,147 +43,139 @@ OWN_HOST: Final = "docker.caching.proxy.internal"
 _FROM_DISK: Final = frozenset({"HIT", "STALE"})
 
 
-class Session(Asker):
-    """The handler of one client stream; its `on_` methods are what the stream tells (see `stream`)."""
+class Handlers:
+    """Who carries out plans: one set for all sessions of a worker, told of which exchange it is."""
 
-    __slots__ = ()
+    __slots__ = ("fetches", "hits", "passthrough", "responder", "services", "tags")
+
+    def __init__(self, services: Services) -> None:
+        self.services = services
+        self.responder = responder = Responder(services)
+        self.hits = hits = Hits(services, responder)
+        self.fetches = Fetches(services, responder, hits)
+        self.tags = TagRequests(services, responder, hits)
+        self.passthrough = Passthrough(services, responder, TokenRequests(services, responder))
+
+    def accept(self, stream: Stream) -> None:
+        """Take a client's stream."""
+        Session(self, stream)
+
+
+class Session:
+    """The handler of one client stream; its `on_` methods are what the stream tells (see `stream`).
+
+    `exchange`: the request that is being answered.
+    """
+
+    __slots__ = ("_addressed", "_handlers", "_origin", "_responder", "_services", "exchange", "stream")
+
+    def __init__(self, handlers: Handlers, stream: Stream) -> None:
+        self._handlers = handlers
+        self._responder = handlers.responder
+        self._services = services = handlers.services
+        self.stream = stream
+        self.exchange = Exchange(stream)
+        # Whom the CONNECT was for, where it is intercepted.
+        self._origin: Origin | None = None
+        # The last `Route.named` that was found to be that origin.
+        self._addressed: tuple[str, int] | None = None
+        stream.handler = self
+        config = services.config
+        stream.set_send_timeout(config.send_timeout)
+        stream.next_head(config.client_header_timeout, config.client_header_timeout)
 
     # --- what the stream tells ---------------------------------------------------------------------------
 
     def on_connect(self, host: str | None, port: int) -> None:
         """Intercept, tunnel or refuse."""
-        self._begin(None)
-        self._kind = "connect"
+        exchange, services, responder = self._begin(), self._services, self._responder
+        exchange.kind = "connect"
         if host is None:
-            self._plain_error(
-                400, "CONNECT wants host:port and HTTP/1.1, such as CONNECT ghcr.io:443 HTTP/1.1"
-            )
+            text = "CONNECT wants host:port and HTTP/1.1, such as CONNECT ghcr.io:443 HTTP/1.1"
+            responder.plain_error(exchange, 400, text)
             return
-        self.host = host
-        plan = self._s.policy.plan_connect(host, port)
+        exchange.host = host
+        plan = services.policy.plan_connect(host, port)
         if plan.decision is Decision.INTERCEPT:
-            try:
-                context = self._s.contexts.for_host(host)
-            except RegproxyError as error:
-                self._plain_error(502, f"no certificate for {host}: {error}")
-                return
-            self.origin = Origin("https", host, port)
-            self.stream.send(ESTABLISHED)
-            self._reset()
-            timeout = self._s.config.client_header_timeout
-            self.stream.start_tls(context, host.encode(), setup_pages.is_address(host), timeout)
+            self._intercept(host, port)
         elif plan.decision is Decision.TUNNEL:
-            self._task = self._s.loop.create_task(self._tunnel(host, port))
+            exchange.task = services.loop.create_task(self._tunnel(host, port))
         else:
-            self._s.say_refused(host, port, plan.reason)
-            self._plain_error(403, f"CONNECT {host}:{port} refused: {plan.reason}")
+            services.say_refused(host, port, plan.reason)
+            responder.plain_error(exchange, 403, f"CONNECT {host}:{port} refused: {plan.reason}")
 
     def on_foreign(self, kind: str) -> None:
         """The first byte is of another protocol."""
-        self._begin(None)
+        exchange = self._begin()
         if kind == "tls":
             text = "this port speaks plain HTTP: use http:// in HTTPS_PROXY, not https://"
         else:
-            text = f"TLS was expected after CONNECT {self.host}, but plain text came"
-        self._plain_error(400, text)
+            text = f"TLS was expected after CONNECT {exchange.host}, but plain text came"
+        self._responder.plain_error(exchange, 400, text)
 
     def on_handshake(self) -> None:
         """TLS with the client is up: its requests follow."""
-        timeout = self._s.config.client_header_timeout
+        timeout = self._services.config.client_header_timeout
         self.stream.next_head(timeout, timeout)
 
     def on_head(self, head: bytes) -> None:
         """A request."""
-        self._started = time.monotonic()
+        exchange, services, origin = self.exchange, self._services, self._origin
+        exchange.started = time.monotonic()
         try:
-            route = self._s.route(head)
+            route = services.routes.of(head)
         except HeadError as error:
-            self._begin(None)
-            self._error(error.status, error.code, str(error), close=True)
+            self._responder.error(self._begin(), error.status, error.code, str(error), close=True)
             return
-        self._route = route
-        self._request = request = route.request
-        self._keeps, self._body_left = request.keep_alive, route.has_body
-        self._reset()
-        origin, target = self.origin, route.target
+        target = route.target
+        exchange.begin(origin, route)
         if origin is None or origin.host == OWN_HOST:
-            self._front(request)
+            self._show_page(route)
             return
         if route.has_body or route.named is not self._addressed:
             refusal = route.refusal(origin)
             if refusal is not None:
-                self._error(refusal[0], "UNSUPPORTED", f"{origin.host}: {refusal[1]}")
+                text = f"{origin.host}: {refusal[1]}"
+                self._responder.error(exchange, refusal[0], "UNSUPPORTED", text)
                 return
             self._addressed = route.named
-        row: TagRow | None = None
-        blob: Blob | None = None
-        media_type = ""
-        plan = route.by_digest
+        held: Held | None = None
+        copy: Copy | None = None
+        kind, plan, lifetime = "", route.by_digest, route.lifetime
         if plan is not None:
-            blob = self._lookup(target.reference)
-            if blob is not None:
-                manifest = blob.manifest
-                if manifest is not None and manifest.stated and target.kind is Kind.MANIFEST:
-                    media_type = manifest.media_type
-                else:
-                    media_type = self._digest_type(origin, route, blob)
-        elif target.kind is Kind.TAG and not route.shared.own:
-            row, blob, media_type = self._held(origin, route)
-            if row is not None:
-                age = time.time() - row.fetched_at
-                fresh = route.fresh_tag
-                plan = fresh[0] if fresh is not None and 0 <= age < fresh[1] else None
-        if plan is not None and blob is not None and media_type:
-            self._kind = plan.kind
-            self._serve(blob, "HIT", media_type)
+            kind = plan.kind
+            held = services.lookup.content(origin, target, route)
+        elif lifetime is not None:
+            kind = lifetime.name
+            copy = services.lookup.copy(origin, target, route, lifetime)
+            if copy is not None and copy.fresh:
+                held = copy.held
+        if held is not None:
+            exchange.kind = kind
+            self._handlers.hits.serve(exchange, held, "HIT")
         else:
-            held = Held(blob, media_type) if blob is not None else None
-            self._not_at_hand(origin, route, row, held)
-
-    def _not_at_hand(self, origin: Origin, route: Route, row: TagRow | None, held: Held | None) -> None:
-        """Handle a request that is not a fresh hit. `row`, `held`: of a tag that is not fresh."""
-        request, target = route.request, route.target
-        tag = target.kind is Kind.TAG and not route.shared.own
-        copy = self._copy(origin, route, row, held) if tag else None
-        age = copy.age if copy is not None and copy.current else math.inf
-        stretch = self._s.stretch(origin.host) if copy is not None else 1.0
-        plan = self._s.policy.plan(request.method, target, copy is not None, age, request.path, stretch)
-        if route.shared.own and (passed := self._s.policy.as_own(plan, target)) is not plan:
-            self._s.say_own(origin.host, route.shared.own)
-            plan = passed
-        self._kind = plan.kind
-        if plan.action is Action.REFUSE:
-            self._error(plan.status, plan.code, f"{origin.host}: {plan.reason}")
-        elif plan.action is Action.SERVE and copy is not None:
-            self._serve(copy.blob, "HIT", copy.media_type)
-        elif plan.action is Action.STALE and copy is not None:
-            self._serve(copy.blob, "STALE", copy.media_type)
-        elif plan.action is Action.RENEW and copy is not None:
-            self._renew(Wanted(origin, route.shared.request, target, own=True), copy)
-            self._serve(copy.blob, "STALE", copy.media_type)
-        elif plan.action is Action.PONG:
-            self._pong()
-        else:
-            self._task = self._s.loop.create_task(self._carry_out(plan, route, copy))
+            self._not_at_hand(origin, route, copy)
 
     def on_head_too_large(self) -> None:
         """No end of the head within the limit (RFC 6585 section 5)."""
-        self._begin(None)
-        self._error(431, "UNSUPPORTED", "the request head is larger than 32 KiB", close=True)
+        text = "the request head is larger than 32 KiB"
+        self._responder.error(self._begin(), 431, "UNSUPPORTED", text, close=True)
 
     def on_sent(self) -> None:
         """The answer is out."""
-        waiter, self._sent_waiter = self._sent_waiter, None
+        exchange = self.exchange
+        waiter, exchange.sent_waiter = exchange.sent_waiter, None
         if waiter is not None:
             if not waiter.done():
                 waiter.set_result(None)
-        elif self._ending:
+        elif exchange.ending:
             # Not for a head whose body an origin is still sending, nor for a 100.
-            self._finish()
+            self._responder.finish(exchange)
 
     def on_body(self, complete: bool, reason: str) -> None:
         """The body of a request that is relayed is over."""
-        over, self._body_over = self._body_over, None
+        exchange = self.exchange
+        over, exchange.body_over = exchange.body_over, None
         if over is None or over.done():
             return
         if complete:
@@ -187,11 +185,13 @@ class Session(Asker):
 
     def on_source_failed(self, reason: str) -> None:
         """What is being sent can't be completed: the client must not take it for complete."""
-        log.warning("cut %s %s: %s", self.host, self.uri, reason)
-        if self._cache in _FROM_DISK and self._route is not None and self._route.by_digest is not None:
+        exchange = self.exchange
+        log.warning("cut %s %s: %s", exchange.host, exchange.uri, reason)
+        route = exchange.route
+        if exchange.cache in _FROM_DISK and route is not None and route.by_digest is not None:
             # A file that can't be read to its end would be cut for every later client too.
-            self._drop(self._route.target.reference)
-        self._cut()
+            self._services.lookup.drop(route.target.reference)
+        self._responder.cut(exchange)
 
     def on_eof(self, partial: bool) -> None:
         """The client has gone between two requests, or within a head."""
@@ -199,49 +199,165 @@ class Session(Asker):
 
     def on_timeout(self, what: str) -> None:
         """Nothing moved: idle (read), or a client that takes nothing (send)."""
+        exchange = self.exchange
         if what == "send":
-            self._cut()
-        else:
-            if self._task is not None:
-                self._status = self._status or REQUEST_TIMEOUT
-                self._record()
-            self._cancel()
-            self.stream.close()
+            self._responder.cut(exchange)
+            return
+        if exchange.task is not None:
+            exchange.status = exchange.status or REQUEST_TIMEOUT
+            self._responder.record(exchange)
+        exchange.cancel()
+        self.stream.close()
 
     def on_closed(self, reason: str) -> None:
         """The connection broke. Fills go on without this reader."""
-        busy = self._task is not None
-        self._cancel()
-        if self._status or busy:
-            self._status = self._status or CLIENT_GONE
-            self._record()
+        exchange = self.exchange
+        busy = exchange.task is not None
+        exchange.cancel()
+        if exchange.status or busy:
+            exchange.status = exchange.status or CLIENT_GONE
+            self._responder.record(exchange)
         if reason.startswith("TLS handshake failed"):
-            log.info("%s: %s: %s", self.stream.peer, self.host, reason)
+            log.info("%s: %s: %s", self.stream.peer, exchange.host, reason)
+
+    # --- heads -------------------------------------------------------------------------------------------
+
+    def _begin(self) -> Exchange:
+        """Begin an answer to what is no request that can be read."""
+        exchange = self.exchange
+        exchange.started = time.monotonic()
+        exchange.begin(self._origin, None)
+        return exchange
+
+    def _show_page(self, route: Route) -> None:
+        """Plain HTTP on the proxy port, or our own name: the pages."""
+        page = self._services.pages.front(route.request)
+        self.exchange.kind = "page"
+        headers = [(b"content-type", page.content_type), (b"content-length", b"%d" % len(page.body))]
+        self._responder.answer(self.exchange, page.status, headers, page.body)
+
+    def _not_at_hand(self, origin: Origin, route: Route, copy: Copy | None) -> None:
+        """Handle a request that is not a fresh hit. `copy`: of a tag that is not fresh."""
+        exchange, handlers, services = self.exchange, self._handlers, self._services
+        request, target = route.request, route.target
+        age = copy.age if copy is not None and copy.current else math.inf
+        stretch = services.stretch(origin.host) if copy is not None else 1.0
+        plan = services.policy.plan(request.method, target, copy is not None, age, request.path, stretch)
+        if route.shared.own and (passed := services.policy.as_own(plan, target)) is not plan:
+            services.say_own(origin.host, route.shared.own)
+            plan = passed
+        exchange.kind = plan.kind
+        if plan.action is Action.REFUSE:
+            handlers.responder.error(exchange, plan.status, plan.code, f"{origin.host}: {plan.reason}")
+        elif plan.action is Action.SERVE and copy is not None:
+            handlers.hits.serve(exchange, copy.held, "HIT")
+        elif plan.action is Action.STALE and copy is not None:
+            handlers.hits.serve(exchange, copy.held, "STALE")
+        elif plan.action is Action.RENEW and copy is not None:
+            handlers.tags.renew(route, Wanted(origin, route.shared.request, target, own=True), copy)
+            handlers.hits.serve(exchange, copy.held, "STALE")
+        elif plan.action is Action.PONG:
+            handlers.responder.pong(exchange)
+        else:
+            exchange.task = services.loop.create_task(self._carry_out(plan, origin, route, copy))
+
+    # --- everything that asks an origin ------------------------------------------------------------------
+
+    async def _carry_out(self, plan: Plan, origin: Origin, route: Route, copy: Copy | None) -> None:
+        """Answer as planned. `copy`: of a tag; what is held of content by digest would have been served."""
+        # This task's, and of all that begins with it: a fill's lookups are on the account of who began it.
+        CLIENT.set(self.stream.peer)
+        exchange, responder = self.exchange, self._responder
+        try:
+            await self._ask(plan, origin, route, copy)
+        except UpstreamAnswer as answer:
+            responder.relay_answer(exchange, answer)
+            # It is the fill's too, and its traceback would hold the fill, and so its files, until the
+            # collector comes by.
+            answer.__traceback__ = None
+        except RegproxyError as error:
+            responder.failed(exchange, error)
+            error.__traceback__ = None
+        except Exception as error:
+            log.exception("%s %s", exchange.host, exchange.uri)
+            responder.failed(exchange, RegproxyError(f"internal error: {type(error).__name__}"))
+
+    async def _ask(self, plan: Plan, origin: Origin, route: Route, copy: Copy | None) -> None:
+        exchange, handlers, fetches = self.exchange, self._handlers, plan.action is Action.FETCH
+        if plan.action is Action.PASS:
+            await handlers.passthrough.run(exchange, origin, route)
+            return
+        wanted = Wanted(origin, route.shared.request, route.target)
+        if route.target.kind is Kind.TAG:
+            ask = handlers.tags.fetch if fetches else handlers.tags.look
+            await ask(exchange, route, wanted, copy)
+        elif route.shared.own:
+            await self._ask_own(fetches, wanted, route)
+        elif fetches:
+            await handlers.fetches.fetch(exchange, route, wanted)
+        else:
+            await handlers.fetches.ask_head(exchange, wanted)
+
+    async def _ask_own(self, fetches: bool, wanted: Wanted, route: Route) -> None:
+        """Ask for content by digest without what nobody else has said; as it came, where that is refused.
+
+        What is refused may be let in for what was left out, such as a key in a header of its own.
+        """
+        exchange, handlers = self.exchange, self._handlers
+        try:
+            if fetches:
+                await handlers.fetches.fetch(exchange, route, wanted)
+            else:
+                await handlers.fetches.ask_head(exchange, wanted, refusable=True)
+        except UpstreamAnswer as answer:
+            if not 400 <= answer.response.status < 500 or exchange.status:
+                raise
+            answer.__traceback__ = None
+            handlers.responder.wait_for_fill(exchange, False)
+            await handlers.passthrough.run(exchange, wanted.origin, route)
+
+    # --- CONNECT -----------------------------------------------------------------------------------------
+
+    def _intercept(self, host: str, port: int) -> None:
+        """Show the client a certificate for the host that it wants, and read its requests."""
+        exchange, services = self.exchange, self._services
+        try:
+            context = services.contexts.for_host(host)
+        except RegproxyError as error:
+            self._responder.plain_error(exchange, 502, f"no certificate for {host}: {error}")
+            return
+        self._origin = Origin("https", host, port)
+        self.stream.send(ESTABLISHED)
+        exchange.begin(self._origin, None)
+        timeout = services.config.client_header_timeout
+        self.stream.start_tls(context, host.encode(), setup_pages.is_address(host), timeout)
 
     async def _tunnel(self, host: str, port: int) -> None:
         """A host that is not intercepted: bytes both ways."""
-        config, services = self._s.config, self._s
+        exchange, services, responder = self.exchange, self._services, self._responder
+        config = services.config
         CLIENT.set(self.stream.peer)
         try:
             fd, address = await services.upstream.dial(host, port, config.tunnel_connect_timeout)
         except RegproxyError as error:
             log.warning("CONNECT %s:%d: %s", host, port, error)
-            self._plain_error(error.status, f"CONNECT {host}:{port}: {error}")
+            responder.plain_error(exchange, error.status, f"CONNECT {host}:{port}: {error}")
             return
-        self._kind, self._asked, self._status = "tunnel", address, 200
+        exchange.kind, exchange.asked, exchange.status = "tunnel", address, 200
         self.stream.send(ESTABLISHED)
-        self._base = self.stream.plain_sent
+        exchange.base = self.stream.plain_sent
         try:
             other = Stream(services.reactor, fd)
         except Exception as error:
             os.close(fd)
             log.exception("CONNECT %s:%d", host, port)
-            self._plain_error(500, f"CONNECT {host}:{port}: internal error: {type(error).__name__}")
+            text = f"CONNECT {host}:{port}: internal error: {type(error).__name__}"
+            responder.plain_error(exchange, 500, text)
             return
         services.metrics.tunnel_opened()
         Tunnel(self.stream, other, config.tunnel_read_timeout, config.tunnel_send_timeout, self._tunnel_over)
 
     def _tunnel_over(self, up: int, down: int) -> None:
-        self._task = None
-        self._s.metrics.tunnel_closed(up, down)
-        self._record()
+        self.exchange.task = None
+        self._services.metrics.tunnel_closed(up, down)
+        self._responder.record(self.exchange)

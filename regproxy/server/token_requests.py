@@ -11,19 +11,27 @@ from regproxy.dataplane.sinks import BytesSink
 from regproxy.http.messages import Request
 from regproxy.http.origin import Origin
 from regproxy.policy.lending import FORM_MAX
-from regproxy.server.tag_requests import TagAsker
+from regproxy.server.context import Services
+from regproxy.server.exchange import Exchange
+from regproxy.server.responder import Responder
 
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class TokenAsker(TagAsker):
+class TokenRequests:
     """Hands out tokens."""
 
-    __slots__ = ()
+    __slots__ = ("_loop", "_responder", "_timeout", "_upstream")
 
-    async def _lend(self, server: Origin, request: Request, body: bytes) -> bool:
+    def __init__(self, services: Services, responder: Responder) -> None:
+        self._upstream = services.upstream
+        self._timeout = services.config.client_body_timeout
+        self._loop = services.loop
+        self._responder = responder
+
+    async def lend(self, exchange: Exchange, server: Origin, request: Request, body: bytes) -> bool:
         """Answer with a token that the server's own login has got; False: not answered, it gets none."""
-        issued = await self._s.upstream.lend(server, request, body)
+        issued = await self._upstream.lend(server, request, body)
         if issued is None:
             return False
         answer = {"token": issued.value, "access_token": issued.value, "expires_in": int(issued.lifetime)}
@@ -33,26 +41,26 @@ class TokenAsker(TagAsker):
             (b"content-length", b"%d" % len(content)),
             (b"cache-control", b"no-store"),
         ]
-        self._answer(200, headers, content)
+        self._responder.answer(exchange, 200, headers, content)
         return True
 
-    async def _read_form(self, request: Request) -> tuple[Request, bytes]:
+    async def read_form(self, exchange: Exchange, request: Request) -> tuple[Request, bytes]:
         """Take in the little body of a request; return the request as it may go on with that body."""
         if request.body.empty:
             return request, b""
-        over = self._body_over = self._s.loop.create_future()
+        stream = exchange.stream
+        over = exchange.body_over = self._loop.create_future()
         sink = BytesSink(FORM_MAX)
         try:
             if request.expect_continue:
-                self.stream.send(CONTINUE)
-            body, timeout = request.body, self._s.config.client_body_timeout
-            self.stream.receive(sink, body.kind, body.length, timeout)
+                stream.send(CONTINUE)
+            stream.receive(sink, request.body.kind, request.body.length, self._timeout)
             await asyncio.wait((over,))
             over.result()
-            self._body_left = False
+            exchange.body_left = False
         finally:
-            if self._body_over is not None:
-                self._body_over = None
-                self.stream.pause()
+            if exchange.body_over is not None:
+                exchange.body_over = None
+                stream.pause()
         headers = tuple(field for field in request.headers if field[0] != b"expect")
         return replace(request, headers=headers, expect_continue=False), bytes(sink.data)

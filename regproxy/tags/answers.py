@@ -1,4 +1,8 @@
-"""What an origin has said of a tag, as it is told to other processes: JSON in the claim's file."""
+"""What an origin has said of a tag, and how other processes are told: JSON in the claim's file.
+
+The four kinds of answer are told apart by their names in JSON, which stay as they are: workers of another
+version may share the directory. What can't be read is no answer, and is asked for again.
+"""
 
 from __future__ import annotations
 
@@ -53,45 +57,93 @@ class Seen:
         said = self.response.get(b"content-length") or b""
         return int(said) if said.isdigit() else 0
 
-    def as_json(self) -> dict[str, Any]:
-        return {
-            **_said(self.response),
-            "address": self.address,
-            "seconds": self.seconds,
-            "began": self.began,
-            "direct": self.direct,
-            "asker": self.asker,
-        }
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """The tag was fetched: what it is, and that it is held. `began`, `address`, `seconds`: as in Seen."""
+
+    digest: str
+    media_type: str
+    address: str
+    seconds: float
+    began: float
 
 
-def as_seen(answer: dict[str, Any]) -> Seen:
-    """The opposite of Seen.as_json(); the error where it was none. Raises UpstreamError."""
-    if "status" not in answer:
-        raise failure(answer["word"], answer["reason"])
-    response = _response(answer, Framing("none", 0))
-    return Seen(response, *(answer[name] for name in ("address", "seconds", "began", "direct", "asker")))
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The origin's answer to a GET was none with content; it is for those alone who are like the `asker`."""
+
+    response: Response
+    body: bytes
+    began: float
+    asker: str
+
+    def error(self, origin: Origin) -> UpstreamError:
+        """Return the error as its own process has it."""
+        return UpstreamAnswer(self.response, self.body, origin)
 
 
-def failed_answer(error: UpstreamError, began: float, asker: str) -> dict[str, Any] | None:
-    """A failure as those get it who asked the same meanwhile; None: that is for each process to find.
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """There was no answer, and why. `word`: see download.failure()."""
 
-    A refusal is for those alone who are like the `asker`.
-    """
+    word: str
+    reason: str
+    began: float
+
+    def error(self) -> UpstreamError:
+        """Return the error as its own process has it."""
+        return failure(self.word, self.reason)
+
+
+TagAnswer = Seen | Content | Refusal | Failure
+
+
+def failed_answer(error: UpstreamError, began: float, asker: str) -> Refusal | Failure | None:
+    """Return a failure as those get it who asked the same meanwhile; None: each process finds it itself."""
     if isinstance(error, RateLimited | CircuitOpen | Busy):
         # Nobody was asked, and it is to be told as what it is.
         return None
-    if not isinstance(error, UpstreamAnswer):
-        return {"word": word_for(error), "reason": str(error), "began": began}
-    body = base64.b64encode(error.body).decode()
-    return {**_said(error.response), "body": body, "began": began, "asker": asker}
+    if isinstance(error, UpstreamAnswer):
+        return Refusal(error.response, error.body, began, asker)
+    return Failure(word_for(error), str(error), began)
 
 
-def as_failure(answer: dict[str, Any], origin: Origin) -> UpstreamError:
-    """The opposite of failed_answer()."""
-    if "status" not in answer:
-        return failure(answer["word"], answer["reason"])
-    body = base64.b64decode(answer["body"])
-    return UpstreamAnswer(_response(answer, Framing("length", len(body))), body, origin)
+def to_json(answer: TagAnswer) -> dict[str, Any]:
+    """Return an answer in JSON's types; which kind it is shows by its names."""
+    match answer:
+        case Seen(response, address, seconds, began, direct, asker):
+            said = {"address": address, "seconds": seconds, "began": began, "direct": direct, "asker": asker}
+            return _said(response) | said
+        case Content(digest, media_type, address, seconds, began):
+            found = {"digest": digest, "type": media_type}
+            return found | {"address": address, "seconds": seconds, "began": began}
+        case Refusal(response, body, began, asker):
+            encoded = base64.b64encode(body).decode()
+            return _said(response) | {"body": encoded, "began": began, "asker": asker}
+        case Failure(word, reason, began):
+            return {"word": word, "reason": reason, "began": began}
+
+
+def from_json(said: dict[str, Any] | None) -> TagAnswer | None:
+    """Return what to_json() was given; None: nothing, or what this version does not know."""
+    if said is None:
+        return None
+    try:
+        if "word" in said:
+            return Failure(said["word"], said["reason"], float(said["began"]))
+        if "digest" in said:
+            found = said["digest"], said["type"], said["address"]
+            return Content(*found, float(said["seconds"]), float(said["began"]))
+        if "body" in said:
+            body = base64.b64decode(said["body"])
+            response = _response(said, Framing("length", len(body)))
+            return Refusal(response, body, float(said["began"]), said["asker"])
+        response = _response(said, Framing("none", 0))
+        times = float(said["seconds"]), float(said["began"])
+        return Seen(response, said["address"], *times, said["direct"], said["asker"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
 
 
 def _said(response: Response) -> dict[str, Any]:
@@ -100,6 +152,6 @@ def _said(response: Response) -> dict[str, Any]:
     return {"status": response.status, "headers": headers}
 
 
-def _response(answer: dict[str, Any], framing: Framing) -> Response:
-    headers = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in answer["headers"])
-    return Response(answer["status"], b"", 1, headers, framing, True)
+def _response(said: dict[str, Any], framing: Framing) -> Response:
+    headers = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in said["headers"])
+    return Response(said["status"], b"", 1, headers, framing, True)

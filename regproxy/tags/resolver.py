@@ -7,13 +7,12 @@ fetched as content by digest, once for everybody. Only what is not known at all 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import TagKey
@@ -23,14 +22,24 @@ from regproxy.fill.fills import Fills
 from regproxy.fill.tag_request import Held, TagAsk
 from regproxy.policy.plans import STALE_ON
 from regproxy.registry.targets import MANIFEST_MAX, Kind, Target
-from regproxy.tags.answers import Seen, as_failure, failed_answer
+from regproxy.tags.answers import (
+    Content,
+    Failure,
+    Refusal,
+    Seen,
+    TagAnswer,
+    failed_answer,
+    from_json,
+    to_json,
+)
 from regproxy.tags.claims import TagClaim, TagClaims
+from regproxy.tags.keys import fetch_key
 from regproxy.tags.revalidation import ATTEMPTS, TagLooks, pause
 from regproxy.tags.rows import Recorder, TagRows, name_of
 from regproxy.upstream.client import Upstream
 from regproxy.upstream.connection import BodyBroken, ConnectionLost
 
-__all__ = ["Recorder", "Tags", "is_for", "key_of", "name_of"]
+__all__ = ["Recorder", "Tags", "is_for", "name_of"]
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +75,7 @@ class Tags:
 
     def join(self, wanted: Wanted, tag: TagAsk) -> tuple[Fill, bool]:
         """Return the tag's fill, shared by equal requests only, and whether it was begun just now."""
-        key = key_of(wanted, tag)
+        key = fetch_key(wanted, tag.accept)
         fill = self._fills.joinable(key)
         if fill is not None:
             return fill, False
@@ -130,7 +139,7 @@ class Tags:
             return False
         if not isinstance(found, Seen):
             fill.joined = fill.revalidated = True
-            self._complete(fill, found.blob, found.media_type)
+            self._complete(fill, *found)
             return True
         if found.status in STALE_ON and tag.stands_in:
             raise UpstreamAnswer(found.response, b"", fill.wanted.origin)
@@ -171,23 +180,24 @@ class Tags:
     # --- what is not -------------------------------------------------------------------------------------
 
     async def _fetch(self, fill: Fill, tag: TagAsk, leave: Callable[[], None]) -> None:
-        claim = await self._claims.take(_equal(fill.wanted, tag), lambda: fill.asked)
+        claim = await self._claims.take(fetch_key(fill.wanted, tag.accept).text(), lambda: fill.asked)
         try:
-            if claim.answer is not None and self._share(fill, claim.answer):
+            answer = from_json(claim.answer)
+            if answer is not None and self._share(fill, answer):
                 return
             held = tag.fresh()
             if held is not None:
                 fill.joined = True
-                self._complete(fill, held.blob, held.media_type)
+                self._complete(fill, *held)
                 return
             fill.joined = False
             began = time.monotonic()
             try:
                 await self._download(fill)
             except UpstreamError as error:
-                answer = failed_answer(error, began, self._looks.asker(fill.wanted))
-                if answer is not None:
-                    claim.publish(answer, time.monotonic())
+                failed = failed_answer(error, began, self._looks.asker(fill.wanted))
+                if failed is not None:
+                    claim.publish(to_json(failed), time.monotonic())
                 self._forget_gone(fill.wanted, tag, error)
                 raise
             leave()
@@ -216,20 +226,23 @@ class Tags:
             if held and error.origin == wanted.origin:
                 self._rows.gone(wanted)
 
-    def _share(self, fill: Fill, answer: dict[str, Any]) -> bool:
+    def _share(self, fill: Fill, answer: TagAnswer) -> bool:
         """Take what another process was answered; False: it is not there any more, or not so any more."""
-        if self._rows.dropped_since(fill.wanted, answer["began"]):
+        if self._rows.dropped_since(fill.wanted, answer.began) or isinstance(answer, Seen):
             return False
-        if "status" in answer and answer["asker"] != self._looks.asker(fill.wanted):
-            return False  # it may be for their sake that they were refused
+        if isinstance(answer, Refusal):
+            if answer.asker != self._looks.asker(fill.wanted):
+                return False  # it may be for their sake that they were refused
+            fill.joined = True
+            raise answer.error(fill.wanted.origin)
         fill.joined = True
-        if "digest" not in answer:
-            raise as_failure(answer, fill.wanted.origin)
-        blob = self._store.lookup(answer["digest"])
+        if isinstance(answer, Failure):
+            raise answer.error()
+        blob = self._store.lookup(answer.digest)
         if blob is None:
             return False
-        fill.media_type = answer["type"]
-        fill.fetched_from, fill.seconds = answer["address"], answer["seconds"]
+        fill.media_type = answer.media_type
+        fill.fetched_from, fill.seconds = answer.address, answer.seconds
         fill.complete(blob)
         return True
 
@@ -240,30 +253,13 @@ class Tags:
             return
         self._rows.fetched(fill.wanted, tag.accept, blob, fill.media_type, began)
         await self._rows.written()
-        answer = {
-            "digest": blob.digest,
-            "type": fill.media_type,
-            "address": fill.fetched_from,
-            "seconds": fill.seconds,
-            "began": began,
-        }
-        claim.publish(answer, at)
-
-
-def key_of(wanted: Wanted, tag: TagAsk) -> Hashable:
-    """Equal for requests that share a fetch; an origin may answer others with something else."""
-    return (wanted.identity, wanted.target.reference, tag.accept)
+        answer = Content(blob.digest, fill.media_type, fill.fetched_from, fill.seconds, began)
+        claim.publish(to_json(answer), at)
 
 
 def is_for(fill: Fill, tag: TagKey) -> bool:
     """Whether a fill is for this tag."""
     return fill.tag is not None and name_of(fill.wanted) == tag
-
-
-def _equal(wanted: Wanted, tag: TagAsk) -> str:
-    """key_of() as a text that is the same in all processes."""
-    authorization = [value.decode("latin-1") for value in wanted.request.all(b"authorization")]
-    return json.dumps([wanted.origin.scheme, *name_of(wanted), authorization, tag.accept.key])
 
 
 def _broken_off(fill: Fill, error: UpstreamError) -> bool:

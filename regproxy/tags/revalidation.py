@@ -18,8 +18,9 @@ from regproxy.cache.index.index import TagKey
 from regproxy.core.errors import RegproxyError, UpstreamError
 from regproxy.fill.fill import Wanted
 from regproxy.fill.tag_request import Held, TagAsk
-from regproxy.tags.answers import Seen, as_seen, failed_answer
+from regproxy.tags.answers import Failure, Refusal, Seen, failed_answer, from_json, to_json
 from regproxy.tags.claims import TagClaim, TagClaims
+from regproxy.tags.keys import RequestKey, look_key
 from regproxy.tags.rows import TagRows, name_of
 from regproxy.upstream.client import Upstream
 from regproxy.upstream.connection import ConnectionLost
@@ -65,7 +66,7 @@ class TagLooks:
         self._claims = claims
         self._loop = loop
         self._spawn = spawn
-        self._under_way: dict[str, _Look] = {}
+        self._under_way: dict[RequestKey, _Look] = {}
 
     async def look(self, wanted: Wanted, tag: TagAsk) -> Seen | Held:
         """What the origin says of a tag, entered in the index; or the copy that is fresh by now.
@@ -86,7 +87,7 @@ class TagLooks:
         return self._claims.mark(json.dumps([[value.decode("latin-1") for value in each] for each in said]))
 
     def _join(self, wanted: Wanted, tag: TagAsk, asker: str) -> _Look:
-        key = json.dumps(["HEAD", wanted.origin.scheme, *name_of(wanted), asker, tag.accept.key])
+        key = look_key(wanted, tag.accept, asker)
         look = self._under_way.get(key)
         if look is not None:
             # An answer that another process had before this request is not one to it.
@@ -102,13 +103,13 @@ class TagLooks:
             if name_of(look.wanted) == tag:
                 del self._under_way[key]
 
-    def _leave(self, look: _Look, key: str) -> None:
+    def _leave(self, look: _Look, key: RequestKey) -> None:
         if self._under_way.get(key) is look:
             del self._under_way[key]
 
-    async def _run(self, look: _Look, key: str) -> None:
+    async def _run(self, look: _Look, key: RequestKey) -> None:
         try:
-            claim = await self._claims.take(key, lambda: look.asked)
+            claim = await self._claims.take(key.text(), lambda: look.asked)
             try:
                 await self._ask(look, key, claim)
             finally:
@@ -126,12 +127,18 @@ class TagLooks:
         finally:
             self._leave(look, key)
 
-    async def _ask(self, look: _Look, key: str, claim: TagClaim) -> None:
+    async def _ask(self, look: _Look, key: RequestKey, claim: TagClaim) -> None:
         wanted = look.wanted
-        if claim.answer is not None and not self._rows.dropped_since(wanted, claim.answer["began"]):
+        answer = from_json(claim.answer)
+        if answer is not None and not self._rows.dropped_since(wanted, answer.began):
             # Refused or not: who asked it in that process joins only those who are alike.
-            look.done.set_result(as_seen(claim.answer))
-            return
+            if isinstance(answer, Failure):
+                raise answer.error()
+            if isinstance(answer, Refusal):
+                raise answer.error(wanted.origin)
+            if isinstance(answer, Seen):
+                look.done.set_result(answer)
+                return
         held = look.tag.fresh()
         if held is not None:
             look.done.set_result(held)
@@ -140,9 +147,9 @@ class TagLooks:
         try:
             fetched = await self._head(look)
         except UpstreamError as error:
-            answer = failed_answer(error, began, self.asker(wanted))
-            if answer is not None:
-                claim.publish(answer, time.monotonic())
+            failed = failed_answer(error, began, self.asker(wanted))
+            if failed is not None:
+                claim.publish(to_json(failed), time.monotonic())
             raise
         at = time.monotonic()
         address, direct = fetched.connection.address, fetched.origin == wanted.origin
@@ -155,7 +162,7 @@ class TagLooks:
         if entered:
             # Other processes know it before the next of them may ask the origin.
             await self._rows.written()
-        claim.publish(seen.as_json(), at)
+        claim.publish(to_json(seen), at)
 
     async def _head(self, look: _Look) -> Fetched:
         wanted = look.wanted

@@ -1,1 +1,1 @@
-"""Metrics and logs."""
+"""Metrics and the access log."""

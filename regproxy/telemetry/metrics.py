@@ -1,8 +1,8 @@
 """Every metric is declared here. Hot paths count in C (Tally); publish() moves the counts at intervals.
 
 Names follow Prometheus' rules: base units, `_total` for counters. The processes of one supervisor use
-prometheus_client's multiprocess mode: each publishes to files of its own in a directory (see `shelf`), and
-whoever is asked renders the sum.
+prometheus_client's multiprocess mode: each publishes to files of its own in a directory (see `metrics_dir`),
+and whoever is asked renders the sum.
 """
 
 from __future__ import annotations
@@ -269,7 +269,7 @@ class Metrics:
     def tally(self, registry: str, kind: str, cache_status: str, code: int) -> Tally:
         """Return what counts requests of this kind; the same object each time.
 
-        `registry`: the origin's host. `kind`: an oci.Kind, or a tier's name for a tag. `cache_status`:
+        `registry`: the origin's host. `kind`: a targets.Kind, or a tier's name for a tag. `cache_status`:
         nginx's word, "" if the cache has nothing to do with it. `code`: the status.
         """
         tally = self._tallies.get((registry, kind, cache_status, code))
@@ -349,7 +349,7 @@ class Metrics:
         self._token_fetches.labels(*labels, outcome).inc()
 
     def lookup(self, lane: str, outcome: str) -> None:
-        """Count a lookup of a name. `lane`: a lookups.Lane; "found", "missing", "failed" or "refused"."""
+        """Count a lookup of a name. `lane`: of name_lookups; "found", "missing", "failed" or "refused"."""
         self._lookups.labels(lane, outcome).inc()
 
     def target_refused(self, by: str) -> None:
@@ -368,7 +368,7 @@ class Metrics:
 
     def fill_resumed(self, registry: str) -> None:
         """Count a body that broke, and is asked for again."""
-        self._fill_resumes.labels(registry).inc()
+        self._fill_resumes.labels(self._registries.bound(registry)).inc()
 
     def fill_failed(self, reason: str) -> None:
         """Count a fetch that did not end in the cache. `reason`: a word of a small set."""

@@ -1,1 +1,1 @@
-"""The CA, leaves, TLS contexts."""
+"""The certificate authority, certificates of hosts, TLS contexts."""

@@ -1,1 +1,1 @@
-"""Requests to origins."""
+"""Requests to origins: names, connections, redirects, rate limits, circuit breakers."""

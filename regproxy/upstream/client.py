@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
@@ -27,9 +28,10 @@ from regproxy.registry.rate_limits import CLIENT
 from regproxy.registry.targets import Kind, parse_target
 from regproxy.registry.token_protocol import Issued
 from regproxy.upstream.admission import Gate, credential_of
-from regproxy.upstream.connection import Connection, ConnectionLost, Idle
+from regproxy.upstream.connection import Connection, ConnectionLost
 from regproxy.upstream.dialer import Dialer
 from regproxy.upstream.fetch import WHOLE, Ask, Fetched
+from regproxy.upstream.pool import Idle
 
 __all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched", "Upstream", "authority"]
 
@@ -46,6 +48,9 @@ _TOKENS: Final = "tokens"  # their servers' quotas are no registry's
 _SOON: Final = 20.0  # seconds for a token
 _LITTLE: Final = 5.0  # seconds for what nobody wants
 _SAFE: Final = frozenset({"GET", "HEAD"})
+_OTHER_SCHEME: Final = re.compile(
+    rb"^(?:proxy-)?authorization:[ \t]*(?!basic[ \t]|bearer[ \t])", re.IGNORECASE | re.MULTILINE
+)
 _MIRRORED: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
 _IDENTITY: Final = (b"accept-encoding", b"identity")
 
@@ -136,6 +141,8 @@ class Upstream:
     async def _ask(
         self, connection: Connection, head: bytes, method: str, started: float
     ) -> tuple[Connection, Response]:
+        # NTLM and Negotiate log a connection in, and not a request (RFC 4559 6); so may what we don't know.
+        connection.private = connection.private or _OTHER_SCHEME.search(head) is not None
         try:
             connection.send(head)
             response = await connection.read_head(method)
@@ -212,12 +219,12 @@ class Upstream:
         self._authorizer.judge(origin, request, grant, response)
 
     async def may_lend(self, origin: Origin, request: Request) -> bool:
-        """As Authorizer.may_lend."""
-        return await self._authorizer.may_lend(origin, request)
+        """As TokenLoans.may_lend."""
+        return await self._authorizer.loans.may_lend(origin, request)
 
     async def lend(self, origin: Origin, request: Request, body: bytes) -> Issued | None:
-        """As Authorizer.lend."""
-        return await self._authorizer.lend(origin, request, body)
+        """As TokenLoans.lend."""
+        return await self._authorizer.loans.lend(origin, request, body)
 
     async def exchange(
         self,
@@ -229,7 +236,7 @@ class Upstream:
         *,
         registry: Origin | None = None,
     ) -> tuple[int, Response, bytes]:
-        """Ask a token server one thing: see `tokencache.Exchange`."""
+        """Ask a token server one thing: see `token_cache.Exchange`."""
         framing = Framing("length", len(body)) if method == "POST" else Framing("none", 0)
         request = Request(method, target, 1, headers, framing, True, False)
         head = upstream_head(request, authority(origin), target=target)
@@ -328,13 +335,15 @@ class Upstream:
         grant = await authorizer.authorization(origin, target, request, own=ask.own)
         async with authorizer.trial(origin, grant) as rests:
             if rests:
-                grant = await authorizer.authorization(origin, target, request, own=ask.own)
+                again = await authorizer.authorization(origin, target, request, own=ask.own)
+                # Another sort of credentials may do; a login would be shown out of turn.
+                grant = None if again is not None and again.sort == "login" else again
             connection, response = await self._send(at, grant, request, method, url, ask)
             if response.status != 401:
                 authorizer.accepted(origin, grant, response.status)
                 return connection, response
             if grant is not None and grant.sort == "login":
-                authorizer.note(origin, target, response, grant)
+                await authorizer.note(origin, target, response, grant)
         try:
             other = await authorizer.refused(origin, target, request, response, grant, own=ask.own)
         except BaseException:
@@ -350,7 +359,7 @@ class Upstream:
             if response.status != 401:
                 authorizer.accepted(origin, other, response.status)
             else:
-                authorizer.note(origin, target, response, other)
+                await authorizer.note(origin, target, response, other)
         return connection, response
 
     async def _send(

@@ -1,12 +1,10 @@
-"""One connection to an origin, which is asked one thing at a time, and those that wait for a next request."""
+"""One connection to an origin, which is asked one thing at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 from regproxy.core.errors import BadResponse, ConnectFailed, UpstreamError, UpstreamTimeout
@@ -18,7 +16,6 @@ from regproxy.http.messages import Framing, Response, parse_response
 from regproxy.http.origin import Origin
 
 HEAD_MAX: Final = 131_072  # bytes; Artifact Registry sends large response heads
-IDLE_PER_ORIGIN: Final = 32
 IDLE_SECONDS: Final = 55.0  # below the 60 s after which common load balancers drop a connection
 SMALL_BODY: Final = 65_536  # bytes; an error's or a redirect's body is read up to this size
 
@@ -34,16 +31,28 @@ class BodyBroken(BadResponse):
 class Connection:
     """One connection to an origin, and the handler of its stream. One request at a time.
 
-    `patience`: seconds until an answer's first byte, 0 for any.
+    `patience`: seconds until an answer's first byte, 0 for any. `private`: it may be logged in as a whole, so
+    that it is not for others.
     """
 
-    __slots__ = ("_on_lost", "_timeout", "_waiter", "address", "origin", "patience", "stream", "used")
+    __slots__ = (
+        "_on_lost",
+        "_timeout",
+        "_waiter",
+        "address",
+        "origin",
+        "patience",
+        "private",
+        "stream",
+        "used",
+    )
 
     def __init__(self, stream: Stream, origin: Origin, address: str, timeout: float) -> None:
         self.stream = stream
         self.origin = origin
         self.address = address
         self.used = 0
+        self.private = False
         self._timeout = self.patience = timeout
         self._waiter: asyncio.Future[bytes] | None = None
         self._on_lost: Callable[[Connection], None] | None = None
@@ -177,55 +186,6 @@ class Connection:
         """Close in order, once nobody waits for anything."""
         self._on_lost = None
         self.stream.close()
-
-
-class Idle:
-    """Connections that are kept for a later request, by origin; the last one that came goes out first."""
-
-    def __init__(self) -> None:
-        self._pools: dict[Origin, deque[Connection]] = {}
-
-    def take(self, origin: Origin, may: Callable[[Connection], bool] | None = None) -> Connection | None:
-        """One that a request can be sent on, and that `may` is for, or None. Who has sent more is closed."""
-        pool = self._pools.get(origin)
-        while pool:
-            if may is not None and not may(pool[-1]):
-                return None
-            connection = pool.pop()
-            if not pool:
-                del self._pools[origin]
-            connection.take()
-            if connection.stream.reusable():
-                return connection
-            connection.close()
-        return None
-
-    def give(self, connection: Connection, response: Response) -> None:
-        """Take a connection whose answer was read to the end; closed unless the origin keeps it alive."""
-        origin = connection.origin
-        if response.keep_alive and response.body.kind != "eof":
-            pool = self._pools.setdefault(origin, deque())
-            if len(pool) < IDLE_PER_ORIGIN and connection.keep(self._lost):
-                pool.append(connection)
-                return
-            if not pool:
-                del self._pools[origin]
-        connection.close()
-
-    def _lost(self, connection: Connection) -> None:
-        pool = self._pools.get(connection.origin)
-        if pool is not None:
-            with suppress(ValueError):
-                pool.remove(connection)
-            if not pool:
-                del self._pools[connection.origin]
-
-    def close(self) -> None:
-        """Close them all."""
-        for pool in self._pools.values():
-            for connection in tuple(pool):
-                connection.abort()
-        self._pools.clear()
 
 
 def _is_ip(host: str) -> bool:

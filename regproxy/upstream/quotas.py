@@ -1,6 +1,6 @@
 """What registries allow: what is left of their quotas, and who must not be asked for a while.
 
-All workers read and write one file (`quotafile`), without a lock: what two of them know is joined, in any
+All workers read and write one file (`quota_file`), without a lock: what two of them know is joined, in any
 order, and who finds that something of its own is lacking writes it again. So they agree after a few seconds.
 """
 
@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final, Protocol
 
 from regproxy.config.values import Reserve
@@ -28,7 +27,7 @@ from regproxy.registry.rate_limits import (
     parse_retry,
 )
 from regproxy.registry.targets import Kind
-from regproxy.upstream.quota_file import ENTRIES_MAX, Block, Entry, Key, QuotaFile
+from regproxy.upstream.quota_file import ENTRIES_MAX, Block, Entry, Key
 
 log = logging.getLogger(__name__)
 
@@ -51,22 +50,32 @@ class Counters(Protocol):
         """Count a request for a manifest that was answered."""
 
 
-class Quotas:
-    """The quotas of all registries, one object for each worker. Nothing here waits but for a small file.
+class QuotaState(Protocol):
+    """What processes share of quotas: see QuotaFile. Neither may wait for longer than a small file takes."""
 
-    `path`: of the file, made when there is something to write; None: nothing is shared, nor kept.
+    def read(self) -> dict[Key, Entry] | None:
+        """Return what all of them know, None if it is as it was."""
+
+    def write(self, entries: Mapping[Key, Entry]) -> None:
+        """Have the others know this."""
+
+
+class Quotas:
+    """The quotas of all registries, one object for each worker. Nothing here waits but for its state.
+
+    `state`: what other processes know; None: nothing is shared, nor kept.
     `clock`: seconds since the epoch, since a block outlives the process. Credentials are labels, as
-    `ratelimit.client_credential()` makes them for a client's own.
+    `rate_limits.client_credential()` makes them for a client's own.
     """
 
     def __init__(
         self,
-        path: Path | None,
+        state: QuotaState | None,
         reserve: Reserve,
         counters: Counters,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._file = QuotaFile(path) if path is not None else None
+        self._state = state
         self._reserve = reserve
         self._counters = counters
         self._clock = clock
@@ -187,7 +196,7 @@ class Quotas:
         self._stretch(now)
 
     def _read(self, now: float) -> None:
-        found = self._file.read() if self._file is not None else None
+        found = self._state.read() if self._state is not None else None
         if found is None:
             return
         for key, entry in found.items():
@@ -202,8 +211,8 @@ class Quotas:
         self._entries = {key: entry for key, entry in self._entries.items() if entry.prune(now)}
         self._written, self._dirty = now, False
         # Who can't write now tries again with the next change.
-        if self._file is not None:
-            self._file.write(self._entries)
+        if self._state is not None:
+            self._state.write(self._entries)
 
 
 def _bound(entries: dict[Key, Entry], keep: Entry | None = None) -> None:

@@ -90,14 +90,14 @@ def build(target: Path, kernel: Path) -> None:
         for path in (_interpreter(), *_libraries_of_python(), *_packages()):
             archive.file(path)
         for program in PROGRAMS:
-            path = _program(program)
-            assert path is not None
-            archive.file(path.resolve())
-            archive.link(f"/sbin/{program}", path.resolve())
+            found = _program(program)
+            assert found is not None
+            archive.file(found.resolve())
+            archive.link(f"/sbin/{program}", found.resolve())
         for path in _modules(kernel):
             archive.file(path)
-        for path in _own(target.parent / "compiled"):
-            archive.file(*path)
+        for source, name in _own(target.parent / "compiled"):
+            archive.file(source, name)
         archive.script("/init", _init())
         archive.needed()
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,16 @@ def stopped(*pids: int) -> Iterator[None]:
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
         # The signal is sent; it takes effect a moment later.
-        wait_until(lambda pid=pid: _state(pid) == "T", f"{pid} has stopped")
+        wait_until(partial(_is_stopped, pid), f"{pid} has stopped")
     try:
         yield
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
+
+
+def _is_stopped(pid: int) -> bool:
+    return _state(pid) == "T"
 
 
 def _state(pid: int) -> str:

@@ -1,1 +1,1 @@
-"""Metadata in SQLite."""
+"""Metadata in SQLite: tags, sizes and types of objects, last use, pins."""

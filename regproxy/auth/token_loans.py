@@ -1,0 +1,88 @@
+"""Tokens that clients without credentials ask a token server for: its own login gets them, for pulls alone.
+
+Only where a registry has said that its tokens come from there, and the login may serve that registry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from regproxy.auth.login_selection import Logins
+from regproxy.auth.token_cache import Key, NoToken, Tokens
+from regproxy.auth.token_realms import Named, Realms
+from regproxy.http.messages import Request
+from regproxy.http.origin import Origin
+from regproxy.policy.lending import is_plain, is_realms, loan, may_ask, parse_token_ask
+from regproxy.registry.token_protocol import Issued, Realm
+
+
+class TokenLoans:
+    """The tokens that a worker lends. With `pushes` they may be for pushes too."""
+
+    def __init__(self, logins: Logins, realms: Realms, tokens: Tokens, *, pushes: bool) -> None:
+        self._logins = logins
+        self._realms = realms
+        self._tokens = tokens
+        self._pushes = pushes
+
+    async def learn(self, named: Named) -> None:
+        """Remember a realm that a registry has named, for all workers, where there is a login for it."""
+        server = named.realm.origin
+        if not is_plain(named.realm.target.partition("?")[0]) or self._realms.knows(named):
+            return
+        if not await self._logins.serves(named.registry, server):
+            return
+        if (await self._logins.of_server(server)).configured:
+            await self._realms.learn(named)
+
+    async def may_lend(self, server: Origin, request: Request) -> bool:
+        """Tell whether a client that has no credentials may be asking for a token where a registry has said.
+
+        lend() is the next then, with the request's body.
+        """
+        if (
+            not self._logins.any
+            or not may_ask(request)
+            or loan(request.method, request.path, pushes=True) is not None
+        ):
+            return False
+        return bool(await self._named(server, request, lambda _: True))
+
+    async def lend(self, server: Origin, request: Request, body: bytes) -> Issued | None:
+        """Return the token that a token server gives to its own login, for a client; None: not for this one.
+
+        What the client has asked for is read, cut to what is lent, and asked for anew, so nothing of its
+        request is sent and nothing but the token comes back. Raises UpstreamError.
+        """
+        query = request.path.partition("?")[2]
+        ask = parse_token_ask(query, body, pushes=self._pushes)
+        if ask is None:
+            return None
+        found = await self._named(server, request, lambda realm: is_realms(ask, realm.target, realm.service))
+        if not found:
+            return None
+        key = Key(found[-1].registry, found[-1].realm, ask.scopes, None)
+        login = (await self._logins.of_server(server, key.scope)).login
+        if login is None:
+            return None
+        try:
+            return await self._tokens.issue(replace(key, login=login))
+        except NoToken:
+            return None
+
+    async def _named(self, server: Origin, request: Request, fits: Callable[[Realm], bool]) -> list[Named]:
+        """Return the realms at a path of `server` whose registries its login may serve."""
+        path = request.path.partition("?")[0]
+        for again in (False, True):
+            if again:
+                # Another worker may have been told.
+                await self._realms.look()
+            found = [
+                named
+                for named in self._realms.at(server, path)
+                if fits(named.realm) and await self._logins.serves(named.registry, server)
+            ]
+            if found:
+                return found
+        return []

@@ -1,0 +1,168 @@
+"""The object graph of a worker: who is given what."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypedDict
+
+from prometheus_client import CollectorRegistry
+
+from regproxy.auth.authorizer import Authorizer
+from regproxy.auth.token_realms import Realms
+from regproxy.cache import eviction, layout
+from regproxy.cache.blobs import Store
+from regproxy.cache.index.index import Index
+from regproxy.config.directories import Directories
+from regproxy.config.settings import Config
+from regproxy.core.errors import ConfigError
+from regproxy.dataplane import tls
+from regproxy.dataplane.board import Board
+from regproxy.dataplane.inotify import Watch
+from regproxy.dataplane.reactor import Reactor
+from regproxy.dataplane.records_self_test import sealing_fault
+from regproxy.fill.fills import Fills
+from regproxy.fill.origin_bodies import CHANCES, Limits
+from regproxy.policy.origins import Origins
+from regproxy.policy.plans import Policy
+from regproxy.process.boot import Record
+from regproxy.server.context import Services
+from regproxy.server.lookup import Lookup
+from regproxy.server.routes import Routes
+from regproxy.server.setup_pages import Pages
+from regproxy.tags.claims import TagClaims
+from regproxy.tags.resolver import Tags
+from regproxy.telemetry.access_log import AccessLog
+from regproxy.telemetry.metrics import Metrics
+from regproxy.tls.authority import Authority, throwaway
+from regproxy.tls.client_contexts import Trust
+from regproxy.tls.ktls import kernel_tls
+from regproxy.tls.server_contexts import Contexts
+from regproxy.upstream.admission import Gate
+from regproxy.upstream.circuit_breaker import Breakers
+from regproxy.upstream.client import Upstream
+from regproxy.upstream.dialer import Dialer
+from regproxy.upstream.quota_file import QuotaFile
+from regproxy.upstream.quotas import Quotas
+
+log = logging.getLogger("regproxy.process.worker")  # its parts are the worker's
+
+_MARGIN: Final = 30.0  # seconds that a filler in another process may be late
+
+
+def build(
+    config: Config, directories: Directories, record: Record, loop: asyncio.AbstractEventLoop
+) -> Services:
+    """Return what the sessions of a worker share. Raises RegproxyError for what can't be opened."""
+    root, policy, origins = directories.cache, Policy(config), Origins(config)
+    reactor = Reactor(loop, record.debug)
+    authority = Authority.open(directories.ca_crt, directories.ca_key)
+    metrics = Metrics(CollectorRegistry())
+    board = Board(record.board)
+    store = Store(root, loop, board=board, counters=metrics)
+    index = Index.open(layout.index(root), board=board, commits_fd=record.commits)
+    # What another process removes is forgotten here, before anything is given out.
+    store.on_change = index.sync
+    index.on_removed, index.on_forget_all = store.forget, store.forget_all
+    contexts = _contexts(config, authority)
+    quotas = Quotas(QuotaFile(layout.quotas(root)), config.quota_reserve, metrics)
+    dialer = Dialer(config, origins, policy, Trust(config), reactor, loop, metrics)
+    realms = Realms(layout.realms(root))
+    upstream = Upstream(
+        *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
+        lambda exchange: Authorizer(config, exchange, origins=origins, counter=metrics, realms=realms),
+    )
+    watch = _watch(reactor)
+    options = _fill_options(config, origins, root)
+    fills = Fills(store, upstream, index, metrics, loop, watch=watch, **options)
+    claims = TagClaims(layout.tag_claims(root), bytes.fromhex(record.claim_key), watch)
+    tags = Tags(store, index, upstream, fills, claims, loop)
+    index.on_tag_dropped = tags.forget
+    access = _access_log(config)
+    for source in (reactor, fills, authority, access):
+        metrics.watch(source)
+    return Services(
+        config=config,
+        policy=policy,
+        reactor=reactor,
+        store=store,
+        index=index,
+        lookup=Lookup(store, index, quotas.stretch),
+        routes=Routes(policy, config.ignored_headers),
+        fills=fills,
+        tags=tags,
+        upstream=upstream,
+        contexts=contexts,
+        metrics=metrics,
+        access=access,
+        pages=Pages(authority.certificate_pem, config.listen.port),
+        loop=loop,
+        closes=config.keepalive_timeout == 0,
+        stretch=quotas.stretch,
+    )
+
+
+class _FillOptions(TypedDict):
+    largest: int
+    fits: Callable[[int, Path | None], bool]
+    patience: float
+    limits: Limits
+
+
+def _fill_options(config: Config, origins: Origins, root: Path) -> _FillOptions:
+    most = config.cache_max_size
+    return {
+        # Eviction goes down to 90 %: what is nearly all of it would go at once, with much else.
+        "largest": most // 2,
+        "fits": lambda total, part: eviction.fits(root, most, total, time.time(), besides=part),
+        "patience": 2 * origins.patience + config.resume_time + _MARGIN,
+        "limits": Limits(
+            *(config.fill_streams, config.resume_time, config.min_rate, config.min_rate_time),
+            chances=CHANCES if config.resume_time else 0,
+        ),
+    }
+
+
+def _contexts(config: Config, authority: Authority) -> Contexts:
+    """Return the TLS contexts of clients' connections; the log says who encrypts."""
+    missing = kernel_tls()
+    if missing is None:
+        log.info("kTLS: the kernel encrypts; files go out by sendfile")
+        return Contexts(authority, ktls=True, seals=False)
+    log.info("kTLS: not here (%s); TLS is done by OpenSSL in this process", missing)
+    return Contexts(authority, ktls=False, seals=seals(config))
+
+
+def seals(config: Config) -> bool:
+    """Tell whether the data plane makes the TLS records of large bodies itself; say so in the log."""
+    if config.tls_records == "openssl":
+        log.info("TLS records: OpenSSL makes all of them (REGPROXY_TLS_RECORDS=openssl)")
+        return False
+    fault = sealing_fault(*throwaway())
+    if fault:
+        log.warning("TLS records: OpenSSL makes all of them, as our own failed the self-test: %s", fault)
+        return False
+    log.info("TLS records: those of large bodies are made here (%s)", tls.openssl_version())
+    return True
+
+
+def _access_log(config: Config) -> AccessLog:
+    try:
+        return AccessLog.open(config.access_log)
+    except OSError as error:
+        expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
+        raise ConfigError("REGPROXY_ACCESS_LOG", config.access_log, expected) from None
+
+
+def _watch(reactor: Reactor) -> Watch | None:
+    """What tells of other workers' fills; without it they are looked at many times a second."""
+    try:
+        return Watch(reactor)
+    except OSError as error:
+        log.warning(
+            "%s: fills of other workers are followed by polling (fs.inotify.max_user_instances)", error
+        )
+        return None

@@ -1,0 +1,187 @@
+"""What is held, and what of it a request may have: the one door by which content leaves the cache.
+
+Each way to it is told the origin, the target and the request's route, so that a rule on who may have what has
+one place to stand. Here alone it is decided which media type content goes by: what a manifest's bytes state,
+else what the registry has told of it, in that repository.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from regproxy.cache.blobs import Blob, Store
+from regproxy.cache.index.index import Index, TagRow
+from regproxy.core.errors import BadResponse
+from regproxy.fill.fill import NO_TYPE
+from regproxy.fill.tag_request import Held
+from regproxy.http.origin import Origin
+from regproxy.policy.freshness import Lifetime
+from regproxy.policy.plans import variants
+from regproxy.registry.targets import MANIFEST_MAX, NO_MANIFEST, Kind, ManifestType, Target, manifest_type
+from regproxy.server.routes import BY_DIGEST, Route
+
+log = logging.getLogger(__name__)
+
+_BLOB: Final = Kind.BLOB  # a member of an enum is slow to get at
+
+
+_make = tuple.__new__
+
+
+class Copy(NamedTuple):
+    """What is held of a tag, `age` seconds after its origin has confirmed it.
+
+    `current`: that was the last that the origin has said. `fresh`: nobody has to be asked. `usable_if_error`:
+    it is served while the origin is in trouble (RFC 5861 4).
+    """
+
+    row: TagRow
+    held: Held
+    age: float
+    current: bool
+    fresh: bool
+    usable_if_error: bool
+
+
+class Lookup:
+    """Looks for what would answer a request. `stretch`: how many times longer a registry's tags are fresh."""
+
+    __slots__ = ("_index", "_store", "_stretch")
+
+    def __init__(self, store: Store, index: Index, stretch: Callable[[str], float]) -> None:
+        self._store = store
+        self._index = index
+        self._stretch = stretch
+
+    # --- what a request may have -------------------------------------------------------------------------
+
+    def content(self, origin: Origin, target: Target, route: Route) -> Held | None:
+        """Return content by digest; None: it is not held, or no manifest where one is wanted."""
+        blob = self._store.lookup(target.reference)
+        if blob is None or not (blob.known or self._is_whole(blob)):
+            return None
+        if target.kind is _BLOB:
+            return blob, NO_TYPE
+        manifest = blob.manifest
+        if manifest is not None and manifest.stated:
+            media_type = manifest.media_type
+        else:
+            media_type = self._told_type(origin, target, route, blob, "")
+        return (blob, media_type) if media_type else None
+
+    def copy(self, origin: Origin, target: Target, route: Route, lifetime: Lifetime) -> Copy | None:
+        """Return the copy of a tag that suits a request: the newest, else an older one that is still held."""
+        rows = self._index.tag(origin.host, origin.port, route.shared.repository, target.reference)
+        row = route.choose(rows)
+        held = self._named(row, route) if row is not None else None
+        if row is not None and held is not None:
+            age = time.time() - row.fetched_at
+            if lifetime.is_fresh(age):
+                # What Copy() does, without the call of a function in Python: a hit has no time to lose.
+                return _make(Copy, (row, held, age, True, True, True))
+            return self._aged(origin, lifetime, row, held, True)
+        for older in variants(rows, route.accept):
+            held = self._named(older, route)
+            if held is not None:
+                return self._aged(origin, lifetime, older, held, False)
+        return None
+
+    def fresh(self, origin: Origin, target: Target, route: Route, lifetime: Lifetime) -> Held | None:
+        """Return the copy of a tag that is there by now, and so young that nobody has to be asked."""
+        rows = self._index.tag(origin.host, origin.port, route.shared.repository, target.reference)
+        row = route.choose(rows)
+        held = self._named(row, route) if row is not None else None
+        if row is None or held is None:
+            return None
+        age = time.time() - row.fetched_at
+        return held if lifetime.is_fresh(age, self._stretch(origin.host)) else None
+
+    def brought(self, origin: Origin, target: Target, route: Route, blob: Blob, told: str) -> Held:
+        """Return what a fill, or another client's request for the same, has brought, as this one gets it.
+
+        `told`: what the registry has said of its type there, "" where that was another one.
+        """
+        if target.kind in BY_DIGEST:
+            return blob, self._digest_type(origin, target, route, blob, told) or NO_TYPE
+        return blob, self._manifest_type(blob, told) or told
+
+    def drop(self, digest: str) -> None:
+        """Remove content that is not what it should be: every later client would be cut for it."""
+        self._store.remove(digest)
+        self._index.drop_object(digest)
+
+    # --- tags --------------------------------------------------------------------------------------------
+
+    def _named(self, row: TagRow, route: Route) -> Held | None:
+        """What a tag's row names, where it is held and of a type that the request takes."""
+        blob = self._store.lookup(row.digest)
+        if blob is None or not (blob.known or self._is_whole(blob)):
+            return None
+        manifest = blob.manifest
+        if manifest is not None and manifest.stated:
+            media_type = manifest.media_type
+        else:
+            media_type = self._manifest_type(blob, row.media_type) or row.media_type
+        if media_type != row.media_type and not route.accept.accepts(media_type):
+            return None
+        return blob, media_type
+
+    def _aged(self, origin: Origin, lifetime: Lifetime, row: TagRow, held: Held, current: bool) -> Copy:
+        age = time.time() - row.fetched_at
+        usable = lifetime.usable_if_error(age, self._stretch(origin.host))
+        return Copy(row, held, age, current, False, usable)
+
+    # --- what is known of content ------------------------------------------------------------------------
+
+    def _is_whole(self, blob: Blob) -> bool:
+        """Compare content that was not in memory with what the index knows of it; drop what differs."""
+        row = self._index.object(blob.digest)
+        if row is not None and row.size != blob.size:
+            log.warning("%s has %d bytes on disk instead of %d: removed", blob.digest, blob.size, row.size)
+            self.drop(blob.digest)
+            return False
+        blob.known = True
+        if row is None:
+            # The index was lost.
+            self._index.put_object(blob.digest, blob.size, None, blob.disk)
+        elif row.media_type is not None:
+            blob.manifest = ManifestType(row.media_type, True)
+        return True
+
+    def _digest_type(self, origin: Origin, target: Target, route: Route, blob: Blob, told: str) -> str:
+        """Return the media type to send with content by digest; "": a manifest is wanted, and it is none."""
+        if target.kind is _BLOB:
+            return NO_TYPE
+        if blob.manifest is None or not blob.manifest.stated:
+            return self._told_type(origin, target, route, blob, told)
+        return blob.manifest.media_type
+
+    def _told_type(self, origin: Origin, target: Target, route: Route, blob: Blob, told: str) -> str:
+        where = (origin.host, origin.port, route.shared.repository, target.reference)
+        return self._manifest_type(blob, told or self._index.told(*where))
+
+    def _manifest_type(self, blob: Blob, told: str) -> str:
+        """Return the media type to send with a manifest, "" where this content is none.
+
+        Its bytes decide; where they don't say, `told`, which is what the registry has said of it there.
+        """
+        manifest = blob.manifest
+        if manifest is None:
+            manifest = blob.manifest = self._read_type(blob)
+        return manifest.media_type if manifest.stated else manifest.told(told)
+
+    def _read_type(self, blob: Blob) -> ManifestType:
+        if blob.size > MANIFEST_MAX:
+            return NO_MANIFEST
+        body = blob.small if blob.small is not None else os.pread(blob.file.fd, blob.size, 0)
+        try:
+            manifest = manifest_type(body)
+        except BadResponse:
+            return NO_MANIFEST
+        if manifest.stated:
+            self._index.put_object(blob.digest, blob.size, manifest.media_type, blob.disk)
+        return manifest

@@ -1,0 +1,189 @@
+"""What goes through to the origin and back, nothing stored: bodies both ways."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Final
+
+from regproxy.core.errors import BadResponse, UpstreamError
+from regproxy.dataplane.sinks import StreamSink
+from regproxy.http.messages import Request, Response, forwarded
+from regproxy.http.origin import Origin
+from regproxy.policy.sharing import shared
+from regproxy.registry.targets import Kind, Target
+from regproxy.server.context import Services
+from regproxy.server.exchange import Exchange
+from regproxy.server.responder import FRAMING, Responder
+from regproxy.server.routes import Route
+from regproxy.server.token_requests import CONTINUE, TokenRequests
+from regproxy.upstream.client import INTERIM_MAX, Connection
+
+log = logging.getLogger(__name__)
+
+_CHANGES: Final = frozenset({"PUT", "DELETE"})
+
+
+class Passthrough:
+    """Relays requests and their answers as they come."""
+
+    __slots__ = ("_responder", "_services", "_tokens")
+
+    def __init__(self, services: Services, responder: Responder, tokens: TokenRequests) -> None:
+        self._services = services
+        self._responder = responder
+        self._tokens = tokens
+
+    async def run(self, exchange: Exchange, origin: Origin, route: Route) -> None:
+        """Ask as the client has, and answer as the origin has."""
+        request, upstream = route.request, self._services.upstream
+        exchange.cache = "BYPASS"
+        started, body = time.monotonic(), b""
+        # With what only this client has said it shows its own credentials, and not ours.
+        lend = not route.shared.own
+        if lend and await upstream.may_lend(origin, request):
+            request, body = await self._tokens.read_form(exchange, request)
+            if await self._tokens.lend(exchange, origin, request, body):
+                return
+        if request.body.empty or body:
+            try:
+                connection, response = await upstream.pass_on(origin, request, body, lend=lend)
+            except UpstreamError as error:
+                if self._answer_ping(exchange, route.target, error):
+                    return
+                raise
+        else:
+            connection, grant = await upstream.begin(origin, request)
+            try:
+                response = await self._send_body(exchange, connection, request)
+            except BaseException:
+                connection.abort()
+                raise
+            upstream.began(origin, request, grant, response)
+        exchange.asked, exchange.asked_seconds = connection.address, time.monotonic() - started
+        try:
+            await self._forget_pushed(origin, route, response.status)
+            await self._relay(exchange, connection, response, request)
+        except BaseException:
+            connection.abort()
+            raise
+        # The connection may be somebody else's by now: what becomes of this client is not its business.
+        await self._end_relay(exchange, response, request)
+
+    def _answer_ping(self, exchange: Exchange, target: Target, error: UpstreamError) -> bool:
+        """Answer /v2/ for a registry that is down: clients ask it first, before what is held."""
+        if target.kind is not Kind.PING:
+            return False
+        log.warning("%s: answering /v2/ in its place: %s", exchange.host, error)
+        self._responder.pong(exchange)
+        return True
+
+    async def _forget_pushed(self, origin: Origin, route: Route, status: int) -> None:
+        """A tag that a client has set or deleted is not what we hold any more, in any process."""
+        target, request, services = route.target, route.request, self._services
+        if target.kind is Kind.TAG and request.method in _CHANGES and status < 400:
+            # By its plain name, and by that with the namespace of a mirror.
+            repositories = target.repository, shared(request, target).repository
+            for repository in dict.fromkeys(repositories):
+                services.index.drop_tag(origin.host, origin.port, repository, target.reference)
+            # Who pushes may pull through another process as soon as it has its answer.
+            await services.tags.written()
+
+    # --- the request's body ------------------------------------------------------------------------------
+
+    async def _send_body(self, exchange: Exchange, connection: Connection, request: Request) -> Response:
+        """Relay the request's body while waiting for the origin's head, which may come before its end."""
+        services, stream = self._services, exchange.stream
+        chunked = request.body.kind == "chunked"
+        over = exchange.body_over = services.loop.create_future()
+        connection.wait_without_limit()
+        answer = services.loop.create_task(self._final_head(exchange, connection, request))
+        try:
+            sink = StreamSink(connection.stream, chunked)
+            timeout = services.config.client_body_timeout
+            stream.receive(sink, request.body.kind, request.body.length, timeout)
+            await asyncio.wait((over, answer), return_when=asyncio.FIRST_COMPLETED)
+            if over.done():
+                if over.exception() is not None and not connection.stream.open:
+                    return await answer  # it says why the origin takes no more
+                over.result()
+                exchange.body_left = False
+                if chunked:
+                    connection.stream.end_chunks()
+                if not answer.done():
+                    connection.wait_from_now()
+            return await answer
+        finally:
+            answer.cancel()
+            if exchange.body_over is not None:
+                exchange.body_over = None
+                stream.pause()
+
+    async def _final_head(self, exchange: Exchange, connection: Connection, request: Request) -> Response:
+        """The answer to a request with a body; a client that waits for 100 is told (RFC 9110 10.1.1)."""
+        told = False
+        for _ in range(INTERIM_MAX + 1):
+            response = await connection.read_head(request.method)
+            if response.status >= 200:
+                return response
+            if response.status == 100 and request.expect_continue and not told:
+                told = True
+                exchange.stream.send(CONTINUE)
+        raise BadResponse(f"{connection.origin.host}: more than {INTERIM_MAX} interim answers")
+
+    # --- the answer --------------------------------------------------------------------------------------
+
+    async def _relay(
+        self, exchange: Exchange, connection: Connection, response: Response, request: Request
+    ) -> None:
+        """Send the origin's answer to the client as it comes, with back-pressure."""
+        stream, body = exchange.stream, response.body
+        exchange.base = stream.plain_sent
+        chunked = _rechunked(response, request)
+        headers = self._relayed_headers(exchange, response, chunked)
+        exchange.status = response.status
+        head = self._responder.head(exchange, response.status, headers) + self._services.date()
+        stream.send(head)
+        exchange.base += len(head)
+        await connection.read_body(StreamSink(stream, chunked), body)
+        if chunked:
+            stream.end_chunks()
+        if exchange.unread:
+            # The rest of the request's body would be read as the head of somebody else's request.
+            connection.abort()
+        elif not request.body.empty:
+            # So would be a body that the origin has left unread, and it may have been written for that.
+            connection.close()
+        else:
+            self._services.upstream.release(connection, response)
+
+    def _relayed_headers(
+        self, exchange: Exchange, response: Response, chunked: bool
+    ) -> list[tuple[bytes, bytes]]:
+        headers, body = forwarded(response), response.body
+        if body.kind != "none":
+            headers = [h for h in headers if h[0] not in FRAMING]
+            if body.kind == "length":
+                headers.append((b"content-length", b"%d" % body.length))
+            elif chunked:
+                headers.append((b"transfer-encoding", b"chunked"))
+            elif not self._responder.closes(exchange):
+                headers.append((b"connection", b"close"))
+        return headers
+
+    async def _end_relay(self, exchange: Exchange, response: Response, request: Request) -> None:
+        """Wait until the client's side of a relayed answer is out, and go on or close."""
+        if not exchange.stream.notify_sent():
+            waiter = exchange.sent_waiter = self._services.loop.create_future()
+            await waiter
+        if response.body.kind in ("chunked", "eof") and not _rechunked(response, request):
+            self._responder.record(exchange)
+            exchange.stream.close()
+            return
+        self._responder.finish(exchange)
+
+
+def _rechunked(response: Response, request: Request) -> bool:
+    """Whether a body of unknown length goes out in chunks, which HTTP/1.0 clients don't know."""
+    return response.body.kind in ("chunked", "eof") and request.minor >= 1

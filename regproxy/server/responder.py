@@ -1,0 +1,247 @@
+"""What goes out to a client: heads, errors, answers; and the record of each request in log and metrics."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Final
+
+from regproxy.core.errors import RegproxyError
+from regproxy.dataplane.sources import FileSource
+from regproxy.fill.fill import UpstreamAnswer
+from regproxy.http.messages import build_head, forwarded
+from regproxy.registry import targets
+from regproxy.server.context import Services
+from regproxy.server.exchange import Exchange
+
+log = logging.getLogger(__name__)
+
+FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+
+_METHODS: Final = {"connect": "CONNECT", "tunnel": "CONNECT"}
+# nginx's word -> the Cache-Status of RFC 9211
+_CACHE_STATUS: Final = {
+    "HIT": b"regproxy; hit",
+    "MISS": b"regproxy; fwd=miss; stored",
+    "UPDATING": b"regproxy; fwd=miss; collapsed",
+    "EXPIRED": b"regproxy; fwd=stale; stored",
+    "REVALIDATED": b"regproxy; fwd=stale; detail=revalidated",
+    "STALE": b"regproxy; hit; detail=stale",
+    "BYPASS": b"regproxy; fwd=bypass",
+}
+# What the body did not have to be fetched for.
+_SAVED: Final = frozenset({"HIT", "STALE", "REVALIDATED"})
+
+
+class Responder:
+    """Sends answers, and ends exchanges with them."""
+
+    __slots__ = ("_config", "_services")
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._config = services.config
+
+    # --- the end of a request ----------------------------------------------------------------------------
+
+    def finish(self, exchange: Exchange) -> None:
+        """The answer is out: log it, and wait for the next request or close."""
+        self.record(exchange)
+        exchange.task = None
+        if not exchange.keeps or exchange.body_left or self._services.drains:
+            unread = exchange.unread
+            exchange.request = None
+            exchange.stream.close(unread)
+            return
+        exchange.request = None
+        config = self._config
+        exchange.stream.next_head(config.keepalive_timeout, config.client_header_timeout)
+
+    def cut(self, exchange: Exchange) -> None:
+        """Break the connection where an answer can't be completed."""
+        exchange.stream.abort()
+        exchange.cancel()
+        self.record(exchange)
+
+    def record(self, exchange: Exchange) -> None:
+        """Count and log the request that has ended, however it ended."""
+        services, request, route = self._services, exchange.request, exchange.route
+        host, kind, cache, status = exchange.host, exchange.kind, exchange.cache, exchange.status
+        took = time.monotonic() - exchange.started
+        sent = exchange.stream.plain_sent - exchange.base
+        # A name that anybody may make up is no label.
+        tally = services.metrics.tally(host if exchange.origin is not None else "", kind, cache, status)
+        tally.add(sent, took)
+        if cache in _SAVED:
+            tally.add_saved(sent)
+        services.access.line(
+            time.time(),
+            exchange.peer,
+            request.method if request is not None else _METHODS.get(kind, ""),
+            route.path if route is not None and request is not None else "",
+            host,
+            status,
+            sent,
+            took,
+            kind,
+            cache,
+            exchange.asked_seconds,
+            host if exchange.asked else "",
+            exchange.asked,
+        )
+        exchange.status = 0
+        if exchange.waiting:
+            self.wait_for_fill(exchange, False)
+
+    def wait_for_fill(self, exchange: Exchange, waiting: bool) -> None:
+        """Count a client among those that read from something while it is fetched."""
+        if waiting != exchange.waiting:
+            exchange.waiting = waiting
+            self._services.fills.waiters += 1 if waiting else -1
+
+    # --- heads -------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        exchange: Exchange,
+        status: int,
+        head: bytes,
+        body: bytes = b"",
+        source: FileSource | None = None,
+        chunked: bool = False,
+    ) -> None:
+        """Send an answer whose head lacks its Date and empty line."""
+        stream = exchange.stream
+        exchange.status = status
+        head += self._services.date()
+        exchange.base = stream.plain_sent + len(head)
+        exchange.ending = True
+        if stream.send(head, body, source, chunked):
+            self.finish(exchange)
+
+    def closes(self, exchange: Exchange) -> bool:
+        """Whether this answer says that the connection ends with it; what was said once stays so."""
+        if self._services.closes or exchange.stream.spent:
+            exchange.keeps = False
+        return not exchange.keeps or exchange.body_left
+
+    def head(self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """Return a head without the empty line; the caller's headers and ours."""
+        request = exchange.request
+        if exchange.kind and request is not None:
+            headers.append((b"x-docker-registry-proxy-cache-type", exchange.kind.encode()))
+        if exchange.cache:
+            headers.append((b"x-docker-registry-proxy-cache-upstream-status", exchange.cache.encode()))
+            headers.append((b"cache-status", _cache_status(exchange, status)))
+        if self.closes(exchange):
+            headers.append((b"connection", b"close"))
+        elif request is not None and request.minor == 0:
+            headers.append((b"connection", b"keep-alive"))
+        return build_head(status, headers)[:-2]
+
+    # --- whole answers -----------------------------------------------------------------------------------
+
+    def answer(
+        self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]], body: bytes
+    ) -> None:
+        """Answer with a body that is at hand; a HEAD gets the head alone."""
+        head = self.head(exchange, status, headers)
+        without_body = exchange.request is not None and exchange.request.method == "HEAD"
+        self.send(exchange, status, head, b"" if without_body else body)
+
+    def pong(self, exchange: Exchange) -> None:
+        """Answer /v2/ as a registry does that wants no credentials."""
+        exchange.cache = "STALE"
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"2"),
+            (b"docker-distribution-api-version", b"registry/2.0"),
+        ]
+        self.answer(exchange, 200, headers, b"{}")
+
+    def relay_answer(self, exchange: Exchange, answer: UpstreamAnswer) -> None:
+        """Pass an origin's refusal to the client as it came."""
+        response = answer.response
+        headers = [h for h in forwarded(response) if h[0] not in FRAMING]
+        headers.append((b"content-length", b"%d" % len(answer.body)))
+        self.answer(exchange, response.status, headers, answer.body)
+
+    # --- errors ------------------------------------------------------------------------------------------
+
+    def failed(self, exchange: Exchange, error: RegproxyError) -> None:
+        """The task of a request failed: say so, or cut the connection where the answer has begun."""
+        if not exchange.stream.open:
+            return
+        log.warning("%s %s: %s", exchange.host, exchange.uri, error)
+        if exchange.status:
+            self.cut(exchange)
+        else:
+            self.error(exchange, error.status, error.code, str(error), retry_after=error.retry_after)
+
+    def error(
+        self,
+        exchange: Exchange,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        close: bool = False,
+        retry_after: int = 0,
+    ) -> None:
+        """An error of ours: OCI JSON for registry paths, else plain text. `retry_after`: seconds or 0."""
+        if close:
+            exchange.request = None
+        if exchange.origin is None or (not exchange.uri.startswith(("/v2", "/token")) and not close):
+            self.plain_error(exchange, status, message, retry_after)
+            return
+        body = targets.error_body(code, message)
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        if status == 405:
+            headers.append((b"allow", b"GET, HEAD"))
+        if retry_after:
+            headers.append((b"retry-after", b"%d" % retry_after))
+        self.answer(exchange, status, headers, body)
+
+    def plain_error(self, exchange: Exchange, status: int, message: str, retry_after: int = 0) -> None:
+        """An error of ours for people: plain text."""
+        body = f"regproxy: {message}\n".encode()
+        headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
+        if retry_after:
+            headers.append((b"retry-after", b"%d" % retry_after))
+        self.answer(exchange, status, headers, body)
+
+    def unsatisfiable(self, exchange: Exchange, total: int) -> None:
+        """Answer a range of which the content has nothing (RFC 9110 15.5.17). `total`: its bytes."""
+        body = targets.error_body("RANGE_INVALID", f"the content has {total} bytes")
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"content-range", b"bytes */%d" % total),
+        ]
+        self.send(exchange, 416, self.head(exchange, 416, headers), body)
+
+
+def _cache_status(exchange: Exchange, status: int) -> bytes:
+    value, request, route = _CACHE_STATUS[exchange.cache], exchange.request, exchange.route
+    if exchange.cache == "BYPASS" and route is not None and route.shared.own:
+        return value + b"; detail=unkeyed-input"
+    if status >= 400 or (request is not None and request.method == "HEAD"):
+        return value.removesuffix(b"; stored")
+    return value
+
+
+def content_headers(digest: str, media_type: str, length: int) -> list[tuple[bytes, bytes]]:
+    """Return the headers of verified content, stored or on its way, `length` bytes of which are sent.
+
+    -1: nobody knows how many; they go out in chunks.
+    """
+    name = digest.encode()
+    framing = (b"content-length", b"%d" % length) if length >= 0 else (b"transfer-encoding", b"chunked")
+    return [
+        (b"content-type", media_type.encode("latin-1")),
+        framing,
+        (b"docker-content-digest", name),
+        (b"etag", b'"' + name + b'"'),
+        (b"accept-ranges", b"bytes"),
+        (b"docker-distribution-api-version", b"registry/2.0"),
+    ]

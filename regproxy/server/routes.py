@@ -1,0 +1,122 @@
+"""What a request's head says, worked out once: clients send the same few heads again and again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from regproxy.cache.index.index import TagRow
+from regproxy.http.messages import Request, parse_authority, parse_request
+from regproxy.http.origin import Origin
+from regproxy.policy.freshness import Lifetime
+from regproxy.policy.plans import Plan, Policy, choose_variant
+from regproxy.policy.sharing import Shared, shared
+from regproxy.registry.targets import Accept, Kind, Target, parse_accept, parse_target
+from regproxy.tags.rows import is_former
+
+ROUTES_MAX: Final = 1024
+ROUTE_HEAD_MAX: Final = 2048  # bytes; with it the memory is bounded
+
+BY_DIGEST: Final = frozenset({Kind.BLOB, Kind.MANIFEST})
+_READS: Final = frozenset({"GET", "HEAD"})
+_BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_CONDITIONS: Final = frozenset({b"range", b"if-none-match"})
+
+
+@dataclass(slots=True)
+class Route:
+    """What a head says, worked out once: clients send the same few heads again and again.
+
+    `path`: the request's, with its query. `by_digest` is the plan when the content is held, None for all but
+    content by digest; `lifetime` is that of a tag's copies, None for all but tags that may be answered from
+    the cache. `shared`: what others may share of it. `named`: the host that is meant, and the port, 0 where
+    none is named. `conditional`: a range or validator may make the answer something else than all of it.
+    `rows` and `chosen`: the last choice among a tag's variants.
+    """
+
+    request: Request
+    path: str
+    target: Target
+    shared: Shared
+    by_digest: Plan | None
+    lifetime: Lifetime | None
+    conditional: bool
+    has_body: bool
+    accept: Accept
+    named: tuple[str, int] | None = None
+    rows: tuple[TagRow, ...] = ()
+    chosen: TagRow | None = None
+
+    def refusal(self, origin: Origin) -> tuple[int, str] | None:
+        """Return status and reason where the request can't be passed to `origin`, None where it can.
+
+        421: it names another host than the CONNECT has (RFC 9110 15.5.20). 400: it has a body where none has
+        a meaning (RFC 9110 9.3.1, 9.3.2, 9.3.7): an origin that leaves it unread takes it for a request.
+        """
+        named = self.named
+        if named is not None and (named[0] != origin.host or named[1] not in (0, origin.port)):
+            there = f"{origin.host}:{origin.port}"
+            return 421, f"the request is for {self.request.authority}, the CONNECT was for {there}"
+        if self.has_body and self.request.method in _BODILESS:
+            return 400, f"a {self.request.method} with a body is not passed on"
+        return None
+
+    def choose(self, rows: tuple[TagRow, ...]) -> TagRow | None:
+        """The variant among a tag's rows that answers this request, if any does."""
+        if rows is not self.rows:
+            current = tuple(row for row in rows if not is_former(row))
+            self.rows, self.chosen = rows, choose_variant(current, self.accept)
+        return self.chosen
+
+
+class Routes:
+    """The heads that were parsed before. `ignored`: fields that say nothing of what is wanted."""
+
+    __slots__ = ("_ignored", "_known", "_policy")
+
+    def __init__(self, policy: Policy, ignored: Iterable[bytes]) -> None:
+        self._policy = policy
+        self._ignored = tuple(ignored)
+        self._known: dict[bytes, Route] = {}
+
+    def of(self, head: bytes) -> Route:
+        """Parse a head, or remember it. Raises HeadError."""
+        route = self._known.get(head)
+        if route is not None:
+            return route
+        route = self._parse(head)
+        if len(head) <= ROUTE_HEAD_MAX:
+            if len(self._known) >= ROUTES_MAX:
+                del self._known[next(iter(self._known))]
+            self._known[head] = route
+        return route
+
+    def _parse(self, head: bytes) -> Route:
+        request = parse_request(head)
+        path = request.path
+        target = parse_target(path)
+        share = shared(request, target, self._ignored)
+        by_digest = lifetime = None
+        if request.body.empty and request.method in _READS:
+            if target.kind in BY_DIGEST:
+                by_digest = self._policy.plan(request.method, target, True, None)
+            elif target.kind is Kind.TAG and not share.own:
+                lifetime = self._policy.lifetime(target.reference)
+        conditional = any(name in _CONDITIONS for name, _ in request.headers)
+        accept = parse_accept(request.all(b"accept"))
+        body = not request.body.empty
+        # A CONNECT is refused as what it is.
+        named = _named(request.authority) if request.method != "CONNECT" else None
+        return Route(request, path, target, share, by_digest, lifetime, conditional, body, accept, named)
+
+
+def _named(authority: str) -> tuple[str, int] | None:
+    """Return the host and port that a request names, port 0 without one; None where it names nobody."""
+    if not authority:
+        return None
+    name, _, port = authority.rpartition(":")
+    if not port or port.endswith("]") or not name:
+        # `host:` means the scheme's own port (RFC 3986 3.2.3).
+        return parse_authority(name if not port else authority, 65535)[0], 0
+    return parse_authority(authority, None)
