@@ -27,8 +27,9 @@ from typing import Final
 
 import uvloop
 
-from regproxy.dataplane import bodies, tls
+from regproxy.dataplane import file as file_module
 from regproxy.dataplane import stream as stream_module
+from regproxy.dataplane import tls
 from regproxy.dataplane.stream import Stream
 from tests.parts.fuzzed import TIMEOUT, Handler, Raised, Sent, World, read
 from tests.test_relay import tcp_pair
@@ -270,7 +271,7 @@ def descriptors() -> int:
 
 
 def alive() -> tuple[int, int, int]:
-    return stream_module.live(), tls.live(), bodies.live()
+    return stream_module.live(), tls.live(), file_module.live()
 
 
 async def group(world: World, seed: int, number: int) -> None:

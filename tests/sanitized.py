@@ -27,8 +27,8 @@ LINKED: Final = (
     *("README.md", "CHANGELOG.md", "CONTRIBUTING.md"),
 )
 TESTS: Final = (
-    *("relay", "extents", "lengths", "chunks", "reuse", "refusals", "spill", "leases", "seal", "fuzzing"),
-    *("wire", "wire_bodies", "wire_messages"),
+    *("relay", "extents", "lengths", "chunks", "http1", "states", "reuse", "refusals", "spill", "leases"),
+    *("seal", "fuzzing", "wire", "wire_bodies", "wire_messages"),
 )
 # What sanitized modules need, of whoever starts a process: they can't be loaded without their library.
 _PASSED_ON: Final = ("LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS", "PYTHONMALLOC")

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from regproxy.dataplane.bodies import BytesSink, FileSource, StreamSink
-from regproxy.dataplane.stream import Sink
+from regproxy.dataplane.body import Sink
+from regproxy.dataplane.sinks import BytesSink, StreamSink
+from regproxy.dataplane.sources import FileSource
 from tests.test_relay import DATA, LIMIT, Plane, Run, dechunked, plane, run
 
 __all__ = ["plane", "run"]  # fixtures

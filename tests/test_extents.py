@@ -19,7 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
-from regproxy.dataplane.bodies import File, FileSource, Growth, Segment
+from regproxy.dataplane.file import File
+from regproxy.dataplane.growing_file import Growth, Segment
+from regproxy.dataplane.sources import FileSource
 from regproxy.dataplane.stream import Stream
 from tests.test_relay import LIMIT, Plane, Run, Told, nothing, plane, run
 

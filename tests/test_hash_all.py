@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from regproxy.dataplane.bodies import Growth
+from regproxy.dataplane.growing_file import Growth
 from regproxy.fill.transfer import hash_all
 
 LOOKS = 1000

@@ -169,7 +169,7 @@ MODULES = modules()
 def test_there_is_something_to_check() -> None:
     assert {"core.errors", "http.messages", "registry.targets", "dataplane.stream"} <= MODULES.keys()
     assert ours(MODULES["http.origin"]) >= {"core.errors", "http.messages"}
-    assert ours(MODULES["dataplane.bodies"]) >= {"dataplane.stream", "dataplane.openssl"}
+    assert ours(MODULES["dataplane.growing_file"]) >= {"dataplane.body", "dataplane.openssl"}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -238,7 +238,7 @@ PYTHON = [
     ("registry.targets", "from regproxy.config import directories", "is pure, but imports config.d"),
     (
         "cache.blobs",
-        "import os, time\nfrom regproxy.dataplane.bodies import send\nfrom regproxy.http import messages",
+        "import os, time\nfrom regproxy.dataplane.file import File\nfrom regproxy.http import messages",
         None,
     ),
     ("cache.blobs", "from regproxy.server.session import Session", "imports server.session"),
@@ -272,7 +272,7 @@ CYTHON = [
     ("dataplane.tls", "from .openssl cimport SSL, SSL_CTX", None),
     ("dataplane.tls", "from . cimport openssl", None),
     ("dataplane.tls", "cimport regproxy.dataplane.posix as posix", None),
-    ("dataplane.tls", "from regproxy.dataplane cimport (\n    stream,  # why\n    bodies,\n)", None),
+    ("dataplane.tls", "from regproxy.dataplane cimport (\n    stream,  # why\n    sinks,\n)", None),
     ("dataplane.tls", "import time, os", None),
     ("dataplane.tls", "from regproxy.core import errors", "imports core.errors"),
     ("dataplane.tls", "    from ..core.errors import HeadError", "imports core.errors"),

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
-from regproxy.dataplane.bodies import FileSource, Growth, Segment
+from regproxy.dataplane.growing_file import Growth, Segment
+from regproxy.dataplane.sources import FileSource
 from regproxy.fill.range_leases import LEAST, MIB, NEAR, PIECE, WANTED, Leases
 from tests.test_relay import LIMIT, Plane, plane
 

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from regproxy.cache.parts import MAPPED_MAX, Meta, boot_id, open_part
 from regproxy.core.errors import BadResponse
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
-from regproxy.dataplane.bodies import File, Growth, Segment
+from regproxy.dataplane.file import File
+from regproxy.dataplane.growing_file import Growth, Segment
 from regproxy.fill.origin_bodies import check, is_behind
 from regproxy.http.messages import Response, parse_response
 from regproxy.http.origin import Origin

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from regproxy.config.settings import load
-from regproxy.dataplane.bodies import BytesSink, File, FileSource
+from regproxy.dataplane.file import File
 from regproxy.dataplane.records_self_test import sealing_fault
+from regproxy.dataplane.sinks import BytesSink
+from regproxy.dataplane.sources import FileSource
 from regproxy.dataplane.tls import Context, client_context, server_context
 from regproxy.process import wiring
 from regproxy.server.responder import Responder

@@ -14,8 +14,9 @@ PLANE = """
 import os, socket
 from pathlib import Path
 from regproxy.dataplane import stream as stream_module
-from regproxy.dataplane.bodies import FileSource, Growth
-from regproxy.dataplane.stream import Listener
+from regproxy.dataplane.growing_file import Growth
+from regproxy.dataplane.sources import FileSource
+from regproxy.dataplane.listener import Listener
 from tests.test_relay import DATA, Plane
 
 plane = Plane()

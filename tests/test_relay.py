@@ -20,10 +20,13 @@ from typing import Any
 import pytest
 import uvloop
 
-from regproxy.dataplane import bodies
+from regproxy.dataplane import file as file_module
 from regproxy.dataplane import stream as stream_module
-from regproxy.dataplane.bodies import BytesSink, File, FileSource, Growth, StreamSink
+from regproxy.dataplane.file import File
+from regproxy.dataplane.growing_file import Growth
 from regproxy.dataplane.reactor import Reactor
+from regproxy.dataplane.sinks import BytesSink, StreamSink
+from regproxy.dataplane.sources import FileSource
 from regproxy.dataplane.stream import Stream
 
 HOLD_BACK = 16_384  # bytes at the end that wait for the digest
@@ -62,7 +65,7 @@ class Plane:
         self.errors: list[dict[str, Any]] = []
         self.jobs = 0  # done by threads
         self.loop.set_exception_handler(lambda loop, context: self.errors.append(context))
-        self.reactor = Reactor(self.loop)
+        self.reactor = Reactor(self.loop, debug=True)
         self.reactor.start()
         self._far: list[socket.socket] = []
 
@@ -140,7 +143,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 @pytest.fixture
 def plane() -> Iterator[Plane]:
     """A reactor; nothing may have gone wrong in it, and nothing be left open, in the end."""
-    before = (bodies.live(), stream_module.live())
+    before = (file_module.live(), stream_module.live())
     plane = Plane()
     try:
         yield plane
@@ -149,7 +152,7 @@ def plane() -> Iterator[Plane]:
     assert plane.errors == []
     del plane
     gc.collect()
-    assert (bodies.live(), stream_module.live()) <= before
+    assert (file_module.live(), stream_module.live()) <= before
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from collections.abc import Callable
 import pytest
 
 from regproxy.dataplane import stream as stream_module
-from regproxy.dataplane.bodies import BytesSink
-from regproxy.dataplane.stream import Listener, Stream
+from regproxy.dataplane.listener import Listener
+from regproxy.dataplane.sinks import BytesSink
+from regproxy.dataplane.stream import Stream
 from regproxy.dataplane.tls import client_context
 from regproxy.http.messages import parse_response
 from regproxy.http.origin import Origin as Place

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from regproxy.cache.parts import memory_part
-from regproxy.dataplane.bodies import File, FileSource, Growth
+from regproxy.dataplane.file import File
+from regproxy.dataplane.growing_file import Growth
+from regproxy.dataplane.sources import FileSource
 from tests.test_relay import LIMIT, Plane, Run, Told, nothing, plane, run
 
 __all__ = ["plane", "run"]  # fixtures

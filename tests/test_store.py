@@ -16,7 +16,7 @@ from regproxy.cache import blobs as blobs_module
 from regproxy.cache.blobs import SMALL_MAX, Blob, Store
 from regproxy.cache.parts import FAILED, OPEN, Meta, Part
 from regproxy.core.errors import StoreError
-from regproxy.dataplane import bodies
+from regproxy.dataplane import file as file_module
 from regproxy.dataplane.board import SIZE, Board
 from tests.parts.images import digest_of
 from tests.test_relay import Plane
@@ -47,14 +47,14 @@ def content(size: int, seed: int = 0) -> tuple[str, bytes]:
 @pytest.fixture
 def plane() -> Iterator[Plane]:
     """A loop for the store's threads, and streams to write through; no file may be left open in the end."""
-    before, plane = bodies.live(), Plane()
+    before, plane = file_module.live(), Plane()
     try:
         yield plane
     finally:
         plane.close()
     assert plane.errors == []
     gc.collect()
-    assert bodies.live() <= before
+    assert file_module.live() <= before
 
 
 @pytest.fixture
@@ -370,21 +370,21 @@ class TestMemory:
 
         async def test() -> None:
             opened = open_store()
-            before = bodies.live()
+            before = file_module.live()
             for _, body in pairs:
                 await put(plane, opened, body)
             gc.collect()
-            assert bodies.live() - before == 5
+            assert file_module.live() - before == 5
             for digest, body in pairs:
                 blob = opened.lookup(digest)
                 assert blob is not None
                 assert read(blob) == body
             del blob
             gc.collect()
-            assert bodies.live() - before == 5
+            assert file_module.live() - before == 5
             opened.close()
             gc.collect()
-            assert bodies.live() == before
+            assert file_module.live() == before
 
         run(test())
 

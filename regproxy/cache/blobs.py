@@ -29,7 +29,7 @@ from regproxy.cache.parts import Part, memory_part, new_part, open_part, unlink_
 from regproxy.core import file_lock
 from regproxy.core.errors import StoreError
 from regproxy.dataplane.board import Board
-from regproxy.dataplane.bodies import File
+from regproxy.dataplane.file import File
 from regproxy.registry.targets import ManifestType
 
 log = logging.getLogger(__name__)

@@ -27,7 +27,8 @@ from typing import Final
 from regproxy.cache.layout import BESIDE, MAP, META, PART, WANT
 from regproxy.core import file_lock
 from regproxy.dataplane.block_map import Extents
-from regproxy.dataplane.bodies import File, Growth
+from regproxy.dataplane.file import File
+from regproxy.dataplane.growing_file import Growth
 
 CLAIMED: Final = "claimed"  # its filler has asked `host`, which has said nothing yet
 OPEN: Final = "open"  # the origin has sent its head

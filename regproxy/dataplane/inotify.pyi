@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Self
 
-from regproxy.dataplane.bodies import Growth
+from regproxy.dataplane.growing_file import Growth
 from regproxy.dataplane.reactor import Pollable, Reactor
 
 class Followed:

@@ -1,16 +1,10 @@
-from collections.abc import Callable
 from typing import Any, Self
 
-from regproxy.dataplane.reactor import Pollable, Reactor
+from regproxy.dataplane.body import Endpoint, Sink, Source
+from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.tls import Conn, Context
 
-class Source: ...
-
-class Sink:
-    @property
-    def reason(self) -> str | None: ...
-
-class Stream(Pollable):
+class Stream(Endpoint):
     handler: Any
     def __new__(cls, reactor: Reactor, fd: int, front: bool = False, head_limit: int = 32768) -> Self: ...
     @property
@@ -52,17 +46,5 @@ class Stream(Pollable):
     def extend_read(self, seconds: float) -> None: ...
     def close(self, linger: bool = False) -> None: ...
     def abort(self) -> None: ...
-
-class Listener(Pollable):
-    def __new__(
-        cls,
-        reactor: Reactor,
-        fd: int,
-        on_accept: Callable[[Stream], object],
-        front: bool = True,
-        head_limit: int = 32768,
-        accepts: int = 32,
-    ) -> Self: ...
-    def close(self) -> None: ...
 
 def live() -> int: ...

@@ -26,7 +26,7 @@ from regproxy.core.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from regproxy.dataplane.bodies import Growth
+from regproxy.dataplane.growing_file import Growth
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill import origin_bodies
 from regproxy.fill.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted

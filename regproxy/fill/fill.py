@@ -9,7 +9,7 @@ from typing import Final
 
 from regproxy.cache.blobs import Blob
 from regproxy.core.errors import Busy, RateLimited, UpstreamError
-from regproxy.dataplane.bodies import Growth
+from regproxy.dataplane.growing_file import Growth
 from regproxy.fill.tag_request import TagAsk
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin

@@ -13,7 +13,7 @@ from typing import Final
 
 from regproxy.cache.parts import FAILED, OPEN, VERIFIED, Meta, Part
 from regproxy.core.errors import BadResponse, StoreError
-from regproxy.dataplane.bodies import Growth
+from regproxy.dataplane.growing_file import Growth
 from regproxy.dataplane.inotify import Followed, Watch
 
 # The kernel tells of a close before it gives the lock back: look again soon after it has told something.

@@ -22,7 +22,7 @@ from regproxy.core.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from regproxy.dataplane.bodies import Growth, Segment
+from regproxy.dataplane.growing_file import Growth, Segment
 from regproxy.fill.fill import UpstreamAnswer, Wanted
 from regproxy.http.messages import Request, Response, parse_content_range
 from regproxy.http.origin import Origin

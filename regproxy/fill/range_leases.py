@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from regproxy.dataplane.block_map import BLOCK_SIZE
-from regproxy.dataplane.bodies import Growth, Segment
+from regproxy.dataplane.growing_file import Growth, Segment
 
 MIB: Final = 1 << 20
 WANTED: Final = 8 * MIB  # bytes fetched at once where a reader waits; what containerd reads of a range

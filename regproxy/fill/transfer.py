@@ -18,7 +18,7 @@ from typing import Final
 from regproxy.cache.parts import MAPPED_MAX, Part
 from regproxy.core.errors import StoreError, UpstreamError
 from regproxy.dataplane.block_map import BLOCK_SIZE
-from regproxy.dataplane.bodies import Growth, Segment
+from regproxy.dataplane.growing_file import Growth, Segment
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill.fill import Fill
 from regproxy.fill.origin_bodies import NO_RANGES, Bodies, Limits, check, is_behind

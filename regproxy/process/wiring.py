@@ -58,7 +58,7 @@ def build(
 ) -> Services:
     """Return what the sessions of a worker share. Raises RegproxyError for what can't be opened."""
     root, policy, origins = directories.cache, Policy(config), Origins(config)
-    reactor = Reactor(loop)
+    reactor = Reactor(loop, record.debug)
     authority = Authority.open(directories.ca_crt, directories.ca_key)
     metrics = Metrics(CollectorRegistry())
     board = Board(record.board)

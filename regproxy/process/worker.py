@@ -17,9 +17,11 @@ from typing import Final
 
 import uvloop
 
-from regproxy.dataplane import bodies, tls
+from regproxy.dataplane import file as file_module
 from regproxy.dataplane import stream as stream_module
-from regproxy.dataplane.stream import Listener, Stream
+from regproxy.dataplane import tls
+from regproxy.dataplane.listener import Listener
+from regproxy.dataplane.stream import Stream
 from regproxy.process import boot, wiring
 from regproxy.process.boot import Boot
 from regproxy.server.admin import Admin, AdminSession
@@ -207,7 +209,7 @@ def live() -> dict[str, int]:
     return {
         "ssl": tls.live(),
         "streams": stream_module.live(),
-        "files": bodies.live(),
+        "files": file_module.live(),
         "fds": sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1,
         "pid": os.getpid(),
     }

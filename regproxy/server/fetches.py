@@ -6,7 +6,7 @@ import asyncio
 from typing import Final
 
 from regproxy.core.errors import Unsatisfiable, UpstreamError
-from regproxy.dataplane.bodies import FileSource
+from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fills import NO_TYPE, Opened, UpstreamAnswer, Wanted
 from regproxy.http.messages import Request, Span, forwarded, if_range_allows, parse_range
 from regproxy.registry.targets import Kind

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from regproxy.cache.blobs import Blob
 from regproxy.core.errors import Unsatisfiable
-from regproxy.dataplane.bodies import FileSource
+from regproxy.dataplane.sources import FileSource
 from regproxy.fill.tag_request import Held
 from regproxy.http.messages import Request, if_range_allows, none_match, parse_range
 from regproxy.server.context import Services

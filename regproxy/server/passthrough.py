@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from regproxy.core.errors import BadResponse, UpstreamError
-from regproxy.dataplane.bodies import StreamSink
+from regproxy.dataplane.sinks import StreamSink
 from regproxy.http.messages import Request, Response, forwarded
 from regproxy.http.origin import Origin
 from regproxy.policy.sharing import shared

@@ -7,7 +7,7 @@ import time
 from typing import Final
 
 from regproxy.core.errors import RegproxyError
-from regproxy.dataplane.bodies import FileSource
+from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fill import UpstreamAnswer
 from regproxy.http.messages import build_head, forwarded
 from regproxy.registry import targets

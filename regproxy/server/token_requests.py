@@ -7,7 +7,7 @@ import json
 from dataclasses import replace
 from typing import Final
 
-from regproxy.dataplane.bodies import BytesSink
+from regproxy.dataplane.sinks import BytesSink
 from regproxy.http.messages import Request
 from regproxy.http.origin import Origin
 from regproxy.policy.lending import FORM_MAX

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from regproxy.dataplane.bodies import StreamSink
+from regproxy.dataplane.sinks import StreamSink
 from regproxy.dataplane.stream import Stream
 
 # Called with the bytes that went up, to the host, and down, to the client.

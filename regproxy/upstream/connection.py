@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Final
 
 from regproxy.core.errors import BadResponse, ConnectFailed, UpstreamError, UpstreamTimeout
-from regproxy.dataplane.bodies import BytesSink
-from regproxy.dataplane.stream import Sink, Stream
+from regproxy.dataplane.body import Sink
+from regproxy.dataplane.sinks import BytesSink
+from regproxy.dataplane.stream import Stream
 from regproxy.dataplane.tls import Context
 from regproxy.http.messages import Framing, Response, parse_response
 from regproxy.http.origin import Origin

@@ -15,9 +15,13 @@ from typing import Any, Final
 
 from regproxy.dataplane import tls
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
-from regproxy.dataplane.bodies import BytesSink, File, FileSource, Growth, Segment, StreamSink
+from regproxy.dataplane.body import Sink
+from regproxy.dataplane.file import File
+from regproxy.dataplane.growing_file import Growth, Segment
 from regproxy.dataplane.reactor import Reactor
-from regproxy.dataplane.stream import Sink, Stream
+from regproxy.dataplane.sinks import BytesSink, StreamSink
+from regproxy.dataplane.sources import FileSource
+from regproxy.dataplane.stream import Stream
 from tests.parts.trust import Trust
 
 SIZE: Final = 3 << 20  # bytes of the file that is served

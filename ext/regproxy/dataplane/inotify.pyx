@@ -6,9 +6,9 @@ A part's growth is told to its `Growth` without any Python; everything else is t
 from libc.stdint cimport uint32_t
 from libc.stdio cimport snprintf
 
-from regproxy.dataplane.reactor cimport Pollable, Reactor
-from regproxy.dataplane.bodies cimport Growth
+from regproxy.dataplane.growing_file cimport Growth
 from regproxy.dataplane.posix cimport *
+from regproxy.dataplane.reactor cimport Pollable, Reactor
 
 cdef enum:
     EVENTS_BYTES = 16384

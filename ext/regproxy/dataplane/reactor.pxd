@@ -29,6 +29,8 @@ cdef class Reactor:
     # The epoll set, itself watched by the event loop
     cdef int epfd
     cdef readonly object loop
+    # Whether streams check their handlers
+    cdef readonly bint debug
     cdef void** table
     cdef int table_size
     cdef uint32_t generation

@@ -48,10 +48,14 @@ cdef class Pollable:
 
 
 cdef class Reactor:
-    """The worker's epoll set and scratch memory. `start()` hangs it into the loop, `stop()` takes it out."""
+    """The worker's epoll set and scratch memory. `start()` hangs it into the loop, `stop()` takes it out.
 
-    def __cinit__(self, loop):
+    `debug`: a stream whose handler asks for something out of turn raises AssertionError.
+    """
+
+    def __cinit__(self, loop, bint debug=False):
         self.loop = loop
+        self.debug = debug
         self.epfd = epoll_create1(EPOLL_CLOEXEC)
         if self.epfd < 0:
             raise OSError(errno, "epoll_create1")

@@ -1,24 +1,20 @@
 from libc.stdint cimport uint32_t, uint64_t
 
-from regproxy.dataplane.reactor cimport Pollable, Reactor
+from regproxy.dataplane.body cimport Endpoint, Sink, Source
+from regproxy.dataplane.buffer cimport Buf
+from regproxy.dataplane.http1 cimport ChunkDecoder
 from regproxy.dataplane.tls cimport Conn
 from regproxy.dataplane.posix cimport sockaddr_storage
 from regproxy.dataplane.status cimport Status
 
 
-cdef struct Buf:
-    char* data
-    size_t start
-    size_t len
-    size_t cap
-
-
-cdef enum InMode:
-    IN_OFF          # nothing is read
-    IN_HEAD         # until the blank line
-    IN_BODY         # to the sink, by the body's framing
-    IN_WATCH        # an idle connection to an origin: any byte, like its end, makes it useless
-    IN_DISCARD      # after our last byte: read until the peer closes (RFC 9112 section 9.6)
+# What is read from the peer. stream.pyx has the table of which state follows which.
+cdef enum ReadState:
+    READ_PAUSED     # nothing
+    READ_HEAD       # a message head, until the blank line
+    READ_BODY       # a body, to the sink, by its framing
+    READ_IDLE       # an origin's connection between requests: any byte, like its end, makes it useless
+    READ_LINGERING  # after our last byte: read and dropped until the peer closes (RFC 9112 section 9.6)
 
 
 cdef enum FramingKind:
@@ -27,40 +23,14 @@ cdef enum FramingKind:
     FRAMING_EOF
 
 
-cdef enum ChunkState:
-    CHUNK_SIZE
-    CHUNK_EXTENSION
-    CHUNK_SIZE_LF
-    CHUNK_DATA
-    CHUNK_DATA_CR
-    CHUNK_DATA_LF
-    CHUNK_TRAILER_START
-    CHUNK_TRAILER
-    CHUNK_TRAILER_LF
-    CHUNK_LAST_LF
-
-
-cdef class Source:
-    """Where a body that is sent comes from."""
-    cdef Status pull(self, Stream to, char* p, size_t cap, size_t* n) except Status.EXC
-    cdef Status span(self, Stream to, int* fd, long* offset, size_t* n) except Status.EXC
-    cdef int advance(self, size_t n) except -1
-
-
-cdef class Sink:
-    """Where a body that is received goes. push() takes all of it; AGAIN asks for no more until resume()."""
-    cdef readonly str reason
-    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC
-
-
-cdef class Stream(Pollable):
+cdef class Stream(Endpoint):
     # Who is told
     cdef public object handler
     cdef readonly Conn tls
     cdef sockaddr_storage peer_address
 
     # Incoming flow
-    cdef InMode mode
+    cdef ReadState state
     cdef Buf inb
     cdef size_t scanned
     cdef size_t head_limit
@@ -76,9 +46,9 @@ cdef class Stream(Pollable):
     cdef bint eof_clean
     cdef Sink sink
     cdef FramingKind framing
-    cdef ChunkState chunk_state
+    cdef ChunkDecoder chunks
+    # Bytes of a body with a length that are still to come
     cdef long long remaining
-    cdef long trailer_bytes
     cdef bint held
     cdef readonly long long plain_received
 
@@ -100,7 +70,7 @@ cdef class Stream(Pollable):
     cdef int leaving
     cdef bint write_shut
     cdef bint dead
-    cdef Stream feeder
+    cdef Endpoint feeder
     cdef readonly long long plain_sent
 
     # Time, in milliseconds of the reactor's clock
@@ -112,11 +82,8 @@ cdef class Stream(Pollable):
 
     cdef bint in_event
 
-    cdef int wake(self) except -1
-    cdef size_t offer(self, const char* p, size_t n) except? 0
-    cdef int resume(self) except -1
-    cdef Status write(self, Stream feeder, const char* p, size_t n) except Status.EXC
-    cdef Status write_chunk(self, Stream feeder, const char* p, size_t n) except Status.EXC
+    cdef Status write(self, Endpoint feeder, const char* p, size_t n) except Status.EXC
+    cdef Status write_chunk(self, Endpoint feeder, const char* p, size_t n) except Status.EXC
 
     cdef bint _sends_files(self)
     cdef int _emit_large(self, bytes body, bint last) except -1
@@ -136,7 +103,6 @@ cdef class Stream(Pollable):
     cdef int _body_over(self, bint complete, str reason) except -1
     cdef long _feed_chunked(self, char* p, size_t n, bint* over) except -2
     cdef bint _give(self, const char* p, size_t n) except -1
-    cdef const char* _chunk_byte(self, unsigned char c, bint* over) noexcept
     cdef int _on_eof(self, bint clean) except -1
     cdef int _emit(self, const char* p, size_t n, bint last) except -1
     cdef int _transmit(self, const char* p, size_t n) except -1
@@ -154,10 +120,3 @@ cdef class Stream(Pollable):
     cdef bint _settled(self) except -1
     cdef int _broken(self, str reason) except -1
     cdef int _destroy(self) except -1
-
-
-cdef class Listener(Pollable):
-    cdef object on_accept
-    cdef bint front
-    cdef size_t head_limit
-    cdef int accepts

@@ -15,14 +15,18 @@ A Stream tells its handler (a Python object) what happened, once per message hea
     on_closed(reason)           the connection broke; the stream is closed already
 """
 
-from libc.stdio cimport snprintf
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
 from libc.string cimport memset
 from libc.stdint cimport uint32_t, uint64_t
 
-from regproxy.dataplane.connect cimport parse_connect
+from regproxy.dataplane.body cimport Endpoint, Sink, Source
+from regproxy.dataplane.buffer cimport Buf, buf_append, buf_consume, buf_free
+from regproxy.dataplane.http1 cimport (
+    CHUNK_END, CHUNK_MALFORMED, CHUNK_SIZE_MAX, HEAD_PARTIAL, HEAD_TOO_LARGE,
+    cut_head, decode_chunks, empty_lines, find_head_end, parse_connect, write_chunk_size,
+)
 from regproxy.dataplane.reactor cimport (
-    BATCH, CROWD_BATCH, FEW, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Pollable, Reactor,
+    BATCH, CROWD_BATCH, FEW, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Reactor,
 )
 from regproxy.dataplane.tls cimport Conn, Context
 from regproxy.dataplane.posix cimport *
@@ -37,9 +41,6 @@ cdef enum:
     # relay adds at once, with the framing of the smallest chunks, stays below it.
     OUT_MAX = OUT_HIGH + 2097152
     CHUNK_HEAD_ROOM = 16
-    # A chunk up to here is moved to the one before it; a larger one is as well taken by itself.
-    MOVED = 4096
-    TRAILER_MAX = 8192
     LINGER_MS = 2000
     LEAVING_MS = 500
     # So much a socket takes at once, whatever its buffer's size.
@@ -47,47 +48,12 @@ cdef enum:
     TLS_HANDSHAKE_BYTE = 0x16
 
 cdef long long live_streams = 0
+cdef tuple STATES = ("paused", "head", "body", "idle", "lingering")
 
 
 def live() -> int:
     """How many streams have an open fd."""
     return live_streams
-
-
-# --- buffers ---------------------------------------------------------------------------------------------
-
-cdef int buf_append(Buf* b, const char* p, size_t n) except -1:
-    cdef size_t cap
-    cdef char* grown
-    if n == 0:
-        return 0
-    if b.start and b.start + b.len + n > b.cap:
-        memmove(b.data, b.data + b.start, b.len)
-        b.start = 0
-    if b.len + n > b.cap:
-        cap = max(b.cap * 2, b.len + n)
-        grown = <char*>realloc(b.data, cap)
-        if grown == NULL:
-            raise MemoryError
-        b.data = grown
-        b.cap = cap
-    memcpy(b.data + b.start + b.len, p, n)
-    b.len += n
-    return 0
-
-
-cdef void buf_consume(Buf* b, size_t n) noexcept:
-    b.start += n
-    b.len -= n
-    if b.len == 0:
-        # A connection owns memory only for what is waiting.
-        free(b.data)
-        memset(b, 0, sizeof(Buf))
-
-
-cdef void buf_free(Buf* b) noexcept:
-    free(b.data)
-    memset(b, 0, sizeof(Buf))
 
 
 cdef int unsent(int fd) noexcept nogil:
@@ -96,45 +62,45 @@ cdef int unsent(int fd) noexcept nogil:
     return n if ioctl(fd, SIOCOUTQ, &n) == 0 else 0
 
 
-cdef long find_head_end(const char* p, size_t n, size_t start) noexcept nogil:
-    """Index after the blank line, or -1. A bare LF LF ends a head too: the parser then refuses it by name."""
-    cdef size_t i = start
-    cdef const char* lf
-    while i < n:
-        lf = <const char*>memchr(p + i, 10, n - i)
-        if lf == NULL:
-            return -1
-        i = lf - p + 1
-        if i < n and p[i] == 10:
-            return i + 1
-        if i + 1 < n and p[i] == 13 and p[i + 1] == 10:
-            return i + 2
-    return -1
+# Which states of reading may follow which, as bits. Who begins to read, whatever it is, has been told (or has
+# said) that nothing is read any more; only an idle connection goes straight to the head of its next answer.
+# One that lingers has sent its last byte, and is read from until it is closed.
+#
+#                      to  PAUSED  HEAD  BODY  IDLE  LINGERING
+#   from PAUSED              x      x     x     x       x
+#        HEAD                x      x                   x
+#        BODY                x                          x
+#        IDLE                x      x                   x
+#        LINGERING           x                          x
+cdef enum:
+    TO_PAUSED = 1 << READ_PAUSED
+    TO_HEAD = 1 << READ_HEAD
+    TO_BODY = 1 << READ_BODY
+    TO_IDLE = 1 << READ_IDLE
+    TO_LINGERING = 1 << READ_LINGERING
+
+cdef unsigned char ALLOWED[5]
+ALLOWED[<int>READ_PAUSED] = TO_PAUSED | TO_HEAD | TO_BODY | TO_IDLE | TO_LINGERING
+ALLOWED[<int>READ_HEAD] = TO_PAUSED | TO_HEAD | TO_LINGERING
+ALLOWED[<int>READ_BODY] = TO_PAUSED | TO_LINGERING
+ALLOWED[<int>READ_IDLE] = TO_PAUSED | TO_HEAD | TO_LINGERING
+ALLOWED[<int>READ_LINGERING] = TO_PAUSED | TO_LINGERING
 
 
-cdef class Source:
-    """Where a body that is sent comes from."""
+cdef inline int _set_state(Stream stream, ReadState to) except -1:
+    """Go to another state of reading: the only place that does.
 
-    cdef Status pull(self, Stream to, char* p, size_t cap, size_t* n) except Status.EXC:
-        """Fill p with up to cap bytes. OK: n > 0; END: it was all, maybe 0; AGAIN, COLD: wake() follows."""
-        raise NotImplementedError
-
-    cdef Status span(self, Stream to, int* fd, long* offset, size_t* n) except Status.EXC:
-        """The same as a piece of a file for sendfile; END: nothing is left."""
-        raise NotImplementedError
-
-    cdef int advance(self, size_t n) except -1:
-        raise NotImplementedError
+    A handler that asks for what the table does not allow gets what it asked for, and nothing breaks here; it
+    has lost count of its messages, though, which is an AssertionError on a debug reactor. Of a stream that is
+    closed nothing comes, whatever is asked.
+    """
+    if stream.reactor.debug and stream.fd >= 0 and not ALLOWED[<int>stream.state] & (1 << <int>to):
+        raise AssertionError(f"a stream can't go from {STATES[stream.state]} to {STATES[to]}")
+    stream.state = to
+    return 0
 
 
-cdef class Sink:
-    """Where a body that is received goes."""
-
-    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
-        raise NotImplementedError
-
-
-cdef class Stream(Pollable):
+cdef class Stream(Endpoint):
     """One connection. `Stream(reactor, fd)` takes over a connected, non-blocking socket.
 
     Where that fails, `fd` is still the caller's.
@@ -145,7 +111,6 @@ cdef class Stream(Pollable):
         self.fd = fd
         self.front = front
         self.head_limit = head_limit
-        self.mode = IN_OFF
         # The interest of a connection that waits for a head, which is how nearly all of them begin.
         reactor.watch(self, EPOLLIN | EPOLLRDHUP)
         live_streams += 1
@@ -167,7 +132,7 @@ cdef class Stream(Pollable):
         """Nothing was asked for: between heads, or before the first byte of a handshake."""
         if self.handshaking:
             return not self.fed
-        return self.mode == IN_HEAD and self.inb.len == 0 and self.outb.len == 0
+        return self.state == READ_HEAD and self.inb.len == 0 and self.outb.len == 0
 
     @property
     def waiting(self) -> int:
@@ -227,7 +192,7 @@ cdef class Stream(Pollable):
         0 is no limit.
         """
         cdef double first = head_timeout if self.inb.len else idle_timeout
-        self.mode = IN_HEAD
+        _set_state(self, READ_HEAD)
         self.scanned = 0
         self.head_begun = self.inb.len > 0
         self.head_timeout = <long>(head_timeout * 1000)
@@ -249,7 +214,7 @@ cdef class Stream(Pollable):
         if self.tls is not None and not self.tls.drained():
             # No event would tell of what OpenSSL has read already.
             return False
-        self.mode = IN_WATCH
+        _set_state(self, READ_IDLE)
         self.in_timeout = 0
         self.in_deadline = self.reactor.now + <uint64_t>(timeout * 1000)
         self._arm()
@@ -263,7 +228,7 @@ cdef class Stream(Pollable):
         event that tells of it. Only one that comes in this very turn of the loop costs another connection.
         """
         cdef char byte
-        if self.mode != IN_WATCH or self.fd < 0 or self.dead or self.eof_in or self.rdhup:
+        if self.state != READ_IDLE or self.fd < 0 or self.dead or self.eof_in or self.rdhup:
             return False
         if self.inb.len or self.outb.len or (self.tls is not None and not self.tls.drained()):
             return False
@@ -273,17 +238,15 @@ cdef class Stream(Pollable):
         """Give the body to the sink: framing "length", "chunked" or "eof"; on_body tells its end."""
         if length < 0:
             raise ValueError(f"a body can't have {length} bytes")
+        _set_state(self, READ_BODY)
         self.sink = sink
-        self.mode = IN_BODY
         self.held = False
         self.remaining = length
-        self.chunk_state = CHUNK_SIZE
-        self.trailer_bytes = 0
+        memset(&self.chunks, 0, sizeof(ChunkDecoder))
         if framing == "length":
             self.framing = FRAMING_LENGTH
         elif framing == "chunked":
             self.framing = FRAMING_CHUNKED
-            self.remaining = 0
         else:
             self.framing = FRAMING_EOF
         self.in_timeout = <long>(timeout * 1000)
@@ -293,7 +256,7 @@ cdef class Stream(Pollable):
 
     def pause(self) -> None:
         """Read nothing until told otherwise."""
-        self.mode = IN_OFF
+        _set_state(self, READ_PAUSED)
         self.held = False
         self.in_deadline = 0
         self._arm()
@@ -370,7 +333,7 @@ cdef class Stream(Pollable):
         self.source = None
         self.source_waiting = False
         self.sink = None
-        self.mode = IN_OFF
+        _set_state(self, READ_PAUSED)
         self.held = False
         self.in_deadline = 0
         self.tell_sent = False
@@ -401,9 +364,9 @@ cdef class Stream(Pollable):
             if events & EPOLLOUT:
                 self._writable()
             if self.fd >= 0 and events & EPOLLIN and self.interest & EPOLLIN and not self.held:
-                if self.mode != IN_OFF or self.handshaking:
+                if self.state != READ_PAUSED or self.handshaking:
                     self._readable()
-                    if self.fd >= 0 and events & (EPOLLERR | EPOLLHUP) and self.mode != IN_OFF:
+                    if self.fd >= 0 and events & (EPOLLERR | EPOLLHUP) and self.state != READ_PAUSED:
                         return 0    # whatever is left to read comes before the end
             if self.fd >= 0 and events & EPOLLHUP and not events & EPOLLERR and self.write_shut:
                 # Both sides have ended, in order: what the kernel still holds is read first, when it can be.
@@ -450,7 +413,7 @@ cdef class Stream(Pollable):
         if not self.rdhup:
             want = EPOLLRDHUP
         if not self.eof_in and (
-            self.handshaking or (self.mode != IN_OFF and not self.held and not self.backlog)
+            self.handshaking or (self.state != READ_PAUSED and not self.held and not self.backlog)
         ):
             want |= EPOLLIN
         sending = self.outb.len > 0 or self.alert_due
@@ -589,7 +552,7 @@ cdef class Stream(Pollable):
                 if peeked == 1 and self._not_tls(<unsigned char>first):
                     return 0
             self._shake()
-        while (self.fd >= 0 and not self.handshaking and self.mode != IN_OFF and not self.held
+        while (self.fd >= 0 and not self.handshaking and self.state != READ_PAUSED and not self.held
                and not self.backlog):
             filled = 0
             while filled + 16384 <= SCRATCH_IN:
@@ -619,7 +582,7 @@ cdef class Stream(Pollable):
         self.in_event = True
         try:
             self._process()
-            if self.fd >= 0 and self.eof_in and self.mode == IN_HEAD and not self.backlog:
+            if self.fd >= 0 and self.eof_in and self.state == READ_HEAD and not self.backlog:
                 self._on_eof(self.eof_clean)
             elif self.fd >= 0 and self.tls is not None and self.tls.direct and not self.held:
                 self._read_direct()
@@ -633,20 +596,20 @@ cdef class Stream(Pollable):
     cdef int _take(self, const char* p, size_t n) except -1:
         cdef long end
         self.plain_received += n
-        if self.mode == IN_DISCARD:
+        if self.state == READ_LINGERING:
             return 0
-        if self.mode == IN_WATCH:
+        if self.state == READ_IDLE:
             return self._broken("the origin sent bytes that nobody asked for")
-        if self.inb.len == 0 and self.mode == IN_BODY:
+        if self.inb.len == 0 and self.state == READ_BODY:
             if self.in_timeout:
                 self.in_deadline = self.reactor.now + self.in_timeout
             return self._feed_body(p, n)
-        if self.inb.len == 0 and self.mode == IN_HEAD and not self.front and p[0] > 32:
+        if self.inb.len == 0 and self.state == READ_HEAD and not self.front and p[0] > 32:
             end = find_head_end(p, n, 0)
             if end == <long>n and n <= self.head_limit:
                 # The usual case: one whole head and nothing else.
                 return self._hand_over(p[:n])
-        if not self.head_begun and self.mode == IN_HEAD:
+        if not self.head_begun and self.state == READ_HEAD:
             self.head_begun = True
             self.in_deadline = self.reactor.now + self.head_timeout if self.head_timeout else 0
         buf_append(&self.inb, p, n)
@@ -660,7 +623,7 @@ cdef class Stream(Pollable):
         self.processing = True
         try:
             while self.fd >= 0 and self.inb.len and not self.held:
-                if self.mode == IN_HEAD:
+                if self.state == READ_HEAD:
                     if budget == 0:
                         # One client with many pipelined requests must not keep the others waiting.
                         self.backlog = True
@@ -669,7 +632,7 @@ cdef class Stream(Pollable):
                     budget -= 1
                     if not self._cut_head():
                         break
-                elif self.mode == IN_BODY:
+                elif self.state == READ_BODY:
                     self._drain_body()
                 else:
                     break
@@ -678,38 +641,35 @@ cdef class Stream(Pollable):
         return 0
 
     cdef bint _cut_head(self) except -1:
-        cdef char* p
+        cdef char* p = self.inb.data + self.inb.start
+        cdef size_t skipped = empty_lines(p, self.inb.len)
         cdef long end
         cdef bytes head
-        # RFC 9112 section 2.2: ignore empty lines before a request line.
-        while self.inb.len and (self.inb.data[self.inb.start] == 13 or self.inb.data[self.inb.start] == 10):
-            buf_consume(&self.inb, 1)
+        if skipped:
+            buf_consume(&self.inb, skipped)
             self.scanned = 0
         if self.inb.len == 0:
             return False
         p = self.inb.data + self.inb.start
         if self.front and <unsigned char>p[0] == TLS_HANDSHAKE_BYTE:
-            self.mode = IN_OFF
+            _set_state(self, READ_PAUSED)
             self.handler.on_foreign("tls")
             return True
-        end = find_head_end(p, self.inb.len, self.scanned)
-        if end > <long>self.head_limit or (end < 0 and self.inb.len > self.head_limit):
-            self.mode = IN_OFF
+        end = cut_head(p, self.inb.len, self.head_limit, &self.scanned)
+        if end == HEAD_TOO_LARGE:
+            _set_state(self, READ_PAUSED)
             self.in_deadline = 0
             self.handler.on_head_too_large()
             return True
-        if end < 0:
-            # The blank line may be split: look again at its possible first bytes.
-            self.scanned = self.inb.len - 3 if self.inb.len > 3 else 0
+        if end == HEAD_PARTIAL:
             return False
         head = p[:end]
         buf_consume(&self.inb, end)
-        self.scanned = 0
         self._hand_over(head)
         return True
 
     cdef int _hand_over(self, bytes head) except -1:
-        self.mode = IN_OFF
+        _set_state(self, READ_PAUSED)
         self.in_deadline = 0
         if self.front and head.startswith(b"CONNECT "):
             target = parse_connect(<const char*>head, len(head))
@@ -724,12 +684,12 @@ cdef class Stream(Pollable):
     cdef int _drain_body(self) except -1:
         """Feed the body from the buffer, which is taken away first: the sink's side may come back to us."""
         cdef Buf taken
-        if self.inb.len == 0 or self.mode != IN_BODY:
-            if self.mode == IN_BODY and self.framing == FRAMING_LENGTH and self.remaining == 0:
+        if self.inb.len == 0 or self.state != READ_BODY:
+            if self.state == READ_BODY and self.framing == FRAMING_LENGTH and self.remaining == 0:
                 self._body_over(True, "")
-            elif self.mode == IN_BODY and self.eof_in:
+            elif self.state == READ_BODY and self.eof_in:
                 self._on_eof(self.eof_clean)
-            elif self.mode == IN_BODY and self.tls is not None and self.tls.direct and not self.in_event:
+            elif self.state == READ_BODY and self.tls is not None and self.tls.direct and not self.in_event:
                 self.reactor.loop.call_soon(self._again)
             return 0
         taken = self.inb
@@ -738,7 +698,7 @@ cdef class Stream(Pollable):
             self._feed_body(taken.data + taken.start, taken.len)
         finally:
             free(taken.data)
-        if self.fd >= 0 and self.mode == IN_BODY and self.eof_in:
+        if self.fd >= 0 and self.state == READ_BODY and self.eof_in:
             self._on_eof(self.eof_clean)
         return 0
 
@@ -768,47 +728,25 @@ cdef class Stream(Pollable):
         return 0
 
     cdef int _body_over(self, bint complete, str reason) except -1:
-        self.mode = IN_OFF
+        _set_state(self, READ_PAUSED)
         self.in_deadline = 0
         self.sink = None
         self.handler.on_body(complete, reason)
         return 0
 
     cdef long _feed_chunked(self, char* p, size_t n, bint* over) except -2:
-        """Decode the chunked coding (RFC 9112 section 7.1); bytes used, or -1 when the body was given up.
-
-        Small chunks are moved together, within `p`, and go on as one: each by itself would cost the sink a
-        write, or a record and a system call.
-        """
-        cdef size_t i = 0, k, first = 0, filled = 0
-        cdef const char* wrong = NULL
-        while i < n and not over[0] and wrong == NULL:
-            if self.chunk_state != CHUNK_DATA:
-                wrong = self._chunk_byte(<unsigned char>p[i], over)
-                i += 1
-                continue
-            k = n - i
-            if <long long>k > self.remaining:
-                k = <size_t>self.remaining
-            if filled and k > MOVED:
-                if not self._give(p + first, filled):
-                    return -1
-                filled = 0
-            if filled == 0:
-                first = i
-            else:
-                memmove(p + first + filled, p + i, k)
-            filled += k
-            i += k
-            self.remaining -= k
-            if self.remaining == 0:
-                self.chunk_state = CHUNK_DATA_CR
-        if filled and not self._give(p + first, filled):
+        """Decode the chunked coding; bytes used, or -1 when the body was given up."""
+        cdef size_t used = 0, length
+        cdef char* run
+        while used < n and self.chunks.state < CHUNK_END:
+            used += decode_chunks(&self.chunks, p + used, n - used, &run, &length)
+            if length and not self._give(run, length):
+                return -1
+        if self.chunks.state == CHUNK_MALFORMED:
+            self._body_over(False, f"malformed chunked body: {self.chunks.error.decode()}")
             return -1
-        if wrong != NULL:
-            self._body_over(False, f"malformed chunked body: {wrong.decode()}")
-            return -1
-        return i
+        over[0] = self.chunks.state == CHUNK_END
+        return used
 
     cdef bint _give(self, const char* p, size_t n) except -1:
         """Give bytes of a body to the sink; False: the body has been given up."""
@@ -820,63 +758,13 @@ cdef class Stream(Pollable):
             self.held = True
         return self.fd >= 0
 
-    cdef const char* _chunk_byte(self, unsigned char c, bint* over) noexcept:
-        """Take a byte of what frames the chunks; what is wrong with it, or NULL."""
-        cdef int digit
-        if self.chunk_state == CHUNK_SIZE:
-            digit = hex_digit(c)
-            if digit >= 0 and self.trailer_bytes < 15:
-                self.remaining = self.remaining * 16 + digit
-                self.trailer_bytes += 1
-            elif self.trailer_bytes and (c == 13 or c == 59 or c == 32 or c == 9):
-                self.chunk_state = CHUNK_SIZE_LF if c == 13 else CHUNK_EXTENSION
-                self.trailer_bytes = 0
-            else:
-                return b"a chunk size is not a hexadecimal number"
-        elif self.chunk_state == CHUNK_EXTENSION:
-            self.trailer_bytes += 1
-            if c == 13:
-                self.chunk_state = CHUNK_SIZE_LF
-                self.trailer_bytes = 0
-            elif c == 10 or self.trailer_bytes > TRAILER_MAX:
-                return b"a chunk extension is malformed or too long"
-        elif self.chunk_state == CHUNK_SIZE_LF:
-            if c != 10:
-                return b"a chunk size is not followed by CRLF"
-            self.chunk_state = CHUNK_DATA if self.remaining else CHUNK_TRAILER_START
-        elif self.chunk_state == CHUNK_DATA_CR:
-            if c != 13:
-                return b"a chunk is longer than its size"
-            self.chunk_state = CHUNK_DATA_LF
-        elif self.chunk_state == CHUNK_DATA_LF:
-            if c != 10:
-                return b"a chunk is not followed by CRLF"
-            self.chunk_state = CHUNK_SIZE
-        elif self.chunk_state == CHUNK_TRAILER_START:
-            self.chunk_state = CHUNK_LAST_LF if c == 13 else CHUNK_TRAILER
-        elif self.chunk_state == CHUNK_TRAILER:
-            self.trailer_bytes += 1
-            if self.trailer_bytes > TRAILER_MAX:
-                return b"the trailer is too long"
-            if c == 13:
-                self.chunk_state = CHUNK_TRAILER_LF
-        elif self.chunk_state == CHUNK_TRAILER_LF:
-            if c != 10:
-                return b"a trailer line does not end in CRLF"
-            self.chunk_state = CHUNK_TRAILER_START
-        else:
-            if c != 10:
-                return b"the last chunk is not followed by CRLF"
-            over[0] = True
-        return NULL
-
     cdef int _on_eof(self, bint clean) except -1:
         if self.dead:
             # Our send() has met the reset, and used its error up: this is no orderly end.
             return 0
         self.eof_in = True
         self.eof_clean = clean
-        if self.closing or self.mode == IN_DISCARD:
+        if self.closing or self.state == READ_LINGERING:
             if self.leaving:
                 return self._leave()
             if self.outb.len == 0 and not self.alert_due:
@@ -888,17 +776,17 @@ cdef class Stream(Pollable):
             else:
                 self.reactor.upstream_handshakes_failed += 1
             return self._broken("connection closed during the TLS handshake")
-        if self.mode == IN_HEAD:
+        if self.state == READ_HEAD:
             if self.backlog:
                 # Whole heads are still to be answered; _again() comes back here behind them.
                 return 0
             partial = self.inb.len > 0
-            self.mode = IN_OFF
+            _set_state(self, READ_PAUSED)
             self.in_deadline = 0
             self.handler.on_eof(partial)
-        elif self.mode == IN_WATCH:
+        elif self.state == READ_IDLE:
             return self._broken("connection closed by the peer")
-        elif self.mode == IN_BODY:
+        elif self.state == READ_BODY:
             if self.framing == FRAMING_EOF:
                 # RFC 9112 section 9.8: over TLS only a closure alert makes a close-delimited body complete.
                 complete = clean or self.tls is None
@@ -1063,7 +951,7 @@ cdef class Stream(Pollable):
         cdef char* p = self.reactor.plain_out
         cdef char* body = p + CHUNK_HEAD_ROOM
         cdef size_t n = 0, k = 0
-        cdef char size_line[24]
+        cdef char size_line[CHUNK_SIZE_MAX]
         cdef bint over
         cdef Source source = self.source
         cdef Status status
@@ -1085,7 +973,7 @@ cdef class Stream(Pollable):
         over = status == Status.END
         if self.chunked_out:
             if n:
-                k = snprintf(size_line, sizeof(size_line), b"%zx\r\n", n)
+                k = write_chunk_size(size_line, n)
                 memcpy(body - k, size_line, k)
                 memcpy(body + n, b"\r\n", 2)
                 n += 2
@@ -1134,7 +1022,7 @@ cdef class Stream(Pollable):
         return 0
 
     cdef int _drained(self) except -1:
-        cdef Stream feeder = self.feeder
+        cdef Endpoint feeder = self.feeder
         self.out_deadline = 0
         if feeder is not None:
             self.feeder = None
@@ -1143,19 +1031,19 @@ cdef class Stream(Pollable):
             self.shut_later = False
             self._shut()
         if self.closing:
-            if self.leaving and self.mode != IN_DISCARD:
+            if self.leaving and self.state != READ_LINGERING:
                 # close() and shutdown() drop what the kernel has encrypted and not yet given to TCP. How much
                 # that is it does not tell, but it is nothing once TCP's own queue has had time to run empty.
-                self.mode = IN_DISCARD
+                _set_state(self, READ_LINGERING)
                 self.in_deadline = self.reactor.now + LEAVING_MS
                 return 0
             if self.linger and not self.eof_in:
                 self._shut()
                 self.linger = False
-                self.mode = IN_DISCARD
+                _set_state(self, READ_LINGERING)
                 self.in_deadline = self.reactor.now + LINGER_MS
                 return 0
-            if self.mode == IN_DISCARD:
+            if self.state == READ_LINGERING:
                 return 0
             if not self.tell_sent:
                 return self._destroy()
@@ -1195,7 +1083,7 @@ cdef class Stream(Pollable):
             at += k
         return at
 
-    cdef Status write(self, Stream feeder, const char* p, size_t n) except Status.EXC:
+    cdef Status write(self, Endpoint feeder, const char* p, size_t n) except Status.EXC:
         """Relay n bytes; AGAIN: enough waits here already, `feeder` is resumed when it is out."""
         cdef size_t at = 0, k
         if self.fd < 0 or self.dead:
@@ -1212,16 +1100,16 @@ cdef class Stream(Pollable):
             self._arm()
         return Status.OK
 
-    cdef Status write_chunk(self, Stream feeder, const char* p, size_t n) except Status.EXC:
+    cdef Status write_chunk(self, Endpoint feeder, const char* p, size_t n) except Status.EXC:
         """Relay n bytes as chunks of the chunked coding."""
         cdef char* out = self.reactor.plain_out
         cdef size_t at = 0, k, h
-        cdef char size_line[24]
+        cdef char size_line[CHUNK_SIZE_MAX]
         if self.fd < 0 or self.dead:
             return Status.FAILED
         while at < n and not self.dead:
             k = min(n - at, <size_t>(BATCH - 32))
-            h = snprintf(size_line, sizeof(size_line), b"%zx\r\n", k)
+            h = write_chunk_size(size_line, k)
             memcpy(out, size_line, h)
             memcpy(out + h, p + at, k)
             memcpy(out + h + k, b"\r\n", 2)
@@ -1259,7 +1147,7 @@ cdef class Stream(Pollable):
 
     cdef int _destroy(self) except -1:
         global live_streams
-        cdef Stream feeder
+        cdef Endpoint feeder
         if self.fd < 0:
             return 0
         self.reactor.forget(self)
@@ -1269,7 +1157,7 @@ cdef class Stream(Pollable):
         self.reactor.streams_open -= 1
         buf_free(&self.inb)
         buf_free(&self.outb)
-        self.mode = IN_OFF
+        _set_state(self, READ_PAUSED)
         self.tls = None
         self.source = None
         self.sink = None
@@ -1282,83 +1170,5 @@ cdef class Stream(Pollable):
         return 0
 
 
-cdef int hex_digit(unsigned char c) noexcept nogil:
-    if 48 <= c <= 57:
-        return c - 48
-    if 97 <= c <= 102:
-        return c - 87
-    if 65 <= c <= 70:
-        return c - 55
-    return -1
-
-
 cdef str source_reason(Source source):
     return getattr(source, "reason", "") or "the body can't be completed"
-
-
-cdef class Listener(Pollable):
-    """Accepts from a listening, non-blocking socket: `on_accept(stream)` for each new connection.
-
-    `front` marks the proxy port, whose heads may be CONNECT and whose first byte is looked at. `accepts`: how
-    many connections are taken at a time; where other processes listen too, 1 leaves them their share.
-
-    Takes over `fd`, but for where it fails.
-    """
-
-    def __cinit__(self, Reactor reactor not None, int fd, on_accept, bint front=True,
-                  size_t head_limit=32768, int accepts=32):
-        self.fd = fd
-        self.on_accept = on_accept
-        self.front = front
-        self.head_limit = head_limit
-        self.accepts = accepts
-        reactor.watch(self, EPOLLIN)
-
-    def close(self) -> None:
-        """Stop accepting. Our descriptor of the socket is closed too; other processes may have others."""
-        if self.fd >= 0:
-            # While those are open, closing ours would leave it in the epoll set, ready for ever.
-            self.reactor.unwatch(self)
-            self.reactor.forget(self)
-            close(self.fd)
-            self.fd = -1
-
-    cdef int on_events(self, uint32_t events) except -1:
-        cdef int _i, fd
-        cdef socklen_t n
-        cdef sockaddr_storage address
-        cdef Stream stream
-        for _i in range(self.accepts):
-            if self.fd < 0:
-                return 0
-            n = sizeof(address)
-            fd = accept4(self.fd, <sockaddr*>&address, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
-            if fd < 0:
-                if errno == EINTR or errno == ECONNABORTED:
-                    continue
-                if errno == EMFILE or errno == ENFILE:
-                    self._rest()
-                return 0
-            try:
-                stream = Stream(self.reactor, fd, self.front, self.head_limit)
-            except BaseException:
-                close(fd)
-                raise
-            memcpy(&stream.peer_address, &address, n)
-            try:
-                self.on_accept(stream)
-            except BaseException:
-                stream.abort()
-                raise
-        return 0
-
-    def _rest(self):
-        """No file descriptors are left: a readable listener would spin, so look again in a while."""
-        message = "out of file descriptors: not accepting for 100 ms"
-        self.reactor.loop.call_exception_handler({"message": message})
-        self.reactor.rewatch(self, 0)
-        self.reactor.loop.call_later(0.1, self._wake_up)
-
-    def _wake_up(self):
-        if self.fd >= 0:
-            self.reactor.rewatch(self, EPOLLIN)

@@ -1,10 +1,11 @@
-"""Bodies: file -> stream, stream -> growing file with SHA-256, stream -> stream."""
+"""A file that grows as a body arrives, is hashed on the way and read by many at once."""
 
 cimport cython
 from libc.stdlib cimport free, malloc
 
 from regproxy.dataplane.block_map cimport BLOCK, Extents
-from regproxy.dataplane.stream cimport Sink, Source, Stream
+from regproxy.dataplane.body cimport Endpoint, Sink, Source
+from regproxy.dataplane.file cimport File
 from regproxy.dataplane.openssl cimport *
 from regproxy.dataplane.posix cimport *
 from regproxy.dataplane.status cimport Status
@@ -12,7 +13,6 @@ from regproxy.dataplane.status cimport Status
 cdef enum:
     # The end of a body stays here until its digest has matched: nobody can take a wrong body for complete.
     HOLD_BACK = 16384
-    FAULT_IN = 1048576
     NO_LIMIT = 0
     # What is kept in memory of a body that the disk does not take: so far may the slowest reader be behind.
     WINDOW = 16777216
@@ -30,77 +30,34 @@ cdef enum:
     # So many readers get new bytes from memory; more of them read the file, each in its turn.
     OFFERS = 2
 
-cdef long long live_files = 0
 cdef long long in_memory = 0
 cdef EVP_MD* sha256 = EVP_MD_fetch(NULL, b"SHA2-256", NULL)
 
 
-def live() -> int:
-    """How many files are open."""
-    return live_files
-
-
-cdef class File:
-    """An open file that is read by offset; it closes when the last reader has let go of it.
-
-    Takes over `fd`, once it has been made. `size` is in bytes, -1 while it grows.
-    """
-
-    def __cinit__(self, int fd, long long size, loop):
-        global live_files
-        self.fd = fd
-        self.size = size
-        self.loop = loop
-        self.nowait = True
-        live_files += 1
+@cython.no_gc_clear
+cdef class Reader(Source):
+    """One that reads [offset, stop) of a file that may grow. stop -1: to its end."""
 
     def __dealloc__(self):
-        global live_files
-        if self.fd >= 0:
-            close(self.fd)
-            live_files -= 1
+        # no_gc_clear: the growth is still there.
+        if self.place != NULL:
+            try:
+                self.growth.leave(self.place)
+            except Exception:
+                # The loop is closed: nobody waits for the origin any more.
+                pass
 
-    cdef long read_at(self, char* p, size_t n, long long offset, long long warm_stop) except? -100:
-        """Bytes read; -1: the disk would block; -2: an I/O error (errno). 0 is the end of the file.
+    cdef int advance_by(self, long long n) except -1:
+        self.offset += n
+        if self.place != NULL:
+            self.place.offset = self.offset
+            if self.growth.held_back is not None:
+                self.growth.moved()
+        return 0
 
-        `warm_stop`: up to where a thread has read already. There a read that may block will hardly do so: for
-        file systems without RWF_NOWAIT, and those that say of any read, or of this one, that it would.
-        """
-        cdef iovec vec
-        cdef ssize_t got
-        if self.nowait:
-            vec.iov_base = p
-            vec.iov_len = n
-            got = preadv2(self.fd, &vec, 1, offset, RWF_NOWAIT)
-            if got >= 0:
-                return got
-            if errno == EOPNOTSUPP or errno == EINVAL:
-                self.nowait = False
-            elif errno != EAGAIN:
-                return -2
-        if offset >= warm_stop:
-            return -1
-        got = pread(self.fd, p, min(n, <size_t>(warm_stop - offset)), offset)
-        return got if got >= 0 else -2
-
-    def close(self) -> None:
-        """Close now, for a file that nobody may read any more, whoever still holds it."""
-        global live_files
-        if self.fd >= 0:
-            close(self.fd)
-            self.fd = -1
-            live_files -= 1
-
-    def touch(self, long long offset, size_t n) -> int:
-        """Read pages into the page cache; may block, so on a thread. Bytes read, -1 for an error."""
-        cdef char* p = <char*>malloc(n)
-        cdef ssize_t got
-        if p == NULL:
-            raise MemoryError
-        with nogil:
-            got = pread(self.fd, p, n, offset)
-        free(p)
-        return got
+    cdef long long limit_to(self, long long visible) noexcept:
+        """How far this reader may read of what is visible."""
+        return self.stop if 0 <= self.stop < visible else visible
 
 
 cdef class Growth(Sink):
@@ -206,11 +163,11 @@ cdef class Growth(Sink):
         """Where readers wait, longest first."""
         self.told = False
         self._forget_gone()
-        return [(<FileSource>source).offset for source, _ in self.waiters]
+        return [(<Reader>source).offset for source, _ in self.waiters]
 
     cdef int _forget_gone(self) except -1:
         """Readers whose client has left wait for nothing."""
-        self.waiters = [(source, reader) for source, reader in self.waiters if (<Stream>reader).fd >= 0]
+        self.waiters = [(source, to) for source, to in self.waiters if (<Endpoint>to).fd >= 0]
         return 0
 
     def holds(self, long long offset) -> bool:
@@ -307,7 +264,7 @@ cdef class Growth(Sink):
 
     # --- the body ----------------------------------------------------------------------------------------
 
-    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
+    cdef Status push(self, Endpoint origin, const char* p, size_t n) except Status.EXC:
         cdef size_t known
         cdef Status status
         if self.surplus > 0:
@@ -330,7 +287,7 @@ cdef class Growth(Sink):
         self.reason = f"the body is longer than the {self.total} bytes that were declared"
         return Status.FAILED
 
-    cdef Status _extend(self, Stream origin, const char* p, size_t n) except Status.EXC:
+    cdef Status _extend(self, Endpoint origin, const char* p, size_t n) except Status.EXC:
         cdef Status status
         status = self._append(p, n) if self.memory is None else self._remember(p, n)
         if status != Status.OK:
@@ -561,7 +518,7 @@ cdef class Growth(Sink):
 
     cdef int moved(self) except -1:
         """A reader has gone on, or away: the origin may send more."""
-        cdef Stream origin = self.held_back
+        cdef Endpoint origin = self.held_back
         if origin is not None and (self.places == NULL or not self._trim()):
             self.held_back = None
             origin.resume()
@@ -572,16 +529,16 @@ cdef class Growth(Sink):
 
         Only what they may see: what is in no whole block yet may be fetched again, and differ then.
         """
-        cdef FileSource source
+        cdef Reader source
         cdef long long limit
         cdef size_t taken
-        for source, reader in self.waiters:
+        for source, to in self.waiters:
             limit = min(start + <long long>n, self.visible(source.offset))
             if start <= source.offset < limit:
                 if source.limit_to(limit) <= source.offset:
                     continue
                 taken = <size_t>(source.limit_to(limit) - source.offset)
-                source.advance_by((<Stream>reader).offer(p + (source.offset - start), taken))
+                source.advance_by((<Endpoint>to).offer(p + (source.offset - start), taken))
         return 0
 
     cdef long long _open_end(self) noexcept:
@@ -597,8 +554,8 @@ cdef class Growth(Sink):
             end = self.extents.end_of(offset)
         return max(0, min(end, self._open_end()))
 
-    cdef int wait(self, FileSource source, Stream reader) except -1:
-        self.waiters.append((source, reader))
+    cdef int wait(self, Reader source, Endpoint to) except -1:
+        self.waiters.append((source, to))
         if self.tended and source.offset <= self.written:
             return 0
         if self.on_wait is not None and not self.told:
@@ -612,20 +569,20 @@ cdef class Growth(Sink):
 
     cdef int wake_all(self) except -1:
         """Wake the readers for whom there is something."""
-        cdef FileSource source
-        cdef Stream reader
+        cdef Reader source
+        cdef Endpoint to
         cdef list waiters = self.waiters
         # wake() only arms the reader, so nobody is added to the list meanwhile.
         self.waiters = []
-        for source, reader in waiters:
+        for source, to in waiters:
             if self._waits_on(source):
-                if reader.fd >= 0:
-                    self.waiters.append((source, reader))
+                if to.fd >= 0:
+                    self.waiters.append((source, to))
             else:
-                reader.wake()
+                to.wake()
         return 0
 
-    cdef bint _waits_on(self, FileSource source) noexcept:
+    cdef bint _waits_on(self, Reader source) noexcept:
         """Whether there is nothing new for this reader, where that can be told."""
         if self.state != GROWING or self.extents is None or 0 <= source.stop <= source.offset:
             return False
@@ -648,7 +605,7 @@ cdef class Segment(Sink):
         self.body_stop = body_stop
         self.reason = ""
 
-    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
+    cdef Status push(self, Endpoint origin, const char* p, size_t n) except Status.EXC:
         cdef size_t known = n
         cdef Status status
         if self.stop - self.offset < <long long>n:
@@ -660,176 +617,3 @@ cdef class Segment(Sink):
             self.reason = "all that was wanted of it is there"
             return Status.FAILED
         return status
-
-
-@cython.no_gc_clear
-cdef class FileSource(Source):
-    """Bytes [start, stop) of a file; with `growth`, as far as it has grown. stop -1: to its end."""
-
-    def __cinit__(self, File file not None, long long start, long long stop, Growth growth=None):
-        self.file = file
-        self.growth = growth
-        self.offset = start
-        self.stop = stop
-        self.reason = ""
-        if growth is not None:
-            self.place = growth.enter(start)
-
-    def __dealloc__(self):
-        # no_gc_clear: the growth is still there.
-        if self.place != NULL:
-            try:
-                self.growth.leave(self.place)
-            except Exception:
-                # The loop is closed: nobody waits for the origin any more.
-                pass
-
-    cdef int advance_by(self, long long n) except -1:
-        self.offset += n
-        if self.place != NULL:
-            self.place.offset = self.offset
-            if self.growth.held_back is not None:
-                self.growth.moved()
-        return 0
-
-    cdef File _at(self, size_t* n):
-        """The file that has the next bytes, of which it has at most n."""
-        cdef Growth growth = self.growth
-        if growth is None or growth.memory is None:
-            return self.file
-        if self.offset >= growth.disk_end:
-            return growth.memory
-        if growth.disk_end - self.offset < <long long>n[0]:
-            n[0] = <size_t>(growth.disk_end - self.offset)
-        return self.file
-
-    cdef int fault_in(self, Stream waiter, size_t n) except -1:
-        """Have a thread read what comes next, then wake the waiter."""
-        cdef size_t can = n
-        file = self._at(&can)
-        future = file.loop.run_in_executor(None, file.touch, self.offset, n)
-        future.add_done_callback(lambda future: self._warmed(waiter, future))
-        return 0
-
-    def _warmed(self, Stream waiter, future):
-        # An error, or the end, shows again with its errno when pull() comes to it.
-        got = 1 if future.exception() is not None else max(future.result(), 1)
-        self.warm_stop = self.offset + got
-        waiter.wake()
-
-    cdef long long limit_to(self, long long visible) noexcept:
-        """How far this reader may read of what is visible."""
-        return self.stop if 0 <= self.stop < visible else visible
-
-    cdef Status available(self, Stream to, size_t* n) except Status.EXC:
-        cdef long long limit
-        cdef Growth growth = self.growth
-        if growth is None:
-            limit = self.stop
-        elif growth.state == BROKEN:
-            self.reason = growth.reason
-            return Status.FAILED
-        else:
-            limit = growth.visible(self.offset)
-            if growth.state == DONE and self.stop < 0:
-                self.stop = growth.written
-            limit = self.limit_to(limit)
-        if self.offset < limit:
-            n[0] = <size_t>(limit - self.offset)
-            return Status.OK
-        if 0 <= self.stop <= self.offset:
-            return Status.END
-        if growth is None or growth.state == DONE:
-            self.reason = "the file is shorter than it should be"
-            return Status.FAILED
-        growth.wait(self, to)
-        return Status.AGAIN
-
-    cdef Status pull(self, Stream to, char* p, size_t cap, size_t* n) except Status.EXC:
-        cdef size_t can
-        cdef long got
-        cdef Status status = self.available(to, &can)
-        cdef File file
-        n[0] = 0
-        if status != Status.OK:
-            return status
-        file = self._at(&can)
-        if self.growth is not None and file is self.growth.memory and self.offset < self.growth.floor:
-            self.reason = "the bytes are not in memory any more"
-            return Status.FAILED
-        got = file.read_at(p, min(can, cap), self.offset, self.warm_stop)
-        if got == -1:
-            self.fault_in(to, min(can, <size_t>FAULT_IN))
-            return Status.COLD
-        if got <= 0:
-            failed = f"reading the cache failed: {strerror(errno).decode()}"
-            self.reason = failed if got else "the file was cut"
-            return Status.FAILED
-        n[0] = got
-        self.advance_by(got)
-        return Status.END if self.offset == self.stop else Status.OK
-
-    cdef Status span(self, Stream to, int* fd, long* offset, size_t* n) except Status.EXC:
-        cdef Status status = self.available(to, n)
-        cdef File file
-        if status != Status.OK:
-            return status
-        file = self._at(n)
-        if self.growth is not None and file is self.growth.memory and self.offset < self.growth.floor:
-            self.reason = "the bytes are not in memory any more"
-            return Status.FAILED
-        fd[0] = file.fd
-        offset[0] = self.offset
-        # Not more at a time, so that the other connections have their turn.
-        n[0] = min(n[0], <size_t>FAULT_IN)
-        if self.offset >= self.warm_stop:
-            # sendfile waits for the disk. The first and the last page stand for those between them.
-            if self._is_cold(file, self.offset) or self._is_cold(file, self.offset + <long long>n[0] - 1):
-                self.fault_in(to, n[0])
-                return Status.COLD
-            self.warm_stop = self.offset + <long long>n[0]
-        n[0] = min(n[0], <size_t>(self.warm_stop - self.offset))
-        return Status.OK
-
-    cdef bint _is_cold(self, File file, long long offset) except -1:
-        """Whether the disk would have to be waited for. An error, or the end, shows when bytes are sent."""
-        cdef char byte
-        return file.read_at(&byte, 1, offset, self.warm_stop) == -1
-
-    cdef int advance(self, size_t n) except -1:
-        return self.advance_by(n)
-
-
-cdef class StreamSink(Sink):
-    """Relays a body to another stream; `chunked` frames it anew. A slow receiver holds the sender back."""
-
-    def __cinit__(self, Stream target not None, bint chunked=False):
-        self.target = target
-        self.chunked = chunked
-        self.reason = ""
-
-    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
-        cdef Status status
-        if self.chunked:
-            status = self.target.write_chunk(origin, p, n)
-        else:
-            status = self.target.write(origin, p, n)
-        if status == Status.FAILED:
-            self.reason = "the receiver is gone"
-        return status
-
-
-cdef class BytesSink(Sink):
-    """Collects a small body, at most `limit` bytes."""
-
-    def __cinit__(self, size_t limit):
-        self.data = bytearray()
-        self.limit = limit
-        self.reason = ""
-
-    cdef Status push(self, Stream origin, const char* p, size_t n) except Status.EXC:
-        if len(self.data) + n > self.limit:
-            self.reason = f"the body is larger than {self.limit} bytes"
-            return Status.FAILED
-        self.data += p[:n]
-        return Status.OK

@@ -1,5 +1,6 @@
 from regproxy.dataplane.block_map cimport Extents
-from regproxy.dataplane.stream cimport Sink, Source, Stream
+from regproxy.dataplane.body cimport Endpoint, Sink, Source
+from regproxy.dataplane.file cimport File
 from regproxy.dataplane.openssl cimport EVP_MD_CTX
 from regproxy.dataplane.status cimport Status
 
@@ -10,20 +11,10 @@ cdef enum GrowthState:
     BROKEN
 
 
-cdef class FileSource
+cdef class Growth
 
 
 cdef class Segment
-
-
-cdef class File:
-    cdef readonly int fd
-    cdef readonly long long size
-    cdef object loop
-    # Whether preadv2(RWF_NOWAIT) works on this file system
-    cdef bint nowait
-
-    cdef long read_at(self, char* p, size_t n, long long offset, long long warm_stop) except? -100
 
 
 # A reader's place in a growth, in a list that is walked only when bytes are kept in memory.
@@ -33,6 +24,18 @@ cdef struct Place:
     bint lost
     Place* before
     Place* behind
+
+
+cdef class Reader(Source):
+    """One that reads [offset, stop) of a file that may grow. stop -1: to its end."""
+    cdef readonly str reason
+    cdef Growth growth
+    cdef Place* place
+    cdef long long offset
+    cdef long long stop
+
+    cdef long long limit_to(self, long long visible) noexcept
+    cdef int advance_by(self, long long n) except -1
 
 
 cdef class Growth(Sink):
@@ -73,13 +76,13 @@ cdef class Growth(Sink):
     cdef readonly long long disk_end
     cdef readonly long long floor
     cdef Place* places
-    cdef Stream held_back
+    cdef Endpoint held_back
 
     cdef long long visible(self, long long offset) noexcept
     cdef long long _open_end(self) noexcept
     cdef Status put(self, Segment segment, const char* p, size_t n) except Status.EXC
     cdef Status _put_run(self, Segment segment, const char* p, size_t n) except Status.EXC
-    cdef Status _extend(self, Stream origin, const char* p, size_t n) except Status.EXC
+    cdef Status _extend(self, Endpoint origin, const char* p, size_t n) except Status.EXC
     cdef Status _place(self, long long offset, const char* p, size_t n) except Status.EXC
     cdef Status _append(self, const char* p, size_t n) except Status.EXC
     cdef Status _remember(self, const char* p, size_t n) except Status.EXC
@@ -95,9 +98,9 @@ cdef class Growth(Sink):
     cdef int moved(self) except -1
     cdef int grow_to(self, long long size) except -1
     cdef int _offer_all(self, long long start, const char* p, size_t n) except -1
-    cdef int wait(self, FileSource source, Stream reader) except -1
+    cdef int wait(self, Reader source, Endpoint to) except -1
     cdef int wake_all(self) except -1
-    cdef bint _waits_on(self, FileSource source) noexcept
+    cdef bint _waits_on(self, Reader source) noexcept
     cdef int _forget_gone(self) except -1
 
 
@@ -108,31 +111,3 @@ cdef class Segment(Sink):
     cdef public long long stop
     cdef public long long body_stop
     cdef readonly bint full
-
-
-cdef class FileSource(Source):
-    cdef File file
-    cdef Growth growth
-    cdef Place* place
-    cdef long long offset
-    cdef long long stop
-    cdef readonly str reason
-    # How far a thread has read ahead of us where reads can't be told not to block
-    cdef long long warm_stop
-
-    cdef int fault_in(self, Stream waiter, size_t n) except -1
-    cdef long long limit_to(self, long long visible) noexcept
-    cdef Status available(self, Stream to, size_t* n) except Status.EXC
-    cdef int advance_by(self, long long n) except -1
-    cdef File _at(self, size_t* n)
-    cdef bint _is_cold(self, File file, long long offset) except -1
-
-
-cdef class StreamSink(Sink):
-    cdef Stream target
-    cdef bint chunked
-
-
-cdef class BytesSink(Sink):
-    cdef readonly bytearray data
-    cdef size_t limit

@@ -1,0 +1,44 @@
+"""Bodies: what a stream asks of where one comes from and goes to, and they of it."""
+
+from regproxy.dataplane.reactor cimport Pollable
+from regproxy.dataplane.status cimport Status
+
+
+cdef class Endpoint(Pollable):
+    """The connection that a body comes from, or goes to."""
+
+    cdef int wake(self) except -1:
+        """The source has more."""
+        raise NotImplementedError
+
+    cdef size_t offer(self, const char* p, size_t n) except? 0:
+        """Send up to n bytes of what the waiting source would have pulled next; how many were taken."""
+        raise NotImplementedError
+
+    cdef int resume(self) except -1:
+        """The sink takes more again."""
+        raise NotImplementedError
+
+
+cdef class Source:
+    """Where a body that is sent comes from."""
+
+    cdef Status pull(self, Endpoint to, char* p, size_t cap, size_t* n) except Status.EXC:
+        """Fill p with up to cap bytes. OK: n > 0; END: it was all, maybe 0; AGAIN, COLD: wake() follows."""
+        raise NotImplementedError
+
+    cdef Status span(self, Endpoint to, int* fd, long* offset, size_t* n) except Status.EXC:
+        """The same as a piece of a file for sendfile; END: nothing is left."""
+        raise NotImplementedError
+
+    cdef int advance(self, size_t n) except -1:
+        """Go on by n bytes, which sendfile has sent of the last span."""
+        raise NotImplementedError
+
+
+cdef class Sink:
+    """Where a body that is received goes."""
+
+    cdef Status push(self, Endpoint origin, const char* p, size_t n) except Status.EXC:
+        """Take n bytes; FAILED: `reason` says why, and no more are wanted; AGAIN: resume() follows."""
+        raise NotImplementedError

@@ -1,1 +1,0 @@
-cdef object parse_connect(const char* p, size_t n)

@@ -1,0 +1,230 @@
+"""HTTP/1.1 framing: the end of a head, the chunked coding (RFC 9112 section 7.1), CONNECT (section 3.2.3).
+
+All of it works on bytes alone. `head_end`, `ChunkReader` and `connect_target` show it to Python; streams call
+what is behind them.
+"""
+
+from libc.string cimport memset
+
+from regproxy.dataplane.posix cimport memchr, memmove
+
+cdef enum:
+    HOST_MAX = 255
+    # A chunk up to here is moved to the one before it; a larger one is as well taken by itself.
+    MOVED = 4096
+    SIZE_DIGITS = 15
+    EXTENSION_MAX = 8192
+    TRAILER_MAX = 8192
+
+cdef tuple CHUNK_STATES = (
+    "size", "extension", "size-lf", "data", "data-cr", "data-lf", "trailer-start", "trailer", "trailer-lf",
+    "last-lf", "end", "malformed",
+)
+
+
+# --- the end of a head -----------------------------------------------------------------------------------
+
+def head_end(bytes data not None, size_t limit, size_t scanned=0) -> tuple:
+    """(length, scanned) of the head that data begins with; length 0: not yet, -1: none within `limit`."""
+    cdef long end = cut_head(data, len(data), limit, &scanned)
+    return end, scanned
+
+
+# --- the chunked coding ----------------------------------------------------------------------------------
+
+cdef int hex_digit(unsigned char c) noexcept nogil:
+    if 48 <= c <= 57:
+        return c - 48
+    if 97 <= c <= 102:
+        return c - 87
+    if 65 <= c <= 70:
+        return c - 55
+    return -1
+
+
+cdef const char* take_size_byte(ChunkDecoder* d, unsigned char c) noexcept nogil:
+    cdef int digit = hex_digit(c)
+    if digit >= 0 and d.length < SIZE_DIGITS:
+        d.remaining = d.remaining * 16 + digit
+        d.length += 1
+    elif d.length and (c == 13 or c == 59 or c == 32 or c == 9):
+        d.state = CHUNK_SIZE_LF if c == 13 else CHUNK_EXTENSION
+        d.length = 0
+    else:
+        return b"a chunk size is not a hexadecimal number"
+    return NULL
+
+
+cdef const char* take_byte(ChunkDecoder* d, unsigned char c) noexcept nogil:
+    """Take a byte of what frames the chunks; what is wrong with it, or NULL."""
+    if d.state == CHUNK_SIZE:
+        return take_size_byte(d, c)
+    elif d.state == CHUNK_EXTENSION:
+        d.length += 1
+        if c == 13:
+            d.state = CHUNK_SIZE_LF
+            d.length = 0
+        elif c == 10 or d.length > EXTENSION_MAX:
+            return b"a chunk extension is malformed or too long"
+    elif d.state == CHUNK_SIZE_LF:
+        if c != 10:
+            return b"a chunk size is not followed by CRLF"
+        d.state = CHUNK_DATA if d.remaining else CHUNK_TRAILER_START
+    elif d.state == CHUNK_DATA_CR:
+        if c != 13:
+            return b"a chunk is longer than its size"
+        d.state = CHUNK_DATA_LF
+    elif d.state == CHUNK_DATA_LF:
+        if c != 10:
+            return b"a chunk is not followed by CRLF"
+        d.state = CHUNK_SIZE
+    elif d.state == CHUNK_TRAILER_START:
+        d.state = CHUNK_LAST_LF if c == 13 else CHUNK_TRAILER
+    elif d.state == CHUNK_TRAILER:
+        d.length += 1
+        if d.length > TRAILER_MAX:
+            return b"the trailer is too long"
+        if c == 13:
+            d.state = CHUNK_TRAILER_LF
+    elif d.state == CHUNK_TRAILER_LF:
+        if c != 10:
+            return b"a trailer line does not end in CRLF"
+        d.state = CHUNK_TRAILER_START
+    else:
+        if c != 10:
+            return b"the last chunk is not followed by CRLF"
+        d.state = CHUNK_END
+    return NULL
+
+
+cdef size_t decode_chunks(ChunkDecoder* d, char* p, size_t n, char** run, size_t* run_len) noexcept nogil:
+    """Decode up to n bytes; how many were used. `run` is the data in them: `run_len` bytes, maybe none.
+
+    Fewer than n are used where another run follows, and at the end. With CHUNK_MALFORMED the run is what
+    came ahead of the fault. Small chunks are moved together, within `p`, and go on as one: each by itself
+    would cost whoever takes them a write, or a record and a system call.
+    """
+    cdef size_t i = 0, k, filled = 0
+    run[0] = p
+    while i < n and d.state < CHUNK_END:
+        if d.state != CHUNK_DATA:
+            d.error = take_byte(d, <unsigned char>p[i])
+            if d.error != NULL:
+                d.state = CHUNK_MALFORMED
+            i += 1
+            continue
+        k = n - i
+        if <long long>k > d.remaining:
+            k = <size_t>d.remaining
+        if filled and k > MOVED:
+            break
+        if filled == 0:
+            run[0] = p + i
+        else:
+            memmove(run[0] + filled, p + i, k)
+        filled += k
+        i += k
+        d.remaining -= k
+        if d.remaining == 0:
+            d.state = CHUNK_DATA_CR
+    run_len[0] = filled
+    return i
+
+
+cdef class ChunkReader:
+    """Decode a chunked body outside of a connection."""
+
+    cdef ChunkDecoder decoder
+    cdef readonly long long used
+
+    def __cinit__(self):
+        memset(&self.decoder, 0, sizeof(ChunkDecoder))
+
+    @property
+    def state(self) -> str:
+        """What comes next: "size", "data"...; or "end", "malformed"."""
+        return CHUNK_STATES[self.decoder.state]
+
+    @property
+    def error(self) -> str:
+        """What is wrong with the body, "" for nothing."""
+        return self.decoder.error.decode() if self.decoder.error != NULL else ""
+
+    def feed(self, bytes data not None) -> list:
+        """Take what comes next; the runs of data in it. `used` counts the bytes that belong to the body."""
+        cdef bytearray copy = bytearray(data)
+        cdef char* p = copy
+        cdef char* run
+        cdef size_t at = 0, length, n = len(copy)
+        runs = []
+        while at < n and self.decoder.state < CHUNK_END:
+            at += decode_chunks(&self.decoder, p + at, n - at, &run, &length)
+            if length:
+                runs.append(run[:length])
+        self.used += at
+        return runs
+
+
+# --- CONNECT ---------------------------------------------------------------------------------------------
+
+
+cdef bint host_byte(unsigned char c) noexcept nogil:
+    return (97 <= c <= 122) or (48 <= c <= 57) or c == 45 or c == 46 or c == 95 or (65 <= c <= 90)
+
+
+cdef bint address_byte(unsigned char c) noexcept nogil:
+    return (48 <= c <= 58) or (97 <= c <= 102) or (65 <= c <= 70) or c == 46
+
+
+cdef object parse_connect(const char* p, size_t n):
+    """(host, port) of a head that starts with `CONNECT `; None where it is not `host:port HTTP/1.x`.
+
+    The host comes in lower case, without a trailing dot and without the brackets of an IPv6 literal.
+    """
+    cdef const char* end = <const char*>memchr(p, 10, n)
+    cdef size_t start = 8, i = 8, stop, line
+    cdef long port = 0
+    cdef int digits = 0
+    cdef bint bracket
+    if end == NULL:
+        return None
+    line = end - p
+    if line and p[line - 1] == 13:
+        line -= 1
+    bracket = i < line and p[i] == 91
+    if bracket:
+        start = i = i + 1
+        while i < line and address_byte(p[i]):
+            i += 1
+        stop = i
+        if i >= line or p[i] != 93:
+            return None
+        i += 1
+    else:
+        while i < line and host_byte(p[i]):
+            i += 1
+        stop = i
+    if stop == start or stop - start > HOST_MAX or i >= line or p[i] != 58:
+        return None
+    i += 1
+    while i < line and 48 <= p[i] <= 57 and digits < 6:
+        port = port * 10 + (p[i] - 48)
+        digits += 1
+        i += 1
+    if digits == 0 or port < 1 or port > 65535:
+        return None
+    if line - i != 9 or p[i:i + 8] != b" HTTP/1." or not 48 <= p[i + 8] <= 57:
+        return None
+    host = p[start:stop].decode("ascii").lower()
+    if not bracket:
+        host = host.rstrip(".")
+        if not host:
+            return None
+    return host, port
+
+
+def connect_target(bytes head not None):
+    """(host, port) of a CONNECT request's head, or None where its target can't be understood."""
+    if not head.startswith(b"CONNECT "):
+        return None
+    return parse_connect(<const char*>head, len(head))

@@ -1,0 +1,17 @@
+from collections.abc import Callable
+from typing import Self
+
+from regproxy.dataplane.reactor import Pollable, Reactor
+from regproxy.dataplane.stream import Stream
+
+class Listener(Pollable):
+    def __new__(
+        cls,
+        reactor: Reactor,
+        fd: int,
+        on_accept: Callable[[Stream], object],
+        front: bool = True,
+        head_limit: int = 32768,
+        accepts: int = 32,
+    ) -> Self: ...
+    def close(self) -> None: ...
