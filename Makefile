@@ -67,14 +67,14 @@ check: build test-packages ## the tests alone; PYTEST=... adds arguments, JOBS=0
 	REGPROXY_DEBUG=1 $(BIN)/pytest -n $(JOBS) $(PYTEST)
 
 test-asan: build test-packages ## the data plane's tests with AddressSanitizer and UBSan, about 4 minutes, 6 where it has to be built
-	$(BIN)/python -m tests.sanitized
+	$(BIN)/python -m tests.support.sanitized
 
 FUZZ ?= --seconds 600
 fuzz: build test-packages ## random handlers on the data plane, with ASan and UBSan, 10 minutes; FUZZ='--seconds 60 --seed N' to choose
-	$(BIN)/python -m tests.sanitized -m tests.fuzzing $(FUZZ)
+	$(BIN)/python -m tests.support.sanitized -m tests.load.fuzzing $(FUZZ)
 
 demo: build test-packages ## pull an image twice through the proxy and watch it
-	@env -u HTTPS_PROXY -u https_proxy -u HTTP_PROXY -u http_proxy $(BIN)/python -m tests.demo
+	@env -u HTTPS_PROXY -u https_proxy -u HTTP_PROXY -u http_proxy $(BIN)/python -m tests.e2e.demo
 
 bench: build test-packages ## measure it against nginx, some minutes
 	@$(MAKE) --no-print-directory -C bench bench PYTHON=$(BIN)/python
@@ -83,9 +83,9 @@ bench-full: build test-packages ## the same, with the figures that count
 	@$(MAKE) --no-print-directory -C bench bench-full PYTHON=$(BIN)/python
 
 soak: build test-packages ## kill it 200 times under load, 500 random fault scripts, then 30 minutes of mixed load on a small cache
-	$(BIN)/python -m tests.chaos --rounds 200
-	$(BIN)/python -m tests.scripts --examples 500
-	$(BIN)/python -m tests.soak --minutes 30
+	$(BIN)/python -m tests.load.chaos --rounds 200
+	$(BIN)/python -m tests.load.scripts --examples 500
+	$(BIN)/python -m tests.load.soak --minutes 30
 
 format: build ## let ruff format the Python files
 	$(BIN)/ruff format $(LINTED)

@@ -1,7 +1,7 @@
 """Builds the data plane: ext/regproxy/dataplane/*.pyx, linked to the system's OpenSSL.
 
 REGPROXY_SANITIZE=1 builds it with AddressSanitizer and UndefinedBehaviorSanitizer into build/asan instead, as
-`python -m tests.sanitized` does.
+`python -m tests.support.sanitized` does.
 """
 
 from __future__ import annotations

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.client import Client
-from tests.origin import Origin
-from tests.parts.images import Image, make_image
-from tests.parts.proxy import Proxy
-from tests.parts.registry import Registry
-from tests.parts.tokens import TokenServer
-from tests.parts.trust import Trust
+from tests.support.client import Client
+from tests.support.docker_registry import Registry
+from tests.support.images import Image, make_image
+from tests.support.origin import Origin
+from tests.support.proxy import Proxy
+from tests.support.token_server import TokenServer
+from tests.support.trust import Trust
+
+pytest.register_assert_rewrite("tests.support.plane")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,1 @@
+"""Origins, disks, name servers and networks that fail."""

@@ -1,5 +1,0 @@
-"""Real parts for tests: images, a CA, docker-registry, a token server, clients, the proxy itself.
-
-Everything listens on loopback, on ports that were free, keeps its files below a directory that the caller
-names, and ends what it started by process id when its `with` block is left.
-"""

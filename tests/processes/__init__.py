@@ -1,0 +1,1 @@
+"""The process tree: workers, supervisor, janitor; drain, reload, kill."""

@@ -1,0 +1,272 @@
+"""The processes: who starts, watches and replaces whom, and what clients notice of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.byte_streams import End
+from tests.support.process_tree import Start, code, flat, grown_up, janitors, on_both, sick, starter, stopped
+from tests.support.processes import accepts, free_address, wait_until
+from tests.support.proxy import Proxy
+from tests.support.shared_proxy import SMALL, SMALL_PATH, Lane, ended
+from tests.support.trust import Trust
+
+TERM, HUP, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def lane(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
+    with Lane(tmp_path_factory.mktemp("lane"), trust) as lane:
+        yield lane
+
+
+@pytest.fixture
+def start(lane: Lane, trust: Trust, tmp_path: Path, stack: ExitStack) -> Start:
+    """Start a proxy of the test's own: `start(REGPROXY_WORKERS="2")`. It is ended with the test."""
+    return starter(lane, trust, tmp_path, stack)
+
+
+@pytest.fixture
+def hold(stack: ExitStack) -> threading.Event:
+    """What the origin waits for; set at the latest when the test ends."""
+    event = threading.Event()
+    stack.callback(event.set)
+    return event
+
+
+class TestWorkers:
+    """Several of them share the ports, and one that is lost is replaced."""
+
+    def test_both_answer(self, lane: Lane, start: Start, stack: ExitStack) -> None:
+        proxy = start(REGPROXY_WORKERS="2")
+        asked = 0
+        for clients in on_both(lane, proxy, stack).values():
+            for client in clients:
+                assert client.get(SMALL_PATH).body == SMALL
+                asked += 1
+        lines = proxy.access_log(asked)  # one file, and no line of it is broken
+        assert len(lines) == asked
+        assert wait_until(lambda: proxy.metric("regproxy_workers") == 2, "it says so")
+        for client in flat(on_both(lane, proxy, stack)):
+            client.close()
+        assert stopped(proxy) == 0
+
+    def test_one_is_killed(self, lane: Lane, start: Start, stack: ExitStack, hold: threading.Event) -> None:
+        """Its own connections break, and nobody else's; who comes meanwhile is served."""
+        proxy = start(REGPROXY_WORKERS="2")
+        path, body = lane.publish(300_000, hold_at=100_000, hold=hold)
+        clients = on_both(lane, proxy, stack, 10)
+        for client in flat(clients):
+            client.ask("GET", path)
+            assert client.read_head().status == 200
+        victim, other = clients
+        os.kill(grown_up(victim), KILL)
+        wait_until(lambda: victim not in proxy.pids(), "it is gone")
+        for _ in range(20):
+            with proxy.client(lane.origin.authority) as client:
+                assert client.get(SMALL_PATH).body == SMALL
+        assert victim not in proxy.workers(2)
+        hold.set()
+        for client in clients[other]:
+            assert client.read(len(body)) == body
+        for client in clients[victim]:
+            rest, end = client.read_end()
+            assert (len(rest) < len(body), end) == (True, End.RST if rest == b"" else end)
+            assert end is not End.CLOSE_NOTIFY
+        assert proxy.metric("regproxy_worker_exits_total", reason="killed") == 1
+        for client in clients[other]:
+            client.close()
+        assert stopped(proxy) == 0
+
+    def test_the_only_one_hangs(self, lane: Lane, start: Start) -> None:
+        """Who has connected meanwhile is served by the next one."""
+        proxy = start(REGPROXY_HANG_TIMEOUT="1s")
+        (victim,) = proxy.workers(1)
+        os.kill(victim, signal.SIGSTOP)
+        with proxy.client(lane.origin.authority) as client:
+            assert client.get(SMALL_PATH).body == SMALL
+        assert victim not in proxy.workers(1)
+        assert proxy.metric("regproxy_worker_exits_total", reason="hung") == 1
+        assert stopped(proxy) == 0
+
+    def test_all_were_stopped(self, start: Start) -> None:
+        """As by Ctrl-Z, or in a frozen container. Nobody has hung."""
+        proxy = start(REGPROXY_HANG_TIMEOUT="1s", REGPROXY_WORKERS="2")
+        before = proxy.workers(2)
+        os.killpg(proxy.daemon.pid, signal.SIGSTOP)
+        time.sleep(3)  # longer than the hang timeout: nothing can happen meanwhile that could be waited for
+        os.killpg(proxy.daemon.pid, signal.SIGCONT)
+        assert proxy.admin("/readyz")[0] == 200
+        assert proxy.metric("regproxy_worker_exits_total") == 0
+        assert proxy.workers(2) == before
+        assert stopped(proxy) == 0
+
+    def test_one_is_told_to_end(self, start: Start) -> None:
+        """By an operator, with SIGTERM. It drains, and is replaced."""
+        proxy = start()
+        (victim,) = proxy.workers(1)
+        os.kill(grown_up(victim), TERM)
+        wait_until(lambda: victim not in proxy.pids(), "it has ended")
+        assert proxy.workers(1) != [victim]
+        assert proxy.metric("regproxy_worker_exits_total", reason="exit") == 1
+        assert stopped(proxy) == 0
+
+    def test_the_janitor_is_killed(self, start: Start) -> None:
+        proxy = start()
+        (victim,) = janitors(proxy, 1)
+        os.kill(grown_up(victim), KILL)
+        wait_until(lambda: victim not in proxy.pids(), "it is gone")
+        assert janitors(proxy, 1) != [victim]
+        assert stopped(proxy) == 0
+
+
+class TestBoot:
+    """What becomes of workers that can't begin."""
+
+    def test_the_configuration(self, tmp_path: Path) -> None:
+        """What only a worker finds out is said once, and ends it."""
+        for name in ("REGPROXY_ACCESS_LOG", "REGPROXY_UPSTREAM_CA_FILE"):
+            env = {"REGPROXY_WORKERS": "4", name: "/nowhere/at/all"}
+            proxy = Proxy(tmp_path / name, env, ready=False)
+            assert code(proxy) == 2
+            assert proxy.log().count(f"regproxy: {name}='/nowhere/at/all'") == 1
+
+    def test_a_port_in_use(self, tmp_path: Path, stack: ExitStack) -> None:
+        host, port = free_address()
+        stack.enter_context(socket.create_server((host, port)))
+        proxy = Proxy(tmp_path, {"REGPROXY_ADMIN_LISTEN": f"{host}:{port}"}, ready=False)
+        assert code(proxy) == 2
+        assert f"regproxy: REGPROXY_ADMIN_LISTEN='{host}:{port}': can't listen there: Addr" in proxy.log()
+
+    def test_no_worker_comes_up(self, tmp_path: Path) -> None:
+        proxy = Proxy(tmp_path / "proxy", sick(tmp_path, "os._exit(7)"), ready=False)
+        assert code(proxy) == 4
+        said = [line for line in proxy.log().splitlines() if line.startswith("regproxy: ")]
+        assert said == ["regproxy: 3 workers in a row did not come up; the last one ended with exit code 7"]
+
+    def test_later_on_it_does_not_give_up(self, tmp_path: Path, start: Start) -> None:
+        flag = tmp_path / "flag"
+        proxy = start(**sick(tmp_path, f"os.path.exists({str(flag)!r}) and os._exit(9)"))
+        (victim,) = proxy.workers(1)
+        flag.touch()
+        os.kill(victim, KILL)
+        wait_until(lambda: proxy.log().count("ended with exit code 9") > 3, "it tries")
+        flag.unlink()
+        assert proxy.workers(1) != [victim]
+        assert proxy.admin("/readyz")[0] == 200
+        assert stopped(proxy) == 0
+
+    def test_a_leak_is_told(self, tmp_path: Path, start: Start) -> None:
+        leaky = sick(tmp_path, "import regproxy.dataplane.tls; regproxy.dataplane.tls.live = lambda: 1")
+        proxy = start(**leaky, REGPROXY_WORKERS="2")
+        proxy.workers(2)
+        assert stopped(proxy) == 3
+        assert "left open at the end" in proxy.log()
+
+
+class TestEnd:
+    """SIGTERM and SIGINT; test_drain has what a client sees of it."""
+
+    @pytest.mark.parametrize("number", [TERM, signal.SIGINT], ids=str)
+    def test_each_worker_finishes(
+        self, number: signal.Signals, lane: Lane, start: Start, stack: ExitStack, hold: threading.Event
+    ) -> None:
+        """Also where all of a terminal's processes get the signal."""
+        proxy = start(REGPROXY_WORKERS="2")
+        path, body = lane.publish(300_000, hold_at=100_000, hold=hold)
+        clients = [client for (client, *_) in on_both(lane, proxy, stack).values()]
+        for client in clients:
+            client.ask("GET", path)
+            assert client.read_head().status == 200
+        os.killpg(proxy.daemon.pid, number)
+        wait_until(lambda: not accepts(proxy.address), "it does not listen any more")
+        hold.set()
+        for client in clients:
+            assert client.read(len(body)) == body
+            assert ended(client) is End.CLOSE_NOTIFY
+        assert code(proxy) == 0
+
+    def test_the_second_signal(
+        self, lane: Lane, start: Start, stack: ExitStack, hold: threading.Event
+    ) -> None:
+        proxy = start(REGPROXY_WORKERS="2")
+        path, body = lane.publish(300_000, hold_at=100_000, hold=hold)
+        client = stack.enter_context(proxy.client(lane.origin.authority))
+        client.ask("GET", path)
+        assert client.read_head().status == 200
+        proxy.signal(TERM)
+        wait_until(lambda: not accepts(proxy.address), "it does not listen any more")
+        proxy.signal(TERM)
+        rest, end = client.read_end()
+        assert (len(rest) < len(body), end is End.CLOSE_NOTIFY) == (True, False)
+        assert code(proxy) == 1
+
+    def test_before_it_is_ready(self, tmp_path: Path) -> None:
+        proxy = Proxy(tmp_path, ready=False)
+        wait_until(lambda: "listening on" in proxy.log(), "it has its handlers")
+        assert stopped(proxy) == 0
+
+    def test_the_supervisor_is_killed(
+        self, lane: Lane, start: Start, stack: ExitStack, hold: threading.Event
+    ) -> None:
+        """Its children end by themselves, and its successor need not wait for that."""
+        proxy = start(REGPROXY_WORKERS="2")
+        path, body = lane.publish(300_000, hold_at=100_000, hold=hold)
+        client = stack.enter_context(proxy.client(lane.origin.authority))
+        client.ask("GET", path)
+        assert client.read_head().status == 200
+        proxy.workers(2)
+        left = proxy.shelf()
+        assert left != []
+        proxy.signal(KILL)
+        assert proxy.daemon.wait() == -KILL
+        successor = start((proxy.address, proxy.admin_address))
+        assert proxy.shelf() == []  # nobody can scrape it any more
+        with successor.client(lane.origin.authority) as other:
+            assert other.get(SMALL_PATH).body == SMALL
+        hold.set()
+        assert client.read(len(body)) == body
+        assert ended(client) is End.CLOSE_NOTIFY
+        wait_until(lambda: not proxy.daemon.group_alive(), "the old workers have ended")
+        assert stopped(successor) == 0
+
+
+class TestFirstProcess:
+    """As process 1 of a container."""
+
+    @pytest.fixture
+    def container(self, tmp_path: Path, stack: ExitStack) -> Proxy:
+        """A proxy that is process 1."""
+        within = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        if subprocess.run([*within, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("this user can't make namespaces")
+        proxy = Proxy(tmp_path, within=within)
+        stack.callback(proxy.kill)
+        return proxy
+
+    @staticmethod
+    def children(pid: int) -> list[int]:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    def test_orphans_are_reaped(self, container: Proxy) -> None:
+        (first,) = self.children(container.daemon.pid)
+        wait_until(lambda: len(self.children(first)) == 2, "worker and janitor")
+        before = set(self.children(first))
+        inside = ["nsenter", "--pid", "--mount", "--target", str(first)]
+        subprocess.run([*inside, "sh", "-c", "sleep 1000 >/dev/null 2>&1 &"], check=True)
+        (orphan,) = wait_until(lambda: set(self.children(first)) - before, "it has an orphan")
+        os.kill(orphan, KILL)
+        wait_until(lambda: set(self.children(first)) == before, "it is reaped")
+        os.kill(first, TERM)
+        assert container.daemon.wait() == 0
+        assert "Traceback" not in container.log()
