@@ -30,7 +30,7 @@ from regproxy.core import file_lock
 from regproxy.core.errors import StoreError
 from regproxy.dataplane.board import Board
 from regproxy.dataplane.file import File
-from regproxy.registry.targets import ManifestType
+from regproxy.registry.manifests import ManifestType
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,7 @@ from regproxy.cache.parts import unlink_beside
 from regproxy.core import file_lock
 
 _PIECE: Final = 100  # parts between two yields
-
-
 _ANONYMOUS_AGE: Final = 10.0  # seconds; nobody can take up such a part again
-
-
 _TAG_AGE: Final = 60.0
 
 

@@ -20,8 +20,9 @@ from regproxy.cache import layout, reconcile
 from regproxy.cache.index.index import Index
 from regproxy.config.values import parse_host, split_host_port
 from regproxy.core.errors import BadResponse, RegproxyError
-from regproxy.registry import targets
-from regproxy.registry.targets import INDEX_TYPES, MANIFEST_MAX, Kind
+from regproxy.registry import manifests, targets
+from regproxy.registry.manifests import INDEX_TYPES, MANIFEST_MAX
+from regproxy.registry.targets import Kind
 
 HUB: Final = "docker.io"
 _HUB_ORIGIN: Final = "registry-1.docker.io"
@@ -166,7 +167,7 @@ def _children(root: Path, digest: str) -> list[tuple[str, bool]]:
     """The digests that a manifest names, and whether each may be a manifest; none for other content."""
     body = _read_small(root, digest)
     try:
-        media_type = targets.check_manifest(body, "")
+        media_type = manifests.check_manifest(body, "")
         document: dict[str, Any] = json.loads(body)
     except BadResponse:
         return []

@@ -33,8 +33,9 @@ from regproxy.fill.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
 from regproxy.fill.origin_bodies import Bodies, Fetcher, Limits, passing
 from regproxy.fill.transfer import Transfer, hash_all
 from regproxy.http.messages import Response
-from regproxy.registry import targets
-from regproxy.registry.targets import Kind, ManifestType
+from regproxy.registry import manifests, targets
+from regproxy.registry.manifests import ManifestType
+from regproxy.registry.targets import Kind
 from regproxy.upstream.fetch import Fetched
 
 log = logging.getLogger(__name__)
@@ -202,12 +203,12 @@ class Downloads:
         if target.kind is not Kind.BLOB:
             body = await self._loop.run_in_executor(None, _content, part)
             with suppress(BadResponse):
-                fill.manifest = targets.manifest_type(body)
+                fill.manifest = manifests.manifest_type(body)
         if target.kind is Kind.TAG:
             assert response is not None
             wanted = (response.get(b"docker-content-digest") or b"").decode("latin-1")
             try:
-                fill.media_type = targets.check_manifest(body, fill.media_type)
+                fill.media_type = manifests.check_manifest(body, fill.media_type)
             except BadResponse as error:
                 raise BadResponse(f"{whose}: {error}") from None
             if not targets.is_digest(wanted):
@@ -248,7 +249,7 @@ class Downloads:
 
     def _remember_told(self, fill: Fill, blob: Blob) -> None:
         """Enter the type that this registry has for a manifest which does not state its own."""
-        told = (fill.manifest or targets.NO_MANIFEST).told(fill.media_type)
+        told = (fill.manifest or manifests.NO_MANIFEST).told(fill.media_type)
         if fill.manifest is None or told != fill.manifest.media_type:
             origin, repository = fill.wanted.origin, fill.wanted.repository
             self._index.put_told(origin.host, origin.port, repository, blob.digest, told, blob.size)

@@ -14,7 +14,9 @@ from regproxy.fill.tag_request import TagAsk
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
 from regproxy.policy.sharing import namespace_of
-from regproxy.registry.targets import ManifestType, Target, parse_accept
+from regproxy.registry.accept import parse_accept
+from regproxy.registry.manifests import ManifestType
+from regproxy.registry.targets import Target
 
 NO_TYPE: Final = "application/octet-stream"
 

@@ -25,7 +25,8 @@ from regproxy.fill.download import OTHERS, Downloads, failure, word_for
 from regproxy.fill.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
 from regproxy.fill.follower import SOON, Following, Outcome, alone
 from regproxy.fill.origin_bodies import Fetcher, Limits
-from regproxy.registry.targets import MANIFEST_MAX, Kind
+from regproxy.registry.manifests import MANIFEST_MAX
+from regproxy.registry.targets import Kind
 
 __all__ = ["NO_TYPE", "Fill", "Fills", "Opened", "Run", "UpstreamAnswer", "Wanted"]
 

@@ -24,9 +24,10 @@ from regproxy.core.errors import (
 )
 from regproxy.dataplane.growing_file import Growth, Segment
 from regproxy.fill.fill import UpstreamAnswer, Wanted
-from regproxy.http.messages import Request, Response, parse_content_range
+from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
-from regproxy.policy.plans import Verdict, after_head
+from regproxy.http.ranges import parse_content_range
+from regproxy.policy.verdicts import Verdict, after_head
 from regproxy.registry.targets import Kind
 from regproxy.upstream.connection import BodyBroken, Connection, ConnectionLost
 from regproxy.upstream.fetch import Ask, Fetched

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from regproxy.cache.blobs import Blob
 from regproxy.cache.index.index import TagRow
-from regproxy.registry.targets import Accept
+from regproxy.registry.accept import Accept
 
 # Content that is held, and the media type that it goes by where it is asked for. A plain tuple: one is made
 # for each hit, and to make it calls nothing.

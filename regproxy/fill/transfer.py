@@ -23,8 +23,9 @@ from regproxy.dataplane.inotify import Watch
 from regproxy.fill.fill import Fill
 from regproxy.fill.origin_bodies import NO_RANGES, Bodies, Limits, check, is_behind
 from regproxy.fill.range_leases import WANTED, Leases, whole_blocks
-from regproxy.http.messages import Response, Span, parse_content_range, parse_range
-from regproxy.policy.plans import Verdict, after_head
+from regproxy.http.messages import Response
+from regproxy.http.ranges import Span, parse_content_range, parse_range
+from regproxy.policy.verdicts import Verdict, after_head
 from regproxy.registry.targets import Kind
 from regproxy.upstream.connection import BodyBroken
 from regproxy.upstream.fetch import Fetched

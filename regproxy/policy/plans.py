@@ -9,19 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Final, Protocol, TypeVar
+from typing import Final
 
 from regproxy.config.settings import Config, HostRule
 from regproxy.config.tag_tiers import Tiers
 from regproxy.core.addresses import Reach, reach_of
 from regproxy.policy.freshness import Lifetime
 from regproxy.policy.lending import cannot_be_push, is_plain
-from regproxy.registry.targets import Accept, Kind, Target, bits_above
+from regproxy.registry.targets import Kind, Target
 
-REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-# Upstream is in trouble: what we hold is better than its answer.
-STALE_ON: Final = frozenset({429, 500, 502, 503, 504})
-MAX_REDIRECTS: Final = 5
 TAG_DISABLED: Final = "manifest-default-disabled"
 
 _READS = frozenset({"GET", "HEAD"})
@@ -69,40 +65,11 @@ class Plan:
     reason: str = ""
 
 
-class Variant(Protocol):
-    """A stored answer for a tag: `fetched_at` in seconds since the epoch, `named` by its request's Accept."""
-
-    @property
-    def media_type(self) -> str: ...
-
-    @property
-    def fetched_at(self) -> float: ...
-
-    @property
-    def named(self) -> int: ...
-
-
-V = TypeVar("V", bound=Variant)
-
-
-class Verdict(Enum):
-    """What an origin's answer to a fetch means."""
-
-    STORE = auto()
-    FOLLOW = auto()
-    TROUBLE = auto()  # an older copy is better than this answer
-    COMPLETE = auto()  # there is nothing behind what is held already
-    BROKEN = auto()  # no answer to what was asked
-    RELAY = auto()
-
-
 _SERVE_BY_DIGEST = {kind: Plan(Action.SERVE, kind.value) for kind in (Kind.BLOB, Kind.MANIFEST)}
 _FETCH_BY_DIGEST = {kind: Plan(Action.FETCH, kind.value) for kind in (Kind.BLOB, Kind.MANIFEST)}
 _HEAD_BY_DIGEST = {kind: Plan(Action.HEAD, kind.value) for kind in (Kind.BLOB, Kind.MANIFEST)}
 _PASS = {kind: Plan(Action.PASS, kind.value) for kind in Kind}
 _PONG = Plan(Action.PONG, Kind.PING.value)
-
-
 _ASKS_NOBODY = frozenset({Action.SERVE, Action.REFUSE})
 
 
@@ -312,39 +279,3 @@ def _written_names(config: Config) -> Iterator[str]:
 
 def _is_mask(rule: HostRule) -> bool:
     return "*" in rule.pattern or rule.pattern.startswith(".")
-
-
-def after_head(status: int, *, resumed: bool = False) -> Verdict:
-    """What an origin's answer to a fetch, without any condition, means.
-
-    `resumed`: it was asked for what follows the bytes that are held, and may give all of it nevertheless
-    (RFC 9110 14.2).
-    """
-    if status == 200 or (resumed and status == 206):
-        return Verdict.STORE
-    if resumed and status == 416:
-        return Verdict.COMPLETE
-    if status in REDIRECTS:
-        return Verdict.FOLLOW
-    if status in STALE_ON:
-        return Verdict.TROUBLE
-    # Neither a range nor a condition was sent, so there is nothing that these could be the answer to.
-    return Verdict.BROKEN if status < 400 else Verdict.RELAY
-
-
-def choose_variant(held: tuple[V, ...], accept: Accept) -> V | None:
-    """The newest stored variant of a tag that may answer a request with this Accept.
-
-    A registry picks by Accept: one that was asked without the type of the index may have answered with one
-    platform's manifest, which must not be given to a client that would have got the index.
-    """
-    return next(iter(variants(held, accept)), None)
-
-
-def variants(held: tuple[V, ...], accept: Accept) -> list[V]:
-    """All that choose_variant() may choose from, the newest first."""
-    named = accept.named
-    usable = (
-        h for h in held if accept.accepts(h.media_type) and not named & bits_above(h.media_type) & ~h.named
-    )
-    return sorted(usable, key=lambda h: h.fetched_at, reverse=True)

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from regproxy.http.messages import NONE, Request
-from regproxy.registry.targets import Kind, Target, parse_accept
+from regproxy.registry.accept import parse_accept
+from regproxy.registry.targets import Kind, Target
 
 # Accept and Authorization are in the keys of what is shared, and all three in those of refusals.
 SENT: Final = frozenset(b"accept authorization user-agent".split())

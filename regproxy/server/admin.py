@@ -9,7 +9,8 @@ from collections.abc import Callable
 
 from regproxy.core.errors import HeadError
 from regproxy.dataplane.stream import Stream
-from regproxy.http.messages import build_head, parse_request
+from regproxy.http.forwarding import build_head
+from regproxy.http.messages import parse_request
 from regproxy.server.setup_pages import Page, text
 from regproxy.telemetry.metrics import CONTENT_TYPE, Metrics
 

@@ -8,7 +8,9 @@ from typing import Final
 from regproxy.core.errors import Unsatisfiable, UpstreamError
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fills import NO_TYPE, Opened, UpstreamAnswer, Wanted
-from regproxy.http.messages import Request, Span, forwarded, if_range_allows, parse_range
+from regproxy.http.forwarding import forwarded
+from regproxy.http.messages import Request
+from regproxy.http.ranges import Span, if_range_allows, parse_range
 from regproxy.registry.targets import Kind
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange

@@ -6,7 +6,8 @@ from regproxy.cache.blobs import Blob
 from regproxy.core.errors import Unsatisfiable
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.tag_request import Held
-from regproxy.http.messages import Request, if_range_allows, none_match, parse_range
+from regproxy.http.messages import Request
+from regproxy.http.ranges import if_range_allows, none_match, parse_range
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.responder import Responder, content_headers

@@ -20,8 +20,9 @@ from regproxy.fill.fill import NO_TYPE
 from regproxy.fill.tag_request import Held
 from regproxy.http.origin import Origin
 from regproxy.policy.freshness import Lifetime
-from regproxy.policy.plans import variants
-from regproxy.registry.targets import MANIFEST_MAX, NO_MANIFEST, Kind, ManifestType, Target, manifest_type
+from regproxy.policy.variants import variants
+from regproxy.registry.manifests import MANIFEST_MAX, NO_MANIFEST, ManifestType, manifest_type
+from regproxy.registry.targets import Kind, Target
 from regproxy.server.routes import BY_DIGEST, Route
 
 log = logging.getLogger(__name__)

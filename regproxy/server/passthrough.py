@@ -9,7 +9,8 @@ from typing import Final
 
 from regproxy.core.errors import BadResponse, UpstreamError
 from regproxy.dataplane.sinks import StreamSink
-from regproxy.http.messages import Request, Response, forwarded
+from regproxy.http.forwarding import forwarded
+from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
 from regproxy.policy.sharing import shared
 from regproxy.registry.targets import Kind, Target

@@ -9,8 +9,8 @@ from typing import Final
 from regproxy.core.errors import RegproxyError
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fill import UpstreamAnswer
-from regproxy.http.messages import build_head, forwarded
-from regproxy.registry import targets
+from regproxy.http.forwarding import build_head, forwarded
+from regproxy.registry.error_bodies import error_body
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 
@@ -194,7 +194,7 @@ class Responder:
         if exchange.origin is None or (not exchange.uri.startswith(("/v2", "/token")) and not close):
             self.plain_error(exchange, status, message, retry_after)
             return
-        body = targets.error_body(code, message)
+        body = error_body(code, message)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         if status == 405:
             headers.append((b"allow", b"GET, HEAD"))
@@ -212,7 +212,7 @@ class Responder:
 
     def unsatisfiable(self, exchange: Exchange, total: int) -> None:
         """Answer a range of which the content has nothing (RFC 9110 15.5.17). `total`: its bytes."""
-        body = targets.error_body("RANGE_INVALID", f"the content has {total} bytes")
+        body = error_body("RANGE_INVALID", f"the content has {total} bytes")
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),

@@ -10,9 +10,11 @@ from regproxy.cache.index.index import TagRow
 from regproxy.http.messages import Request, parse_authority, parse_request
 from regproxy.http.origin import Origin
 from regproxy.policy.freshness import Lifetime
-from regproxy.policy.plans import Plan, Policy, choose_variant
+from regproxy.policy.plans import Plan, Policy
 from regproxy.policy.sharing import Shared, shared
-from regproxy.registry.targets import Accept, Kind, Target, parse_accept, parse_target
+from regproxy.policy.variants import choose_variant
+from regproxy.registry.accept import Accept, parse_accept
+from regproxy.registry.targets import Kind, Target, parse_target
 from regproxy.tags.rows import is_former
 
 ROUTES_MAX: Final = 1024

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Final
 
 from regproxy.http.messages import Request
-from regproxy.registry.targets import error_body
+from regproxy.registry.error_bodies import error_body
 
 _TEXT: Final = b"text/plain; charset=utf-8"
 

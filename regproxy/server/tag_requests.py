@@ -8,8 +8,8 @@ import logging
 from regproxy.core.errors import UpstreamError
 from regproxy.fill.fills import UpstreamAnswer, Wanted
 from regproxy.fill.tag_request import TagAsk
-from regproxy.http.messages import forwarded
-from regproxy.policy.plans import STALE_ON
+from regproxy.http.forwarding import forwarded
+from regproxy.policy.verdicts import STALE_ON
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.hits import Hits

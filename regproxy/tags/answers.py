@@ -15,7 +15,8 @@ from regproxy.fill.download import failure, word_for
 from regproxy.fill.fill import UpstreamAnswer
 from regproxy.http.messages import Framing, Response
 from regproxy.http.origin import Origin
-from regproxy.registry.targets import MANIFEST_TYPES, is_digest
+from regproxy.registry.manifests import MANIFEST_TYPES
+from regproxy.registry.targets import is_digest
 
 _NOT_SHARED: Final = frozenset({b"set-cookie", b"set-cookie2"})
 

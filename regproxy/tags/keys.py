@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from regproxy.fill.fill import Wanted
 from regproxy.http.origin import Origin
-from regproxy.registry.targets import Accept
+from regproxy.registry.accept import Accept
 
 
 class RequestKey(NamedTuple):

@@ -20,8 +20,9 @@ from regproxy.core.errors import BadResponse, DigestMismatch, UpstreamError, Ups
 from regproxy.fill.fill import NO_TYPE, Fill, UpstreamAnswer, Wanted
 from regproxy.fill.fills import Fills
 from regproxy.fill.tag_request import Held, TagAsk
-from regproxy.policy.plans import STALE_ON
-from regproxy.registry.targets import MANIFEST_MAX, Kind, Target
+from regproxy.policy.verdicts import STALE_ON
+from regproxy.registry.manifests import MANIFEST_MAX
+from regproxy.registry.targets import Kind, Target
 from regproxy.tags.answers import (
     Content,
     Failure,

@@ -16,7 +16,8 @@ from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import TagKey, TagRow
 from regproxy.fill.fill import Wanted
 from regproxy.fill.tag_request import TagAsk
-from regproxy.registry.targets import MANIFEST_TYPES, Accept, bits_above
+from regproxy.registry.accept import Accept, bits_above
+from regproxy.registry.manifests import MANIFEST_TYPES
 from regproxy.tags.answers import Seen
 
 _WRITTEN: Final = 5.0  # seconds that what is entered may take to be known to the other processes

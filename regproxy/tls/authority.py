@@ -174,12 +174,3 @@ class Authority:
 def throwaway() -> tuple[bytes, bytes]:
     """A self-signed certificate and its key in PEM, for TLS that never leaves this process."""
     return make_ca(time.time())
-
-
-# --- certificates ----------------------------------------------------------------------------------------
-
-
-# --- reading what is there -------------------------------------------------------------------------------
-
-
-# --- making what is missing ------------------------------------------------------------------------------

@@ -16,33 +16,17 @@ from cryptography.x509.oid import NameOID
 from regproxy.core.errors import CertificateError
 
 SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
-
-
 _DAY: Final = 86400  # seconds
-
-
 _CA_LIFE: Final = 3650 * _DAY
-
-
 _INTERMEDIATE_LIFE: Final = 365 * _DAY
-
-
 LEAF_LIFE: Final = 90 * _DAY
-
-
 # Clients whose clock is slow, or that were suspended, still take a certificate made just now.
 _BACKDATE: Final = 2 * _DAY
-
-
 _OTHER_USAGES: Final = (
     *("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
     *("encipher_only", "decipher_only"),
 )
-
-
 CN_MAX: Final = 64  # ub-common-name, RFC 5280 appendix A
-
-
 # A dNSName as it may stand in a request: A-labels, and the underscore that RFC 1123 lacks and people use.
 # No `*`: a leaf never speaks for a host that was not named.
 _HOST: Final = re.compile(

@@ -18,12 +18,13 @@ from urllib.parse import urljoin, urlsplit
 from regproxy.auth.authorizer import Authorizer, Exchange, Grant
 from regproxy.core.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
 from regproxy.core.lru import Bounded
-from regproxy.http.messages import NONE, Framing, Headers, Request, Response, upstream_head
+from regproxy.http.forwarding import upstream_head
+from regproxy.http.messages import NONE, Framing, Headers, Request, Response
 from regproxy.http.origin import Origin
 from regproxy.policy.lending import trimmed
 from regproxy.policy.origins import Origins, Place
-from regproxy.policy.plans import MAX_REDIRECTS, REDIRECTS
 from regproxy.policy.sharing import SENT
+from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS
 from regproxy.registry.rate_limits import CLIENT
 from regproxy.registry.targets import Kind, parse_target
 from regproxy.registry.token_protocol import Issued

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from regproxy.http.messages import parse_request
 from regproxy.policy.sharing import shared
-from regproxy.registry.targets import parse_accept, parse_target
+from regproxy.registry.accept import parse_accept
+from regproxy.registry.targets import parse_target
 from tests.support.client import Client
 from tests.support.images import digest_of, make_image
 from tests.support.origin import Answer, Origin, Seen

@@ -13,7 +13,8 @@ from regproxy.auth.authorizer import Authorizer, Grant
 from regproxy.config.settings import load
 from regproxy.http.messages import NONE, Headers, Request, Response, parse_request
 from regproxy.http.origin import Origin
-from regproxy.registry.targets import MANIFEST_TYPES, parse_target
+from regproxy.registry.manifests import MANIFEST_TYPES
+from regproxy.registry.targets import parse_target
 from tests.support.docker_registry import Registry
 from tests.support.images import Image
 from tests.support.login_helpers import Clock, script

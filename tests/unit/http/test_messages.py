@@ -9,25 +9,25 @@ from hypothesis import strategies as st
 
 from regproxy.core.errors import BadResponse, HeadError, Unsatisfiable
 from regproxy.http import messages
+from regproxy.http.forwarding import build_head, end_to_end, upstream_head
 from regproxy.http.messages import (
     CHUNKED,
     EOF,
     NONE,
-    ByteRange,
     Framing,
     Headers,
     Request,
-    Span,
-    build_head,
-    end_to_end,
-    if_range_allows,
-    none_match,
     parse_authority,
-    parse_content_range,
-    parse_range,
     parse_request,
     parse_response,
-    upstream_head,
+)
+from regproxy.http.ranges import (
+    ByteRange,
+    Span,
+    if_range_allows,
+    none_match,
+    parse_content_range,
+    parse_range,
 )
 
 DIGEST = "sha256:" + "ab" * 32

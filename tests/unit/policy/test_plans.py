@@ -10,17 +10,12 @@ from hypothesis import strategies as st
 
 from regproxy.cache.index.index import TagRow
 from regproxy.config.settings import load
-from regproxy.policy.plans import (
-    REDIRECTS,
-    STALE_ON,
-    Action,
-    Decision,
-    Policy,
-    Verdict,
-    after_head,
-    choose_variant,
-)
-from regproxy.registry.targets import MANIFEST_TYPES, Accept, parse_accept, parse_target
+from regproxy.policy.plans import Action, Decision, Policy
+from regproxy.policy.variants import choose_variant
+from regproxy.policy.verdicts import REDIRECTS, STALE_ON, Verdict, after_head
+from regproxy.registry.accept import Accept, parse_accept
+from regproxy.registry.manifests import MANIFEST_TYPES
+from regproxy.registry.targets import parse_target
 
 DIGEST = "sha256:" + "ab" * 32
 OTHER_DIGEST = "sha256:" + "cd" * 32

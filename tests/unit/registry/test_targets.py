@@ -12,18 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regproxy.core.errors import BadResponse
-from regproxy.registry.targets import (
-    INDEX_TYPES,
-    MANIFEST_MAX,
-    MANIFEST_TYPES,
-    Kind,
-    Target,
-    check_manifest,
-    error_body,
-    is_digest,
-    parse_accept,
-    parse_target,
-)
+from regproxy.registry.accept import parse_accept
+from regproxy.registry.error_bodies import error_body
+from regproxy.registry.manifests import INDEX_TYPES, MANIFEST_MAX, MANIFEST_TYPES, check_manifest
+from regproxy.registry.targets import Kind, Target, is_digest, parse_target
 
 HEX = "0123456789abcdef" * 4
 DIGEST = f"sha256:{HEX}"

@@ -11,7 +11,8 @@ from regproxy.core.errors import Busy, UpstreamError
 from regproxy.fill.fill import UpstreamAnswer, Wanted
 from regproxy.http.messages import Framing, Response, parse_request
 from regproxy.http.origin import Origin
-from regproxy.registry.targets import parse_accept, parse_target
+from regproxy.registry.accept import parse_accept
+from regproxy.registry.targets import parse_target
 from regproxy.tags.answers import (
     Content,
     Failure,

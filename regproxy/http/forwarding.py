@@ -1,0 +1,102 @@
+"""Heads that go on: what is hop-by-hop, what a proxy adds (RFC 9110 7.6), and heads of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from http import HTTPStatus
+
+from regproxy.core.errors import BadResponse
+from regproxy.http.messages import FRAMING, HOST, TARGET, Request, Response, tokens
+
+# Connection's options name more of them (RFC 9110 7.6.1). Trailers go with the chunked framing that carried
+# them, so Trailer goes too.
+_HOP_BY_HOP = frozenset(b"connection keep-alive te trailer transfer-encoding upgrade http2-settings".split())
+# A Connection option may not take these away (RFC 9110 7.6.1: never list a field meant for all recipients).
+# Without this, `Connection: authorization` would make us judge one request and send another.
+_NEVER_HOP_BY_HOP = frozenset(
+    b"accept authorization content-encoding content-length content-range content-type docker-content-digest"
+    b" host if-match if-none-match if-range location range www-authenticate".split()
+)
+_COOKIES = frozenset({b"set-cookie", b"set-cookie2"})
+
+
+def _hop_by_hop(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
+    """Return the names that belong to this connection alone."""
+    named = [value for name, value in headers if name == b"connection"]
+    return _HOP_BY_HOP | (frozenset(tokens(named)) - _NEVER_HOP_BY_HOP) if named else _HOP_BY_HOP
+
+
+def upstream_head(
+    request: Request,
+    host: bytes,
+    *,
+    target: str | None = None,
+    method: str | None = None,
+    drop: frozenset[bytes] = frozenset(),
+    put: Iterable[tuple[bytes, bytes]] = (),
+) -> bytes:
+    """Return the HTTP/1.1 head that carries `request` to the origin `host` (`name[:port]`).
+
+    Left out: hop-by-hop fields, those that Connection names, Proxy-*, Host, and the names in `drop`. A field
+    in `put` replaces those of its name. The body's framing is written from `request.body`, so that no header
+    can talk it away; only `drop` and `put` can. `target` defaults to the request's path. Names in lower case.
+    Raises BadResponse for a host, target or value that can't stand in a head: such come from an origin's
+    redirect or token, never from `request`.
+    """
+    put = tuple(put)
+    method, path = method or request.method, request.path if target is None else target
+    bad_target = target is not None and TARGET.fullmatch(target) is None
+    if bad_target or not host or HOST.fullmatch(host) is None:
+        raise BadResponse("a host or target that can't be asked for")
+    replaced = {name.lower() for name, _ in put}
+    skip = _hop_by_hop(request.headers) | FRAMING | {b"host"} | drop | replaced
+    lines = [f"{method} {path} HTTP/1.1".encode("ascii"), b"host: " + host]
+    lines += [
+        name + b": " + value
+        for name, value in request.headers
+        if name not in skip and not name.startswith(b"proxy-")
+    ]
+    # One field of the two at most, whatever is put: both would be a smuggled request of our own making.
+    if not replaced & FRAMING:
+        if request.body.kind == "length" and b"content-length" not in drop:
+            lines.append(b"content-length: %d" % request.body.length)
+        elif request.body.kind == "chunked" and b"transfer-encoding" not in drop:
+            lines.append(b"transfer-encoding: chunked")
+    lines += [name + b": " + value for name, value in put]
+    return _sealed(lines)
+
+
+def _sealed(lines: list[bytes]) -> bytes:
+    """Join lines to a head; BadResponse when one of them holds a line break or NUL (RFC 9110 5.5)."""
+    head = b"\r\n".join(lines) + b"\r\n\r\n"
+    ends = len(lines) + 1
+    if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
+        raise BadResponse("a field with a line break in it")
+    return head
+
+
+def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return a response's fields without hop-by-hop ones, Proxy-* and cookies; Content-Length stays."""
+    headers = tuple(headers)
+    skip = _hop_by_hop(headers) | _COOKIES
+    return [(name, value) for name, value in headers if name not in skip and not name.startswith(b"proxy-")]
+
+
+def forwarded(response: Response) -> list[tuple[bytes, bytes]]:
+    """Return what of a response's fields goes to a client, to which the proxy says its own Date.
+
+    A 204, or anything else that can't have a body, must not announce one (RFC 9110 8.6).
+    """
+    headers = [field for field in end_to_end(response.headers) if field[0] != b"date"]
+    if response.status == 204:
+        return [field for field in headers if field[0] not in FRAMING]
+    return headers
+
+
+_STATUS_LINES = {s.value: b"HTTP/1.1 %d %b" % (s.value, s.phrase.encode("ascii")) for s in HTTPStatus}
+
+
+def build_head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return `HTTP/1.1 200 OK` and the fields as bytes to send; BadResponse for a line break in a field."""
+    line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
+    return _sealed([line, *[name + b": " + value for name, value in headers]])

@@ -1,0 +1,95 @@
+"""Ranges and conditions (RFC 9110 13, 14)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from regproxy.core.errors import Unsatisfiable
+from regproxy.http.messages import LENGTH_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Bytes `start` up to, not including, `stop` of a body."""
+
+    start: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        """Number of bytes."""
+        return self.stop - self.start
+
+    def content_range(self, total: int) -> bytes:
+        """Return the Content-Range value of a 206 (RFC 9110 14.4)."""
+        return b"bytes %d-%d/%d" % (self.start, self.stop - 1, total)
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """`first` to `last` inclusive, `last` None = to the end, `first` None = the last `last` bytes."""
+
+    first: int | None
+    last: int | None
+
+    def resolve(self, total: int) -> Span:
+        """Return the span within `total` bytes, never an empty one; raises Unsatisfiable."""
+        if self.first is None:
+            start, stop = max(0, total - (self.last or 0)), total
+        else:
+            start, stop = self.first, total if self.last is None else min(self.last + 1, total)
+        if start >= stop:
+            raise Unsatisfiable(total)
+        return Span(start, stop)
+
+
+_RANGE = re.compile(rb"[bB][yY][tT][eE][sS]=[ \t]*([0-9]{0,64})-([0-9]{0,64})[ \t]*")
+_ETAG = re.compile(rb'(?:W/)?("[!#-~\x80-\xff]*")')
+_CONTENT_RANGE = re.compile(rb"[bB][yY][tT][eE][sS] ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
+
+
+def parse_content_range(value: bytes | None) -> tuple[Span, int | None] | None:
+    """Return what a 206 has, and the length of the whole, None if the origin does not know it.
+
+    None where the header is absent or malformed (RFC 9110 14.4).
+    """
+    match = _CONTENT_RANGE.fullmatch(value or b"")
+    if match is None:
+        return None
+    first, last = int(match[1]), int(match[2])
+    total = None if match[3] == b"*" else int(match[3])
+    if first > last or (total is not None and last >= total):
+        return None
+    return Span(first, last + 1), total
+
+
+def parse_range(value: bytes | None) -> ByteRange | None:
+    """Return the one byte range asked for.
+
+    None when the header is absent, malformed, in another unit or asks for several ranges: then it is ignored
+    and the whole is sent (RFC 9110 14.2). Numbers from 2**63 up count as 2**63 - 1.
+    """
+    match = None if value is None else _RANGE.fullmatch(value)
+    if match is None:
+        return None
+    first, last = (min(int(digits), LENGTH_MAX) if digits else None for digits in match.groups())
+    if (first is None and last is None) or (first is not None and last is not None and last < first):
+        return None
+    return ByteRange(first, last)
+
+
+def none_match(value: bytes | None, etag: bytes) -> bool:
+    """Tell whether If-None-Match names `etag` (quoted), so that 304 is the answer. Absent: False.
+
+    Weak comparison (RFC 9110 13.1.2). A bare digest without quotes is taken too, as distribution does.
+    """
+    if value is None:
+        return False
+    opaque = etag.removeprefix(b"W/")
+    return value == b"*" or value == opaque.strip(b'"') or opaque in _ETAG.findall(value)
+
+
+def if_range_allows(value: bytes | None, etag: bytes) -> bool:
+    """Tell whether If-Range lets Range count (RFC 9110 13.1.5, strong). Absent: True; a date: False."""
+    return value is None or (value == etag and not etag.startswith(b"W/"))

@@ -1,0 +1,133 @@
+"""Manifests: media types, and what bytes say of theirs (OCI image spec; distribution, schema 1 and 2)."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from regproxy.core.errors import BadResponse
+
+MANIFEST_MAX: Final = 4 * 1024 * 1024  # bytes; the limit that the spec asks registries to take at least
+OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
+DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
+_SCHEMA1: Final = "application/vnd.docker.distribution.manifest.v1+json"
+_SCHEMA1_SIGNED: Final = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+# Manifests of 2022's artifact drafts; still in registries, and without a schemaVersion.
+_ARTIFACTS: Final = frozenset(
+    {"application/vnd.oci.artifact.manifest.v1+json", "application/vnd.cncf.oras.artifact.manifest.v1+json"}
+)
+SCHEMA1_TYPES: Final = frozenset({_SCHEMA1, _SCHEMA1_SIGNED})
+INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
+MANIFEST_TYPES: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST}) | SCHEMA1_TYPES | INDEX_TYPES | _ARTIFACTS
+# What servers say that know nothing of manifests; distribution used application/json for schema 1.
+_GENERIC_TYPES: Final = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
+# RFC 6838 4.2
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+_HTML_TYPES: Final = frozenset({"text/html", "application/xhtml+xml"})
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestType:
+    """The media type of a manifest's bytes. `stated`: they name it themselves, and nobody else has a say."""
+
+    media_type: str
+    stated: bool
+
+    def told(self, content_type: str) -> str:
+        """Return the type to send where a registry has said `content_type` of these bytes."""
+        declared = _bare(content_type)
+        if self.stated or declared in _GENERIC_TYPES | _HTML_TYPES or not _MEDIA_TYPE.fullmatch(declared):
+            return self.media_type
+        # One body must not be read in two ways (CVE-2021-41190).
+        contradicts = (declared in INDEX_TYPES) != (self.media_type in INDEX_TYPES)
+        return self.media_type if contradicts and declared in MANIFEST_TYPES else declared
+
+
+NO_MANIFEST: Final = ManifestType("", False)  # of other content: a registry's word is all there is
+
+
+def manifest_type(body: bytes) -> ManifestType:
+    """Return what the bytes of a manifest say of their type (OCI image spec, "mediaType").
+
+    Raises BadResponse where they are no manifest.
+    """
+    document = _json_object(body)
+    own = document.get("mediaType")
+    stated = isinstance(own, str) and bool(own)
+    media_type = _media_type("", own if isinstance(own, str) else "", document)
+    _check_shape(media_type, document)
+    return ManifestType(media_type, stated or media_type in SCHEMA1_TYPES)
+
+
+def _bare(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def check_manifest(body: bytes, content_type: str) -> str:
+    """Return the media type of the manifest `body` that came with `content_type`.
+
+    Content-Type decides where it names a type; the body's own `mediaType` must agree (OCI image spec).
+    Where it names none (application/json), the body decides. Raises BadResponse: too large, HTML, not a JSON
+    object, no schemaVersion, types that disagree, an index that is also a manifest.
+    """
+    declared = _bare(content_type)
+    if len(body) > MANIFEST_MAX:
+        raise BadResponse(f"manifest of {len(body)} bytes: more than {MANIFEST_MAX}")
+    if declared in _HTML_TYPES or body[:64].lstrip().startswith(b"<"):
+        raise BadResponse("an HTML page instead of a manifest")
+    document = _json_object(body)
+    own = document.get("mediaType", "")
+    if not isinstance(own, str):
+        raise BadResponse("manifest whose mediaType is not a string")
+    media_type = _media_type(declared, own, document)
+    _check_shape(media_type, document)
+    return media_type
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        document = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise BadResponse("manifest that is not JSON") from None
+    if not isinstance(document, dict):
+        raise BadResponse("manifest that is not a JSON object")
+    return document
+
+
+def _media_type(declared: str, own: str, document: dict[str, Any]) -> str:
+    version = document.get("schemaVersion")
+    schema1 = type(version) is int and version == 1  # true == 1 in Python, not in JSON
+    if declared not in _GENERIC_TYPES:
+        # Schema 1 bodies carry no mediaType that counts, and are served under either of their two types.
+        agrees = schema1 if declared in SCHEMA1_TYPES else own in ("", declared)
+        if not agrees or (schema1 and declared in MANIFEST_TYPES - SCHEMA1_TYPES):
+            raise BadResponse(f"manifest of type {own or 'schema 1'!r} sent as {declared!r}")
+        return declared
+    if own:
+        if not _MEDIA_TYPE.fullmatch(own):
+            raise BadResponse("manifest whose mediaType is no media type")
+        return own
+    if schema1:
+        return _SCHEMA1_SIGNED if "signatures" in document else _SCHEMA1
+    # Docker's types demand a mediaType in the body, OCI's don't.
+    return OCI_INDEX if "manifests" in document else OCI_MANIFEST
+
+
+def _check_shape(media_type: str, document: dict[str, Any]) -> None:
+    """Raise BadResponse for what clients refuse too: CVE-2021-41190, one body with two readings."""
+    if media_type in _ARTIFACTS:
+        return
+    version = document.get("schemaVersion")
+    if type(version) is not int or version not in (1, 2):
+        raise BadResponse("manifest without a schemaVersion of 1 or 2")
+    if media_type in INDEX_TYPES:
+        if not isinstance(document.get("manifests"), list):
+            raise BadResponse("index without a list of manifests")
+        if document.get("layers") or document.get("config"):
+            raise BadResponse("index that is also a manifest")
+    elif media_type in MANIFEST_TYPES and document.get("manifests"):
+        raise BadResponse("manifest that is also an index")
