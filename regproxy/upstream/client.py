@@ -50,7 +50,7 @@ _SOON: Final = 20.0  # seconds for a token
 _LITTLE: Final = 5.0  # seconds for what nobody wants
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _OTHER_SCHEME: Final = re.compile(
-    rb"^(?:proxy-)?authorization:[ \t]*(?!basic[ \t]|bearer[ \t])", re.IGNORECASE | re.MULTILINE
+    rb"^(?:proxy-)?authorization:(?![ \t]*(?:basic|bearer)[ \t])", re.IGNORECASE | re.MULTILINE
 )
 _MIRRORED: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
 _IDENTITY: Final = (b"accept-encoding", b"identity")

@@ -154,6 +154,18 @@ def test_a_connection_that_is_logged_in_is_nobody_elses(
     assert talk(proxy, origin).get("/api/x").status == 401
 
 
+@pytest.mark.parametrize("value", [OURS, "bearer x", "BASIC  eDp5"])
+def test_others_are_pooled_as_ever(
+    value: str, start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    origin = start_origin("reg.test")
+    origin.on("/*", FINE)
+    client = talk(start_proxy(origin), origin)
+    for _ in range(3):
+        assert client.get("/v2/app/tags/list", {"Authorization": value}).status == 200
+    assert origin.connections == 1
+
+
 # --- a wrong one ------------------------------------------------------------------------------------------
 
 
