@@ -168,6 +168,7 @@ class TestOneDownload:
         blob = cold(origin)
         other.on(blob.path, blob_answer(blob.digest, blob.body))
         assert crowd[0].get(blob.path).digest == blob.digest
+        stored(proxy, blob)
         reply = stack.enter_context(proxy.client(other.authority)).get(blob.path)
         assert (reply.digest, said(reply)[0]) == (blob.digest, "HIT")
         assert other.hits[blob.path] == 0
