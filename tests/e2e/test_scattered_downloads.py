@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client import Client
-from tests.support.cold_blobs import MIB, SIZE, Cold, origin
+from tests.support.cold_blobs import MIB, SIZE, Cold, forget, origin
 from tests.support.origin import Answer, Origin, Seen
 from tests.support.processes import wait_until
 from tests.support.proxy import Proxy
@@ -20,7 +20,7 @@ from tests.support.small_filesystems import free, small_disk
 from tests.support.trust import Trust
 from tests.support.two_workers import Pair
 
-__all__ = ["origin"]  # a fixture
+__all__ = ["forget", "origin"]  # fixtures
 CHUNK = 8 * MIB  # containerd 2.1: `chunkSize` of a layer that is fetched by several connections
 BLOCK = 65_536  # in which it is known what is there
 # What a connection that is broken off may bring unasked for: it is in the kernel's buffers already.

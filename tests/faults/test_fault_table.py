@@ -222,7 +222,6 @@ class Played:
 
     content: Content
     old: Content
-    replies: list[Reply]
     seen: list[Seen]
     sent: int
     kept: bool
@@ -313,7 +312,7 @@ class Play:
         kept = row.kept and self._wait_kept()
         had, state = self._left()
         seen, sent = site.seen[self._begun :], site.sent
-        played = Played(self._content, self._old, replies, seen, sent, kept, had, state)
+        played = Played(self._content, self._old, seen, sent, kept, had, state)
         if not row.kept:
             self._again(played)
         return played
@@ -572,7 +571,7 @@ def rows(
         pool = stack.enter_context(ThreadPoolExecutor(AT_A_TIME))
         played = {str(row): pool.submit(player.play, row) for row in chosen}
         stack.callback(pool.shutdown, cancel_futures=True)
-        yield lambda row: played[str(row)].result()
+        yield lambda row: played.pop(str(row)).result()
     for proxy in player.proxies.values():
         assert "Traceback" not in proxy.log()
         assert "is killed" not in proxy.log()  # a worker that hung

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.client import Client
-from tests.support.cold_blobs import MIB, Cold, origin, span
+from tests.support.cold_blobs import MIB, Cold, forget, origin, span
 from tests.support.origin import Answer, Origin, Seen
 from tests.support.proxy import Proxy
 from tests.support.trust import Trust
 
-__all__ = ["origin"]  # fixture
+__all__ = ["forget", "origin"]  # fixtures
 
 Start = Callable[..., Proxy]
 Talk = Callable[[Proxy, Origin], Client]

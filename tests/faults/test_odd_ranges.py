@@ -10,12 +10,12 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.client import Client, Reply
-from tests.support.cold_blobs import MIB, Cold, origin, span
+from tests.support.cold_blobs import MIB, Cold, forget, origin, span
 from tests.support.origin import Answer, Origin, Seen
 from tests.support.proxy import Proxy
 from tests.support.two_workers import Pair
 
-__all__ = ["origin"]  # a fixture
+__all__ = ["forget", "origin"]  # fixtures
 
 Start = Callable[..., Proxy]
 Talk = Callable[[Proxy, Origin], Client]

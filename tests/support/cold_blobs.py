@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import random
 from collections.abc import Callable, Iterator
@@ -22,6 +23,14 @@ SEEDS = itertools.count()
 def origin(trust: Trust) -> Iterator[Origin]:
     with Origin(trust, "reg.test") as origin:
         yield origin
+
+
+@pytest.fixture(autouse=True)
+def forget(origin: Origin) -> Iterator[None]:
+    """Let go of a test's blobs when it is over: they are large, and the origin is the module's."""
+    yield
+    origin.forget()
+    gc.collect()
 
 
 class Cold:

@@ -146,6 +146,13 @@ class Origin:
         """Names and the address to find them at."""
         return dict.fromkeys(self.names, self.address[0])
 
+    def forget(self) -> None:
+        """Drop all scripts and requests, with their bodies; for a module's origin, between tests."""
+        with self._changed:
+            self._scripts.clear()
+            self._prefixes.clear()
+            self.requests.clear()
+
     def on(self, path: str, *scripts: Script) -> None:
         """Say these to requests for `path` (no query), one after another; the last one again and again.
 
