@@ -16,7 +16,7 @@ from regproxy.cache.parts import unlink_beside
 from regproxy.core import file_lock
 
 _PIECE: Final = 100  # parts between two yields
-_ANONYMOUS_AGE: Final = 10.0  # seconds; nobody can take up such a part again
+_ANONYMOUS_AGE: Final = 10.0  # seconds; nobody takes up such a part again
 _TAG_AGE: Final = 60.0
 
 
@@ -25,8 +25,9 @@ def sweep_parts(
 ) -> Iterator[int]:
     """Remove what fills have left, claims too, and nobody is at work on; yields how many now and then.
 
-    A part of a digest is kept for `keep` seconds, since a fill takes it up again where it broke off. Raises
-    OSError at the end, for what could not be removed.
+    A part of a digest is kept for `keep` seconds, since a fill takes it up again where it broke off; not so
+    where its content is stored by now, as a tag's fill may have done. Raises OSError at the end, for what
+    could not be removed.
     """
     paths: list[Path] = []
     for place in (layout.parts(root), layout.tag_claims(root)):
@@ -37,7 +38,7 @@ def sweep_parts(
         removed = 0
         for path in some:
             try:
-                removed += _sweep(path, clock(), keep)
+                removed += _sweep(path, clock(), _keep(root, path, keep))
             except OSError as error:
                 trouble = error
         yield removed
@@ -48,7 +49,7 @@ def sweep_parts(
 def _sweep(path: Path, now: float, keep: float) -> bool:
     """Remove a file if it is old and nobody has it locked; whether it was removed."""
     try:
-        if not _old(path.lstat(), path, now, keep):
+        if not _old(path.lstat(), now, keep):
             return False
         if path.suffix in BESIDE:
             return not path.with_suffix(PART).exists() and _unlinked(path)
@@ -61,7 +62,7 @@ def _remove_unlocked(path: Path, now: float, keep: float) -> bool:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         # It may have been taken up and let go of since it was looked at: its name and its time count now.
-        if not file_lock.lock(fd) or not file_lock.names(path, fd) or not _old(os.fstat(fd), path, now, keep):
+        if not file_lock.lock(fd) or not file_lock.names(path, fd) or not _old(os.fstat(fd), now, keep):
             return False
         if path.suffix == PART:
             # First what belongs to it: who makes the part anew writes its own.
@@ -71,11 +72,19 @@ def _remove_unlocked(path: Path, now: float, keep: float) -> bool:
         os.close(fd)
 
 
-def _old(status: os.stat_result, path: Path, now: float, keep: float) -> bool:
+def _keep(root: Path, path: Path, keep: float) -> float:
+    """Return how many seconds a file is kept after it was last written to."""
     if path.suffix == TAG_CLAIM:
-        keep = _TAG_AGE
-    elif path.suffix in BESIDE or (path.suffix == PART and not reconcile.is_hex(path.stem)):
-        keep = _ANONYMOUS_AGE
+        return _TAG_AGE
+    if path.suffix in BESIDE:
+        return _ANONYMOUS_AGE
+    resumable = path.suffix != PART or reconcile.is_hex(path.stem)
+    if not resumable or os.path.lexists(layout.blob(root, f"sha256:{path.stem}")):
+        return _ANONYMOUS_AGE
+    return keep
+
+
+def _old(status: os.stat_result, now: float, keep: float) -> bool:
     return stat.S_ISREG(status.st_mode) and now - status.st_mtime > keep
 
 

@@ -196,7 +196,11 @@ class Chaos:
         """Look at what is left."""
         for orphaned in self._orphaned:
             wait_until(partial(_has_ended, orphaned), "orphans end by themselves", timeout=60)
-        wait_until(lambda: not self._parts(), "no part is left behind", timeout=60)
+        # What was stored another way is swept after 10 s, by a sweep every 20 s.
+        try:
+            wait_until(lambda: not self._parts(), "no part is left behind", timeout=60)
+        except TimeoutError as error:
+            self._wrong(f"{error}: {self._parts()}")
         wait_until(lambda: self._differences() == [], "the index is what is on disk", timeout=60)
         done = self.proxy.command("cache", "verify")
         if done.returncode:

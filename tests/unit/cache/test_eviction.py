@@ -403,6 +403,17 @@ def test_old_parts_go(stock: Stock, name: str, age: float, stays: bool) -> None:
     assert path.exists() == stays
 
 
+@pytest.mark.parametrize("age, stays", [(5.0, True), (20.0, False)])
+def test_the_part_of_what_is_stored_goes_soon(stock: Stock, age: float, stays: bool) -> None:
+    """Its filler was killed, and the content came with a tag: nobody will take the part up again."""
+    digest = stock.blob()
+    path = stock.part(f"{digest[7:]}.part", age=age)
+    beside = stock.part(f"{digest[7:]}.meta", age=age)
+    sweep(stock)
+    assert path.exists() == beside.exists() == stays
+    assert stock.path(digest).exists()
+
+
 @pytest.mark.parametrize("name", [PART, TAG, "77-3.part"])
 def test_what_is_locked_stays(stock: Stock, name: str) -> None:
     path = stock.part(name, age=30 * DAY)
