@@ -64,6 +64,12 @@ class Wanted:
         """The registry, and the namespace there: where content comes from, in what is said of parts."""
         return f"{self.origin.host}:{self.origin.port}{namespace_of(self.request)}"
 
+    def failed_for_other_client(self, joined: Wanted, error: UpstreamError) -> bool:
+        """Whether this one failed for its own credentials' or registry's sake, and not for `joined`'s."""
+        refused = isinstance(error, UpstreamAnswer | RateLimited)
+        other = self.signature != joined.signature
+        return (refused and other) or isinstance(error, Busy) or self.origin != joined.origin
+
 
 @dataclass(frozen=True, slots=True)
 class Opened:
@@ -80,8 +86,8 @@ class Fill:
 
     `tag`: for a tag, what else was asked; None for content by digest. `media_type`: as the registry that was
     asked has said; `manifest`: what the bytes say of it, None where they are no manifest's. `joined`: another
-    process fetches it, or has fetched it for us. `stored`: it was kept. `revalidated`: what was held is still
-    what the tag is. `asked`: when it was wanted last, monotonic.
+    process fetches it, or has fetched it for us. `stored`: it was kept. `asked`: when it was wanted last,
+    monotonic.
     """
 
     __slots__ = (
@@ -92,7 +98,6 @@ class Fill:
         "manifest",
         "media_type",
         "opened",
-        "revalidated",
         "seconds",
         "stored",
         "tag",
@@ -108,7 +113,7 @@ class Fill:
         self.manifest: ManifestType | None = None
         self.fetched_from = ""
         self.seconds = 0.0
-        self.joined = self.stored = self.revalidated = False
+        self.joined = self.stored = False
         self.asked = time.monotonic()
 
     @property
@@ -144,11 +149,9 @@ class Fill:
         growth = self._growth
         return growth is None or growth.whole
 
-    def is_others(self, wanted: Wanted, error: UpstreamError) -> bool:
-        """Whether it failed for the sake of another client, its credentials or registry, and not of these."""
-        refused = isinstance(error, UpstreamAnswer | RateLimited)
-        other = self.wanted.signature != wanted.signature
-        return (refused and other) or isinstance(error, Busy) or self.wanted.origin != wanted.origin
+    def failed_for_other_client(self, wanted: Wanted, error: UpstreamError) -> bool:
+        """As Wanted.failed_for_other_client, of whoever began it."""
+        return self.wanted.failed_for_other_client(wanted, error)
 
     def fail(self, error: BaseException) -> None:
         """Tell everybody who waits."""

@@ -120,14 +120,17 @@ class Fills:
             if outdated(fill):
                 del self._under_way[key]
 
-    async def whole(self, wanted: Wanted) -> tuple[Fill, Blob]:
-        """The fill of content by digest, and all of it. Raises RegproxyError."""
+    async def whole(self, wanted: Wanted) -> tuple[Fill, bool, Blob]:
+        """The fill of content by digest, whether it was begun just now, and all of it.
+
+        Raises RegproxyError.
+        """
         while True:
             fill, mine = self.join(wanted)
             try:
-                return fill, await asyncio.shield(fill.done)
+                return fill, mine, await asyncio.shield(fill.done)
             except UpstreamError as error:
-                if mine or not fill.is_others(wanted, error):
+                if mine or not fill.failed_for_other_client(wanted, error):
                     raise
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:

@@ -10,6 +10,7 @@ from regproxy.fill.fill import Fill
 from regproxy.http.messages import Request
 from regproxy.http.origin import Origin
 from regproxy.server.routes import Route
+from regproxy.tags.resolver import Confirmed
 
 _FETCHED: Final = frozenset({"MISS", "EXPIRED"})
 
@@ -91,14 +92,11 @@ class Exchange:
         """Whether the client may still be sending something that nobody will read."""
         return self.request is None or self.body_left
 
-    def note(self, fill: Fill, cache: str) -> None:
+    def note(self, brought: Fill | Confirmed, cache: str) -> None:
         """Note who was asked, and what the cache had to do with it."""
-        self.asked, self.asked_seconds = fill.fetched_from, fill.seconds
-        if fill.revalidated:
-            self.cache = "REVALIDATED"
-        else:
-            # What another process fetches was joined, too.
-            self.cache = "UPDATING" if fill.joined and cache in _FETCHED else cache
+        self.asked, self.asked_seconds = brought.fetched_from, brought.seconds
+        # What another process fetches was joined, too.
+        self.cache = "UPDATING" if brought.joined and cache in _FETCHED else cache
 
     def cancel(self) -> None:
         """Stop what works on it."""

@@ -60,7 +60,7 @@ class Fetches:
                 blob = await asyncio.shield(fill.done)
                 break
             except UpstreamError as error:
-                if mine or not fill.is_others(wanted, error):
+                if mine or not fill.failed_for_other_client(wanted, error):
                     exchange.note(fill, cache)
                     raise
                 # Somebody else's credentials or registry failed; ours may not.

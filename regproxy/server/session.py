@@ -289,8 +289,8 @@ class Session:
             return
         wanted = Wanted(origin, route.shared.request, route.target)
         if route.target.kind is Kind.TAG:
-            ask = handlers.tags.fetch if fetches else handlers.tags.look
-            await ask(exchange, route, wanted, copy)
+            answer = handlers.tags.get if fetches else handlers.tags.head
+            await answer(exchange, route, wanted, copy)
         elif route.shared.own:
             await self._ask_own(fetches, wanted, route)
         elif fetches:

@@ -33,28 +33,47 @@ class TagRequests:
         self._responder = responder
         self._hits = hits
 
-    async def fetch(self, exchange: Exchange, route: Route, wanted: Wanted, copy: Copy | None) -> None:
-        """Join the tag's fill, or begin it; answer once it is verified."""
+    async def get(self, exchange: Exchange, route: Route, wanted: Wanted, copy: Copy | None) -> None:
+        """Have what is held confirmed; fetch what is not, or what a HEAD does not tell."""
         self._responder.wait_for_fill(exchange, True)
+        exchange.cache = "MISS" if copy is None else "EXPIRED"
+        tag = self._ask_of(route, wanted, copy)
+        try:
+            if not await self._confirm(exchange, wanted, tag):
+                await self._fetch(exchange, wanted, tag)
+        except UpstreamError as error:
+            status = error.response.status if isinstance(error, UpstreamAnswer) else 0
+            if not self._stands_in(exchange, copy, status, error):
+                raise
+
+    async def _confirm(self, exchange: Exchange, wanted: Wanted, tag: TagAsk) -> bool:
+        """Answer with what a HEAD says; False: that did not tell."""
+        found = await self._tags.confirm(wanted, tag)
+        if found is None:
+            return False
+        exchange.note(found, exchange.cache)
+        cache = "REVALIDATED" if found.revalidated else exchange.cache
+        self._hits.serve_brought(exchange, found.blob, found.media_type, cache)
+        return True
+
+    async def _fetch(self, exchange: Exchange, wanted: Wanted, tag: TagAsk) -> None:
+        """Join the tag's fill, or begin it; answer once it is verified."""
+        begun = exchange.cache
         while True:
-            fill, mine = self._tags.join(wanted, self._ask_of(route, wanted, copy))
-            joined = "MISS" if copy is None else "EXPIRED"
-            exchange.cache = cache = joined if mine else "UPDATING"
+            fill, mine = self._tags.join(wanted, tag)
+            cache = begun if mine else "UPDATING"
             try:
                 blob = await asyncio.shield(fill.done)
                 break
             except UpstreamError as error:
-                if not mine and fill.is_others(wanted, error):
-                    continue  # it may be for that client's sake that it was refused
                 exchange.note(fill, cache)
-                status = error.response.status if isinstance(error, UpstreamAnswer) else 0
-                if self._stands_in(exchange, copy, status, error):
-                    return
-                raise
+                if mine or not fill.failed_for_other_client(wanted, error):
+                    raise
+                # It may be for that client's sake that it was refused.
         exchange.note(fill, cache)
         self._hits.serve_brought(exchange, blob, fill.media_type, exchange.cache)
 
-    async def look(self, exchange: Exchange, route: Route, wanted: Wanted, copy: Copy | None) -> None:
+    async def head(self, exchange: Exchange, route: Route, wanted: Wanted, copy: Copy | None) -> None:
         """HEAD stays HEAD: registries count it less, or not at all. What it says is entered all the same."""
         exchange.cache = "MISS" if copy is None else "EXPIRED"
         self._responder.wait_for_fill(exchange, True)
@@ -81,8 +100,7 @@ class TagRequests:
 
     def renew(self, route: Route, wanted: Wanted, copy: Copy) -> None:
         """Revalidate in the background: whoever asks then has the answer."""
-        if self._tags.may_renew(wanted):
-            self._tags.join(wanted, self._ask_of(route, wanted, copy))
+        self._tags.renew(wanted, self._ask_of(route, wanted, copy))
 
     def _ask_of(self, route: Route, wanted: Wanted, copy: Copy | None) -> TagAsk:
         config, lookup, lifetime = self._config, self._lookup, route.lifetime

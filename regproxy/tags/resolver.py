@@ -11,12 +11,12 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import TagKey
-from regproxy.core.errors import BadResponse, DigestMismatch, UpstreamError, UpstreamTimeout
+from regproxy.core.errors import BadResponse, DigestMismatch, RegproxyError, UpstreamError, UpstreamTimeout
 from regproxy.fill.fill import NO_TYPE, Fill, UpstreamAnswer, Wanted
 from regproxy.fill.fills import Fills
 from regproxy.fill.tag_request import Held, TagAsk
@@ -34,7 +34,7 @@ from regproxy.tags.answers import (
     to_json,
 )
 from regproxy.tags.claims import TagClaim, TagClaims
-from regproxy.tags.keys import fetch_key
+from regproxy.tags.keys import RequestKey, fetch_key
 from regproxy.tags.revalidation import ATTEMPTS, TagLooks, pause
 from regproxy.tags.rows import Recorder, TagRows, name_of
 from regproxy.upstream.client import Upstream
@@ -46,6 +46,21 @@ log = logging.getLogger(__name__)
 
 _RENEW_AGAIN: Final = 5.0  # seconds until a copy is revalidated again whose origin was in trouble
 _TROUBLED_MAX: Final = 4096  # tags
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """What a tag is, by a HEAD of it. `fetched_from`: who has said so, after `seconds`.
+
+    `joined`: it was asked, or fetched, for somebody else. `revalidated`: it was held.
+    """
+
+    blob: Blob
+    media_type: str
+    fetched_from: str = ""
+    seconds: float = 0.0
+    joined: bool = False
+    revalidated: bool = False
 
 
 class Tags:
@@ -66,6 +81,7 @@ class Tags:
         self._loop = loop
         self._rows = TagRows(store, index, loop)
         self._looks = TagLooks(upstream, self._rows, claims, loop, fills.spawn)
+        self._renewing: set[RequestKey] = set()
         self._troubled: OrderedDict[TagKey, float] = OrderedDict()
 
     # --- what is asked of it -----------------------------------------------------------------------------
@@ -81,25 +97,72 @@ class Tags:
         if fill is not None:
             return fill, False
         fill = Fill(wanted, tag, self._loop)
-        self._fills.start(key, fill, lambda leave: self._obtain(fill, tag, leave))
+        self._fills.start(key, fill, lambda leave: self._fetch(fill, tag, leave))
         return fill, True
 
-    async def _obtain(self, fill: Fill, tag: TagAsk, leave: Callable[[], None]) -> None:
-        """Complete a tag's fill. `leave`: nobody is to join it any more; whoever asks then asks anew.
+    async def confirm(self, wanted: Wanted, tag: TagAsk) -> Confirmed | None:
+        """Have a HEAD say what the tag is now, and return that; None: the tag itself has to be fetched.
 
-        Raises RegproxyError where the origin, or another process that has asked it, did not say what it is.
+        Raises UpstreamError where the origin is in trouble, and something else can be served.
         """
+        if tag.row is None:
+            return None
         try:
-            if tag.row is None or not await self._revalidate(fill, tag):
-                await self._fetch(fill, tag, leave)
-        except UpstreamError as error:
-            if fill.wanted.own:
-                self._note_trouble(fill.wanted, error)
-            raise
+            found = await self._looks.look(wanted, tag)
+        except BadResponse as error:
+            # It may be the HEAD that it does not understand.
+            log.info("%s: HEAD of %s: %s", wanted.origin.host, wanted.target.reference, error)
+            return None
+        if not isinstance(found, Seen):
+            blob, media_type = found
+            return Confirmed(blob, media_type or NO_TYPE, joined=True, revalidated=True)
+        if found.status in STALE_ON and tag.stands_in:
+            raise UpstreamAnswer(found.response, b"", wanted.origin)
+        if not found.digest:
+            return None
+        held = self._store.lookup(found.digest)
+        media_type = found.media_type or NO_TYPE
+        if held is not None:
+            return Confirmed(held, media_type, found.address, found.seconds, revalidated=True)
+        return await self._moved(wanted, found.digest, media_type)
 
-    def may_renew(self, wanted: Wanted) -> bool:
-        """Whether to revalidate in the background; not where that has just failed."""
-        return time.monotonic() >= self._troubled.get(name_of(wanted), 0.0)
+    async def _moved(self, wanted: Wanted, digest: str, media_type: str) -> Confirmed | None:
+        """Fetch what the tag is now, by digest; None: the registry does not give it out so."""
+        path, _, query = wanted.request.path.partition("?")
+        target = path.rpartition("/")[0] + "/" + digest + ("?" + query if query else "")
+        request = replace(wanted.request, target=target)
+        by_digest = Target(Kind.MANIFEST, wanted.target.repository, digest)
+        try:
+            fill, mine, blob = await self._fills.whole(replace(wanted, request=request, target=by_digest))
+        except UpstreamAnswer as error:
+            if error.response.status in STALE_ON:
+                raise
+            return None
+        except (BadResponse, DigestMismatch):
+            return None
+        joined = fill.joined or not mine
+        return Confirmed(blob, media_type, fill.fetched_from, fill.seconds, joined=joined)
+
+    def renew(self, wanted: Wanted, tag: TagAsk) -> None:
+        """Revalidate in the background; not where that is under way, or has just failed."""
+        key = fetch_key(wanted, tag.accept)
+        if key not in self._renewing and time.monotonic() >= self._troubled.get(name_of(wanted), 0.0):
+            self._renewing.add(key)
+            self._fills.spawn(self._renew(wanted, tag, key))
+
+    async def _renew(self, wanted: Wanted, tag: TagAsk, key: RequestKey) -> None:
+        try:
+            if await self.confirm(wanted, tag) is None:
+                fill, _ = self.join(wanted, tag)
+                await asyncio.shield(fill.done)
+        except UpstreamError as error:
+            self._note_trouble(wanted, error)
+        except RegproxyError as error:
+            log.info("%s: %s is not renewed: %s", wanted.origin.host, wanted.target.reference, error)
+        except Exception:
+            log.exception("renewal of %s failed", wanted.target.reference)
+        finally:
+            self._renewing.discard(key)
 
     def gone(self, wanted: Wanted) -> None:
         """The registry says that there is no such tag."""
@@ -125,60 +188,7 @@ class Tags:
         if len(self._troubled) > _TROUBLED_MAX:
             self._troubled.popitem(last=False)
 
-    # --- what is held ------------------------------------------------------------------------------------
-
-    async def _revalidate(self, fill: Fill, tag: TagAsk) -> bool:
-        """Complete the fill by what a HEAD says; False: the tag itself has to be fetched.
-
-        Raises UpstreamError where the origin is in trouble, and something else can be served.
-        """
-        try:
-            found = await self._looks.look(fill.wanted, tag)
-        except BadResponse as error:
-            # It may be the HEAD that it does not understand.
-            log.info("%s: HEAD of %s: %s", fill.host, fill.wanted.target.reference, error)
-            return False
-        if not isinstance(found, Seen):
-            fill.joined = fill.revalidated = True
-            self._complete(fill, *found)
-            return True
-        if found.status in STALE_ON and tag.stands_in:
-            raise UpstreamAnswer(found.response, b"", fill.wanted.origin)
-        if not found.digest:
-            return False
-        fill.fetched_from, fill.seconds = found.address, found.seconds
-        blob = self._store.lookup(found.digest)
-        fill.revalidated = blob is not None
-        if blob is None:
-            blob = await self._moved(fill, found)
-        if blob is None:
-            return False
-        self._complete(fill, blob, found.media_type)
-        return True
-
-    async def _moved(self, fill: Fill, seen: Seen) -> Blob | None:
-        """Fetch what the tag is now, by digest; None: the registry does not give it out so."""
-        wanted = fill.wanted
-        path, _, query = wanted.request.path.partition("?")
-        target = path.rpartition("/")[0] + "/" + seen.digest + ("?" + query if query else "")
-        request = replace(wanted.request, target=target)
-        by_digest = Target(Kind.MANIFEST, wanted.target.repository, seen.digest)
-        try:
-            found, blob = await self._fills.whole(replace(wanted, request=request, target=by_digest))
-        except UpstreamAnswer as error:
-            if error.response.status in STALE_ON:
-                raise
-            return None
-        except (BadResponse, DigestMismatch):
-            return None
-        fill.fetched_from, fill.seconds, fill.joined = found.fetched_from, found.seconds, found.joined
-        return blob
-
-    def _complete(self, fill: Fill, blob: Blob, media_type: str) -> None:
-        fill.media_type = media_type or NO_TYPE
-        fill.complete(blob)
-
-    # --- what is not -------------------------------------------------------------------------------------
+    # --- fetching a tag ----------------------------------------------------------------------------------
 
     async def _fetch(self, fill: Fill, tag: TagAsk, leave: Callable[[], None]) -> None:
         claim = await self._claims.take(fetch_key(fill.wanted, tag.accept).text(), lambda: fill.asked)
@@ -189,7 +199,9 @@ class Tags:
             held = tag.fresh()
             if held is not None:
                 fill.joined = True
-                self._complete(fill, *held)
+                blob, media_type = held
+                fill.media_type = media_type or NO_TYPE
+                fill.complete(blob)
                 return
             fill.joined = False
             began = time.monotonic()

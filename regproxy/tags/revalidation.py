@@ -75,10 +75,14 @@ class TagLooks:
         """
         if tag.shared:
             look = self._join(wanted, tag, "")
-            found = await asyncio.shield(look.done)
-            if not isinstance(found, Seen) or found.digest or found.asker == self.asker(wanted):
-                return found
-            # Somebody else's credentials were refused; ours may not be.
+            try:
+                found = await asyncio.shield(look.done)
+                if not isinstance(found, Seen) or found.digest or found.asker == self.asker(wanted):
+                    return found
+            except UpstreamError as error:
+                if look.wanted is wanted or not look.wanted.failed_for_other_client(wanted, error):
+                    raise
+            # Somebody else's credentials were refused, or at their quota's end; ours may not be.
         return await asyncio.shield(self._join(wanted, tag, self.asker(wanted)).done)
 
     def asker(self, wanted: Wanted) -> str:

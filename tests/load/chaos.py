@@ -205,8 +205,9 @@ class Chaos:
         done = self.proxy.command("cache", "verify")
         if done.returncode:
             self._wrong(f"verify: exit {done.returncode}\n{done.stdout}{done.stderr}")
-        if "Traceback" in self.proxy.log():
-            self._wrong(f"a traceback in the log:\n{self.proxy.log()[-5000:]}")
+        before, traceback, after = self.proxy.log().partition("Traceback")
+        if traceback:
+            self._wrong(f"a traceback in the log:\n{before[-500:]}{traceback}{after[:4000]}")
         if self.proxy.stop(timeout=60) not in (0, 1):
             self._wrong("the proxy ended badly")
 

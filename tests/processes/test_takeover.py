@@ -192,9 +192,10 @@ def test_who_wants_to_know_is_told_what_was_stored(plane: Plane, run: Run, tmp_p
         fills.downloads.on_stored.append(hear)
         path = f"/v2/app/blobs/{digest}"
         request = parse_request(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        found = await fills.whole(Wanted(At("https", "mirror.test", 443), request, parse_target(path)))
-        assert (found[1].digest, found[1].size) == (digest, len(body))
-        assert told == [("app", found[1].small, [digest])]
+        wanted = Wanted(At("https", "mirror.test", 443), request, parse_target(path))
+        _, _, found = await fills.whole(wanted)
+        assert (found.digest, found.size) == (digest, len(body))
+        assert told == [("app", found.small, [digest])]
         assert await fills.finish(0) == []
 
     run(test())
