@@ -28,7 +28,7 @@ from regproxy.cache.layout import BESIDE, MAP, META, PART, WANT
 from regproxy.core import file_lock
 from regproxy.dataplane.block_map import Extents
 from regproxy.dataplane.file import File
-from regproxy.dataplane.growing_file import Growth
+from regproxy.dataplane.growing_file import GrowingFile
 
 CLAIMED: Final = "claimed"  # its filler has asked `host`, which has said nothing yet
 OPEN: Final = "open"  # the origin has sent its head
@@ -105,7 +105,7 @@ class Part:
 
     __slots__ = ("_meta_fd", "_read", "_told", "_want_fd", "by_size", "growth", "mine", "path")
 
-    def __init__(self, path: Path | None, growth: Growth, *, mine: bool) -> None:
+    def __init__(self, path: Path | None, growth: GrowingFile, *, mine: bool) -> None:
         self.path = path
         self.growth = growth
         self.mine = mine
@@ -339,7 +339,7 @@ def open_part(path: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Part:
             os.close(fd)
             raise
         if current:
-            return Part(path, Growth(File(fd, -1, loop), limit), mine=mine)
+            return Part(path, GrowingFile(File(fd, -1, loop), limit), mine=mine)
         # Committed or removed between the two calls.
         os.close(fd)
 
@@ -349,11 +349,11 @@ def new_part(directory: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Pa
     path = directory / f"{secrets.token_hex(12)}{PART}"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
     file_lock.lock(fd)
-    return Part(path, Growth(File(fd, -1, loop), limit), mine=True)
+    return Part(path, GrowingFile(File(fd, -1, loop), limit), mine=True)
 
 
 def memory_part(limit: int, error: int, loop: asyncio.AbstractEventLoop) -> Part:
     """A part that no disk takes, for the errno `error`. Raises OSError where memory does not either."""
-    growth = Growth(File(os.memfd_create("regproxy-part", os.MFD_CLOEXEC), -1, loop), limit)
+    growth = GrowingFile(File(os.memfd_create("regproxy-part", os.MFD_CLOEXEC), -1, loop), limit)
     growth.relay(error)
     return Part(None, growth, mine=True)

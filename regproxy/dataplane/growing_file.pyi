@@ -10,7 +10,7 @@ class Reader(Source):
     @property
     def reason(self) -> str | None: ...
 
-class Growth(Sink):
+class GrowingFile(Sink):
     on_spill: Callable[[], object] | None
     on_wait: Callable[[], object] | None
     largest: int
@@ -66,9 +66,9 @@ class Growth(Sink):
 class Segment(Sink):
     stop: int
     body_stop: int
-    def __new__(cls, growth: Growth, start: int, stop: int, body_stop: int) -> Self: ...
+    def __new__(cls, growth: GrowingFile, start: int, stop: int, body_stop: int) -> Self: ...
     @property
-    def growth(self) -> Growth: ...
+    def growth(self) -> GrowingFile: ...
     @property
     def start(self) -> int: ...
     @property

@@ -26,7 +26,7 @@ from regproxy.core.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from regproxy.dataplane.growing_file import Growth
+from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill import origin_bodies
 from regproxy.fill.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
@@ -284,7 +284,7 @@ def _meta(fill: Fill, part: Part, state: str, *, size: int = -1) -> Meta:
     )
 
 
-def _holds_any(growth: Growth) -> bool:
+def _holds_any(growth: GrowingFile) -> bool:
     return growth.written > 0 or growth.extents is not None
 
 

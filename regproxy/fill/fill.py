@@ -9,7 +9,7 @@ from typing import Final
 
 from regproxy.cache.blobs import Blob
 from regproxy.core.errors import Busy, RateLimited, UpstreamError
-from regproxy.dataplane.growing_file import Growth
+from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.fill.tag_request import TagAsk
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
@@ -75,7 +75,7 @@ class Wanted:
 class Opened:
     """A fill whose origin has begun to send: `total` bytes, -1 where it did not say."""
 
-    growth: Growth
+    growth: GrowingFile
     total: int
 
 
@@ -128,7 +128,7 @@ class Fill:
         return opened.result() if opened.done() and opened.exception() is None else None
 
     @property
-    def _growth(self) -> Growth | None:
+    def _growth(self) -> GrowingFile | None:
         return self.head.growth if self.head is not None else None
 
     def complete(self, blob: Blob) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 from regproxy.cache.parts import FAILED, OPEN, VERIFIED, Meta, Part
 from regproxy.core.errors import BadResponse, StoreError
-from regproxy.dataplane.growing_file import Growth
+from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.dataplane.inotify import Followed, Watch
 
 # The kernel tells of a close before it gives the lock back: look again soon after it has told something.
@@ -51,14 +51,14 @@ class Changes:
         """Whether the kernel tells; else it has to be looked at now and then."""
         return self._followed is not None
 
-    def grows(self, growth: Growth) -> None:
+    def grows(self, growth: GrowingFile) -> None:
         """Its growth is told to this one from here on, and to nobody else."""
         if self._followed is not None:
             self._followed.growth = growth
             self._followed.eager = False
 
     def ends(self) -> None:
-        """Growth is nobody's business here."""
+        """GrowingFile is nobody's business here."""
         if self._followed is not None:
             self._followed.eager = False
 

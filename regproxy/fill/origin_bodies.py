@@ -22,7 +22,7 @@ from regproxy.core.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from regproxy.dataplane.growing_file import Growth, Segment
+from regproxy.dataplane.growing_file import GrowingFile, Segment
 from regproxy.fill.fill import UpstreamAnswer, Wanted
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
@@ -98,7 +98,7 @@ class Bodies:
         self._mark = time.monotonic(), 0  # when it went well last, and what had come by then
         self._received = 0
         self._mirrors: set[Origin] = set()
-        self._coming: dict[Segment | Growth, int] = {}
+        self._coming: dict[Segment | GrowingFile, int] = {}
 
     @property
     def host(self) -> str:
@@ -188,7 +188,7 @@ class Bodies:
 
     # --- taking in ---------------------------------------------------------------------------------------
 
-    async def take(self, fetched: Fetched, sink: Segment | Growth, known: int = 0) -> None:
+    async def take(self, fetched: Fetched, sink: Segment | GrowingFile, known: int = 0) -> None:
         """Move the answer's body into the sink. BodyBroken and others where it ends before its time.
 
         What comes of the first `known` bytes of the content is there already, and no progress.
@@ -215,7 +215,7 @@ class Bodies:
         finally:
             if pace is not None:
                 pace.cancel()
-            if isinstance(sink, Growth):
+            if isinstance(sink, GrowingFile):
                 sink.let_go()
             self._counters.upstream_bytes(fetched.origin.host, _place(sink) - start)
             new = max(_place(sink) - self._coming.pop(sink), 0)
@@ -224,7 +224,7 @@ class Bodies:
                 self._failures = 0
         self._upstream.release(connection, response)
 
-    async def _keep_pace(self, fetched: Fetched, sink: Segment | Growth, places: list[int]) -> None:
+    async def _keep_pace(self, fetched: Fetched, sink: Segment | GrowingFile, places: list[int]) -> None:
         """Break off a body that is too slow. In memory its readers hold it back, which is no fault of its."""
         limits = self._limits
         while True:
@@ -266,7 +266,7 @@ def passing(error: UpstreamError) -> bool:
     return isinstance(error, _PASSING)
 
 
-def _place(sink: Segment | Growth) -> int:
+def _place(sink: Segment | GrowingFile) -> int:
     return sink.offset if isinstance(sink, Segment) else sink.written
 
 

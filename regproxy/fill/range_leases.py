@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from regproxy.dataplane.block_map import BLOCK_SIZE
-from regproxy.dataplane.growing_file import Growth, Segment
+from regproxy.dataplane.growing_file import GrowingFile, Segment
 
 MIB: Final = 1 << 20
 WANTED: Final = 8 * MIB  # bytes fetched at once where a reader waits; what containerd reads of a range
@@ -22,7 +22,7 @@ NEAR: Final = PIECE
 class Leases:
     """The leases of a growth that is scattered. `pieces`: none is longer than a piece from here on."""
 
-    def __init__(self, growth: Growth, *, pieces: bool) -> None:
+    def __init__(self, growth: GrowingFile, *, pieces: bool) -> None:
         self._growth = growth
         self.pieces = pieces
         self.active: list[Segment] = []

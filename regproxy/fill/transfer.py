@@ -18,7 +18,7 @@ from typing import Final
 from regproxy.cache.parts import MAPPED_MAX, Part
 from regproxy.core.errors import StoreError, UpstreamError
 from regproxy.dataplane.block_map import BLOCK_SIZE
-from regproxy.dataplane.growing_file import Growth, Segment
+from regproxy.dataplane.growing_file import GrowingFile, Segment
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill.fill import Fill
 from regproxy.fill.origin_bodies import NO_RANGES, Bodies, Limits, check, is_behind
@@ -58,7 +58,7 @@ class Transfer:
     ) -> None:
         self._fill = fill
         self._part = part
-        self._growth: Growth = part.growth
+        self._growth: GrowingFile = part.growth
         self._bodies = bodies
         self._limits = limits
         self._watch = watch
@@ -443,7 +443,7 @@ def _usable(found: tuple[Span, int | None], start: int) -> bool:
     return total is not None and whole_blocks(span.stop, total) > start
 
 
-async def hash_all(growth: Growth, loop: asyncio.AbstractEventLoop) -> None:
+async def hash_all(growth: GrowingFile, loop: asyncio.AbstractEventLoop) -> None:
     """Hash what has been written and was not hashed yet. Raises StoreError."""
     while growth.hashed < growth.written:
         await asyncio.sleep(0)  # a thread that has ended counts until who is told of it has had a turn

@@ -17,7 +17,7 @@ from regproxy.dataplane import tls
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
 from regproxy.dataplane.body import Sink
 from regproxy.dataplane.file import File
-from regproxy.dataplane.growing_file import Growth, Segment
+from regproxy.dataplane.growing_file import GrowingFile, Segment
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.sinks import BytesSink, StreamSink
 from regproxy.dataplane.sources import FileSource
@@ -39,7 +39,7 @@ class Sent:
     """What a stream was given to send: bytes, or a source's from `start` to `stop`, -1 for its end."""
 
     data: bytes = b""
-    of: Growth | File | None = None
+    of: GrowingFile | File | None = None
     start: int = 0
     stop: int = 0
     chunked: bool = False
@@ -55,7 +55,7 @@ class World:
         self.reactor = Reactor(loop)
         self.reactor.start()
         self.handlers: list[Handler] = []  # of the scenarios that run
-        self.growths: list[Growth] = []
+        self.growths: list[GrowingFile] = []
         path = directory / "content"
         path.write_bytes(CONTENT)
         self.file: File | None = File(os.open(path, os.O_RDONLY | os.O_CLOEXEC), SIZE, loop)
@@ -74,13 +74,13 @@ class World:
         else:
             self.wrong.append(f"raised: {error!r}: {context.get('message')}")
 
-    def growth(self, chance: random.Random) -> Growth:
+    def growth(self, chance: random.Random) -> GrowingFile:
         """One that grows, or a new one."""
         growing = [growth for growth in self.growths if not growth.done and not growth.failed]
         if growing and chance.random() < 0.6:
             return chance.choice(growing)
         file = File(os.memfd_create("part", os.MFD_CLOEXEC), -1, self.loop)
-        growth = Growth(file, chance.choice([0, 0, 100_000]))
+        growth = GrowingFile(file, chance.choice([0, 0, 100_000]))
         if chance.random() < 0.4:
             total = chance.choice([1, 300_001, 1 << 20, 5 << 20])
             extents = Extents(total, os.memfd_create("map", os.MFD_CLOEXEC) if chance.random() < 0.5 else -1)
@@ -118,7 +118,7 @@ class World:
             self.judge(growth)
         self.growths = kept
 
-    def judge(self, growth: Growth) -> None:
+    def judge(self, growth: GrowingFile) -> None:
         """What was hashed must be what can be read."""
         if growth.hashing:
             return
@@ -133,7 +133,7 @@ class World:
             self.wrong.append(f"the hash of {growth.written} bytes is not the content's")
 
 
-def read(of: Growth | File, start: int, stop: int) -> bytes | None:
+def read(of: GrowingFile | File, start: int, stop: int) -> bytes | None:
     """What is there now; None where that is no longer known."""
     if isinstance(of, File):
         return CONTENT[start:stop]

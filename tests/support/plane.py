@@ -20,7 +20,7 @@ import uvloop
 from regproxy.dataplane import file as file_module
 from regproxy.dataplane import stream as stream_module
 from regproxy.dataplane.file import File
-from regproxy.dataplane.growing_file import Growth
+from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.stream import Stream
 
@@ -83,10 +83,10 @@ class Plane:
         fd = os.open(path, flags | os.O_CLOEXEC)
         return File(fd, os.fstat(fd).st_size if size < 0 else size, self)  # type: ignore[arg-type]
 
-    def growth(self, path: Path, limit: int = 0) -> Growth:
-        return Growth(File(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC), -1, self.loop), limit)
+    def growth(self, path: Path, limit: int = 0) -> GrowingFile:
+        return GrowingFile(File(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC), -1, self.loop), limit)
 
-    async def write(self, growth: Growth, data: bytes, *, complete: bool = True) -> str:
+    async def write(self, growth: GrowingFile, data: bytes, *, complete: bool = True) -> str:
         """Have the growth receive this as an origin's body; what the stream said of its end."""
         stream, told, far = self.stream()
         stream.receive(growth, "length", len(data), LIMIT)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
 from regproxy.dataplane.file import File
-from regproxy.dataplane.growing_file import Growth
+from regproxy.dataplane.growing_file import GrowingFile
 from tests.support.plane import Plane
 
 TOTAL = 40 * BLOCK_SIZE + 12_345
@@ -21,13 +21,13 @@ def open_map(path: Path, flags: int = os.O_RDWR | os.O_CREAT) -> int:
 
 def scattered(
     plane: Plane, directory: Path, total: int = TOTAL, *, file: File | None = None, there: bytes = b""
-) -> Growth:
+) -> GrowingFile:
     """A growth of `total` bytes with its map beside it, of which the first ones are there."""
     if file is None:
         (directory / "part").write_bytes(there)
         growth = plane.growth(directory / "part")
     else:
-        growth = Growth(file)
+        growth = GrowingFile(file)
     growth.follow(len(there))
     extents = Extents(total, open_map(directory / "map"))
     extents.start(*identity(growth), growth.written)
@@ -35,6 +35,6 @@ def scattered(
     return growth
 
 
-def identity(growth: Growth) -> tuple[int, int]:
+def identity(growth: GrowingFile) -> tuple[int, int]:
     status = os.fstat(growth.file.fd)
     return status.st_dev, status.st_ino

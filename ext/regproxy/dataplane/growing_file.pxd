@@ -11,7 +11,7 @@ cdef enum GrowthState:
     BROKEN
 
 
-cdef class Growth
+cdef class GrowingFile
 
 
 cdef class Segment
@@ -29,7 +29,7 @@ cdef struct Place:
 cdef class Reader(Source):
     """One that reads [offset, stop) of a file that may grow. stop -1: to its end."""
     cdef readonly str reason
-    cdef Growth growth
+    cdef GrowingFile growth
     cdef Place* place
     cdef long long offset
     cdef long long stop
@@ -38,7 +38,7 @@ cdef class Reader(Source):
     cdef int advance_by(self, long long n) except -1
 
 
-cdef class Growth(Sink):
+cdef class GrowingFile(Sink):
     cdef readonly File file
     cdef readonly long long written
     cdef readonly long long total
@@ -105,7 +105,7 @@ cdef class Growth(Sink):
 
 
 cdef class Segment(Sink):
-    cdef readonly Growth growth
+    cdef readonly GrowingFile growth
     cdef readonly long long start
     cdef readonly long long offset
     cdef public long long stop

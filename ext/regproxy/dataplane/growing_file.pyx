@@ -60,7 +60,7 @@ cdef class Reader(Source):
         return self.stop if 0 <= self.stop < visible else visible
 
 
-cdef class Growth(Sink):
+cdef class GrowingFile(Sink):
     """A part file that grows as the origin's body arrives, hashed on the way, with any number of readers.
 
     `finish()` lets the readers have the end, `fail(reason)` cuts them. Where another process writes the file,
@@ -596,7 +596,7 @@ cdef class Segment(Sink):
     and `full` says so: all that was wanted has come. `stop` may be lowered meanwhile, never below `offset`.
     """
 
-    def __cinit__(self, Growth growth not None, long long start, long long stop, long long body_stop):
+    def __cinit__(self, GrowingFile growth not None, long long start, long long stop, long long body_stop):
         if not 0 <= start <= stop <= body_stop:
             raise ValueError(f"a segment can't be from {start} to {stop} of a body that ends at {body_stop}")
         self.growth = growth

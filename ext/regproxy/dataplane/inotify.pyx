@@ -1,12 +1,12 @@
 """Files that other processes write: how far they have grown, and what else became of them (inotify).
 
-A part's growth is told to its `Growth` without any Python; everything else is told to a Python callback.
+A part's growth is told to its `GrowingFile` without any Python; everything else is told to a Python callback.
 """
 
 from libc.stdint cimport uint32_t
 from libc.stdio cimport snprintf
 
-from regproxy.dataplane.growing_file cimport Growth
+from regproxy.dataplane.growing_file cimport GrowingFile
 from regproxy.dataplane.posix cimport *
 from regproxy.dataplane.reactor cimport Pollable, Reactor
 
@@ -19,7 +19,7 @@ cdef class Followed:
 
     cdef Watch watch
     cdef int wd
-    cdef public Growth growth
+    cdef public GrowingFile growth
     cdef object on_change
     cdef public bint eager
 
@@ -46,7 +46,7 @@ cdef class Watch(Pollable):
             raise OSError(errno, f"inotify: {strerror(errno).decode()}")
         reactor.watch(self, EPOLLIN)
 
-    def follow(self, int fd, on_change not None, Growth growth=None) -> Followed:
+    def follow(self, int fd, on_change not None, GrowingFile growth=None) -> Followed:
         """Call `on_change()` when the open file `fd` is written to, closed by a writer, renamed or removed.
 
         With `growth`, writes are its business alone (see Followed.eager). A file can be followed once at a

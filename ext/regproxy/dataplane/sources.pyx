@@ -4,7 +4,7 @@ cimport cython
 
 from regproxy.dataplane.body cimport Endpoint
 from regproxy.dataplane.file cimport File
-from regproxy.dataplane.growing_file cimport BROKEN, DONE, Growth, Reader
+from regproxy.dataplane.growing_file cimport BROKEN, DONE, GrowingFile, Reader
 from regproxy.dataplane.posix cimport *
 from regproxy.dataplane.status cimport Status
 
@@ -20,7 +20,7 @@ cdef class FileSource(Reader):
     # How far a thread has read ahead of us where reads can't be told not to block
     cdef long long warm_stop
 
-    def __cinit__(self, File file not None, long long start, long long stop, Growth growth=None):
+    def __cinit__(self, File file not None, long long start, long long stop, GrowingFile growth=None):
         self.file = file
         self.growth = growth
         self.offset = start
@@ -31,7 +31,7 @@ cdef class FileSource(Reader):
 
     cdef File _at(self, size_t* n):
         """The file that has the next bytes, of which it has at most n."""
-        cdef Growth growth = self.growth
+        cdef GrowingFile growth = self.growth
         if growth is None or growth.memory is None:
             return self.file
         if self.offset >= growth.disk_end:
@@ -56,7 +56,7 @@ cdef class FileSource(Reader):
 
     cdef Status available(self, Endpoint to, size_t* n) except Status.EXC:
         cdef long long limit
-        cdef Growth growth = self.growth
+        cdef GrowingFile growth = self.growth
         if growth is None:
             limit = self.stop
         elif growth.state == BROKEN:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
 from regproxy.dataplane.file import File
-from regproxy.dataplane.growing_file import Growth, Segment
+from regproxy.dataplane.growing_file import GrowingFile, Segment
 from regproxy.dataplane.sources import FileSource
 from regproxy.dataplane.stream import Stream
 from tests.support.plane import LIMIT, Plane, Run, Told, nothing, plane, run
@@ -67,7 +67,7 @@ class Feed:
         return complete, reason
 
 
-async def bring(plane: Plane, growth: Growth, start: int, stop: int, *, data: bytes = DATA) -> None:
+async def bring(plane: Plane, growth: GrowingFile, start: int, stop: int, *, data: bytes = DATA) -> None:
     """Fill [start, stop) by a segment of its own."""
     if start == stop:
         return
@@ -77,7 +77,7 @@ async def bring(plane: Plane, growth: Growth, start: int, stop: int, *, data: by
     assert feed.segment.offset == stop
 
 
-async def hashed(growth: Growth) -> None:
+async def hashed(growth: GrowingFile) -> None:
     """Wait for threads, and for what they have left to others."""
     async with asyncio.timeout(LIMIT):
         while growth.catching is not None:
@@ -85,7 +85,7 @@ async def hashed(growth: Growth) -> None:
             await asyncio.sleep(0)
 
 
-def reader(plane: Plane, growth: Growth, start: int, stop: int) -> tuple[socket.socket, Told, Stream]:
+def reader(plane: Plane, growth: GrowingFile, start: int, stop: int) -> tuple[socket.socket, Told, Stream]:
     stream, told, far = plane.stream()
     stream.send(b"", b"", FileSource(growth.file, start, stop, growth))
     return far, told, stream
@@ -596,7 +596,7 @@ class TestDisk:
     """A disk that fails fails the segment; what is there from the beginning on is gone on with in memory."""
 
     @staticmethod
-    def small(plane: Plane, directory: Path, room: int) -> Growth:
+    def small(plane: Plane, directory: Path, room: int) -> GrowingFile:
         """A growth whose file takes `room` bytes and no more: a sealed memfd, where more is EPERM."""
         fd = os.memfd_create("disk", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, room)
@@ -643,7 +643,7 @@ class TestDisk:
         run(test())
 
     @staticmethod
-    async def go_on(plane: Plane, growth: Growth) -> None:
+    async def go_on(plane: Plane, growth: GrowingFile) -> None:
         """As who fills it does: the rest in one piece, in memory."""
         await hashed(growth)
         await plane.loop.run_in_executor(None, growth.catch_up)

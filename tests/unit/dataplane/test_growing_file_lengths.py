@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
 from regproxy.dataplane.file import File
-from regproxy.dataplane.growing_file import Growth, Segment
+from regproxy.dataplane.growing_file import GrowingFile, Segment
 from tests.support.plane import LIMIT, Plane, Run, plane, run
 from tests.support.scattered_growths import DATA, TOTAL, scattered
 
@@ -197,6 +197,6 @@ def test_who_owns_the_file_of_a_growth_that_fails(plane: Plane, tmp_path: Path) 
     """The File does, from where there is one."""
     fd = os.open(tmp_path / "part", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
     with pytest.raises(TypeError):
-        Growth(File(fd, -1, plane.loop), "x")  # type: ignore[arg-type]
+        GrowingFile(File(fd, -1, plane.loop), "x")  # type: ignore[arg-type]
     with pytest.raises(OSError):
         os.fstat(fd)

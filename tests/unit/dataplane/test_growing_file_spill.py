@@ -15,7 +15,7 @@ import pytest
 
 from regproxy.cache.parts import memory_part
 from regproxy.dataplane.file import File
-from regproxy.dataplane.growing_file import Growth
+from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.dataplane.sources import FileSource
 from tests.support.plane import LIMIT, Plane, Run, Told, nothing, plane, run
 
@@ -26,18 +26,18 @@ HOLD_BACK = 16_384
 DATA = random.Random("spill").randbytes(WINDOW // 8) * 24  # three windows
 
 
-def growth_on(plane: Plane, size: int) -> Growth:
+def growth_on(plane: Plane, size: int) -> GrowingFile:
     """A growth whose file takes `size` bytes and no more: a sealed memfd, where more is EPERM."""
     fd = os.memfd_create("disk", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     os.ftruncate(fd, size)
     fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
-    return Growth(File(fd, -1, plane.loop))
+    return GrowingFile(File(fd, -1, plane.loop))
 
 
 class Origin:
     """A stream that a growth receives from; `sent` is what it has taken so far."""
 
-    def __init__(self, plane: Plane, growth: Growth, data: bytes) -> None:
+    def __init__(self, plane: Plane, growth: GrowingFile, data: bytes) -> None:
         self.stream, self.told, self._far = plane.stream()
         growth.expect(len(data))
         self.stream.receive(growth, "length", len(data), LIMIT)
@@ -54,13 +54,13 @@ class Origin:
         return complete, reason
 
 
-def reader(plane: Plane, growth: Growth, start: int = 0, stop: int = len(DATA)) -> tuple[socket.socket, Told]:
+def reader(plane: Plane, growth: GrowingFile, start: int = 0, stop: int = len(DATA)) -> tuple[socket.socket, Told]:
     stream, told, far = plane.stream()
     stream.send(b"", b"", FileSource(growth.file, start, stop, growth))
     return far, told
 
 
-async def grown(plane: Plane, growth: Growth, size: int) -> None:
+async def grown(plane: Plane, growth: GrowingFile, size: int) -> None:
     async with asyncio.timeout(LIMIT):
         while growth.written < size:
             await plane.turns(1)

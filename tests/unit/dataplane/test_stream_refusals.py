@@ -14,7 +14,7 @@ PLANE = """
 import os, socket
 from pathlib import Path
 from regproxy.dataplane import stream as stream_module
-from regproxy.dataplane.growing_file import Growth
+from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.dataplane.sources import FileSource
 from regproxy.dataplane.listener import Listener
 from tests.support.plane import DATA, Plane
@@ -32,7 +32,7 @@ async def test():
         growth = None
         file = plane.file(path)
         if growing:
-            growth = Growth(file)
+            growth = GrowingFile(file)
             growth.follow(len(DATA))
             growth.finish()
         stream, told, far = plane.stream()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
-from regproxy.dataplane.growing_file import Growth, Segment
+from regproxy.dataplane.growing_file import GrowingFile, Segment
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.range_leases import LEAST, MIB, NEAR, PIECE, WANTED, Leases
 from tests.support.plane import LIMIT, Plane, plane
@@ -24,7 +24,7 @@ __all__ = ["plane"]  # a fixture
 TOTAL = 100 * MIB + 12_345
 
 
-def scattered(plane: Plane, path: Path, total: int = TOTAL, *, written: int = 0) -> Growth:
+def scattered(plane: Plane, path: Path, total: int = TOTAL, *, written: int = 0) -> GrowingFile:
     """A growth of `total` bytes that is filled in several places; its first `written` bytes are there."""
     with path.open("wb") as file:
         file.truncate(written)
@@ -55,14 +55,14 @@ def bring(plane: Plane, segment: Segment, size: int) -> None:
     plane.loop.run_until_complete(run())
 
 
-def waits(plane: Plane, growth: Growth, offset: int) -> None:
+def waits(plane: Plane, growth: GrowingFile, offset: int) -> None:
     """A reader that waits there."""
     stream, _, _ = plane.stream()
     stream.send(b"", b"", FileSource(growth.file, offset, growth.total, growth))
 
 
 @pytest.fixture
-def growth(plane: Plane, tmp_path: Path) -> Iterator[Growth]:
+def growth(plane: Plane, tmp_path: Path) -> Iterator[GrowingFile]:
     growth = scattered(plane, tmp_path / "part")
     yield growth
     growth.file.close()
@@ -75,7 +75,7 @@ def span(segment: Segment | None) -> tuple[int, int] | None:
 class TestBehind:
     """What nobody waits for yet, from the beginning on."""
 
-    def test_one_stream_takes_all_of_it(self, growth: Growth) -> None:
+    def test_one_stream_takes_all_of_it(self, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=False)
         # No longer than what is worth fetching at once is only for several.
         lease = leases.next(1, behind=True)
@@ -83,11 +83,11 @@ class TestBehind:
         assert (lease.start, lease.stop, lease.body_stop) == (0, TOTAL, TOTAL)
         assert leases.next(1, behind=True) is None
 
-    def test_nothing_is_where_nothing_was_asked_for(self, growth: Growth) -> None:
+    def test_nothing_is_where_nothing_was_asked_for(self, growth: GrowingFile) -> None:
         assert Leases(growth, pieces=True).next(4, behind=False) is None
 
     @pytest.mark.parametrize("streams", [1, 2, 4, 16])
-    def test_pieces_follow_each_other(self, streams: int, growth: Growth) -> None:
+    def test_pieces_follow_each_other(self, streams: int, growth: GrowingFile) -> None:
         leases, at = Leases(growth, pieces=True), 0
         while (lease := leases.next(streams, behind=True)) is not None:
             assert lease.start == at
@@ -97,13 +97,13 @@ class TestBehind:
             at = lease.stop
         assert at == TOTAL
 
-    def test_more_streams_take_shorter_pieces(self, growth: Growth) -> None:
+    def test_more_streams_take_shorter_pieces(self, growth: GrowingFile) -> None:
         few, many = (Leases(growth, pieces=True).next(streams, behind=True) for streams in (1, 16))
         assert few is not None
         assert many is not None
         assert (few.stop, many.stop) == (PIECE, LEAST)
 
-    def test_what_is_there_is_passed_over(self, plane: Plane, growth: Growth) -> None:
+    def test_what_is_there_is_passed_over(self, plane: Plane, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=True)
         there = leases.add(MIB, 2 * MIB, 2 * MIB)
         bring(plane, there, MIB)
@@ -121,7 +121,7 @@ class TestBehind:
         assert first.stop % BLOCK_SIZE == 0
         assert second.start == first.stop
 
-    def test_what_has_ended_early_is_given_out_again(self, plane: Plane, growth: Growth) -> None:
+    def test_what_has_ended_early_is_given_out_again(self, plane: Plane, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=True)
         lease = leases.next(16, behind=True)
         assert lease is not None
@@ -132,7 +132,7 @@ class TestBehind:
         assert again is not None
         assert again.start == BLOCK_SIZE + 5  # all before it is there
 
-    def test_what_has_ended_early_behind_a_gap(self, plane: Plane, growth: Growth) -> None:
+    def test_what_has_ended_early_behind_a_gap(self, plane: Plane, growth: GrowingFile) -> None:
         """Only whole blocks count there."""
         leases = Leases(growth, pieces=True)
         lease = leases.add(8 * MIB, 16 * MIB, 16 * MIB)
@@ -147,7 +147,7 @@ class TestBehind:
 class TestWanted:
     """What somebody waits for comes first."""
 
-    def test_in_the_order_in_which_they_began_to_wait(self, plane: Plane, growth: Growth) -> None:
+    def test_in_the_order_in_which_they_began_to_wait(self, plane: Plane, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=True)
         for offset in (60 * MIB, 20 * MIB, 90 * MIB):
             waits(plane, growth, offset)
@@ -156,13 +156,13 @@ class TestWanted:
         assert found[3] is not None
         assert found[3][0] == 0
 
-    def test_also_where_nothing_else_is_to_be_fetched(self, plane: Plane, growth: Growth) -> None:
+    def test_also_where_nothing_else_is_to_be_fetched(self, plane: Plane, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=True)
         waits(plane, growth, 60 * MIB)
         assert span(leases.next(4, behind=False)) == (60 * MIB, 60 * MIB + WANTED)
         assert leases.next(4, behind=False) is None
 
-    def test_from_the_border_of_a_block_on(self, plane: Plane, growth: Growth) -> None:
+    def test_from_the_border_of_a_block_on(self, plane: Plane, growth: GrowingFile) -> None:
         waits(plane, growth, 60 * MIB + 100_000)
         found = span(Leases(growth, pieces=True).next(4, behind=False))
         assert found == (60 * MIB + BLOCK_SIZE, 60 * MIB + BLOCK_SIZE + WANTED)
@@ -174,12 +174,12 @@ class TestWanted:
         assert found is not None
         assert found.start == 100_000
 
-    def test_the_last_bytes(self, plane: Plane, growth: Growth) -> None:
+    def test_the_last_bytes(self, plane: Plane, growth: GrowingFile) -> None:
         waits(plane, growth, TOTAL - 1)
         found = span(Leases(growth, pieces=True).next(4, behind=False))
         assert found == ((TOTAL - 1) // BLOCK_SIZE * BLOCK_SIZE, TOTAL)
 
-    def test_up_to_what_is_there_or_on_its_way(self, plane: Plane, growth: Growth) -> None:
+    def test_up_to_what_is_there_or_on_its_way(self, plane: Plane, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=True)
         there = leases.add(62 * MIB, 63 * MIB, 63 * MIB)
         bring(plane, there, MIB)
@@ -191,7 +191,7 @@ class TestWanted:
         assert span(leases.next(4, behind=False)) == (42 * MIB, 44 * MIB)
 
     @pytest.mark.parametrize("ahead", [0, 1, MIB, NEAR])
-    def test_what_comes_soon_is_waited_for(self, ahead: int, plane: Plane, growth: Growth) -> None:
+    def test_what_comes_soon_is_waited_for(self, ahead: int, plane: Plane, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=False)
         held = leases.add(0, TOTAL, TOTAL)
         waits(plane, growth, ahead)
@@ -199,7 +199,7 @@ class TestWanted:
         assert held.stop == TOTAL
         assert not leases.pieces
 
-    def test_what_comes_late_is_cut_out(self, plane: Plane, growth: Growth) -> None:
+    def test_what_comes_late_is_cut_out(self, plane: Plane, growth: GrowingFile) -> None:
         """And what is behind it is somebody's too."""
         leases = Leases(growth, pieces=False)
         held = leases.add(0, TOTAL, TOTAL)
@@ -212,21 +212,21 @@ class TestWanted:
         assert rest.start == at + WANTED
         assert leases.pieces
 
-    def test_nearer_as_the_stream_comes_nearer(self, plane: Plane, growth: Growth) -> None:
+    def test_nearer_as_the_stream_comes_nearer(self, plane: Plane, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=False)
         held = leases.add(0, TOTAL, TOTAL)
         bring(plane, held, 2 * MIB)
         waits(plane, growth, NEAR + MIB)
         assert leases.next(4, behind=True) is None
 
-    def test_one_lease_is_enough_for_several(self, plane: Plane, growth: Growth) -> None:
+    def test_one_lease_is_enough_for_several(self, plane: Plane, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=True)
         for ahead in (0, 1, WANTED - 1):
             waits(plane, growth, 60 * MIB + ahead)
         assert span(leases.next(4, behind=False)) == (60 * MIB, 60 * MIB + WANTED)
         assert leases.next(4, behind=False) is None
 
-    def test_readers_of_other_processes(self, plane: Plane, growth: Growth) -> None:
+    def test_readers_of_other_processes(self, plane: Plane, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=True)
         leases.ask_for([90 * MIB])
         waits(plane, growth, 60 * MIB)
@@ -234,7 +234,7 @@ class TestWanted:
         found = [span(leases.next(4, behind=False)) for _ in range(4)]
         assert found == [*((at, at + WANTED) for at in (60 * MIB, 90 * MIB, 70 * MIB)), None]
 
-    def test_are_asked_for_until_they_have_it(self, plane: Plane, growth: Growth) -> None:
+    def test_are_asked_for_until_they_have_it(self, plane: Plane, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=True)
         leases.ask_for([90 * MIB])
         lost = leases.next(4, behind=False)
@@ -251,7 +251,7 @@ class TestWanted:
 class TestWidth:
     """Others come to help, and go."""
 
-    def test_a_lease_of_all_the_rest_becomes_a_short_one(self, plane: Plane, growth: Growth) -> None:
+    def test_a_lease_of_all_the_rest_becomes_a_short_one(self, plane: Plane, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=False)
         held = leases.next(1, behind=True)
         assert held is not None
@@ -262,20 +262,20 @@ class TestWidth:
         assert found is not None
         assert found.start == held.stop
 
-    def test_a_short_one_is_none_the_longer_for_it(self, growth: Growth) -> None:
+    def test_a_short_one_is_none_the_longer_for_it(self, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=True)
         held = leases.add(0, MIB, MIB)
         leases.widen()
         assert held.stop == MIB
 
-    def test_a_piece_stays_whole(self, growth: Growth) -> None:
+    def test_a_piece_stays_whole(self, growth: GrowingFile) -> None:
         """What its origin has sent of it already would come twice."""
         leases = Leases(growth, pieces=True)
         held = leases.add(0, WANTED, WANTED)
         leases.widen()
         assert held.stop == WANTED
 
-    def test_who_is_alone_brings_all_that_it_can(self, plane: Plane, growth: Growth) -> None:
+    def test_who_is_alone_brings_all_that_it_can(self, plane: Plane, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=False)
         held = leases.next(1, behind=True)
         assert held is not None
@@ -283,7 +283,7 @@ class TestWidth:
         leases.narrow()
         assert held.stop == TOTAL
 
-    def test_but_for_what_is_there_and_on_its_way(self, plane: Plane, growth: Growth) -> None:
+    def test_but_for_what_is_there_and_on_its_way(self, plane: Plane, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=False)
         held = leases.add(0, TOTAL, TOTAL)
         short = leases.add(50 * MIB, 51 * MIB, 51 * MIB)
@@ -295,7 +295,7 @@ class TestWidth:
         leases.narrow()
         assert held.stop == 50 * MIB
 
-    def test_never_beyond_its_body(self, growth: Growth) -> None:
+    def test_never_beyond_its_body(self, growth: GrowingFile) -> None:
         leases = Leases(growth, pieces=True)
         held = leases.add(0, MIB, 2 * MIB)
         leases.narrow()

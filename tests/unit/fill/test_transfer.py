@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import cast
 
-from regproxy.dataplane.growing_file import Growth
+from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.fill.transfer import hash_all
 
 LOOKS = 1000
@@ -39,7 +39,7 @@ def test_who_is_told_of_a_thread_that_has_ended_has_a_turn() -> None:
     async def run() -> int:
         loop = asyncio.get_running_loop()
         grown = Grown(loop)
-        await hash_all(cast(Growth, grown), loop)
+        await hash_all(cast(GrowingFile, grown), loop)
         return grown.hashed
 
     assert asyncio.run(run()) == Grown.written
