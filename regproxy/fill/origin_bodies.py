@@ -22,7 +22,7 @@ from regproxy.core.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from regproxy.dataplane.growing_file import GrowingFile, Segment
+from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.fill.fill import UpstreamAnswer, Wanted
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
@@ -98,7 +98,7 @@ class Bodies:
         self._mark = time.monotonic(), 0  # when it went well last, and what had come by then
         self._received = 0
         self._mirrors: set[Origin] = set()
-        self._coming: dict[Segment | GrowingFile, int] = {}
+        self._coming: dict[RangeWriter | GrowingFile, int] = {}
 
     @property
     def host(self) -> str:
@@ -188,7 +188,7 @@ class Bodies:
 
     # --- taking in ---------------------------------------------------------------------------------------
 
-    async def take(self, fetched: Fetched, sink: Segment | GrowingFile, known: int = 0) -> None:
+    async def take(self, fetched: Fetched, sink: RangeWriter | GrowingFile, known: int = 0) -> None:
         """Move the answer's body into the sink. BodyBroken and others where it ends before its time.
 
         What comes of the first `known` bytes of the content is there already, and no progress.
@@ -203,7 +203,7 @@ class Bodies:
         try:
             await connection.read_body(sink, response.body)
         except UpstreamError as error:
-            if isinstance(sink, Segment) and sink.full:
+            if isinstance(sink, RangeWriter) and sink.full:
                 return
             if sink.reason and isinstance(error, BodyBroken):
                 # It was not the origin that broke it off.
@@ -224,13 +224,13 @@ class Bodies:
                 self._failures = 0
         self._upstream.release(connection, response)
 
-    async def _keep_pace(self, fetched: Fetched, sink: Segment | GrowingFile, places: list[int]) -> None:
+    async def _keep_pace(self, fetched: Fetched, sink: RangeWriter | GrowingFile, places: list[int]) -> None:
         """Break off a body that is too slow. In memory its readers hold it back, which is no fault of its."""
         limits = self._limits
         while True:
             await asyncio.sleep(limits.slow / _LOOKS)
             places.append(_place(sink))
-            growth = sink.growth if isinstance(sink, Segment) else sink
+            growth = sink.growth if isinstance(sink, RangeWriter) else sink
             if growth.memory is not None:
                 return
             if len(places) > _LOOKS and places[-1] - places.pop(0) < limits.rate * limits.slow:
@@ -266,8 +266,8 @@ def passing(error: UpstreamError) -> bool:
     return isinstance(error, _PASSING)
 
 
-def _place(sink: Segment | GrowingFile) -> int:
-    return sink.offset if isinstance(sink, Segment) else sink.written
+def _place(sink: RangeWriter | GrowingFile) -> int:
+    return sink.offset if isinstance(sink, RangeWriter) else sink.written
 
 
 def check(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from regproxy.dataplane.block_map import BLOCK_SIZE
-from regproxy.dataplane.growing_file import GrowingFile, Segment
+from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 
 MIB: Final = 1 << 20
 WANTED: Final = 8 * MIB  # bytes fetched at once where a reader waits; what containerd reads of a range
@@ -25,25 +25,25 @@ class Leases:
     def __init__(self, growth: GrowingFile, *, pieces: bool) -> None:
         self._growth = growth
         self.pieces = pieces
-        self.active: list[Segment] = []
+        self.active: list[RangeWriter] = []
         self._asked: list[int] = []
 
     def ask_for(self, offsets: list[int]) -> None:
         """Readers of other processes wait here."""
         self._asked += offsets
 
-    def add(self, start: int, stop: int, body_stop: int) -> Segment:
+    def add(self, start: int, stop: int, body_stop: int) -> RangeWriter:
         """A lease of [start, stop), for a body that ends at `body_stop`.
 
         Both are borders of blocks, but for the content's end, and the start where all ahead of it is there:
         what ends within a block would count as whole when the next one has come to its end.
         """
-        segment = Segment(self._growth, start, stop, body_stop)
+        segment = RangeWriter(self._growth, start, stop, body_stop)
         self.active.append(segment)
         self._tend()
         return segment
 
-    def end(self, segment: Segment) -> None:
+    def end(self, segment: RangeWriter) -> None:
         """It is over, whatever it has brought. A second time is none."""
         if segment in self.active:
             self.active.remove(segment)
@@ -53,7 +53,7 @@ class Leases:
         """Most readers are at the end of what is there: they are no news while a stream is there too."""
         self._growth.tended = self._holder(self._growth.written) is not None
 
-    def next(self, streams: int, *, behind: bool) -> Segment | None:
+    def next(self, streams: int, *, behind: bool) -> RangeWriter | None:
         """What to fetch next; None: nothing that is not on its way.
 
         `streams`: among how many the rest is shared. `behind`: also what nobody waits for yet.
@@ -87,7 +87,7 @@ class Leases:
         ]
         return list(dict.fromkeys((*growth.wanted(), *self._asked)))
 
-    def _at(self, offset: int) -> Segment | None:
+    def _at(self, offset: int) -> RangeWriter | None:
         """A lease for a reader that waits at `offset`; None where it need not wait for long."""
         growth = self._growth
         if not 0 <= offset < self._growth.total or growth.holds(offset):
@@ -102,7 +102,7 @@ class Leases:
         self.pieces = True
         return self.add(start, stop := self._free_end(start, _up(start + WANTED)), stop)
 
-    def _behind(self, streams: int) -> Segment | None:
+    def _behind(self, streams: int) -> RangeWriter | None:
         growth = self._growth
         size = self._growth.total
         if self.pieces:
@@ -116,7 +116,7 @@ class Leases:
             at = _up(held.stop) if held is not None else start
         return None
 
-    def _holder(self, offset: int) -> Segment | None:
+    def _holder(self, offset: int) -> RangeWriter | None:
         return next((held for held in self.active if held.start <= offset < held.stop), None)
 
     def _free_end(self, start: int, stop: int) -> int:

@@ -18,7 +18,7 @@ from typing import Final
 from regproxy.cache.parts import MAPPED_MAX, Part
 from regproxy.core.errors import StoreError, UpstreamError
 from regproxy.dataplane.block_map import BLOCK_SIZE
-from regproxy.dataplane.growing_file import GrowingFile, Segment
+from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill.fill import Fill
 from regproxy.fill.origin_bodies import NO_RANGES, Bodies, Limits, check, is_behind
@@ -254,7 +254,7 @@ class Transfer:
         while growth.written < growth.total:
             try:
                 fetched, _ = await self._ask_all()
-                await self._take(fetched, Segment(growth, 0, growth.total, growth.total), growth.written)
+                await self._take(fetched, RangeWriter(growth, 0, growth.total, growth.total), growth.written)
             except UpstreamError as error:
                 if growth.disk_errno:
                     await self._go_on_in_memory()
@@ -262,7 +262,7 @@ class Transfer:
                 if growth.written < growth.total:
                     await self._bodies.pause(error)
 
-    async def _take(self, fetched: Fetched, segment: Segment, known: int = 0) -> None:
+    async def _take(self, fetched: Fetched, segment: RangeWriter, known: int = 0) -> None:
         await self._bodies.take(fetched, segment, known)
         if segment.offset < min(segment.stop, segment.body_stop):
             raise BodyBroken(
@@ -271,7 +271,7 @@ class Transfer:
 
     # --- scattered ---------------------------------------------------------------------------------------
 
-    async def _scattered(self, fetched: Fetched, segment: Segment) -> None:
+    async def _scattered(self, fetched: Fetched, segment: RangeWriter) -> None:
         """Streams, as many as are worth it, until all of it is there."""
         growth = self._growth
         self._began = self._loop.time()
@@ -317,7 +317,7 @@ class Transfer:
         """All of them have failed: it was not their number that the origin minded."""
         self._not_before = self._look_at = 0.0
 
-    def _start(self, segment: Segment) -> None:
+    def _start(self, segment: RangeWriter) -> None:
         task = self._loop.create_task(self._stream(segment))
         self._tasks.add(task)
         task.add_done_callback(lambda task: self._poked.set())
@@ -377,9 +377,9 @@ class Transfer:
         if opening is not None:
             opening.connection.abort()
 
-    async def _stream(self, first: Segment) -> None:
+    async def _stream(self, first: RangeWriter) -> None:
         """Fetch one lease after another. The failure of one stream among others is for who manages them."""
-        segment: Segment | None = first
+        segment: RangeWriter | None = first
         try:
             while segment is not None and self._ranges:
                 before = segment.offset
@@ -406,7 +406,7 @@ class Transfer:
             if segment is not None:
                 self._leases.end(segment)
 
-    async def _fetch(self, segment: Segment) -> None:
+    async def _fetch(self, segment: RangeWriter) -> None:
         fetched, self._opening = self._opening, None
         if fetched is None:
             found = await self._ask(

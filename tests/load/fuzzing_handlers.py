@@ -17,7 +17,7 @@ from regproxy.dataplane import tls
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
 from regproxy.dataplane.body import Sink
 from regproxy.dataplane.file import File
-from regproxy.dataplane.growing_file import GrowingFile, Segment
+from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.sinks import BytesSink, StreamSink
 from regproxy.dataplane.sources import FileSource
@@ -349,7 +349,7 @@ class Handler:
                 stop = min(growth.total, start + chance.choice([BLOCK_SIZE, 3 * BLOCK_SIZE, 1 << 20]))
                 if chance.random() < 0.1:
                     stop += chance.choice([1, BLOCK_SIZE, 1 << 62])
-                return Segment(growth, start, stop, stop + chance.choice([0, BLOCK_SIZE]))
+                return RangeWriter(growth, start, stop, stop + chance.choice([0, BLOCK_SIZE]))
         return BytesSink(chance.choice([0, 10, 100_000, 1 << 20]))
 
 

@@ -14,23 +14,23 @@ cdef enum GrowthState:
 cdef class GrowingFile
 
 
-cdef class Segment
+cdef class RangeWriter
 
 
 # A reader's place in a growth, in a list that is walked only when bytes are kept in memory.
-cdef struct Place:
+cdef struct ReaderCursor:
     long long offset
     # Given up: it does not hold the origin back any more
     bint lost
-    Place* before
-    Place* behind
+    ReaderCursor* before
+    ReaderCursor* behind
 
 
 cdef class Reader(Source):
     """One that reads [offset, stop) of a file that may grow. stop -1: to its end."""
     cdef readonly str reason
     cdef GrowingFile growth
-    cdef Place* place
+    cdef ReaderCursor* place
     cdef long long offset
     cdef long long stop
 
@@ -75,13 +75,13 @@ cdef class GrowingFile(Sink):
     cdef readonly File memory
     cdef readonly long long disk_end
     cdef readonly long long floor
-    cdef Place* places
+    cdef ReaderCursor* places
     cdef Endpoint held_back
 
     cdef long long visible(self, long long offset) noexcept
     cdef long long _open_end(self) noexcept
-    cdef Status put(self, Segment segment, const char* p, size_t n) except Status.EXC
-    cdef Status _put_run(self, Segment segment, const char* p, size_t n) except Status.EXC
+    cdef Status put(self, RangeWriter segment, const char* p, size_t n) except Status.EXC
+    cdef Status _put_run(self, RangeWriter segment, const char* p, size_t n) except Status.EXC
     cdef Status _extend(self, Endpoint origin, const char* p, size_t n) except Status.EXC
     cdef Status _place(self, long long offset, const char* p, size_t n) except Status.EXC
     cdef Status _append(self, const char* p, size_t n) except Status.EXC
@@ -93,8 +93,8 @@ cdef class GrowingFile(Sink):
     cdef bint _trim(self) noexcept
     cdef int _give_back(self, long long upto) noexcept
     cdef int _settle(self) except -1
-    cdef Place* enter(self, long long offset) except NULL
-    cdef int leave(self, Place* place) except -1
+    cdef ReaderCursor* enter(self, long long offset) except NULL
+    cdef int leave(self, ReaderCursor* place) except -1
     cdef int moved(self) except -1
     cdef int grow_to(self, long long size) except -1
     cdef int _offer_all(self, long long start, const char* p, size_t n) except -1
@@ -104,7 +104,7 @@ cdef class GrowingFile(Sink):
     cdef int _forget_gone(self) except -1
 
 
-cdef class Segment(Sink):
+cdef class RangeWriter(Sink):
     cdef readonly GrowingFile growth
     cdef readonly long long start
     cdef readonly long long offset

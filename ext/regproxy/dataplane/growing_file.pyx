@@ -70,7 +70,7 @@ cdef class GrowingFile(Sink):
     WINDOW bytes at most, which holds the origin back to the pace of the slowest reader. `disk_errno` says
     why, and `on_spill()` is called from the loop, if it is set.
 
-    With `scatter()` it is filled in several places at once, by `Segment`s. `written` is how much is there
+    With `scatter()` it is filled in several places at once, by `RangeWriter`s. `written` is how much is there
     from the beginning on; the hash follows in order. `on_wait()` is called from the loop when a reader waits.
     A disk that fails then fails the segment: it is for the caller to `gather()` and go on from `written`.
     """
@@ -309,7 +309,7 @@ cdef class GrowingFile(Sink):
             return Status.AGAIN
         return Status.OK
 
-    cdef Status put(self, Segment segment, const char* p, size_t n) except Status.EXC:
+    cdef Status put(self, RangeWriter segment, const char* p, size_t n) except Status.EXC:
         """Take a segment's bytes, without those that are there already: these are never written again."""
         cdef long long there
         cdef size_t known
@@ -336,7 +336,7 @@ cdef class GrowingFile(Sink):
         self.wake_all()
         return Status.OK
 
-    cdef Status _put_run(self, Segment segment, const char* p, size_t n) except Status.EXC:
+    cdef Status _put_run(self, RangeWriter segment, const char* p, size_t n) except Status.EXC:
         cdef long long start = segment.offset
         cdef bint next_to_hash
         cdef Status status = self._place(start, p, n)
@@ -452,7 +452,7 @@ cdef class GrowingFile(Sink):
 
     cdef bint _trim(self) noexcept:
         """Give back what every reader has had; True where the window is used up, and somebody is behind."""
-        cdef Place* place = self.places
+        cdef ReaderCursor* place = self.places
         cdef long long lowest = self.written
         if self.written - self.floor <= self.window:
             return False
@@ -473,7 +473,7 @@ cdef class GrowingFile(Sink):
 
     def _hurry(self, long long floor):
         """Give up readers that hold the origin back for others, and hardly move."""
-        cdef Place* place = self.places
+        cdef ReaderCursor* place = self.places
         cdef long long lowest = self.written
         self.impatient = False
         if self.held_back is None or self.state != GROWING:
@@ -493,8 +493,8 @@ cdef class GrowingFile(Sink):
 
     # --- readers -----------------------------------------------------------------------------------------
 
-    cdef Place* enter(self, long long offset) except NULL:
-        cdef Place* place = <Place*>malloc(sizeof(Place))
+    cdef ReaderCursor* enter(self, long long offset) except NULL:
+        cdef ReaderCursor* place = <ReaderCursor*>malloc(sizeof(ReaderCursor))
         if place == NULL:
             raise MemoryError
         place.offset = offset
@@ -506,7 +506,7 @@ cdef class GrowingFile(Sink):
         self.places = place
         return place
 
-    cdef int leave(self, Place* place) except -1:
+    cdef int leave(self, ReaderCursor* place) except -1:
         if place.before != NULL:
             place.before.behind = place.behind
         else:
@@ -589,7 +589,7 @@ cdef class GrowingFile(Sink):
         return self.visible(source.offset) <= source.offset
 
 
-cdef class Segment(Sink):
+cdef class RangeWriter(Sink):
     """A body that goes to [start, stop) of a growth that is scattered.
 
     `body_stop`: where the body itself ends, or should. One that goes on behind `stop` is broken off there,

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
 from regproxy.dataplane.file import File
-from regproxy.dataplane.growing_file import GrowingFile, Segment
+from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.dataplane.sources import FileSource
 from regproxy.dataplane.stream import Stream
 from tests.support.plane import LIMIT, Plane, Run, Told, nothing, plane, run
@@ -36,7 +36,7 @@ FULL = "all that was wanted of it is there"
 class Feed:
     """A stream that brings a segment its bytes, as many at a time as a test says."""
 
-    def __init__(self, plane: Plane, segment: Segment, *, data: bytes = DATA) -> None:
+    def __init__(self, plane: Plane, segment: RangeWriter, *, data: bytes = DATA) -> None:
         self._plane = plane
         self._data = data
         self._at = segment.offset
@@ -71,7 +71,7 @@ async def bring(plane: Plane, growth: GrowingFile, start: int, stop: int, *, dat
     """Fill [start, stop) by a segment of its own."""
     if start == stop:
         return
-    feed = Feed(plane, Segment(growth, start, stop, stop), data=data)
+    feed = Feed(plane, RangeWriter(growth, start, stop, stop), data=data)
     await feed.send(stop - start)
     assert await feed.over() == (True, "")
     assert feed.segment.offset == stop
@@ -288,7 +288,7 @@ class TestSegments:
         async def test() -> None:
             growth = scattered(plane, tmp_path)
             starts = [0, 10 * BLOCK_SIZE, 20 * BLOCK_SIZE, 30 * BLOCK_SIZE, TOTAL]
-            feeds = [Feed(plane, Segment(growth, a, b, b)) for a, b in itertools.pairwise(starts)]
+            feeds = [Feed(plane, RangeWriter(growth, a, b, b)) for a, b in itertools.pairwise(starts)]
             while any(feed.segment.offset < feed.segment.stop for feed in feeds):
                 for feed in feeds:
                     await feed.send(min(100_001, feed.segment.stop - feed.segment.offset))
@@ -319,7 +319,7 @@ class TestSegments:
     def test_two_that_bring_the_same(self, plane: Plane, run: Run, tmp_path: Path) -> None:
         async def test() -> None:
             growth = scattered(plane, tmp_path)
-            feeds = [Feed(plane, Segment(growth, 0, TOTAL, TOTAL)) for _ in range(2)]
+            feeds = [Feed(plane, RangeWriter(growth, 0, TOTAL, TOTAL)) for _ in range(2)]
             while growth.written < TOTAL:
                 for feed in feeds:
                     await feed.send(70_001)
@@ -336,7 +336,7 @@ class TestSegments:
             growth = scattered(plane, tmp_path)
             await bring(plane, growth, BLOCK_SIZE, 5 * BLOCK_SIZE)
             assert (growth.written, growth.hashed) == (0, 0)
-            feed = Feed(plane, Segment(growth, 0, BLOCK_SIZE, BLOCK_SIZE))
+            feed = Feed(plane, RangeWriter(growth, 0, BLOCK_SIZE, BLOCK_SIZE))
             await feed.send(BLOCK_SIZE - 1)
             assert growth.written == growth.hashed == BLOCK_SIZE - 1
             await feed.send(1)
@@ -351,7 +351,7 @@ class TestSegments:
             growth = scattered(plane, tmp_path)
             far = BLOCK_SIZE + HASHED_HERE + BLOCK_SIZE
             await bring(plane, growth, BLOCK_SIZE, far)
-            feed = Feed(plane, Segment(growth, 0, BLOCK_SIZE, BLOCK_SIZE))
+            feed = Feed(plane, RangeWriter(growth, 0, BLOCK_SIZE, BLOCK_SIZE))
             await feed.send(BLOCK_SIZE)
             assert growth.written == far
             assert growth.catching is not None or growth.hashed == far
@@ -384,7 +384,7 @@ class TestSegments:
 
         async def test() -> None:
             growth = scattered(plane, tmp_path)
-            feed = Feed(plane, Segment(growth, 2 * BLOCK_SIZE, TOTAL, TOTAL))
+            feed = Feed(plane, RangeWriter(growth, 2 * BLOCK_SIZE, TOTAL, TOTAL))
             await feed.send(BLOCK_SIZE + 100)
             feed.stream.abort()
             extents = growth.extents
@@ -404,7 +404,7 @@ class TestSegments:
     ) -> None:
         async def test() -> None:
             growth = scattered(plane, tmp_path)
-            segment = Segment(growth, 0, TOTAL, TOTAL)
+            segment = RangeWriter(growth, 0, TOTAL, TOTAL)
             feed = Feed(plane, segment)
             await feed.send(200_000)
             assert (segment.offset, segment.full) == (200_000, False)
@@ -420,7 +420,7 @@ class TestSegments:
     def test_whose_body_ends_at_its_stop_is_only_over(self, plane: Plane, run: Run, tmp_path: Path) -> None:
         async def test() -> None:
             growth = scattered(plane, tmp_path)
-            segment = Segment(growth, 0, BLOCK_SIZE, BLOCK_SIZE)
+            segment = RangeWriter(growth, 0, BLOCK_SIZE, BLOCK_SIZE)
             feed = Feed(plane, segment)
             await feed.send(BLOCK_SIZE)
             assert await feed.over() == (True, "")
@@ -431,7 +431,7 @@ class TestSegments:
     def test_behind_a_growth_that_is_gathered(self, plane: Plane, run: Run, tmp_path: Path) -> None:
         async def test() -> None:
             growth = scattered(plane, tmp_path)
-            feed = Feed(plane, Segment(growth, 0, TOTAL, TOTAL))
+            feed = Feed(plane, RangeWriter(growth, 0, TOTAL, TOTAL))
             await feed.send(1000)
             growth.gather()
             await feed.send(1000)
@@ -610,7 +610,7 @@ class TestDisk:
             far, told, _ = reader(plane, growth, 0, TOTAL)
             reading = plane.loop.create_task(plane.read(far, TOTAL))
             await bring(plane, growth, 0, 10 * BLOCK_SIZE)
-            feed = Feed(plane, Segment(growth, 15 * BLOCK_SIZE, TOTAL, TOTAL))
+            feed = Feed(plane, RangeWriter(growth, 15 * BLOCK_SIZE, TOTAL, TOTAL))
             await feed.send(TOTAL)
             assert await feed.over() == (False, "the disk fails: Operation not permitted")
             assert (growth.disk_errno, growth.failed, growth.memory) == (errno.EPERM, False, None)
@@ -633,7 +633,7 @@ class TestDisk:
             assert extents is not None
             os.dup2(blind := open_map(tmp_path / "map", os.O_RDONLY), extents.fd, inheritable=False)
             os.close(blind)
-            feed = Feed(plane, Segment(growth, growth.written, TOTAL, TOTAL))
+            feed = Feed(plane, RangeWriter(growth, growth.written, TOTAL, TOTAL))
             await feed.send(2 * BLOCK_SIZE)
             assert await feed.over() == (False, "the disk fails: Bad file descriptor")
             assert growth.hashed <= growth.written

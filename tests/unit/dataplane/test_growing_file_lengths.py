@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
 from regproxy.dataplane.file import File
-from regproxy.dataplane.growing_file import GrowingFile, Segment
+from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from tests.support.plane import LIMIT, Plane, Run, plane, run
 from tests.support.scattered_growths import DATA, TOTAL, scattered
 
@@ -83,16 +83,16 @@ class TestGrowth:
     def test_a_scattered_one(self, plane: Plane, run: Run, tmp_path: Path) -> None:
         async def test() -> None:
             growth = scattered(plane, tmp_path)
-            assert await into(plane, Segment(growth, 0, TOTAL, TOTAL), DATA[:300_000]) == ""
+            assert await into(plane, RangeWriter(growth, 0, TOTAL, TOTAL), DATA[:300_000]) == ""
             os.truncate(tmp_path / "part", 0)
-            segment = Segment(growth, 5 * BLOCK_SIZE, TOTAL, TOTAL)
+            segment = RangeWriter(growth, 5 * BLOCK_SIZE, TOTAL, TOTAL)
             assert await into(plane, segment, DATA[5 * BLOCK_SIZE :]) == "the disk fails: Input/output error"
             assert (tmp_path / "part").stat().st_size == 0
 
         run(test())
 
 
-async def into(plane: Plane, segment: Segment, data: bytes) -> str:
+async def into(plane: Plane, segment: RangeWriter, data: bytes) -> str:
     """Have the segment receive this as a whole body of unknown length; what the stream said of its end."""
     stream, told, far = plane.stream()
     stream.receive(segment, "eof", 0, LIMIT)
@@ -114,7 +114,7 @@ class TestSegment:
     )
     def test_no_span(self, start: int, stop: int, body_stop: int, plane: Plane, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="a segment can't be"):
-            Segment(scattered(plane, tmp_path), start, stop, body_stop)
+            RangeWriter(scattered(plane, tmp_path), start, stop, body_stop)
 
     @pytest.mark.parametrize(
         "start, stop, body_stop",
@@ -133,7 +133,7 @@ class TestSegment:
     ) -> None:
         async def test() -> None:
             growth = scattered(plane, tmp_path)
-            segment = Segment(growth, start, stop, body_stop)
+            segment = RangeWriter(growth, start, stop, body_stop)
             assert await into(plane, segment, b"x" * 70_000) == (
                 f"it goes on past the {TOTAL} bytes that were declared"
             )
@@ -150,7 +150,7 @@ class TestSegment:
 
         async def test() -> None:
             growth = scattered(plane, tmp_path)
-            segment = Segment(growth, 0, TOTAL, TOTAL)
+            segment = RangeWriter(growth, 0, TOTAL, TOTAL)
             stream, told, far = plane.stream()
             stream.receive(segment, "eof", 0, LIMIT)
             sending = plane.loop.create_task(plane.loop.sock_sendall(far, DATA + b"x" * more))
@@ -181,7 +181,7 @@ def test_any_segment_of_any_content(
     async def test(directory: Path) -> None:
         growth = scattered(plane, directory, total)
         for start, stop, body_stop in spans:
-            await into(plane, Segment(growth, start, stop, body_stop), DATA[:sent])
+            await into(plane, RangeWriter(growth, start, stop, body_stop), DATA[:sent])
             assert growth.written <= total
             assert (directory / "part").stat().st_size <= total
             assert growth.extents is not None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
-from regproxy.dataplane.growing_file import GrowingFile, Segment
+from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.range_leases import LEAST, MIB, NEAR, PIECE, WANTED, Leases
 from tests.support.plane import LIMIT, Plane, plane
@@ -36,7 +36,7 @@ def scattered(plane: Plane, path: Path, total: int = TOTAL, *, written: int = 0)
     return growth
 
 
-def bring(plane: Plane, segment: Segment, size: int) -> None:
+def bring(plane: Plane, segment: RangeWriter, size: int) -> None:
     """Have the segment take so many zeros of its body."""
 
     async def run() -> None:
@@ -68,7 +68,7 @@ def growth(plane: Plane, tmp_path: Path) -> Iterator[GrowingFile]:
     growth.file.close()
 
 
-def span(segment: Segment | None) -> tuple[int, int] | None:
+def span(segment: RangeWriter | None) -> tuple[int, int] | None:
     return (segment.start, segment.stop) if segment is not None else None
 
 
@@ -322,7 +322,7 @@ class Streams(RuleBasedStateMachine):
         self.wanted: list[int] = []
 
     @property
-    def active(self) -> list[Segment]:
+    def active(self) -> list[RangeWriter]:
         return self.leases.active
 
     @rule(streams=st.integers(1, 8), behind=st.booleans())
