@@ -32,7 +32,7 @@ class UpstreamAnswer(UpstreamError):
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class CacheRequest:
     """What a client asks for; where others may share the answer, `request` is one of sharing.shared().
 
     `own`: the proxy asks for itself, by what some client's request has said.
@@ -64,7 +64,7 @@ class Wanted:
         """The registry, and the namespace there: where content comes from, in what is said of parts."""
         return f"{self.origin.host}:{self.origin.port}{namespace_of(self.request)}"
 
-    def failed_for_other_client(self, joined: Wanted, error: UpstreamError) -> bool:
+    def failed_for_other_client(self, joined: CacheRequest, error: UpstreamError) -> bool:
         """Whether this one failed for its own credentials' or registry's sake, and not for `joined`'s."""
         refused = isinstance(error, UpstreamAnswer | RateLimited)
         other = self.signature != joined.signature
@@ -104,7 +104,7 @@ class Fill:
         "wanted",
     )
 
-    def __init__(self, wanted: Wanted, tag: TagAsk | None, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, wanted: CacheRequest, tag: TagAsk | None, loop: asyncio.AbstractEventLoop) -> None:
         self.wanted = wanted
         self.tag = tag
         self.opened: asyncio.Future[Opened | None] = loop.create_future()
@@ -149,8 +149,8 @@ class Fill:
         growth = self._growth
         return growth is None or growth.whole
 
-    def failed_for_other_client(self, wanted: Wanted, error: UpstreamError) -> bool:
-        """As Wanted.failed_for_other_client, of whoever began it."""
+    def failed_for_other_client(self, wanted: CacheRequest, error: UpstreamError) -> bool:
+        """As CacheRequest.failed_for_other_client, of whoever began it."""
         return self.wanted.failed_for_other_client(wanted, error)
 
     def fail(self, error: BaseException) -> None:

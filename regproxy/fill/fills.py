@@ -22,13 +22,13 @@ from regproxy.core.errors import BadResponse, RegproxyError, UpstreamError
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill import download
 from regproxy.fill.download import OTHERS, Downloads, failure, word_for
-from regproxy.fill.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, Wanted
+from regproxy.fill.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, CacheRequest
 from regproxy.fill.follower import SOON, Following, Outcome, alone
 from regproxy.fill.origin_bodies import Fetcher, Limits
 from regproxy.registry.manifests import MANIFEST_MAX
 from regproxy.registry.targets import Kind
 
-__all__ = ["NO_TYPE", "Fill", "Fills", "Opened", "Run", "UpstreamAnswer", "Wanted"]
+__all__ = ["NO_TYPE", "Fill", "Fills", "Opened", "Run", "UpstreamAnswer", "CacheRequest"]
 
 log = logging.getLogger(__name__)
 
@@ -82,12 +82,12 @@ class Fills:
         """Downloads under way in this process."""
         return sum(not fill.joined for fill in self._under_way.values())
 
-    def opened(self, wanted: Wanted) -> Opened | None:
+    def opened(self, wanted: CacheRequest) -> Opened | None:
         """What the origin has said of content by digest that it is sending now."""
         fill = self._under_way.get(_key_of(wanted))
         return fill.head if fill is not None else None
 
-    def join(self, wanted: Wanted) -> tuple[Fill, bool]:
+    def join(self, wanted: CacheRequest) -> tuple[Fill, bool]:
         """Return the fill of content by digest, and whether it was begun just now.
 
         It is one for all clients of a registry.
@@ -120,7 +120,7 @@ class Fills:
             if outdated(fill):
                 del self._under_way[key]
 
-    async def whole(self, wanted: Wanted) -> tuple[Fill, bool, Blob]:
+    async def whole(self, wanted: CacheRequest) -> tuple[Fill, bool, Blob]:
         """The fill of content by digest, whether it was begun just now, and all of it.
 
         Raises RegproxyError.
@@ -314,7 +314,7 @@ class _Foreign(Exception):
     """A part is being filled from another registry, and not verified yet."""
 
 
-def _key_of(wanted: Wanted) -> tuple[str, str]:
+def _key_of(wanted: CacheRequest) -> tuple[str, str]:
     return wanted.source, wanted.target.reference
 
 

@@ -23,7 +23,7 @@ from regproxy.core.errors import (
     UpstreamTimeout,
 )
 from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
-from regproxy.fill.fill import UpstreamAnswer, Wanted
+from regproxy.fill.fill import UpstreamAnswer, CacheRequest
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
 from regproxy.http.ranges import parse_content_range
@@ -85,7 +85,7 @@ class Limits:
 class Bodies:
     """Asks for one content's bytes. `received`: body bytes so far."""
 
-    def __init__(self, wanted: Wanted, upstream: Fetcher, counters: Counters, limits: Limits) -> None:
+    def __init__(self, wanted: CacheRequest, upstream: Fetcher, counters: Counters, limits: Limits) -> None:
         self._wanted = wanted
         self._upstream = upstream
         self._counters = counters

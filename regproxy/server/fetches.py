@@ -7,7 +7,7 @@ from typing import Final
 
 from regproxy.core.errors import Unsatisfiable, UpstreamError
 from regproxy.dataplane.sources import FileSource
-from regproxy.fill.fills import NO_TYPE, Opened, UpstreamAnswer, Wanted
+from regproxy.fill.fills import NO_TYPE, Opened, UpstreamAnswer, CacheRequest
 from regproxy.http.forwarding import forwarded
 from regproxy.http.messages import Request
 from regproxy.http.ranges import Span, if_range_allows, parse_range
@@ -35,7 +35,7 @@ class Fetches:
         self._responder = responder
         self._hits = hits
 
-    async def fetch(self, exchange: Exchange, route: Route, wanted: Wanted) -> None:
+    async def fetch(self, exchange: Exchange, route: Route, wanted: CacheRequest) -> None:
         """Join the content's fill, or begin it; answer from it as it grows, or once it is verified."""
         target = wanted.target
         is_blob = target.kind is Kind.BLOB
@@ -89,7 +89,7 @@ class Fetches:
         source = FileSource(growth.file, span.start, span.stop, growth)
         responder.send(exchange, status, responder.head(exchange, status, headers), b"", source)
 
-    async def ask_head(self, exchange: Exchange, wanted: Wanted, *, refusable: bool = False) -> None:
+    async def ask_head(self, exchange: Exchange, wanted: CacheRequest, *, refusable: bool = False) -> None:
         """Ask by HEAD, unless the fill of a blob that is under way knows the answer.
 
         `refusable`: raise a refusal as an UpstreamAnswer, instead of answering with it.

@@ -14,7 +14,7 @@ from typing import Final
 
 from regproxy.core.errors import HeadError, RegproxyError
 from regproxy.dataplane.stream import Stream
-from regproxy.fill.fills import UpstreamAnswer, Wanted
+from regproxy.fill.fills import UpstreamAnswer, CacheRequest
 from regproxy.fill.tag_request import Held
 from regproxy.http.origin import Origin
 from regproxy.policy.plans import Action, Decision, Plan
@@ -254,7 +254,7 @@ class Session:
         elif plan.action is Action.STALE and copy is not None:
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.RENEW and copy is not None:
-            handlers.tags.renew(route, Wanted(origin, route.shared.request, target, own=True), copy)
+            handlers.tags.renew(route, CacheRequest(origin, route.shared.request, target, own=True), copy)
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.PONG:
             handlers.responder.pong(exchange)
@@ -287,7 +287,7 @@ class Session:
         if plan.action is Action.PASS:
             await handlers.passthrough.run(exchange, origin, route)
             return
-        wanted = Wanted(origin, route.shared.request, route.target)
+        wanted = CacheRequest(origin, route.shared.request, route.target)
         if route.target.kind is Kind.TAG:
             answer = handlers.tags.get if fetches else handlers.tags.head
             await answer(exchange, route, wanted, copy)
@@ -298,7 +298,7 @@ class Session:
         else:
             await handlers.fetches.ask_head(exchange, wanted)
 
-    async def _ask_own(self, fetches: bool, wanted: Wanted, route: Route) -> None:
+    async def _ask_own(self, fetches: bool, wanted: CacheRequest, route: Route) -> None:
         """Ask for content by digest without what nobody else has said; as it came, where that is refused.
 
         What is refused may be let in for what was left out, such as a key in a header of its own.

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from regproxy.core.errors import UpstreamError
-from regproxy.fill.fills import UpstreamAnswer, Wanted
+from regproxy.fill.fills import UpstreamAnswer, CacheRequest
 from regproxy.fill.tag_request import TagAsk
 from regproxy.http.forwarding import forwarded
 from regproxy.policy.verdicts import STALE_ON
@@ -33,7 +33,7 @@ class TagRequests:
         self._responder = responder
         self._hits = hits
 
-    async def get(self, exchange: Exchange, route: Route, wanted: Wanted, copy: Copy | None) -> None:
+    async def get(self, exchange: Exchange, route: Route, wanted: CacheRequest, copy: Copy | None) -> None:
         """Have what is held confirmed; fetch what is not, or what a HEAD does not tell."""
         self._responder.wait_for_fill(exchange, True)
         exchange.cache = "MISS" if copy is None else "EXPIRED"
@@ -46,7 +46,7 @@ class TagRequests:
             if not self._stands_in(exchange, copy, status, error):
                 raise
 
-    async def _confirm(self, exchange: Exchange, wanted: Wanted, tag: TagAsk) -> bool:
+    async def _confirm(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> bool:
         """Answer with what a HEAD says; False: that did not tell."""
         found = await self._tags.confirm(wanted, tag)
         if found is None:
@@ -56,7 +56,7 @@ class TagRequests:
         self._hits.serve_brought(exchange, found.blob, found.media_type, cache)
         return True
 
-    async def _fetch(self, exchange: Exchange, wanted: Wanted, tag: TagAsk) -> None:
+    async def _fetch(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> None:
         """Join the tag's fill, or begin it; answer once it is verified."""
         begun = exchange.cache
         while True:
@@ -73,7 +73,7 @@ class TagRequests:
         exchange.note(fill, cache)
         self._hits.serve_brought(exchange, blob, fill.media_type, exchange.cache)
 
-    async def head(self, exchange: Exchange, route: Route, wanted: Wanted, copy: Copy | None) -> None:
+    async def head(self, exchange: Exchange, route: Route, wanted: CacheRequest, copy: Copy | None) -> None:
         """HEAD stays HEAD: registries count it less, or not at all. What it says is entered all the same."""
         exchange.cache = "MISS" if copy is None else "EXPIRED"
         self._responder.wait_for_fill(exchange, True)
@@ -98,11 +98,11 @@ class TagRequests:
         head = self._responder.head(exchange, found.status, forwarded(found.response))
         self._responder.send(exchange, found.status, head)
 
-    def renew(self, route: Route, wanted: Wanted, copy: Copy) -> None:
+    def renew(self, route: Route, wanted: CacheRequest, copy: Copy) -> None:
         """Revalidate in the background: whoever asks then has the answer."""
         self._tags.renew(wanted, self._ask_of(route, wanted, copy))
 
-    def _ask_of(self, route: Route, wanted: Wanted, copy: Copy | None) -> TagAsk:
+    def _ask_of(self, route: Route, wanted: CacheRequest, copy: Copy | None) -> TagAsk:
         config, lookup, lifetime = self._config, self._lookup, route.lifetime
         assert lifetime is not None
         return TagAsk(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from regproxy.fill.fill import Wanted
+from regproxy.fill.fill import CacheRequest
 from regproxy.http.origin import Origin
 from regproxy.registry.accept import Accept
 
@@ -30,15 +30,15 @@ class RequestKey(NamedTuple):
         return json.dumps([self.method, *where, who, self.accept.key])
 
 
-def fetch_key(wanted: Wanted, accept: Accept) -> RequestKey:
+def fetch_key(wanted: CacheRequest, accept: Accept) -> RequestKey:
     """Return the key of who fetches a tag's content: with the same credentials."""
     return _key("GET", wanted, tuple(wanted.request.all(b"authorization")), accept)
 
 
-def look_key(wanted: Wanted, accept: Accept, asker: str) -> RequestKey:
+def look_key(wanted: CacheRequest, accept: Accept, asker: str) -> RequestKey:
     """Return the key of who asks what a tag is; `asker`: those alone who have this mark, "": everybody."""
     return _key("HEAD", wanted, (asker.encode(),) if asker else (), accept)
 
 
-def _key(method: str, wanted: Wanted, who: tuple[bytes, ...], accept: Accept) -> RequestKey:
+def _key(method: str, wanted: CacheRequest, who: tuple[bytes, ...], accept: Accept) -> RequestKey:
     return RequestKey(method, wanted.origin, wanted.repository, wanted.target.reference, who, accept)

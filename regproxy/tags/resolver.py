@@ -17,7 +17,7 @@ from typing import Final
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import TagKey
 from regproxy.core.errors import BadResponse, DigestMismatch, RegproxyError, UpstreamError, UpstreamTimeout
-from regproxy.fill.fill import NO_TYPE, Fill, UpstreamAnswer, Wanted
+from regproxy.fill.fill import NO_TYPE, Fill, UpstreamAnswer, CacheRequest
 from regproxy.fill.fills import Fills
 from regproxy.fill.tag_request import Held, TagAsk
 from regproxy.policy.verdicts import STALE_ON
@@ -86,11 +86,11 @@ class Tags:
 
     # --- what is asked of it -----------------------------------------------------------------------------
 
-    async def look(self, wanted: Wanted, tag: TagAsk) -> Seen | Held:
+    async def look(self, wanted: CacheRequest, tag: TagAsk) -> Seen | Held:
         """What the origin says of a tag by HEAD, or the copy that is fresh by now. Raises UpstreamError."""
         return await self._looks.look(wanted, tag)
 
-    def join(self, wanted: Wanted, tag: TagAsk) -> tuple[Fill, bool]:
+    def join(self, wanted: CacheRequest, tag: TagAsk) -> tuple[Fill, bool]:
         """Return the tag's fill, shared by equal requests only, and whether it was begun just now."""
         key = fetch_key(wanted, tag.accept)
         fill = self._fills.joinable(key)
@@ -100,7 +100,7 @@ class Tags:
         self._fills.start(key, fill, lambda leave: self._fetch(fill, tag, leave))
         return fill, True
 
-    async def confirm(self, wanted: Wanted, tag: TagAsk) -> Confirmed | None:
+    async def confirm(self, wanted: CacheRequest, tag: TagAsk) -> Confirmed | None:
         """Have a HEAD say what the tag is now, and return that; None: the tag itself has to be fetched.
 
         Raises UpstreamError where the origin is in trouble, and something else can be served.
@@ -126,7 +126,7 @@ class Tags:
             return Confirmed(held, media_type, found.address, found.seconds, revalidated=True)
         return await self._moved(wanted, found.digest, media_type)
 
-    async def _moved(self, wanted: Wanted, digest: str, media_type: str) -> Confirmed | None:
+    async def _moved(self, wanted: CacheRequest, digest: str, media_type: str) -> Confirmed | None:
         """Fetch what the tag is now, by digest; None: the registry does not give it out so."""
         path, _, query = wanted.request.path.partition("?")
         target = path.rpartition("/")[0] + "/" + digest + ("?" + query if query else "")
@@ -143,14 +143,14 @@ class Tags:
         joined = fill.joined or not mine
         return Confirmed(blob, media_type, fill.fetched_from, fill.seconds, joined=joined)
 
-    def renew(self, wanted: Wanted, tag: TagAsk) -> None:
+    def renew(self, wanted: CacheRequest, tag: TagAsk) -> None:
         """Revalidate in the background; not where that is under way, or has just failed."""
         key = fetch_key(wanted, tag.accept)
         if key not in self._renewing and time.monotonic() >= self._troubled.get(name_of(wanted), 0.0):
             self._renewing.add(key)
             self._fills.spawn(self._renew(wanted, tag, key))
 
-    async def _renew(self, wanted: Wanted, tag: TagAsk, key: RequestKey) -> None:
+    async def _renew(self, wanted: CacheRequest, tag: TagAsk, key: RequestKey) -> None:
         try:
             if await self.confirm(wanted, tag) is None:
                 fill, _ = self.join(wanted, tag)
@@ -164,7 +164,7 @@ class Tags:
         finally:
             self._renewing.discard(key)
 
-    def gone(self, wanted: Wanted) -> None:
+    def gone(self, wanted: CacheRequest) -> None:
         """The registry says that there is no such tag."""
         self._rows.gone(wanted)
 
@@ -182,7 +182,7 @@ class Tags:
         """Nothing is entered any more."""
         self._rows.close()
 
-    def _note_trouble(self, wanted: Wanted, error: UpstreamError) -> None:
+    def _note_trouble(self, wanted: CacheRequest, error: UpstreamError) -> None:
         again = max(_RENEW_AGAIN, error.retry_after)
         self._troubled[name_of(wanted)] = time.monotonic() + again
         if len(self._troubled) > _TROUBLED_MAX:
@@ -232,7 +232,7 @@ class Tags:
             await asyncio.sleep(pause(attempt))
         await self._fills.downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
 
-    def _forget_gone(self, wanted: Wanted, tag: TagAsk, error: UpstreamError) -> None:
+    def _forget_gone(self, wanted: CacheRequest, tag: TagAsk, error: UpstreamError) -> None:
         """Forget a copy whose tag is gone; one that this request could not have had is no business of it."""
         if isinstance(error, UpstreamAnswer) and error.response.status == 404 and not tag.kept:
             held = tag.row is not None or tag.stands_in

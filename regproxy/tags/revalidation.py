@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from regproxy.cache.index.index import TagKey
 from regproxy.core.errors import RegproxyError, UpstreamError
-from regproxy.fill.fill import Wanted
+from regproxy.fill.fill import CacheRequest
 from regproxy.fill.tag_request import Held, TagAsk
 from regproxy.tags.answers import Failure, Refusal, Seen, failed_answer, from_json, to_json
 from regproxy.tags.claims import TagClaim, TagClaims
@@ -37,7 +37,7 @@ class _Look:
 
     __slots__ = ("asked", "done", "tag", "wanted")
 
-    def __init__(self, wanted: Wanted, tag: TagAsk, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, wanted: CacheRequest, tag: TagAsk, loop: asyncio.AbstractEventLoop) -> None:
         self.wanted = wanted
         self.tag = tag
         self.asked = time.monotonic()
@@ -68,7 +68,7 @@ class TagLooks:
         self._spawn = spawn
         self._under_way: dict[RequestKey, _Look] = {}
 
-    async def look(self, wanted: Wanted, tag: TagAsk) -> Seen | Held:
+    async def look(self, wanted: CacheRequest, tag: TagAsk) -> Seen | Held:
         """What the origin says of a tag, entered in the index; or the copy that is fresh by now.
 
         Raises UpstreamError where it could not be asked.
@@ -85,12 +85,12 @@ class TagLooks:
             # Somebody else's credentials were refused, or at their quota's end; ours may not be.
         return await asyncio.shield(self._join(wanted, tag, self.asker(wanted)).done)
 
-    def asker(self, wanted: Wanted) -> str:
+    def asker(self, wanted: CacheRequest) -> str:
         """Return a mark of all that a refusal may be due to, the same in all processes."""
         said = (wanted.request.all(name) for name in (b"authorization", b"user-agent"))
         return self._claims.mark(json.dumps([[value.decode("latin-1") for value in each] for each in said]))
 
-    def _join(self, wanted: Wanted, tag: TagAsk, asker: str) -> _Look:
+    def _join(self, wanted: CacheRequest, tag: TagAsk, asker: str) -> _Look:
         key = look_key(wanted, tag.accept, asker)
         look = self._under_way.get(key)
         if look is not None:

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import TagKey, TagRow
-from regproxy.fill.fill import Wanted
+from regproxy.fill.fill import CacheRequest
 from regproxy.fill.tag_request import TagAsk
 from regproxy.registry.accept import Accept, bits_above
 from regproxy.registry.manifests import MANIFEST_TYPES
@@ -58,12 +58,12 @@ class TagRows:
         # A database that is locked must not keep cold pages and names waiting for a thread.
         self._writing = ThreadPoolExecutor(2, "written")
 
-    def fetched(self, wanted: Wanted, accept: Accept, blob: Blob, media_type: str, began: float) -> None:
+    def fetched(self, wanted: CacheRequest, accept: Accept, blob: Blob, media_type: str, began: float) -> None:
         """Enter a tag whose content was fetched by a request that began then (monotonic)."""
         row = _row(accept, blob.digest, media_type, blob.size)
         self._index.put_tag(*name_of(wanted), row, asked=began)
 
-    def seen(self, wanted: Wanted, tag: TagAsk, seen: Seen) -> bool:
+    def seen(self, wanted: CacheRequest, tag: TagAsk, seen: Seen) -> bool:
         """Enter what a HEAD has told; False: it said too little."""
         if not seen.digest:
             return False
@@ -84,18 +84,18 @@ class TagRows:
     def _type_of(self, seen: Seen) -> str:
         return self._index.media_type(seen.digest) or seen.media_type
 
-    def _keep_former(self, wanted: Wanted, row: TagRow, began: float) -> None:
+    def _keep_former(self, wanted: CacheRequest, row: TagRow, began: float) -> None:
         """What is held is all that there is until somebody has fetched what the tag is now."""
         for old in self._index.tag(*name_of(wanted)):
             if old.variant == row.variant and old.digest != row.digest and self._store.lookup(old.digest):
                 former = replace(old, variant=_FORMER + old.variant)
                 self._index.put_tag(*name_of(wanted), former, asked=began)
 
-    def gone(self, wanted: Wanted) -> None:
+    def gone(self, wanted: CacheRequest) -> None:
         """The registry says that there is no such tag."""
         self._index.drop_tag(*name_of(wanted))
 
-    def dropped_since(self, wanted: Wanted, began: float) -> bool:
+    def dropped_since(self, wanted: CacheRequest, began: float) -> bool:
         """Whether the tag was set or deleted since `began`: what was said to who asked then is void."""
         return began <= self._index.dropped_at(*name_of(wanted))
 
@@ -113,7 +113,7 @@ def is_former(row: TagRow) -> bool:
     return row.variant.startswith(_FORMER)
 
 
-def name_of(wanted: Wanted) -> TagKey:
+def name_of(wanted: CacheRequest) -> TagKey:
     """The tag that is wanted."""
     origin = wanted.origin
     return origin.host, origin.port, wanted.repository, wanted.target.reference

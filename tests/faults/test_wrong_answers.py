@@ -25,7 +25,7 @@ MANIFEST_MAX = 4 * 1024 * 1024
 SEEDS = itertools.count()
 
 
-class Wanted(NamedTuple):
+class CacheRequest(NamedTuple):
     """Content that an origin is asked for, and how it describes it when all is well."""
 
     path: str
@@ -41,16 +41,16 @@ class Wanted(NamedTuple):
         return Answer(self.body, headers=self.headers, **faults)  # type: ignore[arg-type]
 
 
-Fault = Callable[[Wanted], Answer]
+Fault = Callable[[CacheRequest], Answer]
 
 
-def head(wanted: Wanted, *lines: str) -> bytes:
+def head(wanted: CacheRequest, *lines: str) -> bytes:
     """A response head with these lines; the empty line included."""
     fields = [f"{name}: {value}" for name, value in wanted.headers.items()]
     return "\r\n".join(["HTTP/1.1 200 OK", *fields, *lines, "", ""]).encode()
 
 
-def raw(wanted: Wanted, data: bytes, *lines: str, cut: End = End.CLOSE_NOTIFY) -> Answer:
+def raw(wanted: CacheRequest, data: bytes, *lines: str, cut: End = End.CLOSE_NOTIFY) -> Answer:
     return Answer(raw=head(wanted, *lines) + data, cut=cut)
 
 
@@ -63,7 +63,7 @@ def close_delimited(end: End) -> Fault:
     return lambda wanted: wanted.answer(framing="eof", cut_at=len(wanted.body) // 2, cut=end, ranges=False)
 
 
-def other_type(wanted: Wanted, body: bytes, media_type: str, **fields: str) -> Answer:
+def other_type(wanted: CacheRequest, body: bytes, media_type: str, **fields: str) -> Answer:
     return Answer(body, headers=wanted.headers | {"Content-Type": media_type} | fields)
 
 
@@ -165,22 +165,22 @@ def ask(proxy: Proxy, origin: Origin, stack: ExitStack) -> Callable[..., Reply]:
 Ask = Callable[..., Reply]
 
 
-def blob(size: int) -> Wanted:
+def blob(size: int) -> CacheRequest:
     body = random.Random(f"faults-{next(SEEDS)}").randbytes(size)
-    return Wanted(f"/v2/app/blobs/{digest_of(body)}", digest_of(body), body, "application/octet-stream")
+    return CacheRequest(f"/v2/app/blobs/{digest_of(body)}", digest_of(body), body, "application/octet-stream")
 
 
-def manifest(by: str = "digest", size: int = 0) -> Wanted:
+def manifest(by: str = "digest", size: int = 0) -> CacheRequest:
     """A manifest of its own for a test; `size` in bytes, 0 for as many as it needs."""
     number = next(SEEDS)
     value = {"schemaVersion": 2, "mediaType": MANIFEST, "layers": [], "annotations": {"n": str(number)}}
     body = json.dumps(value).encode()
     body += b" " * (size - len(body))
     reference = digest_of(body) if by == "digest" else f"tag-{number}"
-    return Wanted(f"/v2/app/manifests/{reference}", digest_of(body), body, MANIFEST)
+    return CacheRequest(f"/v2/app/manifests/{reference}", digest_of(body), body, MANIFEST)
 
 
-def assert_wrong(reply: Reply, wanted: Wanted, proxy: Proxy) -> None:
+def assert_wrong(reply: Reply, wanted: CacheRequest, proxy: Proxy) -> None:
     """Assert that the client can't take the reply for the content, and that it is not kept for that."""
     if reply.complete and reply.status == 404:
         assert reply.body == b"no"  # the origin's own word
@@ -197,7 +197,7 @@ def assert_wrong(reply: Reply, wanted: Wanted, proxy: Proxy) -> None:
     assert {path.stem for path in proxy.parts()} <= {wanted.digest[7:]}
 
 
-def assert_recovers(wanted: Wanted, origin: Origin, proxy: Proxy, ask: Ask) -> None:
+def assert_recovers(wanted: CacheRequest, origin: Origin, proxy: Proxy, ask: Ask) -> None:
     """Assert that the next request has the content once the origin does what it should, and that it stays."""
     origin.on(wanted.path, wanted.answer())
     reply = ask(wanted.path)
@@ -298,7 +298,7 @@ class TestFraming:
 
 @pytest.mark.parametrize("make", [blob, lambda size: manifest(), lambda size: manifest("tag")])
 def test_unencoded_content_is_asked_for(
-    make: Callable[[int], Wanted], proxy: Proxy, origin: Origin, ask: Ask
+    make: Callable[[int], CacheRequest], proxy: Proxy, origin: Origin, ask: Ask
 ) -> None:
     """What is stored must not depend on one client's Accept-Encoding, range or conditions."""
     wanted = make(SMALL)
@@ -345,7 +345,7 @@ class TestErrorBodies:
         ids=["plain", "chunked", "to the end", "large", "cut"],
     )
     def test_of_any_size(
-        self, answer: Answer, make: Callable[[int], Wanted], origin: Origin, ask: Ask
+        self, answer: Answer, make: Callable[[int], CacheRequest], origin: Origin, ask: Ask
     ) -> None:
         wanted = make(SMALL)
         origin.on(wanted.path, answer)
@@ -353,7 +353,7 @@ class TestErrorBodies:
         assert (reply.status, reply.complete) == (404, True)
 
 
-def partial(wanted: Wanted, start: int, body: bytes, content_range: str | None) -> Answer:
+def partial(wanted: CacheRequest, start: int, body: bytes, content_range: str | None) -> Answer:
     """What an origin may say to `Range: bytes=<start>-`, right or wrong."""
     fields = {} if content_range is None else {"Content-Range": content_range}
     return Answer(body[start:], 206, wanted.headers | fields)
@@ -398,7 +398,7 @@ def partial(wanted: Wanted, start: int, body: bytes, content_range: str | None) 
 )
 @pytest.mark.parametrize("size", [MIDDLE, LARGE])
 def test_a_broken_download_is_never_patched_up_wrongly(
-    size: int, second: Callable[[Wanted, int], Answer], proxy: Proxy, origin: Origin, ask: Ask
+    size: int, second: Callable[[CacheRequest, int], Answer], proxy: Proxy, origin: Origin, ask: Ask
 ) -> None:
     """Whatever the origin says where a download may be resumed: it ends in the content or visibly not."""
     wanted = blob(size)

@@ -13,7 +13,7 @@ import pytest
 from regproxy.cache.blobs import Store
 from regproxy.cache.parts import OPEN, VERIFIED, Meta, boot_id
 from regproxy.fill.download import Stored
-from regproxy.fill.fills import Fills, Wanted
+from regproxy.fill.fills import Fills, CacheRequest
 from regproxy.http.messages import parse_request
 from regproxy.http.origin import Origin as At
 from regproxy.registry.targets import parse_target
@@ -192,7 +192,7 @@ def test_who_wants_to_know_is_told_what_was_stored(plane: Plane, run: Run, tmp_p
         fills.downloads.on_stored.append(hear)
         path = f"/v2/app/blobs/{digest}"
         request = parse_request(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        wanted = Wanted(At("https", "mirror.test", 443), request, parse_target(path))
+        wanted = CacheRequest(At("https", "mirror.test", 443), request, parse_target(path))
         _, _, found = await fills.whole(wanted)
         assert (found.digest, found.size) == (digest, len(body))
         assert told == [("app", found.small, [digest])]

@@ -11,7 +11,7 @@ import pytest
 
 from regproxy.cache.blobs import Store
 from regproxy.cache.parts import OPEN, Meta
-from regproxy.fill.fills import Fills, Wanted
+from regproxy.fill.fills import Fills, CacheRequest
 from regproxy.http.messages import parse_request
 from regproxy.http.origin import Origin as At
 from regproxy.registry.targets import parse_target
@@ -43,7 +43,7 @@ class TestTheLoop:
     def join(self, plane: Plane, fills: Fills, digest: str) -> None:
         path = f"/v2/app/blobs/{digest}"
         request = parse_request(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        fills.join(Wanted(At("https", "mirror.test", 443), request, parse_target(path)))
+        fills.join(CacheRequest(At("https", "mirror.test", 443), request, parse_target(path)))
 
     async def turns(self, count: int) -> None:
         async with asyncio.timeout(LIMIT):

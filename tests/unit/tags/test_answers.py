@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from regproxy.core.errors import Busy, UpstreamError
-from regproxy.fill.fill import UpstreamAnswer, Wanted
+from regproxy.fill.fill import UpstreamAnswer, CacheRequest
 from regproxy.http.messages import Framing, Response, parse_request
 from regproxy.http.origin import Origin
 from regproxy.registry.accept import parse_accept
@@ -97,13 +97,13 @@ def test_failures() -> None:
     assert failed_answer(Busy("full"), 1.0, "mark") is None
 
 
-def wanted(accept: str = "a/b, c/d", who: str = "Basic x", path: str = "/v2/app/manifests/v1") -> Wanted:
+def wanted(accept: str = "a/b, c/d", who: str = "Basic x", path: str = "/v2/app/manifests/v1") -> CacheRequest:
     head = f"GET {path} HTTP/1.1\r\nHost: reg.test\r\nAccept: {accept}\r\nAuthorization: {who}\r\n\r\n"
     request = parse_request(head.encode())
-    return Wanted(ORIGIN, request, parse_target(request.path))
+    return CacheRequest(ORIGIN, request, parse_target(request.path))
 
 
-def keys(want: Wanted) -> tuple[RequestKey, RequestKey, RequestKey]:
+def keys(want: CacheRequest) -> tuple[RequestKey, RequestKey, RequestKey]:
     accept = parse_accept(want.request.all(b"accept"))
     return fetch_key(want, accept), look_key(want, accept, "mark"), look_key(want, accept, "")
 
