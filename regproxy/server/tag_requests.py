@@ -16,7 +16,7 @@ from regproxy.server.hits import Hits
 from regproxy.server.lookup import Copy
 from regproxy.server.responder import Responder
 from regproxy.server.routes import Route
-from regproxy.tags.answers import Seen
+from regproxy.tags.answers import TagAnswer
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class TagRequests:
             if self._stands_in(exchange, copy, 0, error):
                 return
             raise
-        if not isinstance(found, Seen):
+        if not isinstance(found, TagAnswer):
             self._hits.serve_brought(exchange, *found, "REVALIDATED")
             return
         exchange.asked, exchange.asked_seconds = found.address, found.seconds

@@ -22,7 +22,7 @@ _NOT_SHARED: Final = frozenset({b"set-cookie", b"set-cookie2"})
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class TagAnswer:
     """The answer to a HEAD. `address`: who gave it, after `seconds`; `began`: monotonic, when it was asked.
 
     `direct`: the registry itself has said so, and nobody that it redirects to. `asker`: see TagClaims.mark().
@@ -61,7 +61,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The tag was fetched: what it is, and that it is held. `began`, `address`, `seconds`: as in Seen."""
+    """The tag was fetched: what it is, and that it is held. `began`, `address`, `seconds`: as in TagAnswer."""
 
     digest: str
     media_type: str
@@ -97,7 +97,7 @@ class Failure:
         return failure(self.word, self.reason)
 
 
-TagAnswer = Seen | Content | Refusal | Failure
+SharedAnswer = TagAnswer | Content | Refusal | Failure
 
 
 def failed_answer(error: UpstreamError, began: float, asker: str) -> Refusal | Failure | None:
@@ -110,10 +110,10 @@ def failed_answer(error: UpstreamError, began: float, asker: str) -> Refusal | F
     return Failure(word_for(error), str(error), began)
 
 
-def to_json(answer: TagAnswer) -> dict[str, Any]:
+def to_json(answer: SharedAnswer) -> dict[str, Any]:
     """Return an answer in JSON's types; which kind it is shows by its names."""
     match answer:
-        case Seen(response, address, seconds, began, direct, asker):
+        case TagAnswer(response, address, seconds, began, direct, asker):
             said = {"address": address, "seconds": seconds, "began": began, "direct": direct, "asker": asker}
             return _said(response) | said
         case Content(digest, media_type, address, seconds, began):
@@ -126,7 +126,7 @@ def to_json(answer: TagAnswer) -> dict[str, Any]:
             return {"word": word, "reason": reason, "began": began}
 
 
-def from_json(said: dict[str, Any] | None) -> TagAnswer | None:
+def from_json(said: dict[str, Any] | None) -> SharedAnswer | None:
     """Return what to_json() was given; None: nothing, or what this version does not know."""
     if said is None:
         return None
@@ -142,7 +142,7 @@ def from_json(said: dict[str, Any] | None) -> TagAnswer | None:
             return Refusal(response, body, float(said["began"]), said["asker"])
         response = _response(said, Framing("none", 0))
         times = float(said["seconds"]), float(said["began"])
-        return Seen(response, said["address"], *times, said["direct"], said["asker"])
+        return TagAnswer(response, said["address"], *times, said["direct"], said["asker"])
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 

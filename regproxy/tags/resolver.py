@@ -27,15 +27,15 @@ from regproxy.tags.answers import (
     Content,
     Failure,
     Refusal,
-    Seen,
     TagAnswer,
+    SharedAnswer,
     failed_answer,
     from_json,
     to_json,
 )
 from regproxy.tags.claims import TagClaim, TagClaims
 from regproxy.tags.keys import RequestKey, fetch_key
-from regproxy.tags.revalidation import ATTEMPTS, TagLooks, pause
+from regproxy.tags.revalidation import ATTEMPTS, Revalidations, pause
 from regproxy.tags.rows import Recorder, TagRows, name_of
 from regproxy.upstream.client import Upstream
 from regproxy.upstream.connection import BodyBroken, ConnectionLost
@@ -80,15 +80,15 @@ class Tags:
         self._claims = claims
         self._loop = loop
         self._rows = TagRows(store, index, loop)
-        self._looks = TagLooks(upstream, self._rows, claims, loop, fills.spawn)
+        self._revalidations = Revalidations(upstream, self._rows, claims, loop, fills.spawn)
         self._renewing: set[RequestKey] = set()
         self._troubled: OrderedDict[TagKey, float] = OrderedDict()
 
     # --- what is asked of it -----------------------------------------------------------------------------
 
-    async def look(self, wanted: CacheRequest, tag: TagAsk) -> Seen | Held:
+    async def look(self, wanted: CacheRequest, tag: TagAsk) -> TagAnswer | Held:
         """What the origin says of a tag by HEAD, or the copy that is fresh by now. Raises UpstreamError."""
-        return await self._looks.look(wanted, tag)
+        return await self._revalidations.look(wanted, tag)
 
     def join(self, wanted: CacheRequest, tag: TagAsk) -> tuple[Fill, bool]:
         """Return the tag's fill, shared by equal requests only, and whether it was begun just now."""
@@ -108,12 +108,12 @@ class Tags:
         if tag.row is None:
             return None
         try:
-            found = await self._looks.look(wanted, tag)
+            found = await self._revalidations.look(wanted, tag)
         except BadResponse as error:
             # It may be the HEAD that it does not understand.
             log.info("%s: HEAD of %s: %s", wanted.origin.host, wanted.target.reference, error)
             return None
-        if not isinstance(found, Seen):
+        if not isinstance(found, TagAnswer):
             blob, media_type = found
             return Confirmed(blob, media_type or NO_TYPE, joined=True, revalidated=True)
         if found.status in STALE_ON and tag.stands_in:
@@ -172,7 +172,7 @@ class Tags:
         """A tag was set or deleted: who asks from here on is not to join who asked before."""
         name = (host, port, repository, tag)
         self._fills.separate(lambda fill: is_for(fill, name))
-        self._looks.forget(name)
+        self._revalidations.forget(name)
 
     async def written(self) -> None:
         """Wait until what was entered is known to other processes, a few seconds at most."""
@@ -208,7 +208,7 @@ class Tags:
             try:
                 await self._download(fill)
             except UpstreamError as error:
-                failed = failed_answer(error, began, self._looks.asker(fill.wanted))
+                failed = failed_answer(error, began, self._revalidations.asker(fill.wanted))
                 if failed is not None:
                     claim.publish(to_json(failed), time.monotonic())
                 self._forget_gone(fill.wanted, tag, error)
@@ -239,12 +239,12 @@ class Tags:
             if held and error.origin == wanted.origin:
                 self._rows.gone(wanted)
 
-    def _share(self, fill: Fill, answer: TagAnswer) -> bool:
+    def _share(self, fill: Fill, answer: SharedAnswer) -> bool:
         """Take what another process was answered; False: it is not there any more, or not so any more."""
-        if self._rows.dropped_since(fill.wanted, answer.began) or isinstance(answer, Seen):
+        if self._rows.dropped_since(fill.wanted, answer.began) or isinstance(answer, TagAnswer):
             return False
         if isinstance(answer, Refusal):
-            if answer.asker != self._looks.asker(fill.wanted):
+            if answer.asker != self._revalidations.asker(fill.wanted):
                 return False  # it may be for their sake that they were refused
             fill.joined = True
             raise answer.error(fill.wanted.origin)

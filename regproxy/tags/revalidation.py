@@ -18,7 +18,7 @@ from regproxy.cache.index.index import TagKey
 from regproxy.core.errors import RegproxyError, UpstreamError
 from regproxy.fill.fill import CacheRequest
 from regproxy.fill.tag_request import Held, TagAsk
-from regproxy.tags.answers import Failure, Refusal, Seen, failed_answer, from_json, to_json
+from regproxy.tags.answers import Failure, Refusal, TagAnswer, failed_answer, from_json, to_json
 from regproxy.tags.claims import TagClaim, TagClaims
 from regproxy.tags.keys import RequestKey, look_key
 from regproxy.tags.rows import TagRows, name_of
@@ -32,7 +32,7 @@ ATTEMPTS: Final = 3  # to get an answer, or a body, that does not break
 _PAUSE: Final = 0.2  # seconds before the second of them, at most
 
 
-class _Look:
+class _Revalidation:
     """One HEAD under way. `asked`: when it was wanted last, monotonic."""
 
     __slots__ = ("asked", "done", "tag", "wanted")
@@ -41,7 +41,7 @@ class _Look:
         self.wanted = wanted
         self.tag = tag
         self.asked = time.monotonic()
-        self.done: asyncio.Future[Seen | Held] = loop.create_future()
+        self.done: asyncio.Future[TagAnswer | Held] = loop.create_future()
 
     def fail(self, error: BaseException) -> None:
         if not self.done.done():
@@ -50,7 +50,7 @@ class _Look:
             self.done.exception()
 
 
-class TagLooks:
+class Revalidations:
     """The HEADs of tags under way in this process. `spawn` runs their tasks."""
 
     def __init__(
@@ -66,9 +66,9 @@ class TagLooks:
         self._claims = claims
         self._loop = loop
         self._spawn = spawn
-        self._under_way: dict[RequestKey, _Look] = {}
+        self._under_way: dict[RequestKey, _Revalidation] = {}
 
-    async def look(self, wanted: CacheRequest, tag: TagAsk) -> Seen | Held:
+    async def look(self, wanted: CacheRequest, tag: TagAsk) -> TagAnswer | Held:
         """What the origin says of a tag, entered in the index; or the copy that is fresh by now.
 
         Raises UpstreamError where it could not be asked.
@@ -77,7 +77,7 @@ class TagLooks:
             look = self._join(wanted, tag, "")
             try:
                 found = await asyncio.shield(look.done)
-                if not isinstance(found, Seen) or found.digest or found.asker == self.asker(wanted):
+                if not isinstance(found, TagAnswer) or found.digest or found.asker == self.asker(wanted):
                     return found
             except UpstreamError as error:
                 if look.wanted is wanted or not look.wanted.failed_for_other_client(wanted, error):
@@ -90,14 +90,14 @@ class TagLooks:
         said = (wanted.request.all(name) for name in (b"authorization", b"user-agent"))
         return self._claims.mark(json.dumps([[value.decode("latin-1") for value in each] for each in said]))
 
-    def _join(self, wanted: CacheRequest, tag: TagAsk, asker: str) -> _Look:
+    def _join(self, wanted: CacheRequest, tag: TagAsk, asker: str) -> _Revalidation:
         key = look_key(wanted, tag.accept, asker)
         look = self._under_way.get(key)
         if look is not None:
             # An answer that another process had before this request is not one to it.
             look.asked = time.monotonic()
             return look
-        look = self._under_way[key] = _Look(wanted, tag, self._loop)
+        look = self._under_way[key] = _Revalidation(wanted, tag, self._loop)
         self._spawn(self._run(look, key))
         return look
 
@@ -107,11 +107,11 @@ class TagLooks:
             if name_of(look.wanted) == tag:
                 del self._under_way[key]
 
-    def _leave(self, look: _Look, key: RequestKey) -> None:
+    def _leave(self, look: _Revalidation, key: RequestKey) -> None:
         if self._under_way.get(key) is look:
             del self._under_way[key]
 
-    async def _run(self, look: _Look, key: RequestKey) -> None:
+    async def _run(self, look: _Revalidation, key: RequestKey) -> None:
         try:
             claim = await self._claims.take(key.text(), lambda: look.asked)
             try:
@@ -131,7 +131,7 @@ class TagLooks:
         finally:
             self._leave(look, key)
 
-    async def _ask(self, look: _Look, key: RequestKey, claim: TagClaim) -> None:
+    async def _ask(self, look: _Revalidation, key: RequestKey, claim: TagClaim) -> None:
         wanted = look.wanted
         answer = from_json(claim.answer)
         if answer is not None and not self._rows.dropped_since(wanted, answer.began):
@@ -140,7 +140,7 @@ class TagLooks:
                 raise answer.error()
             if isinstance(answer, Refusal):
                 raise answer.error(wanted.origin)
-            if isinstance(answer, Seen):
+            if isinstance(answer, TagAnswer):
                 look.done.set_result(answer)
                 return
         held = look.tag.fresh()
@@ -157,7 +157,7 @@ class TagLooks:
             raise
         at = time.monotonic()
         address, direct = fetched.connection.address, fetched.origin == wanted.origin
-        seen = Seen(fetched.response, address, fetched.seconds, began, direct, self.asker(wanted))
+        seen = TagAnswer(fetched.response, address, fetched.seconds, began, direct, self.asker(wanted))
         self._upstream.release(fetched.connection, fetched.response)
         entered = self._rows.seen(wanted, look.tag, seen)
         # Who asks from here on asks anew.
@@ -168,7 +168,7 @@ class TagLooks:
             await self._rows.written()
         claim.publish(to_json(seen), at)
 
-    async def _head(self, look: _Look) -> Fetched:
+    async def _head(self, look: _Revalidation) -> Fetched:
         wanted = look.wanted
         ask = Ask(own=wanted.own)
         # Where there is something to serve instead, nobody is kept waiting.

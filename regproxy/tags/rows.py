@@ -18,7 +18,7 @@ from regproxy.fill.fill import CacheRequest
 from regproxy.fill.tag_request import TagAsk
 from regproxy.registry.accept import Accept, bits_above
 from regproxy.registry.manifests import MANIFEST_TYPES
-from regproxy.tags.answers import Seen
+from regproxy.tags.answers import TagAnswer
 
 _WRITTEN: Final = 5.0  # seconds that what is entered may take to be known to the other processes
 _FORMER: Final = "former "
@@ -63,7 +63,7 @@ class TagRows:
         row = _row(accept, blob.digest, media_type, blob.size)
         self._index.put_tag(*name_of(wanted), row, asked=began)
 
-    def seen(self, wanted: CacheRequest, tag: TagAsk, seen: Seen) -> bool:
+    def seen(self, wanted: CacheRequest, tag: TagAsk, seen: TagAnswer) -> bool:
         """Enter what a HEAD has told; False: it said too little."""
         if not seen.digest:
             return False
@@ -81,7 +81,7 @@ class TagRows:
         self._index.put_tag(*name_of(wanted), row, asked=seen.began)
         return True
 
-    def _type_of(self, seen: Seen) -> str:
+    def _type_of(self, seen: TagAnswer) -> str:
         return self._index.media_type(seen.digest) or seen.media_type
 
     def _keep_former(self, wanted: CacheRequest, row: TagRow, began: float) -> None:

@@ -17,8 +17,8 @@ from regproxy.tags.answers import (
     Content,
     Failure,
     Refusal,
-    Seen,
     TagAnswer,
+    SharedAnswer,
     failed_answer,
     from_json,
     to_json,
@@ -35,13 +35,13 @@ def response(status: int, length: int | None = None) -> Response:
     return Response(status, b"", 1, HEADERS, framing, True)
 
 
-SEEN = Seen(response(200), "192.0.2.1:443", 0.25, 12.5, True, "mark")
+SEEN = TagAnswer(response(200), "192.0.2.1:443", 0.25, 12.5, True, "mark")
 CONTENT = Content(DIGEST, "application/json", "192.0.2.1:443", 0.25, 12.5)
 REFUSAL = Refusal(response(404, 3), b"\x00no", 12.5, "mark")
 FAILURE = Failure("timeout", "no answer", 12.5)
 # As workers before these classes have written them, and will read them.
 FIELDS = {"status": 200, "headers": [["content-type", "text/plain"], ["x-odd", "\xff"]]}
-ON_DISK: list[tuple[TagAnswer, dict[str, Any]]] = [
+ON_DISK: list[tuple[SharedAnswer, dict[str, Any]]] = [
     (
         SEEN,
         FIELDS
@@ -63,13 +63,13 @@ ON_DISK: list[tuple[TagAnswer, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize("answer, said", ON_DISK, ids=lambda each: type(each).__name__)
-def test_the_form_on_disk(answer: TagAnswer, said: dict[str, Any]) -> None:
+def test_the_form_on_disk(answer: SharedAnswer, said: dict[str, Any]) -> None:
     assert to_json(answer) == said
     assert from_json(json.loads(json.dumps(said))) == answer
 
 
 @pytest.mark.parametrize("answer, said", ON_DISK, ids=lambda each: type(each).__name__)
-def test_what_lacks_something_is_no_answer(answer: TagAnswer, said: dict[str, Any]) -> None:
+def test_what_lacks_something_is_no_answer(answer: SharedAnswer, said: dict[str, Any]) -> None:
     for name in said:
         less = from_json({key: value for key, value in said.items() if key != name})
         assert less is None or type(less) is not type(answer)
