@@ -21,7 +21,7 @@ class TagAsk:
 
     `accept`: the types that they take. `fresh` looks whether by now a copy is held that needs no asking.
     `row`: of the copy that a HEAD may confirm, None where nothing is held. `shared`: once one client has had
-    it confirmed all may have it, whatever their credentials. `stands_in`: a copy that is served while the
+    it confirmed all may have it, whatever their credentials. `usable_if_error`: a copy that is served while the
     origin is in trouble. `kept`: even where the origin says that there is no such tag.
     """
 
@@ -29,5 +29,5 @@ class TagAsk:
     fresh: Callable[[], Held | None]
     row: TagRow | None = None
     shared: bool = False
-    stands_in: bool = False
+    usable_if_error: bool = False
     kept: bool = False

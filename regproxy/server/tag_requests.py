@@ -43,7 +43,7 @@ class TagRequests:
                 await self._fetch(exchange, wanted, tag)
         except UpstreamError as error:
             status = error.response.status if isinstance(error, UpstreamAnswer) else 0
-            if not self._stands_in(exchange, copy, status, error):
+            if not self._serve_stale(exchange, copy, status, error):
                 raise
 
     async def _confirm(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> bool:
@@ -81,7 +81,7 @@ class TagRequests:
         try:
             found = await self._tags.look(wanted, tag)
         except UpstreamError as error:
-            if self._stands_in(exchange, copy, 0, error):
+            if self._serve_stale(exchange, copy, 0, error):
                 return
             raise
         if not isinstance(found, TagAnswer):
@@ -91,7 +91,7 @@ class TagRequests:
         if copy is not None and found.digest == copy.row.digest:
             self._hits.serve(exchange, copy.held, "REVALIDATED")
             return
-        if self._stands_in(exchange, copy, found.status, f"{exchange.host} answered {found.status}"):
+        if self._serve_stale(exchange, copy, found.status, f"{exchange.host} answered {found.status}"):
             return
         if found.status == 404 and found.direct and copy is not None and not tag.kept:
             self._tags.gone(wanted)
@@ -111,11 +111,11 @@ class TagRequests:
             row=copy.row if copy is not None and copy.current else None,
             # With the manifest cache off, each client is answered by what the registry says to it.
             shared=config.manifest_cache and copy is not None and copy.current,
-            stands_in=copy is not None and copy.usable_if_error,
+            usable_if_error=copy is not None and copy.usable_if_error,
             kept=config.keep_on_404,
         )
 
-    def _stands_in(self, exchange: Exchange, copy: Copy | None, status: int, error: object) -> bool:
+    def _serve_stale(self, exchange: Exchange, copy: Copy | None, status: int, error: object) -> bool:
         """Serve the older copy instead of the origin's answer, where that is no better; 0: it gave none."""
         if copy is None or not copy.usable_if_error:
             return False

@@ -116,7 +116,7 @@ class Tags:
         if not isinstance(found, TagAnswer):
             blob, media_type = found
             return Confirmed(blob, media_type or NO_TYPE, joined=True, revalidated=True)
-        if found.status in STALE_ON and tag.stands_in:
+        if found.status in STALE_ON and tag.usable_if_error:
             raise UpstreamAnswer(found.response, b"", wanted.origin)
         if not found.digest:
             return None
@@ -235,7 +235,7 @@ class Tags:
     def _forget_gone(self, wanted: CacheRequest, tag: TagAsk, error: UpstreamError) -> None:
         """Forget a copy whose tag is gone; one that this request could not have had is no business of it."""
         if isinstance(error, UpstreamAnswer) and error.response.status == 404 and not tag.kept:
-            held = tag.row is not None or tag.stands_in
+            held = tag.row is not None or tag.usable_if_error
             if held and error.origin == wanted.origin:
                 self._rows.gone(wanted)
 

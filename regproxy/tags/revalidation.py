@@ -172,7 +172,7 @@ class Revalidations:
         wanted = look.wanted
         ask = Ask(own=wanted.own)
         # Where there is something to serve instead, nobody is kept waiting.
-        for attempt in range(1, 1 if look.tag.stands_in else ATTEMPTS):
+        for attempt in range(1, 1 if look.tag.usable_if_error else ATTEMPTS):
             try:
                 return await self._upstream.fetch(wanted.origin, wanted.request, "HEAD", ask)
             except ConnectionLost as error:
