@@ -272,7 +272,7 @@ class Store:
             raise StoreError(f"{final}: what was written is not what can be read again")
         return blob
 
-    def unkept(self, part: Part, digest: str) -> Blob:
+    def unstored(self, part: Part, digest: str) -> Blob:
         """Verified content that is not stored, for those who wait; nobody remembers it. Raises StoreError."""
         growth, file = part.growth, part.growth.file
         if growth.memory is not None and growth.disk_end < growth.written:

@@ -30,7 +30,7 @@ from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill import origin_bodies
 from regproxy.fill.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, CacheRequest
-from regproxy.fill.origin_bodies import Bodies, Fetcher, Limits, passing
+from regproxy.fill.origin_bodies import Bodies, Fetcher, Limits, is_retryable
 from regproxy.fill.transfer import Transfer, hash_all
 from regproxy.http.messages import Response
 from regproxy.registry import manifests, targets
@@ -228,7 +228,7 @@ class Downloads:
         except StoreError as error:
             # It is verified and open: a disk that is full or read-only is no reason to fail those who wait.
             log.warning("not kept: %s", error)
-            blob = self._store.unkept(part, digest)
+            blob = self._store.unstored(part, digest)
             part.disown()
             part.close()
         else:
@@ -291,7 +291,7 @@ def _holds_any(growth: GrowingFile) -> bool:
 def _good_so_far(error: BaseException) -> bool:
     """Whether what is there is no worse for this error: somebody may go on with it."""
     return isinstance(error, UpstreamAnswer | asyncio.CancelledError) or (
-        isinstance(error, UpstreamError) and passing(error)
+        isinstance(error, UpstreamError) and is_retryable(error)
     )
 
 

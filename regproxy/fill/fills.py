@@ -285,8 +285,8 @@ class Fills:
             if blob is not None:
                 self._stored_elsewhere(fill, blob)
                 return True
-        elif outcome is Outcome.UNKEPT:
-            fill.complete(self._store.unkept(part, digest))
+        elif outcome is Outcome.UNSTORED:
+            fill.complete(self._store.unstored(part, digest))
             return True
         elif outcome is Outcome.FAILED:
             self._failed_elsewhere(fill, meta)

@@ -28,7 +28,7 @@ class Outcome(Enum):
     """How following a part ended."""
 
     STORED = auto()  # it is in the store
-    UNKEPT = auto()  # it is complete and verified, and not in the store
+    UNSTORED = auto()  # it is complete and verified, and not in the store
     OURS = auto()  # its filler has gone: this process has the lock, and what is there to go on with
     ALONE = auto()  # the disk fails its filler: what is there can be read, and nothing more will come
     FAILED = auto()  # given up by its filler: `Following.meta` says why
@@ -199,7 +199,7 @@ class Following:
             self._complete(size)
             return Outcome.STORED
         if growth.done:
-            return Outcome.UNKEPT
+            return Outcome.UNSTORED
         # What is stored was fetched by a third one: our readers can't be told that they have it all.
         return Outcome.STORED if fd is not None and not self._opened else Outcome.ALONE
 

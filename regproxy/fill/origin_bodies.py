@@ -242,7 +242,7 @@ class Bodies:
     async def pause(self, error: UpstreamError) -> None:
         """Wait before the next attempt; raises the error where there is to be none."""
         left = self._time_left()
-        if left <= 0 or not passing(error) or error.retry_after > left:
+        if left <= 0 or not is_retryable(error) or error.retry_after > left:
             raise error
         self._counters.fill_resumed(self.host)
         delay = min(_PAUSE_MAX, _PAUSE * 2**self._failures) * random.uniform(0.5, 1.5)
@@ -259,7 +259,7 @@ class Bodies:
         return since + self._limits.resume - now
 
 
-def passing(error: UpstreamError) -> bool:
+def is_retryable(error: UpstreamError) -> bool:
     """Whether another attempt may fare better."""
     if isinstance(error, UpstreamAnswer):
         return after_head(error.response.status) is Verdict.TROUBLE or error.response.status == 408

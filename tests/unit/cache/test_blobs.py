@@ -490,7 +490,7 @@ class TestTrouble:
                 part.growth.finish()
                 with pytest.raises(StoreError, match="Not a directory"):
                     await opened.commit(part, digest)
-                assert read(opened.unkept(part, digest)) == body
+                assert read(opened.unstored(part, digest)) == body
             assert counters.counted == ["ENOTDIR", "ENOTDIR"]
             (opened.root / "parts").unlink()
             await put(plane, opened, body)

@@ -116,8 +116,8 @@ class TestFollowing:
             case.part.write(Meta(VERIFIED, size=len(BODY)))
             await case.until(lambda: case.followed.growth.done)
             case.part.disown()
-            assert await case.outcome() is Outcome.UNKEPT
-            blob = case.other.unkept(case.followed, DIGEST)
+            assert await case.outcome() is Outcome.UNSTORED
+            blob = case.other.unstored(case.followed, DIGEST)
             assert os.pread(blob.file.fd, len(BODY) + 1, 0) == BODY
 
         run(test())
