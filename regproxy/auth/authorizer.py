@@ -158,14 +158,14 @@ class Authorizer:
     # --- what the pipeline asks --------------------------------------------------------------------------
 
     async def authorization(
-        self, origin: Origin, target: Target, request: Request, *, own: bool = False
+        self, origin: Origin, target: Target, request: Request, *, background: bool = False
     ) -> Grant | None:
-        """Return what to send first, None for nothing. `own`: the request is ours, and no client's."""
+        """Return what to send first, None for nothing. `background`: the request is ours, and no client's."""
         client = _client(request)
         if client is not None and self._origins.settings(origin).credentials_first == "client":
             return client
         try:
-            return await self._ours(origin, target, own, eager_only=True) or client
+            return await self._ours(origin, target, background, eager_only=True) or client
         except UpstreamError:
             if client is None:
                 raise
@@ -179,7 +179,7 @@ class Authorizer:
         response: Response,
         grant: Grant | None,
         *,
-        own: bool = False,
+        background: bool = False,
     ) -> Grant | None:
         """Return what to try after a 401 to `grant`, once; None: the 401 is for whoever asked."""
         ours = grant is not None and grant.sort != "client"
@@ -188,11 +188,11 @@ class Authorizer:
             self._learn(origin, target, clean)
             await self._share(origin, clean)
         if grant is None or grant.sort == "client":
-            return await self._ours(origin, target, own)
+            return await self._ours(origin, target, background)
         another = None
         await self._judge_first(origin, grant)
         if self._note_refusal(origin, target, grant):
-            another = await self._ours(origin, target, own)
+            another = await self._ours(origin, target, background)
         # The same again would be refused again.
         return another if another is not None and another.value != grant.value else _client(request)
 
@@ -367,12 +367,12 @@ class Authorizer:
     # --- ours ---------------------------------------------------------------------------------------------
 
     async def _ours(
-        self, origin: Origin, target: Target, own: bool, *, eager_only: bool = False
+        self, origin: Origin, target: Target, background: bool, *, eager_only: bool = False
     ) -> Grant | None:
         """Return ours, in the way that the registry asks for as far as that is known."""
         asks = self._asks_by(origin, target.repository)
         if isinstance(asks, Realm):
-            return await self._token(origin, target, asks, own)
+            return await self._token(origin, target, asks, background)
         if asks is None and not eager_only:
             return None
         return await self._direct(origin, target.repository, eager_only=asks is None)
@@ -382,7 +382,7 @@ class Authorizer:
         return None if login is None else _login_grant(login, scope)
 
     async def _token(
-        self, origin: Origin, target: Target, realm: Realm, own: bool, *, again: bool = True
+        self, origin: Origin, target: Target, realm: Realm, background: bool, *, again: bool = True
     ) -> Grant | None:
         """Return a token as the configured user, or an anonymous one where that can't be had.
 
@@ -394,7 +394,7 @@ class Authorizer:
         login = choice.login
         if login is not None and login.kind == "bearer":
             return _login_grant(login, repository)
-        if not (own or choice.configured):
+        if not (background or choice.configured):
             return None
         if login is not None:
             scopes = self._scope(origin, target, narrow=choice.narrow)
@@ -403,7 +403,7 @@ class Authorizer:
             except NoToken as error:
                 if error.login and again:
                     # The provider may have another by now.
-                    return await self._token(origin, target, realm, own, again=False)
+                    return await self._token(origin, target, realm, background, again=False)
         if not (self._logins.secure(realm.origin) or self._origins.plain(origin)):
             return None
         try:

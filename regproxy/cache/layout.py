@@ -2,7 +2,7 @@
 
 blobs/sha256/<2 hex>/<64 hex>    content, named by its digest
 parts/                           content that is not complete: see `parts`
-claims/<64 hex>.tag              who fetches a tag: see `tags.claims`
+claims/<64 hex>.tag              who fetches a tag: see `tags.claim_files`
 state/                           what workers share and a restart finds: quotas, token realms
 index.sqlite3                    metadata, with SQLite's own files and `.lock` beside it
 evict.lock                       held by the process that evicts

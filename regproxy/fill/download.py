@@ -29,7 +29,7 @@ from regproxy.core.errors import (
 from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill import origin_bodies
-from regproxy.fill.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, CacheRequest
+from regproxy.fill.fill import NO_TYPE, CacheRequest, Fill, Opened, UpstreamAnswer
 from regproxy.fill.origin_bodies import Bodies, Fetcher, Limits, is_retryable
 from regproxy.fill.transfer import Transfer, hash_all
 from regproxy.http.messages import Response

@@ -35,13 +35,13 @@ class UpstreamAnswer(UpstreamError):
 class CacheRequest:
     """What a client asks for; where others may share the answer, `request` is one of sharing.shared().
 
-    `own`: the proxy asks for itself, by what some client's request has said.
+    `background`: the proxy asks for itself, by what some client's request has said.
     """
 
     origin: Origin
     request: Request
     target: Target
-    own: bool = False
+    background: bool = False
 
     @property
     def repository(self) -> str:

@@ -22,13 +22,13 @@ from regproxy.core.errors import BadResponse, RegproxyError, UpstreamError
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill import download
 from regproxy.fill.download import OTHERS, Downloads, failure, word_for
-from regproxy.fill.fill import NO_TYPE, Fill, Opened, UpstreamAnswer, CacheRequest
+from regproxy.fill.fill import NO_TYPE, CacheRequest, Fill, Opened, UpstreamAnswer
 from regproxy.fill.follower import SOON, Following, Outcome, alone
 from regproxy.fill.origin_bodies import Fetcher, Limits
 from regproxy.registry.manifests import MANIFEST_MAX
 from regproxy.registry.targets import Kind
 
-__all__ = ["NO_TYPE", "Fill", "Fills", "Opened", "Run", "UpstreamAnswer", "CacheRequest"]
+__all__ = ["NO_TYPE", "CacheRequest", "Fill", "Fills", "Opened", "Run", "UpstreamAnswer"]
 
 log = logging.getLogger(__name__)
 

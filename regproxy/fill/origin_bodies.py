@@ -23,7 +23,7 @@ from regproxy.core.errors import (
     UpstreamTimeout,
 )
 from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
-from regproxy.fill.fill import UpstreamAnswer, CacheRequest
+from regproxy.fill.fill import CacheRequest, UpstreamAnswer
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
 from regproxy.http.ranges import parse_content_range
@@ -113,9 +113,9 @@ class Bodies:
 
     async def ask(self, start: int = 0, stop: int = -1) -> Fetched:
         """The answer for [start, stop), stop -1 for the end, whatever it is but a redirect; UpstreamError."""
-        ask = Ask(start, stop, own=self._wanted.own)
+        ask = Ask(start, stop, background=self._wanted.background)
         if self._opened:
-            ask = replace(ask, validator=self._validator, at=self._url, own=True)
+            ask = replace(ask, validator=self._validator, at=self._url, background=True)
         try:
             fetched = await self._fetch(ask)
         except UpstreamError:

@@ -21,8 +21,9 @@ class TagAsk:
 
     `accept`: the types that they take. `fresh` looks whether by now a copy is held that needs no asking.
     `row`: of the copy that a HEAD may confirm, None where nothing is held. `shared`: once one client has had
-    it confirmed all may have it, whatever their credentials. `usable_if_error`: a copy that is served while the
-    origin is in trouble. `kept`: even where the origin says that there is no such tag.
+    it confirmed all may have it, whatever their credentials. `usable_if_error`: there is a copy that is
+    served while the origin is in trouble (RFC 5861 4). `kept`: it stays where the origin says that there is
+    no such tag.
     """
 
     accept: Accept

@@ -33,7 +33,7 @@ from regproxy.server.context import Services
 from regproxy.server.lookup import Lookup
 from regproxy.server.routes import Routes
 from regproxy.server.setup_pages import Pages
-from regproxy.tags.claims import TagClaims
+from regproxy.tags.claim_files import FileClaims
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.metrics import Metrics
@@ -78,7 +78,7 @@ def build(
     watch = _watch(reactor)
     options = _fill_options(config, origins, root)
     fills = Fills(store, upstream, index, metrics, loop, watch=watch, **options)
-    claims = TagClaims(layout.tag_claims(root), bytes.fromhex(record.claim_key), watch)
+    claims = FileClaims(layout.tag_claims(root), bytes.fromhex(record.claim_key), watch)
     tags = Tags(store, index, upstream, fills, claims, loop)
     index.on_tag_dropped = tags.forget
     access = _access_log(config)

@@ -7,7 +7,7 @@ from typing import Final
 
 from regproxy.core.errors import Unsatisfiable, UpstreamError
 from regproxy.dataplane.sources import FileSource
-from regproxy.fill.fills import NO_TYPE, Opened, UpstreamAnswer, CacheRequest
+from regproxy.fill.fills import NO_TYPE, CacheRequest, Opened, UpstreamAnswer
 from regproxy.http.forwarding import forwarded
 from regproxy.http.messages import Request
 from regproxy.http.ranges import Span, if_range_allows, parse_range

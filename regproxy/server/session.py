@@ -14,7 +14,7 @@ from typing import Final
 
 from regproxy.core.errors import HeadError, RegproxyError
 from regproxy.dataplane.stream import Stream
-from regproxy.fill.fills import UpstreamAnswer, CacheRequest
+from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import Held
 from regproxy.http.origin import Origin
 from regproxy.policy.plans import Action, Decision, Plan
@@ -254,7 +254,9 @@ class Session:
         elif plan.action is Action.STALE and copy is not None:
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.RENEW and copy is not None:
-            handlers.tags.renew(route, CacheRequest(origin, route.shared.request, target, own=True), copy)
+            handlers.tags.renew(
+                route, CacheRequest(origin, route.shared.request, target, background=True), copy
+            )
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.PONG:
             handlers.responder.pong(exchange)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from regproxy.core.errors import UpstreamError
-from regproxy.fill.fills import UpstreamAnswer, CacheRequest
+from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import TagAsk
 from regproxy.http.forwarding import forwarded
 from regproxy.policy.verdicts import STALE_ON

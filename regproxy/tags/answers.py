@@ -61,7 +61,7 @@ class TagAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The tag was fetched: what it is, and that it is held. `began`, `address`, `seconds`: as in TagAnswer."""
+    """What a tag is that was fetched, and is held. `began`, `address`, `seconds`: as in TagAnswer."""
 
     digest: str
     media_type: str

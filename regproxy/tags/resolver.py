@@ -17,8 +17,9 @@ from typing import Final
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import TagKey
 from regproxy.core.errors import BadResponse, DigestMismatch, RegproxyError, UpstreamError, UpstreamTimeout
-from regproxy.fill.fill import NO_TYPE, Fill, UpstreamAnswer, CacheRequest
+from regproxy.fill.fill import NO_TYPE, CacheRequest, Fill, UpstreamAnswer
 from regproxy.fill.fills import Fills
+from regproxy.fill.origin_bodies import Fetcher
 from regproxy.fill.tag_request import Held, TagAsk
 from regproxy.policy.verdicts import STALE_ON
 from regproxy.registry.manifests import MANIFEST_MAX
@@ -27,8 +28,8 @@ from regproxy.tags.answers import (
     Content,
     Failure,
     Refusal,
-    TagAnswer,
     SharedAnswer,
+    TagAnswer,
     failed_answer,
     from_json,
     to_json,
@@ -37,7 +38,6 @@ from regproxy.tags.claims import TagClaim, TagClaims
 from regproxy.tags.keys import RequestKey, fetch_key
 from regproxy.tags.revalidation import ATTEMPTS, Revalidations, pause
 from regproxy.tags.rows import Recorder, TagRows, name_of
-from regproxy.upstream.client import Upstream
 from regproxy.upstream.connection import BodyBroken, ConnectionLost
 
 __all__ = ["Recorder", "Tags", "is_for", "name_of"]
@@ -70,7 +70,7 @@ class Tags:
         self,
         store: Store,
         index: Recorder,
-        upstream: Upstream,
+        upstream: Fetcher,
         fills: Fills,
         claims: TagClaims,
         loop: asyncio.AbstractEventLoop,

@@ -17,12 +17,12 @@ from typing import Any, Final
 from regproxy.cache.index.index import TagKey
 from regproxy.core.errors import RegproxyError, UpstreamError
 from regproxy.fill.fill import CacheRequest
+from regproxy.fill.origin_bodies import Fetcher
 from regproxy.fill.tag_request import Held, TagAsk
 from regproxy.tags.answers import Failure, Refusal, TagAnswer, failed_answer, from_json, to_json
 from regproxy.tags.claims import TagClaim, TagClaims
 from regproxy.tags.keys import RequestKey, look_key
 from regproxy.tags.rows import TagRows, name_of
-from regproxy.upstream.client import Upstream
 from regproxy.upstream.connection import ConnectionLost
 from regproxy.upstream.fetch import Ask, Fetched
 
@@ -55,7 +55,7 @@ class Revalidations:
 
     def __init__(
         self,
-        upstream: Upstream,
+        upstream: Fetcher,
         rows: TagRows,
         claims: TagClaims,
         loop: asyncio.AbstractEventLoop,
@@ -170,7 +170,7 @@ class Revalidations:
 
     async def _head(self, look: _Revalidation) -> Fetched:
         wanted = look.wanted
-        ask = Ask(own=wanted.own)
+        ask = Ask(background=wanted.background)
         # Where there is something to serve instead, nobody is kept waiting.
         for attempt in range(1, 1 if look.tag.usable_if_error else ATTEMPTS):
             try:

@@ -58,7 +58,9 @@ class TagRows:
         # A database that is locked must not keep cold pages and names waiting for a thread.
         self._writing = ThreadPoolExecutor(2, "written")
 
-    def fetched(self, wanted: CacheRequest, accept: Accept, blob: Blob, media_type: str, began: float) -> None:
+    def fetched(
+        self, wanted: CacheRequest, accept: Accept, blob: Blob, media_type: str, began: float
+    ) -> None:
         """Enter a tag whose content was fetched by a request that began then (monotonic)."""
         row = _row(accept, blob.digest, media_type, blob.size)
         self._index.put_tag(*name_of(wanted), row, asked=began)

@@ -333,10 +333,10 @@ class Upstream:
         if across:
             return await self._send(at, None, request, method, url, ask, across=origin)
         target, authorizer = parse_target(request.path), self._authorizer
-        grant = await authorizer.authorization(origin, target, request, own=ask.own)
+        grant = await authorizer.authorization(origin, target, request, background=ask.background)
         async with authorizer.trial(origin, grant) as rests:
             if rests:
-                again = await authorizer.authorization(origin, target, request, own=ask.own)
+                again = await authorizer.authorization(origin, target, request, background=ask.background)
                 # Another sort of credentials may do; a login would be shown out of turn.
                 grant = None if again is not None and again.sort == "login" else again
             connection, response = await self._send(at, grant, request, method, url, ask)
@@ -346,7 +346,9 @@ class Upstream:
             if grant is not None and grant.sort == "login":
                 await authorizer.note(origin, target, response, grant)
         try:
-            other = await authorizer.refused(origin, target, request, response, grant, own=ask.own)
+            other = await authorizer.refused(
+                origin, target, request, response, grant, background=ask.background
+            )
         except BaseException:
             connection.abort()
             raise

@@ -36,15 +36,15 @@ class Ask:
     """Which bytes of a content are asked for: [start, stop), stop -1 is its end.
 
     `validator`: what an earlier answer said of them, for If-Range (RFC 9110 13.1.5), to whom said it. `at`:
-    the URL that an earlier answer came from, instead of the registry's. `own`: it is the proxy's own request,
-    and what the client has sent may be too old by now.
+    the URL that an earlier answer came from, instead of the registry's. `background`: it is the proxy's own
+    request, and what the client has sent may be too old by now.
     """
 
     start: int = 0
     stop: int = -1
     validator: tuple[Origin, bytes] | None = None
     at: str = ""
-    own: bool = False
+    background: bool = False
 
     @property
     def ranged(self) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from regproxy.cache.blobs import Store
 from regproxy.cache.parts import OPEN, VERIFIED, Meta, boot_id
 from regproxy.fill.download import Stored
-from regproxy.fill.fills import Fills, CacheRequest
+from regproxy.fill.fills import CacheRequest, Fills
 from regproxy.http.messages import parse_request
 from regproxy.http.origin import Origin as At
 from regproxy.registry.targets import parse_target

@@ -54,7 +54,9 @@ class Origin:
         return complete, reason
 
 
-def reader(plane: Plane, growth: GrowingFile, start: int = 0, stop: int = len(DATA)) -> tuple[socket.socket, Told]:
+def reader(
+    plane: Plane, growth: GrowingFile, start: int = 0, stop: int = len(DATA)
+) -> tuple[socket.socket, Told]:
     stream, told, far = plane.stream()
     stream.send(b"", b"", FileSource(growth.file, start, stop, growth))
     return far, told

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from regproxy.core.errors import Busy, UpstreamError
-from regproxy.fill.fill import UpstreamAnswer, CacheRequest
+from regproxy.fill.fill import CacheRequest, UpstreamAnswer
 from regproxy.http.messages import Framing, Response, parse_request
 from regproxy.http.origin import Origin
 from regproxy.registry.accept import parse_accept
@@ -17,8 +17,8 @@ from regproxy.tags.answers import (
     Content,
     Failure,
     Refusal,
-    TagAnswer,
     SharedAnswer,
+    TagAnswer,
     failed_answer,
     from_json,
     to_json,
@@ -97,7 +97,9 @@ def test_failures() -> None:
     assert failed_answer(Busy("full"), 1.0, "mark") is None
 
 
-def wanted(accept: str = "a/b, c/d", who: str = "Basic x", path: str = "/v2/app/manifests/v1") -> CacheRequest:
+def wanted(
+    accept: str = "a/b, c/d", who: str = "Basic x", path: str = "/v2/app/manifests/v1"
+) -> CacheRequest:
     head = f"GET {path} HTTP/1.1\r\nHost: reg.test\r\nAccept: {accept}\r\nAuthorization: {who}\r\n\r\n"
     request = parse_request(head.encode())
     return CacheRequest(ORIGIN, request, parse_target(request.path))

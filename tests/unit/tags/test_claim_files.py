@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from regproxy.dataplane.inotify import Watch
-from regproxy.tags.claims import TagClaims
+from regproxy.tags.claim_files import FileClaims
 from tests.support.plane import LIMIT, Plane, Run, plane, run
 
 __all__ = ["plane", "run"]  # fixtures
@@ -29,15 +29,15 @@ def asked() -> Callable[[], float]:
     return lambda: now
 
 
-class TestTagClaims:
+class TestFileClaims:
     """One fetch at a time for equal requests."""
 
     @pytest.fixture
-    def claims(self, tmp_path: Path, watch: Watch) -> tuple[TagClaims, TagClaims]:
-        return TagClaims(tmp_path, b"key", watch), TagClaims(tmp_path, b"key", None)
+    def claims(self, tmp_path: Path, watch: Watch) -> tuple[FileClaims, FileClaims]:
+        return FileClaims(tmp_path, b"key", watch), FileClaims(tmp_path, b"key", None)
 
     def test_who_waited_gets_the_answer(
-        self, claims: tuple[TagClaims, TagClaims], plane: Plane, run: Run
+        self, claims: tuple[FileClaims, FileClaims], plane: Plane, run: Run
     ) -> None:
         async def test() -> None:
             one, two = claims
@@ -57,7 +57,7 @@ class TestTagClaims:
         run(test())
 
     def test_who_asks_afterwards_does_not(
-        self, claims: tuple[TagClaims, TagClaims], plane: Plane, run: Run
+        self, claims: tuple[FileClaims, FileClaims], plane: Plane, run: Run
     ) -> None:
         async def test() -> None:
             one, two = claims
@@ -71,7 +71,7 @@ class TestTagClaims:
         run(test())
 
     def test_who_dies_leaves_the_right_to_the_next(
-        self, claims: tuple[TagClaims, TagClaims], plane: Plane, run: Run
+        self, claims: tuple[FileClaims, FileClaims], plane: Plane, run: Run
     ) -> None:
         async def test() -> None:
             one, two = claims
@@ -86,7 +86,7 @@ class TestTagClaims:
         run(test())
 
     def test_a_file_that_was_removed_is_nobodys_claim(
-        self, claims: tuple[TagClaims, TagClaims], plane: Plane, run: Run, tmp_path: Path
+        self, claims: tuple[FileClaims, FileClaims], plane: Plane, run: Run, tmp_path: Path
     ) -> None:
         async def test() -> None:
             one, two = claims
@@ -106,7 +106,7 @@ class TestTagClaims:
         self, plane: Plane, run: Run, tmp_path: Path
     ) -> None:
         async def test() -> None:
-            claim = await TagClaims(tmp_path / "none", b"key", None).take("a", lambda: 0.0)
+            claim = await FileClaims(tmp_path / "none", b"key", None).take("a", lambda: 0.0)
             assert claim.answer is None
             claim.publish({}, time.monotonic())
             claim.close()
@@ -114,11 +114,11 @@ class TestTagClaims:
         run(test())
 
     def test_names_say_nothing_without_the_key(
-        self, claims: tuple[TagClaims, TagClaims], plane: Plane, run: Run, tmp_path: Path
+        self, claims: tuple[FileClaims, FileClaims], plane: Plane, run: Run, tmp_path: Path
     ) -> None:
         async def test() -> None:
             for key in (b"key", b"other"):
-                (await TagClaims(tmp_path, key, None).take("secret", lambda: 0.0)).close()
+                (await FileClaims(tmp_path, key, None).take("secret", lambda: 0.0)).close()
             assert len(names := [path.name for path in tmp_path.glob("*.tag")]) == 2
             assert all("secret" not in name for name in names)
 

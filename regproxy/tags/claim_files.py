@@ -1,0 +1,113 @@
+"""Claims on tags by locked files, for the workers of one machine.
+
+    claims/<name>.tag    locked by who fetches; then it has the answer, for those who asked meanwhile
+
+`name` says which requests are equal, without saying what they carry: a keyed hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+from regproxy.cache.layout import TAG_CLAIM
+from regproxy.cache.parts import boot_id
+from regproxy.core import file_lock
+from regproxy.dataplane.inotify import Watch
+from regproxy.fill.follower import Changes
+
+_FILE_MODE: Final = 0o640
+_ANSWER_MAX: Final = 262_144
+
+
+class FileClaim:
+    """A claim that is a file's lock."""
+
+    __slots__ = ("_fd", "_path", "answer")
+
+    def __init__(self, fd: int, path: Path, answer: dict[str, Any] | None) -> None:
+        self._fd = fd
+        self._path = path
+        self.answer = answer
+
+    def publish(self, answer: dict[str, Any], at: float) -> None:
+        """As TagClaim.publish, in the file."""
+        text = json.dumps({"boot": boot_id(), "at": at, "answer": answer}).encode()
+        if self._fd >= 0 and len(text) <= _ANSWER_MAX:
+            with suppress(OSError):
+                os.ftruncate(self._fd, 0)
+                os.pwrite(self._fd, text, 0)
+
+    def close(self) -> None:
+        """As TagClaim.close."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class FileClaims:
+    """Claims of the processes that share a directory. `key`: the same in all of them, and secret."""
+
+    def __init__(self, directory: Path, key: bytes, watch: Watch | None) -> None:
+        self._directory = directory
+        self._key = key
+        self._watch = watch
+
+    async def take(self, request: str, asked: Callable[[], float]) -> FileClaim:
+        """As TagClaims.take. Where the disk fails every process fetches for itself."""
+        path = self._directory / f"{self.mark(request)}{TAG_CLAIM}"
+        while True:
+            try:
+                fd = _open(path)
+            except OSError:
+                return FileClaim(-1, path, None)
+            try:
+                await self._wait(fd)
+                if file_lock.names(path, fd):
+                    return FileClaim(fd, path, _answer(fd, asked()))
+            except OSError:
+                os.close(fd)
+                return FileClaim(-1, path, None)
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+    def mark(self, text: str) -> str:
+        """As TagClaims.mark."""
+        return hashlib.blake2b(text.encode(), key=self._key[:64], digest_size=32).hexdigest()
+
+    async def _wait(self, fd: int) -> None:
+        if file_lock.lock(fd):
+            return
+        changes = Changes(self._watch, fd)
+        try:
+            while not file_lock.lock(fd):
+                await changes.next()
+        finally:
+            changes.close()
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+    except FileNotFoundError:
+        path.parent.mkdir(exist_ok=True)  # the cache directory itself is the store's to make
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+
+
+def _answer(fd: int, asked: float) -> dict[str, Any] | None:
+    try:
+        found = json.loads(os.pread(fd, _ANSWER_MAX, 0) or b"null")
+        if found is not None and found["boot"] == boot_id() and found["at"] >= asked:
+            answer: dict[str, Any] = found["answer"]
+            return answer
+    except (ValueError, TypeError, KeyError):
+        # Its writer was killed in the middle of it.
+        pass
+    return None
