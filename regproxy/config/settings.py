@@ -156,6 +156,8 @@ class Config:
     proxy_read_timeout: float
     proxy_connect_timeout: float
     proxy_send_timeout: float
+    first_byte_timeout: float
+    stale_after: float
     tunnel_read_timeout: float
     tunnel_connect_timeout: float
     tunnel_send_timeout: float
@@ -237,6 +239,8 @@ _PROXY_MEANING = "http://[user:password@]host:port of a proxy that upstream is r
 _RESERVE_MEANING = "what is left of a registry's quota when tags begin to last longer; 0 = they never do"
 _SWR_MEANING = "for so long after it expired a tag of the first tier is served while it is asked for"
 _STALE_MEANING = "how long past its time a tag is served while upstream is in trouble; 0 = never"
+_FIRST_BYTE_MEANING = "longest wait for content by digest to begin, where PROXY_READ_TIMEOUT is shorter"
+_STALE_AFTER_MEANING = "a held tag is served stale when upstream has said nothing for so long; 0 = never"
 _IGNORE_MEANING = "client headers to drop, instead of passing such requests on uncached; x-foo-* is a mask"
 _KEEP_MEANING = "serve what is held of a tag that upstream says is gone, instead of that 404"
 _OFFLINE_MEANING = "ask no registry: serve what is held, whatever its age"
@@ -305,6 +309,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("PROXY_READ_TIMEOUT", "proxy_read_timeout", "60s", "longest wait for upstream's data", _TIMEOUT),
     Setting("PROXY_CONNECT_TIMEOUT", "proxy_connect_timeout", "60s", "longest wait to connect", _TIMEOUT),
     Setting("PROXY_SEND_TIMEOUT", "proxy_send_timeout", "60s", "longest wait to send upstream", _TIMEOUT),
+    Setting("REGPROXY_FIRST_BYTE_TIMEOUT", "first_byte_timeout", "900s", _FIRST_BYTE_MEANING, _TIME),
+    Setting("REGPROXY_STALE_AFTER", "stale_after", "5s", _STALE_AFTER_MEANING, _TIME),
     Setting("PROXY_CONNECT_READ_TIMEOUT", "tunnel_read_timeout", "60s", "tunnels: to receive", _TIMEOUT),
     Setting("PROXY_CONNECT_CONNECT_TIMEOUT", "tunnel_connect_timeout", "60s", "tunnels: to open", _TIMEOUT),
     Setting("PROXY_CONNECT_SEND_TIMEOUT", "tunnel_send_timeout", "60s", "tunnels: to send", _TIMEOUT),

@@ -23,6 +23,9 @@ TierName = Literal["manifest-primary", "manifest-secondary", "manifest-default"]
 
 TAG_MAX = 128  # OCI distribution spec, "Pulling manifests": [a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}
 _KNOWN_TAGS = 4_096
+# Lists that grow while their names stay: referrers (OCI distribution spec, "Referrers Tag Schema"), and
+# cosign's signatures and attestations.
+_LISTS = re.compile(r"sha(?:256|512)-[0-9a-f]{64}(?:\.[A-Za-z0-9_.-]+)?")
 
 # PCRE without UCP: ASCII only. What a class holds, to be put between brackets.
 _POSIX = {
@@ -90,7 +93,11 @@ class Tier:
 
 
 class Tiers:
-    """The tiers in their order, the last of which takes every tag."""
+    """The tiers in their order, the last of which takes every tag.
+
+    A tag that is named after a digest is a list of what belongs to that, and of the tier with the shortest
+    time.
+    """
 
     __slots__ = ("_known", "_tiers")
 
@@ -105,6 +112,8 @@ class Tiers:
         return self._known(tag) if len(tag) <= TAG_MAX else self._first(tag)
 
     def _first(self, tag: str) -> Tier:
+        if _LISTS.fullmatch(tag):
+            return min(self._tiers, key=lambda tier: tier.ttl)
         for tier in self._tiers:
             if tier.pattern is None or tier.pattern(tag):
                 return tier

@@ -91,6 +91,19 @@ class BadResponse(UpstreamError):
     """The origin's head or body breaks HTTP or the OCI distribution spec."""
 
 
+class NotUnderstood(BadResponse):
+    """The origin's answer can't be verified or stored, but a client may know what to do with it.
+
+    `detail`: one of DETAILS, for Cache-Status (RFC 9211 2.8) and metrics.
+    """
+
+    DETAILS = frozenset({"too-large", "content-coding", "media-type", "signed-schema1"})
+
+    def __init__(self, message: str, detail: str) -> None:
+        super().__init__(message)
+        self.detail = detail
+
+
 class DigestMismatch(UpstreamError):
     """The origin's bytes are not those that the digest names."""
 

@@ -19,6 +19,7 @@ from regproxy.core.errors import (
     Busy,
     CircuitOpen,
     DigestMismatch,
+    NotUnderstood,
     OffLimits,
     RateLimited,
     RegproxyError,
@@ -158,6 +159,9 @@ class Downloads:
 
     def _open(self, fill: Fill, part: Part, fetched: Fetched, total: int, scattered: bool) -> None:
         growth, response = part.growth, fetched.response
+        if 0 < growth.limit < total:
+            message = f"{fetched.origin.host} sends {total} bytes: more than {growth.limit}"
+            raise NotUnderstood(message, "too-large")
         growth.expect(total)
         if 0 < self._largest < total or (total >= LARGE and not self._fits(total, part.path)):
             # Room for it can't be made, and much else would have gone for it.
@@ -209,11 +213,16 @@ class Downloads:
             wanted = (response.get(b"docker-content-digest") or b"").decode("latin-1")
             try:
                 fill.media_type = manifests.check_manifest(body, fill.media_type)
+            except NotUnderstood as error:
+                raise NotUnderstood(f"{whose}: {error}", error.detail) from None
             except BadResponse as error:
                 raise BadResponse(f"{whose}: {error}") from None
             if not targets.is_digest(wanted):
                 # Nothing to compare with: the registry did not say, or by another algorithm.
                 return digest
+        if digest != wanted and fill.manifest is not None and fill.manifest.signed:
+            # Its digest is that of the payload without the signatures (distribution spec, schema 1).
+            raise NotUnderstood(f"{whose} sent a signed schema 1 manifest", "signed-schema1")
         if digest != wanted:
             self._counters.digest_mismatch(origin.host)
             log.warning("digest mismatch: %s sent %s for %s of %s", whose, digest, wanted, target.repository)
@@ -301,6 +310,8 @@ def word_for(error: RegproxyError) -> str:
         return REFUSED
     if isinstance(error, DigestMismatch):
         return "digest"
+    if isinstance(error, NotUnderstood):
+        return error.detail
     if isinstance(error, UpstreamTimeout):
         return "timeout"
     if isinstance(error, StoreError):
@@ -322,6 +333,8 @@ def failure(word: str, reason: str) -> UpstreamError:
         return RateLimited(reason, _SOON)
     if word == "unreachable":
         return CircuitOpen(reason, _SOON)
+    if word in NotUnderstood.DETAILS:
+        return NotUnderstood(reason, word)
     kinds: dict[str, Callable[[str], UpstreamError]] = {
         "digest": DigestMismatch,
         "timeout": UpstreamTimeout,

@@ -16,7 +16,7 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from regproxy.cache.parts import MAPPED_MAX, Part
-from regproxy.core.errors import StoreError, UpstreamError
+from regproxy.core.errors import BadResponse, StoreError, UpstreamError
 from regproxy.dataplane.block_map import BLOCK_SIZE
 from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.dataplane.inotify import Watch
@@ -147,6 +147,16 @@ class Transfer:
         if stop >= 0 and found is not None and not _usable(found, start):
             fetched.connection.abort()
             return True
+        return response.status == 206 and self._is_wrong(fetched, start, stop)
+
+    def _is_wrong(self, fetched: Fetched, start: int, stop: int) -> bool:
+        """Whether a 206 is no answer to this range; it is done with then."""
+        try:
+            self._check(fetched, start, stop)
+        except BadResponse as error:
+            log.info("asked for without a range: %s", error)
+            fetched.connection.abort()
+            return True
         return False
 
     def _open(self, fetched: Fetched, verdict: Verdict) -> int:
@@ -195,8 +205,24 @@ class Transfer:
             except UpstreamError as error:
                 if 0 <= growth.total <= growth.written:
                     return  # it broke behind its last byte
+                if fetched is not None and await self._is_whole(fetched.response):
+                    return
                 await self._bodies.pause(error)
             fetched = None
+
+    async def _is_whole(self, response: Response) -> bool:
+        """Whether a body without a length is all there although it broke off: its digest alone can tell.
+
+        Servers that close the connection behind it need not say so in TLS (RFC 9112 9.8).
+        """
+        target = self._fill.wanted.target
+        expected = target.reference
+        if target.kind is Kind.TAG:
+            expected = (response.get(b"docker-content-digest") or b"").decode("latin-1")
+        if self._growth.total >= 0 or not self._growth.written:
+            return False
+        await hash_all(self._growth, self._loop)
+        return "sha256:" + self._growth.hexdigest() == expected
 
     # --- later answers -----------------------------------------------------------------------------------
 
@@ -209,6 +235,8 @@ class Transfer:
         ranged, status = start > 0 or stop >= 0, fetched.response.status
         if ranged and status in NO_RANGES:
             await self._bodies.answer(fetched)
+            return None
+        if status == 206 and self._is_wrong(fetched, start, stop):
             return None
         found = await self._checked(fetched, start, stop)
         total = self._growth.total

@@ -28,6 +28,11 @@ _NAME = r"(\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]|[A-Za-z0-9._-]{0,252}[A-Za-z0-9_-]\.?
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/([0-9])\.([0-9])\r\n")
 # 101 answers nothing that we ask: Upgrade is never sent on.
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (?!101)([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?\r\n")
+# What Go's net/http and curl take from servers as well: more blanks, no reason phrase or a strange one.
+_ODD_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) +(?!101)([1-9][0-9][0-9])(?: .*)?", re.DOTALL)
+_BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_ABOUT_LENGTH = re.compile(rb"content.?length|transfer.?encoding", re.IGNORECASE)
 HOST = re.compile(f"{_NAME}?(?::[0-9]{{0,5}})?".encode())
 _AUTHORITY = re.compile(f"{_NAME}(?::([0-9]{{1,5}}))?")
 _ABSOLUTE = re.compile(r"[hH][tT][tT][pP][sS]?://([^/?]+)(/[^?]*)?(\?.*)?")
@@ -311,17 +316,70 @@ def parse_response(head: bytes, method: str) -> Response:
     Raises BadResponse for what is malformed, ambiguous about where its body ends, or in a coding not known.
     """
     line = _STATUS_LINE.match(head)
-    if line is None:
-        raise BadResponse("malformed status line, or one of another protocol")
-    minor, status = int(line[1]), int(line[2])
     try:
-        headers = _collect(head, httptools.HttpResponseParser)
+        if line is None:
+            raise httptools.HttpParserError("malformed status line")
+        fields, odd = _collect(head, httptools.HttpResponseParser), False
+    except httptools.HttpParserError:
+        line, fields = _collect_odd(head)
+        odd = True
+    minor, status = int(line[1]), int(line[2])
+    found = _judged(fields)
+    body, persists = _response_framing(found, minor, status, method)
+    # Who sends what is odd is not trusted with a second request on the connection.
+    keep_alive = not odd and persists and _keep_alive(tokens(found.get(b"connection", ())), minor)
+    return Response(status, b"" if odd else line[3] or b"", minor, fields, body, keep_alive)
+
+
+def _collect_odd(head: bytes) -> tuple[re.Match[bytes], Headers]:
+    """Return the status line and the fields of a head that real origins send and clients take.
+
+    Lines may end in LF alone (RFC 9112 2.2), values be folded (5.2), blanks stand ahead of a colon (5.1),
+    anything in the reason phrase (4), Content-Length be repeated or beside Transfer-Encoding (6.3). A line
+    that is no field is left out, as curl does, unless it may be about the body's length. Raises BadResponse.
+    """
+    end = _BLANK_LINE.search(head)
+    if end is None or end.end() != len(head):
+        raise BadResponse("not exactly one head that ends with an empty line")
+    first, *lines = [line.removesuffix(b"\r") for line in head[: end.start()].split(b"\n")]
+    status = _ODD_STATUS_LINE.fullmatch(first)
+    if status is None:
+        raise BadResponse("malformed status line, or one of another protocol")
+    fields: list[tuple[bytes, bytes]] = []
+    for line in _unfolded(lines):
+        name, colon, value = line.partition(b":")
+        name = name.rstrip(b" \t").lower()
+        if colon and _TOKEN.fullmatch(name):
+            fields.append((name, value.strip(b" \t")))
+        elif _ABOUT_LENGTH.search(line):
+            raise BadResponse("malformed response head: a field on the body's length that can't be read")
+    rewritten = b"".join(b"%b: %b\r\n" % field for field in _one_length(fields))
+    try:
+        return status, _collect(b"HTTP/1.1 200 OK\r\n" + rewritten + b"\r\n", httptools.HttpResponseParser)
     except httptools.HttpParserError as error:
         raise BadResponse(f"malformed response head: {error}") from None
-    found = _judged(headers)
-    body, persists = _response_framing(found, minor, status, method)
-    keep_alive = persists and _keep_alive(tokens(found.get(b"connection", ())), minor)
-    return Response(status, line[3] or b"", minor, headers, body, keep_alive)
+
+
+def _unfolded(lines: list[bytes]) -> list[bytes]:
+    """Return the lines of a head with those that go on joined. Raises BadResponse."""
+    unfolded: list[bytes] = []
+    for line in lines:
+        if line[:1] not in (b" ", b"\t"):
+            unfolded.append(line)
+        elif unfolded:
+            unfolded[-1] += b" " + line.strip(b" \t")
+        else:
+            raise BadResponse("malformed response head: a status line that goes on")
+    return unfolded
+
+
+def _one_length(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return fields of which one at most is about the body's length (RFC 9112 6.3 items 3 and 5)."""
+    lengths = {length for name, value in fields if name == b"content-length" for length in tokens([value])}
+    others = [field for field in fields if field[0] != b"content-length"]
+    if not lengths or any(name == b"transfer-encoding" for name, _ in fields):
+        return others
+    return [*others, *((b"content-length", length) for length in sorted(lengths))]
 
 
 def _response_framing(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from regproxy.core.errors import Unsatisfiable
 from regproxy.http.messages import LENGTH_MAX
@@ -44,6 +46,7 @@ class ByteRange:
         return Span(start, stop)
 
 
+RANGES_MAX: Final = 16
 _RANGE = re.compile(rb"[bB][yY][tT][eE][sS]=[ \t]*([0-9]{0,64})-([0-9]{0,64})[ \t]*")
 _ETAG = re.compile(rb'(?:W/)?("[!#-~\x80-\xff]*")')
 _CONTENT_RANGE = re.compile(rb"[bB][yY][tT][eE][sS] ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
@@ -77,6 +80,33 @@ def parse_range(value: bytes | None) -> ByteRange | None:
     if (first is None and last is None) or (first is not None and last is not None and last < first):
         return None
     return ByteRange(first, last)
+
+
+def parse_ranges(value: bytes | None) -> tuple[ByteRange, ...]:
+    """Return several ranges asked for (RFC 9110 14.1.2), in their order.
+
+    Empty where the header is absent, malformed, in another unit, or names one range or more than RANGES_MAX:
+    then parse_range() says what it means.
+    """
+    unit, _, ranges = (value or b"").partition(b"=")
+    found = tuple(parse_range(b"bytes=" + each) for each in ranges.split(b",") if each.strip(b" \t"))
+    if unit.strip().lower() != b"bytes" or not 1 < len(found) <= RANGES_MAX:
+        return ()
+    return tuple(each for each in found if each is not None) if None not in found else ()
+
+
+def resolve_ranges(ranges: tuple[ByteRange, ...], total: int) -> list[Span]:
+    """Return the spans within `total` bytes; those that have none of them are left out (RFC 9110 14.1.2).
+
+    Raises Unsatisfiable where none is left.
+    """
+    spans = []
+    for each in ranges:
+        with suppress(Unsatisfiable):
+            spans.append(each.resolve(total))
+    if not spans:
+        raise Unsatisfiable(total)
+    return spans
 
 
 def none_match(value: bytes | None, etag: bytes) -> bool:

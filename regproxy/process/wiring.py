@@ -74,6 +74,7 @@ def build(
     upstream = Upstream(
         *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
         lambda exchange: Authorizer(config, exchange, origins=origins, counter=metrics, realms=realms),
+        config.first_byte_timeout,
     )
     watch = _watch(reactor)
     options = _fill_options(config, origins, root)

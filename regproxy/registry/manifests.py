@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final
 
-from regproxy.core.errors import BadResponse
+from regproxy.core.errors import BadResponse, NotUnderstood
 
 MANIFEST_MAX: Final = 4 * 1024 * 1024  # bytes; the limit that the spec asks registries to take at least
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -36,6 +36,11 @@ class ManifestType:
 
     media_type: str
     stated: bool
+
+    @property
+    def signed(self) -> bool:
+        """Whether it is a schema 1 manifest with signatures, which its digest leaves out."""
+        return self.media_type == _SCHEMA1_SIGNED
 
     def told(self, content_type: str) -> str:
         """Return the type to send where a registry has said `content_type` of these bytes."""
@@ -76,13 +81,13 @@ def check_manifest(body: bytes, content_type: str) -> str:
     """
     declared = _bare(content_type)
     if len(body) > MANIFEST_MAX:
-        raise BadResponse(f"manifest of {len(body)} bytes: more than {MANIFEST_MAX}")
+        raise NotUnderstood(f"manifest of {len(body)} bytes: more than {MANIFEST_MAX}", "too-large")
     if declared in _HTML_TYPES or body[:64].lstrip().startswith(b"<"):
         raise BadResponse("an HTML page instead of a manifest")
     document = _json_object(body)
     own = document.get("mediaType", "")
     if not isinstance(own, str):
-        raise BadResponse("manifest whose mediaType is not a string")
+        raise NotUnderstood("manifest whose mediaType is not a string", "media-type")
     media_type = _media_type(declared, own, document)
     _check_shape(media_type, document)
     return media_type
@@ -105,11 +110,11 @@ def _media_type(declared: str, own: str, document: dict[str, Any]) -> str:
         # Schema 1 bodies carry no mediaType that counts, and are served under either of their two types.
         agrees = schema1 if declared in SCHEMA1_TYPES else own in ("", declared)
         if not agrees or (schema1 and declared in MANIFEST_TYPES - SCHEMA1_TYPES):
-            raise BadResponse(f"manifest of type {own or 'schema 1'!r} sent as {declared!r}")
+            raise NotUnderstood(f"manifest of type {own or 'schema 1'!r} sent as {declared!r}", "media-type")
         return declared
     if own:
         if not _MEDIA_TYPE.fullmatch(own):
-            raise BadResponse("manifest whose mediaType is no media type")
+            raise NotUnderstood("manifest whose mediaType is no media type", "media-type")
         return own
     if schema1:
         return _SCHEMA1_SIGNED if "signatures" in document else _SCHEMA1

@@ -24,6 +24,7 @@ class Exchange:
     came.
 
     `kind`, `cache`, `status`: the words for headers, log and metrics; a status of 0: no head has gone out.
+    `detail`: a word for why the cache was passed by (RFC 9211 2.8).
     `asked`, `asked_seconds`: the address of who was asked, and how long it took. `base`: what the stream had
     sent before the body. `keeps`: the connection may go on; `body_left`: some of the request's body was not
     read. `ending`: with what was sent last the answer is out. `waiting`: it reads from what is being fetched.
@@ -38,6 +39,7 @@ class Exchange:
         "body_left",
         "body_over",
         "cache",
+        "detail",
         "ending",
         "host",
         "keeps",
@@ -78,7 +80,7 @@ class Exchange:
             self.keeps = self.body_left = False
         self.status = 0
         self.ending = False
-        self.kind = self.cache = self.asked = ""
+        self.kind = self.cache = self.detail = self.asked = ""
         self.asked_seconds: float | None = None
         self.base = self.stream.plain_sent
 

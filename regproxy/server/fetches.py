@@ -10,7 +10,7 @@ from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fills import NO_TYPE, CacheRequest, Opened, UpstreamAnswer
 from regproxy.http.forwarding import forwarded
 from regproxy.http.messages import Request
-from regproxy.http.ranges import Span, if_range_allows, parse_range
+from regproxy.http.ranges import ByteRange, Span, if_range_allows, parse_range
 from regproxy.registry.targets import Kind
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
@@ -21,6 +21,7 @@ from regproxy.server.routes import BY_DIGEST, Route
 # A body that is complete within this many bytes is verified before its head goes out, so that a wrong one
 # becomes a clear error instead of a cut connection.
 VERIFY_FIRST: Final = 65_536
+_ALL: Final = ByteRange(0, None)
 
 
 class Fetches:
@@ -121,5 +122,6 @@ def _can_follow(opened: Opened, request: Request) -> bool:
     """Whether to send the body while it grows; a small one is verified first."""
     if opened.total >= 0:
         return opened.total > VERIFY_FIRST
-    # Without a length only chunks can show where the body was cut, and no range can be told.
-    return request.minor >= 1 and request.get(b"range") is None
+    # Without a length only chunks can show where the body was cut, and no range can be told. One that asks
+    # for all of it may be ignored (RFC 9110 14.2).
+    return request.minor >= 1 and parse_range(request.get(b"range")) in (None, _ALL)

@@ -7,7 +7,8 @@ from regproxy.core.errors import Unsatisfiable
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.tag_request import Held
 from regproxy.http.messages import Request
-from regproxy.http.ranges import if_range_allows, none_match, parse_range
+from regproxy.http.ranges import Span, if_range_allows, none_match, parse_range, parse_ranges
+from regproxy.server import multipart
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.responder import Responder, content_headers
@@ -57,18 +58,35 @@ class Hits:
         if none_match(request.get(b"if-none-match"), etag):
             responder.send(exchange, 304, responder.head(exchange, 304, [(b"etag", etag)]))
             return
-        asked = parse_range(request.get(b"range")) if request.method == "GET" else None
-        if asked is not None and if_range_allows(request.get(b"if-range"), etag):
+        said = request.get(b"range") if request.method == "GET" else None
+        if said is not None and if_range_allows(request.get(b"if-range"), etag):
             try:
-                span = asked.resolve(blob.size)
+                spans = _spans(said, blob.size)
             except Unsatisfiable:
                 responder.unsatisfiable(exchange, blob.size)
                 return
-            headers = content_headers(blob.digest, media_type, span.length)
-            headers.append((b"content-range", span.content_range(blob.size)))
-            source = FileSource(blob.file, span.start, span.stop)
-            responder.send(exchange, 206, responder.head(exchange, 206, headers), b"", source)
-            return
+            if len(spans) > 1:
+                multipart.send(exchange, responder, blob, media_type, spans)
+                return
+            if spans:
+                self._serve_range(exchange, blob, media_type, spans[0])
+                return
         headers = content_headers(blob.digest, media_type, blob.size)
         body = FileSource(blob.file, 0, blob.size) if request.method == "GET" else None
         responder.send(exchange, 200, responder.head(exchange, 200, headers), b"", body)
+
+    def _serve_range(self, exchange: Exchange, blob: Blob, media_type: str, span: Span) -> None:
+        headers = content_headers(blob.digest, media_type, span.length)
+        headers.append((b"content-range", span.content_range(blob.size)))
+        source = FileSource(blob.file, span.start, span.stop)
+        head = self._responder.head(exchange, 206, headers)
+        self._responder.send(exchange, 206, head, b"", source)
+
+
+def _spans(said: bytes, total: int) -> list[Span]:
+    """Return what a Range header asks for of `total` bytes; empty: all of it. Raises Unsatisfiable."""
+    asked = parse_range(said)
+    if asked is not None:
+        return [asked.resolve(total)]
+    several = parse_ranges(said)
+    return multipart.spans_of(several, total) if several else []

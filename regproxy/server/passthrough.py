@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Final
 
-from regproxy.core.errors import BadResponse, UpstreamError
+from regproxy.core.errors import BadResponse, UpstreamError, UpstreamTimeout
 from regproxy.dataplane.sinks import StreamSink
 from regproxy.http.forwarding import forwarded
 from regproxy.http.messages import Request, Response
@@ -23,6 +23,7 @@ from regproxy.upstream.client import INTERIM_MAX, Connection
 
 log = logging.getLogger(__name__)
 
+_PINGS: Final = 2  # times REGPROXY_STALE_AFTER
 _CHANGES: Final = frozenset({"PUT", "DELETE"})
 
 
@@ -49,7 +50,11 @@ class Passthrough:
                 return
         if request.body.empty or body:
             try:
-                connection, response = await upstream.pass_on(origin, request, body, lend=lend)
+                async with asyncio.timeout(self._limit(route.target)):
+                    connection, response = await upstream.pass_on(origin, request, body, lend=lend)
+            except TimeoutError:
+                self._answer_ping(exchange, route.target, UpstreamTimeout("no answer"))
+                return
             except UpstreamError as error:
                 if self._answer_ping(exchange, route.target, error):
                     return
@@ -65,12 +70,27 @@ class Passthrough:
         exchange.asked, exchange.asked_seconds = connection.address, time.monotonic() - started
         try:
             await self._forget_pushed(origin, route, response.status)
+        except BaseException:
+            connection.abort()
+            raise
+        await self.answer(exchange, connection, response, request)
+
+    async def answer(
+        self, exchange: Exchange, connection: Connection, response: Response, request: Request
+    ) -> None:
+        """Answer a request as the origin has on this connection, and give that back."""
+        try:
             await self._relay(exchange, connection, response, request)
         except BaseException:
             connection.abort()
             raise
         # The connection may be somebody else's by now: what becomes of this client is not its business.
         await self._end_relay(exchange, response, request)
+
+    def _limit(self, target: Target) -> float | None:
+        """Seconds to wait for an answer; dockerd gives a registry's ping 15, and then pulls nothing."""
+        limit = self._services.config.stale_after
+        return _PINGS * limit if limit and target.kind is Kind.PING else None
 
     def _answer_ping(self, exchange: Exchange, target: Target, error: UpstreamError) -> bool:
         """Answer /v2/ for a registry that is down: clients ask it first, before what is held."""

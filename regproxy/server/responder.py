@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from typing import Final
@@ -43,6 +44,11 @@ class Responder:
         self._config = services.config
 
     # --- the end of a request ----------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The worker's."""
+        return self._services.loop
 
     def finish(self, exchange: Exchange) -> None:
         """The answer is out: log it, and wait for the next request or close."""
@@ -112,12 +118,17 @@ class Responder:
     ) -> None:
         """Send an answer whose head lacks its Date and empty line."""
         stream = exchange.stream
-        exchange.status = status
-        head += self._services.date()
-        exchange.base = stream.plain_sent + len(head)
+        head = self.begin(exchange, status, head)
         exchange.ending = True
         if stream.send(head, body, source, chunked):
             self.finish(exchange)
+
+    def begin(self, exchange: Exchange, status: int, head: bytes) -> bytes:
+        """Note that an answer goes out with this head, and return that with its Date and empty line."""
+        exchange.status = status
+        head += self._services.date()
+        exchange.base = exchange.stream.plain_sent + len(head)
+        return head
 
     def closes(self, exchange: Exchange) -> bool:
         """Whether this answer says that the connection ends with it; what was said once stays so."""
@@ -223,6 +234,8 @@ class Responder:
 
 def _cache_status(exchange: Exchange, status: int) -> bytes:
     value, request, route = _CACHE_STATUS[exchange.cache], exchange.request, exchange.route
+    if exchange.detail:
+        return value + b"; detail=" + exchange.detail.encode()
     if exchange.cache == "BYPASS" and route is not None and route.shared.own:
         return value + b"; detail=unkeyed-input"
     if status >= 400 or (request is not None and request.method == "HEAD"):

@@ -12,7 +12,7 @@ import os
 import time
 from typing import Final
 
-from regproxy.core.errors import HeadError, RegproxyError
+from regproxy.core.errors import HeadError, NotUnderstood, RegproxyError
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import Held
@@ -31,6 +31,7 @@ from regproxy.server.routes import Route
 from regproxy.server.tag_requests import TagRequests
 from regproxy.server.token_requests import TokenRequests
 from regproxy.server.tunnel import Tunnel
+from regproxy.server.uncacheable import Uncacheable
 from regproxy.upstream.name_lookups import CLIENT
 
 log = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ _FROM_DISK: Final = frozenset({"HIT", "STALE"})
 class Handlers:
     """Who carries out plans: one set for all sessions of a worker, told of which exchange it is."""
 
-    __slots__ = ("fetches", "hits", "passthrough", "responder", "services", "tags")
+    __slots__ = ("fetches", "hits", "passthrough", "responder", "services", "tags", "uncacheable")
 
     def __init__(self, services: Services) -> None:
         self.services = services
@@ -55,6 +56,7 @@ class Handlers:
         self.fetches = Fetches(services, responder, hits)
         self.tags = TagRequests(services, responder, hits)
         self.passthrough = Passthrough(services, responder, TokenRequests(services, responder))
+        self.uncacheable = Uncacheable(services, self.passthrough)
 
     def accept(self, stream: Stream) -> None:
         """Take a client's stream."""
@@ -289,7 +291,23 @@ class Session:
         if plan.action is Action.PASS:
             await handlers.passthrough.run(exchange, origin, route)
             return
-        wanted = CacheRequest(origin, route.shared.request, route.target)
+        wanted, uncacheable = CacheRequest(origin, route.shared.request, route.target), handlers.uncacheable
+        detail = uncacheable.detail(wanted)
+        if not detail:
+            try:
+                await self._ask_cache(fetches, wanted, route, copy)
+            except NotUnderstood as error:
+                if exchange.status:
+                    raise
+                detail, error.__traceback__ = error.detail, None
+                uncacheable.note(wanted, error)
+        if detail:
+            handlers.responder.wait_for_fill(exchange, False)
+            await uncacheable.answer(exchange, route, wanted, detail)
+
+    async def _ask_cache(self, fetches: bool, wanted: CacheRequest, route: Route, copy: Copy | None) -> None:
+        """Answer by what is fetched into the cache, or by a HEAD. Raises NotUnderstood, and others."""
+        exchange, handlers = self.exchange, self._handlers
         if route.target.kind is Kind.TAG:
             answer = handlers.tags.get if fetches else handlers.tags.head
             await answer(exchange, route, wanted, copy)

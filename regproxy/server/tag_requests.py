@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
-from regproxy.core.errors import UpstreamError
+from regproxy.core.errors import NotUnderstood, UpstreamError, UpstreamTimeout
 from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import TagAsk
 from regproxy.http.forwarding import forwarded
@@ -19,6 +21,8 @@ from regproxy.server.routes import Route
 from regproxy.tags.answers import TagAnswer
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class TagRequests:
@@ -39,12 +43,27 @@ class TagRequests:
         exchange.cache = "MISS" if copy is None else "EXPIRED"
         tag = self._ask_of(route, wanted, copy)
         try:
-            if not await self._confirm(exchange, wanted, tag):
-                await self._fetch(exchange, wanted, tag)
+            if not await self._in_time(self._confirm(exchange, wanted, tag), tag):
+                await self._in_time(self._fetch(exchange, wanted, tag), tag)
         except UpstreamError as error:
             status = error.response.status if isinstance(error, UpstreamAnswer) else 0
-            if not self._serve_stale(exchange, copy, status, error):
+            # What is newer, and is no trouble to clients, goes before an older copy.
+            if isinstance(error, NotUnderstood) or not self._serve_stale(exchange, copy, status, error):
                 raise
+
+    async def _in_time(self, answer: Coroutine[Any, Any, T], tag: TagAsk) -> T:
+        """Await what an origin says; no longer than clients have patience, where there is a copy.
+
+        What was asked goes on, for those who ask later. Raises UpstreamTimeout.
+        """
+        limit = self._config.stale_after
+        if not (tag.usable_if_error and limit):
+            return await answer
+        try:
+            async with asyncio.timeout(limit):
+                return await answer
+        except TimeoutError:
+            raise UpstreamTimeout(f"no answer within {limit:g} s (REGPROXY_STALE_AFTER)") from None
 
     async def _confirm(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> bool:
         """Answer with what a HEAD says; False: that did not tell."""
@@ -79,7 +98,7 @@ class TagRequests:
         self._responder.wait_for_fill(exchange, True)
         tag = self._ask_of(route, wanted, copy)
         try:
-            found = await self._tags.look(wanted, tag)
+            found = await self._in_time(self._tags.look(wanted, tag), tag)
         except UpstreamError as error:
             if self._serve_stale(exchange, copy, 0, error):
                 return

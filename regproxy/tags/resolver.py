@@ -121,7 +121,9 @@ class Tags:
         if not found.digest:
             return None
         held = self._store.lookup(found.digest)
-        media_type = found.media_type or NO_TYPE
+        # The type that came with the content goes before what a HEAD says of it.
+        known = tag.row.media_type if tag.row.digest == found.digest else ""
+        media_type = known or found.media_type or NO_TYPE
         if held is not None:
             return Confirmed(held, media_type, found.address, found.seconds, revalidated=True)
         return await self._moved(wanted, found.digest, media_type)

@@ -209,6 +209,9 @@ class Metrics:
         self._circuit_refusals = counter(
             "circuit_refusals", "Requests that were not sent to it meanwhile.", ["registry"]
         )
+        self._passed_on = counter(
+            "passed_on", "Answers that could not be stored, and went on as they came.", ["registry", "reason"]
+        )
         self._token_fetches = counter("token_fetches", "Tokens that were asked for.", [*quota, "outcome"])
         self._lookups = counter("lookups", "Names that were looked up, or were not.", ["lane", "outcome"])
         self._targets_refused = counter(
@@ -359,6 +362,10 @@ class Metrics:
     def login_withheld(self, registry: str) -> None:
         """Count a client's request that is none of those that a login is for."""
         self._withheld.labels(self._hosts.bound(registry)).inc()
+
+    def passed_on(self, registry: str, reason: str) -> None:
+        """Count an answer that could not be stored. `reason`: one of NotUnderstood.DETAILS."""
+        self._passed_on.labels(self._hosts.bound(registry), reason).inc()
 
     # Fills and tunnels
 

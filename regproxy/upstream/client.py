@@ -29,9 +29,10 @@ from regproxy.registry.rate_limits import CLIENT
 from regproxy.registry.targets import Kind, parse_target
 from regproxy.registry.token_protocol import Issued
 from regproxy.upstream.admission import Gate, credential_of
-from regproxy.upstream.connection import Connection, ConnectionLost
+from regproxy.upstream.connection import SMALL_BODY, Connection, ConnectionLost
 from regproxy.upstream.dialer import Dialer
-from regproxy.upstream.fetch import WHOLE, Ask, Fetched
+from regproxy.upstream.fetch import WHOLE, Ask, Fetched, plain
+from regproxy.upstream.head_support import HeadSupport
 from regproxy.upstream.pool import Idle
 
 __all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched", "Upstream", "authority"]
@@ -53,6 +54,7 @@ _OTHER_SCHEME: Final = re.compile(
     rb"^(?:proxy-)?authorization:(?![ \t]*(?:basic|bearer)[ \t])", re.IGNORECASE | re.MULTILINE
 )
 _MIRRORED: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
+_BY_DIGEST: Final = frozenset({Kind.BLOB, Kind.MANIFEST})
 _IDENTITY: Final = (b"accept-encoding", b"identity")
 
 
@@ -79,12 +81,16 @@ class Upstream:
         gate: Gate,
         counters: Counters,
         authorizer: Callable[[Exchange], Authorizer],
+        first_byte: float = 0.0,
     ) -> None:
+        """`first_byte`: seconds that content by digest may take to begin, where that is more than usual."""
         self._dialer = dialer
         self._origins = origins
         self._gate = gate
         self._counters = counters
+        self._first_byte = first_byte
         self._idle = Idle()
+        self._heads = HeadSupport()
         self._lets_in: Bounded[Origin, bool] = Bounded(DISTRUSTED_MAX)  # without any Authorization
         self._distrusted: Bounded[tuple[Origin, str], float] = Bounded(DISTRUSTED_MAX)
         self._authorizer = authorizer(self)
@@ -115,6 +121,7 @@ class Upstream:
         *,
         fresh: bool = False,
         answer_of: Origin | None = None,
+        patience: float = 0.0,
     ) -> tuple[Connection, Response]:
         """Send a request, whose little body may follow its head, and read the head of its final answer.
 
@@ -130,8 +137,9 @@ class Upstream:
                 idle = self._idle.take(origin, lambda idle: self._dialer.may_reuse(idle, answer_of))
             if idle is not None:
                 with suppress(ConnectionLost):
-                    return await self._ask(idle, head, method, started)
-            return await self._ask(await self._connect(origin, answer_of), head, method, started)
+                    return await self._ask(idle, head, method, started, patience)
+            connection = await self._connect(origin, answer_of)
+            return await self._ask(connection, head, method, started, patience)
         except UpstreamError:
             self._counters.upstream_request(origin.host, "error", time.monotonic() - started)
             raise
@@ -140,10 +148,11 @@ class Upstream:
         return await self._gate.breakers.run(origin, self._dialer.connect(origin, answer_of))
 
     async def _ask(
-        self, connection: Connection, head: bytes, method: str, started: float
+        self, connection: Connection, head: bytes, method: str, started: float, patience: float = 0.0
     ) -> tuple[Connection, Response]:
         # NTLM and Negotiate log a connection in, and not a request (RFC 4559 6); so may what we don't know.
         connection.private = connection.private or _OTHER_SCHEME.search(head) is not None
+        connection.wait_at_least(patience)
         try:
             connection.send(head)
             response = await connection.read_head(method)
@@ -273,6 +282,28 @@ class Upstream:
         Redirects are followed; credentials and cookies stay with the registry. Raises UpstreamError; the
         caller reads the body and releases the connection, or aborts it.
         """
+        if method == "HEAD" and _kind(request) in _MIRRORED:
+            return await self._fetch_head(origin, request, ask)
+        return await self._fetch(origin, request, method, ask)
+
+    async def _fetch_head(self, origin: Origin, request: Request, ask: Ask) -> Fetched:
+        """Ask by HEAD; by a GET, of which the head alone is read, where the origin may know no HEAD."""
+        kind = _kind(request)
+        if not self._heads.needs_get(origin, kind):
+            fetched = await self._fetch(origin, request, "HEAD", ask)
+            if not self._heads.is_doubtful(fetched.origin, fetched.response.status):
+                return fetched
+            self.release(fetched.connection, fetched.response)
+        fetched = await self._fetch(origin, request, "GET", ask)
+        self._heads.answered_get(origin, kind, fetched.response.status)
+        body = fetched.response.body
+        if body.kind == "length" and body.length <= SMALL_BODY:
+            await self._finish(fetched.connection, fetched.response)
+        else:
+            fetched.connection.abort()
+        return replace(fetched, response=replace(fetched.response, body=NONE, keep_alive=False))
+
+    async def _fetch(self, origin: Origin, request: Request, method: str, ask: Ask) -> Fetched:
         started = time.monotonic()
         if ask.at:
             return await self._fetch_at(Place(origin), request, method, ask)
@@ -305,7 +336,7 @@ class Upstream:
                 across = True  # for good: a URL of another host's is no place for credentials
             connection, response = await self._hop(place.origin, at, request, method, url, ask, across)
             if response.status not in REDIRECTS:
-                seconds = time.monotonic() - started
+                seconds, response = time.monotonic() - started, plain(response, ask)
                 return Fetched(connection, response, at, seconds, url, place.origin)
             location = response.get(b"location")
             if location is None:
@@ -380,11 +411,12 @@ class Upstream:
         put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
         told = _anonymous(request)
         head = upstream_head(told, authority(at), target=_path_of(url), method=method, put=put)
+        patience = self._first_byte if method == "GET" and _kind(request) in _BY_DIGEST else 0.0
         # Who shows nothing where something is asked for uses up nobody's quota, and has to see the challenge.
         limited = grant is not None or across is not None or self._lets_in.get(at) is True
         connection, response = await self._gate.through(
             *(at, credential_of(grant, request if across is None else told), method, _kind(request)),
-            lambda: self._request(at, head, method, answer_of=across),
+            lambda: self._request(at, head, method, answer_of=across, patience=patience),
             limited=limited,
         )
         if grant is None and across is None:

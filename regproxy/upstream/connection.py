@@ -129,6 +129,11 @@ class Connection:
         except ConnectionLost as error:
             raise ConnectFailed(str(error)) from None
 
+    def wait_at_least(self, seconds: float) -> None:
+        """Let the next answer begin that late, where less was allowed."""
+        if self.patience:
+            self.patience = max(self.patience, seconds)
+
     def wait_without_limit(self) -> None:
         """While a request's body is on its way, its answer can't be late."""
         self.patience = 0.0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from regproxy.http.messages import Response
 from regproxy.http.origin import Origin
+from regproxy.http.ranges import Span, parse_content_range
 from regproxy.upstream.connection import Connection
 
 
@@ -60,6 +61,21 @@ class Ask:
         if self.validator is not None and self.validator[0] == at:
             return found, (b"if-range", self.validator[1])
         return (found,)
+
+
+def plain(response: Response, ask: Ask) -> Response:
+    """Return a response as the 200 that it amounts to: a 203, or a 206 with all of it that nobody asked for.
+
+    Whether the content is right is for its digest to tell (RFC 9110 15.3.4, 15.3.7).
+    """
+    if response.status == 203:
+        return replace(response, status=200)
+    if response.status == 206 and not ask.ranged:
+        found = parse_content_range(response.get(b"content-range"))
+        if found is not None and found[0] == Span(0, found[1] or -1):
+            kept = tuple(field for field in response.headers if field[0] != b"content-range")
+            return replace(response, status=200, headers=kept)
+    return response
 
 
 WHOLE: Final = Ask()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import json
 import random
@@ -107,8 +106,6 @@ FAULTS: dict[str, Fault] = {
     "empty": lambda w: Answer(b"", headers=w.headers),
     "HTML": lambda w: other_type(w, HTML, "text/html"),
     "HTML under its type": lambda w: Answer(HTML, headers=w.headers),
-    "gzip": lambda w: other_type(w, gzip.compress(w.body), w.media_type, **{"Content-Encoding": "gzip"}),
-    "said to be gzip": lambda w: other_type(w, w.body, w.media_type, **{"Content-Encoding": "gzip"}),
     "a chunk size that is none": lambda w: raw(w, b"xyz\r\n" + w.body, CHUNKED),
     "a chunk size of 20 digits": lambda w: raw(w, b"f" * 20 + b"\r\n" + w.body, CHUNKED),
     "a chunk size below zero": lambda w: raw(w, b"-1\r\n" + w.body, CHUNKED),
@@ -311,7 +308,7 @@ def test_unencoded_content_is_asked_for(
 
 
 class TestLargeManifests:
-    """The OCI distribution spec lets a registry refuse more than 4 MiB; so do we."""
+    """The OCI distribution spec lets a registry refuse more than 4 MiB: such a manifest is not stored."""
 
     @pytest.mark.parametrize("by", ["digest", "tag"])
     @pytest.mark.parametrize("framing", ["length", "chunked"])
@@ -319,8 +316,9 @@ class TestLargeManifests:
         wanted = manifest(by, MANIFEST_MAX + 1)
         origin.on(wanted.path, wanted.answer(framing=framing))
         reply = ask(wanted.path)
-        assert_wrong(reply, wanted, proxy)
-        assert str(MANIFEST_MAX) in reply.json()["errors"][0]["message"]
+        assert (reply.status, reply.digest, said(reply)[0]) == (200, wanted.digest, "BYPASS")
+        assert wanted.digest not in proxy.blobs()
+        assert f"more than {MANIFEST_MAX}" in proxy.log() or f"larger than {MANIFEST_MAX}" in proxy.log()
 
     @pytest.mark.parametrize("by", ["digest", "tag"])
     def test_at_the_limit(self, by: str, origin: Origin, ask: Ask) -> None:

@@ -43,6 +43,7 @@ cdef class GrowingFile(Sink):
     cdef readonly long long written
     cdef readonly long long total
     cdef readonly long long limit
+    cdef readonly bint too_large
     cdef EVP_MD_CTX* md
     # How much of what is written went through `md`, and how much of what comes is there already
     cdef readonly long long hashed

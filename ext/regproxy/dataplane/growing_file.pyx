@@ -116,12 +116,21 @@ cdef class GrowingFile(Sink):
         self.total = total
 
     def hexdigest(self) -> str:
-        """SHA-256 of all that was written; once only."""
+        """SHA-256 of all that was written so far."""
         cdef unsigned char digest[64]
         cdef unsigned int n = 0
+        cdef EVP_MD_CTX* copy
         if self.hashed != self.written:
             raise ValueError(f"{self.hashed} of {self.written} bytes are hashed: catch_up() first")
-        EVP_DigestFinal_ex(self.md, digest, &n)
+        copy = EVP_MD_CTX_new()
+        try:
+            # Of a copy: what is written later is hashed on.
+            if copy == NULL or not EVP_MD_CTX_copy_ex(copy, self.md):
+                raise MemoryError("no memory for a digest")
+            if not EVP_DigestFinal_ex(copy, digest, &n):
+                raise MemoryError("no memory for a digest")
+        finally:
+            EVP_MD_CTX_free(copy)
         return digest[:n].hex()
 
     def finish(self) -> None:
@@ -276,6 +285,7 @@ cdef class GrowingFile(Sink):
                 return Status.OK
         if self.limit != NO_LIMIT and self.written + <long long>n > self.limit:
             self.reason = f"the body is larger than {self.limit} bytes"
+            self.too_large = True
             return Status.FAILED
         if self.total < 0 or <long long>n <= self.total - self.written:
             return self._extend(origin, p, n)

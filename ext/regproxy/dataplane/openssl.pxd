@@ -130,6 +130,7 @@ cdef extern from "<openssl/evp.h>" nogil:
     void EVP_MD_free(EVP_MD* md)
     EVP_MD_CTX* EVP_MD_CTX_new()
     void EVP_MD_CTX_free(EVP_MD_CTX* ctx)
+    int EVP_MD_CTX_copy_ex(EVP_MD_CTX* out, const EVP_MD_CTX* ctx)
     int EVP_DigestInit_ex2(EVP_MD_CTX* ctx, const EVP_MD* md, const void* params)
     int EVP_DigestUpdate(EVP_MD_CTX* ctx, const void* p, size_t n)
     int EVP_DigestFinal_ex(EVP_MD_CTX* ctx, unsigned char* out, unsigned int* n)

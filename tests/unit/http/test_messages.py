@@ -13,6 +13,7 @@ from regproxy.http.forwarding import build_head, end_to_end, upstream_head
 from regproxy.http.messages import (
     CHUNKED,
     EOF,
+    FRAMING,
     NONE,
     Framing,
     Headers,
@@ -449,6 +450,12 @@ RESPONSES = {
         Framing("length", 5),
         True,
     ),
+    "status 600": (ok("Content-Length: 5", line="HTTP/1.1 600 x"), "GET", Framing("length", 5), False),
+    "equal lengths": (ok("Content-Length: 5", "Content-Length: 5"), "GET", Framing("length", 5), False),
+    "equal lengths in a list": (ok("Content-Length: 5, 5"), "GET", Framing("length", 5), False),
+    "both": (ok("Transfer-Encoding: chunked", "Content-Length: 5"), "GET", CHUNKED, False),
+    "both, other order": (ok("Content-Length: 5", "Transfer-Encoding: chunked"), "GET", CHUNKED, False),
+    "both, HEAD": (ok("Content-Length: 5", "Transfer-Encoding: chunked"), "HEAD", NONE, False),
     "no reason": (ok("Content-Length: 1", line="HTTP/1.1 200 "), "GET", Framing("length", 1), True),
     "no reason, no space": (ok("Content-Length: 1", line="HTTP/1.1 200"), "GET", Framing("length", 1), True),
 }
@@ -458,6 +465,34 @@ RESPONSES = {
 def test_responses(head: bytes, method: str, body: Framing, keep_alive: bool) -> None:
     response = parse_response(head, method)
     assert (response.body, response.keep_alive) == (body, keep_alive)
+
+
+# What real origins send, and Go's net/http and curl take: (head, fields, body).
+SIZED = Framing("length", 5)
+ODD_RESPONSES = {
+    "two spaces": (ok("Content-Length: 5", line="HTTP/1.1  200 OK"), {}, SIZED),
+    "a control character in the reason": (ok("Content-Length: 5", line="HTTP/1.1 200 O\x01K"), {}, SIZED),
+    "NUL in the reason": (ok("Content-Length: 5", line="HTTP/1.1 200 O\0K"), {}, SIZED),
+    "bare LF": (ok("X: a\nContent-Length: 5"), {"x": "a"}, SIZED),
+    "bare LFs": (b"HTTP/1.1 200 OK\nX: a\nContent-Length: 5\n\n", {"x": "a"}, SIZED),
+    "a folded value": (ok("X: a\r\n\t b", "Content-Length: 5"), {"x": "a b"}, SIZED),
+    "a folded value twice": (ok("X: a\r\n b\r\n c", "Content-Length: 5"), {"x": "a b c"}, SIZED),
+    "a value on the next line": (ok("X:\r\n a", "Content-Length: 5"), {"x": "a"}, SIZED),
+    "a space ahead of the colon": (ok("X : a", "Content-Length : 5"), {"x": "a"}, SIZED),
+    "a tab ahead of the colon": (ok("Transfer-Encoding\t: chunked"), {}, CHUNKED),
+    "a line that is no field": (ok("garbage", "Content-Length: 5"), {}, SIZED),
+    "a name with a space": (ok("My Header: a", "X: b", "Content-Length: 5"), {"x": "b"}, SIZED),
+    "a field without a name": (ok(": a", "X: b", "Content-Length: 5"), {"x": "b"}, SIZED),
+}
+
+
+@pytest.mark.parametrize("head, fields, body", ODD_RESPONSES.values(), ids=ODD_RESPONSES)
+def test_odd_responses(head: bytes, fields: dict[str, str], body: Framing) -> None:
+    """They are read as they were meant; the connection is not used again."""
+    response = parse_response(head, "GET")
+    others = {name.decode(): value.decode() for name, value in response.headers if name not in FRAMING}
+    assert (response.status, others, response.body, response.keep_alive) == (200, fields, body, False)
+    assert parse_response(head, "HEAD").body == NONE
 
 
 def test_response_fields() -> None:
@@ -477,23 +512,20 @@ BAD_RESPONSES = {
     "101 without Upgrade": ok(line="HTTP/1.1 101 Switching Protocols"),
     "status of two digits": ok(line="HTTP/1.1 99 x"),
     "status of four digits": ok(line="HTTP/1.1 2000 x"),
-    "status 600": ok(line="HTTP/1.1 600 x"),
-    "two spaces": ok(line="HTTP/1.1  200 OK"),
-    "NUL in the reason": ok(line="HTTP/1.1 200 O\0K"),
     "gzip, chunked": ok("Transfer-Encoding: gzip, chunked"),
     "identity": ok("Transfer-Encoding: identity"),
     "chunked twice": ok("Transfer-Encoding: chunked", "Transfer-Encoding: chunked"),
     "empty coding": ok("Transfer-Encoding:"),
     "chunked in 1.0": ok("Transfer-Encoding: chunked", line="HTTP/1.0 200 OK"),
-    "both": ok("Transfer-Encoding: chunked", "Content-Length: 5"),
-    "both, other order": ok("Content-Length: 5", "Transfer-Encoding: chunked"),
     "differing lengths": ok("Content-Length: 5", "Content-Length: 6"),
     "length list": ok("Content-Length: 5, 6"),
     "negative length": ok("Content-Length: -1"),
-    "bare LF": ok("X: a\nY: b"),
-    "bare LFs": b"HTTP/1.1 200 OK\nX: a\n\n",
-    "continuation": ok("X: a\r\n b"),
-    "space ahead of the colon": ok("Content-Length : 5"),
+    "continuation of the status line": b"HTTP/1.1 200 OK\r\n X: a\r\n\r\n",
+    "a length that is folded": ok("Content-Length: 5\r\n 6"),
+    "a length by another name": ok("Content Length: 5", "X: a\nY: b"),
+    "a coding without a colon": ok("Transfer-Encoding chunked"),
+    "bare CR": ok("X: a\rY: b"),
+    "NUL": ok("X: a\0"),
     "bytes after the head": ok("Content-Length: 1") + b"x",
     "an HTML page": b"<html>\r\n\r\n",
 }
@@ -919,7 +951,8 @@ def test_responses_have_one_reading(head: bytes, method: str) -> None:
             continue
         lengths, codings = response.all(b"content-length"), response.all(b"transfer-encoding")
         assert len(lengths) + len(codings) <= 1
-        assert candidate.count(b"\r\n") == len(response.headers) + 2
+        # What is read leniently may have had lines that are no fields: nothing follows it on its connection.
+        assert candidate.count(b"\r\n") == len(response.headers) + 2 or not response.keep_alive
         assert response.body.kind != "eof" or not response.keep_alive
         names = {name for name, _ in end_to_end(response.headers)}
         assert names.isdisjoint({b"connection", b"transfer-encoding", b"set-cookie", b"upgrade"})
