@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, quote
 
@@ -15,8 +16,10 @@ from tests.support.client import Client, Reply
 from tests.support.images import digest_of, make_image
 from tests.support.origin import Answer, Origin, Seen
 from tests.support.processes import free_address, wait_until
+from tests.support.proxies import Proxies
 from tests.support.proxy import Proxy
 from tests.support.token_server import TokenServer
+from tests.support.trust import Trust
 
 StartOrigin = Callable[..., Origin]
 StartProxy = Callable[..., Proxy]
@@ -25,22 +28,52 @@ Talk = Callable[..., Client]
 OURS = "Basic " + base64.b64encode(b"admin:Harbor12345").decode()
 FORM = "application/x-www-form-urlencoded"
 DIGEST = digest_of(b"x")
+HARBORS = 60  # more than there are tests that want one
 ANYTHING = Answer(b'{"secret":"S3CRET"}', 200, {"Content-Type": "application/json"})
 
 
+class Harbor:
+    """A registry of the test's own, which gives anything to anybody: one name of an origin that all share."""
+
+    def __init__(self, origin: Origin, name: str) -> None:
+        self._origin, self.name = origin, name
+        self.authority = f"{name}:{origin.port}"
+
+    @property
+    def requests(self) -> list[Seen]:
+        """What came over connections to that name."""
+        return [seen for seen in self._origin.requests if seen.server_name == self.name]
+
+
+@pytest.fixture(scope="module")
+def harbors(trust: Trust) -> Iterator[Origin]:
+    with Origin(trust, *(f"harbor{number}.test" for number in range(HARBORS))) as origin:
+        origin.on("/*", ANYTHING)
+        yield origin
+
+
+@pytest.fixture(scope="module")
+def proxies(harbors: Origin, trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
+    """Before all of them, with the login for each."""
+    logins = " ".join(f"{name}:admin:Harbor12345" for name in harbors.names)
+    every = tuple(f"{name}:{harbors.port}" for name in harbors.names)
+    with Proxies(tmp_path_factory, trust, harbors, registries=every, AUTH_REGISTRIES=logins) as proxies:
+        yield proxies
+
+
+NUMBERS = itertools.count()
+
+
 @pytest.fixture
-def harbor(start_origin: StartOrigin) -> Origin:
-    """An origin that gives anything to anybody."""
-    origin = start_origin("harbor.test")
-    origin.on("/*", ANYTHING)
-    return origin
+def harbor(harbors: Origin) -> Harbor:
+    return Harbor(harbors, harbors.names[next(NUMBERS)])
 
 
 def start(start_proxy: StartProxy, *origins: Origin, **env: str) -> Proxy:
     return start_proxy(*origins, AUTH_REGISTRIES=f"{origins[0].name}:admin:Harbor12345", **env)
 
 
-def sent(origin: Origin, path: str) -> list[str | None]:
+def sent(origin: Origin | Harbor, path: str) -> list[str | None]:
     """Return the Authorization of each request for a path (without its query)."""
     return [seen.get("authorization") for seen in origin.requests if seen.path == path.partition("?")[0]]
 
@@ -68,10 +101,10 @@ NEVER = [
 
 @pytest.mark.parametrize("method, path", NEVER)
 def test_what_it_never_goes_into(
-    method: str, path: str, harbor: Origin, start_proxy: StartProxy, talk: Talk
+    method: str, path: str, harbor: Harbor, proxies: Proxies, talk: Talk
 ) -> None:
     for env in ({}, {"ALLOW_PUSH": "true", "REGPROXY_LOGIN_FOR": "pull"}):
-        reply = talk(start(start_proxy, harbor, **env), harbor).request(
+        reply = talk(proxies(**env), harbor).request(
             method, path, {}, b"username=evil" if method in ("POST", "PATCH") else None
         )
         assert reply.status in (200, 405)
@@ -90,10 +123,8 @@ PULLS = [
 
 
 @pytest.mark.parametrize("method, path", PULLS)
-def test_what_a_pull_needs(
-    method: str, path: str, harbor: Origin, start_proxy: StartProxy, talk: Talk
-) -> None:
-    client = talk(start(start_proxy, harbor), harbor)
+def test_what_a_pull_needs(method: str, path: str, harbor: Harbor, proxies: Proxies, talk: Talk) -> None:
+    client = talk(proxies(), harbor)
     assert client.request(method, path).status == 200
     assert sent(harbor, path) == [OURS]
     # What a client sends beside it can't make another request of it, or have a session for itself.
@@ -111,8 +142,8 @@ def test_what_a_pull_needs(
         assert harbor.requests[-1].get("authorization") is None
 
 
-def test_content_is_asked_for_as_a_pull(harbor: Origin, start_proxy: StartProxy, talk: Talk) -> None:
-    client = talk(start(start_proxy, harbor), harbor)
+def test_content_is_asked_for_as_a_pull(harbor: Harbor, proxies: Proxies, talk: Talk) -> None:
+    client = talk(proxies(), harbor)
     more = {"X-HTTP-Method": "DELETE", "X-Original-URL": "/api/v2.0/users", "X-Rewrite-URL": "/x"}
     client.request("HEAD", "/v2/app/manifests/latest", more)
     (seen,) = harbor.requests
@@ -150,10 +181,10 @@ PUSHES = [
 
 @pytest.mark.parametrize("login_for, want", [(None, OURS), ("push", OURS), ("pull", None)])
 def test_pushes(
-    login_for: str | None, want: str | None, harbor: Origin, start_proxy: StartProxy, talk: Talk
+    login_for: str | None, want: str | None, harbor: Harbor, proxies: Proxies, talk: Talk
 ) -> None:
     env = {} if login_for is None else {"REGPROXY_LOGIN_FOR": login_for}
-    proxy = start(start_proxy, harbor, ALLOW_PUSH="true", **env)
+    proxy = proxies(ALLOW_PUSH="true", **env)
     assert ("every client can push" in proxy.log()) is (want is not None)
     for method, path in PUSHES:
         body = b"x" if method in ("PATCH", "PUT") else b"" if method == "POST" else None
@@ -171,9 +202,9 @@ def test_pushes(
 
 
 def test_without_allow_push_no_spelling_of_a_push_gets_through(
-    harbor: Origin, start_proxy: StartProxy, talk: Talk
+    harbor: Harbor, proxies: Proxies, talk: Talk
 ) -> None:
-    proxy = start(start_proxy, harbor)
+    proxy = proxies()
     for path in (
         "/x/../v2/app/blobs/uploads/",
         "/x/%2e%2e/v2/app/blobs/uploads/",
@@ -194,15 +225,13 @@ def test_without_allow_push_no_spelling_of_a_push_gets_through(
     assert talk(proxy, harbor).request("POST", "/login/oauth", {}, b"x").status == 200
 
 
-def test_the_operator_is_told(harbor: Origin, start_proxy: StartProxy, talk: Talk) -> None:
-    proxy = start(start_proxy, harbor)
+def test_the_operator_is_told(harbor: Harbor, proxies: Proxies, talk: Talk) -> None:
+    proxy = proxies()
     client = talk(proxy, harbor)
     for _ in range(3):
         client.get("/api/v2.0/users?secret=1")
-    wait_until(
-        lambda: proxy.metric("regproxy_logins_withheld_total", registry="harbor.test") == 3, "the count"
-    )
-    (line,) = re.findall(r".*GET /api/v2.0/users.*", proxy.log())
+    wait_until(lambda: proxy.metric("regproxy_logins_withheld_total", registry=harbor.name) == 3, "the count")
+    (line,) = re.findall(rf".* {harbor.name}: GET /api/v2.0/users.*", proxy.log())
     assert "was sent without the configured credentials" in line and "secret" not in line
 
 
