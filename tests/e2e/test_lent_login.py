@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from tests.support.proxies import Proxies
 from tests.support.proxy import Proxy
 from tests.support.token_server import TokenServer
 from tests.support.trust import Trust
+from tests.support.virtual_hosts import VirtualHosts
 
 StartOrigin = Callable[..., Origin]
 StartProxy = Callable[..., Proxy]
@@ -28,52 +28,36 @@ Talk = Callable[..., Client]
 OURS = "Basic " + base64.b64encode(b"admin:Harbor12345").decode()
 FORM = "application/x-www-form-urlencoded"
 DIGEST = digest_of(b"x")
-HARBORS = 60  # more than there are tests that want one
 ANYTHING = Answer(b'{"secret":"S3CRET"}', 200, {"Content-Type": "application/json"})
 
 
-class Harbor:
-    """A registry of the test's own, which gives anything to anybody: one name of an origin that all share."""
-
-    def __init__(self, origin: Origin, name: str) -> None:
-        self._origin, self.name = origin, name
-        self.authority = f"{name}:{origin.port}"
-
-    @property
-    def requests(self) -> list[Seen]:
-        """What came over connections to that name."""
-        return [seen for seen in self._origin.requests if seen.server_name == self.name]
+@pytest.fixture(scope="module")
+def hosts(trust: Trust) -> Iterator[VirtualHosts]:
+    with VirtualHosts(trust) as hosts:
+        yield hosts
 
 
 @pytest.fixture(scope="module")
-def harbors(trust: Trust) -> Iterator[Origin]:
-    with Origin(trust, *(f"harbor{number}.test" for number in range(HARBORS))) as origin:
-        origin.on("/*", ANYTHING)
-        yield origin
-
-
-@pytest.fixture(scope="module")
-def proxies(harbors: Origin, trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
+def proxies(hosts: VirtualHosts, trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
     """Before all of them, with the login for each."""
-    logins = " ".join(f"{name}:admin:Harbor12345" for name in harbors.names)
-    every = tuple(f"{name}:{harbors.port}" for name in harbors.names)
-    with Proxies(tmp_path_factory, trust, harbors, registries=every, AUTH_REGISTRIES=logins) as proxies:
+    logins = " ".join(f"{name}:admin:Harbor12345" for name in hosts.names)
+    with Proxies(tmp_path_factory, trust, hosts, AUTH_REGISTRIES=logins) as proxies:
         yield proxies
 
 
-NUMBERS = itertools.count()
-
-
 @pytest.fixture
-def harbor(harbors: Origin) -> Harbor:
-    return Harbor(harbors, harbors.names[next(NUMBERS)])
+def harbor(hosts: VirtualHosts) -> Origin:
+    """An origin of the test's own that gives anything to anybody."""
+    origin = hosts.new()
+    origin.on("/*", ANYTHING)
+    return origin
 
 
 def start(start_proxy: StartProxy, *origins: Origin, **env: str) -> Proxy:
     return start_proxy(*origins, AUTH_REGISTRIES=f"{origins[0].name}:admin:Harbor12345", **env)
 
 
-def sent(origin: Origin | Harbor, path: str) -> list[str | None]:
+def sent(origin: Origin, path: str) -> list[str | None]:
     """Return the Authorization of each request for a path (without its query)."""
     return [seen.get("authorization") for seen in origin.requests if seen.path == path.partition("?")[0]]
 
@@ -101,7 +85,7 @@ NEVER = [
 
 @pytest.mark.parametrize("method, path", NEVER)
 def test_what_it_never_goes_into(
-    method: str, path: str, harbor: Harbor, proxies: Proxies, talk: Talk
+    method: str, path: str, harbor: Origin, proxies: Proxies, talk: Talk
 ) -> None:
     for env in ({}, {"ALLOW_PUSH": "true", "REGPROXY_LOGIN_FOR": "pull"}):
         reply = talk(proxies(**env), harbor).request(
@@ -123,7 +107,7 @@ PULLS = [
 
 
 @pytest.mark.parametrize("method, path", PULLS)
-def test_what_a_pull_needs(method: str, path: str, harbor: Harbor, proxies: Proxies, talk: Talk) -> None:
+def test_what_a_pull_needs(method: str, path: str, harbor: Origin, proxies: Proxies, talk: Talk) -> None:
     client = talk(proxies(), harbor)
     assert client.request(method, path).status == 200
     assert sent(harbor, path) == [OURS]
@@ -142,7 +126,7 @@ def test_what_a_pull_needs(method: str, path: str, harbor: Harbor, proxies: Prox
         assert harbor.requests[-1].get("authorization") is None
 
 
-def test_content_is_asked_for_as_a_pull(harbor: Harbor, proxies: Proxies, talk: Talk) -> None:
+def test_content_is_asked_for_as_a_pull(harbor: Origin, proxies: Proxies, talk: Talk) -> None:
     client = talk(proxies(), harbor)
     more = {"X-HTTP-Method": "DELETE", "X-Original-URL": "/api/v2.0/users", "X-Rewrite-URL": "/x"}
     client.request("HEAD", "/v2/app/manifests/latest", more)
@@ -181,7 +165,7 @@ PUSHES = [
 
 @pytest.mark.parametrize("login_for, want", [(None, OURS), ("push", OURS), ("pull", None)])
 def test_pushes(
-    login_for: str | None, want: str | None, harbor: Harbor, proxies: Proxies, talk: Talk
+    login_for: str | None, want: str | None, harbor: Origin, proxies: Proxies, talk: Talk
 ) -> None:
     env = {} if login_for is None else {"REGPROXY_LOGIN_FOR": login_for}
     proxy = proxies(ALLOW_PUSH="true", **env)
@@ -202,7 +186,7 @@ def test_pushes(
 
 
 def test_without_allow_push_no_spelling_of_a_push_gets_through(
-    harbor: Harbor, proxies: Proxies, talk: Talk
+    harbor: Origin, proxies: Proxies, talk: Talk
 ) -> None:
     proxy = proxies()
     for path in (
@@ -225,7 +209,7 @@ def test_without_allow_push_no_spelling_of_a_push_gets_through(
     assert talk(proxy, harbor).request("POST", "/login/oauth", {}, b"x").status == 200
 
 
-def test_the_operator_is_told(harbor: Harbor, proxies: Proxies, talk: Talk) -> None:
+def test_the_operator_is_told(harbor: Origin, proxies: Proxies, talk: Talk) -> None:
     proxy = proxies()
     client = talk(proxy, harbor)
     for _ in range(3):

@@ -32,7 +32,8 @@ class Proxies:
         self._resolve: dict[str, str] = {}
         for origin in before:
             self._resolve |= origin.resolve
-        self._registries = tuple(origin.authority for origin in before) if registries is None else registries
+        every = (f"{name}:{origin.port}" for origin in before for name in origin.names)
+        self._registries = tuple(every) if registries is None else registries
         self._stack = ExitStack()
         self._proxies: dict[tuple[tuple[str, str], ...], Proxy] = {}
 
