@@ -11,15 +11,16 @@ from tests.support.trust import Trust
 
 
 class VirtualHosts(Origin):
-    """`hosts.new()` is an origin that no test had before, at one or more names; `count` names are there.
+    """`hosts.new()` is an origin that no test had before, at one or more of `count` names.
 
-    What comes for a name (by the TLS connection's SNI) is that origin's alone: scripts, requests and hits.
+    They are `kind`0.test, and so on. What comes for a name (by the TLS connection's SNI) is that origin's
+    alone: scripts, requests and hits.
     """
 
-    def __init__(self, trust: Trust, count: int = 100) -> None:
+    def __init__(self, trust: Trust, kind: str = "reg", count: int = 100) -> None:
         self._by_name: dict[str, Origin] = {}
         self._free = itertools.count()
-        super().__init__(trust, *(f"reg{number}.test" for number in range(count)))
+        super().__init__(trust, *(f"{kind}{number}.test" for number in range(count)))
 
     def new(self, names: int = 1) -> Origin:
         """Return an origin at so many names of its own."""
