@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.support.client import Client
@@ -97,8 +98,13 @@ def talk(stack: ExitStack) -> Callable[..., Client]:
 
 
 def pytest_configure() -> None:
-    """Have freed memory given back: else each thread of an origin keeps what it once needed (mallopt(3))."""
+    """Have freed memory given back: else each thread of an origin keeps what it once needed (mallopt(3)).
+
+    And let no test of hypothesis fail by how long an example took: that is the machine's business.
+    """
     ctypes.CDLL(None).mallopt(-3, 131_072)  # M_MMAP_THRESHOLD: fixed from then on; -3 in malloc.h
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs, quote
 
@@ -15,8 +15,11 @@ from tests.support.client import Client, Reply
 from tests.support.images import digest_of, make_image
 from tests.support.origin import Answer, Origin, Seen
 from tests.support.processes import free_address, wait_until
+from tests.support.proxies import Proxies
 from tests.support.proxy import Proxy
 from tests.support.token_server import TokenServer
+from tests.support.trust import Trust
+from tests.support.virtual_hosts import VirtualHosts
 
 StartOrigin = Callable[..., Origin]
 StartProxy = Callable[..., Proxy]
@@ -28,10 +31,24 @@ DIGEST = digest_of(b"x")
 ANYTHING = Answer(b'{"secret":"S3CRET"}', 200, {"Content-Type": "application/json"})
 
 
+@pytest.fixture(scope="module")
+def hosts(trust: Trust) -> Iterator[VirtualHosts]:
+    with VirtualHosts(trust) as hosts:
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def proxies(hosts: VirtualHosts, trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
+    """Before all of them, with the login for each."""
+    logins = " ".join(f"{name}:admin:Harbor12345" for name in hosts.names)
+    with Proxies(tmp_path_factory, trust, hosts, AUTH_REGISTRIES=logins) as proxies:
+        yield proxies
+
+
 @pytest.fixture
-def harbor(start_origin: StartOrigin) -> Origin:
-    """An origin that gives anything to anybody."""
-    origin = start_origin("harbor.test")
+def harbor(hosts: VirtualHosts) -> Origin:
+    """An origin of the test's own that gives anything to anybody."""
+    origin = hosts.new()
     origin.on("/*", ANYTHING)
     return origin
 
@@ -68,10 +85,10 @@ NEVER = [
 
 @pytest.mark.parametrize("method, path", NEVER)
 def test_what_it_never_goes_into(
-    method: str, path: str, harbor: Origin, start_proxy: StartProxy, talk: Talk
+    method: str, path: str, harbor: Origin, proxies: Proxies, talk: Talk
 ) -> None:
     for env in ({}, {"ALLOW_PUSH": "true", "REGPROXY_LOGIN_FOR": "pull"}):
-        reply = talk(start(start_proxy, harbor, **env), harbor).request(
+        reply = talk(proxies(**env), harbor).request(
             method, path, {}, b"username=evil" if method in ("POST", "PATCH") else None
         )
         assert reply.status in (200, 405)
@@ -90,10 +107,8 @@ PULLS = [
 
 
 @pytest.mark.parametrize("method, path", PULLS)
-def test_what_a_pull_needs(
-    method: str, path: str, harbor: Origin, start_proxy: StartProxy, talk: Talk
-) -> None:
-    client = talk(start(start_proxy, harbor), harbor)
+def test_what_a_pull_needs(method: str, path: str, harbor: Origin, proxies: Proxies, talk: Talk) -> None:
+    client = talk(proxies(), harbor)
     assert client.request(method, path).status == 200
     assert sent(harbor, path) == [OURS]
     # What a client sends beside it can't make another request of it, or have a session for itself.
@@ -111,8 +126,8 @@ def test_what_a_pull_needs(
         assert harbor.requests[-1].get("authorization") is None
 
 
-def test_content_is_asked_for_as_a_pull(harbor: Origin, start_proxy: StartProxy, talk: Talk) -> None:
-    client = talk(start(start_proxy, harbor), harbor)
+def test_content_is_asked_for_as_a_pull(harbor: Origin, proxies: Proxies, talk: Talk) -> None:
+    client = talk(proxies(), harbor)
     more = {"X-HTTP-Method": "DELETE", "X-Original-URL": "/api/v2.0/users", "X-Rewrite-URL": "/x"}
     client.request("HEAD", "/v2/app/manifests/latest", more)
     (seen,) = harbor.requests
@@ -150,10 +165,10 @@ PUSHES = [
 
 @pytest.mark.parametrize("login_for, want", [(None, OURS), ("push", OURS), ("pull", None)])
 def test_pushes(
-    login_for: str | None, want: str | None, harbor: Origin, start_proxy: StartProxy, talk: Talk
+    login_for: str | None, want: str | None, harbor: Origin, proxies: Proxies, talk: Talk
 ) -> None:
     env = {} if login_for is None else {"REGPROXY_LOGIN_FOR": login_for}
-    proxy = start(start_proxy, harbor, ALLOW_PUSH="true", **env)
+    proxy = proxies(ALLOW_PUSH="true", **env)
     assert ("every client can push" in proxy.log()) is (want is not None)
     for method, path in PUSHES:
         body = b"x" if method in ("PATCH", "PUT") else b"" if method == "POST" else None
@@ -171,9 +186,9 @@ def test_pushes(
 
 
 def test_without_allow_push_no_spelling_of_a_push_gets_through(
-    harbor: Origin, start_proxy: StartProxy, talk: Talk
+    harbor: Origin, proxies: Proxies, talk: Talk
 ) -> None:
-    proxy = start(start_proxy, harbor)
+    proxy = proxies()
     for path in (
         "/x/../v2/app/blobs/uploads/",
         "/x/%2e%2e/v2/app/blobs/uploads/",
@@ -194,15 +209,13 @@ def test_without_allow_push_no_spelling_of_a_push_gets_through(
     assert talk(proxy, harbor).request("POST", "/login/oauth", {}, b"x").status == 200
 
 
-def test_the_operator_is_told(harbor: Origin, start_proxy: StartProxy, talk: Talk) -> None:
-    proxy = start(start_proxy, harbor)
+def test_the_operator_is_told(harbor: Origin, proxies: Proxies, talk: Talk) -> None:
+    proxy = proxies()
     client = talk(proxy, harbor)
     for _ in range(3):
         client.get("/api/v2.0/users?secret=1")
-    wait_until(
-        lambda: proxy.metric("regproxy_logins_withheld_total", registry="harbor.test") == 3, "the count"
-    )
-    (line,) = re.findall(r".*GET /api/v2.0/users.*", proxy.log())
+    wait_until(lambda: proxy.metric("regproxy_logins_withheld_total", registry=harbor.name) == 3, "the count")
+    (line,) = re.findall(rf".* {harbor.name}: GET /api/v2.0/users.*", proxy.log())
     assert "was sent without the configured credentials" in line and "secret" not in line
 
 

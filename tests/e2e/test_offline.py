@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -13,8 +14,8 @@ from tests.support.images import INDEX, MANIFEST, Image, make_image
 from tests.support.origin import Origin
 from tests.support.proxy import Proxy, said
 from tests.support.simulated_clock import MISSING, SimulatedClock
+from tests.support.trust import Trust
 
-StartOrigin = Callable[..., Origin]
 StartProxy = Callable[..., Proxy]
 Talk = Callable[..., Client]
 
@@ -31,24 +32,32 @@ def pull(client: Client, image: Image) -> None:
         assert client.get(f"/v2/app/blobs/{digest}").digest == digest
 
 
-@pytest.fixture
-def origin(start_origin: StartOrigin) -> Origin:
-    origin = start_origin("reg.test")
-    origin.publish("app", HELD, "latest")
-    return origin
+@pytest.fixture(scope="module")
+def origin(trust: Trust) -> Iterator[Origin]:
+    with Origin(trust, "reg.test") as origin:
+        origin.publish("app", HELD, "latest")
+        yield origin
 
 
-@pytest.fixture(params=["true", "false"], ids=["kept", "not kept"])
-def client(request: pytest.FixtureRequest, origin: Origin, start_proxy: StartProxy, talk: Talk) -> Client:
-    """Of a proxy that has pulled HELD, and was told then that it is offline. The origin is there."""
+@pytest.fixture(scope="module", params=["true", "false"], ids=["kept", "not kept"])
+def offline(
+    request: pytest.FixtureRequest, origin: Origin, trust: Trust, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    """One that has pulled HELD, and was told then that it is offline. The origin is there."""
+    place = tmp_path_factory.mktemp("proxy")
     env = {"ENABLE_MANIFEST_CACHE": request.param, "MANIFEST_CACHE_DEFAULT_TIME": "0"}
-    proxy = start_proxy(origin, **env)
-    pull(talk(proxy, origin), HELD)
-    proxy.wait_kept(HELD.digest, *HELD.blobs)
-    assert proxy.stop() == 0, proxy.log()
-    proxy = start_proxy(origin, at=proxy.directory, **env, REGPROXY_OFFLINE="true")
+    before: Any = {"registries": (origin.authority,), "resolve": origin.resolve, "ca": trust.path}
+    with Proxy(place, env, **before) as proxy, proxy.client(origin.authority) as client:
+        pull(client, HELD)
+        proxy.wait_kept(HELD.digest, *HELD.blobs)
+    with Proxy(place, {**env, "REGPROXY_OFFLINE": "true"}, **before) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def client(offline: Proxy, origin: Origin, talk: Talk) -> Client:
     origin.requests.clear()
-    return talk(proxy, origin)
+    return talk(offline, origin)
 
 
 def test_what_is_held(client: Client, origin: Origin) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +20,10 @@ from regproxy.registry.targets import parse_target
 from tests.support.client import Client
 from tests.support.images import digest_of, make_image
 from tests.support.origin import Answer, Origin, Seen
+from tests.support.proxies import Proxies
 from tests.support.proxy import STATUS, Proxy
+from tests.support.trust import Trust
+from tests.support.virtual_hosts import VirtualHosts
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
 DOCKER = "application/vnd.docker.distribution.manifest.v2+json"
@@ -27,7 +32,21 @@ DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 DIGEST = "sha256:" + "a" * 64
 TAG, CONTENT = "/v2/lib/app/manifests/latest", f"/v2/lib/app/manifests/{DIGEST}"
 
+SEEDS = itertools.count(100)  # content that no other test has
+
 Start = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def hosts(trust: Trust) -> Iterator[VirtualHosts]:
+    with VirtualHosts(trust) as hosts:
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def proxies(hosts: VirtualHosts, trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
+    with Proxies(tmp_path_factory, trust, hosts) as proxies:
+        yield proxies
 
 
 def wait_for_requests(origin: Origin, count: int) -> None:
@@ -134,14 +153,14 @@ def shop(start_origin: Start, start_proxy: Start, talk: Start) -> Shop:
 
 @pytest.mark.parametrize("cache", ["true", "false"])
 def test_a_namespace_is_part_of_a_tags_name(
-    start_origin: Start, start_proxy: Start, talk: Start, cache: str
+    hosts: VirtualHosts, proxies: Proxies, talk: Start, cache: str
 ) -> None:
     """What containerd asks of a mirror: the same path, of two registries."""
-    one, two = make_image(seed=1), make_image(seed=2)
-    origin = start_origin("mirror.test")
+    one, two = make_image(seed=next(SEEDS)), make_image(seed=next(SEEDS))
+    origin = hosts.new()
     answers = {"ns=one": manifest_of(one), "ns=two": manifest_of(two)}
     origin.on(TAG, lambda seen: answers[seen.target.partition("?")[2]])
-    proxy = start_proxy(origin, ENABLE_MANIFEST_CACHE=cache)
+    proxy = proxies(ENABLE_MANIFEST_CACHE=cache)
     for _ in range(2):
         for query, image in (("ns=two", two), ("ns=one", one)):
             reply = talk(proxy, origin).get(f"{TAG}?{query}", {"Accept": OCI})
@@ -158,10 +177,10 @@ def manifest_of(image: Any, **more: Any) -> Answer:
 @pytest.mark.parametrize("name", ["X-JFrog-Art-Api", "PRIVATE-TOKEN"])
 @pytest.mark.parametrize("cache", ["true", "false"])
 def test_a_key_in_another_header_lets_nobody_else_in(
-    start_origin: Start, start_proxy: Start, talk: Start, name: str, cache: str
+    hosts: VirtualHosts, proxies: Proxies, talk: Start, name: str, cache: str
 ) -> None:
-    image, hold = make_image(seed=5), threading.Event()
-    origin = start_origin("art.test")
+    image, hold = make_image(seed=next(SEEDS)), threading.Event()
+    origin = hosts.new()
 
     def answer(seen: Seen) -> Answer:
         if seen.get(name) == "k":
@@ -169,7 +188,7 @@ def test_a_key_in_another_header_lets_nobody_else_in(
         return Answer(b"{}", 401, {"WWW-Authenticate": "Basic realm=x"})
 
     origin.on(TAG, answer)
-    proxy = start_proxy(origin, ENABLE_MANIFEST_CACHE=cache)
+    proxy = proxies(ENABLE_MANIFEST_CACHE=cache)
     private, public = talk(proxy, origin), talk(proxy, origin)
     private.ask("GET", TAG, {"Accept": OCI, name: "k"})
     wait_for_requests(origin, 1)
@@ -182,15 +201,15 @@ def test_a_key_in_another_header_lets_nobody_else_in(
 
 
 def test_a_private_blob_is_had_with_a_key_in_another_header(
-    start_origin: Start, start_proxy: Start, talk: Start
+    hosts: VirtualHosts, proxies: Proxies, talk: Start
 ) -> None:
     """It is asked for without it first, as everybody may share that; what is refused goes as it came."""
     body = b"private"
     path = f"/v2/priv/app/blobs/{digest_of(body)}"
-    origin = start_origin("art.test")
+    origin = hosts.new()
     refusal = Answer(b"{}", 401, {"WWW-Authenticate": "Basic realm=x"})
     origin.on(path, lambda seen: Answer(body) if seen.get("x-jfrog-art-api") else refusal)
-    proxy = start_proxy(origin)
+    proxy = proxies()
     for method in ("GET", "HEAD"):
         reply = talk(proxy, origin).request(method, path, {"X-JFrog-Art-Api": "k"})
         assert (reply.status, reply.get(STATUS)) == (200, "BYPASS")
@@ -198,30 +217,30 @@ def test_a_private_blob_is_had_with_a_key_in_another_header(
 
 
 def test_an_unknown_header_does_not_keep_content_from_the_cache(
-    start_origin: Start, start_proxy: Start, talk: Start
+    hosts: VirtualHosts, proxies: Proxies, talk: Start
 ) -> None:
     body = b"public"
     path = f"/v2/lib/app/blobs/{digest_of(body)}"
-    origin = start_origin("reg.test")
+    origin = hosts.new()
     origin.on(path, Answer(body))
-    proxy = start_proxy(origin)
+    proxy = proxies()
     said = [talk(proxy, origin).get(path, {"X-Made-Up": "1"}).get(STATUS) for _ in range(2)]
     assert (said, origin.hits[path]) == (["MISS", "HIT"], 1)
     assert origin.requests[0].get("x-made-up") is None
 
 
 def test_a_client_does_not_write_the_challenge_that_others_get(
-    start_origin: Start, start_proxy: Start, talk: Start
+    hosts: VirtualHosts, proxies: Proxies, talk: Start
 ) -> None:
-    origin, hold = start_origin("art.test"), threading.Event()
+    origin, hold = hosts.new(), threading.Event()
 
     def challenge(seen: Seen) -> Answer:
-        base = seen.get("x-jfrog-override-base-url") or "https://art.test"
-        realm = f'Bearer realm="{base}/token",service="art.test"'
+        base = seen.get("x-jfrog-override-base-url") or origin.url
+        realm = f'Bearer realm="{base}/token",service="{origin.name}"'
         return Answer(b"{}", 401, {"WWW-Authenticate": realm}, hold_at=-1, hold=hold)
 
     origin.on(CONTENT, challenge)
-    proxy = start_proxy(origin)
+    proxy = proxies()
     attacker, victim = talk(proxy, origin), talk(proxy, origin)
     attacker.ask("GET", CONTENT, {"X-JFrog-Override-Base-Url": "https://evil.example"})
     wait_for_requests(origin, 1)
@@ -260,13 +279,13 @@ def test_a_refusal_is_for_those_alone_who_have_asked_the_same(
 
 @pytest.mark.parametrize("told", ["text/html; charset=utf-8", DOCKER, "application/x-made-up", OCI_INDEX])
 def test_a_registry_does_not_say_what_anothers_content_is(
-    start_origin: Start, start_proxy: Start, talk: Start, told: str
+    hosts: VirtualHosts, proxies: Proxies, talk: Start, told: str
 ) -> None:
-    image = make_image(seed=11)
-    evil, good = start_origin("evil.test"), start_origin("good.test")
+    image = make_image(seed=next(SEEDS))
+    evil, good = hosts.new(), hosts.new()
     evil.on(f"/v2/x/y/manifests/{image.digest}", Answer(image.manifest, headers={"Content-Type": told}))
     good.publish("lib/app", image, "latest")
-    proxy = start_proxy(evil, good, ENABLE_MANIFEST_CACHE="true")
+    proxy = proxies(ENABLE_MANIFEST_CACHE="true")
     assert talk(proxy, evil).get(f"/v2/x/y/manifests/{image.digest}", {"Accept": OCI}).status == 200
     for method in ("GET", "HEAD"):
         reply = talk(proxy, good).request(method, f"/v2/lib/app/manifests/{image.digest}", {"Accept": OCI})
@@ -276,16 +295,16 @@ def test_a_registry_does_not_say_what_anothers_content_is(
 
 
 def test_what_content_does_not_say_each_repository_says_for_itself(
-    start_origin: Start, start_proxy: Start, talk: Start
+    hosts: VirtualHosts, proxies: Proxies, talk: Start
 ) -> None:
     body = json.dumps({"schemaVersion": 2, "config": {}, "layers": []}).encode()
     digest = digest_of(body)
-    one, two = start_origin("one.test"), start_origin("two.test")
+    one, two = hosts.new(), hosts.new()
     paths = {"a": f"/v2/a/manifests/{digest}", "b": f"/v2/b/manifests/{digest}"}
     one.on(paths["a"], Answer(body, headers={"Content-Type": DOCKER}))
     one.on(paths["b"], Answer(body, headers={"Content-Type": OCI}))
     two.on(paths["a"], Answer(body, headers={"Content-Type": OCI}))
-    proxy = start_proxy(one, two)
+    proxy = proxies()
     for _ in range(2):
         assert talk(proxy, one).get(paths["a"]).get("content-type") == DOCKER
     # By its shape, where nobody has said anything there.
@@ -295,13 +314,13 @@ def test_what_content_does_not_say_each_repository_says_for_itself(
 
 
 def test_one_odd_accept_pins_no_platform_for_others(
-    start_origin: Start, start_proxy: Start, talk: Start
+    hosts: VirtualHosts, proxies: Proxies, talk: Start
 ) -> None:
     """As registries do: who does not name the list's very type gets one platform's manifest."""
     single = json.dumps({"schemaVersion": 2, "mediaType": DOCKER, "config": {}, "layers": []}).encode()
     child = {"mediaType": DOCKER, "digest": digest_of(single), "size": len(single)}
     listed = json.dumps({"schemaVersion": 2, "mediaType": DOCKER_LIST, "manifests": [child]}).encode()
-    origin = start_origin("reg.test")
+    origin = hosts.new()
 
     def answer(seen: Seen) -> Answer:
         takes = DOCKER_LIST in ",".join(seen.all("accept"))
@@ -310,7 +329,7 @@ def test_one_odd_accept_pins_no_platform_for_others(
 
     origin.on(TAG, answer)
     origin.on(f"/v2/lib/app/manifests/{digest_of(listed)}", answer)
-    proxy = start_proxy(origin, ENABLE_MANIFEST_CACHE="true")
+    proxy = proxies(ENABLE_MANIFEST_CACHE="true")
     full, odd = ", ".join((DOCKER_LIST, OCI_INDEX, DOCKER, OCI)), f"{OCI_INDEX}, {DOCKER}"
     for method in ("GET", "HEAD"):
         for accept, want in ((odd, DOCKER), (full, DOCKER_LIST), (odd, DOCKER), (full, DOCKER_LIST)):
@@ -345,17 +364,17 @@ def test_the_accept_that_is_sent_is_that_of_the_key(lines: list[str], sent: str 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("section", ["blobs", "manifests"])
 def test_a_registry_does_not_hold_up_anothers_clients(
-    start_origin: Start, start_proxy: Start, talk: Start, workers: str, section: str
+    hosts: VirtualHosts, proxies: Proxies, talk: Start, workers: str, section: str
 ) -> None:
     """Nor are they given what it sends before that is verified."""
-    image, size = make_image(seed=8), 1 << 20
-    body = image.manifest if section == "manifests" else b"A" * size
+    image, size = make_image(seed=next(SEEDS)), 1 << 20
+    body = image.manifest if section == "manifests" else random.randbytes(size)
     path, hold = f"/v2/x/{section}/{digest_of(body)}", threading.Event()
-    good, evil = start_origin("good.test"), start_origin("evil.test")
+    good, evil = hosts.new(), hosts.new()
     good.on(path, Answer(body, headers={"Content-Type": OCI}))
     held = Answer(body, hold_at=-1, hold=hold) if section == "manifests" else None
     evil.on(path, held or Answer(b"E" * size, hold_at=100_000, hold=hold))
-    proxy = start_proxy(good, evil, REGPROXY_WORKERS=workers)
+    proxy = proxies(REGPROXY_WORKERS=workers)
     attacker = talk(proxy, evil)
     attacker.ask("GET", path)
     wait_for_requests(evil, 1)
@@ -375,10 +394,10 @@ def test_a_registry_does_not_hold_up_anothers_clients(
 @pytest.mark.parametrize("path", ["/v2/", "/v2/_catalog", TAG, "/token"])
 @pytest.mark.parametrize("framing", ["length", "chunked"])
 def test_a_body_where_none_has_a_meaning_is_refused(
-    start_origin: Start, start_proxy: Start, talk: Start, method: str, path: str, framing: str
+    hosts: VirtualHosts, proxies: Proxies, talk: Start, method: str, path: str, framing: str
 ) -> None:
-    origin = start_origin("reg.test")
-    proxy = start_proxy(origin)
+    origin = hosts.new()
+    proxy = proxies()
     client = talk(proxy, origin)
     line = "Content-Length: 5" if framing == "length" else "Transfer-Encoding: chunked"
     client.send(f"{method} {path} HTTP/1.1\r\nHost: {origin.authority}\r\n{line}\r\n\r\n".encode())
@@ -401,26 +420,28 @@ def test_a_connection_that_carried_a_clients_body_is_nobody_elses(
 
 
 HOSTS = [
-    ("reg.test", 200),
-    ("REG.test.", 200),
+    ("{name}", 200),
+    ("{Name}.", 200),
     ("{authority}", 200),
-    ("reg.test:", 200),
+    ("{name}:", 200),
     ("other.test", 421),
     ("other.test:{port}", 421),
-    ("reg.test:1", 421),
-    ("evil-reg.test", 421),
+    ("{name}:1", 421),
+    ("evil-{name}", 421),
 ]
 
 
 @pytest.mark.parametrize("host, status", HOSTS)
 @pytest.mark.parametrize("form", ["host", "absolute"])
 def test_another_host_within_a_connect(
-    start_origin: Start, start_proxy: Start, talk: Start, host: str, status: int, form: str
+    hosts: VirtualHosts, proxies: Proxies, talk: Start, host: str, status: int, form: str
 ) -> None:
-    origin = start_origin("reg.test")
+    origin = hosts.new()
     origin.on("/v2/_catalog", Answer(b"{}"))
-    proxy = start_proxy(origin)
-    name = host.format(authority=origin.authority, port=origin.port)
+    proxy = proxies()
+    name = host.format(
+        name=origin.name, Name=origin.name.upper(), authority=origin.authority, port=origin.port
+    )
     if form == "absolute" and name.endswith(":"):
         name = name[:-1]
     target = "/v2/_catalog" if form == "host" else f"https://{name}/v2/_catalog"
@@ -432,11 +453,11 @@ def test_another_host_within_a_connect(
 
 
 @pytest.mark.parametrize("path", ["/v2/_catalog", TAG, f"/v2/a/blobs/{DIGEST}"])
-def test_a_204_announces_no_body(start_origin: Start, start_proxy: Start, talk: Start, path: str) -> None:
-    origin = start_origin("reg.test")
+def test_a_204_announces_no_body(hosts: VirtualHosts, proxies: Proxies, talk: Start, path: str) -> None:
+    origin = hosts.new()
     raw = b"HTTP/1.1 204 No Content\r\nContent-Length: 10\r\nX-A: b\r\n\r\n"
     origin.on(path, Answer(raw=raw))
-    proxy = start_proxy(origin)
+    proxy = proxies()
     method = "GET" if path == "/v2/_catalog" else "HEAD"
     client = talk(proxy, origin)
     reply = client.request(method, path)
@@ -444,10 +465,8 @@ def test_a_204_announces_no_body(start_origin: Start, start_proxy: Start, talk: 
     assert client.request(method, path).status == 204
 
 
-def test_interim_answers_without_end_are_refused(
-    start_origin: Start, start_proxy: Start, talk: Start
-) -> None:
-    origin = start_origin("reg.test")
+def test_interim_answers_without_end_are_refused(hosts: VirtualHosts, proxies: Proxies, talk: Start) -> None:
+    origin = hosts.new()
     origin.on("/token", Answer(b"{}", interim=(b"HTTP/1.1 102 Processing\r\n\r\n",) * 200))
-    proxy = start_proxy(origin)
+    proxy = proxies()
     assert talk(proxy, origin).request("POST", "/token", {}, b"a=b").status == 502

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import ssl
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
 from tests.support.byte_streams import End
 from tests.support.client import Client, open_tunnel
-from tests.support.images import Image, digest_of, make_index
+from tests.support.images import Image, digest_of, make_image, make_index
 from tests.support.origin import Answer, Origin, blob_answer, manifest_answer, redirect
 from tests.support.processes import wait_until
+from tests.support.proxies import Proxies
 from tests.support.proxy import STATUS, Proxy, cache_status, said
 from tests.support.trust import Trust
+from tests.support.virtual_hosts import VirtualHosts
 
-StartOrigin = Callable[..., Origin]
 StartProxy = Callable[..., Proxy]
 Talk = Callable[..., Client]
 
@@ -25,10 +27,26 @@ BLOB = digest_of(BODY)
 PATH = f"/v2/app/blobs/{BLOB}"
 
 
+SEEDS = itertools.count(500)
+CACHED = {"ENABLE_MANIFEST_CACHE": "true"}
+
+
+@pytest.fixture(scope="module")
+def hosts(trust: Trust) -> Iterator[VirtualHosts]:
+    with VirtualHosts(trust) as hosts:
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def proxies(hosts: VirtualHosts, trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
+    with Proxies(tmp_path_factory, trust, hosts) as proxies:
+        yield proxies
+
+
 @pytest.fixture
-def origin(start_origin: StartOrigin) -> Origin:
-    """An origin with one blob."""
-    origin = start_origin("reg.test", "cdn.test")
+def origin(hosts: VirtualHosts) -> Origin:
+    """An origin of the test's own, with one blob, which others have too."""
+    origin = hosts.new()
     origin.on(PATH, blob_answer(BLOB, BODY))
     return origin
 
@@ -37,7 +55,8 @@ class TestTags:
     """A tag's manifest: by the tiers, or asked for each time."""
 
     @pytest.fixture
-    def served(self, origin: Origin, image: Image) -> Image:
+    def served(self, origin: Origin) -> Image:
+        image = make_image(seed=next(SEEDS))
         origin.publish("app", image, "stable-1", "v1.2.3", "latest", "v1")
         return image
 
@@ -46,9 +65,9 @@ class TestTags:
         [("stable-1", "manifest-primary"), ("v1.2.3", "manifest-secondary"), ("latest", "manifest-default")],
     )
     def test_on(
-        self, tag: str, kind: str, served: Image, origin: Origin, start_proxy: StartProxy, talk: Talk
+        self, tag: str, kind: str, served: Image, origin: Origin, proxies: Proxies, talk: Talk
     ) -> None:
-        client = talk(start_proxy(origin, ENABLE_MANIFEST_CACHE="true"), origin)
+        client = talk(proxies(**CACHED), origin)
         path = f"/v2/app/manifests/{tag}"
         replies = [client.get(path) for _ in range(3)]
         assert [said(reply) for reply in replies] == [("MISS", kind), ("HIT", kind), ("HIT", kind)]
@@ -63,8 +82,8 @@ class TestTags:
         assert client.get(f"/v2/app/manifests/{served.digest}").body == served.manifest
         assert len(origin.requests) == 1
 
-    def test_off(self, served: Image, origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
-        client = talk(start_proxy(origin), origin)
+    def test_off(self, served: Image, origin: Origin, proxies: Proxies, talk: Talk) -> None:
+        client = talk(proxies(), origin)
         replies = [client.get("/v2/app/manifests/v1") for _ in range(3)]
         assert {said(reply)[1] for reply in replies} == {"manifest-default-disabled"}
         assert "HIT" not in {said(reply)[0] for reply in replies}
@@ -79,10 +98,10 @@ class TestTags:
         ids=["500", "502", "504", "429", "cut"],
     )
     def test_stale(
-        self, cached: str, trouble: Answer, served: Image, origin: Origin, start_proxy: StartProxy, talk: Talk
+        self, cached: str, trouble: Answer, served: Image, origin: Origin, proxies: Proxies, talk: Talk
     ) -> None:
         env = {"ENABLE_MANIFEST_CACHE": cached, "MANIFEST_CACHE_DEFAULT_TIME": "0s"}
-        client = talk(start_proxy(origin, **env), origin)
+        client = talk(proxies(**env), origin)
         path = "/v2/app/manifests/latest"
         assert client.get(path).status == 200
         origin.on(path, trouble)
@@ -94,8 +113,8 @@ class TestTags:
         # 429 is remembered for a moment.
         wait_until(lambda: client.get(path).status == 404, "the registry is asked")
 
-    def test_trouble_with_nothing_kept(self, origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
-        client = talk(start_proxy(origin, ENABLE_MANIFEST_CACHE="true"), origin)
+    def test_trouble_with_nothing_kept(self, origin: Origin, proxies: Proxies, talk: Talk) -> None:
+        client = talk(proxies(**CACHED), origin)
         path = "/v2/app/manifests/latest"
         origin.on(path, Answer(b'{"errors":[]}', 429, {"Retry-After": "9"}))
         reply = client.get(path)
@@ -104,26 +123,22 @@ class TestTags:
         assert (reply.status, origin.hits[path]) == (429, 1)  # said once is enough
         assert reply.json()["errors"][0]["code"] == "TOOMANYREQUESTS"
 
-    def test_nobody_there_with_nothing_kept(
-        self, origin: Origin, start_proxy: StartProxy, talk: Talk
-    ) -> None:
-        client = talk(start_proxy(origin, ENABLE_MANIFEST_CACHE="true"), origin)
+    def test_nobody_there_with_nothing_kept(self, origin: Origin, proxies: Proxies, talk: Talk) -> None:
+        client = talk(proxies(**CACHED), origin)
         path = "/v2/app/manifests/latest"
         origin.on(path, Answer(cut_at=-1))
         reply = client.get(path)
         assert reply.status == 502
         assert reply.json()["errors"][0]["code"] == "UNAVAILABLE"
 
-    def test_a_variant_suits_those_who_accept_it(
-        self, origin: Origin, start_proxy: StartProxy, talk: Talk
-    ) -> None:
-        index = make_index(size=1000)
+    def test_a_variant_suits_those_who_accept_it(self, origin: Origin, proxies: Proxies, talk: Talk) -> None:
+        index = make_index(size=1000, seed=next(SEEDS))
         path = "/v2/multi/manifests/v1"
         one = index.images[0]
         origin.on(
             path, lambda seen: manifest_answer(index if index.media_type in seen.all("Accept") else one)
         )
-        client = talk(start_proxy(origin, ENABLE_MANIFEST_CACHE="true"), origin)
+        client = talk(proxies(**CACHED), origin)
         for _ in range(2):
             assert client.get(path, {"Accept": one.media_type}).body == one.manifest
             both = [("Accept", one.media_type), ("Accept", index.media_type)]
@@ -177,28 +192,28 @@ class TestPort:
 
     @pytest.mark.parametrize(
         "target",
-        ["localhost:{port}", "127.0.0.1:{port}", "[::1]:{port}", "169.254.169.254:{port}", "reg.test:1"],
+        ["localhost:{port}", "127.0.0.1:{port}", "[::1]:{port}", "169.254.169.254:{port}", "{name}:1"],
     )
-    def test_what_may_not_be_reached(self, target: str, origin: Origin, start_proxy: StartProxy) -> None:
-        proxy = start_proxy(origin, REGPROXY_CONNECT_PORTS=f"443 {origin.port}")
+    def test_what_may_not_be_reached(self, target: str, origin: Origin, proxies: Proxies) -> None:
+        proxy = proxies(REGPROXY_CONNECT_PORTS=f"443 {origin.port}")
         with Client.connect(proxy.address) as client:
-            reply = client.connect_to(target.format(port=origin.port))
+            reply = client.connect_to(target.format(port=origin.port, name=origin.name))
         assert reply.status == 403
         assert origin.requests == []
 
-    def test_v1_and_pushes_are_not_allowed(self, origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
-        proxy = start_proxy(origin)
+    def test_v1_and_pushes_are_not_allowed(self, origin: Origin, proxies: Proxies, talk: Talk) -> None:
+        proxy = proxies()
         assert talk(proxy, origin).get("/v1/_ping").status == 405
         for method in ("POST", "PUT", "DELETE", "PATCH"):
             reply = talk(proxy, origin).request(method, "/v2/app/blobs/uploads/", body=b"x")
             assert (method, reply.status) == (method, 405)
         assert origin.requests == []
 
-    def test_other_paths_go_through(self, origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
+    def test_other_paths_go_through(self, origin: Origin, proxies: Proxies, talk: Talk) -> None:
         origin.on("/v2/app/tags/list", Answer(b'{"tags":[]}', headers={"Set-Cookie": "a=b", "X-Mine": "1"}))
         origin.on("/elsewhere", redirect("https://else.test/x", 302))
         origin.on("/token", lambda seen: Answer(seen.method.encode() + seen.body))
-        client = talk(start_proxy(origin), origin)
+        client = talk(proxies(), origin)
         for _ in range(2):
             reply = client.get("/v2/app/tags/list?n=1")
             assert (reply.body, reply.get("X-Mine")) == (b'{"tags":[]}', "1")
@@ -214,7 +229,7 @@ class TestPort:
     ) -> None:
         """The client's own Authorization wins; without one, that host's pair goes in, and no other host's."""
         origin.on("/v2/", Answer(b"{}"))
-        proxy = start_proxy(origin, AUTH_REGISTRIES="cdn.test:x:y reg.test:u:p")
+        proxy = start_proxy(origin, AUTH_REGISTRIES=f"cdn.test:x:y {origin.name}:u:p")
         client = talk(proxy, origin)
         client.get("/v2/", {"Authorization": "Bearer abc"})
         client.get("/v2/", {"Proxy-Authorization": "Basic eDp5"})
@@ -277,11 +292,11 @@ class TestPort:
         ids=["no host", "two hosts", "space", "CL and TE", "two CLs", "TE", "version", "big"],
     )
     def test_heads_that_smuggle_are_refused(
-        self, lines: Iterable[str], status: set[int], origin: Origin, start_proxy: StartProxy, talk: Talk
+        self, lines: Iterable[str], status: set[int], origin: Origin, proxies: Proxies, talk: Talk
     ) -> None:
         origin.on("/v2/", Answer(b"{}"))
-        client = talk(start_proxy(origin), origin)
-        client.send(("\r\n".join(lines) + "\r\n\r\n").encode())
+        client = talk(proxies(), origin)
+        client.send(("\r\n".join(lines) + "\r\n\r\n").replace("reg.test", origin.name).encode())
         reply = client.read_reply("GET")
         assert reply.status in status
         assert client.read_end()[0] == b""
@@ -306,7 +321,7 @@ class TestOperation:
                 200,
             )
             assert int(line["bytes_sent"]) >= len(BODY)
-            assert line["host"].partition(":")[0] == "reg.test"
+            assert line["host"].partition(":")[0] == origin.name
             assert {"access_time", "upstream_response_time", "proxy_host", "upstream"} <= line.keys()
 
     def test_metrics(self, origin: Origin, start_proxy: StartProxy, talk: Talk) -> None:
@@ -320,7 +335,7 @@ class TestOperation:
         assert all(name.startswith(("regproxy_", "process_", "python_")) for name in metrics)
         hits = [labels for labels in metrics["regproxy_requests_total"] if "HIT" in dict(labels).values()]
         assert len(hits) == 1
-        assert dict(hits[0])["registry"].startswith("reg.test")
+        assert dict(hits[0])["registry"].startswith(origin.name)
 
     def test_stopping_lets_a_download_finish(
         self, origin: Origin, start_proxy: StartProxy, talk: Talk
