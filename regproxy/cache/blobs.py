@@ -97,7 +97,6 @@ class Store:
         self._failing = ""
         self._blobs: OrderedDict[str, Blob] = OrderedDict()
         self._small_bytes = 0
-        self._parts = layout.parts(root)
         self._prefix = str(layout.blobs(root))
         try:
             self._make_directories()
@@ -107,7 +106,7 @@ class Store:
             ) from error
 
     def _make_directories(self) -> None:
-        self._parts.mkdir(parents=True, exist_ok=True)
+        layout.parts(self.root).mkdir(parents=True, exist_ok=True)
         Path(self._prefix).mkdir(parents=True, exist_ok=True)
 
     # --- what is stored ----------------------------------------------------------------------------------
@@ -182,13 +181,12 @@ class Store:
         `limit` is the most bytes that it may take, 0 for any. `source`: the part of this registry alone.
         Where the disk fails it is in memory.
         """
-        mark = f"-{hashlib.sha256(source.encode()).hexdigest()[:8]}" if source else ""
-        path = self._parts / f"{digest[7:]}{mark}{layout.PART}"
+        path = layout.part(self.root, digest, source)
         return self._open(lambda: open_part(path, limit, self._loop), limit)
 
     def begin(self, *, limit: int = 0) -> Part:
         """A new part for content whose digest is not known yet."""
-        return self._open(lambda: new_part(self._parts, limit, self._loop), limit)
+        return self._open(lambda: new_part(layout.anonymous_part(self.root), limit, self._loop), limit)
 
     def _open(self, make: Callable[[], Part], limit: int) -> Part:
         try:

@@ -11,6 +11,8 @@ quarantine/<64 hex>              what `cache verify` has found to be wrong
 
 from __future__ import annotations
 
+import hashlib
+import secrets
 from pathlib import Path
 from typing import Final
 
@@ -41,9 +43,25 @@ def parts(root: Path) -> Path:
     return root / "parts"
 
 
+def part(root: Path, digest: str, source: str = "") -> Path:
+    """Return the part of `sha256:<hex>`; `source`: the one registry that it is fetched from."""
+    mark = f"-{hashlib.sha256(source.encode()).hexdigest()[:8]}" if source else ""
+    return parts(root) / f"{digest[7:]}{mark}{PART}"
+
+
+def anonymous_part(root: Path) -> Path:
+    """Return a new part's file, for content whose digest is not known yet."""
+    return parts(root) / f"{secrets.token_hex(12)}{PART}"
+
+
 def tag_claims(root: Path) -> Path:
     """Return the directory of the claims on tags."""
     return root / "claims"
+
+
+def tag_claim(directory: Path, mark: str) -> Path:
+    """Return the claim on the requests with this mark, in tag_claims()."""
+    return directory / f"{mark}{TAG_CLAIM}"
 
 
 def index(root: Path) -> Path:

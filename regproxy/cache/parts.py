@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
 import struct
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from regproxy.cache.layout import BESIDE, MAP, META, PART, WANT
+from regproxy.cache.layout import BESIDE, MAP, META, WANT
 from regproxy.core import file_lock
 from regproxy.dataplane.block_map import Extents
 from regproxy.dataplane.file import File
@@ -344,9 +343,8 @@ def open_part(path: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Part:
         os.close(fd)
 
 
-def new_part(directory: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Part:
+def new_part(path: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Part:
     """Make a part of which nobody else knows. Raises OSError."""
-    path = directory / f"{secrets.token_hex(12)}{PART}"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
     file_lock.lock(fd)
     return Part(path, GrowingFile(File(fd, -1, loop), limit), mine=True)

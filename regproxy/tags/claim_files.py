@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from regproxy.cache.layout import TAG_CLAIM
+from regproxy.cache import layout
 from regproxy.cache.parts import boot_id
 from regproxy.core import file_lock
 from regproxy.dataplane.inotify import Watch
@@ -60,7 +60,7 @@ class FileClaims:
 
     async def take(self, request: str, asked: Callable[[], float]) -> FileClaim:
         """As TagClaims.take. Where the disk fails every process fetches for itself."""
-        path = self._directory / f"{self.mark(request)}{TAG_CLAIM}"
+        path = layout.tag_claim(self._directory, self.mark(request))
         while True:
             try:
                 fd = _open(path)
