@@ -17,7 +17,7 @@ from urllib.parse import urljoin, urlsplit
 
 from regproxy.auth.authorizer import Authorizer, Exchange, Grant
 from regproxy.core.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
-from regproxy.core.lru import Bounded
+from regproxy.core.lru import Bounded, Seldom
 from regproxy.http.forwarding import upstream_head
 from regproxy.http.messages import NONE, Framing, Headers, Request, Response
 from regproxy.http.origin import Origin
@@ -53,6 +53,7 @@ _OTHER_SCHEME: Final = re.compile(
     rb"^(?:proxy-)?authorization:(?![ \t]*(?:basic|bearer)[ \t])", re.IGNORECASE | re.MULTILINE
 )
 _MIRRORED: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
+_BY_DIGEST: Final = frozenset({Kind.BLOB, Kind.MANIFEST})
 _IDENTITY: Final = (b"accept-encoding", b"identity")
 
 
@@ -87,6 +88,7 @@ class Upstream:
         self._idle = Idle()
         self._lets_in: Bounded[Origin, bool] = Bounded(DISTRUSTED_MAX)  # without any Authorization
         self._distrusted: Bounded[tuple[Origin, str], float] = Bounded(DISTRUSTED_MAX)
+        self._seldom = Seldom()
         self._authorizer = authorizer(self)
 
     # --- connections -------------------------------------------------------------------------------------
@@ -315,9 +317,18 @@ class Upstream:
             url = _follow(url, location)
             to = self._origins.canonical(Origin.of(url))
             if at.scheme == "https" and to.scheme != "https":
-                raise BadResponse(f"{at.host} redirects to plain HTTP at {to.host}: not followed")
+                self._check_plain(place.origin, at, to, _kind(request))
             at = to
         raise BadResponse(f"{place.origin.host}: more than {MAX_REDIRECTS} redirects")
+
+    def _check_plain(self, registry: Origin, at: Origin, to: Origin, kind: Kind) -> None:
+        """Raise BadResponse where a redirect to plain HTTP is not to be followed."""
+        text = f"{at.host} redirects to plain HTTP at {to.host}"
+        if not self._origins.follows_plain(registry, by_digest=kind in _BY_DIGEST):
+            setting = "REGPROXY_ALLOW_HTTP_REDIRECTS"
+            raise BadResponse(f"{text}: not followed; name {registry.host} in {setting} to allow it")
+        if self._seldom.lets((at, to), time.monotonic()):
+            log.info("%s: followed, without any credentials", text)
 
     async def _hop(
         self,
