@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ import pytest
 
 from tests.support.client import Client, Reply
 from tests.support.images import MANIFEST, Image, digest_of, make_image
-from tests.support.origin import Answer, Origin, Seen, blob_answer, manifest_answer, redirect
+from tests.support.origin import Answer, Origin, Script, Seen, blob_answer, manifest_answer, redirect
 from tests.support.proxy import Proxy, said
 from tests.support.trust import Trust
 
@@ -262,3 +264,103 @@ class TestPlainRedirects:
         assert all(map(bare, field.asked(field.plain, item.path)))
         (seen,) = field.asked(field.registries, item.path)
         assert seen.get("authorization") == "Basic dTpw"
+
+
+# --- hosts that are redirected to, and are busy ------------------------------------------------------------
+
+
+def busy(status: int, **headers: str) -> Answer:
+    fields = {key.replace("_", "-"): value for key, value in headers.items()}
+    return Answer(b"slow down", status, {"Content-Type": "text/plain", **fields})
+
+
+def elsewhere(field: Field, host: str) -> str:
+    """Return a host of the test's own, that its registry redirects to."""
+    number = host.removeprefix("reg").partition(".")[0]
+    return f"reg.other{number}.test:{field.others.port}"
+
+
+def moved(field: Field, item: Item, to: str, *scripts: Script, code: int = 307) -> None:
+    field.registries.on(item.path, redirect(f"https://{to}{item.path}", code))
+    field.others.on(item.path, *(scripts or (item.answer,)))
+
+
+class TestBusyCdns:
+    @pytest.mark.parametrize("status, headers", [(429, {}), (503, {}), (429, {"Retry_After": "1"})])
+    @pytest.mark.parametrize("make", BY_DIGEST, ids=name)
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_what_is_refused_is_asked_for_again(
+        self,
+        method: str,
+        make: Callable[[], Item],
+        status: int,
+        headers: dict[str, str],
+        through: Through,
+        field: Field,
+        host: str,
+    ) -> None:
+        item, refusal = make(), busy(status, **headers)
+        moved(field, item, elsewhere(field, host), refusal, refusal, item.answer)
+        reply = through().request(method, item.path, ACCEPT)
+        assert (reply.status, reply.body) == (200, item.body if method == "GET" else b"")
+        # The registry had no part in it.
+        assert field.registries.hits[item.path] == 1
+        assert field.others.hits[item.path] == 3
+
+    @pytest.mark.parametrize("status, headers", [(429, {}), (503, {}), (429, {"Retry_After": "3600"})])
+    def test_others_go_on(
+        self, status: int, headers: dict[str, str], through: Through, field: Field, host: str
+    ) -> None:
+        """Nor is a tag's copy any staler for it, whose registry has said nothing of the kind."""
+        refused, others = blob(), [make() for make in MAKERS for _ in range(3)]
+        moved(field, refused, elsewhere(field, host), busy(status, **headers))
+        client = through()
+        client.ask("GET", refused.path)
+        field.others.wait_for(lambda origin: origin.hits[refused.path] > 0)
+        other = through()
+        for item in others:
+            moved(field, item, elsewhere(field, host))
+            reply = other.get(item.path, ACCEPT)
+            assert (reply.status, reply.body) == (200, item.body)
+        assert client.read_reply("GET").status == status
+        assert field.others.hits[refused.path] == (1 if headers else 5)
+
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_a_tag_keeps_nobody_waiting(self, status: int, through: Through, field: Field, host: str) -> None:
+        item, client = tag(), through()
+        moved(field, item, elsewhere(field, host))
+        assert client.get(item.path, ACCEPT).status == 200
+        before = field.others.hits[item.path]
+        moved(field, item, elsewhere(field, host), busy(status))
+        for turn in range(1, 4):
+            reply = client.get(item.path, ACCEPT)
+            assert (reply.status, said(reply)[0]) == (200, "STALE")
+            assert field.others.hits[item.path] == before + turn
+
+    def test_few_at_a_time(self, proxies: Proxies, stack: ExitStack, field: Field, host: str) -> None:
+        """While it is busy."""
+        first, items, go = blob(), [blob() for _ in range(12)], threading.Event()
+        to = elsewhere(field, host)
+        moved(field, first, to, busy(429), first.answer)
+        clients = [stack.enter_context(proxies().client(host)) for _ in items]
+        assert clients[0].get(first.path).status == 200
+        for item in items:
+            moved(field, item, to, replace(item.answer, hold_at=-1, hold=go))
+        try:
+            for client, item in zip(clients, items, strict=True):
+                client.ask("GET", item.path)
+            field.registries.wait_for(lambda origin: all(origin.hits[item.path] for item in items))
+            field.others.wait_for(lambda origin: sum(origin.hits[item.path] for item in items) >= 4)
+            assert sum(field.others.hits[item.path] for item in items) == 4
+        finally:
+            go.set()
+        assert [client.read_reply("GET").body for client in clients] == [item.body for item in items]
+
+    @pytest.mark.parametrize("make", [blob, manifest], ids=name)
+    def test_a_429_of_the_registry_is_its_quota(
+        self, make: Callable[[], Item], through: Through, field: Field
+    ) -> None:
+        item, client = make(), through()
+        field.registries.on(item.path, busy(429, Retry_After="3600"))
+        assert [client.get(item.path, ACCEPT).status for _ in range(2)] == [429, 429]
+        assert field.registries.hits[item.path] == 1
