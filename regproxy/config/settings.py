@@ -38,6 +38,7 @@ from regproxy.config.values import (
     parse_login_for,
     parse_min_free,
     parse_optional_path,
+    parse_plain_redirects,
     parse_ports,
     parse_positive_time,
     parse_records,
@@ -118,6 +119,7 @@ class Config:
     connect_ports: frozenset[int]
     allow_targets: tuple[HostRule, ...]
     private_targets: bool
+    http_redirects: tuple[HostRule, ...] | None
     credentials: tuple[Credential, ...]
     docker_config: str | None
     login_for: LoginFor
@@ -234,6 +236,9 @@ _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are t
 _LOGIN_MEANING = "whose requests get the credentials: pull = pulls, push = pushes too where ALLOW_PUSH=true"
 _TARGETS_MEANING = "hosts that may be at loopback, link-local, metadata and private addresses"
 _PRIVATE_MEANING = "whether clients may reach private addresses; false = only hosts that the settings name"
+_PLAIN_MEANING = (
+    "registries whose redirects to http:// are followed for tags too; content by digest: for all; off = never"
+)
 _FREE_MEANING = "bytes of the disk that the cache leaves free; auto = 1g or 5 % of it, the smaller"
 _PROXY_MEANING = "http://[user:password@]host:port of a proxy that upstream is reached through"
 _RESERVE_MEANING = "what is left of a registry's quota when tags begin to last longer; 0 = they never do"
@@ -268,6 +273,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_CONNECT_PORTS", "connect_ports", "443", "ports of any CONNECT", parse_ports, many=True),
     Setting("REGPROXY_ALLOW_TARGETS", "allow_targets", "", _TARGETS_MEANING, parse_rules, many=True),
     Setting("REGPROXY_PRIVATE_TARGETS", "private_targets", "true", _PRIVATE_MEANING, _BOOL),
+    Setting(
+        *("REGPROXY_ALLOW_HTTP_REDIRECTS", "http_redirects", "", _PLAIN_MEANING),
+        parse_plain_redirects,
+        many=True,
+    ),
     Setting("AUTH_REGISTRIES", "", "", "host:user:password entries", _verbatim, many=True, secret=True),
     Setting("AUTH_REGISTRIES_DELIMITER", "", " ", "stands between the entries of AUTH_REGISTRIES", _verbatim),
     Setting("AUTH_REGISTRY_DELIMITER", "", ":", "stands between the parts of one entry", _verbatim),

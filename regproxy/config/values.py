@@ -255,6 +255,16 @@ def parse_rules(raw: Raw) -> tuple[HostRule, ...]:
     return tuple(dict.fromkeys(_each(_words(raw), parse_rule)))
 
 
+def parse_plain_redirects(raw: Raw) -> tuple[HostRule, ...] | None:
+    """Return the HostRules of a list; None for `off`."""
+    words = [word.lower() for word in _words(raw)]
+    if len(words) == 1 and words[0] in _FALSE:
+        return None
+    if not _FALSE.union(_TRUE).isdisjoint(words):
+        raise ValueError("a list of registries, such as reg.example *.corp.example, or off alone")
+    return parse_rules(raw)
+
+
 def parse_header_masks(raw: Raw) -> tuple[bytes, ...]:
     """Return the names of header fields of a list, in lower case; a `*` at its end stands for any end."""
     return tuple(dict.fromkeys(_each(_words(raw), _header_mask)))

@@ -182,7 +182,9 @@ class Bodies:
                     raise  # see Tags
                 log.info("%s: asked again: %s", self.host, error)
             else:
-                if fetched.response.status not in _STUMBLES:
+                status, led = fetched.response.status, fetched.origin != fetched.place
+                # Where a redirect has led to, that was asked again already: see Backoff.
+                if status not in _STUMBLES or (led and status == 503):
                     return fetched
                 answer = await self.answer(fetched)
                 log.info("%s: asked again: %s", self.host, answer)

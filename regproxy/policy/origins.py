@@ -88,6 +88,13 @@ class Origins:
         """Whether the way to an origin is meant to be plain HTTP: credentials and redirects may go there."""
         return self.settings(origin).scheme == "http"
 
+    def follows_plain(self, registry: Origin, *, by_digest: bool) -> bool:
+        """Whether a redirect to plain HTTP is followed; `by_digest`: that says what the content is."""
+        rules = self._config.http_redirects
+        if rules is None:
+            return False
+        return by_digest or any(rule.matches(registry.host, registry.port) for rule in rules)
+
     def canonical(self, origin: Origin) -> Origin:
         """Return the origin as clients know it, of a URL that may come from a registry behind plain HTTP.
 

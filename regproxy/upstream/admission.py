@@ -39,10 +39,12 @@ class Gate:
         send: Callable[[], Awaitable[T]],
         *,
         limited: bool = True,
+        counted: bool = True,
     ) -> T:
         """Send a request, unless it is known to be in vain, and learn from what comes of it.
 
-        `limited`: not sent either while the registry has said that it would refuse it.
+        `limited`: not sent either while the registry has said that it would refuse it. `counted`: what comes
+        of it tells of the registry's quota.
         """
         breakers, quotas = self.breakers, self.quotas
         breakers.admit(origin)
@@ -70,7 +72,7 @@ class Gate:
             breakers.abandoned(origin)
             raise
         breakers.answered(origin)
-        if kind in _CONTENT:
+        if counted and kind in _CONTENT:
             # Other paths have limits of their own.
             quotas.observe(origin.host, credential, method, kind, result[1])
         return result

@@ -6,6 +6,7 @@ An origin is (scheme, host, port), so the port of the CONNECT is the port that i
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import re
 import time
@@ -17,7 +18,7 @@ from urllib.parse import urljoin, urlsplit
 
 from regproxy.auth.authorizer import Authorizer, Exchange, Grant
 from regproxy.core.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
-from regproxy.core.lru import Bounded
+from regproxy.core.lru import Bounded, Seldom
 from regproxy.http.forwarding import upstream_head
 from regproxy.http.messages import NONE, Framing, Headers, Request, Response
 from regproxy.http.origin import Origin
@@ -29,6 +30,7 @@ from regproxy.registry.rate_limits import CLIENT
 from regproxy.registry.targets import Kind, parse_target
 from regproxy.registry.token_protocol import Issued
 from regproxy.upstream.admission import Gate, credential_of
+from regproxy.upstream.backoff import Backoff
 from regproxy.upstream.connection import SMALL_BODY, Connection, ConnectionLost
 from regproxy.upstream.dialer import Dialer
 from regproxy.upstream.fetch import WHOLE, Ask, Fetched, plain
@@ -93,6 +95,7 @@ class Upstream:
         self._heads = HeadSupport()
         self._lets_in: Bounded[Origin, bool] = Bounded(DISTRUSTED_MAX)  # without any Authorization
         self._distrusted: Bounded[tuple[Origin, str], float] = Bounded(DISTRUSTED_MAX)
+        self._seldom, self._backoff = Seldom(), Backoff()
         self._authorizer = authorizer(self)
 
     # --- connections -------------------------------------------------------------------------------------
@@ -346,9 +349,18 @@ class Upstream:
             url = _follow(url, location)
             to = self._origins.canonical(Origin.of(url))
             if at.scheme == "https" and to.scheme != "https":
-                raise BadResponse(f"{at.host} redirects to plain HTTP at {to.host}: not followed")
+                self._check_plain(place.origin, at, to, _kind(request))
             at = to
         raise BadResponse(f"{place.origin.host}: more than {MAX_REDIRECTS} redirects")
+
+    def _check_plain(self, registry: Origin, at: Origin, to: Origin, kind: Kind) -> None:
+        """Raise BadResponse where a redirect to plain HTTP is not to be followed."""
+        text = f"{at.host} redirects to plain HTTP at {to.host}"
+        if not self._origins.follows_plain(registry, by_digest=kind in _BY_DIGEST):
+            setting = "REGPROXY_ALLOW_HTTP_REDIRECTS"
+            raise BadResponse(f"{text}: not followed; name {registry.host} in {setting} to allow it")
+        if self._seldom.lets((at, to), time.monotonic()):
+            log.info("%s: followed, without any credentials", text)
 
     async def _hop(
         self,
@@ -362,7 +374,7 @@ class Upstream:
     ) -> tuple[Connection, Response]:
         """One request on the way; to the registry with credentials, others if the first are refused."""
         if across:
-            return await self._send(at, None, request, method, url, ask, across=origin)
+            return await self._send_led(origin, at, request, method, url, ask)
         target, authorizer = parse_target(request.path), self._authorizer
         grant = await authorizer.authorization(origin, target, request, background=ask.background)
         async with authorizer.trial(origin, grant) as rests:
@@ -396,6 +408,24 @@ class Upstream:
                 await authorizer.note(origin, target, response, other)
         return connection, response
 
+    async def _send_led(
+        self, registry: Origin, at: Origin, request: Request, method: str, url: str, ask: Ask
+    ) -> tuple[Connection, Response]:
+        """One request where an answer has led to; again after a while where that host is busy."""
+        if _kind(request) not in _BY_DIGEST:
+            # Of a tag there may be a copy to serve instead: nobody is kept waiting.
+            return await self._send(at, None, request, method, url, ask, across=registry)
+        for attempt in itertools.count(1):
+            async with self._backoff.turn(at):
+                connection, response = await self._send(at, None, request, method, url, ask, across=registry)
+            pause = self._backoff.pause(at, response, attempt)
+            if pause is None:
+                break
+            await self._finish(connection, response)
+            log.info("%s answers %d: asked again in %.1f s", at.host, response.status, pause)
+            await asyncio.sleep(pause)
+        return connection, response
+
     async def _send(
         self,
         at: Origin,
@@ -413,11 +443,13 @@ class Upstream:
         head = upstream_head(told, authority(at), target=_path_of(url), method=method, put=put)
         patience = self._first_byte if method == "GET" and _kind(request) in _BY_DIGEST else 0.0
         # Who shows nothing where something is asked for uses up nobody's quota, and has to see the challenge.
-        limited = grant is not None or across is not None or self._lets_in.get(at) is True
+        # What a host says that a registry redirects to is no word of that registry's.
+        limited = across is None and (grant is not None or self._lets_in.get(at) is True)
         connection, response = await self._gate.through(
             *(at, credential_of(grant, request if across is None else told), method, _kind(request)),
             lambda: self._request(at, head, method, answer_of=across, patience=patience),
             limited=limited,
+            counted=across is None,
         )
         if grant is None and across is None:
             self._lets_in.put(at, response.status != 401)

@@ -110,7 +110,7 @@ def test_redirects_to_anybody_elses_plain_http_are_not_followed(
 ) -> None:
     plain = start_origin("reg.test", tls=False)
     plain.on(PATH, redirect("http://other.test/kept", 307))
-    reply = pull(start(at(plain, 'scheme = "http"')))
+    reply = pull(start(at(plain, 'scheme = "http"'), REGPROXY_ALLOW_HTTP_REDIRECTS="off"))
     assert reply.status == 502
     assert "redirects to plain HTTP at other.test: not followed" in message(reply)
 

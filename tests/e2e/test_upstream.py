@@ -180,8 +180,6 @@ class TestRedirects:
     @pytest.mark.parametrize(
         "location",
         [
-            "http://{cdn}/kept",
-            "HTTP://{cdn}/kept",
             "ftp://{cdn}/kept",
             "https://user:pass@{cdn}/kept",
             "https://",

@@ -20,6 +20,7 @@ from regproxy.config.values import (
     parse_listen,
     parse_log,
     parse_optional_path,
+    parse_plain_redirects,
     parse_port,
     parse_ports,
     parse_positive_time,
@@ -475,3 +476,9 @@ PASSWORDS = st.text(min_size=1).filter(lambda text: text.strip() == text and "\N
 def test_a_password_comes_back_as_it_was(host: str, password: str) -> None:
     found, _ = parse_credentials(f"{host}:::user:::{password}", "\N{SNOWMAN}", ":::")
     assert found == (Credential(host, None, "user", password),)
+
+
+@pytest.mark.parametrize("text", ["off, reg.example", "true", "reg.example no", "*"])
+def test_what_is_no_list_of_plain_redirects(text: str) -> None:
+    with pytest.raises(ValueError, match=r"off alone|a mask with one"):
+        parse_plain_redirects(text)

@@ -1,0 +1,366 @@
+"""What registries in the field do: redirects to plain HTTP and to other registries, refusals, busy CDNs."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.client import Client, Reply
+from tests.support.images import MANIFEST, Image, digest_of, make_image
+from tests.support.origin import Answer, Origin, Script, Seen, blob_answer, manifest_answer, redirect
+from tests.support.proxy import Proxy, said
+from tests.support.trust import Trust
+
+NUMBERS = itertools.count()
+HOSTS = 200  # names of the registries: what is learned of one is no business of another's
+ACCEPT = {"Accept": MANIFEST}
+OWN = "Bearer the-clients-own"
+CODES = (301, 302, 303, 307, 308)
+# Tags are asked for each time, so that a copy that is held is confirmed with each request.
+SETTINGS = {"PROXY_READ_TIMEOUT": "5s", "REGPROXY_RESUME_TIME": "5s"}
+
+
+class Field(NamedTuple):
+    """The origins that all tests share: registries, what they redirect to, and a plain one."""
+
+    registries: Origin
+    others: Origin
+    plain: Origin
+
+    def asked(self, at: Origin, path: str) -> list[Seen]:
+        return [seen for seen in list(at.requests) if seen.path == path]
+
+
+class Item(NamedTuple):
+    """Content of a repository of its own, and the answer that has it."""
+
+    path: str
+    answer: Answer
+    body: bytes
+
+
+@pytest.fixture(scope="module")
+def field(trust: Trust) -> Iterator[Field]:
+    with (
+        Origin(trust, *(f"reg{number}.test" for number in range(HOSTS))) as registries,
+        Origin(trust, *(f"{word}.other{n}.test" for n in range(HOSTS) for word in ("reg", "auth"))) as others,
+        Origin(None, "plain.test") as plain,
+    ):
+        yield Field(registries, others, plain)
+
+
+class Proxies:
+    """Proxies before these origins, by what is set, started when they are first wanted."""
+
+    def __init__(self, field: Field, trust: Trust, place: Callable[[], Path]) -> None:
+        self._field, self._trust, self._place = field, trust, place
+        self._stack = ExitStack()
+        self._proxies: dict[tuple[tuple[str, str], ...], Proxy] = {}
+
+    def __call__(self, **env: str) -> Proxy:
+        key = tuple(sorted(env.items()))
+        if key not in self._proxies:
+            resolve: dict[str, str] = {}
+            for origin in self._field:
+                resolve |= origin.resolve
+            ports = f"{self._field.registries.port},{self._field.others.port}"
+            proxy = Proxy(
+                self._place(),
+                {**SETTINGS, "REGPROXY_CONNECT_PORTS": ports, **env},
+                registries=("*.test",),
+                resolve=resolve,
+                ca=self._trust.path,
+            )
+            self._proxies[key] = self._stack.enter_context(proxy)
+        return self._proxies[key]
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+@pytest.fixture(scope="module")
+def proxies(field: Field, trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
+    """Each of them fails at the end where anything was left open."""
+    found = Proxies(field, trust, lambda: tmp_path_factory.mktemp("proxy"))
+    yield found
+    found.close()
+
+
+NAMES = (f"reg{number}.test" for number in range(HOSTS))
+
+
+@pytest.fixture
+def host(field: Field) -> str:
+    """A registry of the test's own."""
+    return f"{next(NAMES)}:{field.registries.port}"
+
+
+Through = Callable[..., Client]
+
+
+@pytest.fixture
+def through(proxies: Proxies, host: str, stack: ExitStack) -> Through:
+    """A client of the proxy with these settings, that is through to `host`, or to another one."""
+
+    def client(to: str = host, **env: str) -> Client:
+        return stack.enter_context(proxies(**env).client(to))
+
+    return client
+
+
+def image() -> Image:
+    return make_image(size=1000, layers=1, seed=next(NUMBERS))
+
+
+def blob(size: int = 5000) -> Item:
+    number = next(NUMBERS)
+    body = random.Random(number).randbytes(size)
+    return Item(f"/v2/r{number}/blobs/{digest_of(body)}", blob_answer(digest_of(body), body), body)
+
+
+def manifest() -> Item:
+    made = image()
+    return Item(f"/v2/r{next(NUMBERS)}/manifests/{made.digest}", manifest_answer(made), made.manifest)
+
+
+def tag() -> Item:
+    made = image()
+    return Item(f"/v2/r{next(NUMBERS)}/manifests/latest", manifest_answer(made), made.manifest)
+
+
+BY_DIGEST = [blob, manifest]
+MAKERS = [blob, manifest, tag]
+
+
+def name(value: object) -> str | None:
+    return getattr(value, "__name__", None)
+
+
+def error_of(reply: Reply) -> str:
+    (error,) = reply.json()["errors"]
+    return str(error["message"])
+
+
+# --- redirects to plain HTTP ------------------------------------------------------------------------------
+
+SECRETS = ("authorization", "cookie", "proxy-authorization", "x-registry-auth")
+LISTED = {"REGPROXY_ALLOW_HTTP_REDIRECTS": "*.test"}
+NEVER = {"REGPROXY_ALLOW_HTTP_REDIRECTS": "off"}
+OTHERS = {"REGPROXY_ALLOW_HTTP_REDIRECTS": "reg.elsewhere.example, *.elsewhere.example"}
+
+
+def moved_to_plain(field: Field, item: Item, code: int = 307) -> None:
+    field.registries.on(item.path, redirect(field.plain.url + item.path, code))
+    field.plain.on(item.path, item.answer)
+
+
+def bare(seen: Seen) -> bool:
+    return not any(seen.get(secret) for secret in SECRETS)
+
+
+class TestPlainRedirects:
+    @pytest.mark.parametrize("code", CODES)
+    @pytest.mark.parametrize("make", BY_DIGEST, ids=name)
+    @pytest.mark.parametrize("env", [{}, OTHERS, LISTED], ids=["default", "others", "listed"])
+    def test_content_by_digest(
+        self, env: dict[str, str], make: Callable[[], Item], code: int, through: Through, field: Field
+    ) -> None:
+        item, client = make(), through(**env)
+        moved_to_plain(field, item, code)
+        sent = {**ACCEPT, "Authorization": OWN, "Cookie": "a=b"}
+        reply = client.request("HEAD", item.path, sent)
+        assert (reply.status, reply.get("Content-Length")) == (200, str(len(item.body)))
+        for word in ("MISS", "HIT"):
+            reply = client.get(item.path, sent)
+            assert (reply.status, reply.body, said(reply)[0]) == (200, item.body, word)
+        seen = field.asked(field.plain, item.path)
+        assert [each.method for each in seen] == ["HEAD", "GET"]
+        assert all(map(bare, seen))
+        assert [each.get("authorization") for each in field.asked(field.registries, item.path)] == [OWN] * 2
+
+    def test_wrong_bytes_are_not_taken(self, through: Through, field: Field) -> None:
+        item, client = blob(), through()
+        moved_to_plain(field, item)
+        field.plain.on(item.path, Answer(item.body[:-1] + bytes([item.body[-1] ^ 1])))
+        assert client.get(item.path).status == 502
+        field.plain.on(item.path, item.answer)
+        assert client.get(item.path).body == item.body
+
+    def test_a_range(self, through: Through, field: Field) -> None:
+        item = blob(200_000)
+        moved_to_plain(field, item)
+        reply = through().get(item.path, {"Range": "bytes=1000-1999"})
+        assert (reply.status, reply.body) == (206, item.body[1000:2000])
+
+    @pytest.mark.parametrize("code", CODES)
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    @pytest.mark.parametrize("env", [{}, OTHERS, NEVER], ids=["default", "others", "never"])
+    def test_a_tag_is_refused(
+        self, env: dict[str, str], method: str, code: int, through: Through, field: Field
+    ) -> None:
+        item = tag()
+        moved_to_plain(field, item, code)
+        reply = through(**env).request(method, item.path, ACCEPT)
+        assert reply.status == 502
+        if method == "GET":
+            assert "REGPROXY_ALLOW_HTTP_REDIRECTS" in error_of(reply)
+            assert "plain.test" in error_of(reply)
+        assert field.asked(field.plain, item.path) == []
+
+    @pytest.mark.parametrize("make", BY_DIGEST, ids=name)
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_off(self, method: str, make: Callable[[], Item], through: Through, field: Field) -> None:
+        item = make()
+        moved_to_plain(field, item)
+        assert through(**NEVER).request(method, item.path, ACCEPT).status == 502
+        assert field.asked(field.plain, item.path) == []
+
+    def test_a_tag_that_is_held_is_served(self, through: Through, field: Field) -> None:
+        item, client = tag(), through()
+        field.registries.on(item.path, item.answer)
+        assert client.get(item.path, ACCEPT).body == item.body
+        moved_to_plain(field, item)
+        for method in ("GET", "HEAD"):
+            reply = client.request(method, item.path, ACCEPT)
+            assert (reply.status, said(reply)[0]) == (200, "STALE")
+        assert field.asked(field.plain, item.path) == []
+
+    @pytest.mark.parametrize("code", CODES)
+    def test_a_tag_of_a_listed_registry(self, code: int, through: Through, field: Field) -> None:
+        item, client = tag(), through(**LISTED)
+        moved_to_plain(field, item, code)
+        sent = {**ACCEPT, "Authorization": OWN, "Cookie": "a=b"}
+        assert client.request("HEAD", item.path, sent).status == 200
+        for word in ("MISS", "REVALIDATED"):
+            reply = client.get(item.path, sent)
+            assert (reply.status, reply.body, said(reply)[0]) == (200, item.body, word)
+        assert all(map(bare, field.asked(field.plain, item.path)))
+
+    def test_what_is_redirected_back(self, through: Through, field: Field, host: str) -> None:
+        """Once it has gone by plain HTTP, nothing of the registry's is shown to anybody, itself included."""
+        item, back = blob(), f"/kept/r{next(NUMBERS)}"
+        field.registries.on(item.path, redirect(field.plain.url + item.path))
+        field.plain.on(item.path, redirect(f"https://{host}{back}"))
+        field.registries.on(back, item.answer)
+        assert through().get(item.path, {"Authorization": OWN}).body == item.body
+        (seen,) = field.asked(field.registries, back)
+        assert bare(seen)
+
+    def test_no_configured_login(self, through: Through, field: Field) -> None:
+        """Neither the registry's own nor that of the host that it leads to."""
+        item, env = blob(), {"AUTH_REGISTRIES": f"plain.test:x:y reg{HOSTS - 1}.test:u:p"}
+        moved_to_plain(field, item)
+        field.plain.on(item.path, Answer(b"", 401, {"WWW-Authenticate": 'Basic realm="r"'}))
+        client = through(f"reg{HOSTS - 1}.test:{field.registries.port}", **env)
+        assert client.get(item.path).status == 401
+        assert all(map(bare, field.asked(field.plain, item.path)))
+        (seen,) = field.asked(field.registries, item.path)
+        assert seen.get("authorization") == "Basic dTpw"
+
+
+# --- hosts that are redirected to, and are busy ------------------------------------------------------------
+
+
+def busy(status: int, **headers: str) -> Answer:
+    fields = {key.replace("_", "-"): value for key, value in headers.items()}
+    return Answer(b"slow down", status, {"Content-Type": "text/plain", **fields})
+
+
+def elsewhere(field: Field, host: str) -> str:
+    """Return a host of the test's own, that its registry redirects to."""
+    number = host.removeprefix("reg").partition(".")[0]
+    return f"reg.other{number}.test:{field.others.port}"
+
+
+def moved(field: Field, item: Item, to: str, *scripts: Script, code: int = 307) -> None:
+    field.registries.on(item.path, redirect(f"https://{to}{item.path}", code))
+    field.others.on(item.path, *(scripts or (item.answer,)))
+
+
+class TestBusyCdns:
+    @pytest.mark.parametrize("status, headers", [(429, {}), (503, {}), (429, {"Retry_After": "1"})])
+    @pytest.mark.parametrize("make", BY_DIGEST, ids=name)
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_what_is_refused_is_asked_for_again(
+        self,
+        method: str,
+        make: Callable[[], Item],
+        status: int,
+        headers: dict[str, str],
+        through: Through,
+        field: Field,
+        host: str,
+    ) -> None:
+        item, refusal = make(), busy(status, **headers)
+        moved(field, item, elsewhere(field, host), refusal, refusal, item.answer)
+        reply = through().request(method, item.path, ACCEPT)
+        assert (reply.status, reply.body) == (200, item.body if method == "GET" else b"")
+        # The registry had no part in it.
+        assert field.registries.hits[item.path] == 1
+        assert field.others.hits[item.path] == 3
+
+    @pytest.mark.parametrize("status, headers", [(429, {}), (503, {}), (429, {"Retry_After": "3600"})])
+    def test_others_go_on(
+        self, status: int, headers: dict[str, str], through: Through, field: Field, host: str
+    ) -> None:
+        """Nor is a tag's copy any staler for it, whose registry has said nothing of the kind."""
+        refused, others = blob(), [make() for make in MAKERS for _ in range(3)]
+        moved(field, refused, elsewhere(field, host), busy(status, **headers))
+        client = through()
+        client.ask("GET", refused.path)
+        field.others.wait_for(lambda origin: origin.hits[refused.path] > 0)
+        other = through()
+        for item in others:
+            moved(field, item, elsewhere(field, host))
+            reply = other.get(item.path, ACCEPT)
+            assert (reply.status, reply.body) == (200, item.body)
+        assert client.read_reply("GET").status == status
+        assert field.others.hits[refused.path] == (1 if headers else 5)
+
+    @pytest.mark.parametrize("status", [429, 503])
+    def test_a_tag_keeps_nobody_waiting(self, status: int, through: Through, field: Field, host: str) -> None:
+        item, client = tag(), through()
+        moved(field, item, elsewhere(field, host))
+        assert client.get(item.path, ACCEPT).status == 200
+        before = field.others.hits[item.path]
+        moved(field, item, elsewhere(field, host), busy(status))
+        for turn in range(1, 4):
+            reply = client.get(item.path, ACCEPT)
+            assert (reply.status, said(reply)[0]) == (200, "STALE")
+            assert field.others.hits[item.path] == before + turn
+
+    def test_few_at_a_time(self, proxies: Proxies, stack: ExitStack, field: Field, host: str) -> None:
+        """While it is busy."""
+        first, items, go = blob(), [blob() for _ in range(12)], threading.Event()
+        to = elsewhere(field, host)
+        moved(field, first, to, busy(429), first.answer)
+        clients = [stack.enter_context(proxies().client(host)) for _ in items]
+        assert clients[0].get(first.path).status == 200
+        for item in items:
+            moved(field, item, to, replace(item.answer, hold_at=-1, hold=go))
+        try:
+            for client, item in zip(clients, items, strict=True):
+                client.ask("GET", item.path)
+            field.registries.wait_for(lambda origin: all(origin.hits[item.path] for item in items))
+            field.others.wait_for(lambda origin: sum(origin.hits[item.path] for item in items) >= 4)
+            assert sum(field.others.hits[item.path] for item in items) == 4
+        finally:
+            go.set()
+        assert [client.read_reply("GET").body for client in clients] == [item.body for item in items]
+
+    @pytest.mark.parametrize("make", [blob, manifest], ids=name)
+    def test_a_429_of_the_registry_is_its_quota(
+        self, make: Callable[[], Item], through: Through, field: Field
+    ) -> None:
+        item, client = make(), through()
+        field.registries.on(item.path, busy(429, Retry_After="3600"))
+        assert [client.get(item.path, ACCEPT).status for _ in range(2)] == [429, 429]
+        assert field.registries.hits[item.path] == 1
