@@ -248,7 +248,8 @@ class Session:
             plan = passed
         exchange.kind = plan.kind
         if plan.action is Action.REFUSE:
-            handlers.responder.error(exchange, plan.status, plan.code, f"{origin.host}: {plan.reason}")
+            reason = f"{origin.host}: {plan.reason.replace('{host}', origin.host)}"
+            handlers.responder.error(exchange, plan.status, plan.code, reason)
         elif plan.action is Action.SERVE and copy is not None:
             handlers.hits.serve(exchange, copy.held, "HIT")
         elif plan.action is Action.STALE and copy is not None:
