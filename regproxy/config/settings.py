@@ -36,6 +36,7 @@ from regproxy.config.values import (
     Address,
     Credential,
     HostRule,
+    LogFormat,
     LoginFor,
     LogLevel,
     Raw,
@@ -48,6 +49,7 @@ from regproxy.config.values import (
     parse_level,
     parse_listen,
     parse_log,
+    parse_log_format,
     parse_login_for,
     parse_min_free,
     parse_optional_path,
@@ -123,6 +125,7 @@ class Config:
     workers: int
     hang_timeout: float
     access_log: str
+    access_log_format: LogFormat
     log_level: LogLevel
     tls_records: Records
 
@@ -234,7 +237,7 @@ class Setting:
 
 _BOOL, _SIZE, _TIME = _text(parse_bool), _text(parse_size), _text(parse_time)
 _TIMEOUT, _LISTEN, _FILE = _text(parse_positive_time), _text(parse_listen), _text(parse_optional_path)
-_DIRECTORY = _text(parse_directory)
+_DIRECTORY, _FORMAT = _text(parse_directory), _text(parse_log_format)
 _SWITCH, _WAIT, _KEEP = parse_switch, parse_timeout, parse_keepalive
 
 # The defaults and the meanings that are too long for a row.
@@ -261,6 +264,7 @@ _STREAMS_MEANING = "connections for one large blob whose origin is slow; 1 = one
 _RESUME_MEANING = "a download that broke is asked for again until it brought nothing for so long; 0 = never"
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
+_FORMAT_MEANING = "regproxy, or rp = docker-registry-proxy's lines, to the letter"
 _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
 
 SETTINGS: tuple[Setting, ...] = (
@@ -276,6 +280,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_WORKERS", "workers", "auto", "processes; auto = one per core", _text(parse_workers)),
     Setting("REGPROXY_HANG_TIMEOUT", "hang_timeout", "30s", "a silent worker is replaced after it", _TIMEOUT),
     Setting("REGPROXY_ACCESS_LOG", "access_log", "-", "path, - (standard output) or off", _text(parse_log)),
+    Setting("REGPROXY_ACCESS_LOG_FORMAT", "access_log_format", "regproxy", _FORMAT_MEANING, _FORMAT),
     Setting("REGPROXY_LOG_LEVEL", "log_level", "info", "debug, info, warning or error", _text(parse_level)),
     Setting("REGPROXY_TLS_RECORDS", "tls_records", "auto", _RECORDS_MEANING, _text(parse_records)),
     Setting("REGISTRIES", "registries", _REGISTRIES, _HOSTS_MEANING, _registries, many=True),

@@ -15,6 +15,7 @@ from typing import Final, Literal, TypeVar, cast
 
 from regproxy.config.host_regex import compile_host_regex
 
+LogFormat = Literal["regproxy", "rp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Records = Literal["auto", "openssl"]
 LoginFor = Literal["pull", "push"]
@@ -422,6 +423,13 @@ def parse_level(text: str) -> LogLevel:
     if level not in ("debug", "info", "warning", "error"):
         raise ValueError("debug, info, warning or error")
     return cast(LogLevel, level)
+
+
+def parse_log_format(text: str) -> LogFormat:
+    """Return whose lines the access log has."""
+    if text.lower() not in ("regproxy", "rp"):
+        raise ValueError("regproxy, or rp for docker-registry-proxy's")
+    return cast(LogFormat, text.lower())
 
 
 def parse_records(text: str) -> Records:

@@ -16,6 +16,7 @@ from regproxy.core.errors import HeadError, RegproxyError
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import Held
+from regproxy.http.hops import hop
 from regproxy.http.origin import Origin
 from regproxy.policy.plans import Action, Decision, Plan
 from regproxy.registry.targets import Kind
@@ -346,7 +347,7 @@ class Session:
             log.warning("CONNECT %s:%d: %s", host, port, error)
             responder.plain_error(exchange, error.status, f"CONNECT {host}:{port}: {error}")
             return
-        exchange.kind, exchange.asked, exchange.status = "tunnel", address, 200
+        exchange.kind, exchange.asked, exchange.status = "tunnel", hop(host, address, port, 0.0), 200
         self.stream.send(ESTABLISHED)
         exchange.base = self.stream.plain_sent
         try:
