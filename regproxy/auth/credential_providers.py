@@ -19,7 +19,7 @@ from regproxy.config.credentials import (
     TokenFile,
     helper_program,
 )
-from regproxy.config.values import Credential
+from regproxy.config.values import Credential, HostRule
 from regproxy.core.errors import CredentialError
 
 
@@ -50,13 +50,22 @@ class Static:
 
 
 class Pairs:
-    """AUTH_REGISTRIES: exactly the hosts that it names; one with a port goes before one without."""
+    """AUTH_REGISTRIES: the hosts that it names, ahead of masks, of which the longest goes first, as in nginx.
+
+    One with a port goes before one without.
+    """
 
     def __init__(self, credentials: Iterable[Credential]) -> None:
-        self._logins = {(pair.host, pair.port): Login(pair.username, pair.password) for pair in credentials}
+        logins = {HostRule(pair.host, pair.port): Login(pair.username, pair.password) for pair in credentials}
+        self._logins = {(rule.pattern, rule.port): login for rule, login in logins.items() if rule.is_exact}
+        masks = [(rule, login) for rule, login in logins.items() if not rule.is_exact]
+        self._masks = sorted(masks, key=lambda item: (-len(item[0].pattern), item[0].port is None))
 
     async def login(self, host: str, port: int) -> Login | None:
-        return self._logins.get((host, port)) or self._logins.get((host, None))
+        found = self._logins.get((host, port)) or self._logins.get((host, None))
+        if found is not None:
+            return found
+        return next((login for rule, login in self._masks if rule.matches(host, port)), None)
 
     def forget(self, host: str, port: int) -> None:
         """There is no other."""

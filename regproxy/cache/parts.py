@@ -52,8 +52,8 @@ _FILE_MODE: Final = 0o640
 class Meta:
     """`total`: bytes that the origin declared, -1 unknown; `size`: of a verified part. `host`: who was asked.
 
-    `address` and `seconds` are of the origin's answer; `word` is the failure's for metrics. `mapped`: what is
-    there is in the map, the file's length says nothing.
+    `address` (see `http.hops`) and `seconds` are of the origin's answer; `word` is the failure's for metrics.
+    `mapped`: what is there is in the map, the file's length says nothing.
     """
 
     state: str

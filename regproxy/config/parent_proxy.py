@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from base64 import b64encode
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from regproxy.core.addresses import as_address
 PROXY_PORT: Final = 3128  # Squid's, and ours
 EVERY_ADDRESS: Final = frozenset({"", "::", "0.0.0.0"})  # what a listening address is then
 _WANT_PROXY: Final = "http://host:port or http://user:password@host:port"
+
+# The first octets of a network: `10.*`, `10.`, `192.168.*.*`, `10/8`.
+_SHORT: Final = re.compile(r"((?:[0-9]{1,3}\.){0,2}[0-9]{1,3})(?:\.|(?:\.\*){1,3}|/([0-9]{1,2}))")
 
 _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -42,6 +46,10 @@ class ParentProxy:
         return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
+class UnusableProxy(ValueError):
+    """A proxy of a kind that can't be used here."""
+
+
 def parse_parent_proxy(text: str) -> ParentProxy | None:
     """Return the ParentProxy of a URL, as HTTPS_PROXY has it; None for the empty text.
 
@@ -56,7 +64,8 @@ def parse_parent_proxy(text: str) -> ParentProxy | None:
     except ValueError:
         raise ValueError(_WANT_PROXY) from None
     if parts.scheme != "http":
-        raise ValueError(f"{_WANT_PROXY}; a proxy that is itself reached by TLS, or SOCKS, is not supported")
+        text = f"{_WANT_PROXY}; a proxy that is itself reached by TLS, or SOCKS, is not supported"
+        raise UnusableProxy(text)
     if parts.path not in ("", "/") or parts.query or parts.fragment or not parts.hostname or port == 0:
         raise ValueError(_WANT_PROXY)
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
@@ -76,12 +85,13 @@ class NoProxy:
     """Who is reached without HTTPS_PROXY: host names with all below them, addresses, networks, or everybody.
 
     `.example.com` is what is below example.com, without itself, as Go and so docker and containerd have it.
-    A port, where one is given, has to be the same.
+    A port, where one is given, has to be the same. `local`: names of one label.
     """
 
     everybody: bool = False
     names: tuple[tuple[str, int | None], ...] = ()
     networks: tuple[tuple[_Network, int | None], ...] = ()
+    local: bool = False
 
     def matches(self, host: str, port: int) -> bool:
         """Whether `host`, in lower case and without brackets, is reached without it."""
@@ -90,6 +100,8 @@ class NoProxy:
         ip = as_address(host)
         if ip is not None:
             return any(ip in network and known in (None, port) for network, known in self.networks)
+        if self.local and "." not in host:
+            return True
         return any(_below(host, name) and known in (None, port) for name, known in self.names)
 
 
@@ -98,37 +110,65 @@ def _below(host: str, name: str) -> bool:
 
 
 def parse_no_proxy(raw: Raw) -> NoProxy:
-    """Return the NoProxy of a list: `localhost,.svc,10.0.0.0/8,*.example.com,registry.lan:5000`, or `*`."""
-    words = raw.replace(",", " ").split() if isinstance(raw, str) else [word.strip() for word in raw]
+    """Return the NoProxy of a list; ValueError for an entry that can't be understood."""
+    no_proxy, notes = read_no_proxy(raw)
+    if notes:
+        raise ValueError(notes[0])
+    return no_proxy
+
+
+def read_no_proxy(raw: Raw) -> tuple[NoProxy, list[str]]:
+    """Return the NoProxy of a list, and what is wrong with entries that can't be understood.
+
+    What Go, curl and others take: `localhost,.svc,10.0.0.0/8,*.example.com,registry.lan:5000`, `*`, `10.*`,
+    `<local>`, URLs; blanks, commas, semicolons or bars between them.
+    """
+    words = re.split(r"[\s,;|]+", raw) if isinstance(raw, str) else [word.strip() for word in raw]
+    entries = [word.strip("\"'") for word in words]
     names: list[tuple[str, int | None]] = []
     networks: list[tuple[_Network, int | None]] = []
-    for word in words:
-        if word == "*":
-            continue
-        network = _network(word)
-        if network is not None:
-            networks.append((network, None))
+    notes: list[str] = []
+    for word in entries:
+        if word in ("", "*", "<local>"):
             continue
         try:
-            host, port = split_host_port(word.lower())
-            # `*.example.com` is a common spelling of `.example.com`.
-            dotted = "." if host.startswith((".", "*.")) else ""
-            name = parse_host(host.removeprefix("*").removeprefix("."))
+            target, port = _entry(word.lower())
         except ValueError:
-            raise ValueError(
-                f"{word!r} is not a host name, an address, a network such as 10.0.0.0/8, or *"
-            ) from None
-        address = _network(name)
-        if address is not None:
-            networks.append((address, port))
+            notes.append(f"{word!r} is not a host name, an address, a network such as 10.0.0.0/8, or *")
+            continue
+        if isinstance(target, str):
+            names.append((target, port))
         else:
-            names.append((dotted + name, port))
-    return NoProxy("*" in words, tuple(names), tuple(networks))
+            networks.append((target, port))
+    return NoProxy("*" in entries, tuple(names), tuple(networks), "<local>" in entries), notes
+
+
+def _entry(word: str) -> tuple[str | _Network, int | None]:
+    """Return a name (`.` ahead of it: what is below alone) or a network, and a port. Raises ValueError."""
+    scheme, slashes, rest = word.rpartition("://")
+    if slashes:
+        if not scheme.isalpha():
+            raise ValueError("no scheme")
+        word = rest.partition("/")[0].rpartition("@")[2]
+    network = _network(word)
+    if network is not None:
+        return network, None
+    host, port = split_host_port(word.removesuffix(":").removesuffix(":*"))
+    # `*.example.com` is a common spelling of `.example.com`, `*example.com` of example.com.
+    dotted = "." if host.startswith((".", "*.")) else ""
+    name = parse_host(host.removeprefix("*").removeprefix("."))
+    address = _network(name)
+    return (address if address is not None else dotted + name), port
 
 
 def _network(text: str) -> _Network | None:
+    """Return an address or network: 10.1.2.3, 10.0.0.0/8, 10/8, 10.*, 10., [2001:db8::]/32, or None."""
+    if (short := _SHORT.fullmatch(text)) is not None:
+        octets = re.findall(r"[0-9]+", short[1])
+        bits = short[2] or str(8 * len(octets))
+        text = ".".join([*octets, *["0"] * (4 - len(octets))]) + f"/{bits}"
     try:
-        return ipaddress.ip_network(text, strict=False)
+        return ipaddress.ip_network(text.replace("[", "").replace("]", ""), strict=False)
     except ValueError:
         return None
 

@@ -16,13 +16,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from regproxy.config.drop_in import (
+    Noted,
+    parse_direct,
+    parse_https_proxy,
+    parse_keepalive,
+    parse_no_effect,
+    parse_registries,
+    parse_switch,
+    parse_tier_time,
+    parse_timeout,
+    parse_verify,
+    spread_masks,
+)
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
-from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own, parse_no_proxy, parse_parent_proxy
+from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
 from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier
 from regproxy.config.values import (
     Address,
     Credential,
     HostRule,
+    LogFormat,
     LoginFor,
     LogLevel,
     Raw,
@@ -35,6 +49,7 @@ from regproxy.config.values import (
     parse_level,
     parse_listen,
     parse_log,
+    parse_log_format,
     parse_login_for,
     parse_min_free,
     parse_optional_path,
@@ -111,6 +126,7 @@ class Config:
     workers: int
     hang_timeout: float
     access_log: str
+    access_log_format: LogFormat
     log_level: LogLevel
     tls_records: Records
 
@@ -193,8 +209,11 @@ def _verbatim(raw: Raw) -> Raw:
     return raw
 
 
-def _registries(raw: Raw) -> tuple[HostRule, ...]:
-    return tuple(dict.fromkeys([*map(HostRule, ALWAYS_INTERCEPTED), *parse_rules(raw)]))
+def _registries(raw: Raw) -> tuple[HostRule, ...] | Noted:
+    found = parse_registries(raw)
+    rules = found.value if isinstance(found, Noted) else found
+    every = tuple(dict.fromkeys([*map(HostRule, ALWAYS_INTERCEPTED), *rules]))
+    return Noted(every, found.notes) if isinstance(found, Noted) else every
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +241,8 @@ class Setting:
 
 _BOOL, _SIZE, _TIME = _text(parse_bool), _text(parse_size), _text(parse_time)
 _TIMEOUT, _LISTEN, _FILE = _text(parse_positive_time), _text(parse_listen), _text(parse_optional_path)
-_DIRECTORY, _PROXY = _text(parse_directory), _text(parse_parent_proxy)
+_DIRECTORY, _FORMAT = _text(parse_directory), _text(parse_log_format)
+_SWITCH, _WAIT, _KEEP = parse_switch, parse_timeout, parse_keepalive
 
 # The defaults and the meanings that are too long for a row.
 _REGISTRIES = "registry.k8s.io gcr.io quay.io ghcr.io"
@@ -253,6 +273,7 @@ _STREAMS_MEANING = "connections for one large blob whose origin is slow; 1 = one
 _RESUME_MEANING = "a download that broke is asked for again until it brought nothing for so long; 0 = never"
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
+_FORMAT_MEANING = "regproxy, or rp = docker-registry-proxy's lines, to the letter"
 _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
 
 SETTINGS: tuple[Setting, ...] = (
@@ -262,11 +283,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_CA_DIR", "ca_dir", "", _CA_MEANING, _DIRECTORY),
     Setting("CA_KEY_FILE", "ca_key_file", "", "the CA's key; not set = ca.key in the CA directory", _FILE),
     Setting("CA_CRT_FILE", "ca_crt_file", "", "its certificate; not set = ca.crt in the CA directory", _FILE),
+    Setting("CA_SRL_FILE", "", "", "no effect: serial numbers are random", parse_no_effect),
     Setting("REGPROXY_UPSTREAM_CA_FILE", "upstream_ca_file", "", "PEM of more CAs to trust upstream", _FILE),
     Setting("REGPROXY_RESOLVE", "resolve", "", "host=address, before the resolver", parse_resolve, many=True),
     Setting("REGPROXY_WORKERS", "workers", "auto", "processes; auto = one per core", _text(parse_workers)),
     Setting("REGPROXY_HANG_TIMEOUT", "hang_timeout", "30s", "a silent worker is replaced after it", _TIMEOUT),
     Setting("REGPROXY_ACCESS_LOG", "access_log", "-", "path, - (standard output) or off", _text(parse_log)),
+    Setting("REGPROXY_ACCESS_LOG_FORMAT", "access_log_format", "regproxy", _FORMAT_MEANING, _FORMAT),
     Setting("REGPROXY_LOG_LEVEL", "log_level", "info", "debug, info, warning or error", _text(parse_level)),
     Setting("REGPROXY_TLS_RECORDS", "tls_records", "auto", _RECORDS_MEANING, _text(parse_records)),
     Setting("REGISTRIES", "registries", _REGISTRIES, _HOSTS_MEANING, _registries, many=True),
@@ -283,25 +306,35 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("AUTH_REGISTRY_DELIMITER", "", ":", "stands between the parts of one entry", _verbatim),
     Setting("REGPROXY_DOCKER_CONFIG", "docker_config", "", "path of a docker config.json with logins", _FILE),
     Setting("REGPROXY_LOGIN_FOR", "login_for", "push", _LOGIN_MEANING, _text(parse_login_for)),
-    Setting("HTTPS_PROXY", "parent_proxy", "", _PROXY_MEANING, _PROXY, secret=True),
+    Setting("HTTPS_PROXY", "parent_proxy", "", _PROXY_MEANING, parse_https_proxy, secret=True),
+    Setting("NO_PROXY", "no_proxy", "", "who is reached without it; * = everybody", parse_direct, many=True),
     Setting(
-        "NO_PROXY", "no_proxy", "", "who is reached without it; * = everybody", parse_no_proxy, many=True
+        "ENABLE_MANIFEST_CACHE", "manifest_cache", "false", "serve tags from the cache, by tiers", _SWITCH
     ),
-    Setting("ENABLE_MANIFEST_CACHE", "manifest_cache", "false", "serve tags from the cache, by tiers", _BOOL),
     Setting("REGPROXY_IGNORE_HEADERS", "ignored_headers", "", _IGNORE_MEANING, parse_header_masks, many=True),
     Setting("MANIFEST_CACHE_PRIMARY_REGEX", "", _PRIMARY, _REGEX_MEANING, _verbatim, blank=True),
-    Setting("MANIFEST_CACHE_PRIMARY_TIME", "", "10m", "how long a tag of the first tier is fresh", _TIME),
+    Setting(
+        "MANIFEST_CACHE_PRIMARY_TIME", "", "10m", "how long a tag of the first tier is fresh", parse_tier_time
+    ),
     Setting("MANIFEST_CACHE_SECONDARY_REGEX", "", _SECONDARY, _REGEX_MEANING, _verbatim, blank=True),
-    Setting("MANIFEST_CACHE_SECONDARY_TIME", "", "60d", "how long a tag of the second tier is fresh", _TIME),
-    Setting("MANIFEST_CACHE_DEFAULT_TIME", "", "1h", "how long any other tag is fresh", _TIME),
+    Setting(
+        "MANIFEST_CACHE_SECONDARY_TIME",
+        "",
+        "60d",
+        "how long a tag of the second tier is fresh",
+        parse_tier_time,
+    ),
+    Setting("MANIFEST_CACHE_DEFAULT_TIME", "", "1h", "how long any other tag is fresh", parse_tier_time),
     Setting("REGPROXY_SWR_PRIMARY", "", "0", _SWR_MEANING, _TIME),
     Setting("REGPROXY_SWR_SECONDARY", "", "0", "the same for the second tier", _TIME),
     Setting("REGPROXY_SWR_DEFAULT", "", "0", "the same for any other tag", _TIME),
     Setting("REGPROXY_MAX_STALE", "max_stale", "365d", _STALE_MEANING, _TIME),
     Setting("REGPROXY_KEEP_ON_404", "keep_on_404", "false", _KEEP_MEANING, _BOOL),
     Setting("REGPROXY_OFFLINE", "offline", "false", _OFFLINE_MEANING, _BOOL),
-    Setting("ALLOW_PUSH", "allow_push", "false", "let pushes and deletes through", _BOOL),
-    Setting("PROXY_REQUEST_BUFFERING", "request_buffering", "true", "no effect: pushes are streamed", _BOOL),
+    Setting("ALLOW_PUSH", "allow_push", "false", "let pushes and deletes through", _SWITCH),
+    Setting(
+        "PROXY_REQUEST_BUFFERING", "request_buffering", "true", "no effect: pushes are streamed", _SWITCH
+    ),
     Setting("CACHE_MAX_SIZE", "cache_max_size", "32g", "bytes kept at most; digits and k, m or g", _SIZE),
     Setting("CACHE_INACTIVE", "cache_inactive", "60d", "what is unused for so long is removed", _TIME),
     Setting("REGPROXY_MIN_FREE", "min_free", "auto", _FREE_MEANING, _text(parse_min_free)),
@@ -310,23 +343,23 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_RESUME_TIME", "resume_time", "60s", _RESUME_MEANING, _TIME),
     Setting("REGPROXY_MIN_RATE", "min_rate", "1k", _RATE_MEANING, _SIZE),
     Setting("REGPROXY_MIN_RATE_TIME", "min_rate_time", "30s", "how long a body may be that slow", _TIMEOUT),
-    Setting("VERIFY_SSL", "verify_ssl", "true", "verify upstream certificates", _BOOL),
-    Setting("DISABLE_IPV6", "disable_ipv6", "false", "use IPv4 alone upstream", _BOOL),
-    Setting("SEND_TIMEOUT", "send_timeout", "60s", "longest wait for a client to take data", _TIMEOUT),
-    Setting("CLIENT_BODY_TIMEOUT", "client_body_timeout", "60s", "longest wait for data of a body", _TIMEOUT),
-    Setting("CLIENT_HEADER_TIMEOUT", "client_header_timeout", "60s", "longest wait for a head", _TIMEOUT),
-    Setting("KEEPALIVE_TIMEOUT", "keepalive_timeout", "300s", "longest wait for a request; 0 = close", _TIME),
-    Setting("PROXY_READ_TIMEOUT", "proxy_read_timeout", "60s", "longest wait for upstream's data", _TIMEOUT),
-    Setting("PROXY_CONNECT_TIMEOUT", "proxy_connect_timeout", "60s", "longest wait to connect", _TIMEOUT),
-    Setting("PROXY_SEND_TIMEOUT", "proxy_send_timeout", "60s", "longest wait to send upstream", _TIMEOUT),
+    Setting("VERIFY_SSL", "verify_ssl", "true", "verify upstream certificates", parse_verify),
+    Setting("DISABLE_IPV6", "disable_ipv6", "false", "use IPv4 alone upstream", _SWITCH),
+    Setting("SEND_TIMEOUT", "send_timeout", "60s", "longest wait for a client to take data", _WAIT),
+    Setting("CLIENT_BODY_TIMEOUT", "client_body_timeout", "60s", "longest wait for data of a body", _WAIT),
+    Setting("CLIENT_HEADER_TIMEOUT", "client_header_timeout", "60s", "longest wait for a head", _WAIT),
+    Setting("KEEPALIVE_TIMEOUT", "keepalive_timeout", "300s", "longest wait for a request; 0 = close", _KEEP),
+    Setting("PROXY_READ_TIMEOUT", "proxy_read_timeout", "60s", "longest wait for upstream's data", _WAIT),
+    Setting("PROXY_CONNECT_TIMEOUT", "proxy_connect_timeout", "60s", "longest wait to connect", _WAIT),
+    Setting("PROXY_SEND_TIMEOUT", "proxy_send_timeout", "60s", "longest wait to send upstream", _WAIT),
     Setting("REGPROXY_FIRST_BYTE_TIMEOUT", "first_byte_timeout", "900s", _FIRST_BYTE_MEANING, _TIME),
     Setting("REGPROXY_STALE_AFTER", "stale_after", "5s", _STALE_AFTER_MEANING, _TIME),
-    Setting("PROXY_CONNECT_READ_TIMEOUT", "tunnel_read_timeout", "60s", "tunnels: to receive", _TIMEOUT),
-    Setting("PROXY_CONNECT_CONNECT_TIMEOUT", "tunnel_connect_timeout", "60s", "tunnels: to open", _TIMEOUT),
-    Setting("PROXY_CONNECT_SEND_TIMEOUT", "tunnel_send_timeout", "60s", "tunnels: to send", _TIMEOUT),
-    Setting("DEBUG", "debug", "false", "debug page between client and cache", _BOOL),
-    Setting("DEBUG_HUB", "debug_hub", "false", "debug page between cache and Docker Hub", _BOOL),
-    Setting("DEBUG_NGINX", "debug_nginx", "false", "log level debug, unless a log level is set", _BOOL),
+    Setting("PROXY_CONNECT_READ_TIMEOUT", "tunnel_read_timeout", "60s", "tunnels: to receive", _WAIT),
+    Setting("PROXY_CONNECT_CONNECT_TIMEOUT", "tunnel_connect_timeout", "60s", "tunnels: to open", _WAIT),
+    Setting("PROXY_CONNECT_SEND_TIMEOUT", "tunnel_send_timeout", "60s", "tunnels: to send", _WAIT),
+    Setting("DEBUG", "debug", "false", "debug page between client and cache", _SWITCH),
+    Setting("DEBUG_HUB", "debug_hub", "false", "debug page between cache and Docker Hub", _SWITCH),
+    Setting("DEBUG_NGINX", "debug_nginx", "false", "log level debug, unless a log level is set", _SWITCH),
 )
 
 
@@ -362,16 +395,17 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
         file = _read_toml(toml_text, file.name, errors)
     given = {setting.name: _find(setting, env, file.found) for setting in SETTINGS}
     values: dict[str, Any] = {}
+    warnings = _unknown_variables(env)
     for name, item in given.items():
         with _blaming(item, errors):
-            values[name] = item.setting.parse(item.raw)
-    warnings = _unknown_variables(env)
+            values[name] = _noting(item, item.setting.parse(item.raw), warnings)
     credentials: tuple[Credential, ...] = ()
     auth = given["AUTH_REGISTRIES"]
     with _blaming(auth, errors):
         outer, inner = (values[f"AUTH_{word}_DELIMITER"] for word in ("REGISTRIES", "REGISTRY"))
         credentials, doubts = parse_credentials(auth.raw, outer, inner)
-        warnings += [f"{auth.label}: {doubt}" for doubt in doubts]
+        credentials, notes = spread_masks(credentials, values.get("REGISTRIES", ()))
+        warnings += [f"{auth.label}: {doubt}" for doubt in doubts + notes]
     tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
     if errors:
@@ -409,6 +443,15 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
         shown.append((name, _printable(fields[item.setting.field]) if derived else item.shown, item.origin))
     shown += [(name, _printable(text), "toml") for name, text in tables.shown]
     return Config(**fields, warnings=tuple(warnings), shown=tuple(shown))
+
+
+def _noting(item: _Given, value: Any, warnings: list[str]) -> Any:
+    """Return a value without its notes, which are warned of."""
+    if not isinstance(value, Noted):
+        return value
+    shown = "" if item.setting.secret else f"={item.text!r}"
+    warnings += [_printable(f"{item.label}{shown}: {note}") for note in value.notes]
+    return value.value
 
 
 @contextmanager

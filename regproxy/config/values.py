@@ -11,8 +11,11 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal, TypeVar, cast
+from typing import Final, Literal, TypeVar, cast
 
+from regproxy.config.host_regex import compile_host_regex
+
+LogFormat = Literal["regproxy", "rp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Records = Literal["auto", "openssl"]
 LoginFor = Literal["pull", "push"]
@@ -21,6 +24,7 @@ LoginFor = Literal["pull", "push"]
 Raw = str | tuple[str, ...]
 
 INT64_MAX = 2**63 - 1
+ANY_PORT: Final = 0  # among ports that are allowed: so is every other
 
 _SIZE = re.compile(r"([0-9]+)([kKmMgG]?)")
 _SCALES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
@@ -181,7 +185,8 @@ class HostRule:
     """A host, or an nginx `hostnames` mask, with the port it is meant for; None is any port.
 
     `*.example.com` is every name below example.com, `.example.com` is those and itself, `reg.*` is every
-    name that starts so. A mask's star stands for one label or several, as in nginx.
+    name that starts so. A mask's star stands for one label or several, as in nginx. `~` and an expression
+    are what `compile_host_regex` makes of it.
     """
 
     pattern: str
@@ -198,10 +203,18 @@ class HostRule:
             return name == pattern[1:] or name.endswith(pattern)
         if pattern.endswith(".*"):
             return name.startswith(pattern[:-1]) and len(name) > len(pattern) - 1
+        if pattern.startswith("~"):
+            return compile_host_regex(pattern)(name)
         return name == pattern
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether it is a name or an address, and no mask and no expression."""
+        return "*" not in self.pattern and not self.pattern.startswith((".", "~"))
+
     def __str__(self) -> str:
-        host = f"[{self.pattern}]" if ":" in self.pattern else self.pattern
+        bare = self.pattern.startswith("~") or ":" not in self.pattern
+        host = self.pattern if bare else f"[{self.pattern}]"
         return host if self.port is None else f"{host}:{self.port}"
 
 
@@ -279,8 +292,8 @@ def _header_mask(word: str) -> bytes:
 
 
 def parse_ports(raw: Raw) -> frozenset[int]:
-    """Return the ports of a list."""
-    return frozenset(_each(_words(raw), parse_port))
+    """Return the ports of a list; ANY_PORT among them for `*`."""
+    return frozenset(_each(_words(raw), lambda word: ANY_PORT if word == "*" else parse_port(word)))
 
 
 def parse_resolve(raw: Raw) -> Mapping[str, tuple[str, ...]]:
@@ -303,7 +316,10 @@ def _resolve_entry(word: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """The Basic pair (RFC 7617) of one host; port None is any port. Its repr shows no secret."""
+    """The Basic pair (RFC 7617) of one host, or of those of a mask; port None is any port.
+
+    Its repr shows no secret.
+    """
 
     host: str
     port: int | None
@@ -362,8 +378,8 @@ def _credential(entry: str, inner: str) -> tuple[Credential, bool]:
         (username + password).encode()
     except UnicodeEncodeError:
         raise ValueError("valid UTF-8") from None
-    host, port = split_host_port(site)
-    return Credential(parse_host(host), port, username, password), doubtful
+    rule = parse_rule(site)
+    return Credential(rule.pattern, rule.port, username, password), doubtful
 
 
 # Words of single settings.
@@ -417,6 +433,13 @@ def parse_level(text: str) -> LogLevel:
     if level not in ("debug", "info", "warning", "error"):
         raise ValueError("debug, info, warning or error")
     return cast(LogLevel, level)
+
+
+def parse_log_format(text: str) -> LogFormat:
+    """Return whose lines the access log has."""
+    if text.lower() not in ("regproxy", "rp"):
+        raise ValueError("regproxy, or rp for docker-registry-proxy's")
+    return cast(LogFormat, text.lower())
 
 
 def parse_records(text: str) -> Records:

@@ -172,7 +172,7 @@ class Downloads:
             except OSError as error:
                 self._store.relay(part, error.errno or errno.EIO)
         growth.largest = self._largest
-        fill.fetched_from, fill.seconds = fetched.connection.address, fetched.seconds
+        fill.fetched_from, fill.seconds = fetched.hops, fetched.seconds
         if not fill.opened.done():
             if fill.media_type == NO_TYPE and response.status != 416:
                 fill.media_type = (response.get(b"content-type") or NO_TYPE.encode()).decode("latin-1")

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
 
-from regproxy.config.settings import Config, HostRule
+from regproxy.config.settings import Config
 from regproxy.config.tag_tiers import Tiers
+from regproxy.config.values import ANY_PORT
 from regproxy.core.addresses import Reach, reach_of
 from regproxy.policy.freshness import Lifetime
 from regproxy.policy.lending import cannot_be_push, is_plain
@@ -21,6 +22,11 @@ from regproxy.registry.targets import Kind, Target
 TAG_DISABLED: Final = "manifest-default-disabled"
 
 _READS = frozenset({"GET", "HEAD"})
+# docker-registry-proxy's words; {host} is the registry's name.
+_V1 = (
+    "docker is trying to use v1 API. Either the image does not exist upstream, or you need to configure"
+    " docker-registry-proxy to authenticate against {host}"
+)
 _OFFLINE = "this is not held, and this proxy is offline (REGPROXY_OFFLINE=true): no registry is asked"
 _KNOWN_HOSTS_MAX = 4096
 
@@ -105,18 +111,18 @@ class Policy:
     def _plan_connect(self, host: str, port: int) -> ConnectPlan:
         config = self._config
         ports = ", ".join(str(p) for p in sorted(config.connect_ports))
+        allowed = port in config.connect_ports or ANY_PORT in config.connect_ports
         for rule in config.registries:
-            if rule.matches(host, port) and (
-                rule.port is not None or port == 443 or port in config.connect_ports
-            ):
+            if rule.matches(host, port) and (rule.port is not None or port == 443 or allowed):
                 return ConnectPlan(Decision.INTERCEPT)
         if any(rule.port == port and rule.matches(host, port) for rule in config.allow_targets):
             return ConnectPlan(Decision.TUNNEL)
-        if port not in config.connect_ports:
+        if not allowed:
             return ConnectPlan(
                 Decision.REFUSE,
                 f"port {port} may not be reached through this proxy (allowed: {ports}); "
-                f"name it in REGISTRIES as {host}:{port}, or in REGPROXY_CONNECT_PORTS",
+                f"name it in REGISTRIES as {host}:{port}, or in REGPROXY_CONNECT_PORTS"
+                " (REGPROXY_CONNECT_PORTS=* allows every port)",
             )
         return ConnectPlan(Decision.TUNNEL)
 
@@ -199,9 +205,7 @@ class Policy:
         if kind is Kind.TAG:
             return self._plan_tag(method, target.reference, age if held else None, stretch)
         if kind is Kind.V1:
-            return Plan(
-                Action.REFUSE, kind.value, 405, "UNSUPPORTED", "the v1 registry protocol is not proxied"
-            )
+            return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", _V1)
         return _PASS[kind]
 
     def lifetime(self, tag: str) -> Lifetime:
@@ -247,9 +251,7 @@ class Policy:
         if method == "OPTIONS" or for_token:
             return _PASS[kind]
         if kind is Kind.V1:
-            return Plan(
-                Action.REFUSE, kind.value, 405, "UNSUPPORTED", "the v1 registry protocol is not proxied"
-            )
+            return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", _V1)
         # An origin may decode and normalise a path: a push by another spelling is still one. And the server
         # of a registry's tokens may be anywhere.
         outside = method == "POST" and kind is Kind.OTHER and cannot_be_push(path)
@@ -269,13 +271,9 @@ def _login_hosts(config: Config) -> Iterator[tuple[str, int | None]]:
 
 def _written_names(config: Config) -> Iterator[str]:
     tables = config.origin_tables.own
-    yield from (rule.pattern for rule in (*config.registries, *config.allow_targets) if not _is_mask(rule))
+    yield from (rule.pattern for rule in (*config.registries, *config.allow_targets) if rule.is_exact)
     yield from (host for host, _ in tables)
     for settings in tables.values():
         yield from (mirror.host for mirror in settings.mirrors)
         if settings.address is not None:
             yield settings.address
-
-
-def _is_mask(rule: HostRule) -> bool:
-    return "*" in rule.pattern or rule.pattern.startswith(".")

@@ -152,7 +152,7 @@ def seals(config: Config) -> bool:
 
 def _access_log(config: Config) -> AccessLog:
     try:
-        return AccessLog.open(config.access_log)
+        return AccessLog.open(config.access_log, config.access_log_format == "rp")
     except OSError as error:
         expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
         raise ConfigError("REGPROXY_ACCESS_LOG", config.access_log, expected) from None

@@ -25,7 +25,7 @@ class Exchange:
 
     `kind`, `cache`, `status`: the words for headers, log and metrics; a status of 0: no head has gone out.
     `detail`: a word for why the cache was passed by (RFC 9211 2.8).
-    `asked`, `asked_seconds`: the address of who was asked, and how long it took. `base`: what the stream had
+    `asked`, `asked_seconds`: who was asked (`http.hops`), and how long it took. `base`: what the stream had
     sent before the body. `keeps`: the connection may go on; `body_left`: some of the request's body was not
     read. `ending`: with what was sent last the answer is out. `waiting`: it reads from what is being fetched.
 

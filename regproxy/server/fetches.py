@@ -105,7 +105,7 @@ class Fetches:
             responder.send(exchange, 200, responder.head(exchange, 200, headers))
             return
         fetched = await upstream.fetch(wanted.origin, wanted.request, "HEAD")
-        exchange.asked, exchange.asked_seconds = fetched.connection.address, fetched.seconds
+        exchange.asked, exchange.asked_seconds = fetched.hops, fetched.seconds
         response = fetched.response
         upstream.release(fetched.connection, response)
         if refusable and response.status >= 400:

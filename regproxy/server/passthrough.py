@@ -67,7 +67,8 @@ class Passthrough:
                 connection.abort()
                 raise
             upstream.began(origin, request, grant, response)
-        exchange.asked, exchange.asked_seconds = connection.address, time.monotonic() - started
+        exchange.asked_seconds = time.monotonic() - started
+        exchange.asked = connection.hop(exchange.asked_seconds)
         try:
             await self._forget_pushed(origin, route, response.status)
         except BaseException:

@@ -11,6 +11,7 @@ from regproxy.core.errors import RegproxyError
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fill import UpstreamAnswer
 from regproxy.http.forwarding import build_head, forwarded
+from regproxy.http.hops import parse_hops
 from regproxy.registry.error_bodies import error_body
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
+_UNLOGGED: Final = frozenset({"connect", "tunnel", "page"})
 _METHODS: Final = {"connect": "CONNECT", "tunnel": "CONNECT"}
 # nginx's word -> the Cache-Status of RFC 9211
 _CACHE_STATUS: Final = {
@@ -80,21 +82,20 @@ class Responder:
         tally.add(sent, took)
         if cache in _SAVED:
             tally.add_saved(sent)
-        services.access.line(
-            time.time(),
-            exchange.peer,
-            request.method if request is not None else _METHODS.get(kind, ""),
-            route.path if route is not None and request is not None else "",
-            host,
-            status,
-            sent,
-            took,
-            kind,
-            cache,
-            exchange.asked_seconds,
-            host if exchange.asked else "",
-            exchange.asked,
-        )
+        hops = parse_hops(exchange.asked) if exchange.asked else []
+        method = request.method if request is not None else _METHODS.get(kind, "")
+        path = route.path if route is not None and request is not None else ""
+        if services.access.rp:
+            # As there, neither CONNECT nor the pages are in it.
+            if exchange.origin is not None and kind not in _UNLOGGED:
+                services.access.rp_line(time.time(), method, path, host, status, sent, kind, cache, hops)
+        else:
+            asked_of = (host, hops[-1].address) if hops else ("", "")
+            services.access.line(
+                *(time.time(), exchange.peer, method, path, host, status, sent, took, kind, cache),
+                exchange.asked_seconds,
+                *asked_of,
+            )
         exchange.status = 0
         if exchange.waiting:
             self.wait_for_fill(exchange, False)
@@ -139,10 +140,12 @@ class Responder:
     def head(self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         """Return a head without the empty line; the caller's headers and ours."""
         request = exchange.request
-        if exchange.kind and request is not None:
+        shown = status < 400  # as with nginx's add_header
+        if shown and exchange.kind and request is not None:
             headers.append((b"x-docker-registry-proxy-cache-type", exchange.kind.encode()))
         if exchange.cache:
-            headers.append((b"x-docker-registry-proxy-cache-upstream-status", exchange.cache.encode()))
+            if shown:
+                headers.append((b"x-docker-registry-proxy-cache-upstream-status", exchange.cache.encode()))
             headers.append((b"cache-status", _cache_status(exchange, status)))
         if self.closes(exchange):
             headers.append((b"connection", b"close"))

@@ -16,6 +16,7 @@ from regproxy.core.errors import HeadError, NotUnderstood, RegproxyError
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import Held
+from regproxy.http.hops import hop
 from regproxy.http.origin import Origin
 from regproxy.policy.plans import Action, Decision, Plan
 from regproxy.registry.targets import Kind
@@ -250,7 +251,8 @@ class Session:
             plan = passed
         exchange.kind = plan.kind
         if plan.action is Action.REFUSE:
-            handlers.responder.error(exchange, plan.status, plan.code, f"{origin.host}: {plan.reason}")
+            reason = f"{origin.host}: {plan.reason.replace('{host}', origin.host)}"
+            handlers.responder.error(exchange, plan.status, plan.code, reason)
         elif plan.action is Action.SERVE and copy is not None:
             handlers.hits.serve(exchange, copy.held, "HIT")
         elif plan.action is Action.STALE and copy is not None:
@@ -363,7 +365,7 @@ class Session:
             log.warning("CONNECT %s:%d: %s", host, port, error)
             responder.plain_error(exchange, error.status, f"CONNECT {host}:{port}: {error}")
             return
-        exchange.kind, exchange.asked, exchange.status = "tunnel", address, 200
+        exchange.kind, exchange.asked, exchange.status = "tunnel", hop(host, address, port, 0.0), 200
         self.stream.send(ESTABLISHED)
         exchange.base = self.stream.plain_sent
         try:

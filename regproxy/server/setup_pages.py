@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Final
 
 from regproxy.http.messages import Request
-from regproxy.registry.error_bodies import error_body
 
 _TEXT: Final = b"text/plain; charset=utf-8"
 
@@ -37,6 +36,16 @@ def text(status: int, message: str) -> Page:
     return Page(status, _TEXT, message.encode())
 
 
+_WORKING: Final = text(
+    200,
+    # docker-registry-proxy's words
+    "docker-registry-proxy: The docker caching proxy is working!\n\n"
+    "This is regproxy. Set HTTPS_PROXY to this address and trust the CA certificate at /ca.crt.\n"
+    "/setup/systemd is a script that does both for dockerd under systemd.\n"
+    "Requests of container clients come by CONNECT: over plain HTTP nothing is proxied.\n",
+)
+
+
 class Pages:
     """The pages of one proxy; `port` is where it listens."""
 
@@ -45,34 +54,17 @@ class Pages:
         self._port = port
 
     def front(self, request: Request) -> Page:
-        """The answer to a request that did not come through a CONNECT."""
-        path = request.path.partition("?")[0]
-        if request.method not in ("GET", "HEAD"):
-            return text(405, f"regproxy: {request.method} is not allowed here\n")
-        if not request.target.startswith("/") and not self._meant_for_us(request.authority):
-            return text(
-                501,
-                "regproxy: plain HTTP is not proxied; container clients use CONNECT, by HTTPS_PROXY\n",
-            )
-        if path == "/":
-            return text(
-                200,
-                "regproxy: this proxy is working!\n\n"
-                "Set HTTPS_PROXY to this address and trust the CA certificate at /ca.crt.\n"
-                "/setup/systemd is a script that does both for dockerd under systemd.\n",
-            )
-        if path == "/ca.crt":
-            return self._ca
-        if path == "/setup/systemd":
-            return Page(200, b"text/x-shellscript; charset=utf-8", self._setup(request).encode())
-        if path == "/v2" or path.startswith("/v2/"):
-            message = "registry requests go through this proxy by HTTPS_PROXY (CONNECT), not to it"
-            return Page(404, b"application/json", error_body("UNSUPPORTED", message))
-        return text(404, f"regproxy: nothing here at {path}; there are /, /ca.crt and /setup/systemd\n")
+        """The answer to a request that did not come through a CONNECT, whatever its method.
 
-    def _meant_for_us(self, authority: str) -> bool:
-        port = authority.rpartition(":")[2]
-        return port == str(self._port) or authority == "docker.caching.proxy.internal"
+        As with docker-registry-proxy the two pages are prefixes, and every other path says that it works:
+        monitors look for that.
+        """
+        path = request.path.partition("?")[0]
+        if path.startswith("/ca.crt"):
+            return self._ca
+        if path.startswith("/setup/systemd"):
+            return Page(200, b"text/x-shellscript; charset=utf-8", self._setup(request).encode())
+        return _WORKING
 
     def _setup(self, request: Request) -> str:
         authority = request.authority or f"localhost:{self._port}"

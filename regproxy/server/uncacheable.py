@@ -52,7 +52,7 @@ class Uncacheable:
         exchange.cache, exchange.detail = "BYPASS", detail
         self._services.metrics.passed_on(wanted.origin.host, detail)
         fetched = await upstream.fetch(wanted.origin, wanted.request, request.method)
-        exchange.asked, exchange.asked_seconds = fetched.connection.address, fetched.seconds
+        exchange.asked, exchange.asked_seconds = fetched.hops, fetched.seconds
         await self._passthrough.answer(exchange, fetched.connection, fetched.response, request)
 
 

@@ -23,7 +23,8 @@ _NOT_SHARED: Final = frozenset({b"set-cookie", b"set-cookie2"})
 
 @dataclass(frozen=True, slots=True)
 class TagAnswer:
-    """The answer to a HEAD. `address`: who gave it, after `seconds`; `began`: monotonic, when it was asked.
+    """The answer to a HEAD. `address`: who gave it (`http.hops`), after `seconds`; `began`: monotonic, when
+    it was asked.
 
     `direct`: the registry itself has said so, and nobody that it redirects to. `asker`: see TagClaims.mark().
     """

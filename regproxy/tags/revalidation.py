@@ -156,7 +156,7 @@ class Revalidations:
                 claim.publish(to_json(failed), time.monotonic())
             raise
         at = time.monotonic()
-        address, direct = fetched.connection.address, fetched.origin == wanted.origin
+        address, direct = fetched.hops, fetched.origin == wanted.origin
         seen = TagAnswer(fetched.response, address, fetched.seconds, began, direct, self.asker(wanted))
         self._upstream.release(fetched.connection, fetched.response)
         entered = self._rows.seen(wanted, look.tag, seen)

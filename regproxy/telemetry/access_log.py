@@ -14,12 +14,15 @@ import select
 import stat
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from time import gmtime, monotonic, strftime
+from time import gmtime, localtime, monotonic, strftime
 from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from regproxy.http.hops import Hop
 
 logger = logging.getLogger(__name__)
 
@@ -39,28 +42,59 @@ def _quote_path(uri: str) -> str:
     return _quote(uri.partition("?")[0])
 
 
+# nginx's escape=json, which leaves UTF-8 as it is.
+_quote_utf8 = json.encoder.encode_basestring
+_RP_TYPES: Final = frozenset(
+    {
+        *("blob-by-digest", "blob-mutable", "manifest-by-digest"),
+        *("manifest-primary", "manifest-secondary", "manifest-default", "manifest-default-disabled"),
+    }
+)
+
+
+@lru_cache(maxsize=1024)
+def _quote_decoded(uri: str) -> str:
+    return _quote_utf8(unquote_to_bytes(uri.partition("?")[0]).decode("utf-8", "replace"))
+
+
+def _rp_upstream(hops: Sequence[Hop]) -> tuple[str, str, str]:
+    """Return $upstream_response_time, $upstream_addr and $proxy_host, which is the last one's."""
+    if not hops:
+        return "", "", ""
+    last = hops[-1]
+    sites = (
+        f"[{each.address}]:{each.port}" if ":" in each.address else f"{each.address}:{each.port}"
+        for each in hops
+    )
+    host = f"[{last.host}]" if ":" in last.host else last.host
+    proxy_host = host if last.port == 443 else f"{host}:{last.port}"
+    return " : ".join(each.seconds for each in hops), " : ".join(sites), proxy_host
+
+
 class AccessLog:
     """`line()` remembers, `flush()` hands over to the thread; neither waits. Use from one thread.
 
-    `dropped`: lines that were lost, because the queue was full or the file could not be written.
+    `dropped`: lines that were lost, because the queue was full or the file could not be written. `rp`: lines
+    are exactly docker-registry-proxy's, and are to be given to `rp_line()`.
     """
 
-    def __init__(self, sink: _Sink | None) -> None:
+    def __init__(self, sink: _Sink | None, rp: bool = False) -> None:
         self._sink = sink
+        self.rp = rp
         self._on = sink is not None
         self._lines: list[str] = []
         self._second = -1
         self._time = ""
 
     @classmethod
-    def open(cls, where: str) -> AccessLog:
+    def open(cls, where: str, rp: bool = False) -> AccessLog:
         """`where`: "-" is standard output, "off" is nowhere, and else a path to append to.
 
         A file that is moved away (logrotate) is made anew. Raises OSError if the file can't be opened.
         """
         if where == "off":
-            return cls(None)
-        return cls(_Sink(None if where == "-" else Path(where)))
+            return cls(None, rp)
+        return cls(_Sink(None if where == "-" else Path(where)), rp)
 
     @property
     def dropped(self) -> int:
@@ -102,6 +136,43 @@ class AccessLog:
             f',"bytes_sent":"{bytes_sent}","upstream_response_time":"{took}","host":{_quote_again(host)}'
             f',"proxy_host":{_quote(proxy_host)},"upstream":"{upstream}","remote_addr":"{remote_addr}"'
             f',"request_time":"{request_time:.3f}"}}\n'
+        )
+        if len(self._lines) >= _BATCH:
+            self.flush()
+
+    def rp_line(
+        self,
+        now: float,
+        method: str,
+        uri: str,
+        host: str,
+        status: int,
+        bytes_sent: int,
+        request_type: str,
+        upstream_cache_status: str,
+        hops: Sequence[Hop],
+    ) -> None:
+        """Remember one answered request as nginx writes it with docker-registry-proxy's log_format.
+
+        What it has no word for is as there: other types are "unknown", without a word of the cache; who
+        waited for another client's download had a HIT. `hops`: who was asked, with ` : ` between several.
+        """
+        if not self._on:
+            return
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._time = strftime("%d/%b/%Y:%H:%M:%S %z", localtime(second))
+        if request_type not in _RP_TYPES:
+            request_type, upstream_cache_status = "unknown", ""
+        elif upstream_cache_status == "UPDATING":
+            upstream_cache_status, hops = "HIT", ()
+        took, asked, proxy_host = _rp_upstream(hops)
+        self._lines.append(
+            f'{{"access_time":"{self._time}","upstream_cache_status":"{upstream_cache_status}"'
+            f',"method":{_quote_utf8(method)},"uri":{_quote_decoded(uri)},"request_type":"{request_type}"'
+            f',"status":"{status}","bytes_sent":"{bytes_sent}","upstream_response_time":"{took}"'
+            f',"host":{_quote_utf8(host)},"proxy_host":{_quote_utf8(proxy_host)},"upstream":"{asked}"}}\n'
         )
         if len(self._lines) >= _BATCH:
             self.flush()
@@ -233,7 +304,7 @@ def _pack(lines: list[str], limit: int) -> Iterator[tuple[bytes, int]]:
     first, size = 0, 0
     for index, line in enumerate(lines):
         if size + len(line) > limit and index > first:
-            yield "".join(lines[first:index]).encode("ascii"), index - first
+            yield "".join(lines[first:index]).encode("utf-8", "replace"), index - first
             first, size = index, 0
         size += len(line)
-    yield "".join(lines[first:]).encode("ascii"), len(lines) - first
+    yield "".join(lines[first:]).encode("utf-8", "replace"), len(lines) - first

@@ -333,14 +333,16 @@ class Upstream:
         started = time.monotonic()
         url = ask.at or _url(place.origin, place.path(request.path))
         at = self._origins.canonical(Origin.of(url)) if ask.at else place.origin
-        across = bool(ask.at)
+        across, hops, sent = bool(ask.at), "", started
         for _ in range(MAX_REDIRECTS + 1):
             if at != place.origin:
                 across = True  # for good: a URL of another host's is no place for credentials
             connection, response = await self._hop(place.origin, at, request, method, url, ask, across)
+            now = time.monotonic()
+            hops, sent = f"{hops} {connection.hop(now - sent)}".lstrip(), now
             if response.status not in REDIRECTS:
-                seconds, response = time.monotonic() - started, plain(response, ask)
-                return Fetched(connection, response, at, seconds, url, place.origin)
+                response = plain(response, ask)
+                return Fetched(connection, response, at, now - started, url, place.origin, hops)
             location = response.get(b"location")
             if location is None:
                 connection.abort()

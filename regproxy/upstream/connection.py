@@ -12,6 +12,7 @@ from regproxy.dataplane.body import Sink
 from regproxy.dataplane.sinks import BytesSink
 from regproxy.dataplane.stream import Stream
 from regproxy.dataplane.tls import Context
+from regproxy.http.hops import hop
 from regproxy.http.messages import Framing, Response, parse_response
 from regproxy.http.origin import Origin
 
@@ -57,6 +58,10 @@ class Connection:
         self._waiter: asyncio.Future[bytes] | None = None
         self._on_lost: Callable[[Connection], None] | None = None
         stream.handler = self
+
+    def hop(self, seconds: float) -> str:
+        """Return it as one of `http.hops`, whose answer took so long."""
+        return hop(self.origin.host, self.address, self.origin.port, seconds)
 
     # --- what the stream tells ---------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from regproxy.upstream.connection import Connection
 class Fetched:
     """An answer whose body is still to be read. `seconds`: until its head; `origin`: whose, at `url`.
 
-    `place`: who was asked, the registry or a mirror, and may have redirected to `origin`.
+    `place`: who was asked, the registry or a mirror, and may have redirected to `origin`. `hops`: all of them
+    (see `http.hops`).
     """
 
     connection: Connection
@@ -24,6 +25,7 @@ class Fetched:
     seconds: float
     url: str
     place: Origin
+    hops: str = ""
 
     @property
     def validator(self) -> tuple[Origin, bytes] | None:

@@ -191,23 +191,16 @@ class TestPages:
         assert client.get("/ca.crt").body == proxy.ca_pem
 
     @pytest.mark.parametrize(
-        "target, status",
-        [
-            ("/elsewhere", 404),
-            ("/v2/", 404),
-            ("http://example.com/", 501),
-            ("http://example.com:8080/x", 501),
-        ],
+        "target", ["/elsewhere", "/v2/", "http://example.com/", "http://example.com:8080/x"]
     )
-    def test_what_is_not_there(self, target: str, status: int, plain: Client) -> None:
+    def test_what_is_not_there(self, target: str, plain: Client) -> None:
         reply = plain.get(target, {"Host": "example.com"})
-        assert reply.status == status
-        assert "regproxy" in reply.body.decode() or reply.json()["errors"]
+        assert (reply.status, "proxy is working!" in reply.body.decode()) == (200, True)
         assert plain.get("/").status == 200  # the connection goes on
 
-    def test_reading_only(self, plain: Client) -> None:
+    def test_a_body_that_nobody_reads(self, plain: Client) -> None:
         reply = plain.request("POST", "/", body=b"x" * 100_000)
-        assert (reply.status, reply.get("Connection")) == (405, "close")
+        assert (reply.status, reply.get("Connection")) == (200, "close")
         assert ended(plain) is End.FIN
 
 

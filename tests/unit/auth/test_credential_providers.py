@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from regproxy.auth.credential_helpers import FAILED_SECONDS, KEPT_SECONDS, Helpers
-from regproxy.auth.credential_providers import FromDockerConfig, FromFiles, Wallet
+from regproxy.auth.credential_providers import FromDockerConfig, FromFiles, Pairs, Wallet
 from regproxy.auth.docker_config import DockerConfig, parse_docker_config, parse_helper_answer
 from regproxy.auth.secret_files import LOOK_SECONDS
 from regproxy.config.credentials import (
@@ -412,3 +412,29 @@ def test_the_table_goes_before_auth_registries() -> None:
         assert logins(wallet, other, 5000) == []
     # Made once: what it remembers stays.
     assert wallet.holders("a.example", 443)[0] is wallet.holders("a.example", 443)[0]
+
+
+@pytest.mark.parametrize(
+    "host, port, user",
+    [
+        ("a.example", 443, "exact"),
+        ("x.example", 443, "wide"),
+        ("x.b.example", 443, "narrow"),
+        ("x.b.example", 5000, "narrow-port"),
+        ("b.example", 443, "wide"),
+        ("example", 443, None),
+        ("x.example.evil", 443, None),
+    ],
+)
+def test_masks_of_auth_registries(host: str, port: int, user: str | None) -> None:
+    """A host itself goes ahead of masks, of which the longest goes first."""
+    pairs = Pairs(
+        [
+            Credential("*.example", None, "wide", "p"),
+            Credential("*.b.example", None, "narrow", "p"),
+            Credential("*.b.example", 5000, "narrow-port", "p"),
+            Credential("a.example", None, "exact", "p"),
+        ]
+    )
+    login = asyncio.run(pairs.login(host, port))
+    assert (login and login.username) == user

@@ -369,6 +369,30 @@ NO_PROXIES = [
     ("2001:db8::/32", "2001:db8::1", 443, True),
     ("[2001:db8::1]", "2001:db8::1", 443, True),
     ("[2001:db8::1]:80", "2001:db8::1", 443, False),
+    ("[2001:db8::]/32", "2001:db8::1", 443, True),
+    ("a.example;b.example", "b.example", 443, True),
+    ("a.example|b.example", "b.example", 443, True),
+    (";; ,", "b.example", 443, False),
+    ('"a.example,b.example"', "b.example", 443, True),
+    ("https://a.example/", "a.example", 443, True),
+    ("https://a.example/", "x.a.example", 443, True),
+    ("https://u:p@a.example:5000/v2/", "a.example", 5000, True),
+    ("https://a.example:5000/v2/", "a.example", 443, False),
+    ("http://10.0.0.1", "10.0.0.1", 443, True),
+    ("<local>", "registry", 443, True),
+    ("<local>", "registry.lan", 443, False),
+    ("<local>", "2001:db8::1", 443, False),
+    ("<local>;*.lan", "registry.lan", 443, True),
+    ("10.*", "10.1.2.3", 443, True),
+    ("10.*", "100.1.2.3", 443, False),
+    ("10.*", "10.example", 443, False),
+    ("192.168.*.*", "192.168.3.4", 443, True),
+    ("192.168.", "192.168.3.4", 443, True),
+    ("192.168/16", "192.168.3.4", 443, True),
+    ("172.16.0.0/255.240.0.0", "172.31.1.1", 443, True),
+    ("*a.example", "x.a.example", 443, True),
+    ("a.example:*", "a.example", 5000, True),
+    ("a.example.", "a.example", 443, True),
 ]
 
 
@@ -377,7 +401,7 @@ def test_no_proxy(text: str, host: str, port: int, want: bool) -> None:
     assert parse_no_proxy(text).matches(host, port) is want
 
 
-@pytest.mark.parametrize("text", ["a..b", "http://a", "10.0.0.0/99", "a*b", "a:x"])
+@pytest.mark.parametrize("text", ["a..b", "http://", "10.0.0.0/99", "300.*", "10/8/8", "a*b", "a:x"])
 def test_bad_no_proxy(text: str) -> None:
     with pytest.raises(ValueError, match="is not a host name, an address, a network such as"):
         parse_no_proxy(text)

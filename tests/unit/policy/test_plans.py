@@ -59,6 +59,11 @@ CONNECTS = [
     ({"REGPROXY_CONNECT_PORTS": "443 8443"}, "example.com", 8443, T),
     ({"REGPROXY_CONNECT_PORTS": "443 8443"}, "ghcr.io", 8443, I),
     ({"REGPROXY_CONNECT_PORTS": "8443"}, "example.com", 443, R),
+    ({"REGPROXY_CONNECT_PORTS": "*"}, "example.com", 22, T),
+    ({"REGPROXY_CONNECT_PORTS": "*"}, "ghcr.io", 8443, I),
+    ({"REGISTRIES": r"~^reg\d\.example$"}, "reg1.example", 443, I),
+    ({"REGISTRIES": r"~^reg\d\.example$"}, "reg1.example.evil", 443, T),
+    ({"REGISTRIES": "https://reg.example/"}, "reg.example", 443, I),
     # a registry keeps 443, whatever else may be connected to
     ({"REGPROXY_CONNECT_PORTS": "8443"}, "ghcr.io", 443, I),
     # a registry with a port is that port's alone
@@ -89,9 +94,18 @@ def test_plan_connect(env: dict[str, str], host: str, port: int, want: Decision)
     assert bool(first.reason) == (want is R)
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "169.254.169.254"])
+def test_an_expression_names_nobody_exactly(address: str) -> None:
+    rules = policy(REGISTRIES=r"~reg\.test")
+    assert rules.plan_connect("reg.test", 443).decision is I
+    assert not rules.address_allowed("reg.test", 443, address)
+    assert not rules.address_allowed("reg.test", 443, "10.0.0.1", answered=True, itself=True)
+    assert not rules.is_written("reg.test")
+
+
 def test_a_refused_port_says_what_to_do() -> None:
     reason = policy().plan_connect("reg.test", 5000).reason
-    for part in ("5000", "443", "reg.test:5000", "REGISTRIES", "REGPROXY_CONNECT_PORTS"):
+    for part in ("5000", "443", "reg.test:5000", "REGISTRIES", "REGPROXY_CONNECT_PORTS=*"):
         assert part in reason
 
 

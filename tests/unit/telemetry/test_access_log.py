@@ -11,7 +11,8 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from regproxy.http.hops import Hop
 from regproxy.telemetry.access_log import AccessLog
 
 LINE: dict[str, Any] = {
@@ -198,6 +200,7 @@ def test_a_rotated_file_is_left(tmp_path: Path) -> None:
 
 STDOUT = """
 import sys
+from regproxy.http.hops import Hop
 from regproxy.telemetry.access_log import AccessLog
 
 log = AccessLog.open("-")
@@ -320,3 +323,74 @@ def test_half_a_line_does_not_spoil_the_next(tmp_path: Path, monkeypatch: pytest
     torn, whole = path.read_text().splitlines()
     assert len(torn) == 40
     assert json.loads(whole)["status"] == "404"
+
+
+# --- docker-registry-proxy's lines ------------------------------------------------------------------------
+
+RP: dict[str, Any] = {
+    "now": 1_624_701_600.9,
+    "method": "GET",
+    "uri": "/v2/library/nginx/manifests/1.27?ns=docker.io",
+    "host": "registry-1.docker.io",
+    "status": 200,
+    "bytes_sent": 2711,
+    "request_type": "manifest-primary",
+    "upstream_cache_status": "MISS",
+    "hops": [Hop("registry-1.docker.io", "52.1.2.3", 443, "0.100")],
+}
+RP_LINE = (
+    '{"access_time":"26/Jun/2021:10:00:00 +0000","upstream_cache_status":"MISS","method":"GET",'
+    '"uri":"/v2/library/nginx/manifests/1.27","request_type":"manifest-primary","status":"200",'
+    '"bytes_sent":"2711","upstream_response_time":"0.100","host":"registry-1.docker.io",'
+    '"proxy_host":"registry-1.docker.io","upstream":"52.1.2.3:443"}\n'
+)
+TWO = [Hop("reg.test", "192.0.2.1", 443, "0.100"), Hop("cdn.test", "2001:db8::1", 8443, "0.200")]
+
+
+@pytest.fixture
+def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "UTC")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("utc")
+@pytest.mark.parametrize(
+    "changes, want",
+    [
+        ({}, {}),
+        ({"uri": "/v2/a/tags/list%3f%20%C3%A9?x=%41"}, {"uri": "/v2/a/tags/list? é"}),
+        ({"uri": "/v2/%ff%0a%22%5c%00"}, {"uri": '/v2/\ufffd\n"\\\0'}),
+        ({"hops": []}, {"upstream_response_time": "", "proxy_host": "", "upstream": ""}),
+        (
+            {"hops": TWO},
+            {
+                "upstream_response_time": "0.100 : 0.200",
+                "proxy_host": "cdn.test:8443",
+                "upstream": "192.0.2.1:443 : [2001:db8::1]:8443",
+            },
+        ),
+        (
+            {"upstream_cache_status": "UPDATING"},
+            {"upstream_cache_status": "HIT", "upstream_response_time": "", "proxy_host": "", "upstream": ""},
+        ),
+        (
+            {"request_type": "token", "upstream_cache_status": "BYPASS"},
+            {"request_type": "unknown", "upstream_cache_status": ""},
+        ),
+        ({"upstream_cache_status": "STALE"}, {"upstream_cache_status": "STALE"}),
+        ({"now": 1_625_000_000.0}, {"access_time": "29/Jun/2021:20:53:20 +0000"}),
+    ],
+    ids=str,
+)
+def test_docker_registry_proxys_lines(tmp_path: Path, changes: dict[str, Any], want: dict[str, str]) -> None:
+    path = tmp_path / "access.log"
+    log = AccessLog.open(str(path), rp=True)
+    log.rp_line(**RP | changes)
+    log.close()
+    text = path.read_text()
+    assert json.loads(text) == json.loads(RP_LINE) | want
+    assert changes or text == RP_LINE
+    assert text.count("\n") == 1

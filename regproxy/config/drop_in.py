@@ -1,0 +1,175 @@
+"""Values as docker-registry-proxy, and other programs that share a variable, take them.
+
+An environment that starts docker-registry-proxy has to start this proxy. What it took and what means nothing
+here, or something else, is a Noted value: it is used, or done without, and the warning says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from regproxy.config.host_regex import compile_host_regex
+from regproxy.config.parent_proxy import ParentProxy, UnusableProxy, parse_parent_proxy, read_no_proxy
+from regproxy.config.values import Credential, HostRule, Raw, parse_positive_time, parse_rule, parse_time
+
+_OFF = frozenset({"false", "0", "no", "off"})
+_STATUS = re.compile(r"any|[1-5][0-9]{2}")
+_SCHEME = re.compile(r"https?://", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Noted:
+    """A value, and what the log says of how it was read; without the text itself, which may be a secret."""
+
+    value: Any
+    notes: tuple[str, ...]
+
+
+def parse_switch(raw: Raw) -> bool | Noted:
+    """Return True for exactly `true`, False for anything else."""
+    text = cast(str, raw)
+    if text == "true" or text.strip().lower() in _OFF:
+        return text == "true"
+    return Noted(False, ("read as false, as docker-registry-proxy does: only true, just so, is true",))
+
+
+def parse_verify(raw: Raw) -> bool | Noted:
+    """Return False for a word that says so, True for anything else.
+
+    docker-registry-proxy takes `1` or `yes` for false, and verifies nothing then. That is nobody's wish.
+    """
+    text = cast(str, raw)
+    if text == "true" or text.strip().lower() in _OFF:
+        return text == "true"
+    return Noted(True, ("read as true: certificates are verified; only false, 0, no and off are false",))
+
+
+def parse_timeout(raw: Raw) -> float | Noted:
+    """Return seconds, above 0; what would let every operation fail at once is nginx's default."""
+    text = cast(str, raw).strip()
+    try:
+        return parse_positive_time(text)
+    except ValueError:
+        if parse_time(text):
+            raise
+    return Noted(60.0, ("read as 60s: with 0 every operation would fail at once",))
+
+
+def parse_keepalive(raw: Raw) -> float | Noted:
+    """Return seconds. nginx takes a second time, for its Keep-Alive field."""
+    words = cast(str, raw).split()
+    if len(words) != 2:
+        return parse_time(cast(str, raw).strip())
+    seconds, _ = map(parse_time, words)
+    return Noted(seconds, (f"read as {words[0]}: the second time, nginx's Keep-Alive field, has no effect",))
+
+
+def parse_tier_time(raw: Raw) -> float | Noted:
+    """Return seconds. nginx's proxy_cache_valid takes statuses ahead of the time."""
+    *statuses, last = cast(str, raw).split() or [""]
+    if statuses and all(_STATUS.fullmatch(word) for word in statuses):
+        return Noted(parse_time(last), (f"read as {last}: statuses have no effect",))
+    return parse_time(cast(str, raw).strip())
+
+
+def parse_no_effect(raw: Raw) -> Noted | None:
+    """Return None, whatever is set."""
+    return Noted(None, ("has no effect: serial numbers are random",)) if raw else None
+
+
+def parse_https_proxy(raw: Raw) -> ParentProxy | Noted | None:
+    """Return the ParentProxy of HTTPS_PROXY, which docker-registry-proxy ignores.
+
+    One of a kind that can't be used is done without. A path means nothing to anybody.
+    """
+    text = cast(str, raw).strip()
+    try:
+        return parse_parent_proxy(text)
+    except UnusableProxy as error:
+        return Noted(None, (f"not used, registries are reached directly: {error}",))
+    except ValueError:
+        scheme, slashes, rest = text.rpartition("://")
+        host = re.split(r"[/?#]", rest, maxsplit=1)[0]
+        if host == rest:
+            raise
+        proxy = parse_parent_proxy(f"{scheme}{slashes}{host}")
+    return Noted(proxy, ("read without what stands behind host:port",))
+
+
+def parse_direct(raw: Raw) -> Any:
+    """Return the NoProxy of NO_PROXY; what nobody could match is left out."""
+    no_proxy, notes = read_no_proxy(raw)
+    return Noted(no_proxy, tuple(f"{note}; left out" for note in notes)) if notes else no_proxy
+
+
+def parse_registries(raw: Raw) -> tuple[HostRule, ...] | Noted:
+    """Return the HostRules of REGISTRIES, each once: hosts, masks, `~` and a regular expression.
+
+    ValueError for a mask that nginx takes for none either. What else can't be a host is left out: all that is
+    lost is that it is not intercepted.
+    """
+    rules: list[HostRule] = []
+    notes: list[str] = []
+    for word in _registry_words(raw):
+        try:
+            rule = _registry(word)
+        except ValueError as error:
+            if "*" in word and not word.startswith("~"):
+                raise ValueError(f"{word!r} is not {error}") from None
+            notes.append(f"{word!r} is not {error}; left out")
+            continue
+        rules.append(rule)
+        if "/" in word and not word.startswith("~"):
+            notes.append(f"{word!r} is read as {rule}")
+    found = tuple(dict.fromkeys(rules))
+    return Noted(found, tuple(notes)) if notes else found
+
+
+def _registry_words(raw: Raw) -> Iterator[str]:
+    """Yield the entries: separated by blanks or commas, which a regular expression may have in it."""
+    if not isinstance(raw, str):
+        yield from map(str.strip, raw)
+        return
+    for word in raw.split():
+        plain, tilde, regex = ("", "~", word[1:]) if word.startswith("~") else word.partition(",~")
+        yield from plain.replace(",", " ").split()
+        if tilde:
+            yield "~" + regex
+
+
+def _registry(word: str) -> HostRule:
+    if word.startswith("~"):
+        compile_host_regex(word)
+        return HostRule(word)
+    return parse_rule(_SCHEME.sub("", word, count=1).partition("/")[0])
+
+
+def spread_masks(
+    credentials: Sequence[Credential], registries: Sequence[HostRule]
+) -> tuple[tuple[Credential, ...], list[str]]:
+    """Return AUTH_REGISTRIES' pairs without masks that anybody's name may match, and what is to be said.
+
+    `*.example.com` is in the hands of a domain's owner, but anybody can have a name that begins with `reg.`:
+    such a pair is for those hosts alone that REGISTRIES names exactly.
+    """
+    exact = [rule.pattern for rule in registries if rule.is_exact]
+    found: dict[tuple[str, int | None], Credential] = {}
+    notes: list[str] = []
+    for pair in credentials:
+        if not pair.host.endswith(".*"):
+            found[pair.host, pair.port] = pair
+    for number, pair in enumerate(credentials, 1):
+        if pair.host.endswith(".*"):
+            rule = HostRule(pair.host)
+            hosts = [host for host in exact if rule.matches(host, 443)]
+            for host in hosts:
+                found.setdefault((host, pair.port), replace(pair, host=host))
+            told = f"used for {' '.join(hosts)} alone" if hosts else "not used"
+            notes.append(
+                f"the mask of entry {number} is {told}: its star is at the end, and anybody may have"
+                " such a name; REGISTRIES has to name the host itself"
+            )
+    return tuple(found.values()), notes

@@ -1,0 +1,221 @@
+"""An environment that starts docker-registry-proxy: what is read from it, and what is warned of."""
+
+from __future__ import annotations
+
+import pytest
+
+from regproxy.config.settings import Config, HostRule, load
+from regproxy.core.errors import ConfigError
+
+
+def rules(config: Config) -> list[str]:
+    """Return REGISTRIES without the hosts that always belong to it."""
+    return [str(rule) for rule in config.registries[3:]]
+
+
+# (variable, value, field, wanted, what the only warning says; "" is none)
+SWITCHES = [
+    (name, value, field, wanted, warned)
+    for name, field in (
+        ("ENABLE_MANIFEST_CACHE", "manifest_cache"),
+        ("ALLOW_PUSH", "allow_push"),
+        ("PROXY_REQUEST_BUFFERING", "request_buffering"),
+        ("DISABLE_IPV6", "disable_ipv6"),
+        ("DEBUG", "debug"),
+        ("DEBUG_HUB", "debug_hub"),
+        ("DEBUG_NGINX", "debug_nginx"),
+    )
+    for value, wanted, warned in (
+        ("false", False, ""),
+        ("False", False, ""),
+        ("0", False, ""),
+        ("no", False, ""),
+        ("off", False, ""),
+        ("True", False, "read as false"),
+        ("1", False, "read as false"),
+        ("yes", False, "read as false"),
+        ("on", False, "read as false"),
+        ("true ", False, "read as false"),
+        ('"true"', False, "read as false"),
+        ("maybe", False, "read as false"),
+        (" ", False, "read as false"),
+    )
+]
+TIMES = [
+    ("KEEPALIVE_TIMEOUT", "300s 60s", "keepalive_timeout", 300.0, "nginx's Keep-Alive field"),
+    ("KEEPALIVE_TIMEOUT", "1h 30m", "keepalive_timeout", 3600.0, "read as 1h"),
+    ("KEEPALIVE_TIMEOUT", "75 0", "keepalive_timeout", 75.0, "nginx's Keep-Alive field"),
+    ("KEEPALIVE_TIMEOUT", "0", "keepalive_timeout", 0.0, ""),
+    ("SEND_TIMEOUT", "0", "send_timeout", 60.0, "read as 60s"),
+    ("CLIENT_BODY_TIMEOUT", "0s", "client_body_timeout", 60.0, "read as 60s"),
+    ("PROXY_READ_TIMEOUT", "0ms", "proxy_read_timeout", 60.0, "read as 60s"),
+    ("PROXY_CONNECT_SEND_TIMEOUT", "0", "tunnel_send_timeout", 60.0, "read as 60s"),
+]
+# Whoever wrote `yes` means that certificates are verified.
+VERIFY = [
+    ("VERIFY_SSL", value, "verify_ssl", wanted, warned)
+    for value, wanted, warned in (
+        ("true", True, ""),
+        ("1", True, "read as true"),
+        ("yes", True, "read as true"),
+        ("True", True, "read as true"),
+        (" ", True, "read as true"),
+        ("never", True, "read as true"),
+        ("false", False, "VERIFY_SSL is off"),
+        ("0", False, "VERIFY_SSL is off"),
+        ("No", False, "VERIFY_SSL is off"),
+    )
+]
+PROXIES = [
+    ("HTTPS_PROXY", "socks5://u:hunter2@p:1080", "parent_proxy", None, "http://host:port"),
+    ("HTTPS_PROXY", "socks5h://p:1080", "parent_proxy", None, "http://host:port"),
+    ("HTTPS_PROXY", "https://p:443", "parent_proxy", None, "http://host:port"),
+    ("https_proxy", "socks4://p", "parent_proxy", None, "http://host:port"),
+]
+
+
+@pytest.mark.parametrize("name, value, field, wanted, warned", [*SWITCHES, *TIMES, *VERIFY, *PROXIES])
+def test_values(name: str, value: str, field: str, wanted: object, warned: str) -> None:
+    config = load({name: value})
+    assert getattr(config, field) == wanted
+    if warned:
+        (warning,) = config.warnings
+        assert warned in warning and warning.startswith(name.upper()) and "hunter" not in warning
+    else:
+        assert config.warnings == ()
+
+
+def test_a_parent_proxy_with_a_path() -> None:
+    config = load({"HTTPS_PROXY": "http://u:hunter2@p:8080/some/path?x"})
+    assert (str(config.parent_proxy), len(config.warnings)) == ("p:8080", 1)
+    assert "hunter" not in config.warnings[0]
+
+
+@pytest.mark.parametrize("value", ["http://", "http://p:99999", "http://p:0", "http://a b:1"])
+def test_a_parent_proxy_that_nobody_can_use(value: str) -> None:
+    with pytest.raises(ConfigError, match="HTTPS_PROXY: http://host:port"):
+        load({"HTTPS_PROXY": value})
+
+
+def test_a_serial_number_file() -> None:
+    (warning,) = load({"CA_SRL_FILE": "/ca/ca.srl"}).warnings
+    assert warning == "CA_SRL_FILE='/ca/ca.srl': has no effect: serial numbers are random"
+    assert load({"CA_SRL_FILE": ""}).warnings == ()
+
+
+# (value, seconds)
+@pytest.mark.parametrize(
+    "value, seconds", [("200 1h", 3600.0), ("200 302 10m", 600.0), ("any 1m", 60.0), ("404 1h 30m", None)]
+)
+def test_statuses_ahead_of_a_tier_time(value: str, seconds: float | None) -> None:
+    env = {"MANIFEST_CACHE_DEFAULT_TIME": value}
+    if seconds is None:
+        with pytest.raises(ConfigError):
+            load(env)
+    else:
+        config = load(env)
+        assert (config.tiers[-1].ttl, len(config.warnings)) == (seconds, 1)
+
+
+# (value, the rules, how many warnings)
+REGISTRIES = [
+    ("https://gcr.io", ["gcr.io"], 1),
+    ("HTTPS://gcr.io/", ["gcr.io"], 1),
+    ("gcr.io/ quay.io", ["gcr.io", "quay.io"], 1),
+    ("http://reg.example:5000/", ["reg.example:5000"], 1),
+    ("gcr.io/project", ["gcr.io"], 1),
+    ("gcr.io,quay.io", ["gcr.io", "quay.io"], 0),
+    ("gcr.io:99999 quay.io", ["quay.io"], 1),
+    ("gcr.io: quay.io", ["quay.io"], 1),
+    ("gcr.io münchen.example", ["gcr.io"], 1),
+    (r"~^reg[0-9]+\.example\.com$ gcr.io", [r"~^reg[0-9]+\.example\.com$", "gcr.io"], 0),
+    (r"gcr.io,~^r[0-9]{1,2}\.example$", ["gcr.io", r"~^r[0-9]{1,2}\.example$"], 0),
+    (r"~(?!a)b gcr.io", ["gcr.io"], 1),
+    ("~( gcr.io", ["gcr.io"], 1),
+    ("~ gcr.io", ["gcr.io"], 1),
+]
+
+
+@pytest.mark.parametrize("value, wanted, warnings", REGISTRIES)
+def test_registries(value: str, wanted: list[str], warnings: int) -> None:
+    config = load({"REGISTRIES": value})
+    assert (rules(config), len(config.warnings)) == (wanted, warnings)
+    assert all(warning.startswith("REGISTRIES=") for warning in config.warnings)
+
+
+@pytest.mark.parametrize("value", ["*", "a*b.example", "reg.*.example", "*a.example"])
+def test_a_mask_that_nginx_refuses_too(value: str) -> None:
+    with pytest.raises(ConfigError, match="is not a mask with one"):
+        load({"REGISTRIES": value})
+
+
+# (expression, host, whether it matches)
+EXPRESSIONS = [
+    (r"~^reg[0-9]+\.example\.com$", "reg7.example.com", True),
+    (r"~^reg[0-9]+\.example\.com$", "REG7.example.com.", True),
+    (r"~^reg[0-9]+\.example\.com$", "xreg7.example.com", False),
+    (r"~^reg[0-9]+\.example\.com$", "reg7.example.com.evil.example", False),
+    (r"~\.example\.com$", "a.example.com", True),
+    (r"~\.example\.com$", "example.com", False),
+    (r"~example", "an.example.org", True),
+    (r"~*^GHCR\.io$", "ghcr.io", True),
+    (r"~^(?<name>a|b)\.example$", "b.example", True),
+    (r"~^\d+\.example$", "12.example", True),
+]
+
+
+@pytest.mark.parametrize("text, host, want", EXPRESSIONS)
+def test_expressions(text: str, host: str, want: bool) -> None:
+    (rule,) = load({"REGISTRIES": text}).registries[3:]
+    assert (str(rule), rule.is_exact) == (text, False)
+    assert rule.matches(host, 443) is rule.matches(host, 5000) is want
+
+
+@pytest.mark.parametrize(
+    "pattern, exact", [("a.b", True), ("::1", True), ("*.a", False), (".a", False), ("a.*", False)]
+)
+def test_exact_rules(pattern: str, exact: bool) -> None:
+    assert HostRule(pattern).is_exact is exact
+
+
+# (AUTH_REGISTRIES, REGISTRIES, hosts that have a pair, how many warnings)
+MASKS = [
+    ("*.example.com:u:p", "", {("*.example.com", None)}, 0),
+    (".example.com:5000:u:p", "", {(".example.com", 5000)}, 1),
+    (
+        "reg.*:u:p",
+        "reg.example.com reg.example.org other.example",
+        {("reg.example.com", None), ("reg.example.org", None)},
+        1,
+    ),
+    ("reg.*:u:p", "reg.* gcr.io", set(), 1),
+    ("reg.*:u:p reg.a.example:v:q", "reg.a.example", {("reg.a.example", None)}, 1),
+]
+
+
+@pytest.mark.parametrize("auth, registries, wanted, warnings", MASKS)
+def test_masks_of_credentials(auth: str, registries: str, wanted: object, warnings: int) -> None:
+    config = load({"AUTH_REGISTRIES": auth, "REGISTRIES": registries})
+    assert ({(pair.host, pair.port) for pair in config.credentials}, len(config.warnings)) == (
+        wanted,
+        warnings,
+    )
+    if ":v:q" in auth:
+        assert config.credentials[0].username == "v"
+
+
+@pytest.mark.parametrize("auth", [r"~^a\.example$:u:p", "*.a.*:u:p", "a*b:u:p", "*:u:p"])
+def test_masks_that_are_none(auth: str) -> None:
+    with pytest.raises(ConfigError, match="AUTH_REGISTRIES: entry 1 of 1 is not"):
+        load({"AUTH_REGISTRIES": auth})
+
+
+# (value, how many warnings)
+@pytest.mark.parametrize(
+    "value, warnings",
+    [("localhost,<local>;10.*;https://a.example/", 0), ("a..b, a.example", 1), ("10.0.0.0/99;x*y", 2)],
+)
+def test_no_proxy_is_never_fatal(value: str, warnings: int) -> None:
+    config = load({"NO_PROXY": value})
+    assert len(config.warnings) == warnings
+    assert config.no_proxy.matches("a.example", 443) is ("a.example" in value)
