@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,7 @@ from tests.support.docker_registry import Registry
 from tests.support.images import Image, make_image
 from tests.support.origin import Origin
 from tests.support.proxy import Proxy
+from tests.support.shared_proxy import Lane
 from tests.support.token_server import TokenServer
 from tests.support.trust import Trust
 
@@ -95,6 +97,21 @@ def start_proxy(stack: ExitStack, trust: Trust, tmp_path: Path) -> Callable[...,
 def talk(stack: ExitStack) -> Callable[..., Client]:
     """Return a client that is through the proxy to an origin: `talk(proxy, origin, early=True)`."""
     return lambda proxy, origin, **options: stack.enter_context(proxy.client(origin.authority, **options))
+
+
+@pytest.fixture
+def hold(stack: ExitStack) -> threading.Event:
+    """What an origin waits for; set at the latest when the test ends."""
+    event = threading.Event()
+    stack.callback(event.set)
+    return event
+
+
+@pytest.fixture(scope="module")
+def lane(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
+    """An origin and the proxies before it, for the tests of a module."""
+    with Lane(tmp_path_factory.mktemp("lane"), trust) as lane:
+        yield lane
 
 
 def pytest_configure() -> None:

@@ -49,12 +49,6 @@ def blob() -> Blob:
 
 
 @pytest.fixture(scope="module")
-def hosts(trust: Trust) -> Iterator[VirtualHosts]:
-    with VirtualHosts(trust) as hosts:
-        yield hosts
-
-
-@pytest.fixture(scope="module")
 def cdns(trust: Trust) -> Iterator[VirtualHosts]:
     """Hosts that registries redirect to. The proxy knows where they are, no more."""
     with VirtualHosts(trust, "cdn") as hosts:

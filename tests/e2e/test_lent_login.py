@@ -32,12 +32,6 @@ ANYTHING = Answer(b'{"secret":"S3CRET"}', 200, {"Content-Type": "application/jso
 
 
 @pytest.fixture(scope="module")
-def hosts(trust: Trust) -> Iterator[VirtualHosts]:
-    with VirtualHosts(trust) as hosts:
-        yield hosts
-
-
-@pytest.fixture(scope="module")
 def proxies(hosts: VirtualHosts, trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
     """Before all of them, with the login for each."""
     logins = " ".join(f"{name}:admin:Harbor12345" for name in hosts.names)

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -19,6 +18,7 @@ from tests.support.docker_registry import Registry
 from tests.support.images import INDEX, MANIFEST, Image, digest_of, make_image, make_index
 from tests.support.origin import Answer, Origin, Seen, manifest_answer
 from tests.support.processes import wait_until
+from tests.support.proxies import Proxies
 from tests.support.proxy import Proxy, said
 from tests.support.simulated_clock import MISSING, SimulatedClock
 from tests.support.trust import Trust
@@ -88,43 +88,14 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> SimulatedClock:
     return SimulatedClock(tmp_path_factory.mktemp("clock"))
 
 
-class Proxies:
-    """Proxies before one origin, by what is set, started when they are first wanted; all with one clock."""
-
-    def __init__(
-        self, origin: Origin, clock: SimulatedClock, trust: Trust, place: Callable[[], Path]
-    ) -> None:
-        self._before = (origin, clock, trust)
-        self._place = place
-        self._stack = ExitStack()
-        self._proxies: dict[tuple[tuple[str, str], ...], Proxy] = {}
-
-    def __call__(self, **env: str) -> Proxy:
-        key = tuple(sorted(env.items()))
-        if key not in self._proxies:
-            origin, clock, trust = self._before
-            proxy = Proxy(
-                self._place(),
-                {**TIERS, **PATIENT, **clock.env, **env, "REGPROXY_CONNECT_PORTS": f"{origin.port}"},
-                registries=("*.test",),
-                resolve=origin.resolve,
-                ca=trust.path,
-            )
-            self._proxies[key] = self._stack.enter_context(proxy)
-        return self._proxies[key]
-
-    def close(self) -> None:
-        self._stack.close()
-
-
 @pytest.fixture(scope="module")
 def proxies(
     origin: Origin, clock: SimulatedClock, trust: Trust, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Proxies]:
-    """Each of them fails at the end where anything was left open."""
-    found = Proxies(origin, clock, trust, lambda: tmp_path_factory.mktemp("proxy"))
-    yield found
-    found.close()
+    """Before the origin by all of its names, and all with one clock."""
+    env = {**TIERS, **PATIENT, **clock.env, "REGPROXY_CONNECT_PORTS": f"{origin.port}"}
+    with Proxies(tmp_path_factory, trust, origin, registries=("*.test",), **env) as proxies:
+        yield proxies
 
 
 NAMES = (f"reg{number}.test" for number in range(HOSTS))

@@ -15,6 +15,7 @@ from tests.support.client import Client
 from tests.support.cold_blobs import MIB, SIZE, Cold, forget, origin
 from tests.support.origin import Answer, Origin, Seen
 from tests.support.processes import wait_until
+from tests.support.proxies import Proxies
 from tests.support.proxy import Proxy
 from tests.support.small_filesystems import free, small_disk
 from tests.support.trust import Trust
@@ -31,30 +32,9 @@ StartProxy = Callable[..., Proxy]
 
 
 @pytest.fixture(scope="module")
-def proxies(
-    origin: Origin, trust: Trust, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Proxy]]:
-    """The proxy with these variables, started when it is first asked for."""
-    with ExitStack() as stack:
-        known: dict[tuple[tuple[str, str], ...], Proxy] = {}
-
-        def proxy(**env: str) -> Proxy:
-            key = tuple(sorted(env.items()))
-            if key not in known:
-                known[key] = stack.enter_context(
-                    Proxy(
-                        tmp_path_factory.mktemp("proxy"),
-                        env,
-                        registries=(origin.authority,),
-                        resolve=origin.resolve,
-                        ca=trust.path,
-                    )
-                )
-            return known[key]
-
-        yield proxy
-        for proxy_ in known.values():
-            assert "Traceback" not in proxy_.log(), proxy_.log()
+def proxies(origin: Origin, trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
+    with Proxies(tmp_path_factory, trust, origin) as proxies:
+        yield proxies
 
 
 def containerd(client: Client, blob: Cold, start: int) -> bytes:
@@ -112,7 +92,7 @@ class TestContainerd:
 
     @pytest.mark.parametrize("size", [SIZE, 40 * MIB + 12_345])
     def test_every_byte_is_fetched_once(
-        self, size: int, origin: Origin, proxies: Callable[..., Proxy], stack: ExitStack
+        self, size: int, origin: Origin, proxies: Proxies, stack: ExitStack
     ) -> None:
         proxy, blob = proxies(), Cold(origin, size)
         pull_by_chunks(lambda: stack.enter_context(proxy.client(origin.authority)), blob)
@@ -122,7 +102,7 @@ class TestContainerd:
             assert blob.arrived(again.get(blob.path))
         assert blob.sent == size
 
-    def test_over_two_workers(self, origin: Origin, proxies: Callable[..., Proxy], stack: ExitStack) -> None:
+    def test_over_two_workers(self, origin: Origin, proxies: Proxies, stack: ExitStack) -> None:
         proxy, blob = proxies(REGPROXY_WORKERS="2"), Cold(origin)
         pair = Pair(proxy, origin.authority)
         workers = itertools.cycle(pair.pids())
@@ -130,7 +110,7 @@ class TestContainerd:
         proxy.wait_kept(blob.digest)
         assert blob.sent == SIZE
 
-    def test_only_one_chunk(self, origin: Origin, proxies: Callable[..., Proxy]) -> None:
+    def test_only_one_chunk(self, origin: Origin, proxies: Proxies) -> None:
         """Who has asked for it leaves; all of it is kept for the next."""
         proxy, blob = proxies(), Cold(origin)
         client = proxy.client(origin.authority)
@@ -139,7 +119,7 @@ class TestContainerd:
         assert blob.ranges[0] == f"bytes={3 * CHUNK}-{4 * CHUNK - 1}"
         assert blob.sent == SIZE
 
-    def test_the_same_connection_goes_on(self, origin: Origin, proxies: Callable[..., Proxy]) -> None:
+    def test_the_same_connection_goes_on(self, origin: Origin, proxies: Proxies) -> None:
         """Closed ranges, one after another, the last first."""
         proxy, blob = proxies(), Cold(origin)
         with proxy.client(origin.authority) as client:
@@ -149,7 +129,7 @@ class TestContainerd:
         proxy.wait_kept(blob.digest)
         assert blob.sent == SIZE
 
-    def test_of_ranges_that_meet_no_border(self, origin: Origin, proxies: Callable[..., Proxy]) -> None:
+    def test_of_ranges_that_meet_no_border(self, origin: Origin, proxies: Proxies) -> None:
         proxy, blob, chance = proxies(), Cold(origin), random.Random(5)
         spans = [sorted(chance.sample(range(SIZE), 2)) for _ in range(12)]
 
@@ -162,9 +142,7 @@ class TestContainerd:
         proxy.wait_kept(blob.digest)
         assert blob.sent == SIZE
 
-    def test_a_piece_that_is_on_its_way_is_not_cut(
-        self, origin: Origin, proxies: Callable[..., Proxy]
-    ) -> None:
+    def test_a_piece_that_is_on_its_way_is_not_cut(self, origin: Origin, proxies: Proxies) -> None:
         """Not even where other streams come to help, as each is slow."""
         proxy, blob = proxies(), Cold(origin, script=lambda blob, seen: blob.answer(rate=4 * MIB))
         with proxy.client(origin.authority) as client:
@@ -175,16 +153,14 @@ class TestContainerd:
             start, _, last = (seen.get("range") or "").removeprefix("bytes=").partition("-")
             assert seen.sent == int(last or SIZE - 1) + 1 - int(start)
 
-    def test_behind_the_end(self, origin: Origin, proxies: Callable[..., Proxy]) -> None:
+    def test_behind_the_end(self, origin: Origin, proxies: Proxies) -> None:
         proxy, blob = proxies(), Cold(origin)
         with proxy.client(origin.authority) as client:
             reply = client.get(blob.path, [("Range", f"bytes={SIZE}-")])
             assert (reply.status, reply.get("Content-Range")) == (416, f"bytes */{SIZE}")
         proxy.wait_kept(blob.digest)
 
-    def test_of_an_origin_that_does_not_say_how_long_it_is(
-        self, origin: Origin, proxies: Callable[..., Proxy]
-    ) -> None:
+    def test_of_an_origin_that_does_not_say_how_long_it_is(self, origin: Origin, proxies: Proxies) -> None:
         """RFC 9110 14.4: "bytes 0-8388607/*"."""
 
         def script(blob: Cold, seen: Seen) -> Answer:
@@ -209,7 +185,7 @@ class TestOrder:
 
     @pytest.mark.parametrize("streams", ["1", "4"])
     def test_a_range_far_ahead_of_a_slow_download(
-        self, streams: str, origin: Origin, proxies: Callable[..., Proxy], stack: ExitStack
+        self, streams: str, origin: Origin, proxies: Proxies, stack: ExitStack
     ) -> None:
         go, proxy = threading.Event(), proxies(REGPROXY_FILL_STREAMS=streams)
 
@@ -232,7 +208,7 @@ class TestOrder:
         proxy.wait_kept(blob.digest)
         assert SIZE <= blob.sent <= SIZE + CUT
 
-    def test_in_another_worker(self, origin: Origin, proxies: Callable[..., Proxy], stack: ExitStack) -> None:
+    def test_in_another_worker(self, origin: Origin, proxies: Proxies, stack: ExitStack) -> None:
         go, proxy = threading.Event(), proxies(REGPROXY_WORKERS="2")
 
         def script(blob: Cold, seen: Seen) -> Answer:
@@ -253,7 +229,7 @@ class TestOrder:
         proxy.wait_kept(blob.digest)
 
     def test_a_range_a_little_ahead_is_waited_for(
-        self, origin: Origin, proxies: Callable[..., Proxy], stack: ExitStack
+        self, origin: Origin, proxies: Proxies, stack: ExitStack
     ) -> None:
         go, proxy = threading.Event(), proxies(REGPROXY_FILL_STREAMS="1")
         blob = Cold(origin, script=lambda blob, seen: blob.answer(hold_at=MIB, hold=go))
@@ -270,7 +246,7 @@ class TestOrder:
         assert blob.sent == SIZE
 
     def test_a_client_that_asks_again_on_the_same_connection(
-        self, origin: Origin, proxies: Callable[..., Proxy], stack: ExitStack
+        self, origin: Origin, proxies: Proxies, stack: ExitStack
     ) -> None:
         """Its answer is over with its last byte, whatever is lacking behind that."""
         go, proxy = threading.Event(), proxies()
@@ -298,7 +274,7 @@ SLOW = 24 * MIB
 class TestStreams:
     """An origin that gives each connection so much: several are more."""
 
-    def test_several(self, origin: Origin, proxies: Callable[..., Proxy]) -> None:
+    def test_several(self, origin: Origin, proxies: Proxies) -> None:
         proxy = proxies(REGPROXY_FILL_STREAMS="4")
         blob = Cold(origin, SLOW, lambda blob, seen: blob.answer(rate=RATE))
         with proxy.client(origin.authority) as client:
@@ -307,7 +283,7 @@ class TestStreams:
         assert SLOW <= blob.sent <= SLOW + PACED
         proxy.wait_kept(blob.digest)
 
-    def test_never_more_than_that(self, origin: Origin, proxies: Callable[..., Proxy]) -> None:
+    def test_never_more_than_that(self, origin: Origin, proxies: Proxies) -> None:
         proxy, open_, most = proxies(REGPROXY_FILL_STREAMS="2"), set(), []
         blob = Cold(origin, SLOW, lambda blob, seen: blob.answer(rate=RATE))
 
@@ -327,7 +303,7 @@ class TestStreams:
         assert max(most) <= 3
         assert len(open_) > 1
 
-    def test_one(self, origin: Origin, proxies: Callable[..., Proxy]) -> None:
+    def test_one(self, origin: Origin, proxies: Proxies) -> None:
         proxy = proxies(REGPROXY_FILL_STREAMS="1")
         blob = Cold(origin, SLOW, lambda blob, seen: blob.answer(rate=RATE))
         with proxy.client(origin.authority) as client:
@@ -336,9 +312,7 @@ class TestStreams:
         assert blob.sent == SLOW
 
     @pytest.mark.parametrize("said", [None, "none"])
-    def test_an_origin_without_ranges(
-        self, said: str | None, origin: Origin, proxies: Callable[..., Proxy]
-    ) -> None:
+    def test_an_origin_without_ranges(self, said: str | None, origin: Origin, proxies: Proxies) -> None:
         """It is asked for one, sends all of it, and that is given up again: the first goes on to the end."""
 
         def script(blob: Cold, seen: Seen) -> Answer:
@@ -351,9 +325,7 @@ class TestStreams:
         assert blob.sent <= SLOW + 4 * PACED
         proxy.wait_kept(blob.digest)
 
-    def test_ranges_of_an_origin_without(
-        self, origin: Origin, proxies: Callable[..., Proxy], stack: ExitStack
-    ) -> None:
+    def test_ranges_of_an_origin_without(self, origin: Origin, proxies: Proxies, stack: ExitStack) -> None:
         proxy, blob = proxies(), Cold(origin, script=lambda blob, seen: blob.answer(ranges=False))
         pull_by_chunks(lambda: stack.enter_context(proxy.client(origin.authority)), blob, clients=1)
         proxy.wait_kept(blob.digest)
@@ -362,7 +334,7 @@ class TestStreams:
     @pytest.mark.parametrize("retry_after", [None, "120"])
     @pytest.mark.parametrize("status", [429, 503, 403])
     def test_an_origin_that_minds(
-        self, status: int, retry_after: str | None, origin: Origin, proxies: Callable[..., Proxy]
+        self, status: int, retry_after: str | None, origin: Origin, proxies: Proxies
     ) -> None:
         """All but the first connection are refused: the pull goes on with that one."""
 
@@ -379,9 +351,7 @@ class TestStreams:
         proxy.wait_kept(blob.digest)
         assert blob.requests[0].sent == SLOW
 
-    def test_an_origin_that_minds_several_at_a_time(
-        self, origin: Origin, proxies: Callable[..., Proxy]
-    ) -> None:
+    def test_an_origin_that_minds_several_at_a_time(self, origin: Origin, proxies: Proxies) -> None:
         """One connection at a time is fine, two are not."""
 
         def script(blob: Cold, seen: Seen) -> Answer:
@@ -395,7 +365,7 @@ class TestStreams:
         proxy.wait_kept(blob.digest)
         assert blob.sent <= SLOW + PACED
 
-    def test_one_of_several_that_breaks(self, origin: Origin, proxies: Callable[..., Proxy]) -> None:
+    def test_one_of_several_that_breaks(self, origin: Origin, proxies: Proxies) -> None:
         broken = threading.Event()
 
         def script(blob: Cold, seen: Seen) -> Answer:
@@ -411,9 +381,7 @@ class TestStreams:
         proxy.wait_kept(blob.digest)
         assert blob.sent <= SLOW + PACED
 
-    def test_one_of_several_that_sends_something_else(
-        self, origin: Origin, proxies: Callable[..., Proxy]
-    ) -> None:
+    def test_one_of_several_that_sends_something_else(self, origin: Origin, proxies: Proxies) -> None:
         """The digest finds it, and nothing of it is kept."""
 
         def script(blob: Cold, seen: Seen) -> Answer:

@@ -6,7 +6,7 @@ import itertools
 import json
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +22,6 @@ from tests.support.images import digest_of, make_image
 from tests.support.origin import Answer, Origin, Seen
 from tests.support.proxies import Proxies
 from tests.support.proxy import STATUS, Proxy
-from tests.support.trust import Trust
 from tests.support.virtual_hosts import VirtualHosts
 
 OCI = "application/vnd.oci.image.manifest.v1+json"
@@ -35,18 +34,6 @@ TAG, CONTENT = "/v2/lib/app/manifests/latest", f"/v2/lib/app/manifests/{DIGEST}"
 SEEDS = itertools.count(100)  # content that no other test has
 
 Start = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def hosts(trust: Trust) -> Iterator[VirtualHosts]:
-    with VirtualHosts(trust) as hosts:
-        yield hosts
-
-
-@pytest.fixture(scope="module")
-def proxies(hosts: VirtualHosts, trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
-    with Proxies(tmp_path_factory, trust, hosts) as proxies:
-        yield proxies
 
 
 def wait_for_requests(origin: Origin, count: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -29,18 +29,6 @@ PATH = f"/v2/app/blobs/{BLOB}"
 
 SEEDS = itertools.count(500)
 CACHED = {"ENABLE_MANIFEST_CACHE": "true"}
-
-
-@pytest.fixture(scope="module")
-def hosts(trust: Trust) -> Iterator[VirtualHosts]:
-    with VirtualHosts(trust) as hosts:
-        yield hosts
-
-
-@pytest.fixture(scope="module")
-def proxies(hosts: VirtualHosts, trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxies]:
-    with Proxies(tmp_path_factory, trust, hosts) as proxies:
-        yield proxies
 
 
 @pytest.fixture

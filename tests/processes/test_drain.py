@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
@@ -17,16 +17,9 @@ from tests.support.origin import Answer, Origin
 from tests.support.processes import accepts, free_address, wait_until
 from tests.support.proxy import Proxy
 from tests.support.shared_proxy import SMALL, SMALL_PATH, UPLOADS, Lane, ended
-from tests.support.trust import Trust
 
 Talk = Callable[..., Client]
 TERM, INT = signal.SIGTERM, signal.SIGINT
-
-
-@pytest.fixture(scope="module")
-def lane(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
-    with Lane(tmp_path_factory.mktemp("lane"), trust) as lane:
-        yield lane
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +46,6 @@ def proxy(lane: Lane, peer: socket.socket, stack: ExitStack) -> Proxy:
     )
     stack.callback(proxy.kill)
     return proxy
-
-
-@pytest.fixture
-def hold(stack: ExitStack) -> threading.Event:
-    """What the origin waits for; set at the latest when the test ends."""
-    event = threading.Event()
-    stack.callback(event.set)
-    return event
 
 
 def stop(proxy: Proxy, number: signal.Signals = TERM) -> None:

@@ -160,12 +160,6 @@ class Running:
 
 
 @pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as entered:
-        yield entered
-
-
-@pytest.fixture
 def stock(tmp_path: Path) -> Iterator[Stock]:
     with Stock(tmp_path / "cache") as stock:
         yield stock

@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
-
-import pytest
 
 from tests.support.client import Client
-from tests.support.process_tree import Start, flat, grown_up, janitors, on_both, starter, stopped
+from tests.support.process_tree import Start, flat, grown_up, janitors, on_both, stopped
 from tests.support.processes import wait_until
 from tests.support.proxy import parse_metrics
 from tests.support.shared_proxy import SMALL, SMALL_PATH, Lane
-from tests.support.trust import Trust
 from tests.support.two_workers import Pair
 from tests.support.two_workers import stopped as resting
 
 TERM, HUP, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
-
-
-@pytest.fixture(scope="module")
-def lane(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
-    with Lane(tmp_path_factory.mktemp("lane"), trust) as lane:
-        yield lane
-
-
-@pytest.fixture
-def start(lane: Lane, trust: Trust, tmp_path: Path, stack: ExitStack) -> Start:
-    """Start a proxy of the test's own: `start(REGPROXY_WORKERS="2")`. It is ended with the test."""
-    return starter(lane, trust, tmp_path, stack)
 
 
 class TestMetrics:

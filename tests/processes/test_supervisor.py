@@ -8,40 +8,18 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.support.byte_streams import End
-from tests.support.process_tree import Start, code, flat, grown_up, janitors, on_both, sick, starter, stopped
+from tests.support.process_tree import Start, code, flat, grown_up, janitors, on_both, sick, stopped
 from tests.support.processes import accepts, free_address, wait_until
 from tests.support.proxy import Proxy
 from tests.support.shared_proxy import SMALL, SMALL_PATH, Lane, ended
-from tests.support.trust import Trust
 
 TERM, HUP, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
-
-
-@pytest.fixture(scope="module")
-def lane(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
-    with Lane(tmp_path_factory.mktemp("lane"), trust) as lane:
-        yield lane
-
-
-@pytest.fixture
-def start(lane: Lane, trust: Trust, tmp_path: Path, stack: ExitStack) -> Start:
-    """Start a proxy of the test's own: `start(REGPROXY_WORKERS="2")`. It is ended with the test."""
-    return starter(lane, trust, tmp_path, stack)
-
-
-@pytest.fixture
-def hold(stack: ExitStack) -> threading.Event:
-    """What the origin waits for; set at the latest when the test ends."""
-    event = threading.Event()
-    stack.callback(event.set)
-    return event
 
 
 class TestWorkers:

@@ -6,7 +6,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
@@ -18,20 +18,8 @@ from tests.support.images import digest_of
 from tests.support.origin import Answer, Origin, redirect
 from tests.support.proxy import Proxy
 from tests.support.shared_proxy import BIG, BIG_PATH, SMALL, SMALL_PATH, UPLOADS, Lane, ended
-from tests.support.trust import Trust
 
 Talk = Callable[..., Client]
-
-
-@pytest.fixture(scope="module")
-def lane(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
-    with Lane(tmp_path_factory.mktemp("lane"), trust) as lane:
-        yield lane
-
-
-@pytest.fixture(scope="module")
-def origin(lane: Lane) -> Origin:
-    return lane.origin
 
 
 @pytest.fixture(scope="module")

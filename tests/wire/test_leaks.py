@@ -20,13 +20,7 @@ from tests.support.origin import Answer
 from tests.support.processes import free_address, wait_until
 from tests.support.proxy import Proxy
 from tests.support.shared_proxy import BIG, SMALL, SMALL_PATH, UPLOADS, Lane
-from tests.support.trust import Trust, trusting
-
-
-@pytest.fixture(scope="module")
-def lane(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
-    with Lane(tmp_path_factory.mktemp("lane"), trust) as lane:
-        yield lane
+from tests.support.trust import trusting
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -14,21 +14,9 @@ from tests.support.images import digest_of
 from tests.support.origin import Origin
 from tests.support.proxy import STATUS, TYPE, Proxy, cache_status
 from tests.support.shared_proxy import BIG, BIG_PATH, SMALL, SMALL_PATH, Lane, ended
-from tests.support.trust import Trust
 
 Talk = Callable[..., Client]
 Dial = Callable[[Proxy], Client]
-
-
-@pytest.fixture(scope="module")
-def lane(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
-    with Lane(tmp_path_factory.mktemp("lane"), trust) as lane:
-        yield lane
-
-
-@pytest.fixture(scope="module")
-def origin(lane: Lane) -> Origin:
-    return lane.origin
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import pytest
@@ -24,17 +24,6 @@ Dial = Callable[[Proxy], Client]
 
 HEAD_MAX = 32_768
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: reg.test\r\n\r\n"
-
-
-@pytest.fixture(scope="module")
-def lane(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
-    with Lane(tmp_path_factory.mktemp("lane"), trust) as lane:
-        yield lane
-
-
-@pytest.fixture(scope="module")
-def origin(lane: Lane) -> Origin:
-    return lane.origin
 
 
 @pytest.fixture(scope="module")

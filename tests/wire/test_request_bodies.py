@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -19,17 +19,6 @@ Talk = Callable[..., Client]
 Dial = Callable[[Proxy], Client]
 
 NOISE = random.Random(2)
-
-
-@pytest.fixture(scope="module")
-def lane(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
-    with Lane(tmp_path_factory.mktemp("lane"), trust) as lane:
-        yield lane
-
-
-@pytest.fixture(scope="module")
-def origin(lane: Lane) -> Origin:
-    return lane.origin
 
 
 @pytest.fixture(scope="module")

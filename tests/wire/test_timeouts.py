@@ -6,7 +6,7 @@ import contextlib
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Literal
 
@@ -26,28 +26,9 @@ Dial = Callable[[Proxy], Client]
 
 
 @pytest.fixture(scope="module")
-def lane(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lane]:
-    with Lane(tmp_path_factory.mktemp("lane"), trust) as lane:
-        yield lane
-
-
-@pytest.fixture(scope="module")
-def origin(lane: Lane) -> Origin:
-    return lane.origin
-
-
-@pytest.fixture(scope="module")
 def hasty(lane: Lane) -> Proxy:
     """One that does not wait long for origins."""
     return lane.proxy(PROXY_READ_TIMEOUT="500ms", REGPROXY_RESUME_TIME="100ms", ALLOW_PUSH="true")
-
-
-@pytest.fixture
-def hold(stack: ExitStack) -> threading.Event:
-    """What the origin waits for; set at the latest when the test ends."""
-    event = threading.Event()
-    stack.callback(event.set)
-    return event
 
 
 class TestClients:
