@@ -62,6 +62,11 @@ def go() -> Iterator[threading.Event]:
     go.set()
 
 
+def letters() -> str:
+    """Return the end of a tag's name that makes it no version: those are of a tier with a longer time."""
+    return "".join(chr(ord("a") + int(digit)) for digit in str(next(NUMBERS)))
+
+
 def image() -> Image:
     return make_image(size=100, layers=1, seed=next(NUMBERS))
 
@@ -80,7 +85,7 @@ def test_a_registry_that_hangs_while_a_tag_is_held(
     method: str, through: Through, origin: Origin, go: threading.Event
 ) -> None:
     """The copy is served before clients give up; the revalidation goes on, and what it brings stays."""
-    old, new, path = image(), image(), f"/v2/app/manifests/slow{next(NUMBERS)}"
+    old, new, path = image(), image(), f"/v2/app/manifests/slow{letters()}"
     origin.on(path, manifest_answer(old))
     client = through()
     client.get(path, ACCEPT)
@@ -143,7 +148,7 @@ def content(kind: str) -> tuple[str, str, Answer]:
         body = random.Random(f"head {next(NUMBERS)}").randbytes(100_000)
         return f"/v2/app/blobs/{digest_of(body)}", digest_of(body), blob_answer(digest_of(body), body)
     found = image()
-    name = found.digest if kind == "manifests" else f"t{next(NUMBERS)}"
+    name = found.digest if kind == "manifests" else f"t{letters()}"
     return f"/v2/app/manifests/{name}", found.digest, manifest_answer(found)
 
 
