@@ -2,14 +2,12 @@
 
 A Fill belongs to the worker and not to the client that asked first: who leaves does not stop it. Its readers
 follow the part file as it grows; the end of the file is theirs only once the digest has matched. The same
-goes for all workers of a cache together: who has the part's lock downloads, the others follow the file, and
-one of them goes on where a killed one has stopped.
+goes for all workers of a cache together: see `takeover`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import time
 from collections.abc import Callable, Coroutine, Hashable
@@ -17,16 +15,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from regproxy.cache.blobs import Blob, Store
-from regproxy.cache.parts import CLAIMED, FAILED, LEFT, VERIFIED, Meta, Part
-from regproxy.core.errors import BadResponse, RegproxyError, UpstreamError
+from regproxy.core.errors import RegproxyError, UpstreamError
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill import download
-from regproxy.fill.download import OTHERS, Downloads, failure, word_for
+from regproxy.fill.download import Downloads, word_for
 from regproxy.fill.fill import NO_TYPE, CacheRequest, Fill, Opened, UpstreamAnswer
-from regproxy.fill.follower import SOON, Following, Outcome, alone
 from regproxy.fill.origin_bodies import Fetcher, Limits
-from regproxy.registry.manifests import MANIFEST_MAX
-from regproxy.registry.targets import Kind
+from regproxy.fill.takeover import PartFiller
 
 __all__ = ["NO_TYPE", "CacheRequest", "Fill", "Fills", "Opened", "Run", "UpstreamAnswer"]
 
@@ -66,13 +61,10 @@ class Fills:
         progress after which another process's fill is followed no longer. `fits`: see Downloads; `limits`:
         see Bodies.
         """
-        self._store = store
-        self._index = index
         self._counters = counters
         self._loop = loop
-        self._watch = watch
-        self._patience = patience
         self.downloads = Downloads(store, upstream, index, counters, loop, largest, fits, limits, watch)
+        self._filler = PartFiller(store, self.downloads, watch, patience)
         self._under_way: dict[Hashable, Fill] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.waiters = 0
@@ -97,7 +89,7 @@ class Fills:
         if fill is not None:
             return fill, False
         fill = Fill(wanted, None, self._loop)
-        self.start(key, fill, lambda _: self._obtain(fill))
+        self.start(key, fill, lambda _: self._filler.fill(fill))
         return fill, True
 
     def joinable(self, key: Hashable) -> Fill | None:
@@ -173,184 +165,6 @@ class Fills:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         return cut
 
-    # --- content by digest -------------------------------------------------------------------------------
-
-    async def _obtain(self, fill: Fill) -> None:
-        target = fill.wanted.target
-        limit = 0 if target.kind is Kind.BLOB else MANIFEST_MAX
-        source = ""
-        while True:
-            part = self._store.claim(target.reference, limit=limit, source=source)
-            if part.mine:
-                blob = self._store.lookup(target.reference)
-                if blob is not None:
-                    # Another process has stored it since this client asked.
-                    self._store.abort(part)
-                    self._stored_elsewhere(fill, blob)
-                    return
-                if await self._go_on(fill, part):
-                    return
-            else:
-                try:
-                    if await self._follow(fill, part):
-                        return
-                except _Foreign:
-                    source = fill.wanted.source
-                    continue
-            # Whoever is in the way of it has its turn first.
-            await asyncio.sleep(SOON)
-
-    async def _go_on(self, fill: Fill, part: Part) -> bool:
-        """Download what the part lacks; what its last filler has left is used where it is known to be good.
-
-        False: it is not, and has to be claimed anew.
-        """
-        fill.joined = False
-        growth = part.growth
-        try:
-            if part.path is not None:
-                meta = part.read()
-                if meta is not None and (part.size or meta.mapped) and _take_over(fill, part, meta):
-                    _hear(fill, meta)
-                elif growth.written or growth.extents is not None:
-                    # A growth can't go back, and who reads it was given what is not known to be right.
-                    if fill.opened.done():
-                        raise UpstreamError("the process that fetched it has given it up")
-                    self._store.leave(part)
-                    return False
-                elif part.size and part.removed():
-                    # Others may read it still: it must not change under them.
-                    self._store.leave(part)
-                    return False
-                else:
-                    part.restart()
-                    part.write(Meta(CLAIMED, host=fill.wanted.source))
-        except OSError as error:
-            self._store.relay(part, error.errno or errno.EIO)
-        resumed = (growth.written > 0 or growth.extents is not None) and not fill.opened.done()
-        try:
-            await self.downloads.run(fill, part)
-        except BadResponse as error:
-            if resumed and not fill.opened.done():
-                # Nobody has seen anything of it: what is wrong with the rest may not be wrong with the whole.
-                log.info("%s is fetched anew: %s", fill.wanted.target.reference, error)
-                return False
-            raise
-        return True
-
-    async def _follow(self, fill: Fill, part: Part) -> bool:
-        """Read what another process fetches; False: there was nothing to be had of it."""
-        fill.joined = True
-        growth = part.growth
-        try:
-            following = Following(part, self._watch, self._patience)
-            outcome = await following.run(
-                lambda meta: self._opened_elsewhere(fill, part, meta),
-                lambda: self._stored_fd(fill.wanted.target.reference),
-                lambda meta: _refuse_foreign(fill, meta),
-            )
-            if outcome is Outcome.OURS:
-                meta = following.meta
-                if meta is not None and meta.state == LEFT and _same(fill, meta):
-                    # Whoever asks from here on goes on with it; these have waited for what has failed.
-                    raise failure(meta.word, meta.reason)
-                return await self._go_on(fill, part)
-            if outcome is Outcome.STALLED and not fill.opened.done():
-                fill.joined = False
-                await self.downloads.run(fill, self._store.in_memory())
-                return True
-            if outcome in (Outcome.ALONE, Outcome.STALLED) and fill.opened.done():
-                alone(part)
-                fill.joined = False
-                await self.downloads.run(fill, part)
-                return True
-            return self._followed(fill, part, outcome, following.meta)
-        except BaseException as error:
-            growth.fail(str(error) or type(error).__name__)
-            # The error may hold all of this for a while.
-            self._store.leave(part)
-            raise
-        finally:
-            part.close()
-
-    def _stored_fd(self, digest: str) -> int | None:
-        blob = self._store.lookup(digest)
-        return blob.file.fd if blob is not None else None
-
-    def _followed(self, fill: Fill, part: Part, outcome: Outcome, meta: Meta | None) -> bool:
-        """Complete the fill as another process has; False: it has left nothing."""
-        digest = fill.wanted.target.reference
-        if outcome is Outcome.STORED:
-            blob = self._store.lookup(digest)
-            if blob is not None:
-                self._stored_elsewhere(fill, blob)
-                return True
-        elif outcome is Outcome.UNSTORED:
-            fill.complete(self._store.unstored(part, digest))
-            return True
-        elif outcome is Outcome.FAILED:
-            self._failed_elsewhere(fill, meta)
-        return False
-
-    def _opened_elsewhere(self, fill: Fill, part: Part, meta: Meta) -> None:
-        part.growth.expect(meta.total)
-        _hear(fill, meta)
-        fill.fetched_from, fill.seconds = meta.address, meta.seconds
-        if not fill.opened.done():
-            fill.opened.set_result(Opened(part.growth, meta.total))
-
-    def _stored_elsewhere(self, fill: Fill, blob: Blob) -> None:
-        fill.joined = True
-        fill.complete(blob)
-
-    def _failed_elsewhere(self, fill: Fill, meta: Meta | None) -> None:
-        """Fail as the filler did where that is ours too: something was given out, or it asked the same."""
-        assert meta is not None
-        if fill.opened.done() or _same(fill, meta):
-            raise failure(meta.word, meta.reason)
-
-
-class _Foreign(Exception):
-    """A part is being filled from another registry, and not verified yet."""
-
 
 def _key_of(wanted: CacheRequest) -> tuple[str, str]:
     return wanted.source, wanted.target.reference
-
-
-def _refuse_foreign(fill: Fill, meta: Meta) -> None:
-    """Raise _Foreign where a part's filler asks another registry: that may be slow, or send what is wrong."""
-    if meta.state != VERIFIED and meta.host != fill.wanted.source and not fill.opened.done():
-        raise _Foreign
-
-
-def _same(fill: Fill, meta: Meta) -> bool:
-    """Whether the filler's failure is this one's, too: it has asked the same."""
-    return meta.host == fill.wanted.source and meta.word not in OTHERS
-
-
-def _hear(fill: Fill, meta: Meta) -> None:
-    """Take over the type that a filler was told, where it has asked the same registry."""
-    if meta.host == fill.wanted.source:
-        fill.media_type = meta.media_type or fill.media_type
-
-
-def _take_over(fill: Fill, part: Part, meta: Meta) -> bool:
-    """Know what another filler has left in a part, and said of it; False: it is not known to be good."""
-    growth = part.growth
-    if meta.state in (CLAIMED, FAILED):
-        return False
-    if meta.state != VERIFIED and meta.host not in ("", fill.wanted.source) and not fill.opened.done():
-        # Another registry's: if it is wrong, this one's clients would be cut for it.
-        return False
-    said = meta.size if meta.state == VERIFIED else meta.total
-    if (meta.state == VERIFIED and part.size != said) or (not meta.mapped and part.size > said >= 0):
-        # It has less than was verified, or more than it should.
-        return False
-    if meta.state == VERIFIED:
-        growth.gather()
-    elif meta.mapped:
-        return part.take_map(meta.total)
-    growth.follow(part.size)
-    growth.expect(said)
-    return True
