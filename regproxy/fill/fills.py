@@ -1,9 +1,9 @@
-"""Single-flight: one download for each content, however many clients want it, each a reader of it.
+"""Single-flight: one download for each content, however many clients want it.
 
-A Fill belongs to the worker and not to the client that asked first: who leaves does not stop it. Its readers
-follow the part file as it grows; the end of the file is theirs only once the digest has matched. The same
-goes for all workers of a cache together: who has the part's lock downloads, the others follow the file, and
-one of them goes on where a killed one has stopped.
+A Fill belongs to the worker and not to the client that asked first: a client that leaves does not stop it.
+Its readers follow the part file as it grows; they get its end only once the digest has matched. The same
+holds across all workers of a cache: the process with the part's lock downloads, the others follow the file,
+and one of them goes on from where a killed one has stopped.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ __all__ = ["NO_TYPE", "CacheRequest", "Fill", "Fills", "Opened", "Run", "Upstrea
 
 log = logging.getLogger(__name__)
 
-# Completes a fill. It is given what takes it off those that may be joined; whoever asks then begins another.
+# Completes a fill. Its argument takes the fill off the joinable ones; a later request then begins another.
 Run = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 
 class Counters(download.Counters, Protocol):
-    """Where fills are counted."""
+    """The counters of fills."""
 
     def fill_failed(self, reason: str) -> None:
-        """Count one that did not end in the cache, by a word."""
+        """Count a fill that has failed, by the word for its reason."""
 
 
 class Fills:
@@ -60,11 +60,10 @@ class Fills:
         fits: Callable[[int, Path | None], bool] = lambda total, part: True,
         limits: Limits | None = None,
     ) -> None:
-        """`watch` tells of other processes' parts.
+        """`watch` reports changes to other processes' parts.
 
-        What is larger than `largest` bytes is not stored; 0: everything is. `patience`: seconds without any
-        progress after which another process's fill is followed no longer. `fits`: see Downloads; `limits`:
-        see Bodies.
+        Content over `largest` bytes is not stored; 0: no limit. `patience`: seconds without any progress
+        after which another process's fill is no longer followed. `fits`: see Downloads; `limits`: see Bodies.
         """
         self._store = store
         self._index = index
@@ -83,14 +82,14 @@ class Fills:
         return sum(not fill.joined for fill in self._under_way.values())
 
     def opened(self, wanted: CacheRequest) -> Opened | None:
-        """What the origin has said of content by digest that it is sending now."""
+        """Return the origin's head for content by digest that it is sending now."""
         fill = self._under_way.get(_key_of(wanted))
         return fill.head if fill is not None else None
 
     def join(self, wanted: CacheRequest) -> tuple[Fill, bool]:
-        """Return the fill of content by digest, and whether it was begun just now.
+        """Return the fill of content by digest, and whether this call began it.
 
-        It is one for all clients of a registry.
+        All clients of a registry share it.
         """
         key = _key_of(wanted)
         fill = self.joinable(key)
@@ -101,27 +100,27 @@ class Fills:
         return fill, True
 
     def joinable(self, key: Hashable) -> Fill | None:
-        """Return the fill under way that equal requests share, None where one has to be begun."""
+        """Return the fill under way that equal requests share; None: a new one has to be begun."""
         fill = self._under_way.get(key)
         if fill is None or not fill.joinable:
             return None
-        # An answer that another process had before this request is not one to it.
+        # An answer that another process got before this request must not be used for it.
         fill.asked = time.monotonic()
         return fill
 
     def start(self, key: Hashable, fill: Fill, run: Run) -> None:
-        """Run a fill in a task of its own; who asks for `key` meanwhile joins it."""
+        """Run a fill in a task of its own; requests with the same `key` join it meanwhile."""
         self._under_way[key] = fill
         self.spawn(self._run(fill, key, run))
 
     def separate(self, outdated: Callable[[Fill], bool]) -> None:
-        """Let nobody join these fills any more. They go on for who waits."""
+        """Make these fills unjoinable. They go on for the clients that wait already."""
         for key, fill in list(self._under_way.items()):
             if outdated(fill):
                 del self._under_way[key]
 
     async def whole(self, wanted: CacheRequest) -> tuple[Fill, bool, Blob]:
-        """The fill of content by digest, whether it was begun just now, and all of it.
+        """Return the fill of content by digest, whether this call began it, and the complete content.
 
         Raises RegproxyError.
         """
@@ -145,7 +144,7 @@ class Fills:
         except RegproxyError as error:
             if not fill.joined:
                 self._counters.fill_failed(word_for(error))
-            # What it has come through would keep every frame's objects until the collector comes by.
+            # Its traceback would keep every frame's objects alive until the garbage collector runs.
             error.__context__ = error.__cause__ = error.__traceback__ = None
             fill.fail(error)
         except asyncio.CancelledError:
@@ -163,7 +162,7 @@ class Fills:
             del self._under_way[key]
 
     async def finish(self, timeout: float) -> list[str]:
-        """Wait for what is under way; then give up the rest and return what that was."""
+        """Wait for the tasks under way; then cancel the rest and return the references of the fills cut."""
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=timeout)
         cut = [fill.wanted.target.reference for fill in self._under_way.values() if not fill.joined]
@@ -197,13 +196,13 @@ class Fills:
                 except _Foreign:
                     source = fill.wanted.source
                     continue
-            # Whoever is in the way of it has its turn first.
+            # The process that is in the way has its turn first.
             await asyncio.sleep(SOON)
 
     async def _go_on(self, fill: Fill, part: Part) -> bool:
-        """Download what the part lacks; what its last filler has left is used where it is known to be good.
+        """Download the part's missing bytes; use those of its last filler where they are known to be good.
 
-        False: it is not, and has to be claimed anew.
+        False: they are not, and the part has to be claimed anew.
         """
         fill.joined = False
         growth = part.growth
@@ -213,13 +212,13 @@ class Fills:
                 if meta is not None and (part.size or meta.mapped) and _take_over(fill, part, meta):
                     _hear(fill, meta)
                 elif growth.written or growth.extents is not None:
-                    # A growth can't go back, and who reads it was given what is not known to be right.
+                    # A growth can't shrink, and its readers were given bytes that are not known to be right.
                     if fill.opened.done():
                         raise UpstreamError("the process that fetched it has given it up")
                     self._store.leave(part)
                     return False
                 elif part.size and part.removed():
-                    # Others may read it still: it must not change under them.
+                    # Other processes may still read it: it must not change under them.
                     self._store.leave(part)
                     return False
                 else:
@@ -232,14 +231,14 @@ class Fills:
             await self.downloads.run(fill, part)
         except BadResponse as error:
             if resumed and not fill.opened.done():
-                # Nobody has seen anything of it: what is wrong with the rest may not be wrong with the whole.
+                # No client has seen a byte of it, and what is wrong with the rest may be right in the whole.
                 log.info("%s is fetched anew: %s", fill.wanted.target.reference, error)
                 return False
             raise
         return True
 
     async def _follow(self, fill: Fill, part: Part) -> bool:
-        """Read what another process fetches; False: there was nothing to be had of it."""
+        """Follow the part while another process fills it; False: nothing came of it, try again."""
         fill.joined = True
         growth = part.growth
         try:
@@ -252,7 +251,7 @@ class Fills:
             if outcome is Outcome.OURS:
                 meta = following.meta
                 if meta is not None and meta.state == LEFT and _same(fill, meta):
-                    # Whoever asks from here on goes on with it; these have waited for what has failed.
+                    # Later requests go on with it; the clients of this fill have waited for what has failed.
                     raise failure(meta.word, meta.reason)
                 return await self._go_on(fill, part)
             if outcome is Outcome.STALLED and not fill.opened.done():
@@ -267,7 +266,7 @@ class Fills:
             return self._followed(fill, part, outcome, following.meta)
         except BaseException as error:
             growth.fail(str(error) or type(error).__name__)
-            # The error may hold all of this for a while.
+            # The error may keep all of this alive for a while.
             self._store.leave(part)
             raise
         finally:
@@ -278,7 +277,7 @@ class Fills:
         return blob.file.fd if blob is not None else None
 
     def _followed(self, fill: Fill, part: Part, outcome: Outcome, meta: Meta | None) -> bool:
-        """Complete the fill as another process has; False: it has left nothing."""
+        """Complete or fail the fill as another process did; False: it has left nothing."""
         digest = fill.wanted.target.reference
         if outcome is Outcome.STORED:
             blob = self._store.lookup(digest)
@@ -304,14 +303,16 @@ class Fills:
         fill.complete(blob)
 
     def _failed_elsewhere(self, fill: Fill, meta: Meta | None) -> None:
-        """Fail as the filler did where that is ours too: something was given out, or it asked the same."""
+        """Fail as the filler did, if clients were given part of it already or it asked the same registry and
+        its failure was not due to its credentials.
+        """
         assert meta is not None
         if fill.opened.done() or _same(fill, meta):
             raise failure(meta.word, meta.reason)
 
 
 class _Foreign(Exception):
-    """A part is being filled from another registry, and not verified yet."""
+    """A part is being filled from another registry, and is not verified yet."""
 
 
 def _key_of(wanted: CacheRequest) -> tuple[str, str]:
@@ -319,33 +320,35 @@ def _key_of(wanted: CacheRequest) -> tuple[str, str]:
 
 
 def _refuse_foreign(fill: Fill, meta: Meta) -> None:
-    """Raise _Foreign where a part's filler asks another registry: that may be slow, or send what is wrong."""
+    """Raise _Foreign where a part's filler asks another registry: that may be slow, or send wrong content."""
     if meta.state != VERIFIED and meta.host != fill.wanted.source and not fill.opened.done():
         raise _Foreign
 
 
 def _same(fill: Fill, meta: Meta) -> bool:
-    """Whether the filler's failure is this one's, too: it has asked the same."""
+    """Return whether the filler's failure holds for this fill too: it asked the same source, and its own
+    credentials were not at fault.
+    """
     return meta.host == fill.wanted.source and meta.word not in OTHERS
 
 
 def _hear(fill: Fill, meta: Meta) -> None:
-    """Take over the type that a filler was told, where it has asked the same registry."""
+    """Take over the media type that a filler was told, where it asked the same registry."""
     if meta.host == fill.wanted.source:
         fill.media_type = meta.media_type or fill.media_type
 
 
 def _take_over(fill: Fill, part: Part, meta: Meta) -> bool:
-    """Know what another filler has left in a part, and said of it; False: it is not known to be good."""
+    """Take over the bytes and the meta that another filler has left; False: they are not known to be good."""
     growth = part.growth
     if meta.state in (CLAIMED, FAILED):
         return False
     if meta.state != VERIFIED and meta.host not in ("", fill.wanted.source) and not fill.opened.done():
-        # Another registry's: if it is wrong, this one's clients would be cut for it.
+        # From another registry: if it is wrong, this registry's clients would be cut off for it.
         return False
     said = meta.size if meta.state == VERIFIED else meta.total
     if (meta.state == VERIFIED and part.size != said) or (not meta.mapped and part.size > said >= 0):
-        # It has less than was verified, or more than it should.
+        # It has another size than was verified, or more bytes than it should.
         return False
     if meta.state == VERIFIED:
         growth.gather()
