@@ -1,4 +1,4 @@
-"""One download into a part: ask the origin for what is lacking, take it in, verify it, keep it."""
+"""Download one content into a part: ask the origin for the missing bytes, receive, verify and store them."""
 
 from __future__ import annotations
 
@@ -43,31 +43,31 @@ log = logging.getLogger(__name__)
 
 REFUSED: Final = "refused"
 LIMITED: Final = "limited"
-OTHERS: Final = frozenset({REFUSED, LIMITED})  # what other credentials may not meet with
-_SOON: Final = 1  # seconds; what a client is told of when another process's failure is worth another try
-LARGE: Final = 1 << 20  # bytes; room is made for such a body before it has come
+OTHERS: Final = frozenset({REFUSED, LIMITED})  # failures that may not happen with other credentials
+_SOON: Final = 1  # seconds; the Retry-After that a client gets for another process's failure
+LARGE: Final = 1 << 20  # bytes; for a body of this size room is made before it has come
 
 
 class Recorder(Protocol):
-    """Where stored content is entered."""
+    """The index, as downloads use it."""
 
     def put_object(self, digest: str, size: int, media_type: str | None, disk: int | None = None) -> None:
-        """Enter content that has been committed; `disk`: the bytes that it takes there."""
+        """Enter content that has been committed; `disk`: the bytes that it takes on disk."""
 
     def put_told(
         self, host: str, port: int, repository: str, digest: str, media_type: str, size: int
     ) -> None:
-        """Enter the media type that a registry has told of content whose bytes do not state it."""
+        """Enter the media type that a registry has told for content whose bytes do not state it."""
 
     def announce(self) -> None:
-        """Tell who keeps the cache within its limits that something large is coming."""
+        """Tell the process that keeps the cache within its limits that a large body is coming."""
 
 
 class Counters(origin_bodies.Counters, Protocol):
-    """Where downloads are counted."""
+    """The counters of downloads."""
 
     def digest_mismatch(self, registry: str) -> None:
-        """Count content that was not what its digest names."""
+        """Count content whose digest was wrong."""
 
     def fill_started(self) -> None:
         """Count a download that was begun."""
@@ -75,9 +75,10 @@ class Counters(origin_bodies.Counters, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Content that was verified and stored just now, for `wanted`.
+    """Content that has just been verified and stored, for `wanted`.
 
-    `media_type`: as the registry has said; `manifest`: what the bytes say, None where they are no manifest's.
+    `media_type`: as the registry has told it; `manifest`: the type that the bytes state, None where they are
+    no manifest.
     """
 
     blob: Blob
@@ -87,10 +88,10 @@ class Stored:
 
 
 class Downloads:
-    """Carries out fills whose part is ours. What has more than `largest` bytes (0: any) is not stored.
+    """Carries out fills whose part this process owns. Content over `largest` bytes (0: any) is not stored.
 
-    `on_stored`: called in this order for each content that was stored, before anybody is told that it is.
-    They return at once, and raise nothing.
+    `on_stored`: called in this order for each content that was stored, before the fill completes. The
+    callbacks return at once, and raise nothing.
     """
 
     def __init__(
@@ -105,8 +106,8 @@ class Downloads:
         limits: Limits | None = None,
         watch: Watch | None = None,
     ) -> None:
-        """`fits`: whether the cache has room for a download of so many bytes beside those under way, but this
-        part itself.
+        """`fits(total, part)`: whether the cache has room for a download of `total` bytes beside the other
+        downloads under way, not counting `part` itself.
         """
         self._limits = limits or Limits()
         self._watch = watch
@@ -120,9 +121,9 @@ class Downloads:
         self.on_stored: list[Callable[[Stored], None]] = [self._enter]
 
     async def run(self, fill: Fill, part: Part) -> None:
-        """Complete the part from what it has, and the fill with it; the part is closed in the end.
+        """Complete the part, starting from its bytes, and the fill with it; close the part in the end.
 
-        Raises RegproxyError, after the part's readers, here and elsewhere, have been told.
+        Raises RegproxyError, after the part's readers in all processes have been told.
         """
         self._counters.fill_started()
         growth, response = part.growth, None
@@ -142,10 +143,10 @@ class Downloads:
             self._give_up(fill, part, error)
             raise
         finally:
-            growth.on_spill = None  # it holds the part, which holds the growth
+            growth.on_spill = None  # break the reference cycle: it holds the part, which holds the growth
 
     def _limits_of(self, fill: Fill) -> Limits:
-        # A tag may move between two answers: it is asked for anew, all of it (see Tags).
+        # A tag may move between two answers, so its body is not resumed but fetched anew (see Tags).
         return self._limits if fill.tag is None else replace(self._limits, resume=0.0)
 
     def _transfer(self, fill: Fill, part: Part, bodies: Bodies) -> Transfer:
@@ -164,7 +165,7 @@ class Downloads:
             raise NotUnderstood(message, "too-large")
         growth.expect(total)
         if 0 < self._largest < total or (total >= LARGE and not self._fits(total, part.path)):
-            # Room for it can't be made, and much else would have gone for it.
+            # Room for it can't be made, and much else would have been evicted in the attempt.
             self._store.relay(part, errno.EFBIG)
         elif scattered and growth.extents is None and part.path is not None and not part.by_size:
             try:
@@ -183,16 +184,16 @@ class Downloads:
             self._index.announce()
 
     def _tell(self, part: Part, meta: Callable[[], Meta]) -> None:
-        """Tell other processes, where there is a disk to do it by."""
+        """Write the part's meta for other processes, where the part is on disk."""
         if part.path is not None:
             try:
                 part.write(meta())
             except OSError as error:
-                # It would fail for the body too. Without this, who follows could wait for ever.
+                # Writing the body would fail too. Without this, followers could wait for ever.
                 self._store.relay(part, error.errno or errno.EIO)
 
     def _spilled(self, part: Part) -> None:
-        """The disk has taken all it could: who follows elsewhere goes on alone."""
+        """Handle a disk that takes no more: followers in other processes go on alone."""
         if part.path is not None:
             self._store.failed(part.growth.disk_errno)
             part.disown()
@@ -200,7 +201,9 @@ class Downloads:
     # --- its end -----------------------------------------------------------------------------------------
 
     async def _verify(self, fill: Fill, response: Response | None, part: Part, whose: str) -> str:
-        """The digest of what came; DigestMismatch or BadResponse where it is not what was asked for."""
+        """Return the digest of the content. Raises DigestMismatch or BadResponse where it is not what was
+        asked for.
+        """
         target, origin = fill.wanted.target, fill.wanted.origin
         digest = "sha256:" + part.growth.hexdigest()
         wanted = target.reference
@@ -218,7 +221,7 @@ class Downloads:
             except BadResponse as error:
                 raise BadResponse(f"{whose}: {error}") from None
             if not targets.is_digest(wanted):
-                # Nothing to compare with: the registry did not say, or by another algorithm.
+                # Nothing to compare with: the registry sent no digest, or one of another algorithm.
                 return digest
         if digest != wanted and fill.manifest is not None and fill.manifest.signed:
             # Its digest is that of the payload without the signatures (distribution spec, schema 1).
@@ -230,12 +233,12 @@ class Downloads:
         return digest
 
     async def _keep(self, fill: Fill, part: Part, digest: str) -> None:
-        """Store what has been verified; the readers have all of it already."""
+        """Store the verified content; its readers have all of it already."""
         manifest = fill.manifest
         try:
             blob = await self._store.commit(part, digest)
         except StoreError as error:
-            # It is verified and open: a disk that is full or read-only is no reason to fail those who wait.
+            # It is verified and open: a full or read-only disk is no reason to fail the waiting clients.
             log.warning("not kept: %s", error)
             blob = self._store.unstored(part, digest)
             part.disown()
@@ -257,29 +260,29 @@ class Downloads:
         self._index.put_object(blob.digest, blob.size, stated, blob.disk)
 
     def _remember_told(self, fill: Fill, blob: Blob) -> None:
-        """Enter the type that this registry has for a manifest which does not state its own."""
+        """Enter the type that this registry has told for a manifest which does not state its own."""
         told = (fill.manifest or manifests.NO_MANIFEST).told(fill.media_type)
         if fill.manifest is None or told != fill.manifest.media_type:
             origin, repository = fill.wanted.origin, fill.wanted.repository
             self._index.put_told(origin.host, origin.port, repository, blob.digest, told, blob.size)
 
     def _give_up(self, fill: Fill, part: Part, error: BaseException) -> None:
-        """Tell all readers. What is there stays for others where it was not the content that failed."""
+        """Fail all readers. Leave the part for other fillers unless its content was at fault."""
         growth = part.growth
         growth.fail(str(error) or type(error).__name__)
         if growth.done:
-            # Only keeping it has failed: its readers have it open, and read on.
+            # Only storing it has failed: its readers have it open, and read on.
             self._store.abort(part)
             return
-        # A tag's part has no name by which anybody could go on with it.
+        # A tag's part has no name by which another process could go on with it.
         if fill.tag is None and part.path is not None and _holds_any(growth) and _good_so_far(error):
             if isinstance(error, RegproxyError):
-                with suppress(OSError):  # it is only the reason that is lost
+                with suppress(OSError):  # only the reason is lost
                     part.write(_meta(fill, part, OPEN).left(word_for(error), str(error)))
             self._store.leave(part)
             return
         if isinstance(error, RegproxyError) and not isinstance(error, UpstreamAnswer):
-            with suppress(OSError):  # it is only the reason that is lost
+            with suppress(OSError):  # only the reason is lost
                 part.write(_meta(fill, part, OPEN).failed(word_for(error), str(error)))
         self._store.abort(part)
 
@@ -298,14 +301,14 @@ def _holds_any(growth: GrowingFile) -> bool:
 
 
 def _good_so_far(error: BaseException) -> bool:
-    """Whether what is there is no worse for this error: somebody may go on with it."""
+    """Return whether another filler may go on with the part's bytes after this error."""
     return isinstance(error, UpstreamAnswer | asyncio.CancelledError) or (
         isinstance(error, UpstreamError) and is_retryable(error)
     )
 
 
 def word_for(error: RegproxyError) -> str:
-    """One word for a failure, for a metric's label."""
+    """Return one word for a failure: a metric's label, and what the meta of a part says."""
     if isinstance(error, UpstreamAnswer):
         return REFUSED
     if isinstance(error, DigestMismatch):
@@ -328,7 +331,7 @@ def word_for(error: RegproxyError) -> str:
 
 
 def failure(word: str, reason: str) -> UpstreamError:
-    """The error that another process had; the opposite of word_for()."""
+    """Return the error that another process had; the inverse of word_for()."""
     if word == LIMITED:
         return RateLimited(reason, _SOON)
     if word == "unreachable":
@@ -345,13 +348,13 @@ def failure(word: str, reason: str) -> UpstreamError:
 
 
 def _complete(part: Part) -> bool:
-    """Whether nothing is lacking: its filler was killed behind the last byte."""
+    """Return whether no byte is missing: the last filler was killed after the last byte."""
     growth = part.growth
     return growth.done or 0 <= growth.total == growth.written
 
 
 def _content(part: Part) -> bytes:
-    """A manifest's bytes, which are never more than MANIFEST_MAX. Raises StoreError."""
+    """Return a manifest's bytes, never more than MANIFEST_MAX. Raises StoreError."""
     growth = part.growth
     file = growth.file if growth.memory is None else growth.memory
     try:

@@ -1,4 +1,4 @@
-"""What a fill is: content that clients wait for, while it is fetched here or by another process."""
+"""A fill: one content that clients wait for while this process or another one fetches it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NO_TYPE: Final = "application/octet-stream"
 
 
 class UpstreamAnswer(UpstreamError):
-    """The origin answered, but not with content: its status, headers and (small) body are for the client."""
+    """The origin answered without content: its status, headers and (small) body are passed to the client."""
 
     def __init__(self, response: Response, body: bytes, origin: Origin) -> None:
         super().__init__(f"{origin.host} answered {response.status}")
@@ -33,9 +33,9 @@ class UpstreamAnswer(UpstreamError):
 
 @dataclass(frozen=True, slots=True)
 class CacheRequest:
-    """What a client asks for; where others may share the answer, `request` is one of sharing.shared().
+    """A request for content; where others may share the answer, `request` comes from sharing.shared().
 
-    `background`: the proxy asks for itself, by what some client's request has said.
+    `background`: the proxy asks on its own account, with what some client's request has said.
     """
 
     origin: Origin
@@ -45,27 +45,27 @@ class CacheRequest:
 
     @property
     def repository(self) -> str:
-        """The repository's name in keys: with the namespace that a mirror was asked for."""
+        """The repository's name in cache keys: with the namespace that a mirror was asked for."""
         return self.target.repository + namespace_of(self.request)
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Who asks, and where: clients with the same one may share content."""
+        """Origin, repository and credentials: clients for which these are equal may share content."""
         return (self.origin, self.repository, *self.request.all(b"authorization"))
 
     @property
     def signature(self) -> tuple[object, ...]:
-        """All that the origin is told: clients with the same one share a refusal."""
+        """Everything that the origin is told: clients for which it is equal share a refusal."""
         agent = tuple(self.request.all(b"user-agent"))
         return (self.identity, agent, parse_accept(self.request.all(b"accept")))
 
     @property
     def source(self) -> str:
-        """The registry, and the namespace there: where content comes from, in what is said of parts."""
+        """The registry and the namespace there: the source of content, as the meta of a part names it."""
         return f"{self.origin.host}:{self.origin.port}{namespace_of(self.request)}"
 
     def failed_for_other_client(self, joined: CacheRequest, error: UpstreamError) -> bool:
-        """Whether this one failed for its own credentials' or registry's sake, and not for `joined`'s."""
+        """Return whether this request failed because of its own credentials or registry, not `joined`'s."""
         refused = isinstance(error, UpstreamAnswer | RateLimited)
         other = self.signature != joined.signature
         return (refused and other) or isinstance(error, Busy) or self.origin != joined.origin
@@ -73,21 +73,21 @@ class CacheRequest:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A fill whose origin has begun to send: `total` bytes, -1 where it did not say."""
+    """A fill whose origin has begun to send `total` bytes, -1 where it did not say how many."""
 
     growth: GrowingFile
     total: int
 
 
 class Fill:
-    """One content on its way. `done` resolves with the content, `opened` with the origin's head before that.
+    """The fetch of one content. `done` resolves with the content, `opened` before that, with the first head.
 
-    `opened` is None where there is nothing to follow: all of it is there.
+    `opened` resolves with None where there is nothing to follow because all of the content is present.
 
-    `tag`: for a tag, what else was asked; None for content by digest. `media_type`: as the registry that was
-    asked has said; `manifest`: what the bytes say of it, None where they are no manifest's. `joined`: another
-    process fetches it, or has fetched it for us. `stored`: it was kept. `asked`: when it was wanted last,
-    monotonic.
+    `tag`: the parameters of a request for a tag; None for content by digest. `media_type`: as the registry
+    has told it; `manifest`: the type that the bytes state, None where they are no manifest. `joined`: another
+    process fetches it, or has fetched it for us. `stored`: it is in the store. `asked`: when a client asked
+    last, monotonic.
     """
 
     __slots__ = (
@@ -123,7 +123,7 @@ class Fill:
 
     @property
     def head(self) -> Opened | None:
-        """What the origin has said, if it has and there is something to follow."""
+        """The origin's head, once it has come, if there is something to follow."""
         opened = self.opened
         return opened.result() if opened.done() and opened.exception() is None else None
 
@@ -132,31 +132,31 @@ class Fill:
         return self.head.growth if self.head is not None else None
 
     def complete(self, blob: Blob) -> None:
-        """Give the content to everybody who waits."""
+        """Resolve the fill with the content, for all clients that wait."""
         self.done.set_result(blob)
         if not self.opened.done():
             self.opened.set_result(None)
 
     @property
     def verified(self) -> bool:
-        """Whether all of it is there and its digest has matched."""
+        """Whether all bytes are present and the digest has matched."""
         growth = self._growth
         return growth is not None and growth.done
 
     @property
     def joinable(self) -> bool:
-        """Whether a client can still have all of it; not when its beginning was never stored."""
+        """Whether a new client can still read all of it; not when its beginning was never stored."""
         growth = self._growth
         return growth is None or growth.whole
 
     def failed_for_other_client(self, wanted: CacheRequest, error: UpstreamError) -> bool:
-        """As CacheRequest.failed_for_other_client, of whoever began it."""
+        """Ask CacheRequest.failed_for_other_client of the request that began this fill."""
         return self.wanted.failed_for_other_client(wanted, error)
 
     def fail(self, error: BaseException) -> None:
-        """Tell everybody who waits."""
+        """Fail the fill, for all clients that wait."""
         for future in (self.opened, self.done):
             if not future.done():
                 future.set_exception(error)
-                # Nobody may be left to hear it; that is no reason for a warning.
+                # Mark it as retrieved: asyncio would warn if nobody is left to await it.
                 future.exception()

@@ -1,8 +1,8 @@
-"""Single-flight: one download for each content, however many clients want it, each a reader of it.
+"""Single-flight: one download for each content, however many clients want it.
 
-A Fill belongs to the worker and not to the client that asked first: who leaves does not stop it. Its readers
-follow the part file as it grows; the end of the file is theirs only once the digest has matched. The same
-goes for all workers of a cache together: see `takeover`.
+A Fill belongs to the worker and not to the client that asked first: a client that leaves does not stop it.
+Its readers follow the part file as it grows; they get its end only once the digest has matched. The same
+holds across all workers of a cache: see `takeover`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ __all__ = ["NO_TYPE", "CacheRequest", "Fill", "Fills", "Opened", "Run", "Upstrea
 
 log = logging.getLogger(__name__)
 
-# Completes a fill. It is given what takes it off those that may be joined; whoever asks then begins another.
+# Completes a fill. Its argument takes the fill off the joinable ones; a later request then begins another.
 Run = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 
 class Counters(download.Counters, Protocol):
-    """Where fills are counted."""
+    """The counters of fills."""
 
     def fill_failed(self, reason: str) -> None:
-        """Count one that did not end in the cache, by a word."""
+        """Count a fill that has failed, by the word for its reason."""
 
 
 class Fills:
@@ -55,11 +55,10 @@ class Fills:
         fits: Callable[[int, Path | None], bool] = lambda total, part: True,
         limits: Limits | None = None,
     ) -> None:
-        """`watch` tells of other processes' parts.
+        """`watch` reports changes to other processes' parts.
 
-        What is larger than `largest` bytes is not stored; 0: everything is. `patience`: seconds without any
-        progress after which another process's fill is followed no longer. `fits`: see Downloads; `limits`:
-        see Bodies.
+        Content over `largest` bytes is not stored; 0: no limit. `patience`: seconds without any progress
+        after which another process's fill is no longer followed. `fits`: see Downloads; `limits`: see Bodies.
         """
         self._counters = counters
         self._loop = loop
@@ -75,14 +74,14 @@ class Fills:
         return sum(not fill.joined for fill in self._under_way.values())
 
     def opened(self, wanted: CacheRequest) -> Opened | None:
-        """What the origin has said of content by digest that it is sending now."""
+        """Return the origin's head for content by digest that it is sending now."""
         fill = self._under_way.get(_key_of(wanted))
         return fill.head if fill is not None else None
 
     def join(self, wanted: CacheRequest) -> tuple[Fill, bool]:
-        """Return the fill of content by digest, and whether it was begun just now.
+        """Return the fill of content by digest, and whether this call began it.
 
-        It is one for all clients of a registry.
+        All clients of a registry share it.
         """
         key = _key_of(wanted)
         fill = self.joinable(key)
@@ -93,27 +92,27 @@ class Fills:
         return fill, True
 
     def joinable(self, key: Hashable) -> Fill | None:
-        """Return the fill under way that equal requests share, None where one has to be begun."""
+        """Return the fill under way that equal requests share; None: a new one has to be begun."""
         fill = self._under_way.get(key)
         if fill is None or not fill.joinable:
             return None
-        # An answer that another process had before this request is not one to it.
+        # An answer that another process got before this request must not be used for it.
         fill.asked = time.monotonic()
         return fill
 
     def start(self, key: Hashable, fill: Fill, run: Run) -> None:
-        """Run a fill in a task of its own; who asks for `key` meanwhile joins it."""
+        """Run a fill in a task of its own; requests with the same `key` join it meanwhile."""
         self._under_way[key] = fill
         self.spawn(self._run(fill, key, run))
 
     def separate(self, outdated: Callable[[Fill], bool]) -> None:
-        """Let nobody join these fills any more. They go on for who waits."""
+        """Make these fills unjoinable. They go on for the clients that wait already."""
         for key, fill in list(self._under_way.items()):
             if outdated(fill):
                 del self._under_way[key]
 
     async def whole(self, wanted: CacheRequest) -> tuple[Fill, bool, Blob]:
-        """The fill of content by digest, whether it was begun just now, and all of it.
+        """Return the fill of content by digest, whether this call began it, and the complete content.
 
         Raises RegproxyError.
         """
@@ -137,7 +136,7 @@ class Fills:
         except RegproxyError as error:
             if not fill.joined:
                 self._counters.fill_failed(word_for(error))
-            # What it has come through would keep every frame's objects until the collector comes by.
+            # Its traceback would keep every frame's objects alive until the garbage collector runs.
             error.__context__ = error.__cause__ = error.__traceback__ = None
             fill.fail(error)
         except asyncio.CancelledError:
@@ -155,7 +154,7 @@ class Fills:
             del self._under_way[key]
 
     async def finish(self, timeout: float) -> list[str]:
-        """Wait for what is under way; then give up the rest and return what that was."""
+        """Wait for the tasks under way; then cancel the rest and return the references of the fills cut."""
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=timeout)
         cut = [fill.wanted.target.reference for fill in self._under_way.values() if not fill.joined]

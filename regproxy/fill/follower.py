@@ -1,4 +1,4 @@
-"""Following a part that another process fills: its growth, its end, and who goes on where its filler died."""
+"""Follow a part that another process fills: its growth, its end, and taking over where its filler died."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from regproxy.core.errors import BadResponse, StoreError
 from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.dataplane.inotify import Followed, Watch
 
-# The kernel tells of a close before it gives the lock back: look again soon after it has told something.
+# The kernel reports a close before it releases the lock: look again soon after each event.
 SOON: Final = 0.01  # seconds
 # How long a lost event (inotify(7): the queue may overflow) can go unnoticed.
 _LATE: Final = 0.5
-_POLL: Final = 0.05  # where the kernel tells nothing
-_LOOKS: Final = 5  # soon ones, after each event
+_POLL: Final = 0.05  # without inotify events
+_LOOKS: Final = 5  # looks at intervals of SOON after each event
 
 
 class Outcome(Enum):
     """How following a part ended."""
 
     STORED = auto()  # it is in the store
-    UNSTORED = auto()  # it is complete and verified, and not in the store
-    OURS = auto()  # its filler has gone: this process has the lock, and what is there to go on with
-    ALONE = auto()  # the disk fails its filler: what is there can be read, and nothing more will come
+    UNSTORED = auto()  # it is complete and verified, but not in the store
+    OURS = auto()  # its filler has gone: this process has the lock, and may go on from the part's bytes
+    ALONE = auto()  # the disk has failed its filler: the part's bytes can be read, but no more will come
     FAILED = auto()  # given up by its filler: `Following.meta` says why
-    STALLED = auto()  # its filler neither goes on nor dies (a container that is paused)
+    STALLED = auto()  # its filler neither makes progress nor exits (a paused container)
 
 
 class Changes:
-    """What happens to the open file `fd`, to be awaited."""
+    """Awaitable events of the open file `fd`."""
 
     def __init__(self, watch: Watch | None, fd: int) -> None:
         self._happened = asyncio.Event()
         self._looks = 0
         self._followed: Followed | None = None
         if watch is not None:
-            with suppress(OSError):  # the kernel's limit: then it is looked at now and then
+            with suppress(OSError):  # the kernel's limit on watches: then the file is polled
                 self._followed = watch.follow(fd, self._happened.set)
 
     @property
     def told(self) -> bool:
-        """Whether the kernel tells; else it has to be looked at now and then."""
+        """Whether the kernel reports events; otherwise the file has to be polled."""
         return self._followed is not None
 
     def grows(self, growth: GrowingFile) -> None:
-        """Its growth is told to this one from here on, and to nobody else."""
+        """Report growth events to `growth` from now on, and no longer to next()."""
         if self._followed is not None:
             self._followed.growth = growth
             self._followed.eager = False
 
     def ends(self) -> None:
-        """GrowingFile is nobody's business here."""
+        """Stop reporting growth events."""
         if self._followed is not None:
             self._followed.eager = False
 
@@ -79,9 +79,9 @@ class Changes:
 
 
 class Following:
-    """A part that somebody else fills. `meta` is what its filler has said last.
+    """A part that another process fills. `meta`: the last one that its filler has written.
 
-    `patience`: seconds without any progress after which it is given up.
+    `patience`: seconds without any progress after which the part is STALLED.
     """
 
     def __init__(self, part: Part, watch: Watch | None, patience: float = 300.0) -> None:
@@ -101,10 +101,10 @@ class Following:
         stored: Callable[[], int | None],
         check: Callable[[Meta], None] = lambda meta: None,
     ) -> Outcome:
-        """Follow to the end. `on_open` is called once, when the origin's head is known.
+        """Follow the part to its end. `on_open` is called once, when the origin's head is known.
 
-        `stored`: the descriptor of the content in the store, None where it is not there. `check` is called
-        with all that the filler says, and raises where this must not be followed.
+        `stored()` returns the descriptor of the content in the store, None where the store lacks it. `check`
+        is called with each meta, and raises where the part must not be followed.
         """
         try:
             while True:
@@ -128,7 +128,7 @@ class Following:
             self.part.growth.on_wait = None
 
     def _can_open(self, meta: Meta | None) -> bool:
-        """Whether it is known what there is to read."""
+        """Return whether it is known which bytes there are to read."""
         if meta is None or meta.state not in (OPEN, VERIFIED):
             return False
         growth = self.part.growth
@@ -137,7 +137,7 @@ class Following:
         return growth.extents.total == meta.total
 
     def _follow_growth(self, meta: Meta) -> None:
-        """Have the part's readers hear of its growth by themselves."""
+        """Have growth events reach the part's readers directly."""
         growth = self.part.growth
         extents = growth.extents
         if extents is None:
@@ -146,10 +146,10 @@ class Following:
         growth.on_wait = lambda: self.part.ask_for(growth.wanted())
         self._changes.ends()
         if self._watch is not None:
-            with suppress(OSError):  # looked at now and then
+            with suppress(OSError):  # then it is polled
                 self._map = self._watch.follow(extents.fd, _nothing, growth)
                 self._map.eager = False
-        # What was marked before it was watched.
+        # Take in blocks that were marked before the watch began.
         growth.refresh()
 
     def _stalls(self) -> bool:
@@ -160,14 +160,17 @@ class Following:
         return now - self._since > self._patience
 
     def _know(self, meta: Meta, size: int) -> None:
-        """Have the growth know what is there, where that can be told."""
+        """Tell the growth which bytes are present, where that is known."""
         if not meta.mapped:
             self.part.growth.follow(size)
         elif self.part.take_map(meta.total):
             self.part.growth.refresh()
 
     def _complete(self, size: int) -> None:
-        """All `size` bytes are there, and verified. BadResponse where readers were told another length."""
+        """Finish the growth: all `size` bytes are present and verified.
+
+        Raises BadResponse where readers were told another length.
+        """
         growth = self.part.growth
         said = growth.total if self._opened or self.meta is None else self.meta.total
         if said not in (-1, size):
@@ -178,7 +181,7 @@ class Following:
 
     def _look(self, stored: Callable[[], int | None]) -> Outcome | None:
         part, growth = self.part, self.part.growth
-        # In this order: a filler says what it does, then does it, then lets go.
+        # In this order: a filler writes the meta first, then acts on it, then releases the lock.
         free = part.take()
         named = part.named
         self.meta = meta = part.read()
@@ -189,7 +192,7 @@ class Following:
         elif meta is not None:
             self._know(meta, size)
         if named:
-            # Its name goes last, also where it has failed.
+            # A filler removes the name last, also where it has failed.
             return Outcome.OURS if free else None
         part.release()
         if meta is not None and meta.state == FAILED:
@@ -200,16 +203,16 @@ class Following:
             return Outcome.STORED
         if growth.done:
             return Outcome.UNSTORED
-        # What is stored was fetched by a third one: our readers can't be told that they have it all.
+        # The stored copy was fetched by a third process: our readers can't be told that they have all of it.
         return Outcome.STORED if fd is not None and not self._opened else Outcome.ALONE
 
 
 def _nothing() -> None:
-    """Its growth is all that matters."""
+    """Ignore the event: only the growth has to hear of it."""
 
 
 def alone(part: Part) -> None:
-    """Go on with a part that has lost its name: read what it has, keep the rest in memory. StoreError."""
+    """Go on with a part that has lost its name, with the rest in memory. Raises StoreError."""
     part.path = None
     part.mine = True
     if part.growth.extents is None:

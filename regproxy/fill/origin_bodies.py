@@ -1,7 +1,7 @@
-"""The bodies of one content: asking for its bytes, taking them in, and what becomes of one that breaks.
+"""Ask an origin for the bytes of one content, receive them, and retry a body that breaks off.
 
-What breaks is asked for again after a pause that grows. Where the first answer came by a redirect, the same
-URL is asked again as long as it answers; a signed one expires (403), then the registry is asked for another.
+A broken body is asked for again after a growing pause. Where the first answer came by a redirect, the same
+URL is asked again as long as it answers; when a signed one expires (403), the registry is asked for another.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from regproxy.upstream.fetch import Ask, Fetched
 
 log = logging.getLogger(__name__)
 
-_PAUSE, _PAUSE_MAX = 0.2, 5.0  # seconds before the first and before a later attempt, give or take a half
-_PROGRESS: Final = 65_536  # bytes that an attempt has to bring for the next pause to be a short one
-_LOOKS: Final = 3  # at a body's pace, within the time that it may be too slow
+_PAUSE, _PAUSE_MAX = 0.2, 5.0  # seconds before the first retry, and at most, give or take a half
+_PROGRESS: Final = 65_536  # new bytes with which an attempt resets the pause
+_LOOKS: Final = 3  # at a body's rate, within Limits.slow
 CHANCES: Final = 2
-_STUMBLES: Final = frozenset({500, 502, 503, 504})  # what passes by itself, often at once
-# Where asking for all of it may help; not what says that there is nothing for us, or nothing now.
+_STUMBLES: Final = frozenset({500, 502, 503, 504})  # errors that pass by themselves, often at once
+# Statuses after which asking for all of it may help; not those that mean "nothing for us", or "not now".
 NO_RANGES: Final = frozenset({400, 403, 405, 412, 416, 417, 501})
 # S3's aws-chunked is how an upload was framed, and some stores repeat it for what they have unframed.
 _NO_CODING: Final = frozenset({b"identity", b"aws-chunked"})
@@ -48,34 +48,34 @@ _PASSING: Final = (BodyBroken, ConnectionLost, ConnectFailed, UpstreamTimeout, C
 
 
 class Fetcher(Protocol):
-    """Where answers come from: see Upstream."""
+    """The client of the origins: see Upstream."""
 
     async def fetch(self, origin: Origin, request: Request, method: str, ask: Ask = ...) -> Fetched:
         """Ask for content; the caller reads the body and releases the connection. Raises UpstreamError."""
 
     def release(self, connection: Connection, response: Response) -> None:
-        """Give a connection back after its answer was read to the end."""
+        """Give a connection back after its answer has been read to the end."""
 
     def distrust(self, mirror: Origin, request: Request) -> None:
-        """Ask a mirror for this no more for a while: what it gave was wrong."""
+        """Stop asking a mirror for this for a while: its content was wrong."""
 
 
 class Counters(Protocol):
-    """Where the bytes of downloads are counted."""
+    """The counters of downloaded bytes."""
 
     def upstream_bytes(self, host: str, n: int) -> None:
         """Count body bytes that an origin sent."""
 
     def fill_resumed(self, registry: str) -> None:
-        """Count a body that broke, and is asked for from there on."""
+        """Count a body that broke off and is resumed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`streams`: the most at a time for one content. `resume`: seconds with no new bytes, or too few, end it.
+    """`streams`: the most at a time for one content. `resume`: seconds without enough new bytes that end it.
 
-    `rate`: bytes/s; a body that is slower for `slow` seconds is broken off. `chances`: how many more a first
-    answer gets that is a stumble.
+    `rate`: bytes/s; a body that is slower for `slow` seconds is broken off. `chances`: how often the first
+    request is repeated where its answer is a stumble.
     """
 
     streams: int = 1
@@ -86,7 +86,7 @@ class Limits:
 
 
 class Bodies:
-    """Asks for one content's bytes. `received`: body bytes so far."""
+    """Asks for one content's bytes. `received`: new bytes so far."""
 
     def __init__(self, wanted: CacheRequest, upstream: Fetcher, counters: Counters, limits: Limits) -> None:
         self._wanted = wanted
@@ -98,7 +98,7 @@ class Bodies:
         self._opened = False
         self._validator: tuple[Origin, bytes] | None = None
         self._failures = 0
-        self._mark = time.monotonic(), 0  # when it went well last, and what had come by then
+        self._mark = time.monotonic(), 0  # when the rate was last sufficient, and the bytes received by then
         self._received = 0
         self._mirrors: set[Origin] = set()
         self._coming: dict[RangeWriter | GrowingFile, int] = {}
@@ -115,7 +115,7 @@ class Bodies:
     # --- asking ------------------------------------------------------------------------------------------
 
     async def ask(self, start: int = 0, stop: int = -1) -> Fetched:
-        """The answer for [start, stop), stop -1 for the end, whatever it is but a redirect; UpstreamError."""
+        """Return the answer for [start, stop), stop -1: the end; redirects are followed. UpstreamError."""
         ask = Ask(start, stop, background=self._wanted.background)
         if self._opened:
             ask = replace(ask, validator=self._validator, at=self._url, background=True)
@@ -126,7 +126,7 @@ class Bodies:
                 raise
             fetched = None
         if ask.at and (fetched is None or fetched.response.status >= 400):
-            # It was signed for a while only, or is another's business now.
+            # The URL was signed for a while only, or another server has the content now.
             self._url = ""
             if fetched is not None:
                 await self.answer(fetched)
@@ -143,11 +143,11 @@ class Bodies:
 
     @property
     def whose(self) -> str:
-        """Whose the content was: the registry's, or a mirror's."""
+        """The hosts that the content came from: mirrors, or else the registry."""
         return " or ".join(sorted(mirror.host for mirror in self._mirrors)) or self.host
 
     def distrust(self) -> None:
-        """What came was wrong: its mirrors are not asked for it again."""
+        """Stop asking the mirrors that have sent this content: it was wrong."""
         for mirror in self._mirrors:
             self._upstream.distrust(mirror, self._wanted.request)
 
@@ -155,12 +155,12 @@ class Bodies:
         return await self._upstream.fetch(self._wanted.origin, self._wanted.request, "GET", ask)
 
     async def answer(self, fetched: Fetched) -> UpstreamAnswer:
-        """The origin's refusal, its body read so that every client that waits can have it."""
+        """Read the body of an origin's refusal and return both, for all clients that wait."""
         response = fetched.response
         try:
             body = await fetched.connection.read_small(response)
         except UpstreamError as error:
-            # The status is what counts: a client must see 404 or 401 whatever became of the text.
+            # The status is what counts: a client must see 404 or 401 even if the body was lost.
             fetched.connection.abort()
             log.info("the body of a %d: %s", response.status, error)
             return UpstreamAnswer(response, b"", fetched.origin)
@@ -171,13 +171,13 @@ class Bodies:
         return UpstreamAnswer(response, body, fetched.origin)
 
     async def ask_first(self, start: int, stop: int) -> Fetched:
-        """As ask(), for what nobody has anything of yet: a stumble is given another chance, or two."""
+        """Ask, as ask() does, for the first bytes; ask again after a stumble, `chances` times at most."""
         for attempt in range(self._limits.chances):
             try:
                 fetched = await self.ask(start, stop)
             except (ConnectionLost, ConnectFailed) as error:
                 if attempt and isinstance(error, ConnectFailed):
-                    raise  # it is not there
+                    raise  # it is down
                 if isinstance(error, ConnectionLost) and self._wanted.target.kind is Kind.TAG:
                     raise  # see Tags
                 log.info("%s: asked again: %s", self.host, error)
@@ -194,10 +194,10 @@ class Bodies:
     # --- taking in ---------------------------------------------------------------------------------------
 
     async def take(self, fetched: Fetched, sink: RangeWriter | GrowingFile, known: int = 0) -> None:
-        """Move the answer's body into the sink. BodyBroken and others where it ends before its time.
+        """Move the answer's body into the sink. Raises BodyBroken and others where it ends early.
 
-        What comes of the first `known` bytes of the content is there already, and no progress.
-        A segment may be full before it ends, which breaks the connection, and nothing else.
+        The first `known` bytes of the content are stored already, and count as no progress. A segment may be
+        full before the body ends, which breaks the connection but is no error.
         """
         connection, response = fetched.connection, fetched.response
         start = _place(sink)
@@ -211,7 +211,7 @@ class Bodies:
             if isinstance(sink, RangeWriter) and sink.full:
                 return
             if sink.reason and isinstance(error, BodyBroken):
-                # It was not the origin that broke it off.
+                # The sink has refused it: the origin did not break it off.
                 if isinstance(sink, GrowingFile) and sink.too_large:
                     raise NotUnderstood(str(error), "too-large") from None
                 raise BadResponse(str(error)) from None
@@ -232,7 +232,7 @@ class Bodies:
         self._upstream.release(connection, response)
 
     async def _keep_pace(self, fetched: Fetched, sink: RangeWriter | GrowingFile, places: list[int]) -> None:
-        """Break off a body that is too slow. In memory its readers hold it back, which is no fault of its."""
+        """Break off a body that is too slow. Not in memory: there back-pressure of its readers slows it."""
         limits = self._limits
         while True:
             await asyncio.sleep(limits.slow / _LOOKS)
@@ -247,7 +247,7 @@ class Bodies:
     # --- what breaks -------------------------------------------------------------------------------------
 
     async def pause(self, error: UpstreamError) -> None:
-        """Wait before the next attempt; raises the error where there is to be none."""
+        """Wait before the next attempt; raise the error where there must be none."""
         left = self._time_left()
         if left <= 0 or not is_retryable(error) or error.retry_after > left:
             raise error
@@ -258,7 +258,7 @@ class Bodies:
         await asyncio.sleep(delay)
 
     def _time_left(self) -> float:
-        """Seconds until it is given up; what is too slow, pauses included, is as good as nothing."""
+        """Return the seconds until it is given up; bytes slower than `rate`, pauses included, don't extend it."""
         now, (since, before) = time.monotonic(), self._mark
         gained = self.received - before
         if gained > 0 and gained >= self._limits.rate * (now - since):
@@ -267,7 +267,7 @@ class Bodies:
 
 
 def is_retryable(error: UpstreamError) -> bool:
-    """Whether another attempt may fare better."""
+    """Return whether another attempt may succeed."""
     if isinstance(error, UpstreamAnswer):
         return after_head(error.response.status) is Verdict.TROUBLE or error.response.status == 408
     return isinstance(error, _PASSING)
@@ -280,11 +280,11 @@ def _place(sink: RangeWriter | GrowingFile) -> int:
 def check(
     fetched: Fetched, start: int, stop: int = -1, *, known: int = -1, there: int = 0
 ) -> tuple[int, int]:
-    """The whole's length, and where the body ends in it, each -1 if it is not known.
+    """Return the content's length, and the offset at which the body ends, each -1 if it is not known.
 
     [start, stop) was asked for, stop -1 being the end. `known`: the length that was declared before, -1 if
-    none was; `there`: how many bytes are there from the beginning on. BadResponse where the head can't be
-    the content's: what it says must agree with the request, with itself, and with what is known.
+    none was; `there`: how many bytes are stored from the beginning on. Raises BadResponse where the head
+    disagrees with the request, with itself, or with what is known of the content.
     """
     response, host = fetched.response, fetched.origin.host
     ranged = start > 0 or stop >= 0
@@ -308,13 +308,13 @@ def check(
 
 
 def is_behind(response: Response, total: int) -> bool:
-    """Whether a 416 may say that nothing is behind the first `total` bytes (RFC 9110 15.5.17)."""
+    """Return whether a 416 may mean that the content ends after `total` bytes (RFC 9110 15.5.17)."""
     said = response.get(b"content-range")
     return said is None or said.lower() == b"bytes */%d" % total
 
 
 def _declared(response: Response) -> int:
-    """The body's length in bytes, -1 where it shows only at its end."""
+    """Return the body's length in bytes, -1 where it shows only at its end."""
     return -1 if response.body.kind in ("chunked", "eof") else response.body.length
 
 

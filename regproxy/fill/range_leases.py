@@ -1,7 +1,7 @@
-"""Which stream fetches which bytes of a content that is filled in several places at once.
+"""Decide which stream fetches which bytes of a blob that is filled in several places at once.
 
-What readers wait for goes first, in the order in which they began to wait, then what is lacking from the
-beginning on. No byte is leased twice at a time, and none that is there.
+Bytes that readers wait for come first, in the order in which the readers began to wait, then the missing
+bytes from the beginning on. No byte is leased twice at a time, nor after it has been stored.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 
 MIB: Final = 1 << 20
 WANTED: Final = 8 * MIB  # bytes fetched at once where a reader waits; what containerd reads of a range
-PIECE: Final = 16 * MIB  # the most that is fetched at once behind that, by one of several streams
+PIECE: Final = 16 * MIB  # the longest other lease of one of several streams
 LEAST: Final = 4 * MIB
-# A reader waits for a stream that is so near before it, rather than that another one is cut into.
+# A reader waits for a stream that is at most this far before it; a stream further away is cut short instead.
 NEAR: Final = PIECE
 
 
 class Leases:
-    """The leases of a growth that is scattered. `pieces`: none is longer than a piece from here on."""
+    """The leases of a scattered growth. `pieces`: from now on no lease is longer than PIECE."""
 
     def __init__(self, growth: GrowingFile, *, pieces: bool) -> None:
         self._growth = growth
@@ -29,14 +29,15 @@ class Leases:
         self._asked: list[int] = []
 
     def ask_for(self, offsets: list[int]) -> None:
-        """Readers of other processes wait here."""
+        """Note the offsets at which readers in other processes wait."""
         self._asked += offsets
 
     def add(self, start: int, stop: int, body_stop: int) -> RangeWriter:
-        """A lease of [start, stop), for a body that ends at `body_stop`.
+        """Lease [start, stop), for a body that ends at `body_stop`.
 
-        Both are borders of blocks, but for the content's end, and the start where all ahead of it is there:
-        what ends within a block would count as whole when the next one has come to its end.
+        Both are block boundaries, except for the end of the content, and for a start before which everything
+        is stored: a block that one lease left partial would count as whole once the next one has reached its
+        end.
         """
         segment = RangeWriter(self._growth, start, stop, body_stop)
         self.active.append(segment)
@@ -44,19 +45,19 @@ class Leases:
         return segment
 
     def end(self, segment: RangeWriter) -> None:
-        """It is over, whatever it has brought. A second time is none."""
+        """Remove a lease, whatever has been fetched under it. A second call does nothing."""
         if segment in self.active:
             self.active.remove(segment)
             self._tend()
 
     def _tend(self) -> None:
-        """Most readers are at the end of what is there: they are no news while a stream is there too."""
+        """Tell the growth whether a stream fetches at its end: readers that wait there are no news then."""
         self._growth.tended = self._holder(self._growth.written) is not None
 
     def next(self, streams: int, *, behind: bool) -> RangeWriter | None:
-        """What to fetch next; None: nothing that is not on its way.
+        """Return the next lease; None: every byte in question is already being fetched.
 
-        `streams`: among how many the rest is shared. `behind`: also what nobody waits for yet.
+        `streams`: how many share the rest. `behind`: also lease bytes that nobody waits for yet.
         """
         for offset in self._wanted():
             segment = self._at(offset)
@@ -65,9 +66,9 @@ class Leases:
         return self._behind(streams) if behind else None
 
     def widen(self) -> None:
-        """Others take part from here on: a lease of all the rest becomes a short one.
+        """Make room for other streams: shorten a lease of all the rest.
 
-        A piece stays whole: what its origin has sent of it already would come once more.
+        A lease of a piece or less stays whole: bytes that its origin has sent already would come once more.
         """
         self.pieces = True
         for segment in self.active:
@@ -75,7 +76,7 @@ class Leases:
                 segment.stop = _up(segment.offset + LEAST)
 
     def narrow(self) -> None:
-        """Nobody else takes part: what is on its way brings all that it can."""
+        """Extend the active leases as far as their bodies go: no other stream takes part."""
         for segment in self.active:
             stop = whole_blocks(segment.body_stop, self._growth.total)
             segment.stop = max(segment.offset, self._free_end(segment.offset, stop))
@@ -88,7 +89,7 @@ class Leases:
         return list(dict.fromkeys((*growth.wanted(), *self._asked)))
 
     def _at(self, offset: int) -> RangeWriter | None:
-        """A lease for a reader that waits at `offset`; None where it need not wait for long."""
+        """Return a lease for a reader that waits at `offset`; None where a stream will soon reach it."""
         growth = self._growth
         if not 0 <= offset < self._growth.total or growth.holds(offset):
             return None
@@ -97,7 +98,7 @@ class Leases:
         if held is not None:
             if start - held.offset <= NEAR:
                 return None
-            # What is behind this is left to others.
+            # The rest of that lease is left to other streams.
             held.stop = start
         self.pieces = True
         return self.add(start, stop := self._free_end(start, _up(start + WANTED)), stop)
@@ -120,7 +121,7 @@ class Leases:
         return next((held for held in self.active if held.start <= offset < held.stop), None)
 
     def _free_end(self, start: int, stop: int) -> int:
-        """Up to where nothing is there, and nothing leased."""
+        """Return the end of the range from `start` on, `stop` at most, that is neither stored nor leased."""
         ahead = (held.start for held in self.active if held.start > start)
         return min(stop, self._hole(start)[1], *ahead, self._growth.total)
 
@@ -131,10 +132,10 @@ class Leases:
 
 
 def whole_blocks(stop: int, total: int) -> int:
-    """Up to where a body that ends at `stop` brings whole blocks."""
+    """Return the offset up to which a body that ends at `stop` brings whole blocks."""
     return stop if stop == total else stop - stop % BLOCK_SIZE
 
 
 def _up(offset: int) -> int:
-    """To the next border of a block."""
+    """Round up to a block boundary."""
     return -(-offset // BLOCK_SIZE) * BLOCK_SIZE

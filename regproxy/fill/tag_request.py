@@ -1,4 +1,4 @@
-"""What a request for a tag asks for, beyond its head."""
+"""The parameters of a request for a tag that its head does not show."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from regproxy.cache.blobs import Blob
 from regproxy.cache.index.index import TagRow
 from regproxy.registry.accept import Accept
 
-# Content that is held, and the media type that it goes by where it is asked for. A plain tuple: one is made
-# for each hit, and to make it calls nothing.
+# Cached content, and the media type it has for this origin and repository. A plain tuple: one is made for
+# each hit, and making it calls no function.
 Held: TypeAlias = tuple[Blob, str]
 
 
 @dataclass(frozen=True, slots=True)
 class TagAsk:
-    """What equal requests for a tag have in common, and what is held that would answer them.
+    """What equal requests for a tag have in common, and the cached copy that could answer them.
 
-    `accept`: the types that they take. `fresh` looks whether by now a copy is held that needs no asking.
-    `row`: of the copy that a HEAD may confirm, None where nothing is held. `shared`: once one client has had
-    it confirmed all may have it, whatever their credentials. `usable_if_error`: there is a copy that is
-    served while the origin is in trouble (RFC 5861 4). `kept`: it stays where the origin says that there is
-    no such tag.
+    `accept`: the media types that they accept. `fresh()` returns a copy if one is fresh by now. `row`: the
+    index row of the copy that a HEAD may confirm, None without a copy. `shared`: once one client has had it
+    confirmed all clients may have it, whatever their credentials. `usable_if_error`: a copy can be served
+    while the origin is in trouble (stale-if-error, RFC 5861 4). `kept`: the copy stays where the origin says
+    that there is no such tag.
     """
 
     accept: Accept

@@ -55,13 +55,13 @@ class PartFiller:
                 except _Foreign:
                     source = fill.wanted.source
                     continue
-            # Whoever is in the way of it has its turn first.
+            # The process that is in the way has its turn first.
             await asyncio.sleep(SOON)
 
     async def _go_on(self, fill: Fill, part: Part) -> bool:
-        """Download what the part lacks; what its last filler has left is used where it is known to be good.
+        """Download the part's missing bytes; use those of its last filler where they are known to be good.
 
-        False: it is not, and has to be claimed anew.
+        False: they are not, and the part has to be claimed anew.
         """
         fill.joined = False
         growth = part.growth
@@ -71,13 +71,13 @@ class PartFiller:
                 if meta is not None and (part.size or meta.mapped) and _take_over(fill, part, meta):
                     _hear(fill, meta)
                 elif growth.written or growth.extents is not None:
-                    # A growth can't go back, and who reads it was given what is not known to be right.
+                    # A growth can't shrink, and its readers were given bytes that are not known to be right.
                     if fill.opened.done():
                         raise UpstreamError("the process that fetched it has given it up")
                     self._store.leave(part)
                     return False
                 elif part.size and part.removed():
-                    # Others may read it still: it must not change under them.
+                    # Other processes may still read it: it must not change under them.
                     self._store.leave(part)
                     return False
                 else:
@@ -90,14 +90,14 @@ class PartFiller:
             await self._downloads.run(fill, part)
         except BadResponse as error:
             if resumed and not fill.opened.done():
-                # Nobody has seen anything of it: what is wrong with the rest may not be wrong with the whole.
+                # No client has seen a byte of it, and what is wrong with the rest may be right in the whole.
                 log.info("%s is fetched anew: %s", fill.wanted.target.reference, error)
                 return False
             raise
         return True
 
     async def _follow(self, fill: Fill, part: Part) -> bool:
-        """Read what another process fetches; False: there was nothing to be had of it."""
+        """Follow the part while another process fills it; False: nothing came of it, try again."""
         fill.joined = True
         growth = part.growth
         try:
@@ -110,7 +110,7 @@ class PartFiller:
             if outcome is Outcome.OURS:
                 meta = following.meta
                 if meta is not None and meta.state == LEFT and _same(fill, meta):
-                    # Whoever asks from here on goes on with it; these have waited for what has failed.
+                    # Later requests go on with it; the clients of this fill have waited for what has failed.
                     raise failure(meta.word, meta.reason)
                 return await self._go_on(fill, part)
             if outcome is Outcome.STALLED and not fill.opened.done():
@@ -125,7 +125,7 @@ class PartFiller:
             return self._followed(fill, part, outcome, following.meta)
         except BaseException as error:
             growth.fail(str(error) or type(error).__name__)
-            # The error may hold all of this for a while.
+            # The error may keep all of this alive for a while.
             self._store.leave(part)
             raise
         finally:
@@ -136,7 +136,7 @@ class PartFiller:
         return blob.file.fd if blob is not None else None
 
     def _followed(self, fill: Fill, part: Part, outcome: Outcome, meta: Meta | None) -> bool:
-        """Complete the fill as another process has; False: it has left nothing."""
+        """Complete or fail the fill as another process did; False: it has left nothing."""
         digest = fill.wanted.target.reference
         if outcome is Outcome.STORED:
             blob = self._store.lookup(digest)
@@ -162,44 +162,48 @@ class PartFiller:
         fill.complete(blob)
 
     def _failed_elsewhere(self, fill: Fill, meta: Meta | None) -> None:
-        """Fail as the filler did where that is ours too: something was given out, or it asked the same."""
+        """Fail as the filler did, if clients were given part of it already or it asked the same registry and
+        its failure was not due to its credentials.
+        """
         assert meta is not None
         if fill.opened.done() or _same(fill, meta):
             raise failure(meta.word, meta.reason)
 
 
 class _Foreign(Exception):
-    """A part is being filled from another registry, and not verified yet."""
+    """A part is being filled from another registry, and is not verified yet."""
 
 
 def _refuse_foreign(fill: Fill, meta: Meta) -> None:
-    """Raise _Foreign where a part's filler asks another registry: that may be slow, or send what is wrong."""
+    """Raise _Foreign where a part's filler asks another registry: that may be slow, or send wrong content."""
     if meta.state != VERIFIED and meta.host != fill.wanted.source and not fill.opened.done():
         raise _Foreign
 
 
 def _same(fill: Fill, meta: Meta) -> bool:
-    """Whether the filler's failure is this one's, too: it has asked the same."""
+    """Return whether the filler's failure holds for this fill too: it asked the same source, and its own
+    credentials were not at fault.
+    """
     return meta.host == fill.wanted.source and meta.word not in OTHERS
 
 
 def _hear(fill: Fill, meta: Meta) -> None:
-    """Take over the type that a filler was told, where it has asked the same registry."""
+    """Take over the media type that a filler was told, where it asked the same registry."""
     if meta.host == fill.wanted.source:
         fill.media_type = meta.media_type or fill.media_type
 
 
 def _take_over(fill: Fill, part: Part, meta: Meta) -> bool:
-    """Know what another filler has left in a part, and said of it; False: it is not known to be good."""
+    """Take over the bytes and the meta that another filler has left; False: they are not known to be good."""
     growth = part.growth
     if meta.state in (CLAIMED, FAILED):
         return False
     if meta.state != VERIFIED and meta.host not in ("", fill.wanted.source) and not fill.opened.done():
-        # Another registry's: if it is wrong, this one's clients would be cut for it.
+        # From another registry: if it is wrong, this registry's clients would be cut off for it.
         return False
     said = meta.size if meta.state == VERIFIED else meta.total
     if (meta.state == VERIFIED and part.size != said) or (not meta.mapped and part.size > said >= 0):
-        # It has less than was verified, or more than it should.
+        # It has another size than was verified, or more bytes than it should.
         return False
     if meta.state == VERIFIED:
         growth.gather()

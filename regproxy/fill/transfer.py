@@ -1,10 +1,10 @@
-"""Taking in what a part lacks.
+"""Fetch the missing bytes of a part.
 
-    linear       one body after another, from where the part ends: what is short, or of unknown length
-    scattered    leases on any bytes of it, each by a stream of its own
-    whole        the origin knows no ranges: all of it again, of which only what is lacking is taken
+    linear       one body after another, from the part's end: short content, or content of unknown length
+    scattered    leases on any of its bytes, each fetched by a stream of its own
+    whole        the origin knows no ranges: all of it again, of which only missing bytes are stored
 
-Readers of the part see pauses, and nothing else of what breaks and is resumed.
+Readers of the part see a pause where a body breaks and is resumed, and nothing else.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from regproxy.upstream.fetch import Fetched
 
 log = logging.getLogger(__name__)
 
-SCATTERED: Final = 4 << 20  # bytes; what is shorter comes by one stream
-_RAMP: Final = 0.5  # seconds of one stream, before others are thought of
-_ENOUGH: Final = 100e6  # bytes/s of one stream: whatever holds it back, it is hardly a limit of its own
-_WORTH: Final = 1.0  # seconds that are still to come: less is not worth another connection
-_AHEAD: Final = 2  # streams, at least, while a reader waits for what lies ahead
+SCATTERED: Final = 4 << 20  # bytes; shorter content is fetched by one stream
+_RAMP: Final = 0.5  # seconds of one stream, before more are considered
+_ENOUGH: Final = 100e6  # bytes/s of one stream: at this rate a limit per connection is unlikely
+_WORTH: Final = 1.0  # seconds that the rest will take: less is not worth another connection
+_AHEAD: Final = 2  # streams, at least, while a reader waits for bytes further ahead
 
 
 class Transfer:
-    """What a part lacks, on its way.
+    """The fetch of a part's missing bytes.
 
     `opened(fetched, total, scattered)` is called once, with the first head: it prepares the part, and tells
-    readers. `relay(errno)`: store no more of it.
+    readers. `relay(errno)` stops storing the part on disk.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Transfer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._poked = asyncio.Event()
         self._ranges = True
-        self._all: Fetched | None = None  # an answer with all of it, for `_whole`
+        self._all: Fetched | None = None  # an answer with the whole content, for `_whole`
         self._width = 1
         self._resting = False
         self._opening: Fetched | None = None  # the first stream's
@@ -78,13 +78,13 @@ class Transfer:
         self._leases = Leases(self._growth, pieces=stop >= 0)
 
     async def run(self) -> Response:
-        """Complete the part; the head that opened it. Raises RegproxyError."""
+        """Complete the part; return the head that opened it. Raises RegproxyError."""
         growth = self._growth
         fetched, stop = await self._first()
         response = fetched.response
         start = self._span[0]
         if response.status == 416:
-            # Nothing is behind what is there.
+            # The content ends where the part does.
             await self._bodies.answer(fetched)
         elif growth.extents is None:
             await self._linear(fetched, start, stop)
@@ -102,7 +102,7 @@ class Transfer:
     # --- the first answer --------------------------------------------------------------------------------
 
     def _first_span(self) -> tuple[int, int]:
-        """What to ask for first: what is lacking, and of that what the client has asked for."""
+        """Return the range to ask for first: missing bytes, from the client's range on in a new part."""
         growth, wanted = self._growth, self._fill.wanted
         if growth.extents is not None:
             start, stop = growth.extents.hole(growth.written)
@@ -116,7 +116,7 @@ class Transfer:
         return start, start + WANTED
 
     async def _first(self) -> tuple[Fetched, int]:
-        """The answer that opens the part, and where its body ends; UpstreamAnswer is a refusal."""
+        """Return the answer that opens the part, and where its body ends. Raises UpstreamAnswer if refused."""
         fetched = await self._bodies.ask_first(*self._span)
         if await self._wants_all(fetched):
             self._span = 0, -1
@@ -132,15 +132,15 @@ class Transfer:
             raise
 
     async def _wants_all(self, fetched: Fetched) -> bool:
-        """Whether to ask for all of it instead of a range; this answer is done with then."""
+        """Return whether to ask for all of it instead of a range; this answer is disposed of then."""
         response, (start, stop) = fetched.response, self._span
         if not start and stop < 0:
             return False
-        # All may be there of what nobody has said the length of.
+        # The part may be complete already, if its length was never declared.
         behind = response.status == 416 and self._holds_any() and self._growth.total in (-1, start)
         behind = behind and is_behind(response, start)
         if response.status in NO_RANGES and not behind:
-            # It may be the range that it refuses, or whoever is between us and it.
+            # The origin, or a proxy before it, may refuse only the range.
             await self._bodies.answer(fetched)
             return True
         found = parse_content_range(response.get(b"content-range")) if response.status == 206 else None
@@ -173,7 +173,7 @@ class Transfer:
         return end if end >= 0 else total
 
     def _check(self, fetched: Fetched, start: int, stop: int) -> tuple[int, int]:
-        """See check(). What an answer says of the whole's length holds for those after it."""
+        """Check an answer by check(). The length that it declares binds all later answers."""
         growth = self._growth
         total, end = check(fetched, start, stop, known=growth.total, there=growth.written)
         if total >= 0:
@@ -183,10 +183,10 @@ class Transfer:
     # --- linear ------------------------------------------------------------------------------------------
 
     async def _linear(self, fetched: Fetched | None, start: int, stop: int = -1) -> None:
-        """One body after another, from where it ends; [start, stop) is the first one's, stop -1 unknown."""
+        """Fetch one body after another, from the part's end; the first has [start, stop), stop -1 unknown."""
         growth = self._growth
         if fetched is not None and start > growth.written:
-            # Only from its beginning on can it be had now.
+            # From here on it can only be fetched from the part's end.
             fetched.connection.abort()
             fetched = None
         while True:
@@ -204,7 +204,7 @@ class Transfer:
                     raise BodyBroken(f"{fetched.origin.host} sent nothing of what is lacking")
             except UpstreamError as error:
                 if 0 <= growth.total <= growth.written:
-                    return  # it broke behind its last byte
+                    return  # it broke after its last byte
                 if fetched is not None and await self._is_whole(fetched.response):
                     return
                 await self._bodies.pause(error)
@@ -227,9 +227,10 @@ class Transfer:
     # --- later answers -----------------------------------------------------------------------------------
 
     async def _ask(self, start: int, stop: int) -> tuple[Fetched, int] | None:
-        """The answer for [start, stop), and where it ends; None: the origin does not give ranges.
+        """Return the answer for [start, stop), and where it ends; None: the origin does not give ranges.
 
-        An answer with all of it instead is then in `_all`, unless all of it is as good.
+        If it has sent the whole content instead, that answer is in `_all` then. In a part that is not
+        scattered, such an answer is returned like a range.
         """
         fetched = await self._bodies.ask(start, stop)
         ranged, status = start > 0 or stop >= 0, fetched.response.status
@@ -276,7 +277,7 @@ class Transfer:
     # --- whole -------------------------------------------------------------------------------------------
 
     async def _whole(self, fetched: Fetched | None) -> None:
-        """All of it, of which what is there is passed over."""
+        """Fetch the whole content, and skip the bytes that are stored."""
         growth = self._growth
         self._all = fetched
         while growth.written < growth.total:
@@ -300,14 +301,14 @@ class Transfer:
     # --- scattered ---------------------------------------------------------------------------------------
 
     async def _scattered(self, fetched: Fetched, segment: RangeWriter) -> None:
-        """Streams, as many as are worth it, until all of it is there."""
+        """Fetch by as many streams as are worth it, until the part is complete."""
         growth = self._growth
         self._began = self._loop.time()
         self._opening = fetched
         with ExitStack() as stack:
             growth.on_wait = self._poked.set
             if self._watch is not None and self._part.want_fd >= 0:
-                with suppress(OSError):  # then others' readers are looked for when a stream has ended
+                with suppress(OSError):  # then other processes' readers are noticed when a stream has ended
                     stack.callback(self._watch.follow(self._part.want_fd, self._poked.set).close)
             try:
                 self._start(segment)
@@ -327,7 +328,7 @@ class Transfer:
         self._drop_all()
 
     async def _manage(self) -> None:
-        """Hire and dismiss streams, until all is there or none of them can go on."""
+        """Start and reap streams, until the part is complete or none of them can go on."""
         growth = self._growth
         while growth.written < growth.total and not growth.disk_errno:
             self._hire()
@@ -342,7 +343,7 @@ class Transfer:
                 self._try_again()
 
     def _try_again(self) -> None:
-        """All of them have failed: it was not their number that the origin minded."""
+        """Allow several streams again: as all have failed, it was not their number that the origin minded."""
         self._not_before = self._look_at = 0.0
 
     def _start(self, segment: RangeWriter) -> None:
@@ -351,7 +352,7 @@ class Transfer:
         task.add_done_callback(lambda task: self._poked.set())
 
     def _hire(self) -> None:
-        """Start streams for what readers wait for, and for the rest where one alone is slow."""
+        """Start streams for bytes that readers wait for, and for the rest where one stream alone is slow."""
         now = self._loop.time()
         if not self._ranges or self._resting or (self._tasks and now < self._not_before):
             return
@@ -364,7 +365,7 @@ class Transfer:
             self._start(segment)
 
     def _widen(self, now: float) -> None:
-        """Think of more streams where one has had its time, and much is lacking still."""
+        """Allow more streams where one has run for _RAMP, is slow, and much is still missing."""
         if self._width >= self._limits.streams or now < self._look_at:
             return
         growth, took, received = self._growth, now - self._began, self._bodies.received
@@ -377,7 +378,10 @@ class Transfer:
         self._loop.call_at(self._look_at, self._poked.set)
 
     def _reap(self) -> UpstreamError | None:
-        """Look how streams have ended; what may pass is given back, and costs a stream where others go on."""
+        """Collect the streams that have ended; return the last UpstreamError of one, raise any other error.
+
+        A failed stream is not replaced for a while.
+        """
         passed = None
         for task in [task for task in self._tasks if task.done()]:
             self._tasks.discard(task)
@@ -387,12 +391,12 @@ class Transfer:
             if not isinstance(error, UpstreamError):
                 raise error
             passed = error
-            # It may be their number that the origin minds.
+            # The origin may mind the number of streams.
             log.info("%s: one stream less: %s", self._bodies.host, error)
             self._width = max(1, len(self._tasks))
             self._not_before = self._look_at = self._loop.time() + self._limits.slow
             self._loop.call_at(self._not_before, self._poked.set)
-            # What others were to bring, those who are at it bring as far as they can.
+            # The remaining streams fetch, as far as they can, what others were to fetch.
             self._leases.narrow()
         return passed
 
@@ -406,7 +410,7 @@ class Transfer:
             opening.connection.abort()
 
     async def _stream(self, first: RangeWriter) -> None:
-        """Fetch one lease after another. The failure of one stream among others is for who manages them."""
+        """Fetch one lease after another. The failure of one stream among several is left to _manage()."""
         segment: RangeWriter | None = first
         try:
             while segment is not None and self._ranges:
@@ -421,7 +425,7 @@ class Transfer:
                     self._leases.end(segment)
                     if len(self._tasks) > 1:
                         raise
-                    # Nor is another stream any better off before its end.
+                    # No other stream is started during the pause: it would fare no better.
                     self._resting = True
                     try:
                         await self._bodies.pause(error)
@@ -451,14 +455,14 @@ class Transfer:
     def _no_ranges(self) -> None:
         self._ranges = False
         if len(self._tasks) > 1:
-            # Whoever is at it goes on: from its beginning on is as good as it gets.
+            # The streams with bodies go on, as far as these bring; _whole() fetches the rest afterwards.
             self._drop_all()
             self._leases.narrow()
 
     # --- without a disk ----------------------------------------------------------------------------------
 
     async def _go_on_in_memory(self) -> None:
-        """The disk has failed one of several streams: one goes on from where all is there."""
+        """Go on with one stream in memory after a disk error, from where the part is complete."""
         growth = self._growth
         await hash_all(growth, self._loop)
         self._relay(growth.disk_errno)
@@ -466,15 +470,15 @@ class Transfer:
 
 
 def _usable(found: tuple[Span, int | None], start: int) -> bool:
-    """Whether a first range brings some of it, and says how long the whole is: clients have to be told."""
+    """Return whether a first range brings whole blocks, and the total length, which clients have to know."""
     span, total = found
     return total is not None and whole_blocks(span.stop, total) > start
 
 
 async def hash_all(growth: GrowingFile, loop: asyncio.AbstractEventLoop) -> None:
-    """Hash what has been written and was not hashed yet. Raises StoreError."""
+    """Hash the bytes that are written but not hashed yet. Raises StoreError."""
     while growth.hashed < growth.written:
-        await asyncio.sleep(0)  # a thread that has ended counts until who is told of it has had a turn
+        await asyncio.sleep(0)  # `catching` is reset by a callback, which needs a turn of the loop
         try:
             await (growth.catching or loop.run_in_executor(None, growth.catch_up))
         except OSError as error:

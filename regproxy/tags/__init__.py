@@ -1,1 +1,1 @@
-"""What a tag points to: rows, revalidation by HEAD, one request at a time over all processes."""
+"""What a tag points to: index rows, revalidation by HEAD, one request at a time over all processes."""

@@ -1,7 +1,7 @@
-"""What an origin has said of a tag, and how other processes are told: JSON in the claim's file.
+"""An origin's answers about a tag, and their JSON form, by which other processes get them.
 
-The four kinds of answer are told apart by their names in JSON, which stay as they are: workers of another
-version may share the directory. What can't be read is no answer, and is asked for again.
+The four kinds of answer are told apart by their keys in JSON. These must not change: workers of another
+version may share the directory. JSON that can't be read counts as no answer, and the origin is asked again.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ _NOT_SHARED: Final = frozenset({b"set-cookie", b"set-cookie2"})
 
 @dataclass(frozen=True, slots=True)
 class TagAnswer:
-    """The answer to a HEAD. `address`: who gave it (`http.hops`), after `seconds`; `began`: monotonic, when
-    it was asked.
+    """The answer to a HEAD. `address`: the servers that gave it (`http.hops`), after `seconds`; `began`: when
+    it was asked, monotonic.
 
-    `direct`: the registry itself has said so, and nobody that it redirects to. `asker`: see TagClaims.mark().
+    `direct`: the registry itself has answered, not a server that it redirects to. `asker`: see
+    TagClaims.mark().
     """
 
     response: Response
@@ -42,13 +43,13 @@ class TagAnswer:
 
     @property
     def digest(self) -> str:
-        """What the tag is; "" where the origin did not say, or by another algorithm."""
+        """The tag's digest; "" where the origin sent none, or one of another algorithm."""
         said = (self.response.get(b"docker-content-digest") or b"").decode("latin-1")
         return said if self.status == 200 and is_digest(said) else ""
 
     @property
     def media_type(self) -> str:
-        """A manifest's type, or "" where the origin named none that we know."""
+        """The manifest's media type, or "" where the origin named none that we know."""
         said = (self.response.get(b"content-type") or b"").decode("latin-1")
         media_type = said.partition(";")[0].strip().lower()
         return media_type if media_type in MANIFEST_TYPES else ""
@@ -62,7 +63,7 @@ class TagAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a tag is that was fetched, and is held. `began`, `address`, `seconds`: as in TagAnswer."""
+    """The digest of a tag that was fetched and stored. `began`, `address`, `seconds`: as in TagAnswer."""
 
     digest: str
     media_type: str
@@ -73,7 +74,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The origin's answer to a GET was none with content; it is for those alone who are like the `asker`."""
+    """The origin's answer without content to a GET; it holds only for clients with the same `asker` mark."""
 
     response: Response
     body: bytes
@@ -81,20 +82,20 @@ class Refusal:
     asker: str
 
     def error(self, origin: Origin) -> UpstreamError:
-        """Return the error as its own process has it."""
+        """Return the error as the process that asked has it."""
         return UpstreamAnswer(self.response, self.body, origin)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """There was no answer, and why. `word`: see download.failure()."""
+    """The reason why there was no answer. `word`: see download.failure()."""
 
     word: str
     reason: str
     began: float
 
     def error(self) -> UpstreamError:
-        """Return the error as its own process has it."""
+        """Return the error as the process that asked has it."""
         return failure(self.word, self.reason)
 
 
@@ -102,9 +103,9 @@ SharedAnswer = TagAnswer | Content | Refusal | Failure
 
 
 def failed_answer(error: UpstreamError, began: float, asker: str) -> Refusal | Failure | None:
-    """Return a failure as those get it who asked the same meanwhile; None: each process finds it itself."""
+    """Return a failure to share with equal requests of other processes; None: each finds it out itself."""
     if isinstance(error, RateLimited | CircuitOpen | Busy):
-        # Nobody was asked, and it is to be told as what it is.
+        # No origin was asked, and the error must keep its type.
         return None
     if isinstance(error, UpstreamAnswer):
         return Refusal(error.response, error.body, began, asker)
@@ -112,7 +113,7 @@ def failed_answer(error: UpstreamError, began: float, asker: str) -> Refusal | F
 
 
 def to_json(answer: SharedAnswer) -> dict[str, Any]:
-    """Return an answer in JSON's types; which kind it is shows by its names."""
+    """Return an answer in JSON's types; its keys show which kind it is."""
     match answer:
         case TagAnswer(response, address, seconds, began, direct, asker):
             said = {"address": address, "seconds": seconds, "began": began, "direct": direct, "asker": asker}
@@ -128,7 +129,7 @@ def to_json(answer: SharedAnswer) -> dict[str, Any]:
 
 
 def from_json(said: dict[str, Any] | None) -> SharedAnswer | None:
-    """Return what to_json() was given; None: nothing, or what this version does not know."""
+    """Return the answer that to_json() was given; None: none, or one that this version does not know."""
     if said is None:
         return None
     try:

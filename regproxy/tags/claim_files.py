@@ -1,8 +1,8 @@
 """Claims on tags by locked files, for the workers of one machine.
 
-    claims/<name>.tag    locked by who fetches; then it has the answer, for those who asked meanwhile
+    claims/<name>.tag    locked by the process that fetches; then it has the answer, for the others
 
-`name` says which requests are equal, without saying what they carry: a keyed hash.
+`name` is a keyed hash: equal for equal requests, without revealing what they carry.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ANSWER_MAX: Final = 262_144
 
 
 class FileClaim:
-    """A claim that is a file's lock."""
+    """A claim held by a file lock."""
 
     __slots__ = ("_fd", "_path", "answer")
 
@@ -36,7 +36,7 @@ class FileClaim:
         self.answer = answer
 
     def publish(self, answer: dict[str, Any], at: float) -> None:
-        """As TagClaim.publish, in the file."""
+        """Write the answer into the file: see TagClaim.publish."""
         text = json.dumps({"boot": boot_id(), "at": at, "answer": answer}).encode()
         if self._fd >= 0 and len(text) <= _ANSWER_MAX:
             with suppress(OSError):
@@ -44,14 +44,14 @@ class FileClaim:
                 os.pwrite(self._fd, text, 0)
 
     def close(self) -> None:
-        """As TagClaim.close."""
+        """Release the lock: see TagClaim.close."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 class FileClaims:
-    """Claims of the processes that share a directory. `key`: the same in all of them, and secret."""
+    """Claims of the processes that share a directory. `key`: a secret, the same in all of them."""
 
     def __init__(self, directory: Path, key: bytes, watch: Watch | None) -> None:
         self._directory = directory
@@ -59,7 +59,7 @@ class FileClaims:
         self._watch = watch
 
     async def take(self, request: str, asked: Callable[[], float]) -> FileClaim:
-        """As TagClaims.take. Where the disk fails every process fetches for itself."""
+        """Take a claim: see TagClaims.take. Where the disk fails, every process fetches for itself."""
         path = layout.tag_claim(self._directory, self.mark(request))
         while True:
             try:
@@ -79,7 +79,7 @@ class FileClaims:
             os.close(fd)
 
     def mark(self, text: str) -> str:
-        """As TagClaims.mark."""
+        """Return a keyed hash: see TagClaims.mark."""
         return hashlib.blake2b(text.encode(), key=self._key[:64], digest_size=32).hexdigest()
 
     async def _wait(self, fd: int) -> None:
@@ -97,7 +97,7 @@ def _open(path: Path) -> int:
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
     except FileNotFoundError:
-        path.parent.mkdir(exist_ok=True)  # the cache directory itself is the store's to make
+        path.parent.mkdir(exist_ok=True)  # the cache directory itself is made by the store
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
 
 
@@ -108,6 +108,6 @@ def _answer(fd: int, asked: float) -> dict[str, Any] | None:
             answer: dict[str, Any] = found["answer"]
             return answer
     except (ValueError, TypeError, KeyError):
-        # Its writer was killed in the middle of it.
+        # Its writer was killed while writing.
         pass
     return None

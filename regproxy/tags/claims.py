@@ -1,6 +1,6 @@
-"""Claims on tags: of all processes that are asked the same, one asks the origin and tells the others.
+"""Claims on tags: of all processes with the same request, one asks the origin and tells the others.
 
-How they agree is behind a Protocol: workers of one machine do by files (see `claim_files`).
+How they coordinate is behind a Protocol: workers of one machine use files (see `claim_files`).
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from typing import Any, Protocol
 
 
 class TagClaim(Protocol):
-    """The right to fetch."""
+    """The right to ask the origin for a tag."""
 
     @property
     def answer(self) -> dict[str, Any] | None:
-        """What somebody else was answered: then there is nothing to fetch."""
+        """The answer that another process got: then there is nothing to fetch."""
 
     def publish(self, answer: dict[str, Any], at: float) -> None:
-        """Leave an answer (JSON's types) for those who asked before `at` (monotonic), when it was there."""
+        """Leave an answer (JSON's types), which came at `at` (monotonic), for requests from before that."""
 
     def close(self) -> None:
-        """Let the next one fetch."""
+        """Release the claim: the next process may fetch."""
 
 
 class TagClaims(Protocol):
-    """Where claims are taken."""
+    """The claims of all processes that share a cache."""
 
     async def take(self, request: str, asked: Callable[[], float]) -> TagClaim:
-        """Wait for the right to fetch, or for the answer that another process got since `asked()`.
+        """Wait for the right to fetch, or for an answer that another process got since `asked()`.
 
-        `asked` is looked at when the wait is over: monotonic seconds. Where the others can't be asked, every
-        process fetches for itself.
+        `asked()`, monotonic seconds, is called when the wait is over. Where processes can't coordinate, each
+        fetches for itself.
         """
 
     def mark(self, text: str) -> str:
-        """Return the same for equal texts in all processes; it tells nothing of the text."""
+        """Return a mark that is the same for equal texts in all processes, and reveals nothing of the text."""

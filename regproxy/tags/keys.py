@@ -1,4 +1,4 @@
-"""Which requests for a tag are equal: they share one question to the origin, in all processes."""
+"""Keys of requests for a tag: equal requests share one request to the origin, in all processes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from regproxy.registry.accept import Accept
 
 
 class RequestKey(NamedTuple):
-    """What makes two requests for a tag one question; an origin may answer others with something else.
+    """All that an origin's answer about a tag may depend on; requests with equal keys share one answer.
 
-    `who`: of those who ask, what the answer may be due to; empty where it is the same for everybody.
+    `who`: what the answer may depend on in the client; empty where it is the same for all clients.
     """
 
     method: str
@@ -24,19 +24,19 @@ class RequestKey(NamedTuple):
     accept: Accept
 
     def text(self) -> str:
-        """Return the key as it is in all processes. It may hold credentials: see TagClaims.mark()."""
+        """Return the key as text, the same in all processes. It may hold credentials: see TagClaims.mark()."""
         origin, who = self.origin, [value.decode("latin-1") for value in self.who]
         where = [origin.scheme, origin.host, origin.port, self.repository, self.tag]
         return json.dumps([self.method, *where, who, self.accept.key])
 
 
 def fetch_key(wanted: CacheRequest, accept: Accept) -> RequestKey:
-    """Return the key of who fetches a tag's content: with the same credentials."""
+    """Return the key for fetching a tag's content: it includes the credentials."""
     return _key("GET", wanted, tuple(wanted.request.all(b"authorization")), accept)
 
 
 def look_key(wanted: CacheRequest, accept: Accept, asker: str) -> RequestKey:
-    """Return the key of who asks what a tag is; `asker`: those alone who have this mark, "": everybody."""
+    """Return the key for a HEAD of a tag; `asker`: only clients with this mark share it, "": all clients."""
     return _key("HEAD", wanted, (asker.encode(),) if asker else (), accept)
 
 

@@ -1,7 +1,7 @@
-"""Tags: what they are is asked once for all who ask at the same time, whichever process they came to.
+"""Resolve tags, with one request to the origin for all clients that ask at the same time, in all processes.
 
-An expired copy is confirmed by HEAD. Where the tag has moved, the HEAD has said to which digest: that is
-fetched as content by digest, once for everybody. Only what is not known at all is fetched by its tag.
+An expired copy is confirmed by HEAD. Where the tag has moved, the HEAD names the new digest, which is fetched
+as content by digest, once for all clients. Only a tag of which nothing is known is fetched by its tag.
 """
 
 from __future__ import annotations
@@ -44,15 +44,15 @@ __all__ = ["Recorder", "Tags", "is_for", "name_of"]
 
 log = logging.getLogger(__name__)
 
-_RENEW_AGAIN: Final = 5.0  # seconds until a copy is revalidated again whose origin was in trouble
+_RENEW_AGAIN: Final = 5.0  # seconds until the next background revalidation after a failed one
 _TROUBLED_MAX: Final = 4096  # tags
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """What a tag is, by a HEAD of it. `fetched_from`: who has said so, after `seconds`.
+    """The content of a tag, as a HEAD has named it. `fetched_from`: the server's address, after `seconds`.
 
-    `joined`: it was asked, or fetched, for somebody else. `revalidated`: it was held.
+    `joined`: it was asked for, or fetched, for another client. `revalidated`: the content was in the cache.
     """
 
     blob: Blob
@@ -64,7 +64,7 @@ class Confirmed:
 
 
 class Tags:
-    """Finds out what tags are."""
+    """Resolves tags to content."""
 
     def __init__(
         self,
@@ -84,14 +84,14 @@ class Tags:
         self._renewing: set[RequestKey] = set()
         self._troubled: OrderedDict[TagKey, float] = OrderedDict()
 
-    # --- what is asked of it -----------------------------------------------------------------------------
+    # --- for the server ----------------------------------------------------------------------------------
 
     async def look(self, wanted: CacheRequest, tag: TagAsk) -> TagAnswer | Held:
-        """What the origin says of a tag by HEAD, or the copy that is fresh by now. Raises UpstreamError."""
+        """Return the origin's answer to a HEAD, or the copy that is fresh by now. Raises UpstreamError."""
         return await self._revalidations.look(wanted, tag)
 
     def join(self, wanted: CacheRequest, tag: TagAsk) -> tuple[Fill, bool]:
-        """Return the tag's fill, shared by equal requests only, and whether it was begun just now."""
+        """Return the tag's fill, shared by equal requests only, and whether this call began it."""
         key = fetch_key(wanted, tag.accept)
         fill = self._fills.joinable(key)
         if fill is not None:
@@ -101,16 +101,16 @@ class Tags:
         return fill, True
 
     async def confirm(self, wanted: CacheRequest, tag: TagAsk) -> Confirmed | None:
-        """Have a HEAD say what the tag is now, and return that; None: the tag itself has to be fetched.
+        """Revalidate the tag by HEAD and return its content; None: the tag itself has to be fetched.
 
-        Raises UpstreamError where the origin is in trouble, and something else can be served.
+        Raises UpstreamError where the origin can't be asked, or answers an error and a copy may be served.
         """
         if tag.row is None:
             return None
         try:
             found = await self._revalidations.look(wanted, tag)
         except BadResponse as error:
-            # It may be the HEAD that it does not understand.
+            # The origin may not support HEAD.
             log.info("%s: HEAD of %s: %s", wanted.origin.host, wanted.target.reference, error)
             return None
         if not isinstance(found, TagAnswer):
@@ -129,7 +129,7 @@ class Tags:
         return await self._moved(wanted, found.digest, media_type)
 
     async def _moved(self, wanted: CacheRequest, digest: str, media_type: str) -> Confirmed | None:
-        """Fetch what the tag is now, by digest; None: the registry does not give it out so."""
+        """Fetch the tag's new content by digest; None: the registry does not serve it that way."""
         path, _, query = wanted.request.path.partition("?")
         target = path.rpartition("/")[0] + "/" + digest + ("?" + query if query else "")
         request = replace(wanted.request, target=target)
@@ -146,7 +146,7 @@ class Tags:
         return Confirmed(blob, media_type, fill.fetched_from, fill.seconds, joined=joined)
 
     def renew(self, wanted: CacheRequest, tag: TagAsk) -> None:
-        """Revalidate in the background; not where that is under way, or has just failed."""
+        """Revalidate in the background, unless that is under way or has just failed."""
         key = fetch_key(wanted, tag.accept)
         if key not in self._renewing and time.monotonic() >= self._troubled.get(name_of(wanted), 0.0):
             self._renewing.add(key)
@@ -167,21 +167,21 @@ class Tags:
             self._renewing.discard(key)
 
     def gone(self, wanted: CacheRequest) -> None:
-        """The registry says that there is no such tag."""
+        """Drop the tag's rows: the registry says that there is no such tag."""
         self._rows.gone(wanted)
 
     def forget(self, host: str, port: int, repository: str, tag: str) -> None:
-        """A tag was set or deleted: who asks from here on is not to join who asked before."""
+        """Let no later request join one from before the tag was set or deleted."""
         name = (host, port, repository, tag)
         self._fills.separate(lambda fill: is_for(fill, name))
         self._revalidations.forget(name)
 
     async def written(self) -> None:
-        """Wait until what was entered is known to other processes, a few seconds at most."""
+        """Wait until other processes know the entered rows, a few seconds at most."""
         await self._rows.written()
 
     def close(self) -> None:
-        """Nothing is entered any more."""
+        """Stop entering rows."""
         self._rows.close()
 
     def _note_trouble(self, wanted: CacheRequest, error: UpstreamError) -> None:
@@ -221,7 +221,7 @@ class Tags:
             claim.close()
 
     async def _download(self, fill: Fill) -> None:
-        """Fetch it; an answer that breaks off is asked for again, as nobody has seen anything of it."""
+        """Fetch the tag; retry an answer that breaks off, as no client has seen anything of it."""
         for attempt in range(1, ATTEMPTS):
             try:
                 await self._fills.downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
@@ -235,19 +235,19 @@ class Tags:
         await self._fills.downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
 
     def _forget_gone(self, wanted: CacheRequest, tag: TagAsk, error: UpstreamError) -> None:
-        """Forget a copy whose tag is gone; one that this request could not have had is no business of it."""
+        """Forget a copy whose tag is gone, unless this request could not have been answered with it."""
         if isinstance(error, UpstreamAnswer) and error.response.status == 404 and not tag.kept:
             held = tag.row is not None or tag.usable_if_error
             if held and error.origin == wanted.origin:
                 self._rows.gone(wanted)
 
     def _share(self, fill: Fill, answer: SharedAnswer) -> bool:
-        """Take what another process was answered; False: it is not there any more, or not so any more."""
+        """Use the answer that another process got; False: it is void, or its content is not stored any more."""
         if self._rows.dropped_since(fill.wanted, answer.began) or isinstance(answer, TagAnswer):
             return False
         if isinstance(answer, Refusal):
             if answer.asker != self._revalidations.asker(fill.wanted):
-                return False  # it may be for their sake that they were refused
+                return False  # the refusal may be due to the other client's credentials
             fill.joined = True
             raise answer.error(fill.wanted.origin)
         fill.joined = True
@@ -262,7 +262,7 @@ class Tags:
         return True
 
     async def _enter(self, fill: Fill, tag: TagAsk, claim: TagClaim, began: float, at: float) -> None:
-        """Enter what the tag is; other processes know it before the next of them may ask the origin."""
+        """Enter the tag's row, and wait until other processes know it before releasing the claim to them."""
         blob = fill.done.result()
         if not fill.stored:
             return
@@ -273,11 +273,11 @@ class Tags:
 
 
 def is_for(fill: Fill, tag: TagKey) -> bool:
-    """Whether a fill is for this tag."""
+    """Return whether a fill is for this tag."""
     return fill.tag is not None and name_of(fill.wanted) == tag
 
 
 def _broken_off(fill: Fill, error: UpstreamError) -> bool:
-    """Whether the answer, or its end, is missing, and asking again may bring it."""
+    """Return whether the answer, or its end, did not come, and a retry may succeed."""
     stalled = isinstance(error, UpstreamTimeout) and fill.head is not None
     return stalled or isinstance(error, ConnectionLost | BodyBroken)

@@ -1,7 +1,7 @@
-"""Asking by HEAD what a tag is: once for all who ask at the same time, whichever process they came to.
+"""Revalidate tags by HEAD, once for all clients that ask at the same time, in all processes.
 
-Registries count a HEAD less than a GET, or not at all, and it carries nothing. So an expired copy is
-confirmed by it, and only what has moved is fetched.
+Registries count a HEAD less than a GET, or not at all, and it has no body. So an expired copy is confirmed
+by HEAD, and only a tag that has moved is fetched.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from regproxy.upstream.fetch import Ask, Fetched
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS: Final = 3  # to get an answer, or a body, that does not break
+ATTEMPTS: Final = 3  # to get an answer, or a body, that does not break off
 _PAUSE: Final = 0.2  # seconds before the second of them, at most
 
 
 class _Revalidation:
-    """One HEAD under way. `asked`: when it was wanted last, monotonic."""
+    """One HEAD under way. `asked`: when a client asked last, monotonic."""
 
     __slots__ = ("asked", "done", "tag", "wanted")
 
@@ -46,7 +46,7 @@ class _Revalidation:
     def fail(self, error: BaseException) -> None:
         if not self.done.done():
             self.done.set_exception(error)
-            # Nobody may be left to hear it; that is no reason for a warning.
+            # Mark it as retrieved: asyncio would warn if nobody is left to await it.
             self.done.exception()
 
 
@@ -69,9 +69,9 @@ class Revalidations:
         self._under_way: dict[RequestKey, _Revalidation] = {}
 
     async def look(self, wanted: CacheRequest, tag: TagAsk) -> TagAnswer | Held:
-        """What the origin says of a tag, entered in the index; or the copy that is fresh by now.
+        """Return the origin's answer, after entering it in the index; or the copy that is fresh by now.
 
-        Raises UpstreamError where it could not be asked.
+        Raises UpstreamError where the origin could not be asked.
         """
         if tag.shared:
             look = self._join(wanted, tag, "")
@@ -82,11 +82,11 @@ class Revalidations:
             except UpstreamError as error:
                 if look.wanted is wanted or not look.wanted.failed_for_other_client(wanted, error):
                     raise
-            # Somebody else's credentials were refused, or at their quota's end; ours may not be.
+            # Another client's credentials were refused, or their quota is used up; these may be fine.
         return await asyncio.shield(self._join(wanted, tag, self.asker(wanted)).done)
 
     def asker(self, wanted: CacheRequest) -> str:
-        """Return a mark of all that a refusal may be due to, the same in all processes."""
+        """Return a mark of all that a refusal may depend on, the same in all processes."""
         said = (wanted.request.all(name) for name in (b"authorization", b"user-agent"))
         return self._claims.mark(json.dumps([[value.decode("latin-1") for value in each] for each in said]))
 
@@ -94,7 +94,7 @@ class Revalidations:
         key = look_key(wanted, tag.accept, asker)
         look = self._under_way.get(key)
         if look is not None:
-            # An answer that another process had before this request is not one to it.
+            # An answer that another process got before this request must not be used for it.
             look.asked = time.monotonic()
             return look
         look = self._under_way[key] = _Revalidation(wanted, tag, self._loop)
@@ -102,7 +102,7 @@ class Revalidations:
         return look
 
     def forget(self, tag: TagKey) -> None:
-        """A tag was set or deleted: who asks from here on is not to join who asked before."""
+        """Let no later request join one from before the tag was set or deleted."""
         for key, look in list(self._under_way.items()):
             if name_of(look.wanted) == tag:
                 del self._under_way[key]
@@ -119,7 +119,7 @@ class Revalidations:
             finally:
                 claim.close()
         except RegproxyError as error:
-            # What it has come through would keep every frame's objects until the collector comes by.
+            # Its traceback would keep every frame's objects alive until the garbage collector runs.
             error.__context__ = error.__cause__ = error.__traceback__ = None
             look.fail(error)
         except asyncio.CancelledError:
@@ -135,7 +135,7 @@ class Revalidations:
         wanted = look.wanted
         answer = from_json(claim.answer)
         if answer is not None and not self._rows.dropped_since(wanted, answer.began):
-            # Refused or not: who asked it in that process joins only those who are alike.
+            # Also if refused: the key is equal, and so whatever the answer may depend on.
             if isinstance(answer, Failure):
                 raise answer.error()
             if isinstance(answer, Refusal):
@@ -160,18 +160,18 @@ class Revalidations:
         seen = TagAnswer(fetched.response, address, fetched.seconds, began, direct, self.asker(wanted))
         self._upstream.release(fetched.connection, fetched.response)
         entered = self._rows.seen(wanted, look.tag, seen)
-        # Who asks from here on asks anew.
+        # Later requests ask anew.
         self._leave(look, key)
         look.done.set_result(seen)
         if entered:
-            # Other processes know it before the next of them may ask the origin.
+            # Other processes must know it before the next of them may ask the origin.
             await self._rows.written()
         claim.publish(to_json(seen), at)
 
     async def _head(self, look: _Revalidation) -> Fetched:
         wanted = look.wanted
         ask = Ask(background=wanted.background)
-        # Where there is something to serve instead, nobody is kept waiting.
+        # Where a stale copy can be served instead, the client is not kept waiting.
         for attempt in range(1, 1 if look.tag.usable_if_error else ATTEMPTS):
             try:
                 return await self._upstream.fetch(wanted.origin, wanted.request, "HEAD", ask)
@@ -182,5 +182,5 @@ class Revalidations:
 
 
 def pause(attempt: int) -> float:
-    """Seconds until something is tried again, so that not all who wait do it at once."""
+    """Return the seconds before a retry, random so that not all processes retry at once."""
     return _PAUSE * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.0)
