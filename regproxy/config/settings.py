@@ -48,6 +48,7 @@ from regproxy.config.values import (
     parse_header_masks,
     parse_level,
     parse_listen,
+    parse_listens,
     parse_log,
     parse_log_format,
     parse_login_for,
@@ -117,6 +118,7 @@ class Config:
 
     listen: Address
     admin_listen: Address
+    transparent_listen: tuple[Address, ...]
     cache_dir: str | None
     ca_dir: str | None
     ca_key_file: str | None
@@ -273,12 +275,14 @@ _STREAMS_MEANING = "connections for one large blob whose origin is slow; 1 = one
 _RESUME_MEANING = "a download that broke is asked for again until it brought nothing for so long; 0 = never"
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
+_DNS_MEANING = "host:port of each for clients without CONNECT, whom DNS sends here for a registry"
 _FORMAT_MEANING = "regproxy, or rp = docker-registry-proxy's lines, to the letter"
 _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_LISTEN", "listen", "[::]:3128", "host:port for clients; [::] = every address", _LISTEN),
     Setting("REGPROXY_ADMIN_LISTEN", "admin_listen", "[::]:3129", "host:port of admin pages", _LISTEN),
+    Setting("REGPROXY_TRANSPARENT_LISTEN", "transparent_listen", "", _DNS_MEANING, parse_listens, many=True),
     Setting("REGPROXY_CACHE_DIR", "cache_dir", "", _CACHE_MEANING, _DIRECTORY),
     Setting("REGPROXY_CA_DIR", "ca_dir", "", _CA_MEANING, _DIRECTORY),
     Setting("CA_KEY_FILE", "ca_key_file", "", "the CA's key; not set = ca.key in the CA directory", _FILE),

@@ -180,6 +180,11 @@ def parse_listen(text: str) -> Address:
     return Address(parse_host(host) if host else "", 0 if port == "0" else parse_port(port))
 
 
+def parse_listens(raw: Raw) -> tuple[Address, ...]:
+    """Return the Addresses of a list, each once."""
+    return tuple(dict.fromkeys(_each(_words(raw), parse_listen)))
+
+
 @dataclass(frozen=True, slots=True)
 class HostRule:
     """A host, or an nginx `hostnames` mask, with the port it is meant for; None is any port.

@@ -55,7 +55,7 @@ class Record:
 
     `slot` is the lowest number that no other child has: log and metrics name the child by it. `workers`: how
     many share the listening sockets. `claim_key`: a secret that all children of a supervisor know. The last
-    five are descriptors, -1 for one that the child has no use for.
+    six are descriptors, -1 for one that the child has no use for; `transparent`: of any number of sockets.
     """
 
     role: Role
@@ -74,11 +74,12 @@ class Record:
     commits: int
     proxy: int = -1
     admin: int = -1
+    transparent: tuple[int, ...] = ()
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """Those that there are."""
-        every = (self.control, self.board, self.commits, self.proxy, self.admin)
+        every = (self.control, self.board, self.commits, self.proxy, self.admin, *self.transparent)
         return tuple(fd for fd in every if fd >= 0)
 
     def write(self) -> int:
@@ -93,7 +94,8 @@ class Record:
         """Read what write() wrote, and close `fd`. The descriptors are no longer handed down."""
         text = os.pread(fd, _RECORD_MAX, 0)
         os.close(fd)
-        record = cls(**json.loads(text))
+        told = json.loads(text)
+        record = cls(**told | {"transparent": tuple(told["transparent"])})
         for descriptor in record.descriptors:
             os.set_inheritable(descriptor, False)
         return record

@@ -140,7 +140,7 @@ class Child:
 
 
 def _record(role: Role, slot: int, setup: Setup, commons: Commons, control: int) -> Record:
-    proxy, admin = (sock.fileno() for sock in setup.listeners.sockets)
+    proxy, admin, *transparent = (sock.fileno() for sock in setup.listeners.sockets)
     is_worker = role == "worker"
     return Record(
         role=role,
@@ -160,6 +160,7 @@ def _record(role: Role, slot: int, setup: Setup, commons: Commons, control: int)
         # Who does not accept must not hold the ports either.
         proxy=proxy if is_worker else -1,
         admin=admin if is_worker else -1,
+        transparent=tuple(transparent) if is_worker else (),
     )
 
 

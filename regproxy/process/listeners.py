@@ -21,10 +21,13 @@ _LOOK_AGAIN: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """The proxy's socket and that of the admin port, and the addresses that were asked for."""
+    """The proxy's socket, that of the admin port and those for clients without CONNECT, in this order.
 
-    sockets: tuple[socket.socket, socket.socket]
-    addresses: tuple[Address, Address]
+    `addresses`: for each the variable and the address that was asked for.
+    """
+
+    sockets: tuple[socket.socket, ...]
+    addresses: tuple[tuple[str, Address], ...]
 
     @classmethod
     def open(cls, config: Config, former: Listeners | None = None, patience: float = 0.0) -> Listeners:
@@ -33,21 +36,25 @@ class Listeners:
         An address in use is tried again for `patience` seconds. Raises ConfigError, naming the variable.
         """
         ends = time.monotonic() + patience
-        addresses = (config.listen, config.admin_listen)
+        addresses = (
+            *(("REGPROXY_LISTEN", config.listen), ("REGPROXY_ADMIN_LISTEN", config.admin_listen)),
+            *(("REGPROXY_TRANSPARENT_LISTEN", address) for address in config.transparent_listen),
+        )
+        kept = dict(zip(former.addresses, former.sockets, strict=True)) if former is not None else {}
         opened: list[socket.socket] = []
         sockets: list[socket.socket] = []
         try:
-            for number, variable in enumerate(("REGPROXY_LISTEN", "REGPROXY_ADMIN_LISTEN")):
-                if former is not None and former.addresses[number] == addresses[number]:
-                    sockets.append(former.sockets[number])
+            for variable, address in addresses:
+                if (variable, address) in kept:
+                    sockets.append(kept[variable, address])
                 else:
-                    opened.append(_listen(addresses[number], variable, ends))
+                    opened.append(_listen(address, variable, ends))
                     sockets.append(opened[-1])
         except ConfigError:
             for sock in opened:
                 sock.close()
             raise
-        return cls((sockets[0], sockets[1]), addresses)
+        return cls(tuple(sockets), addresses)
 
     def close(self, spare: Listeners | None = None) -> None:
         """Close those that are not `spare`'s too."""

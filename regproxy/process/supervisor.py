@@ -134,6 +134,9 @@ class Supervisor:
         former = self._setup.listeners if self._setup is not None else None
         listeners = Listeners.open(config, former, 0.0 if former else _PORT_PATIENCE)
         log.info("listening on %s, admin on %s", config.listen, config.admin_listen)
+        if config.transparent_listen:
+            every = ", ".join(map(str, config.transparent_listen))
+            log.info("listening on %s for clients without CONNECT", every)
         return Setup(config, text, str(self._path or ""), places, listeners, config.workers or cores())
 
     def _make_commons(self, setup: Setup) -> Commons:

@@ -27,6 +27,7 @@ from regproxy.process.boot import Boot
 from regproxy.server.admin import Admin, AdminSession
 from regproxy.server.context import Services
 from regproxy.server.session import Handlers, Session
+from regproxy.server.transparent import Transparent
 from regproxy.server.tunnel import TunnelEnd
 
 log = logging.getLogger("regproxy.process.worker")  # also where this module is the program
@@ -97,8 +98,11 @@ class Worker:
         admin = Admin(services.metrics, services.loop, self._why_not_ready, self._told.is_set, counts)
         # Who takes one at a time leaves the others their share.
         accepts = 1 if record.workers > 1 else ACCEPTS
-        handlers = (record.proxy, Handlers(services).accept), (record.admin, admin.accept)
-        self._listeners = [Listener(reactor, fd, take, True, HEAD_MAX, accepts) for fd, take in handlers]
+        handlers = Handlers(services)
+        takers = [(record.proxy, handlers.accept), (record.admin, admin.accept)]
+        if record.transparent:
+            takers += [(fd, Transparent(handlers).accept) for fd in record.transparent]
+        self._listeners = [Listener(reactor, fd, take, True, HEAD_MAX, accepts) for fd, take in takers]
         self._listening = True
 
     def _why_not_ready(self) -> str | None:
@@ -158,8 +162,9 @@ class Worker:
 
     def _accept_nobody(self) -> None:
         """Close the listeners; while it drains, the admin port goes on to say so."""
-        proxy, admin = self._listeners
-        proxy.close()
+        proxy, admin, *transparent = self._listeners
+        for listener in (proxy, *transparent):
+            listener.close()
         if self._ending is Ending.RETIRE:
             admin.close()
 

@@ -90,11 +90,20 @@ class Responder:
             if exchange.origin is not None and kind not in _UNLOGGED:
                 services.access.rp_line(time.time(), method, path, host, status, sent, kind, cache, hops)
         else:
-            asked_of = (host, hops[-1].address) if hops else ("", "")
             services.access.line(
-                *(time.time(), exchange.peer, method, path, host, status, sent, took, kind, cache),
+                time.time(),
+                exchange.peer,
+                method,
+                path,
+                host,
+                status,
+                sent,
+                took,
+                kind,
+                cache,
                 exchange.asked_seconds,
-                *asked_of,
+                host if hops else "",
+                hops[-1].address if hops else "",
             )
         exchange.status = 0
         if exchange.waiting:

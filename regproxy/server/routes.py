@@ -50,14 +50,14 @@ class Route:
     rows: tuple[TagRow, ...] = ()
     chosen: TagRow | None = None
 
-    def refusal(self, origin: Origin) -> tuple[int, str] | None:
+    def refusal(self, origin: Origin, any_port: bool = False) -> tuple[int, str] | None:
         """Return status and reason where the request can't be passed to `origin`, None where it can.
 
         421: it names another host than the CONNECT has (RFC 9110 15.5.20). 400: it has a body where none has
         a meaning (RFC 9110 9.3.1, 9.3.2, 9.3.7): an origin that leaves it unread takes it for a request.
         """
         named = self.named
-        if named is not None and (named[0] != origin.host or named[1] not in (0, origin.port)):
+        if named is not None and (named[0] != origin.host or not (any_port or named[1] in (0, origin.port))):
             there = f"{origin.host}:{origin.port}"
             return 421, f"the request is for {self.request.authority}, the CONNECT was for {there}"
         if self.has_body and self.request.method in _BODILESS:

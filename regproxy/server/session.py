@@ -72,6 +72,8 @@ class Session:
 
     __slots__ = ("_addressed", "_handlers", "_origin", "_responder", "_services", "exchange", "stream")
 
+    any_port = False  # whether the port that a request names in its Host matters not
+
     def __init__(self, handlers: Handlers, stream: Stream) -> None:
         self._handlers = handlers
         self._responder = handlers.responder
@@ -136,7 +138,7 @@ class Session:
             self._show_page(route)
             return
         if route.has_body or route.named is not self._addressed:
-            refusal = route.refusal(origin)
+            refusal = route.refusal(origin, self.any_port)
             if refusal is not None:
                 text = f"{origin.host}: {refusal[1]}"
                 self._responder.error(exchange, refusal[0], "UNSUPPORTED", text)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
-from regproxy.dataplane.tls import Context, server_context
+from regproxy.core.errors import RegproxyError
+from regproxy.dataplane.tls import Context, naming_context, server_context
 from regproxy.tls.authority import Authority, Leaf
+
+log = logging.getLogger(__name__)
 
 CONTEXTS_MAX: Final = 1024
 
@@ -32,3 +37,16 @@ class Contexts:
         if len(self._known) > CONTEXTS_MAX:
             self._known.popitem(last=False)
         return context
+
+    def by_name(self, is_ours: Callable[[str], bool]) -> Context:
+        """A context that presents the leaf of the host that a ClientHello names, if `is_ours` takes it."""
+
+        def choose(name: str) -> Context | None:
+            host = name.lower().removesuffix(".")
+            try:
+                return self.for_host(host) if is_ours(host) else None
+            except RegproxyError as error:
+                log.warning("no certificate for %s: %s", host, error)
+                return None
+
+        return naming_context(choose, self._ktls, self._seals)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
@@ -14,6 +16,7 @@ from tests.support.byte_streams import End
 from tests.support.client import Client
 from tests.support.images import Image, make_image
 from tests.support.origin import Answer, Origin, redirect
+from tests.support.processes import free_address
 from tests.support.proxy import STATUS, TYPE, Proxy
 from tests.support.trust import Trust
 
@@ -283,3 +286,134 @@ class TestAccessLog:
         self.lines(proxy, path, 1)
         found = proxy.access_log(check=lambda line: not line["uri"].startswith("/v2/"))
         assert found == []
+
+
+@pytest.fixture(scope="module")
+def registry(trust: Trust) -> Iterator[Origin]:
+    with Origin(trust, "dns.test") as registry:
+        yield registry
+
+
+@pytest.fixture(scope="module")
+def place() -> tuple[str, int]:
+    return free_address()
+
+
+@pytest.fixture(scope="module", params=["1", "2"], ids=["one worker", "two workers"])
+def proxy(
+    request: pytest.FixtureRequest,
+    registry: Origin,
+    place: tuple[str, int],
+    trust: Trust,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Proxy]:
+    directory = tmp_path_factory.mktemp("transparent")
+    # Nothing of the test's may listen on port 443, which is what the registry is asked at.
+    toml = directory / "regproxy.toml"
+    toml.write_text(f'[origin."dns.test:443"]\naddress = "{registry.address[0]}"\nport = {registry.port}\n')
+    env = {
+        "REGPROXY_TRANSPARENT_LISTEN": "{}:{}".format(*place),
+        "REGPROXY_CONFIG": str(toml),
+        "REGPROXY_WORKERS": request.param,
+        "ALLOW_PUSH": "true",
+    }
+    with Proxy(directory, env, registries=("dns.test", "more.test"), ca=trust.path) as proxy:
+        yield proxy
+
+
+class TestTransparent:
+    """Clients whom DNS has sent here: TLS by the ClientHello's name, plain HTTP by Host, at port 443."""
+
+    def through(self, proxy: Proxy, place: tuple[str, int], name: str, stack: ExitStack) -> Client:
+        """Return a client that is through TLS, as if `name` was at our address."""
+        client = stack.enter_context(Client.connect(place, authority=name))
+        client.start_tls(name, proxy.ca_pem)
+        return client
+
+    @pytest.mark.parametrize("host", ["dns.test", "DNS.test", "dns.test:443", "dns.test:8443"])
+    @pytest.mark.parametrize("scheme", ["https", "http"])
+    def test_pull(
+        self, scheme: str, host: str, proxy: Proxy, place: tuple[str, int], registry: Origin, stack: ExitStack
+    ) -> None:
+        repository, image = published(registry)
+        if scheme == "https":
+            client = self.through(proxy, place, "dns.test", stack)
+        else:
+            client = stack.enter_context(Client.connect(place))
+        client.authority = host
+        assert client.get("/v2/").status == 200
+        assert client.get(f"/v2/{repository}/manifests/latest").digest == image.digest
+        for digest in image.blobs:
+            assert client.get(f"/v2/{repository}/blobs/{digest}").digest == digest
+            proxy.wait_kept(digest)
+            reply = client.get(f"/v2/{repository}/blobs/{digest}")
+            assert (reply.digest, reply.get(STATUS)) == (digest, "HIT")
+        pushed = client.request("PUT", f"/v2/{repository}/manifests/other", body=image.manifest)
+        assert pushed.status == 404  # by the registry, which knows no such path
+        assert registry.requests[-1].body == image.manifest
+        assert registry.requests[-1].get("Host") == "dns.test"
+
+    def test_own_page(self, proxy: Proxy, place: tuple[str, int], stack: ExitStack) -> None:
+        client = self.through(proxy, place, "docker.caching.proxy.internal", stack)
+        assert WORKING in client.get("/").body
+
+    @pytest.mark.parametrize("name", ["example.com", "sub.dns.test", "localhost"])
+    def test_tls_for_somebody_else(
+        self, name: str, proxy: Proxy, place: tuple[str, int], stack: ExitStack
+    ) -> None:
+        client = stack.enter_context(Client.connect(place))
+        with pytest.raises(ssl.SSLError, match=r"(?i)unrecognized.name"):
+            client.start_tls(name, proxy.ca_pem)
+
+    def test_tls_for_nobody(self, place: tuple[str, int], proxy: Proxy) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with socket.create_connection(place, timeout=20) as sock, pytest.raises(ssl.SSLError):
+            context.wrap_socket(sock)
+
+    def test_tls_in_pieces(self, place: tuple[str, int], proxy: Proxy, stack: ExitStack) -> None:
+        """A ClientHello may come by more than one packet."""
+        client = stack.enter_context(Client.connect(place, authority="dns.test"))
+        tls = client._tls("dns.test", proxy.ca_pem, None, (), None)
+        client.send(tls.hello(), piece=100)
+        tls.handshake()
+        client.layers.append(tls)
+        assert client.get("/v1/").status == 405
+
+    @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+    def test_tls_versions(
+        self, version: ssl.TLSVersion, place: tuple[str, int], proxy: Proxy, stack: ExitStack
+    ) -> None:
+        context = ssl.create_default_context(cadata=proxy.ca_pem.decode())
+        context.minimum_version = context.maximum_version = version
+        client = stack.enter_context(Client.connect(place, authority="dns.test"))
+        client.start_tls("dns.test", None, context=context, alpn=["h2", "http/1.1"])
+        assert (client.tls.selected_alpn_protocol(), client.get("/v1/").status) == ("http/1.1", 405)
+
+    def test_another_host_within_tls(self, place: tuple[str, int], proxy: Proxy, stack: ExitStack) -> None:
+        client = self.through(proxy, place, "dns.test", stack)
+        for host in ("more.test", "example.com"):
+            assert client.get("/v2/", {"Host": host}).status == 421
+
+    @pytest.mark.parametrize("host", ["example.com", "127.0.0.1", "sub.dns.test", "localhost:443"])
+    def test_plain_for_somebody_else(
+        self, host: str, place: tuple[str, int], proxy: Proxy, registry: Origin, stack: ExitStack
+    ) -> None:
+        client = stack.enter_context(Client.connect(place))
+        before = len(registry.requests)
+        for target in ("/v2/", "/", "/ca.crt", f"http://{host}/v2/"):
+            assert client.get(target, {"Host": host}).status == 421
+        assert client.get("/v2/", {"Host": "dns.test"}).status in (200, 404)
+        assert client.get("/v2/", {"Host": host}).status == 421
+        assert len(registry.requests) == before + 1
+
+    def test_no_connect(self, place: tuple[str, int], proxy: Proxy, stack: ExitStack) -> None:
+        client = stack.enter_context(Client.connect(place))
+        assert client.connect_to("dns.test:443").status == 405
+        client = self.through(proxy, place, "dns.test", stack)
+        assert client.connect_to("dns.test:443").status in (405, 421)
+
+    def test_neither_tls_nor_http(self, place: tuple[str, int], proxy: Proxy, stack: ExitStack) -> None:
+        client = stack.enter_context(Client.connect(place))
+        client.send(b"nonsense\r\n\r\n")
+        assert client.read_reply("GET").status == 400

@@ -73,6 +73,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_shutdown(SSL* ssl)
     int SSL_get_error(const SSL* ssl, int ret)
     const char* SSL_get_version(const SSL* ssl)
+    SSL_CTX* SSL_set_SSL_CTX(SSL* ssl, SSL_CTX* ctx)
     const char* SSL_get_servername(const SSL* ssl, int type)
     int SSL_set_tlsext_host_name(SSL* ssl, const char* name)
     int SSL_set1_host(SSL* ssl, const char* name)

@@ -12,6 +12,8 @@ cdef class Context:
     cdef readonly bint verify
     cdef readonly bint ktls
     cdef readonly bint seals
+    # What takes the name of a ClientHello and returns the context for it, or None
+    cdef object choose
     # How many records a connection may send that makes them itself; half of that many, and it should end
     cdef public uint64_t records_max
 
@@ -21,6 +23,7 @@ cdef class Conn:
     cdef Context context
     cdef Wire wire
     cdef bytes host
+    cdef object choose
     # The socket's own BIO (kTLS): OpenSSL reads and writes the fd by itself
     cdef readonly bint direct
     # And the kernel encrypts what is written to it

@@ -44,12 +44,26 @@ def openssl_version() -> str:
 cdef int on_servername(SSL* ssl, int* alert, void* arg) noexcept nogil:
     cdef Wire* wire = <Wire*>SSL_get_ex_data(ssl, 0)
     cdef const char* name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name)
+    if wire != NULL and wire.chooser != NULL:
+        return choose_context(ssl, wire, name, alert)
     if name == NULL or wire == NULL or wire.host == NULL:
         return SSL_TLSEXT_ERR_NOACK
     if strcasecmp(name, wire.host) != 0:
         wire.wrong_name = True
         alert[0] = SSL_AD_UNRECOGNIZED_NAME
         return SSL_TLSEXT_ERR_ALERT_FATAL
+    return SSL_TLSEXT_ERR_OK
+
+
+cdef int choose_context(SSL* ssl, Wire* wire, const char* name, int* alert) noexcept with gil:
+    # Of the first context only what the handshake has settled by now stays.
+    cdef Conn conn = <Conn>wire.chooser
+    cdef Context chosen = conn.choose(name.decode("ascii", "replace")) if name != NULL else None
+    if chosen is None or SSL_set_SSL_CTX(ssl, chosen.ctx) == NULL:
+        wire.refused = b"the ClientHello names no host that is intercepted"
+        alert[0] = SSL_AD_UNRECOGNIZED_NAME
+        return SSL_TLSEXT_ERR_ALERT_FATAL
+    conn.context = chosen
     return SSL_TLSEXT_ERR_OK
 
 
@@ -145,6 +159,24 @@ def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=F
 
     `seals`: the records of large bodies are made by `records`, where the connection allows it.
     """
+    cdef Context context = new_server_context(ktls, seals)
+    load_chain(context.ctx, chain_pem)
+    load_key(context.ctx, key_pem)
+    return context
+
+
+def naming_context(choose not None, bint ktls=False, bint seals=False) -> Context:
+    """A server's context without a certificate: `choose(name)` returns the one for a ClientHello's name.
+
+    None refuses the connection, as does a ClientHello without a name. `ktls` and `seals` are to be those of
+    the contexts that are chosen. `choose` must not raise.
+    """
+    cdef Context context = new_server_context(ktls, seals)
+    context.choose = choose
+    return context
+
+
+cdef Context new_server_context(bint ktls, bint seals):
     cdef Context context = new_context(True, ktls)
     cdef SSL_CTX* ctx = context.ctx
     # Container clients never resume a session (a new process, or one connection per request): no tickets.
@@ -162,8 +194,6 @@ def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=F
         # On a socket's own BIO OpenSSL would answer a bare FIN by a fatal alert, ahead of what we still send.
         # The end of a request shows in its framing, so nothing is lost by taking the FIN for a closure alert.
         SSL_CTX_set_options(ctx, SSL_OP_IGNORE_UNEXPECTED_EOF)
-    load_chain(ctx, chain_pem)
-    load_key(ctx, key_pem)
     return context
 
 
@@ -260,7 +290,10 @@ cdef class Conn:
         SSL_set_ex_data(self.ssl, 0, &self.wire)
         self.unsealable = not context.seals or self.direct
         if context.server:
-            if not is_ip:
+            if context.choose is not None:
+                self.choose = context.choose
+                self.wire.chooser = <void*>self
+            elif not is_ip:
                 self.wire.host = <const char*>self.host
             SSL_set_accept_state(self.ssl)
         else:
@@ -296,6 +329,12 @@ cdef class Conn:
     def keeps_secret(self) -> bool:
         """Whether the secret of our side's records is still kept besides OpenSSL's own copy."""
         return self.wire.secret_len > 0
+
+    @property
+    def server_name(self) -> str:
+        """The host that the ClientHello has named (RFC 6066 3), "" for none."""
+        cdef const char* name = SSL_get_servername(self.ssl, TLSEXT_NAMETYPE_host_name)
+        return name.decode("ascii", "replace") if name != NULL else ""
 
     @property
     def version(self) -> str:

@@ -13,6 +13,8 @@ cdef struct Wire:
     # The name that the ClientHello must ask for, and whether it asked for another
     const char* host
     bint wrong_name
+    # The Conn whose context is chosen by that name, or NULL
+    void* chooser
     # Why the connection is given up; whoever calls OpenSSL next learns it. No text that could change.
     const char* refused
     bint established

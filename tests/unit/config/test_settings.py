@@ -35,6 +35,7 @@ OTHERS = tuple(map(HostRule, ("registry.k8s.io", "gcr.io", "quay.io", "ghcr.io")
 DEFAULTS: dict[str, object] = {
     "listen": Address("::", 3128),
     "admin_listen": Address("::", 3129),
+    "transparent_listen": (),
     "cache_dir": None,
     "ca_dir": None,
     "ca_key_file": None,
@@ -111,6 +112,7 @@ DIRECT = NoProxy(names=(("a.example", None), (".b.example", None)))
 ENV = [
     ("REGPROXY_LISTEN", "[::]:8080", "listen", Address("::", 8080)),
     ("REGPROXY_ADMIN_LISTEN", ":9000", "admin_listen", Address("", 9000)),
+    ("REGPROXY_TRANSPARENT_LISTEN", ":443, :80", "transparent_listen", (Address("", 443), Address("", 80))),
     ("REGPROXY_CACHE_DIR", "/var/cache/regproxy/", "cache_dir", "/var/cache/regproxy"),
     ("REGPROXY_CA_DIR", "/etc/ca", "ca_dir", "/etc/ca"),
     ("CA_KEY_FILE", "/run/secrets/key", "ca_key_file", "/run/secrets/key"),
@@ -304,6 +306,7 @@ ERRORS = [
     ({"REGISTRIES": "gcr.io a*b"}, None, "REGISTRIES='gcr.io a*b': 'a*b' is not a mask with one *"),
     ({"REGPROXY_ALLOW_TARGETS": r"~\.gcr\.io$"}, None, "regular expressions (~) are not supported"),
     ({"REGPROXY_LISTEN": "3128"}, None, "REGPROXY_LISTEN='3128': host:port, such as"),
+    ({"REGPROXY_TRANSPARENT_LISTEN": "443"}, None, "'443' is not host:port, such as"),
     ({"REGPROXY_RESOLVE": "a.test"}, None, "REGPROXY_RESOLVE='a.test': 'a.test' is not host=address"),
     ({"REGPROXY_IGNORE_HEADERS": "x-a Accept"}, None, "'Accept' is not a field that can be left out"),
     ({"REGPROXY_IGNORE_HEADERS": "x-*-y"}, None, "'x-*-y' is not the name of a header field"),

@@ -20,8 +20,9 @@ class TestListeners:
     """The sockets of one configuration, and what the next one keeps of them."""
 
     @staticmethod
-    def config(listen: tuple[str, int], admin: tuple[str, int]) -> Config:
+    def config(listen: tuple[str, int], admin: tuple[str, int], *transparent: tuple[str, int]) -> Config:
         env = {"REGPROXY_LISTEN": "{}:{}".format(*listen), "REGPROXY_ADMIN_LISTEN": "{}:{}".format(*admin)}
+        env["REGPROXY_TRANSPARENT_LISTEN"] = " ".join("{}:{}".format(*address) for address in transparent)
         return load(env)
 
     def test_what_has_not_changed_is_kept(self) -> None:
@@ -33,6 +34,16 @@ class TestListeners:
         assert [accepts(address) for address in (one, two, three)] == [True, False, True]
         latter.close()
         assert not accepts(one)
+
+    def test_clients_without_connect(self) -> None:
+        one, two, three, four = (free_address() for _ in range(4))
+        former = Listeners.open(self.config(one, two, three, four))
+        latter = Listeners.open(self.config(one, two, four), former)
+        assert latter.sockets[2] is former.sockets[3]
+        former.close(spare=latter)
+        assert [accepts(address) for address in (one, two, three, four)] == [True, True, False, True]
+        latter.close()
+        assert not accepts(four)
 
     def test_a_failure_leaves_the_former_ones(self) -> None:
         one, two, three = free_address(), free_address(), free_address()

@@ -1,0 +1,91 @@
+"""Clients that come without CONNECT: DNS, or /etc/hosts, has sent them here in a registry's stead.
+
+Over TLS the ClientHello names the registry, over plain HTTP the Host of each request. Whoever means anybody
+else than an intercepted registry is refused: this is no way to other hosts. Registries are asked at port 443.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Final
+
+from regproxy.core.errors import HeadError
+from regproxy.dataplane.stream import Stream
+from regproxy.dataplane.tls import Context
+from regproxy.http.origin import Origin
+from regproxy.policy.plans import Decision, Policy
+from regproxy.server.routes import Route
+from regproxy.server.session import Handlers, Session
+
+REGISTRY_PORT: Final = 443
+MISDIRECTED: Final = 421  # RFC 9110 15.5.20
+
+
+class Transparent:
+    """Takes the streams of such clients. One for each worker."""
+
+    def __init__(self, handlers: Handlers) -> None:
+        self._handlers = handlers
+        policy = handlers.services.policy
+        self._context = handlers.services.contexts.by_name(lambda host: _is_intercepted(policy, host))
+
+    def accept(self, stream: Stream) -> None:
+        """Take a client's stream."""
+        TransparentSession(self._handlers, stream, self._context)
+
+
+class TransparentSession(Session):
+    """As a Session, but that there is no CONNECT."""
+
+    __slots__ = ("_context",)
+
+    any_port = True  # that of the address that clients were sent to
+
+    def __init__(self, handlers: Handlers, stream: Stream, context: Context) -> None:
+        self._context = context
+        super().__init__(handlers, stream)
+
+    def on_connect(self, host: str | None, port: int) -> None:
+        """It belongs to the other port."""
+        text = "CONNECT is for the proxy's own port; this one takes requests as registries do"
+        self._responder.plain_error(self._begin(), 405, text)
+
+    def on_foreign(self, kind: str) -> None:
+        """The first byte is a ClientHello's."""
+        timeout = self._services.config.client_header_timeout
+        self.stream.start_tls(self._context, b"", True, timeout)
+
+    def on_handshake(self) -> None:
+        """TLS is up, with the certificate of the host that was named."""
+        tls = self.stream.tls
+        self._address(tls.server_name if tls is not None else "")
+        super().on_handshake()
+
+    def on_head(self, head: bytes) -> None:
+        """A request. Without TLS each may be for another registry."""
+        if self.stream.tls is None:
+            self._address("")
+            with suppress(HeadError):  # which is answered below
+                named = self._services.routes.of(head).named
+                self._address(named[0] if named is not None else "")
+        super().on_head(head)
+
+    def _address(self, host: str) -> None:
+        """All that comes is for this host from now on, if it is an intercepted one."""
+        host = host.lower().removesuffix(".")
+        intercepted = bool(host) and _is_intercepted(self._services.policy, host)
+        self._origin = Origin("https", host, REGISTRY_PORT) if intercepted else None
+        self.exchange.host = host
+
+    def _show_page(self, route: Route) -> None:
+        """Nobody whom we stand in for."""
+        if self._origin is not None:
+            super()._show_page(route)
+            return
+        host = self.exchange.host or "a request without Host"
+        text = f"{host}: no registry that is intercepted here (REGISTRIES)"
+        self._responder.plain_error(self.exchange, MISDIRECTED, text)
+
+
+def _is_intercepted(policy: Policy, host: str) -> bool:
+    return policy.plan_connect(host, REGISTRY_PORT).decision is Decision.INTERCEPT
