@@ -251,7 +251,7 @@ class Bodies:
         await asyncio.sleep(delay)
 
     def _time_left(self) -> float:
-        """Return the seconds until it is given up; bytes slower than `rate`, pauses included, don't extend it."""
+        """Return the seconds left before giving up; a rate too slow, pauses included, won't extend them."""
         now, (since, before) = time.monotonic(), self._mark
         gained = self.received - before
         if gained > 0 and gained >= self._limits.rate * (now - since):

@@ -116,7 +116,7 @@ class Transfer:
         return start, start + WANTED
 
     async def _first(self) -> tuple[Fetched, int]:
-        """Return the answer that opens the part, and where its body ends. Raises UpstreamAnswer if refused."""
+        """Return the answer that opens the part, and where its body ends. UpstreamAnswer: a refusal."""
         fetched = await self._bodies.ask_first(*self._span)
         if await self._wants_all(fetched):
             self._span = 0, -1

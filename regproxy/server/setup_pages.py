@@ -1,4 +1,4 @@
-"""What plain HTTP on the proxy port answers: that it works, the CA certificate, the set-up script."""
+"""The pages that plain HTTP on the proxy port serves: a greeting, the CA certificate, the set-up script."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Page:
 
 @lru_cache(maxsize=1024)
 def is_address(host: str) -> bool:
-    """Whether a host is an IP literal."""
+    """Return whether a host is an IP literal."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -33,7 +33,7 @@ def is_address(host: str) -> bool:
 
 
 def text(status: int, message: str) -> Page:
-    """A page of plain text."""
+    """Return a page of plain text."""
     return Page(status, _TEXT, message.encode())
 
 
@@ -45,7 +45,7 @@ class Pages:
         self._port = port
 
     def front(self, request: Request) -> Page:
-        """The answer to a request that did not come through a CONNECT."""
+        """Return the answer to a request that did not come through a CONNECT."""
         path = request.path.partition("?")[0]
         if request.method not in ("GET", "HEAD"):
             return text(405, f"regproxy: {request.method} is not allowed here\n")

@@ -34,4 +34,4 @@ class TagClaims(Protocol):
         """
 
     def mark(self, text: str) -> str:
-        """Return a mark that is the same for equal texts in all processes, and reveals nothing of the text."""
+        """Return a mark: equal for equal texts in all processes, revealing nothing of the text."""

@@ -24,7 +24,7 @@ class RequestKey(NamedTuple):
     accept: Accept
 
     def text(self) -> str:
-        """Return the key as text, the same in all processes. It may hold credentials: see TagClaims.mark()."""
+        """Return the key as text, equal in all processes. It may hold credentials: see TagClaims.mark()."""
         origin, who = self.origin, [value.decode("latin-1") for value in self.who]
         where = [origin.scheme, origin.host, origin.port, self.repository, self.tag]
         return json.dumps([self.method, *where, who, self.accept.key])

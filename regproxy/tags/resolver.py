@@ -240,7 +240,7 @@ class Tags:
                 self._rows.gone(wanted)
 
     def _share(self, fill: Fill, answer: SharedAnswer) -> bool:
-        """Use the answer that another process got; False: it is void, or its content is not stored any more."""
+        """Use the answer that another process got; False: it is void, or its content is no longer stored."""
         if self._rows.dropped_since(fill.wanted, answer.began) or isinstance(answer, TagAnswer):
             return False
         if isinstance(answer, Refusal):

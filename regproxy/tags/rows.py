@@ -98,7 +98,7 @@ class TagRows:
         self._index.drop_tag(*name_of(wanted))
 
     def dropped_since(self, wanted: CacheRequest, began: float) -> bool:
-        """Return whether the tag was set or deleted since `began`: an answer to a request from then is void."""
+        """Return whether the tag was set or deleted since `began`: answers to requests of then are void."""
         return began <= self._index.dropped_at(*name_of(wanted))
 
     async def written(self) -> None:
