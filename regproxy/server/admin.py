@@ -58,7 +58,7 @@ class Admin:
         return text(404, "there are /metrics, /healthz and /readyz\n")
 
     def scrape(self) -> asyncio.Future[bytes]:
-        """Collect the metrics in a thread, so as not to delay clients. Concurrent scrapes share one result."""
+        """Collect the metrics in a thread, so that no client waits. Concurrent scrapes share one result."""
         if self._scrape is None:
             self._metrics.publish()
             self._scrape = self._loop.run_in_executor(None, self._metrics.collect)
