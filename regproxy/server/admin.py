@@ -1,4 +1,4 @@
-"""The admin port: /metrics for Prometheus, /healthz and /readyz for whoever keeps the process alive."""
+"""The admin port: /metrics for Prometheus, /healthz and /readyz for an orchestrator's probes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _IDLE = 75.0  # seconds; above the scrape interval that is usual
 
 
 class Admin:
-    """Answers for one worker; the metrics are those of all."""
+    """Answers for one worker; the metrics are those of all workers."""
 
     def __init__(
         self,
@@ -31,9 +31,9 @@ class Admin:
         ends: Callable[[], bool],
         live: Callable[[], dict[str, int]] | None = None,
     ) -> None:
-        """`ready()` is None, or says why the worker is not; `ends()`: it waits for no further request.
+        """`ready()` returns None, or why the worker is not ready; `ends()`: connections are not kept alive.
 
-        `live` counts what is open in the data plane; only a debug run shows it.
+        `live` counts the open objects of the data plane; only a debug run shows it.
         """
         self._metrics = metrics
         self._loop = loop
@@ -47,7 +47,7 @@ class Admin:
         AdminSession(self, stream)
 
     def page(self, path: str) -> Page:
-        """The answer for a path other than METRICS."""
+        """Return the answer for a path other than METRICS."""
         if path == "/healthz":
             return text(200, "ok\n")
         if path == "/readyz":
@@ -58,7 +58,7 @@ class Admin:
         return text(404, "there are /metrics, /healthz and /readyz\n")
 
     def scrape(self) -> asyncio.Future[bytes]:
-        """Collect the metrics, in a thread, since clients would notice. Who comes meanwhile gets the same."""
+        """Collect the metrics in a thread, so that no client waits. Concurrent scrapes share one result."""
         if self._scrape is None:
             self._metrics.publish()
             self._scrape = self._loop.run_in_executor(None, self._metrics.collect)
@@ -83,11 +83,11 @@ class AdminSession:
         stream.next_head(_IDLE, _IDLE)
 
     def on_head(self, head: bytes) -> None:
-        """A request: answer it."""
+        """Answer a request."""
         try:
             request = parse_request(head)
         except HeadError as error:
-            # Where the next head would begin can't be told.
+            # It is unknown where the next head would begin.
             self._keep_alive = False
             self._answer(text(error.status, f"{error}\n"), "GET")
             return
@@ -120,34 +120,34 @@ class AdminSession:
             self.on_sent()
 
     def on_sent(self) -> None:
-        """The answer is out."""
+        """Wait for the next request, or close: the answer has been sent."""
         if self._keep_alive:
             self._stream.next_head(_IDLE, _IDLE)
         else:
             self._stream.close(True)
 
     def on_foreign(self, kind: str) -> None:
-        """A TLS ClientHello."""
+        """Refuse TLS."""
         self._keep_alive = False
         self._answer(text(400, "this port speaks plain HTTP, not TLS\n"), "GET")
 
     def on_connect(self, host: str | None, port: int) -> None:
-        """Not a proxy port."""
+        """Refuse CONNECT: this is no proxy port."""
         self._keep_alive = False
         self._answer(text(405, "this is the admin port; the proxy listens on another\n"), "GET")
 
     def on_head_too_large(self) -> None:
-        """RFC 6585 section 5."""
+        """Answer 431 (RFC 6585 section 5)."""
         self._keep_alive = False
         self._answer(text(431, "the request head is too large\n"), "GET")
 
     def on_eof(self, partial: bool) -> None:
-        """The client has gone."""
+        """Close: the client has gone."""
         self._stream.close()
 
     def on_timeout(self, what: str) -> None:
-        """Idle for too long."""
+        """Abort a connection that was idle for too long."""
         self._stream.abort()
 
     def on_closed(self, reason: str) -> None:
-        """Nothing is left to do."""
+        """Do nothing: the connection is closed."""

@@ -1,4 +1,4 @@
-"""What the sessions of a worker share."""
+"""The services that all client sessions of a worker share."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from regproxy.upstream.client import Upstream
 
 log = logging.getLogger(__name__)
 
-SAID_SECONDS: Final = 60.0  # until the same is logged again
+SAID_SECONDS: Final = 60.0  # until the same message is logged again
 SAID_MAX: Final = 256
 
 
 @dataclass(slots=True)
 class Services:
-    """What the sessions of a worker share."""
+    """The services that all client sessions of a worker share."""
 
     config: Config
     policy: Policy
@@ -52,8 +52,8 @@ class Services:
     pages: Pages
     loop: asyncio.AbstractEventLoop
     stretch: Callable[[str], float] = lambda host: 1.0  # how many times longer a registry's tags are fresh
-    closes: bool = False  # every answer says that the connection ends: while we end, or without keep-alive
-    drains: bool = False  # a connection ends with its answer, whatever that has said
+    closes: bool = False  # every answer announces the connection's end: in shutdown, or without keep-alive
+    drains: bool = False  # a connection ends with its answer, whatever the answer has announced
     _said: Bounded[tuple[object, ...], float] = field(default_factory=lambda: Bounded(SAID_MAX))
     _second: int = 0
     _date: bytes = b""
@@ -80,7 +80,7 @@ class Services:
         return True
 
     def date(self) -> bytes:
-        """The Date field and the empty line that ends a head; made once a second."""
+        """Return the Date field and the empty line that ends a head; made once a second."""
         now = int(time.time())
         if now != self._second:
             self._second = now

@@ -1,4 +1,4 @@
-"""One request and its answer on a client connection: the state that those who answer it share."""
+"""One request and its answer on a client connection: the state that its handlers share."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ _FETCHED: Final = frozenset({"MISS", "EXPIRED"})
 
 
 class Exchange:
-    """What a connection is at. One object serves all of its requests, and is begun anew with each.
+    """The current request of a connection. One object serves all of its requests, and is reset for each.
 
-    `host`: as the CONNECT has named it. `origin`: whom this request is for; None on the proxy port itself.
-    `route`: what the head says, its target with it; None where it could not be read. `request`: None also
-    where what is answered is no request, or not to be gone into any more. `started`: monotonic, when the head
-    came.
+    `host`: as the CONNECT has named it. `origin`: the origin of this request; None on the proxy port itself.
+    `route`: the parsed head with its target; None where it could not be read. `request`: None also where no
+    request is answered, or an error closes the connection. `started`: monotonic, when the head came.
 
     `kind`, `cache`, `status`: the words for headers, log and metrics; a status of 0: no head has gone out.
     `detail`: a word for why the cache was passed by (RFC 9211 2.8).
@@ -29,7 +28,7 @@ class Exchange:
     sent before the body. `keeps`: the connection may go on; `body_left`: some of the request's body was not
     read. `ending`: with what was sent last the answer is out. `waiting`: it reads from what is being fetched.
 
-    `task` works on it; `sent_waiter` and `body_over` are what that waits for from the stream.
+    `task` works on it; `sent_waiter` and `body_over` are what the task awaits from the stream.
     """
 
     __slots__ = (
@@ -68,7 +67,7 @@ class Exchange:
         self.begin(None, None)
 
     def begin(self, origin: Origin | None, route: Route | None) -> None:
-        """Begin with a request, or (no route) with what is none."""
+        """Reset the state for a request, or (without a route) for input that is no readable request."""
         self.origin = origin
         self.route = route
         if route is not None:
@@ -91,17 +90,17 @@ class Exchange:
 
     @property
     def unread(self) -> bool:
-        """Whether the client may still be sending something that nobody will read."""
+        """Whether the client may still be sending bytes that will not be read."""
         return self.request is None or self.body_left
 
     def note(self, brought: Fill | Confirmed, cache: str) -> None:
-        """Note who was asked, and what the cache had to do with it."""
+        """Note which server was asked, and the cache status."""
         self.asked, self.asked_seconds = brought.fetched_from, brought.seconds
-        # What another process fetches was joined, too.
+        # Following another process's fill is joining it, too.
         self.cache = "UPDATING" if brought.joined and cache in _FETCHED else cache
 
     def cancel(self) -> None:
-        """Stop what works on it."""
+        """Cancel the task that works on it."""
         task, self.task = self.task, None
         if task is not None and task is not asyncio.current_task():
             task.cancel()

@@ -1,4 +1,4 @@
-"""Content by digest that is not held: fills that are joined, and heads."""
+"""Answer requests for content by digest that is not in the cache, by joining fills or asking by HEAD."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from regproxy.server.hits import Hits
 from regproxy.server.responder import Responder, content_headers
 from regproxy.server.routes import BY_DIGEST, Route
 
-# A body that is complete within this many bytes is verified before its head goes out, so that a wrong one
-# becomes a clear error instead of a cut connection.
+# A body of at most this many bytes is verified before its head is sent, so that a wrong one becomes a clear
+# error instead of a cut connection.
 VERIFY_FIRST: Final = 65_536
 _ALL: Final = ByteRange(0, None)
 
@@ -44,11 +44,11 @@ class Fetches:
         while True:
             ready = self._lookup.content(wanted.origin, target, route) if is_blob else None
             if ready is not None:
-                # Stored since the request's head was looked at.
+                # It was stored after the request's head had been handled.
                 self._hits.serve(exchange, ready, "HIT")
                 return
             fill, mine = self._fills.join(wanted)
-            # Verified, and only on its way into place: as good as stored.
+            # Verified, but not yet moved into the store: as good as stored.
             joined = "HIT" if fill.verified else "UPDATING"
             exchange.cache = cache = "MISS" if mine else joined
             try:
@@ -64,13 +64,13 @@ class Fetches:
                 if mine or not fill.failed_for_other_client(wanted, error):
                     exchange.note(fill, cache)
                     raise
-                # Somebody else's credentials or registry failed; ours may not.
+                # It failed because of another client's credentials or registry; this request may succeed.
         exchange.note(fill, cache)
         told = fill.media_type if fill.wanted.identity == wanted.identity else ""
         self._hits.serve_brought(exchange, blob, told, exchange.cache)
 
     def _follow(self, exchange: Exchange, route: Route, opened: Opened) -> None:
-        """Answer with the growing file."""
+        """Answer from the growing file."""
         responder, request = self._responder, route.request
         total, growth, digest = opened.total, opened.growth, route.target.reference
         if total < 0:
@@ -97,7 +97,7 @@ class Fetches:
         """
         responder, upstream = self._responder, self._upstream
         exchange.cache = "MISS"
-        is_blob = wanted.target.kind is Kind.BLOB  # a manifest's type is not the same for everybody
+        is_blob = wanted.target.kind is Kind.BLOB  # a manifest's media type is not the same for all clients
         opened = self._fills.opened(wanted) if is_blob else None
         if opened is not None and opened.total >= 0:
             exchange.cache = "UPDATING"
@@ -119,7 +119,7 @@ class Fetches:
 
 
 def _can_follow(opened: Opened, request: Request) -> bool:
-    """Whether to send the body while it grows; a small one is verified first."""
+    """Return whether to send the body while it grows; a small one is verified first."""
     if opened.total >= 0:
         return opened.total > VERIFY_FIRST
     # Without a length only chunks can show where the body was cut, and no range can be told. One that asks

@@ -1,4 +1,4 @@
-"""Serving what is held: all of it, a range, or that the client has it already."""
+"""Serve cached content: all of it, a range, or 304 where the client has it already."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Hits:
         self._responder = responder
 
     def serve(self, exchange: Exchange, held: Held, cache: str) -> None:
-        """Answer with what the lookup has found."""
+        """Answer with the content that the lookup has found."""
         blob, media_type = held
         exchange.cache = cache
         self._index.touch(blob.digest)
@@ -47,7 +47,7 @@ class Hits:
             responder.send(exchange, 200, head, b"", FileSource(blob.file, 0, blob.size))
 
     def serve_brought(self, exchange: Exchange, blob: Blob, told: str, cache: str) -> None:
-        """Answer with what was waited for. `told`: what its registry has said of the type there."""
+        """Answer with content that was fetched. `told`: the media type that its registry has told."""
         origin, route = exchange.origin, exchange.route
         assert origin is not None
         assert route is not None

@@ -1,8 +1,8 @@
-"""What is held, and what of it a request may have: the one door by which content leaves the cache.
+"""Look up cached content for a request: the only way by which content leaves the cache.
 
-Each way to it is told the origin, the target and the request's route, so that a rule on who may have what has
-one place to stand. Here alone it is decided which media type content goes by: what a manifest's bytes state,
-else what the registry has told of it, in that repository.
+Each lookup gets the origin, the target and the request's route, so that a rule on which client may have which
+content has one place. Only this module decides the media type to send: the one that a manifest's bytes state,
+else the one that the registry has told for it, in that repository.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from regproxy.server.routes import BY_DIGEST, Route
 
 log = logging.getLogger(__name__)
 
-_BLOB: Final = Kind.BLOB  # a member of an enum is slow to get at
+_BLOB: Final = Kind.BLOB  # accessing a member of an enum is slow
 
 
 _make = tuple.__new__
 
 
 class Copy(NamedTuple):
-    """What is held of a tag, `age` seconds after its origin has confirmed it.
+    """The cached copy of a tag, `age` seconds after its origin confirmed it.
 
-    `current`: that was the last that the origin has said. `fresh`: nobody has to be asked. `usable_if_error`:
-    it is served while the origin is in trouble (RFC 5861 4).
+    `current`: the origin has named nothing newer since. `fresh`: the origin need not be asked.
+    `usable_if_error`: it may be served while the origin is in trouble (stale-if-error, RFC 5861 4).
     """
 
     row: TagRow
@@ -49,7 +49,7 @@ class Copy(NamedTuple):
 
 
 class Lookup:
-    """Looks for what would answer a request. `stretch`: how many times longer a registry's tags are fresh."""
+    """Finds cached content for requests. `stretch`: how many times longer a registry's tags are fresh."""
 
     __slots__ = ("_index", "_store", "_stretch")
 
@@ -58,10 +58,10 @@ class Lookup:
         self._index = index
         self._stretch = stretch
 
-    # --- what a request may have -------------------------------------------------------------------------
+    # --- for a request -----------------------------------------------------------------------------------
 
     def content(self, origin: Origin, target: Target, route: Route) -> Held | None:
-        """Return content by digest; None: it is not held, or no manifest where one is wanted."""
+        """Return content by digest; None: it is not cached, or is no manifest where one was requested."""
         blob = self._store.lookup(target.reference)
         if blob is None or not (blob.known or self._is_whole(blob)):
             return None
@@ -75,14 +75,14 @@ class Lookup:
         return (blob, media_type) if media_type else None
 
     def copy(self, origin: Origin, target: Target, route: Route, lifetime: Lifetime) -> Copy | None:
-        """Return the copy of a tag that suits a request: the newest, else an older one that is still held."""
+        """Return the copy of a tag that suits a request: the newest, else an older one still in the cache."""
         rows = self._index.tag(origin.host, origin.port, route.shared.repository, target.reference)
         row = route.choose(rows)
         held = self._named(row, route) if row is not None else None
         if row is not None and held is not None:
             age = time.time() - row.fetched_at
             if lifetime.is_fresh(age):
-                # What Copy() does, without the call of a function in Python: a hit has no time to lose.
+                # Like Copy(), without calling a Python function: this is the path of a hit.
                 return _make(Copy, (row, held, age, True, True, True))
             return self._aged(origin, lifetime, row, held, True)
         for older in variants(rows, route.accept):
@@ -92,7 +92,7 @@ class Lookup:
         return None
 
     def fresh(self, origin: Origin, target: Target, route: Route, lifetime: Lifetime) -> Held | None:
-        """Return the copy of a tag that is there by now, and so young that nobody has to be asked."""
+        """Return the copy of a tag if it is fresh by now, so that the origin need not be asked."""
         rows = self._index.tag(origin.host, origin.port, route.shared.repository, target.reference)
         row = route.choose(rows)
         held = self._named(row, route) if row is not None else None
@@ -102,23 +102,23 @@ class Lookup:
         return held if lifetime.is_fresh(age, self._stretch(origin.host)) else None
 
     def brought(self, origin: Origin, target: Target, route: Route, blob: Blob, told: str) -> Held:
-        """Return what a fill, or another client's request for the same, has brought, as this one gets it.
+        """Return fetched content, with the media type to send for this request.
 
-        `told`: what the registry has said of its type there, "" where that was another one.
+        `told`: the media type that the registry has told, "" where another client's request fetched it.
         """
         if target.kind in BY_DIGEST:
             return blob, self._digest_type(origin, target, route, blob, told) or NO_TYPE
         return blob, self._manifest_type(blob, told) or told
 
     def drop(self, digest: str) -> None:
-        """Remove content that is not what it should be: every later client would be cut for it."""
+        """Remove broken content: every later client would be cut off for it."""
         self._store.remove(digest)
         self._index.drop_object(digest)
 
     # --- tags --------------------------------------------------------------------------------------------
 
     def _named(self, row: TagRow, route: Route) -> Held | None:
-        """What a tag's row names, where it is held and of a type that the request takes."""
+        """Return the content that a tag's row names, if cached and of a type that the request accepts."""
         blob = self._store.lookup(row.digest)
         if blob is None or not (blob.known or self._is_whole(blob)):
             return None
@@ -136,10 +136,10 @@ class Lookup:
         usable = lifetime.usable_if_error(age, self._stretch(origin.host))
         return Copy(row, held, age, current, False, usable)
 
-    # --- what is known of content ------------------------------------------------------------------------
+    # --- properties of content ---------------------------------------------------------------------------
 
     def _is_whole(self, blob: Blob) -> bool:
-        """Compare content that was not in memory with what the index knows of it; drop what differs."""
+        """Compare the size of content that was not in memory with its index row; drop it if they differ."""
         row = self._index.object(blob.digest)
         if row is not None and row.size != blob.size:
             log.warning("%s has %d bytes on disk instead of %d: removed", blob.digest, blob.size, row.size)
@@ -154,7 +154,7 @@ class Lookup:
         return True
 
     def _digest_type(self, origin: Origin, target: Target, route: Route, blob: Blob, told: str) -> str:
-        """Return the media type to send with content by digest; "": a manifest is wanted, and it is none."""
+        """Return the media type to send with content by digest; "": it is not the requested manifest."""
         if target.kind is _BLOB:
             return NO_TYPE
         if blob.manifest is None or not blob.manifest.stated:
@@ -168,7 +168,7 @@ class Lookup:
     def _manifest_type(self, blob: Blob, told: str) -> str:
         """Return the media type to send with a manifest, "" where this content is none.
 
-        Its bytes decide; where they don't say, `told`, which is what the registry has said of it there.
+        The one that its bytes state; where they state none, `told`, the one that the registry has told.
         """
         manifest = blob.manifest
         if manifest is None:

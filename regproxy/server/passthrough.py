@@ -1,4 +1,4 @@
-"""What goes through to the origin and back, nothing stored: bodies both ways."""
+"""Forward requests to the origin and its answers back, without storing anything."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _CHANGES: Final = frozenset({"PUT", "DELETE"})
 
 
 class Passthrough:
-    """Relays requests and their answers as they come."""
+    """Relays requests, and their answers as they come."""
 
     __slots__ = ("_responder", "_services", "_tokens")
 
@@ -38,11 +38,11 @@ class Passthrough:
         self._tokens = tokens
 
     async def run(self, exchange: Exchange, origin: Origin, route: Route) -> None:
-        """Ask as the client has, and answer as the origin has."""
+        """Forward the client's request, and relay the origin's answer."""
         request, upstream = route.request, self._services.upstream
         exchange.cache = "BYPASS"
         started, body = time.monotonic(), b""
-        # With what only this client has said it shows its own credentials, and not ours.
+        # A request of the client's own goes with the client's credentials, and not with ours.
         lend = not route.shared.own
         if lend and await upstream.may_lend(origin, request):
             request, body = await self._tokens.read_form(exchange, request)
@@ -85,7 +85,7 @@ class Passthrough:
         except BaseException:
             connection.abort()
             raise
-        # The connection may be somebody else's by now: what becomes of this client is not its business.
+        # The connection may serve another request by now: what becomes of this client must not affect it.
         await self._end_relay(exchange, response, request)
 
     def _limit(self, target: Target) -> float | None:
@@ -94,7 +94,7 @@ class Passthrough:
         return _PINGS * limit if limit and target.kind is Kind.PING else None
 
     def _answer_ping(self, exchange: Exchange, target: Target, error: UpstreamError) -> bool:
-        """Answer /v2/ for a registry that is down: clients ask it first, before what is held."""
+        """Answer /v2/ for a registry that is down: clients ask for it before they ask for cached content."""
         if target.kind is not Kind.PING:
             return False
         log.warning("%s: answering /v2/ in its place: %s", exchange.host, error)
@@ -102,14 +102,14 @@ class Passthrough:
         return True
 
     async def _forget_pushed(self, origin: Origin, route: Route, status: int) -> None:
-        """A tag that a client has set or deleted is not what we hold any more, in any process."""
+        """Drop the rows of a tag that a client has set or deleted, in all processes."""
         target, request, services = route.target, route.request, self._services
         if target.kind is Kind.TAG and request.method in _CHANGES and status < 400:
-            # By its plain name, and by that with the namespace of a mirror.
+            # Under its plain name, and under that with the namespace of a mirror.
             repositories = target.repository, shared(request, target).repository
             for repository in dict.fromkeys(repositories):
                 services.index.drop_tag(origin.host, origin.port, repository, target.reference)
-            # Who pushes may pull through another process as soon as it has its answer.
+            # The client may pull through another process as soon as it has its answer.
             await services.tags.written()
 
     # --- the request's body ------------------------------------------------------------------------------
@@ -143,7 +143,7 @@ class Passthrough:
                 stream.pause()
 
     async def _final_head(self, exchange: Exchange, connection: Connection, request: Request) -> Response:
-        """The answer to a request with a body; a client that waits for 100 is told (RFC 9110 10.1.1)."""
+        """Read the answer to a request with a body; pass 100 to a client that waits (RFC 9110 10.1.1)."""
         told = False
         for _ in range(INTERIM_MAX + 1):
             response = await connection.read_head(request.method)
@@ -172,10 +172,10 @@ class Passthrough:
         if chunked:
             stream.end_chunks()
         if exchange.unread:
-            # The rest of the request's body would be read as the head of somebody else's request.
+            # The rest of the request's body would be read as the head of another client's request.
             connection.abort()
         elif not request.body.empty:
-            # So would be a body that the origin has left unread, and it may have been written for that.
+            # So would a body that the origin has left unread, and a client may have crafted it for that.
             connection.close()
         else:
             self._services.upstream.release(connection, response)
@@ -195,7 +195,7 @@ class Passthrough:
         return headers
 
     async def _end_relay(self, exchange: Exchange, response: Response, request: Request) -> None:
-        """Wait until the client's side of a relayed answer is out, and go on or close."""
+        """Wait until a relayed answer has been sent to the client, then keep the connection or close it."""
         if not exchange.stream.notify_sent():
             waiter = exchange.sent_waiter = self._services.loop.create_future()
             await waiter
@@ -207,5 +207,5 @@ class Passthrough:
 
 
 def _rechunked(response: Response, request: Request) -> bool:
-    """Whether a body of unknown length goes out in chunks, which HTTP/1.0 clients don't know."""
+    """Return whether a body of unknown length is sent in chunks, which HTTP/1.0 clients don't know."""
     return response.body.kind in ("chunked", "eof") and request.minor >= 1

@@ -1,4 +1,4 @@
-"""What goes out to a client: heads, errors, answers; and the record of each request in log and metrics."""
+"""Send heads, errors and answers to clients, and record each request in log and metrics."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _CACHE_STATUS: Final = {
     "STALE": b"regproxy; hit; detail=stale",
     "BYPASS": b"regproxy; fwd=bypass",
 }
-# What the body did not have to be fetched for.
+# The body came from the cache.
 _SAVED: Final = frozenset({"HIT", "STALE", "REVALIDATED"})
 
 
@@ -53,7 +53,7 @@ class Responder:
         return self._services.loop
 
     def finish(self, exchange: Exchange) -> None:
-        """The answer is out: log it, and wait for the next request or close."""
+        """Log the answer that has been sent, and wait for the next request or close."""
         self.record(exchange)
         exchange.task = None
         if not exchange.keeps or exchange.body_left or self._services.drains:
@@ -77,7 +77,7 @@ class Responder:
         host, kind, cache, status = exchange.host, exchange.kind, exchange.cache, exchange.status
         took = time.monotonic() - exchange.started
         sent = exchange.stream.plain_sent - exchange.base
-        # A name that anybody may make up is no label.
+        # A name that a client may make up is no label.
         tally = services.metrics.tally(host if exchange.origin is not None else "", kind, cache, status)
         tally.add(sent, took)
         if cache in _SAVED:
@@ -110,7 +110,7 @@ class Responder:
             self.wait_for_fill(exchange, False)
 
     def wait_for_fill(self, exchange: Exchange, waiting: bool) -> None:
-        """Count a client among those that read from something while it is fetched."""
+        """Count a client, or no longer, among those that wait for a fill or read from it."""
         if waiting != exchange.waiting:
             exchange.waiting = waiting
             self._services.fills.waiters += 1 if waiting else -1
@@ -141,7 +141,7 @@ class Responder:
         return head
 
     def closes(self, exchange: Exchange) -> bool:
-        """Whether this answer says that the connection ends with it; what was said once stays so."""
+        """Return whether this answer announces the connection's end; once announced, that stays so."""
         if self._services.closes or exchange.stream.spent:
             exchange.keeps = False
         return not exchange.keeps or exchange.body_left
@@ -167,13 +167,13 @@ class Responder:
     def answer(
         self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]], body: bytes
     ) -> None:
-        """Answer with a body that is at hand; a HEAD gets the head alone."""
+        """Answer with a body in memory; a HEAD gets the head alone."""
         head = self.head(exchange, status, headers)
         without_body = exchange.request is not None and exchange.request.method == "HEAD"
         self.send(exchange, status, head, b"" if without_body else body)
 
     def pong(self, exchange: Exchange) -> None:
-        """Answer /v2/ as a registry does that wants no credentials."""
+        """Answer /v2/ like a registry that wants no credentials."""
         exchange.cache = "STALE"
         headers = [
             (b"content-type", b"application/json"),
@@ -183,7 +183,7 @@ class Responder:
         self.answer(exchange, 200, headers, b"{}")
 
     def relay_answer(self, exchange: Exchange, answer: UpstreamAnswer) -> None:
-        """Pass an origin's refusal to the client as it came."""
+        """Pass an origin's refusal on to the client."""
         response = answer.response
         headers = [h for h in forwarded(response) if h[0] not in FRAMING]
         headers.append((b"content-length", b"%d" % len(answer.body)))
@@ -192,7 +192,7 @@ class Responder:
     # --- errors ------------------------------------------------------------------------------------------
 
     def failed(self, exchange: Exchange, error: RegproxyError) -> None:
-        """The task of a request failed: say so, or cut the connection where the answer has begun."""
+        """Answer with the error of a request's task, or cut the connection where the answer has begun."""
         if not exchange.stream.open:
             return
         log.warning("%s %s: %s", exchange.host, exchange.uri, error)
@@ -211,7 +211,7 @@ class Responder:
         close: bool = False,
         retry_after: int = 0,
     ) -> None:
-        """An error of ours: OCI JSON for registry paths, else plain text. `retry_after`: seconds or 0."""
+        """Answer with a proxy error: OCI JSON for registry paths, else text. `retry_after`: seconds or 0."""
         if close:
             exchange.request = None
         if exchange.origin is None or (not exchange.uri.startswith(("/v2", "/token")) and not close):
@@ -226,7 +226,7 @@ class Responder:
         self.answer(exchange, status, headers, body)
 
     def plain_error(self, exchange: Exchange, status: int, message: str, retry_after: int = 0) -> None:
-        """An error of ours for people: plain text."""
+        """Answer with an error of the proxy in plain text, for people."""
         body = f"regproxy: {message}\n".encode()
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
         if retry_after:
@@ -234,7 +234,7 @@ class Responder:
         self.answer(exchange, status, headers, body)
 
     def unsatisfiable(self, exchange: Exchange, total: int) -> None:
-        """Answer a range of which the content has nothing (RFC 9110 15.5.17). `total`: its bytes."""
+        """Answer 416 to a range outside of the content (RFC 9110 15.5.17). `total`: its size in bytes."""
         body = error_body("RANGE_INVALID", f"the content has {total} bytes")
         headers = [
             (b"content-type", b"application/json"),
@@ -256,9 +256,9 @@ def _cache_status(exchange: Exchange, status: int) -> bytes:
 
 
 def content_headers(digest: str, media_type: str, length: int) -> list[tuple[bytes, bytes]]:
-    """Return the headers of verified content, stored or on its way, `length` bytes of which are sent.
+    """Return the headers of content, stored or being fetched, of which `length` bytes are sent.
 
-    -1: nobody knows how many; they go out in chunks.
+    -1: the length is unknown, and the body is sent in chunks.
     """
     name = digest.encode()
     framing = (b"content-length", b"%d" % length) if length >= 0 else (b"transfer-encoding", b"chunked")

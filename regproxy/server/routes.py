@@ -1,4 +1,4 @@
-"""What a request's head says, worked out once: clients send the same few heads again and again."""
+"""Parse request heads, and remember the results: clients send the same few heads again and again."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _CONDITIONS: Final = frozenset({b"range", b"if-none-match"})
 
 @dataclass(slots=True)
 class Route:
-    """What a head says, worked out once: clients send the same few heads again and again.
+    """A parsed head and all that follows from it alone.
 
-    `path`: the request's, with its query. `by_digest` is the plan when the content is held, None for all but
-    content by digest; `lifetime` is that of a tag's copies, None for all but tags that may be answered from
-    the cache. `shared`: what others may share of it. `named`: the host that is meant, and the port, 0 where
-    none is named. `conditional`: a range or validator may make the answer something else than all of it.
-    `rows` and `chosen`: the last choice among a tag's variants.
+    `path`: the request's, with its query. `by_digest`: the plan for a cache hit, None unless the request is
+    for content by digest; `lifetime`: that of a tag's copies, None unless it is for a tag that may be
+    answered from the cache. `shared`: the request as others may share it. `named`: the host and port that
+    the request names, port 0 where it names none. `conditional`: because of a range or validator the answer
+    may not be the complete content. `rows` and `chosen`: the last choice among a tag's variants.
     """
 
     request: Request
@@ -53,8 +53,8 @@ class Route:
     def refusal(self, origin: Origin, any_port: bool = False) -> tuple[int, str] | None:
         """Return status and reason where the request can't be passed to `origin`, None where it can.
 
-        421: it names another host than the CONNECT has (RFC 9110 15.5.20). 400: it has a body where none has
-        a meaning (RFC 9110 9.3.1, 9.3.2, 9.3.7): an origin that leaves it unread takes it for a request.
+        421: it names another host than the CONNECT did (RFC 9110 15.5.20). 400: it has a body where a body
+        has no meaning (RFC 9110 9.3.1, 9.3.2, 9.3.7): an origin that leaves it unread takes it for a request.
         """
         named = self.named
         if named is not None and (named[0] != origin.host or not (any_port or named[1] in (0, origin.port))):
@@ -65,7 +65,7 @@ class Route:
         return None
 
     def choose(self, rows: tuple[TagRow, ...]) -> TagRow | None:
-        """The variant among a tag's rows that answers this request, if any does."""
+        """Return the variant among a tag's rows that answers this request, if any does."""
         if rows is not self.rows:
             current = tuple(row for row in rows if not is_former(row))
             self.rows, self.chosen = rows, choose_variant(current, self.accept)
@@ -73,7 +73,7 @@ class Route:
 
 
 class Routes:
-    """The heads that were parsed before. `ignored`: fields that say nothing of what is wanted."""
+    """The cache of parsed heads. `ignored`: header fields on which the answer does not depend."""
 
     __slots__ = ("_ignored", "_known", "_policy")
 
@@ -83,7 +83,7 @@ class Routes:
         self._known: dict[bytes, Route] = {}
 
     def of(self, head: bytes) -> Route:
-        """Parse a head, or remember it. Raises HeadError."""
+        """Return the route of a head, parsed or remembered. Raises HeadError."""
         route = self._known.get(head)
         if route is not None:
             return route
@@ -108,13 +108,13 @@ class Routes:
         conditional = any(name in _CONDITIONS for name, _ in request.headers)
         accept = parse_accept(request.all(b"accept"))
         body = not request.body.empty
-        # A CONNECT is refused as what it is.
+        # A CONNECT in here is refused as a CONNECT, not for its host.
         named = _named(request.authority) if request.method != "CONNECT" else None
         return Route(request, path, target, share, by_digest, lifetime, conditional, body, accept, named)
 
 
 def _named(authority: str) -> tuple[str, int] | None:
-    """Return the host and port that a request names, port 0 without one; None where it names nobody."""
+    """Return the host and port that a request names, port 0 without one; None where it names no host."""
     if not authority:
         return None
     name, _, port = authority.rpartition(":")

@@ -1,7 +1,7 @@
-"""One client connection: a head comes in, the policy's plan for it is carried out.
+"""Handle one client connection: parse each head, and carry out the policy's plan for it.
 
-A hit is answered within the call that brought the head; everything else becomes a task of the connection.
-What a fill or an origin does is never this connection's to stop.
+A hit is answered within the call that brought the head; any request to an origin becomes a task of the
+connection. The end of a connection never stops a fill.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FROM_DISK: Final = frozenset({"HIT", "STALE"})
 
 
 class Handlers:
-    """Who carries out plans: one set for all sessions of a worker, told of which exchange it is."""
+    """The handlers that carry out plans: one set for all sessions of a worker; calls name the exchange."""
 
     __slots__ = ("fetches", "hits", "passthrough", "responder", "services", "tags", "uncacheable")
 
@@ -65,7 +65,7 @@ class Handlers:
 
 
 class Session:
-    """The handler of one client stream; its `on_` methods are what the stream tells (see `stream`).
+    """The handler of one client stream; the stream calls its `on_` methods (see `stream`).
 
     `exchange`: the request that is being answered.
     """
@@ -80,7 +80,7 @@ class Session:
         self._services = services = handlers.services
         self.stream = stream
         self.exchange = Exchange(stream)
-        # Whom the CONNECT was for, where it is intercepted.
+        # The origin of an intercepted CONNECT.
         self._origin: Origin | None = None
         # The last `Route.named` that was found to be that origin.
         self._addressed: tuple[str, int] | None = None
@@ -89,10 +89,10 @@ class Session:
         stream.set_send_timeout(config.send_timeout)
         stream.next_head(config.client_header_timeout, config.client_header_timeout)
 
-    # --- what the stream tells ---------------------------------------------------------------------------
+    # --- callbacks of the stream -------------------------------------------------------------------------
 
     def on_connect(self, host: str | None, port: int) -> None:
-        """Intercept, tunnel or refuse."""
+        """Intercept, tunnel or refuse a CONNECT."""
         exchange, services, responder = self._begin(), self._services, self._responder
         exchange.kind = "connect"
         if host is None:
@@ -110,7 +110,7 @@ class Session:
             responder.plain_error(exchange, 403, f"CONNECT {host}:{port} refused: {plan.reason}")
 
     def on_foreign(self, kind: str) -> None:
-        """The first byte is of another protocol."""
+        """Answer with an error: the first byte is of another protocol."""
         exchange = self._begin()
         if kind == "tls":
             text = "this port speaks plain HTTP: use http:// in HTTPS_PROXY, not https://"
@@ -119,12 +119,12 @@ class Session:
         self._responder.plain_error(exchange, 400, text)
 
     def on_handshake(self) -> None:
-        """TLS with the client is up: its requests follow."""
+        """Read requests: the TLS handshake with the client is complete."""
         timeout = self._services.config.client_header_timeout
         self.stream.next_head(timeout, timeout)
 
     def on_head(self, head: bytes) -> None:
-        """A request."""
+        """Handle a request: answer a hit at once."""
         exchange, services, origin = self.exchange, self._services, self._origin
         exchange.started = time.monotonic()
         try:
@@ -162,12 +162,12 @@ class Session:
             self._not_at_hand(origin, route, copy)
 
     def on_head_too_large(self) -> None:
-        """No end of the head within the limit (RFC 6585 section 5)."""
+        """Answer 431 (RFC 6585 section 5): the head did not end within the limit."""
         text = "the request head is larger than 32 KiB"
         self._responder.error(self._begin(), 431, "UNSUPPORTED", text, close=True)
 
     def on_sent(self) -> None:
-        """The answer is out."""
+        """Wake the task that waits for this, or finish the exchange: all bytes have been sent."""
         exchange = self.exchange
         waiter, exchange.sent_waiter = exchange.sent_waiter, None
         if waiter is not None:
@@ -178,7 +178,7 @@ class Session:
             self._responder.finish(exchange)
 
     def on_body(self, complete: bool, reason: str) -> None:
-        """The body of a request that is relayed is over."""
+        """Tell the task that the body of a relayed request has ended."""
         exchange = self.exchange
         over, exchange.body_over = exchange.body_over, None
         if over is None or over.done():
@@ -189,21 +189,21 @@ class Session:
             over.set_exception(HeadError(400, f"the request body is incomplete: {reason}"))
 
     def on_source_failed(self, reason: str) -> None:
-        """What is being sent can't be completed: the client must not take it for complete."""
+        """Cut the connection: the body can't be completed, and the client must not take it for complete."""
         exchange = self.exchange
         log.warning("cut %s %s: %s", exchange.host, exchange.uri, reason)
         route = exchange.route
         if exchange.cache in _FROM_DISK and route is not None and route.by_digest is not None:
-            # A file that can't be read to its end would be cut for every later client too.
+            # A file that can't be read to its end would fail every later client too.
             self._services.lookup.drop(route.target.reference)
         self._responder.cut(exchange)
 
     def on_eof(self, partial: bool) -> None:
-        """The client has gone between two requests, or within a head."""
+        """Close: the client has gone between two requests, or within a head."""
         self.stream.close()
 
     def on_timeout(self, what: str) -> None:
-        """Nothing moved: idle (read), or a client that takes nothing (send)."""
+        """End the connection: the client has sent nothing ("read"), or taken nothing ("send")."""
         exchange = self.exchange
         if what == "send":
             self._responder.cut(exchange)
@@ -215,7 +215,7 @@ class Session:
         self.stream.close()
 
     def on_closed(self, reason: str) -> None:
-        """The connection broke. Fills go on without this reader."""
+        """Cancel the task: the connection broke. Fills go on without this reader."""
         exchange = self.exchange
         busy = exchange.task is not None
         exchange.cancel()
@@ -228,21 +228,21 @@ class Session:
     # --- heads -------------------------------------------------------------------------------------------
 
     def _begin(self) -> Exchange:
-        """Begin an answer to what is no request that can be read."""
+        """Begin an answer to something that is no readable request."""
         exchange = self.exchange
         exchange.started = time.monotonic()
         exchange.begin(self._origin, None)
         return exchange
 
     def _show_page(self, route: Route) -> None:
-        """Plain HTTP on the proxy port, or our own name: the pages."""
+        """Answer with a page: plain HTTP on the proxy port, or a request to OWN_HOST."""
         page = self._services.pages.front(route.request)
         self.exchange.kind = "page"
         headers = [(b"content-type", page.content_type), (b"content-length", b"%d" % len(page.body))]
         self._responder.answer(self.exchange, page.status, headers, page.body)
 
     def _not_at_hand(self, origin: Origin, route: Route, copy: Copy | None) -> None:
-        """Handle a request that is not a fresh hit. `copy`: of a tag that is not fresh."""
+        """Handle a request that is not a fresh hit. `copy`: a tag's copy that is not fresh."""
         exchange, handlers, services = self.exchange, self._handlers, self._services
         request, target = route.request, route.target
         age = copy.age if copy is not None and copy.current else math.inf
@@ -269,19 +269,19 @@ class Session:
         else:
             exchange.task = services.loop.create_task(self._carry_out(plan, origin, route, copy))
 
-    # --- everything that asks an origin ------------------------------------------------------------------
+    # --- requests to an origin ---------------------------------------------------------------------------
 
     async def _carry_out(self, plan: Plan, origin: Origin, route: Route, copy: Copy | None) -> None:
-        """Answer as planned. `copy`: of a tag; what is held of content by digest would have been served."""
-        # This task's, and of all that begins with it: a fill's lookups are on the account of who began it.
+        """Answer as planned. `copy`: a tag's; cached content by digest would have been served already."""
+        # Set for this task and all tasks that it starts: a fill's lookups count for the client that began it.
         CLIENT.set(self.stream.peer)
         exchange, responder = self.exchange, self._responder
         try:
             await self._ask(plan, origin, route, copy)
         except UpstreamAnswer as answer:
             responder.relay_answer(exchange, answer)
-            # It is the fill's too, and its traceback would hold the fill, and so its files, until the
-            # collector comes by.
+            # The fill has this error too, and the traceback would keep the fill and its files alive until the
+            # garbage collector runs.
             answer.__traceback__ = None
         except RegproxyError as error:
             responder.failed(exchange, error)
@@ -323,9 +323,9 @@ class Session:
             await handlers.fetches.ask_head(exchange, wanted)
 
     async def _ask_own(self, fetches: bool, wanted: CacheRequest, route: Route) -> None:
-        """Ask for content by digest without what nobody else has said; as it came, where that is refused.
+        """Ask for content by digest without the client's own fields; if that is refused, pass the request on.
 
-        What is refused may be let in for what was left out, such as a key in a header of its own.
+        The fields left out may be what lets the request in, such as a key in a header of its own.
         """
         exchange, handlers = self.exchange, self._handlers
         try:
@@ -343,7 +343,7 @@ class Session:
     # --- CONNECT -----------------------------------------------------------------------------------------
 
     def _intercept(self, host: str, port: int) -> None:
-        """Show the client a certificate for the host that it wants, and read its requests."""
+        """Start TLS with a certificate for the host that the client has named, and read its requests."""
         exchange, services = self.exchange, self._services
         try:
             context = services.contexts.for_host(host)
@@ -357,7 +357,7 @@ class Session:
         self.stream.start_tls(context, host.encode(), setup_pages.is_address(host), timeout)
 
     async def _tunnel(self, host: str, port: int) -> None:
-        """A host that is not intercepted: bytes both ways."""
+        """Open a tunnel to a host that is not intercepted."""
         exchange, services, responder = self.exchange, self._services, self._responder
         config = services.config
         CLIENT.set(self.stream.peer)

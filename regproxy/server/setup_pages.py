@@ -1,4 +1,4 @@
-"""What plain HTTP on the proxy port answers: that it works, the CA certificate, the set-up script."""
+"""The pages that plain HTTP on the proxy port serves: a greeting, the CA certificate, the set-up script."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Page:
 
 @lru_cache(maxsize=1024)
 def is_address(host: str) -> bool:
-    """Whether a host is an IP literal."""
+    """Return whether a host is an IP literal."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -32,7 +32,7 @@ def is_address(host: str) -> bool:
 
 
 def text(status: int, message: str) -> Page:
-    """A page of plain text."""
+    """Return a page of plain text."""
     return Page(status, _TEXT, message.encode())
 
 

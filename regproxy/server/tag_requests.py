@@ -1,4 +1,4 @@
-"""Answering for a tag of which no copy is fresh: what is held is confirmed or stands in, or it is fetched."""
+"""Answer requests for a tag without a fresh copy: revalidate the stale one, serve it on error, or fetch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class TagRequests:
-    """Carries out the plans for tags that the cache alone can't. `copy`: what is held of the tag."""
+    """Carries out plans for tags that need the origin. `copy`: the tag's cached copy."""
 
     __slots__ = ("_config", "_hits", "_lookup", "_responder", "_tags")
 
@@ -38,7 +38,7 @@ class TagRequests:
         self._hits = hits
 
     async def get(self, exchange: Exchange, route: Route, wanted: CacheRequest, copy: Copy | None) -> None:
-        """Have what is held confirmed; fetch what is not, or what a HEAD does not tell."""
+        """Revalidate the cached copy; fetch the tag if there is none, or if the HEAD does not tell enough."""
         self._responder.wait_for_fill(exchange, True)
         exchange.cache = "MISS" if copy is None else "EXPIRED"
         tag = self._ask_of(route, wanted, copy)
@@ -66,7 +66,7 @@ class TagRequests:
             raise UpstreamTimeout(f"no answer within {limit:g} s (REGPROXY_STALE_AFTER)") from None
 
     async def _confirm(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> bool:
-        """Answer with what a HEAD says; False: that did not tell."""
+        """Answer with the content that a HEAD names; False: the HEAD did not tell."""
         found = await self._tags.confirm(wanted, tag)
         if found is None:
             return False
@@ -88,12 +88,12 @@ class TagRequests:
                 exchange.note(fill, cache)
                 if mine or not fill.failed_for_other_client(wanted, error):
                     raise
-                # It may be for that client's sake that it was refused.
+                # The refusal may be due to that client's credentials.
         exchange.note(fill, cache)
         self._hits.serve_brought(exchange, blob, fill.media_type, exchange.cache)
 
     async def head(self, exchange: Exchange, route: Route, wanted: CacheRequest, copy: Copy | None) -> None:
-        """HEAD stays HEAD: registries count it less, or not at all. What it says is entered all the same."""
+        """Ask by HEAD, which registries count less, or not at all; its answer is entered in the index too."""
         exchange.cache = "MISS" if copy is None else "EXPIRED"
         self._responder.wait_for_fill(exchange, True)
         tag = self._ask_of(route, wanted, copy)
@@ -118,7 +118,7 @@ class TagRequests:
         self._responder.send(exchange, found.status, head)
 
     def renew(self, route: Route, wanted: CacheRequest, copy: Copy) -> None:
-        """Revalidate in the background: whoever asks then has the answer."""
+        """Revalidate in the background, for later requests."""
         self._tags.renew(wanted, self._ask_of(route, wanted, copy))
 
     def _ask_of(self, route: Route, wanted: CacheRequest, copy: Copy | None) -> TagAsk:
@@ -128,14 +128,14 @@ class TagRequests:
             route.accept,
             lambda: lookup.fresh(wanted.origin, wanted.target, route, lifetime),
             row=copy.row if copy is not None and copy.current else None,
-            # With the manifest cache off, each client is answered by what the registry says to it.
+            # With the manifest cache off, each client gets the registry's answer to its own credentials.
             shared=config.manifest_cache and copy is not None and copy.current,
             usable_if_error=copy is not None and copy.usable_if_error,
             kept=config.keep_on_404,
         )
 
     def _serve_stale(self, exchange: Exchange, copy: Copy | None, status: int, error: object) -> bool:
-        """Serve the older copy instead of the origin's answer, where that is no better; 0: it gave none."""
+        """Serve the stale copy where the origin's answer (`status`; 0: none) is an error that allows it."""
         if copy is None or not copy.usable_if_error:
             return False
         gone = status == 404 and self._config.keep_on_404

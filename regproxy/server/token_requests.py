@@ -1,4 +1,4 @@
-"""Answering clients without credentials that ask a token server, where our login may get them a token."""
+"""Answer clients without credentials that ask a token server, where our login may get them a token."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TokenRequests:
         self._responder = responder
 
     async def lend(self, exchange: Exchange, server: Origin, request: Request, body: bytes) -> bool:
-        """Answer with a token that the server's own login has got; False: not answered, it gets none."""
+        """Answer with a token that the configured login has got; False: there is none, nothing was sent."""
         issued = await self._upstream.lend(server, request, body)
         if issued is None:
             return False
@@ -45,7 +45,7 @@ class TokenRequests:
         return True
 
     async def read_form(self, exchange: Exchange, request: Request) -> tuple[Request, bytes]:
-        """Take in the little body of a request; return the request as it may go on with that body."""
+        """Read the small body of a request; return the request as it may be forwarded with that body."""
         if request.body.empty:
             return request, b""
         stream = exchange.stream

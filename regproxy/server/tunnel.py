@@ -1,4 +1,4 @@
-"""Bytes both ways between two plain streams: hosts that are not intercepted."""
+"""Relay bytes both ways between two plain streams, for hosts that are not intercepted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Tunnel:
                 end.stream.receive(StreamSink(end.other), "eof", 0, idle)
 
     def ended(self, end: TunnelEnd, complete: bool) -> None:
-        """One side will send no more."""
+        """Handle the end of one side: pass it on, or close both."""
         end.ended = True
         if not complete:
             self.stop()
@@ -39,7 +39,7 @@ class Tunnel:
             self.stop(orderly=True)
 
     def idle(self, end: TunnelEnd) -> None:
-        """One side sent nothing for a while: that is the end only if the other did not either."""
+        """Handle a side that sent nothing for a while: stop only if the other did not either."""
         moved = sum(e.stream.plain_received for e in self._ends if e.stream.open)
         if moved == end.moved:
             self.stop()
@@ -56,7 +56,7 @@ class Tunnel:
                 end.stream.abort()
         over, self._over = self._over, None
         if over is not None:
-            # The client's stream also had the CONNECT; the other one had nothing but the tunnel.
+            # The client's stream has also carried the CONNECT; the other one only the tunnel's bytes.
             origin = self._ends[1].stream
             over(origin.plain_sent, origin.plain_received)
 
@@ -84,4 +84,4 @@ class TunnelEnd:
             self.tunnel.stop()
 
     def on_sent(self) -> None:
-        """The CONNECT's answer is out."""
+        """Do nothing: the answer to the CONNECT has been sent."""

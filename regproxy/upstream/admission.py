@@ -1,4 +1,4 @@
-"""What every request to an origin goes through: is it there, does it let us, and what did it say."""
+"""Admit requests to origins by circuit breakers and quotas, and learn from the answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from regproxy.upstream.quotas import Quotas
 
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
 
-# What a registry that is there answers in time.
+# Kinds of request that a registry which is up answers in time.
 _TELLING: Final = _CONTENT | {Kind.PING, Kind.TOKEN}
 
 T = TypeVar("T", bound=tuple[Connection, Response])
@@ -41,7 +41,7 @@ class Gate:
         limited: bool = True,
         counted: bool = True,
     ) -> T:
-        """Send a request, unless it is known to be in vain, and learn from what comes of it.
+        """Send a request unless a circuit breaker or quota forbids it, and learn from the outcome.
 
         `limited`: not sent either while the registry has said that it would refuse it. `counted`: what comes
         of it tells of the registry's quota.
@@ -53,18 +53,18 @@ class Gate:
                 quotas.admit(origin.host, credential, method, kind)
             result = await send()
         except RateLimited:
-            # We may have been let through to see whether it is there.
+            # This request may have been the circuit breaker's probe.
             breakers.abandoned(origin)
             raise
         except (ConnectFailed, UpstreamTimeout) as error:
             if isinstance(error, ConnectFailed) or kind in _TELLING:
                 breakers.failed(origin, error)
             else:
-                # Any client may know a page that takes long; that says nothing of the registry.
+                # A client may ask for a page that is slow; that says nothing about the registry.
                 breakers.abandoned(origin)
             raise
         except BadResponse:
-            # Somebody is there.
+            # The origin is up.
             breakers.answered(origin)
             raise
         except BaseException:
@@ -78,12 +78,12 @@ class Gate:
         return result
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write quotas that are not written yet."""
         self.quotas.close()
 
 
 def credential_of(grant: Grant | None, request: Request) -> str:
-    """Whose quota a request with this Authorization uses up."""
+    """Return the credential whose quota a request with this grant uses up."""
     if grant is None:
         return ANONYMOUS
     if grant.credential == CLIENT:

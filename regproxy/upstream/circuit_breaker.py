@@ -1,10 +1,10 @@
-"""Circuit breakers: an origin that can't be reached is not asked by everybody, but by one, now and then.
+"""Circuit breakers: an origin that can't be reached gets single probes instead of all requests.
 
-    closed       all ask; FAILURES in a row, without an answer between, open it
-    open         nobody asks until its time is over: 1 s, doubled with each attempt that fails, up to 30 s
-    half open    one asks; an answer closes it, a failure opens it for longer
+    closed       all requests pass; FAILURES in a row, without an answer between, open it
+    open         no request passes until its time is over: 1 s, doubled by each failed probe, up to 30 s
+    half open    one request passes; an answer closes it, a failure opens it for longer
 
-An answer is any head: an origin that says 500 is there.
+Any head counts as an answer: an origin that sends 500 is reachable.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ log = logging.getLogger(__name__)
 FAILURES: Final = 3
 OPEN_MIN: Final = 1.0  # seconds
 OPEN_MAX: Final = 30.0
-JITTER: Final = 0.25  # of those are taken off at random, so that workers do not ask in step
-PROBE_SECONDS: Final = 30.0  # who was let through and says nothing for so long has given up: another one may
-ORIGINS_MAX: Final = 1000  # failing ones that are remembered; clients may make names up
+JITTER: Final = 0.25  # the share of those taken off at random, so that workers do not ask in step
+PROBE_SECONDS: Final = 30.0  # a probe without an outcome for so long counts as given up: another one may pass
+ORIGINS_MAX: Final = 1000  # failing origins that are remembered; clients may make up names
 
 T = TypeVar("T")
 
 
 class Counters(Protocol):
-    """Where circuits are shown."""
+    """The metrics of circuits."""
 
     def circuit(self, registry: str, is_open: bool) -> None:
-        """Show whether a registry is being left alone."""
+        """Show whether a registry's circuit is open."""
 
     def circuit_refused(self, registry: str) -> None:
-        """Count a request that was not sent for it."""
+        """Count a request that was not sent because of an open circuit."""
 
 
 @dataclass(slots=True)
 class _Circuit:
-    """An origin that has failed. `until` is 0 while it is closed; `probe`: when one was let through."""
+    """The circuit of an origin that has failed. `until`: 0 while closed; `probe`: when a probe passed."""
 
     failures: int = 0
     seconds: float = 0.0
@@ -56,7 +56,7 @@ class _Circuit:
 
 @dataclass(slots=True)
 class _Dials:
-    """Those who wait for a connection to an origin. `alive`: when it has shown that it is there."""
+    """The tasks that wait for a connection to an origin. `alive`: when it last proved reachable."""
 
     waiting: dict[asyncio.Timeout, UpstreamError | None] = field(default_factory=dict)
     alive: float = -math.inf
@@ -81,7 +81,7 @@ class Breakers:
         self._dials: dict[Origin, _Dials] = {}
 
     def admit(self, origin: Origin) -> None:
-        """Raise CircuitOpen where the origin is to be left alone; else the request is on its way."""
+        """Raise CircuitOpen where the circuit is open; otherwise the request counts as sent."""
         circuit = self._circuits.get(origin)
         if circuit is None or not circuit.until:
             return
@@ -99,9 +99,9 @@ class Breakers:
         )
 
     def failed(self, origin: Origin, error: UpstreamError) -> None:
-        """A request got no head: no connection, no TLS, no answer in time. `error` says why."""
+        """Note a request without a head: no connection, no TLS, or no answer in time. `error` says why."""
         if isinstance(error, RateLimited | CircuitOpen | Busy):
-            return  # nobody was asked
+            return  # the origin was not asked
         circuit = self._circuits.get(origin) or self._new(origin)
         now = self._clock()
         circuit.cause = str(error)
@@ -122,7 +122,7 @@ class Breakers:
         self._fail_waiting(origin, error)
 
     def answered(self, origin: Origin) -> None:
-        """A head came, whatever it says."""
+        """Note that a head came, whatever it says."""
         dials = self._dials.get(origin)
         if dials is not None:
             dials.alive = self._clock()
@@ -132,7 +132,7 @@ class Breakers:
             self._show(origin)
 
     def abandoned(self, origin: Origin) -> None:
-        """A request ended before either was known, as by its client's leaving: another one may ask."""
+        """Note a request that ended without an outcome, as when its client leaves: another may probe."""
         circuit = self._circuits.get(origin)
         if circuit is not None:
             circuit.probe = -math.inf
@@ -146,18 +146,18 @@ class Breakers:
         return circuit
 
     def _show(self, origin: Origin) -> None:
-        """One port of a host may be shut while another one is not."""
+        """Show a host's circuit as open while that of any of its ports is."""
         others = (circuit.until for each, circuit in self._circuits.items() if each.host == origin.host)
         self._counters.circuit(origin.host, any(others))
 
-    # --- those who wait for a connection -----------------------------------------------------------------
+    # --- tasks that wait for a connection ----------------------------------------------------------------
 
     async def run(self, origin: Origin, dial: Coroutine[Any, Any, T]) -> T:
-        """Await `dial`, but no longer than until it is known to be in vain.
+        """Await `dial`, but fail with the other dials to the origin as soon as it is known to be in vain.
 
-        A dead host costs the first one who dials it all of the connect timeout, and the others no more than
-        what is left of his: when he gets UpstreamTimeout, and the origin has not shown in all that time that
-        it is there, they get it too. They all get what opens the circuit.
+        A dead host costs the first task that dials it the whole connect timeout, and later ones only the rest
+        of that: when the first gets UpstreamTimeout, and the origin has not proved reachable meanwhile, the
+        others get it too. An error that opens the circuit fails all of them.
         """
         dials = self._dials.setdefault(origin, _Dials())
         began = self._clock()

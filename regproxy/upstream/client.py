@@ -1,6 +1,6 @@
-"""Requests to origins: their heads, over connections that are kept or new, and where redirects lead.
+"""Send requests to origins over idle or new connections, and follow redirects.
 
-An origin is (scheme, host, port), so the port of the CONNECT is the port that is asked.
+An origin is (scheme, host, port), so requests go to the port of the CONNECT.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ DISTRUST_SECONDS: Final = 300.0
 DISTRUSTED_MAX: Final = 1024
 INTERIM_MAX: Final = 16  # 1xx answers before the one that counts
 
-# All of a client's that a fetch sends on, for others may share what it brings; credentials are decided on.
+# The client's fields that a fetch sends on: others may share its answer. Credentials are decided apart.
 _TOLD: Final = SENT - {b"authorization"}
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-_TOKENS: Final = "tokens"  # their servers' quotas are no registry's
+_TOKENS: Final = "tokens"  # a credential of its own: token servers' quotas are no registry's
 _SOON: Final = 20.0  # seconds for a token
-_LITTLE: Final = 5.0  # seconds for what nobody wants
+_LITTLE: Final = 5.0  # seconds for a body that is read only to reuse the connection
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _OTHER_SCHEME: Final = re.compile(
     rb"^(?:proxy-)?authorization:(?![ \t]*(?:basic|bearer)[ \t])", re.IGNORECASE | re.MULTILINE
@@ -64,16 +64,16 @@ T = TypeVar("T")
 
 
 class Counters(Protocol):
-    """Where requests to origins are counted."""
+    """The counters of requests to origins."""
 
     def upstream_request(self, host: str, code: int | str, seconds: float) -> None:
         """Count one answer by its status, or a failure by a word, and the seconds until its head."""
 
 
 class Upstream:
-    """Asks origins. One for each worker.
+    """The client of all origins; one for each worker.
 
-    `authorizer` makes what decides on credentials; it gets this one, to ask for tokens.
+    `authorizer` makes the Authorizer, which gets this object to ask for tokens.
     """
 
     def __init__(
@@ -101,15 +101,15 @@ class Upstream:
     # --- connections -------------------------------------------------------------------------------------
 
     async def dial(self, host: str, port: int, timeout: float) -> tuple[int, str]:
-        """As Dialer.dial."""
+        """Connect to a host: see Dialer.dial."""
         return await self._dialer.dial(host, port, timeout)
 
     def release(self, connection: Connection, response: Response) -> None:
-        """Give a connection back after its answer was read to the end; kept alive if the origin agrees."""
+        """Give a connection back after its answer has been read; it is kept alive if the origin agrees."""
         self._idle.give(connection, response)
 
     def close(self) -> None:
-        """End what is under way, and close every idle connection."""
+        """End tasks under way, and close every idle connection."""
         self._authorizer.close()
         self._gate.close()
         self._idle.close()
@@ -126,15 +126,15 @@ class Upstream:
         answer_of: Origin | None = None,
         patience: float = 0.0,
     ) -> tuple[Connection, Response]:
-        """Send a request, whose little body may follow its head, and read the head of its final answer.
+        """Send a request, with any small body in `head`, and read the head of its final answer.
 
-        An idle connection that the origin has just closed costs one more try on a new one. `answer_of`: see
+        If the origin has just closed an idle connection, try once more on a new one. `answer_of`: see
         Dialer.connect.
         """
         started = time.monotonic()
         try:
-            # What may have been done already must not be done twice (RFC 9110 9.2.2): no connection that may
-            # turn out to be closed.
+            # A request that is not idempotent must not be repeated (RFC 9110 9.2.2): it gets no connection
+            # that may turn out to be closed.
             idle = None
             if method in _IDEMPOTENT and not fresh:
                 idle = self._idle.take(origin, lambda idle: self._dialer.may_reuse(idle, answer_of))
@@ -153,7 +153,7 @@ class Upstream:
     async def _ask(
         self, connection: Connection, head: bytes, method: str, started: float, patience: float = 0.0
     ) -> tuple[Connection, Response]:
-        # NTLM and Negotiate log a connection in, and not a request (RFC 4559 6); so may what we don't know.
+        # NTLM and Negotiate authenticate a connection, not a request (RFC 4559 6); unknown schemes may too.
         connection.private = connection.private or _OTHER_SCHEME.search(head) is not None
         connection.wait_at_least(patience)
         try:
@@ -172,18 +172,18 @@ class Upstream:
         return connection, response
 
     def _fields(self, origin: Origin, grant: Grant | None) -> tuple[tuple[bytes, bytes], ...]:
-        """What a request gets beside what it has."""
-        # Else it would call itself http:// in what it tells clients.
+        """Return the fields to add to a request."""
+        # Without it the origin would call itself http:// in URLs for clients.
         plain = ((b"x-forwarded-proto", b"https"),) if self._origins.plain(origin) else ()
         return (*plain, (b"authorization", grant.value)) if grant is not None else plain
 
-    # --- what is passed on -------------------------------------------------------------------------------
+    # --- requests that are passed on ---------------------------------------------------------------------
 
     async def pass_on(
         self, origin: Origin, request: Request, body: bytes = b"", *, lend: bool = True
     ) -> tuple[Connection, Response]:
-        """Send a request, whose body is little and all here, as it is, with the origin's credentials where it
-        has none and may get them. `lend` False: it goes without those.
+        """Send a request with a small body in memory, with the origin's credentials where it has none and may
+        get them. `lend` False: without those.
         """
         grant = await self._authorizer.passing(origin, request) if lend else None
         kind = _kind(request)
@@ -207,7 +207,7 @@ class Upstream:
     async def begin(self, origin: Origin, request: Request) -> tuple[Connection, Grant | None]:
         """Send the head of a request whose body follows; on a new connection, as it can't be sent twice.
 
-        began() is to be told of the answer.
+        The caller must pass the answer to began().
         """
         grant = await self._authorizer.passing(origin, request)
         if not await self._authorizer.may_show(origin, grant):
@@ -228,15 +228,15 @@ class Upstream:
         return connection, grant
 
     def began(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
-        """An answer came to what begin() has sent."""
+        """Note the answer to a request that begin() has sent."""
         self._authorizer.judge(origin, request, grant, response)
 
     async def may_lend(self, origin: Origin, request: Request) -> bool:
-        """As TokenLoans.may_lend."""
+        """Return whether a token may be lent: see TokenLoans.may_lend."""
         return await self._authorizer.loans.may_lend(origin, request)
 
     async def lend(self, origin: Origin, request: Request, body: bytes) -> Issued | None:
-        """As TokenLoans.lend."""
+        """Get a token to lend: see TokenLoans.lend."""
         return await self._authorizer.loans.lend(origin, request, body)
 
     async def exchange(
@@ -249,7 +249,7 @@ class Upstream:
         *,
         registry: Origin | None = None,
     ) -> tuple[int, Response, bytes]:
-        """Ask a token server one thing: see `token_cache.Exchange`."""
+        """Send one request to a token server: see `token_cache.Exchange`."""
         framing = Framing("length", len(body)) if method == "POST" else Framing("none", 0)
         request = Request(method, target, 1, headers, framing, True, False)
         head = upstream_head(request, authority(origin), target=target)
@@ -270,7 +270,7 @@ class Upstream:
         return response.status, response, content
 
     async def _soon(self, origin: Origin, answer: Coroutine[Any, Any, T]) -> T:
-        """Await what everybody waits for, not as long as content may take."""
+        """Await a token within _SOON seconds: many requests may wait for it."""
         try:
             async with asyncio.timeout(_SOON):
                 return await answer
@@ -280,7 +280,7 @@ class Upstream:
     # --- content -----------------------------------------------------------------------------------------
 
     async def fetch(self, origin: Origin, request: Request, method: str, ask: Ask = WHOLE) -> Fetched:
-        """Ask for unencoded content at the registry's mirrors in their order, then at itself.
+        """Ask for unencoded content: the registry's mirrors in their order, then the registry itself.
 
         Redirects are followed; credentials and cookies stay with the registry. Raises UpstreamError; the
         caller reads the body and releases the connection, or aborts it.
@@ -326,7 +326,7 @@ class Upstream:
         return await self._fetch_at(itself, request, method, ask)
 
     def distrust(self, mirror: Origin, request: Request) -> None:
-        """Ask a mirror for this no more for a while: what it gave was wrong."""
+        """Stop asking a mirror for this for a while: its content was wrong."""
         self._distrusted.put((mirror, request.path), time.monotonic() + DISTRUST_SECONDS)
 
     async def _fetch_at(self, place: Place, request: Request, method: str, ask: Ask) -> Fetched:
@@ -336,7 +336,7 @@ class Upstream:
         across, hops, sent = bool(ask.at), "", started
         for _ in range(MAX_REDIRECTS + 1):
             if at != place.origin:
-                across = True  # for good: a URL of another host's is no place for credentials
+                across = True  # for good: URLs that another host has chosen get no credentials
             connection, response = await self._hop(place.origin, at, request, method, url, ask, across)
             now = time.monotonic()
             hops, sent = f"{hops} {connection.hop(now - sent)}".lstrip(), now
@@ -374,7 +374,7 @@ class Upstream:
         ask: Ask,
         across: bool,
     ) -> tuple[Connection, Response]:
-        """One request on the way; to the registry with credentials, others if the first are refused."""
+        """Send one request of a redirect chain; to the registry with credentials, others if refused."""
         if across:
             return await self._send_led(origin, at, request, method, url, ask)
         target, authorizer = parse_target(request.path), self._authorizer
@@ -382,7 +382,7 @@ class Upstream:
         async with authorizer.trial(origin, grant) as rests:
             if rests:
                 again = await authorizer.authorization(origin, target, request, background=ask.background)
-                # Another sort of credentials may do; a login would be shown out of turn.
+                # Another sort of credentials may do; a login must wait for its turn.
                 grant = None if again is not None and again.sort == "login" else again
             connection, response = await self._send(at, grant, request, method, url, ask)
             if response.status != 401:
@@ -439,7 +439,7 @@ class Upstream:
         *,
         across: Origin | None = None,
     ) -> tuple[Connection, Response]:
-        """`across`: whose answer has led to `at`, None where it is asked itself."""
+        """Send a request to `at`. `across`: the origin whose redirect led there, None without one."""
         put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
         told = _anonymous(request)
         head = upstream_head(told, authority(at), target=_path_of(url), method=method, put=put)
@@ -458,7 +458,7 @@ class Upstream:
         return connection, response
 
     async def _finish(self, connection: Connection, response: Response) -> None:
-        """Read a little body that nobody wants, so that the connection can be used again."""
+        """Read a small body and drop it, so that the connection can be reused."""
         try:
             async with asyncio.timeout(_LITTLE):
                 await connection.read_small(response)
@@ -472,13 +472,13 @@ class Upstream:
 
 
 def _own(request: Request) -> Grant | None:
-    """What the client itself sends."""
+    """Return the client's own credentials as a grant."""
     value = request.get(b"authorization")
     return Grant(value, CLIENT) if value is not None else None
 
 
 def _lent(request: Request, grant: Grant | None) -> Request:
-    """A request as it is sent with this grant: with ours, nothing that makes another request of it."""
+    """Return the request to send with this grant: with ours, without fields that would alter the request."""
     return trimmed(request) if _is_ours(grant) else request
 
 
@@ -491,12 +491,12 @@ def _kind(request: Request) -> Kind:
 
 
 def _anonymous(request: Request) -> Request:
-    """The request without its credentials, and without all that no key of a shared answer has."""
+    """Return the request without credentials, and without fields that no key of a shared answer has."""
     return replace(request, headers=tuple(field for field in request.headers if field[0] in _TOLD), body=NONE)
 
 
 def authority(origin: Origin) -> bytes:
-    """`host[:port]` for a Host header (RFC 9110 section 7.2); the scheme's own port is left out."""
+    """Return `host[:port]` for a Host header (RFC 9110 section 7.2), without the scheme's own port."""
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     default = 443 if origin.scheme == "https" else 80
     return (host if origin.port == default else f"{host}:{origin.port}").encode()
@@ -507,7 +507,7 @@ def _url(origin: Origin, path: str) -> str:
 
 
 def _follow(url: str, location: bytes) -> str:
-    """The absolute URL that a Location names (RFC 9110 10.2.2); a relative one is the registry's own."""
+    """Return the absolute URL that a Location names (RFC 9110 10.2.2), relative to `url`."""
     try:
         return urljoin(url, location.decode("ascii"))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Through a parent proxy: CONNECT on a socket that is connected to it."""
+"""Open a tunnel through a parent proxy: CONNECT on a socket that is connected to it."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _END: Final = b"\r\n\r\n"
 async def open_tunnel(
     loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy: ParentProxy, host: str, port: int
 ) -> None:
-    """Ask for a tunnel to `host`: the socket is as good as one to it then. ConnectFailed says why not.
+    """Ask for a tunnel to `host`; the socket then works as if connected to it. Raises ConnectFailed.
 
-    Nothing is read beyond the proxy's answer: whoever is behind it may be the first to speak.
+    Nothing is read beyond the proxy's answer: the server behind it may send first.
     """
     try:
         await loop.sock_sendall(sock, proxy.connect_head(host, port))
@@ -37,7 +37,7 @@ async def open_tunnel(
 
 
 def _refusal(status: int, proxy: ParentProxy) -> str:
-    if status in (401, 407):  # tinyproxy says 401 where they are wrong
+    if status in (401, 407):  # tinyproxy sends 401 for wrong credentials
         return f"wants {'other ' if proxy.authorization else ''}credentials ({status})"
     return "does not allow this (403)" if status == 403 else f"answered {status} to CONNECT"
 
@@ -53,7 +53,7 @@ async def _read_head(loop: asyncio.AbstractEventLoop, sock: socket.socket, proxy
         if not ahead:
             raise ConnectFailed(f"the proxy {proxy} closed the connection instead of opening a tunnel")
         end = (head + ahead).find(_END)
-        # What was looked at is there still.
+        # The peeked bytes are still in the socket.
         head += sock.recv(len(ahead) if end < 0 else end + len(_END) - len(head))
         if end >= 0:
             return head

@@ -1,4 +1,4 @@
-"""One connection to an origin, which is asked one thing at a time."""
+"""One connection to an origin, with one request at a time."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class ConnectionLost(UpstreamError):
 
 
 class BodyBroken(BadResponse):
-    """A body that did not come to its end."""
+    """The body ended early."""
 
 
 class Connection:
     """One connection to an origin, and the handler of its stream. One request at a time.
 
-    `patience`: seconds until an answer's first byte, 0 for any. `private`: it may be logged in as a whole, so
-    that it is not for others.
+    `patience`: seconds until an answer's first byte, 0: no limit. `private`: the connection itself may be
+    authenticated, so other clients must not use it.
     """
 
     __slots__ = (
@@ -72,7 +72,7 @@ class Connection:
         self._settle(head)
 
     def on_sent(self) -> None:
-        """Requests are small or relayed: nobody waits for this."""
+        """Do nothing: requests are small or relayed, and no task waits for this."""
 
     def on_body(self, complete: bool, reason: str) -> None:
         if complete:
@@ -112,7 +112,7 @@ class Connection:
             waiter.set_exception(error)
 
     async def _wait(self, begin: Callable[[], None]) -> bytes:
-        """Start something whose end the stream tells, and wait for it."""
+        """Start an operation of the stream, and wait for the callback that ends it."""
         if not self.stream.open:
             raise ConnectionLost(f"{self.origin.host} closed the connection")
         waiter: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
@@ -121,13 +121,13 @@ class Connection:
         try:
             return await waiter
         finally:
-            # An error would hold this frame, and the frame the error, with all that reads a body.
+            # Break a reference cycle: the error holds this frame, the frame the waiter and its error.
             del waiter
 
     # --- one request -------------------------------------------------------------------------------------
 
     async def start_tls(self, context: Context) -> None:
-        """Handshake as the client; ConnectFailed says why it failed."""
+        """Handshake as the client. Raises ConnectFailed, UpstreamTimeout."""
         name, is_ip = self.origin.host.encode(), _is_ip(self.origin.host)
         try:
             await self._wait(lambda: self.stream.start_tls(context, name, is_ip, self._timeout))
@@ -140,11 +140,11 @@ class Connection:
             self.patience = max(self.patience, seconds)
 
     def wait_without_limit(self) -> None:
-        """While a request's body is on its way, its answer can't be late."""
+        """Suspend the timeout of the answer while the request's body is being sent."""
         self.patience = 0.0
 
     def wait_from_now(self) -> None:
-        """The request is complete: the answer has its time from here on."""
+        """Start the timeout of the answer: the request is complete."""
         self.patience = self._timeout
         self.stream.extend_read(self._timeout)
 
@@ -154,7 +154,7 @@ class Connection:
         self.stream.send(head)
 
     async def read_head(self, method: str) -> Response:
-        """The next response head, interim ones (1xx) included."""
+        """Read the next response head, interim ones (1xx) included."""
         head = await self._wait(lambda: self.stream.next_head(self.patience, self._timeout))
         try:
             return parse_response(head, method)
@@ -162,13 +162,13 @@ class Connection:
             raise BadResponse(f"{self.origin.host}: {error}") from None
 
     async def read_body(self, sink: Sink, framing: Framing) -> None:
-        """Move the body that follows into the sink; BadResponse where it is cut or malformed."""
+        """Move the body that follows into the sink. Raises BadResponse where it is cut or malformed."""
         if framing.empty:
             return
         await self._wait(lambda: self.stream.receive(sink, framing.kind, framing.length, self._timeout))
 
     async def read_small(self, response: Response, limit: int = SMALL_BODY) -> bytes:
-        """A body of at most `limit` bytes; BadResponse where it is larger or cut."""
+        """Read a body of at most `limit` bytes. Raises BadResponse where it is larger or cut."""
         sink = BytesSink(limit)
         await self.read_body(sink, response.body)
         return bytes(sink.data)
@@ -179,21 +179,21 @@ class Connection:
         return self.stream.watch_idle(IDLE_SECONDS)
 
     def take(self) -> None:
-        """Out of the pool again."""
+        """Prepare for the next request: it has left the pool."""
         self._on_lost = None
         self.patience = self._timeout
 
     def abort(self) -> None:
-        """Close at once. Whoever waits for something is told."""
+        """Close at once, and fail the operation that is awaited."""
         self._on_lost = None
         self._fail(ConnectionLost(f"{self.origin.host}: given up"))
 
     def too_slow(self, rate: float, seconds: float) -> None:
-        """Give up a body that comes with less than `rate` bytes a second for so long."""
+        """Abort a body of less than `rate` bytes per second for `seconds`."""
         self._fail(UpstreamTimeout(f"{self.origin.host} sent less than {rate:g} bytes/s for {seconds:g} s"))
 
     def close(self) -> None:
-        """Close in order, once nobody waits for anything."""
+        """Close in order, when no operation is awaited."""
         self._on_lost = None
         self.stream.close()
 

@@ -1,4 +1,4 @@
-"""The way to an origin: its settings, name resolution, TCP, a parent proxy, TLS."""
+"""Connect to an origin: its settings, name resolution, TCP, a parent proxy, TLS."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ REFUSED_MAX: Final = 256  # hosts whose refusal was logged a moment ago
 
 
 class Counters(name_lookups.Counters, Protocol):
-    """Where is counted what becomes of names and addresses."""
+    """The counters of name lookups and refused addresses."""
 
     def target_refused(self, by: str) -> None:
-        """Count a host whose addresses may not be connected to. `by`: "client" or "answer" has named it."""
+        """Count a host with forbidden addresses. `by`: what has named it, "client" or "answer"."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Trip:
-    """Where to, and who says so. `answer_of`: the registry whose answer does, None where none does."""
+    """The target of a connection, and its source. `answer_of`: the registry whose answer led there, or None."""
 
     host: str
     way: Way
@@ -58,7 +58,7 @@ class _Trip:
 
 
 class Dialer:
-    """Makes connections, to each origin as its settings say. One for each worker."""
+    """Makes connections to origins, by each origin's settings. One for each worker."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Dialer:
         self._reactor = reactor
         self._loop = loop
         self._counters = counters
-        # What one kind of names does to its lookups and to what is remembered is nothing to the others.
+        # Kinds of names are kept apart: one must not slow the lookups of another, or evict its answers.
         self._resolvers = {lane: (resolver or self._resolver)(lane) for lane in Lane}
         self._order = Order()
         self._refused: Bounded[str, float] = Bounded(REFUSED_MAX)
@@ -88,10 +88,10 @@ class Dialer:
         return Resolver(Lookups(self._loop, lane, self._counters, ipv4_only=self._config.disable_ipv6))
 
     async def connect(self, origin: Origin, answer_of: Origin | None = None) -> Connection:
-        """A connection that requests can be sent on. Raises as dial() does; ConnectFailed where TLS fails.
+        """Return a connection that requests can be sent on. Raises like dial(); ConnectFailed if TLS fails.
 
-        `answer_of`: the registry whose answer has led to this origin, and not a client or the configuration:
-        there are addresses that it may not lead to (OffLimits).
+        `answer_of`: the registry whose answer has led to this origin, None if a client or the configuration
+        did: there are addresses that an answer may not lead to (OffLimits).
         """
         settings, way = self._origins.settings(origin), self._origins.way(origin)
         trip = self._trip(origin.host, way, answer_of)
@@ -116,9 +116,9 @@ class Dialer:
         return connection
 
     async def dial(self, host: str, port: int, timeout: float) -> tuple[int, str]:
-        """A connected socket's fd, which the caller owns now, and the address it goes to.
+        """Return a connected socket's fd, which the caller then owns, and the peer's address.
 
-        That is the parent proxy's where there is one. Raises ConnectFailed (no such host, nobody answers),
+        With a parent proxy, that is the proxy's address. Raises ConnectFailed (no such host, no answer),
         UpstreamTimeout, Refused (address not allowed).
         """
         trip = _Trip(host, self._origins.tunnel(host, port), Lane.TUNNEL, client_of(CLIENT.get()))
@@ -127,7 +127,7 @@ class Dialer:
         return fd, address
 
     def may_reuse(self, connection: Connection, answer_of: Origin | None) -> bool:
-        """Whether a connection that somebody has had opened may serve somebody else."""
+        """Return whether a connection that was opened for one request may be used for another."""
         origin = connection.origin
         way = self._origins.way(origin)
         if way.proxy is None:
@@ -137,7 +137,7 @@ class Dialer:
         return ip is None or self._allowed(origin.host, way, str(ip), answer_of)
 
     def _trip(self, host: str, way: Way, answer_of: Origin | None) -> _Trip:
-        """Say who is to answer for the lookup of a name."""
+        """Return the trip to a host, with the lane and the asker that its lookup counts for."""
         policy = self._policy
         if policy.is_written(way.host):
             return _Trip(host, way, Lane.WRITTEN, "", answer_of)
@@ -164,7 +164,7 @@ class Dialer:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             address: str = sock.getpeername()[0]
         except OSError as error:
-            # Reset the moment that it was there.
+            # It was reset as soon as it was connected.
             sock.close()
             raise ConnectFailed(f"{where}: {_os_reason(error)}") from None
         return sock.detach(), address
@@ -185,7 +185,7 @@ class Dialer:
         return self._config.resolve.get(way.host) or (way.host,)
 
     def _literals(self, way: Way) -> list[AddrInfo] | None:
-        """What is written as an address; None for a name. Those of REGPROXY_RESOLVE all are."""
+        """Return the addresses of IP literals; None for a name. REGPROXY_RESOLVE has only literals."""
         ipv4_only = self._config.disable_ipv6
         found: list[AddrInfo] = []
         for name in self._names(way):
@@ -203,7 +203,7 @@ class Dialer:
         asker: str,
         allowed: Callable[[list[AddrInfo]], list[AddrInfo]],
     ) -> socket.socket:
-        """Connect to a name. While its addresses are asked for anew, those that come of it count too."""
+        """Connect to a name. While its addresses are being looked up anew, new ones are tried too."""
         infos = allowed(await resolver.lookup(name, port, asker))
         if not resolver.renews(name):
             return await self._race(infos)
@@ -213,14 +213,14 @@ class Dialer:
             before = {address_of(info) for info in infos}
             found = await resolver.newer(name, port)
             found = [info for info in found if address_of(info) not in before]
-            # What is given as it was may answer just as well.
+            # The remembered addresses may answer just as well.
             await asyncio.wait([first], timeout=HAPPY_EYEBALLS_DELAY)
             return await self._race(allowed(found)) if found else None
 
         return await _first_of(first, self._loop.create_task(race_newer()))
 
     async def _race(self, infos: list[AddrInfo]) -> socket.socket:
-        """Connect to the first of these that answers, all of them tried before long (RFC 8305)."""
+        """Connect to the first address that answers; all are tried within a short time (RFC 8305)."""
         order, ordered = self._order, self._order.order(infos)
         try:
             sock = await aiohappyeyeballs.start_connection(
@@ -233,8 +233,8 @@ class Dialer:
             order.failed(ordered)
             raise
         except asyncio.CancelledError as error:
-            # Cancelled is mostly too late, and none of them has answered; where another race was won, this
-            # says nothing of them.
+            # It is mostly cancelled by a timeout, when none of them has answered; if it is cancelled because
+            # another race was won, that says nothing about them.
             if error.args != (_LOST,):
                 order.failed(ordered)
             raise
@@ -249,7 +249,7 @@ class Dialer:
     # --- through a parent proxy --------------------------------------------------------------------------
 
     async def _through(self, trip: _Trip) -> socket.socket:
-        """The name is for the proxy to resolve: what it stands for is for the proxy to allow."""
+        """Connect through the parent proxy, which resolves the name and decides which addresses to allow."""
         way, proxy = trip.way, trip.way.proxy
         assert proxy is not None
         to = self._names(way)[0]
@@ -275,7 +275,7 @@ class Dialer:
         return sock
 
     def _is_self(self, sock: socket.socket) -> bool:
-        """Whether the other end is where we listen: what is asked would go round in circles."""
+        """Return whether the peer is this proxy's own listener: requests would go round in circles."""
         listen = self._config.listen
         peer, port = sock.getpeername()[:2]
         if port != listen.port:
@@ -295,7 +295,7 @@ class Dialer:
         return self._policy.address_allowed(host, way.port, address, answered=led, itself=itself)
 
     def _only_allowed(self, trip: _Trip, infos: list[AddrInfo]) -> list[AddrInfo]:
-        """What may be connected to; raises where that is nothing. These very addresses are connected to."""
+        """Return the allowed addresses; raise if none is. Exactly these addresses are connected to."""
         host, way, answer_of = trip.host, trip.way, trip.answer_of
         allowed = [info for info in infos if self._allowed(host, way, address_of(info), answer_of)]
         if infos and not allowed:
@@ -303,7 +303,7 @@ class Dialer:
         return allowed
 
     def _refuse(self, trip: _Trip, address: str) -> RegproxyError:
-        """The error that says so. It is logged once a minute for each host."""
+        """Return the error for a forbidden address, and log it, once a minute for each host."""
         host, registry, reach = trip.host, trip.answer_of, reach_of(address)
         text = f"{host} resolves to {address}, {reach.value}"
         if registry is not None:
@@ -320,7 +320,7 @@ class Dialer:
         return Refused(text) if registry is None else OffLimits(text)
 
     def _tell_of_private(self, trip: _Trip, address: str) -> None:
-        """Say once that clients reach private addresses by us, as they do by other proxies."""
+        """Log once that clients can reach private addresses through this proxy."""
         way = trip.way
         if self._told_of_private or way.proxy or way.named or reach_of(address) is not Reach.PRIVATE:
             return
@@ -336,7 +336,7 @@ class Dialer:
 async def _first_of(
     first: asyncio.Task[socket.socket], second: asyncio.Task[socket.socket | None]
 ) -> socket.socket:
-    """Return the socket of whichever has one first; where neither has, raise what the first one has."""
+    """Return the socket of the task that has one first; where neither has, raise the error of `first`."""
     pending: set[asyncio.Task[socket.socket] | asyncio.Task[socket.socket | None]] = {first, second}
     won = None
     try:
@@ -369,5 +369,5 @@ def _close_unwanted(
 def _os_reason(error: OSError) -> str:
     if isinstance(error, socket.gaierror):
         return f"name resolution failed: {error.strerror}"
-    # asyncio puts a text of its own, without the cause, in place of the system's.
+    # asyncio replaces the system's text by one of its own, without the cause.
     return os.strerror(error.errno) if error.errno else error.strerror or str(error)

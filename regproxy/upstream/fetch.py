@@ -1,4 +1,4 @@
-"""What is asked of an origin's content, and what it answers."""
+"""A request to an origin for content, and its answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from regproxy.upstream.connection import Connection
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An answer whose body is still to be read. `seconds`: until its head; `origin`: whose, at `url`.
+    """An answer of `origin` at `url` whose body is still to be read. `seconds`: until its head.
 
     `place`: who was asked, the registry or a mirror, and may have redirected to `origin`. `hops`: all of them
     (see `http.hops`).
@@ -29,18 +29,18 @@ class Fetched:
 
     @property
     def validator(self) -> tuple[Origin, bytes] | None:
-        """Its strong ETag, and whose that is (RFC 9110 8.8.3); None where there is none."""
+        """Its strong ETag, and the origin that sent it (RFC 9110 8.8.3); None without one."""
         etag = self.response.get(b"etag")
         return (self.origin, etag) if etag is not None and etag.startswith(b'"') else None
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Which bytes of a content are asked for: [start, stop), stop -1 is its end.
+    """The bytes of a content that are asked for: [start, stop), stop -1 is its end.
 
-    `validator`: what an earlier answer said of them, for If-Range (RFC 9110 13.1.5), to whom said it. `at`:
-    the URL that an earlier answer came from, instead of the registry's. `background`: it is the proxy's own
-    request, and what the client has sent may be too old by now.
+    `validator`: that of an earlier answer, for If-Range (RFC 9110 13.1.5), sent only to its origin. `at`: the
+    URL of an earlier answer, instead of the registry's. `background`: it is the proxy's own request, and what
+    the client has sent may be too old by now.
     """
 
     start: int = 0
@@ -55,7 +55,7 @@ class Ask:
         return self.start > 0 or self.stop >= 0
 
     def fields(self, at: Origin) -> tuple[tuple[bytes, bytes], ...]:
-        """The fields that say so to `at`."""
+        """Return the range fields of a request to `at`."""
         if not self.ranged:
             return ()
         last = b"%d" % (self.stop - 1) if self.stop >= 0 else b""

@@ -1,7 +1,7 @@
-"""Asking the system what names stand for, on threads of our own: an answer may take half a minute to come.
+"""Look up names with the system's resolver, on threads of our own: an answer may take half a minute.
 
-There is a lane for each kind of names, so that none waits for what others have made up. A thread that hangs
-holds up neither another lane nor the end of the process.
+Each kind of names has a lane, so that none waits for names that others have made up. A thread that hangs
+delays neither another lane nor the end of the process.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ AddrInfo = aiohappyeyeballs.AddrInfoType
 
 EACH_MAX: Final = 8  # lookups of one asker at a time
 SITE_MAX: Final = 4  # of these for names of one registrable domain
-TURN_SECONDS: Final = 1.5  # more than a name server that is there takes
-TURNS_MAX: Final = 1024  # askers that wait for theirs; more of them are told at once
-IDLE_SECONDS: Final = 10.0  # so long a thread waits for another name
+TURN_SECONDS: Final = 1.5  # longer than a name server that is up takes
+TURNS_MAX: Final = 1024  # lookups that wait for their turn; more are refused at once
+IDLE_SECONDS: Final = 10.0  # for which a thread waits for another name
 SLOW_SECONDS: Final = 5.0  # as long as resolv.conf's own timeout: a name server does not answer
 QUIET_SECONDS: Final = 60.0
 
@@ -43,26 +43,26 @@ CLIENT: Final[ContextVar[str]] = ContextVar("client", default="")
 
 
 class Lane(Enum):
-    """Who has made up the names. The value is that of the metric's label."""
+    """The source of names. The value is that of the metric's label."""
 
-    WRITTEN = "written"  # the configuration: a number of names that is known
-    ANSWER = "answer"  # the answers of registries that the configuration has by their names
-    CLIENT = "client"  # clients, who name a registry that a mask matches; and what such a one answers
+    WRITTEN = "written"  # the configuration: a known number of names
+    ANSWER = "answer"  # the answers of registries that the configuration names
+    CLIENT = "client"  # clients, which name a registry that a mask matches; and such a registry's answers
     TUNNEL = "tunnel"  # clients, for tunnels
 
     @property
     def threads(self) -> int:
-        """How many lookups there are at a time."""
+        """The most lookups at a time."""
         return 64 if self is Lane.TUNNEL else 32
 
     @property
     def bounded(self) -> bool:
-        """Whether askers have a bound of their own."""
+        """Whether lookups are limited for each asker."""
         return self is not Lane.WRITTEN
 
 
 class Counters(Protocol):
-    """Where lookups are counted."""
+    """The counters of lookups."""
 
     def lookup(self, lane: str, outcome: str) -> None:
         """Count one: "found", "missing" (no such name), "failed", or "refused" (not asked: too many)."""
@@ -79,7 +79,7 @@ class _Job:
 class Lookups:
     """The lookups of a lane. Use from the event loop's thread.
 
-    `getaddrinfo(name)` is what asks, on a thread.
+    `getaddrinfo(name)` does the lookup, on a thread.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Lookups:
         self._waiting: deque[_Job] = deque()
         self._turns: set[asyncio.Future[None]] = set()
         self._said = -QUIET_SECONDS
-        # What the threads see.
+        # Shared with the threads.
         self._jobs: SimpleQueue[_Job] = SimpleQueue()
         self._lock = threading.Lock()
         self._threads = 0
@@ -108,7 +108,7 @@ class Lookups:
     async def admit(self, name: str, asker: str) -> None:
         """Wait for this asker's turn, TURN_SECONDS at most: a burst passes, names that hang do not.
 
-        Raises Busy where it does not come.
+        Raises Busy where the turn does not come.
         """
         text = self._reason(name, asker)
         if text and len(self._turns) < TURNS_MAX:
@@ -122,20 +122,20 @@ class Lookups:
             raise Busy(f"{name} is not looked up: {text}; are the name servers answering?")
 
     def _reason(self, name: str, asker: str) -> str:
-        """Why this asker has to wait; "" where it needs not."""
+        """Return why this asker has to wait; "" where it need not."""
         if not self.lane.bounded:
             return ""
         own = [job.name for job in self._running if job.asker == asker]
         if len(own) >= self._share:
             return f"{len(own)} other names that {asker or 'the proxy'} has asked for are not resolved yet"
-        # The list of suffixes is large: only who asks much is told apart by it.
+        # The list of public suffixes is large: it is used only for askers with many lookups.
         if len(own) >= SITE_MAX and sum(same_site(name, each) for each in own) >= SITE_MAX:
             return f"{SITE_MAX} other names of its domain are not resolved yet"
         return "too many names are not resolved yet" if len(self._running) >= self.lane.threads else ""
 
     @property
     def _share(self) -> int:
-        """How many lookups an asker may have: fewer where threads become scarce, so that some are left."""
+        """The most lookups that an asker may have: fewer where threads are scarce, so that some are left."""
         taken = len(self._running) / self.lane.threads
         return EACH_MAX if taken < 0.5 else 2 if taken < 0.75 else 1
 
@@ -151,7 +151,7 @@ class Lookups:
     def begin(self, name: str, asker: str) -> asyncio.Future[list[AddrInfo]]:
         """Look up all addresses of a name, port 0; OSError, UnicodeError (no such name). Right after admit().
 
-        A lookup that nobody waits for any more goes on: there is no way to end it.
+        An abandoned lookup goes on: there is no way to end it.
         """
         job = _Job(name, asker, self._loop.create_future())
         job.slow = self._loop.call_later(SLOW_SECONDS, self._say_slow, job)
@@ -193,7 +193,7 @@ class Lookups:
                 turn.set_result(None)
 
     def _run_next(self) -> None:
-        """Whoever has the fewest under way is next; among equals the one who has waited longest."""
+        """Start the waiting lookup whose asker has the fewest under way; among equals the oldest."""
         if not self._waiting or len(self._running) >= self.lane.threads:
             return
         running = [job.asker for job in self._running]
@@ -228,7 +228,7 @@ class Lookups:
                         return
                 continue
             result = self._answer(job.name)
-            with suppress(RuntimeError):  # the loop is closed: nobody waits
+            with suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._over, job, result)
             del job, result
 
@@ -246,14 +246,14 @@ class Lookups:
 
 
 def literal(host: str, *, ipv4_only: bool = False) -> list[AddrInfo] | None:
-    """Return what an address in any spelling stands for, port 0; None for a name. Nobody is asked.
+    """Return the address of an IP literal in any spelling, port 0; None for a name. No server is asked.
 
-    Raises OSError for IPv6 where there is to be none.
+    Raises OSError for IPv6 where `ipv4_only`.
     """
     ip = as_address(host)
     if ip is None:
         return None
-    # A zone is the system's business.
+    # A zone is left to the system.
     text = host.strip("[]") if "%" in host else str(ip)
     family = socket.AF_INET if ipv4_only else socket.AF_UNSPEC
     return list(

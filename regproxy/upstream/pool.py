@@ -15,13 +15,13 @@ IDLE_PER_ORIGIN: Final = 32
 
 
 class Idle:
-    """Connections that are kept for a later request, by origin; the last one that came goes out first."""
+    """Connections that are kept for a later request, by origin; last in, first out."""
 
     def __init__(self) -> None:
         self._pools: dict[Origin, deque[Connection]] = {}
 
     def take(self, origin: Origin, may: Callable[[Connection], bool] | None = None) -> Connection | None:
-        """One that a request can be sent on, and that `may` is for, or None. Who has sent more is closed."""
+        """Return a reusable connection that `may` allows, or None. One that has received data is closed."""
         pool = self._pools.get(origin)
         while pool:
             if may is not None and not may(pool[-1]):
@@ -36,7 +36,7 @@ class Idle:
         return None
 
     def give(self, connection: Connection, response: Response) -> None:
-        """Take a connection whose answer was read to the end; closed unless the origin keeps it alive."""
+        """Keep a connection whose answer was read to the end; close it unless the origin keeps it alive."""
         origin = connection.origin
         if response.keep_alive and response.body.kind != "eof" and not connection.private:
             pool = self._pools.setdefault(origin, deque())

@@ -1,4 +1,4 @@
-"""What is known of quotas, and the file in which it outlives a process, for the other workers too."""
+"""The state of quotas, and the file in which it outlives a process and is shared with other workers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from regproxy.config.values import Reserve
 from regproxy.core.state_file import StateFile
 from regproxy.registry.rate_limits import RETRY_MAX, STRETCH_MAX, Lane, Report, stretch
 
-ENTRIES_MAX: Final = 256  # pairs of registry and credential that are remembered, the latest
+ENTRIES_MAX: Final = 256  # the latest pairs of registry and credential that are remembered
 _FORGET_SECONDS: Final = 3600.0  # after a block's end: the next refusal counts as a first one
-_SKEW: Final = 60.0  # seconds; what is from further in the future is from before the clock was set back
+_SKEW: Final = 60.0  # seconds; times further in the future are from before the clock was set back
 _VERSION: Final = 1
 
 Key = tuple[str, str]  # registry, credential
@@ -24,9 +24,9 @@ Key = tuple[str, str]  # registry, credential
 
 @dataclass(frozen=True, slots=True, order=True)
 class Block:
-    """Nobody asks before `until`. `at`: when that became known; `count`: refusals in a row.
+    """No request is sent before `until`. `at`: when that became known; `count`: refusals in a row.
 
-    Of two the larger one is what holds.
+    Of two blocks the larger one holds.
     """
 
     at: float
@@ -34,31 +34,31 @@ class Block:
     count: int
 
     def wait(self, now: float) -> float:
-        """Return the seconds that it still holds, 0 when it does not."""
+        """Return the seconds for which it still holds, 0 when it does not."""
         if now < self.at - _SKEW:
             return 0.0
         return max(self.until - now, 0.0)
 
     def matters(self, now: float) -> bool:
-        """Whether it says anything about the future."""
+        """Return whether it still matters for later requests."""
         return self.at <= now + _SKEW and now < self.until + _FORGET_SECONDS
 
 
 @dataclass(slots=True)
 class Entry:
-    """What is known of one credential at one registry."""
+    """The quota state of one credential at one registry."""
 
     report: Report | None = None
     blocks: dict[Lane, Block] = field(default_factory=dict)
 
     @property
     def changed(self) -> float:
-        """When something about it became known last."""
+        """When it last changed."""
         times = [block.at for block in self.blocks.values()]
         return max([self.report.seen, *times] if self.report is not None else times, default=0.0)
 
     def join(self, other: Entry) -> None:
-        """Take what another process knows better."""
+        """Take over what another process knows and is newer."""
         if other.report is not None and (self.report is None or other.report > self.report):
             self.report = other.report
         for lane, block in other.blocks.items():
@@ -66,7 +66,7 @@ class Entry:
             self.blocks[lane] = block if mine is None else max(mine, block)
 
     def prune(self, now: float) -> bool:
-        """Drop what says nothing any more; False when nothing is left."""
+        """Drop what has expired; False when nothing is left."""
         report = self.report
         if report is not None and not -_SKEW <= now - report.seen < report.window:
             self.report = None
@@ -74,7 +74,7 @@ class Entry:
         return self.report is not None or bool(self.blocks)
 
     def stretch(self, reserve: Reserve, now: float) -> float:
-        """Return by how much what is asked for with it should last longer."""
+        """Return the factor by which lifetimes of tags asked for with it should be longer."""
         block = self.blocks.get(Lane.MANIFESTS)
         if reserve.amount and block is not None and block.wait(now):
             return STRETCH_MAX
@@ -91,12 +91,12 @@ class QuotaFile:
         self._file = StateFile(path)
 
     def read(self) -> dict[Key, Entry] | None:
-        """Return what it says, None if it is as it was."""
+        """Return its entries, None if it has not changed."""
         text = self._file.read()
         return None if text is None else decode(text)
 
     def write(self, entries: Mapping[Key, Entry]) -> None:
-        """Put another one in its place."""
+        """Replace it."""
         self._file.write(encode(entries))
 
 
@@ -114,7 +114,7 @@ def encode(entries: Mapping[Key, Entry]) -> bytes:
 
 
 def decode(text: bytes) -> dict[Key, Entry]:
-    """Return what encode() was given; without what can't be understood, so that nothing stands in the way."""
+    """Return the entries that encode() was given, without any that can't be parsed; never raise for those."""
     try:
         data: Any = json.loads(text)
         rows = list(data["quotas"]) if data["version"] == _VERSION else []

@@ -1,7 +1,7 @@
-"""What registries allow: what is left of their quotas, and who must not be asked for a while.
+"""Registries' quotas: what is left of them, and which registries must not be asked for a while.
 
-All workers read and write one file (`quota_file`), without a lock: what two of them know is joined, in any
-order, and who finds that something of its own is lacking writes it again. So they agree after a few seconds.
+All workers read and write one file (`quota_file`), without a lock: the states of two workers are joined, in
+any order, and a worker that misses an entry of its own writes it again. So they agree after a few seconds.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from regproxy.upstream.quota_file import ENTRIES_MAX, Block, Entry, Key
 
 log = logging.getLogger(__name__)
 
-_LOOK_SECONDS: Final = 1.0  # how often the file is looked at
-_WRITE_SECONDS: Final = 5.0  # how often what is left is written; a refusal is at once
+_LOOK_SECONDS: Final = 1.0  # between two checks of the file
+_WRITE_SECONDS: Final = 5.0  # between two writes of what is left; a refusal is written at once
 _COUNT_MAX: Final = 30
 _METHODS: Final = frozenset({"GET", "HEAD"})
 
 
 class Counters(Protocol):
-    """Where quotas are shown."""
+    """The metrics of quotas."""
 
     def quota(self, registry: str, credential: str, limit: int, remaining: int) -> None:
-        """Show what a registry has said."""
+        """Show the quota that a registry has reported."""
 
     def upstream_429(self, registry: str, credential: str, method: str) -> None:
         """Count a request that was refused."""
@@ -51,19 +51,19 @@ class Counters(Protocol):
 
 
 class QuotaState(Protocol):
-    """What processes share of quotas: see QuotaFile. Neither may wait for longer than a small file takes."""
+    """The shared state of quotas: see QuotaFile. Neither method may block longer than a small file takes."""
 
     def read(self) -> dict[Key, Entry] | None:
-        """Return what all of them know, None if it is as it was."""
+        """Return the shared entries, None if they have not changed."""
 
     def write(self, entries: Mapping[Key, Entry]) -> None:
-        """Have the others know this."""
+        """Share these entries."""
 
 
 class Quotas:
-    """The quotas of all registries, one object for each worker. Nothing here waits but for its state.
+    """The quotas of all registries, one object for each worker. It blocks for its state's I/O alone.
 
-    `state`: what other processes know; None: nothing is shared, nor kept.
+    `state`: shared with other processes; None: nothing is shared, nor kept.
     `clock`: seconds since the epoch, since a block outlives the process. Credentials are labels, as
     `rate_limits.client_credential()` makes them for a client's own.
     """
@@ -91,7 +91,7 @@ class Quotas:
     def admit(self, host: str, credential: str, method: str, kind: Kind) -> None:
         """Raise RateLimited while the registry has said that it would refuse such a request.
 
-        GETs of manifests, HEADs, and all the rest are refused apart, as registries count them apart.
+        GETs of manifests, HEADs, and all other requests are blocked apart, as registries count them apart.
         """
         now = self._clock()
         self._look(now)
@@ -126,19 +126,19 @@ class Quotas:
             self._stretch(now)
 
     def stretch(self, host: str) -> float:
-        """By how much lifetimes of this registry's tags are longer now: 1.0 to STRETCH_MAX.
+        """Return the factor by which lifetimes of this registry's tags are longer: 1.0 to STRETCH_MAX.
 
-        The credential that has least left of its reserve decides.
+        The credential with the least left of its reserve decides.
         """
         self._look(self._clock())
         return self._stretches.get(host, 1.0)
 
     def close(self) -> None:
-        """Write what is not written yet."""
+        """Write changes that are not written yet."""
         if self._dirty:
             self._write(self._clock())
 
-    # --- what is known -----------------------------------------------------------------------------------
+    # --- the state of this process -----------------------------------------------------------------------
 
     def _entry(self, host: str, credential: str) -> Entry:
         entry = self._entries.get((host, credential))
@@ -151,7 +151,7 @@ class Quotas:
         blocks = self._entry(host, credential).blocks
         old = blocks.get(lane)
         if old is not None and old.wait(now):
-            # Sent before the first refusal came: another one of the same.
+            # The request was sent before the first refusal came: it does not count again.
             if retry is None or now + retry <= old.until:
                 return
             blocks[lane] = Block(now, now + retry, old.count)
@@ -164,7 +164,7 @@ class Quotas:
         self._write(now)
 
     def _answered(self, host: str, credential: str, lane: Lane, now: float) -> None:
-        """Forget the refusals in a row, unless the answer is to a request from before the last one."""
+        """Reset the count of refusals, unless the answer is to a request from before the last one."""
         entry = self._entries.get((host, credential))
         block = entry.blocks.get(lane) if entry is not None else None
         if entry is not None and block is not None and block.count and not block.wait(now):
@@ -175,7 +175,7 @@ class Quotas:
         self._counters.quota(host, label(credential), report.limit, report.remaining)
 
     def _stretch(self, now: float) -> None:
-        """Work out anew what stretch() answers, which is asked for with every tag."""
+        """Recompute the result of stretch(), which is called for every tag."""
         found: dict[str, float] = {}
         for (host, _), entry in self._entries.items():
             factor = entry.stretch(self._reserve, now)
@@ -183,7 +183,7 @@ class Quotas:
                 found[host] = factor
         self._stretches = found
 
-    # --- what others know --------------------------------------------------------------------------------
+    # --- the shared state --------------------------------------------------------------------------------
 
     def _look(self, now: float) -> None:
         """Once a second: read the file if another process has written it, write it if it is time to."""
@@ -203,20 +203,20 @@ class Quotas:
             if entry.prune(now):
                 self._entries.setdefault(key, Entry()).join(entry)
         _bound(self._entries)
-        # Something of ours was lost when two wrote at once.
+        # An entry of ours was lost when two processes wrote at once.
         self._dirty = any(found.get(key) != entry for key, entry in self._entries.items())
 
     def _write(self, now: float) -> None:
         self._read(now)
         self._entries = {key: entry for key, entry in self._entries.items() if entry.prune(now)}
         self._written, self._dirty = now, False
-        # Who can't write now tries again with the next change.
+        # A failed write is retried with the next change.
         if self._state is not None:
             self._state.write(self._entries)
 
 
 def _bound(entries: dict[Key, Entry], keep: Entry | None = None) -> None:
-    """Drop those that nothing was heard of for the longest time; a new one has not been heard of yet."""
+    """Drop the entries that changed longest ago, but not `keep`, a new one without any change yet."""
     while len(entries) > ENTRIES_MAX:
         old = (key for key, entry in entries.items() if entry is not keep)
         del entries[min(old, key=lambda key: entries[key].changed)]

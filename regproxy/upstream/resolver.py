@@ -1,7 +1,7 @@
-"""Addresses of names, remembered for a while, and in the order in which they are to be tried.
+"""Resolve names: remember their addresses for a while, and order them for connecting.
 
-An answer that has had its time is given at once nevertheless while it is asked for anew behind it, as long as
-it is not too old (RFC 8767); newer() then has what comes of that.
+An expired answer is returned at once while a new lookup runs in the background, as long as it is not too old
+(RFC 8767); newer() then returns the result of that lookup.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from regproxy.upstream.name_lookups import AddrInfo
 FOUND_SECONDS: Final = 5.0  # a burst of connections asks once; a record that moves is followed soon
 MISSING_SECONDS: Final = 1.0
 AWAY_SECONDS: Final = 5.0  # at most; else as long as it took to find out that no name server answers
-# So old an answer is given at once while it is asked for anew; an older one after a moment (RFC 8767 5).
+# Up to this age an answer is returned at once during a new lookup; an older one after a moment (RFC 8767 5).
 AT_ONCE_SECONDS: Final = 300.0
 PATIENCE: Final = 1.8
 # While the name servers are away the last answer is better than none (RFC 8767).
 STALE_SECONDS: Final = 3600.0
-FAILED_SECONDS: Final = 10.0  # so long an address that failed is tried after the others
+FAILED_SECONDS: Final = 10.0  # for which an address that failed is tried after the others
 KNOWN_MAX: Final = 1024
 
 _Error = OSError | UnicodeError
 
 
 class System(Protocol):
-    """Who is asked: Lookups."""
+    """The system's resolver: see Lookups."""
 
     async def admit(self, name: str, asker: str) -> None:
-        """Wait for this asker's turn. Raises Busy where it does not come."""
+        """Wait for this asker's turn. Raises Busy where the turn does not come."""
 
     def begin(self, name: str, asker: str) -> asyncio.Future[list[AddrInfo]]:
         """Look up all addresses of a name; OSError or UnicodeError."""
@@ -46,7 +46,7 @@ class System(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What a name stands for, or why it stands for nothing; until when that counts; when it was found."""
+    """The addresses of a name, or the error; until when that is valid; when it was found."""
 
     infos: Sequence[AddrInfo]
     error: _Error | None
@@ -55,21 +55,21 @@ class _Answer:
 
 
 class Resolver:
-    """Names to addresses. Of several who ask for the same name at a time, one asks the system."""
+    """Resolves names to addresses. Concurrent requests for one name share one lookup."""
 
     def __init__(self, system: System, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._system = system
         self._monotonic = monotonic
         self._answers: Bounded[str, _Answer] = Bounded(KNOWN_MAX)
-        # Apart: names that somebody makes up must not push out those that there are.
+        # Apart: made-up names must not push out those that exist.
         self._missing: Bounded[str, _Answer] = Bounded(KNOWN_MAX)
         self._asking: Flights[str, _Answer] = Flights()
-        self._patience: Bounded[str, float] = Bounded(KNOWN_MAX)  # until when it is waited for a flight
+        self._patience: Bounded[str, float] = Bounded(KNOWN_MAX)  # until when callers wait for a flight
 
     async def lookup(self, name: str, port: int, asker: str = "") -> list[AddrInfo]:
         """Return every address of a name, with this port.
 
-        Raises OSError or UnicodeError (no such name), or Busy. `asker`: whose bound counts.
+        Raises OSError or UnicodeError (no such name), or Busy. `asker`: whose limit the lookup counts for.
         """
         known, now = self._answers.get(name) or self._missing.get(name), self._monotonic()
         if known is not None and now < known.until:
@@ -90,12 +90,12 @@ class Resolver:
         return _given(await asyncio.shield(flight), port)
 
     async def newer(self, name: str, port: int) -> list[AddrInfo]:
-        """Return what comes of asking anew, where lookup() has not waited for that; [] where it has."""
+        """Return the result of a lookup that lookup() has not waited for; [] where there is none."""
         flight = self._asking.under_way(name)
         return [] if flight is None else _given(await asyncio.shield(flight), port)
 
     def renews(self, name: str) -> bool:
-        """Whether there is something that newer() would wait for."""
+        """Return whether there is a lookup that newer() would wait for."""
         return name in self._asking
 
     async def _begin(self, name: str, known: _Answer | None, asker: str) -> asyncio.Task[_Answer]:
@@ -106,7 +106,7 @@ class Resolver:
             return flight
         began = self._monotonic()
         self._patience.put(name, began + PATIENCE)
-        # Begun here and now: the next who asks is told by what is under way whether it is its turn.
+        # Begun without a pause after admit(): that decides about the next one by the lookups under way.
         lookup = self._system.begin(name, asker)
         return self._asking.start(name, partial(self._ask, name, known, began, lookup))
 
@@ -130,7 +130,7 @@ class Resolver:
             now = self._monotonic()
             until = now + MISSING_SECONDS
             if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
-                # A name that is asked for again and again must not have a thread all the time.
+                # A name that is looked up again and again must not occupy a thread all the time.
                 until = now + min(max(MISSING_SECONDS, now - began), AWAY_SECONDS)
                 if before is not None and before.infos and now < before.found_at + STALE_SECONDS:
                     return _Answer(before.infos, None, until, before.found_at)
@@ -140,7 +140,7 @@ class Resolver:
 
 
 class Order:
-    """In which order addresses are tried: what has failed a moment ago comes last."""
+    """The order in which addresses are tried: those that have just failed come last."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -155,13 +155,13 @@ class Order:
         return sorted(turns, key=lambda info: (self._failed.get(address_of(info)) or 0.0) > now)
 
     def failed(self, infos: Iterable[AddrInfo]) -> None:
-        """These could not be connected to just now, or others were faster although they came later."""
+        """Note addresses that could not be connected to, or were slower than others tried after them."""
         until = self._monotonic() + FAILED_SECONDS
         for info in infos:
             self._failed.put(address_of(info), until)
 
     def worked(self, address: str) -> None:
-        """This one was connected to."""
+        """Note an address that was connected to."""
         self._failed.drop(address)
 
 
@@ -182,7 +182,7 @@ def _given(answer: _Answer, port: int) -> list[AddrInfo]:
 
 
 def _again(error: _Error) -> _Error:
-    """A new error of the same kind: one that is raised again and again collects tracebacks."""
+    """Return a new error of the same kind: one that is raised again and again collects tracebacks."""
     if isinstance(error, OSError):
         return type(error)(*error.args)
     return UnicodeError(str(error))
