@@ -1,1 +1,1 @@
-"""Decisions from values alone: what a request gets, what is shared, who may be reached. Pure."""
+"""Pure decisions: what a request gets, which answers are shared, which hosts may be reached."""

@@ -1,4 +1,4 @@
-"""How long what a tag's origin has said holds: the one place where a copy's age is judged."""
+"""Freshness of cached tags: the one place where a copy's age is judged."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """Seconds in the life of a tag's copies, counted from when their origin has confirmed them.
+    """Lifetimes of a tag's cached copies, in seconds since the origin last confirmed them.
 
-    `ttl`: they are fresh (RFC 9111 4.2). `swr`: so much longer they are served while the origin is asked
-    (RFC 5861 3), and `if_error` longer in the place of an origin that is in trouble (RFC 5861 4). `name`: the
-    tier's, for headers, log and metrics.
+    `ttl`: copies are fresh (RFC 9111 4.2). `swr`: how much longer they are served while the origin is asked
+    (stale-while-revalidate, RFC 5861 3). `if_error`: how long after `ttl` they are served instead of the
+    origin's error (stale-if-error, RFC 5861 4). `name`: the tier's name, for headers, log and metrics.
 
-    Ages are in seconds. A negative one says that the clock was put back: that copy may be of any age, and is
-    not fresh. `stretch`: how many times longer a registry's tags are fresh now, 1.0 or more.
+    Ages are in seconds. A negative age means that the clock was set back: the copy may be of any age, and is
+    not fresh. `stretch`: factor by which `ttl` is currently extended for a registry, 1.0 or more.
     """
 
     name: str
@@ -23,13 +23,13 @@ class Lifetime:
     if_error: float
 
     def is_fresh(self, age: float, stretch: float = 1.0) -> bool:
-        """Tell whether a copy answers without anybody being asked."""
+        """Return whether a copy may be served without asking the origin."""
         return 0 <= age < self.ttl * stretch
 
     def may_renew(self, age: float, stretch: float = 1.0) -> bool:
-        """Tell whether a copy answers while its origin is asked."""
+        """Return whether a copy may be served while the origin is asked."""
         return 0 <= age < self.ttl * stretch + self.swr
 
     def usable_if_error(self, age: float, stretch: float = 1.0) -> bool:
-        """Tell whether a copy answers where its origin can't."""
+        """Return whether a copy may be served when its origin fails."""
         return age - self.ttl * stretch < self.if_error
