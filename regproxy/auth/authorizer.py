@@ -47,6 +47,7 @@ REGISTRIES_KEPT: Final = 1024  # whose way of asking is remembered
 SCOPES_KEPT: Final = 4096
 _SHOWN: Final = 200  # characters of a path in the log
 PING: Final = "ping"  # the scope of GET and HEAD /v2/, whoever asks: the same is asked
+_CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
 YOUNG: Final = 10.0  # seconds; a token that is refused at this age is not fetched anew
 
 # "login": a pair, or a token that is configured as such.
@@ -195,6 +196,25 @@ class Authorizer:
             another = await self._ours(origin, target, background)
         # The same again would be refused again.
         return another if another is not None and another.value != grant.value else _client(request)
+
+    async def led(
+        self, registry: Origin, at: Origin, method: str, path: str, response: Response
+    ) -> Grant | None:
+        """Return what to show, once, after a 401 of the host that a registry's answer has led to.
+
+        That is its own login, where `Origins.lends`, or an anonymous token. Only into what a pull asks for: a
+        redirect may lead anywhere.
+        """
+        target, found = parse_target(path), loan(method, path, pushes=False)
+        if found is None or found.endpoint != "content" or target.kind not in _CONTENT:
+            return None
+        if not self._logins.secure(at):
+            return None
+        self._learn(at, target, response)
+        if self._origins.lends(registry, at):
+            return await self._ours(at, target, True)
+        asks = self._asks_by(at, target.repository)
+        return await self._anonymous(at, target, asks) if isinstance(asks, Realm) else None
 
     @asynccontextmanager
     async def trial(self, origin: Origin, grant: Grant | None) -> AsyncIterator[bool]:
@@ -404,6 +424,9 @@ class Authorizer:
                 if error.login and again:
                     # The provider may have another by now.
                     return await self._token(origin, target, realm, background, again=False)
+        return await self._anonymous(origin, target, realm)
+
+    async def _anonymous(self, origin: Origin, target: Target, realm: Realm) -> Grant | None:
         if not (self._logins.secure(realm.origin) or self._origins.plain(origin)):
             return None
         try:

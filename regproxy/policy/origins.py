@@ -8,6 +8,7 @@ from typing import Final
 from regproxy.config.origin_tables import Mirror, OriginSettings, Scheme
 from regproxy.config.parent_proxy import ParentProxy, is_loopback
 from regproxy.config.settings import Config
+from regproxy.config.values import ANY_PORT
 from regproxy.http.origin import Origin
 
 # Statuses accepted from a mirror; after any other, the next place is asked. 206 and 416 answer resumed
@@ -95,6 +96,16 @@ class Origins:
             return False
         return by_digest or any(rule.matches(registry.host, registry.port) for rule in rules)
 
+    def lends(self, registry: Origin, to: Origin) -> bool:
+        """Whether the login of a host may be shown to it where a registry's answer has led there.
+
+        Clients may ask that host for the same themselves, or the settings name the very registry. Anybody may
+        have one that a mask matches.
+        """
+        config, (host, port) = self._config, (registry.host, registry.port)
+        named = any(rule.pattern == host and rule.matches(host, port) for rule in config.registries)
+        return named or self._named(host, port) or intercepts(config, to.host, to.port)
+
     def canonical(self, origin: Origin) -> Origin:
         """Return the origin as clients know it, given one that may come from a registry behind plain HTTP.
 
@@ -152,6 +163,12 @@ class Origins:
     def _patience(self, settings: OriginSettings) -> float:
         mirrors = (self._of(mirror.host, mirror.port) for mirror in settings.mirrors)
         return sum(max(each.connect_timeout, each.read_timeout) for each in (settings, *mirrors))
+
+
+def intercepts(config: Config, host: str, port: int) -> bool:
+    """Whether a CONNECT to this is answered in its place."""
+    usual = port == 443 or not config.connect_ports.isdisjoint({port, ANY_PORT})
+    return any(rule.matches(host, port) and (rule.port is not None or usual) for rule in config.registries)
 
 
 def _is(mirror: Mirror, origin: Origin) -> bool:

@@ -17,6 +17,7 @@ from regproxy.config.values import ANY_PORT
 from regproxy.core.addresses import Reach, reach_of
 from regproxy.policy.freshness import Lifetime
 from regproxy.policy.lending import cannot_be_push, is_plain
+from regproxy.policy.origins import intercepts
 from regproxy.registry.targets import Kind, Target
 
 TAG_DISABLED: Final = "manifest-default-disabled"
@@ -112,9 +113,8 @@ class Policy:
         config = self._config
         ports = ", ".join(str(p) for p in sorted(config.connect_ports))
         allowed = port in config.connect_ports or ANY_PORT in config.connect_ports
-        for rule in config.registries:
-            if rule.matches(host, port) and (rule.port is not None or port == 443 or allowed):
-                return ConnectPlan(Decision.INTERCEPT)
+        if intercepts(config, host, port):
+            return ConnectPlan(Decision.INTERCEPT)
         if any(rule.port == port and rule.matches(host, port) for rule in config.allow_targets):
             return ConnectPlan(Decision.TUNNEL)
         if not allowed:

@@ -413,13 +413,44 @@ class Upstream:
     async def _send_led(
         self, registry: Origin, at: Origin, request: Request, method: str, url: str, ask: Ask
     ) -> tuple[Connection, Response]:
+        """One request where an answer has led to; after a 401 one more, with that host's own credentials."""
+        connection, response = await self._send_again(registry, at, None, request, method, url, ask)
+        if response.status != 401:
+            return connection, response
+        authorizer, path = self._authorizer, _path_of(url)
+        try:
+            grant = await authorizer.led(registry, at, method, path, response)
+        except BaseException:
+            connection.abort()
+            raise
+        async with authorizer.trial(at, grant) as rests:
+            if rests or grant is None:
+                return connection, response
+            await self._finish(connection, response)
+            connection, response = await self._send_again(registry, at, grant, request, method, url, ask)
+            if response.status != 401:
+                authorizer.accepted(at, grant, response.status)
+            else:
+                await authorizer.note(at, parse_target(path), response, grant)
+        return connection, response
+
+    async def _send_again(
+        self,
+        registry: Origin,
+        at: Origin,
+        grant: Grant | None,
+        request: Request,
+        method: str,
+        url: str,
+        ask: Ask,
+    ) -> tuple[Connection, Response]:
         """One request where an answer has led to; again after a while where that host is busy."""
         if _kind(request) not in _BY_DIGEST:
             # Of a tag there may be a copy to serve instead: nobody is kept waiting.
-            return await self._send(at, None, request, method, url, ask, across=registry)
+            return await self._send(at, grant, request, method, url, ask, across=registry)
         for attempt in itertools.count(1):
             async with self._backoff.turn(at):
-                connection, response = await self._send(at, None, request, method, url, ask, across=registry)
+                connection, response = await self._send(at, grant, request, method, url, ask, across=registry)
             pause = self._backoff.pause(at, response, attempt)
             if pause is None:
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -20,7 +22,7 @@ from tests.support.proxy import Proxy, said
 from tests.support.trust import Trust
 
 NUMBERS = itertools.count()
-HOSTS = 200  # names of the registries: what is learned of one is no business of another's
+HOSTS = 300  # names of the registries: what is learned of one is no business of another's
 ACCEPT = {"Accept": MANIFEST}
 OWN = "Bearer the-clients-own"
 CODES = (301, 302, 303, 307, 308)
@@ -94,7 +96,7 @@ def proxies(field: Field, trust: Trust, tmp_path_factory: pytest.TempPathFactory
     found.close()
 
 
-NAMES = (f"reg{number}.test" for number in range(HOSTS))
+NAMES = (f"reg{number}.test" for number in range(HOSTS - 40))
 
 
 @pytest.fixture
@@ -256,10 +258,10 @@ class TestPlainRedirects:
 
     def test_no_configured_login(self, through: Through, field: Field) -> None:
         """Neither the registry's own nor that of the host that it leads to."""
-        item, env = blob(), {"AUTH_REGISTRIES": f"plain.test:x:y reg{HOSTS - 1}.test:u:p"}
+        item, env = blob(), {"AUTH_REGISTRIES": "plain.test:x:y reg259.test:u:p"}
         moved_to_plain(field, item)
         field.plain.on(item.path, Answer(b"", 401, {"WWW-Authenticate": 'Basic realm="r"'}))
-        client = through(f"reg{HOSTS - 1}.test:{field.registries.port}", **env)
+        client = through(f"reg259.test:{field.registries.port}", **env)
         assert client.get(item.path).status == 401
         assert all(map(bare, field.asked(field.plain, item.path)))
         (seen,) = field.asked(field.registries, item.path)
@@ -364,3 +366,172 @@ class TestBusyCdns:
         field.registries.on(item.path, busy(429, Retry_After="3600"))
         assert [client.get(item.path, ACCEPT).status for _ in range(2)] == [429, 429]
         assert field.registries.hits[item.path] == 1
+
+
+# --- a second registry ------------------------------------------------------------------------------------
+
+FIRST, SECOND = "Basic Zmlyc3Q6cHcx", "Basic c2Vjb25kOnB3Mg=="  # first:pw1, second:pw2
+WITH_LOGINS = range(HOSTS - 40, HOSTS)
+LOGINS = {
+    "AUTH_REGISTRIES": " ".join(
+        f"reg{number}.test:first:pw1 reg.other{number}.test:second:pw2" for number in WITH_LOGINS
+    )
+}
+NAMES_WITH_LOGINS = (f"reg{number}.test" for number in WITH_LOGINS)
+
+
+@pytest.fixture
+def known_host(field: Field) -> str:
+    """A registry of the test's own that has a login, as the second one has."""
+    return f"{next(NAMES_WITH_LOGINS)}:{field.registries.port}"
+
+
+def challenge(realm: str) -> Answer:
+    return Answer(b"{}", 401, {"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'})
+
+
+def issue(seen: Seen) -> Answer:
+    """A token that tells for what and for whom it is."""
+    scope = parse_qs(seen.target.partition("?")[2]).get("scope", [""])[0]
+    whose = {None: "anonymous", SECOND: "second"}.get(seen.get("authorization"), "another")
+    return Answer(json.dumps({"token": f"{whose}/{scope}"}).encode())
+
+
+def guarded(answer: Answer, refusal: Answer, *right: str) -> Script:
+    return lambda seen: answer if (seen.get("authorization") or "") in right else refusal
+
+
+class Second(NamedTuple):
+    """A second registry, where the first one redirects everything, and the realm of its tokens."""
+
+    host: str
+    realm: str
+    name: str
+
+    def token(self, whose: str) -> str:
+        return f"Bearer {whose}/repository:second/{self.name}:pull"
+
+
+def second(field: Field, host: str, item: Item, whose: str, code: int = 307) -> tuple[Second, str]:
+    """Return it, and the path there of what the first one redirects."""
+    name, rest = item.path.removeprefix("/v2/").split("/", 1)
+    to = elsewhere(field, host)
+    it = Second(to, f"https://{to.replace('reg.', 'auth.', 1)}/token/{name}", name)
+    path = f"/v2/second/{name}/{rest}"
+    field.registries.on(item.path, redirect(f"https://{to}{path}", code))
+    field.others.on(path, guarded(item.answer, challenge(it.realm), it.token(whose)))
+    field.others.on(f"/token/{name}", issue)
+    return it, path
+
+
+class TestSecondRegistry:
+    @pytest.mark.parametrize("code", CODES)
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    @pytest.mark.parametrize("make", MAKERS, ids=name)
+    @pytest.mark.parametrize("own", [None, OWN], ids=["nobody", "somebody"])
+    def test_an_anonymous_token(
+        self,
+        own: str | None,
+        make: Callable[[], Item],
+        method: str,
+        code: int,
+        through: Through,
+        field: Field,
+        host: str,
+    ) -> None:
+        item = make()
+        it, path = second(field, host, item, "anonymous", code)
+        sent = {**ACCEPT, "Cookie": "a=b"} | ({"Authorization": own} if own else {})
+        reply = through().request(method, item.path, sent)
+        assert (reply.status, reply.body) == (200, item.body if method == "GET" else b"")
+        assert [seen.get("authorization") for seen in field.asked(field.registries, item.path)] == [own]
+        shown = [seen.get("authorization") for seen in field.asked(field.others, path)]
+        assert shown == [None, it.token("anonymous")]
+        assert {seen.get("cookie") for seen in field.asked(field.others, path)} == {None}
+        at_realm = [seen.get("authorization") for seen in field.asked(field.others, f"/token/{it.name}")]
+        assert at_realm == [None]
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    @pytest.mark.parametrize("make", MAKERS, ids=name)
+    @pytest.mark.parametrize("way", ["tokens", "basic"])
+    def test_its_own_login(
+        self,
+        way: str,
+        make: Callable[[], Item],
+        method: str,
+        through: Through,
+        field: Field,
+        known_host: str,
+    ) -> None:
+        item, client = make(), through(known_host, **LOGINS)
+        it, path = second(field, known_host, item, "second")
+        if way == "basic":
+            refusal = Answer(b"{}", 401, {"WWW-Authenticate": 'Basic realm="r"'})
+            field.others.on(path, guarded(item.answer, refusal, SECOND))
+        assert client.request(method, item.path, ACCEPT).status == 200
+        assert {seen.get("authorization") for seen in field.asked(field.registries, item.path)} == {FIRST}
+        right = SECOND if way == "basic" else it.token("second")
+        assert [seen.get("authorization") for seen in field.asked(field.others, path)] == [None, right]
+        at_realm = {seen.get("authorization") for seen in field.asked(field.others, f"/token/{it.name}")}
+        assert at_realm == (set() if way == "basic" else {SECOND})
+
+    @pytest.mark.parametrize("make", [tag], ids=name)
+    def test_a_tag_that_is_held(
+        self, make: Callable[[], Item], through: Through, field: Field, host: str
+    ) -> None:
+        item, client = make(), through()
+        it, path = second(field, host, item, "anonymous")
+        words = [said(client.get(item.path, ACCEPT))[0] for _ in range(3)]
+        assert words == ["MISS", "REVALIDATED", "REVALIDATED"]
+        field.others.on(f"/token/{it.name}", busy(503))
+        field.others.on(path, guarded(item.answer, challenge(it.realm + "2")))
+        field.others.on(f"/token/{it.name}2", busy(503))
+        reply = client.get(item.path, ACCEPT)
+        assert (reply.status, said(reply)[0], reply.body) == (200, "STALE", item.body)
+
+    @pytest.mark.parametrize(
+        "target", ["/api/v2.0/users", "/v2/_catalog", "/v2/a/../b/manifests/1", "/v2/a/manifests/1?key=x"]
+    )
+    @pytest.mark.parametrize("way", ["tokens", "basic"])
+    def test_what_no_pull_asks_for(
+        self, way: str, target: str, through: Through, field: Field, known_host: str
+    ) -> None:
+        """A registry may redirect to anything: logins are for pulls."""
+        item = tag()
+        it, _ = second(field, known_host, item, "second")
+        target = f"/{it.name}{target}" if "api" in target else target.replace("a/", f"{it.name}/")
+        field.registries.on(item.path, redirect(f"https://{it.host}{target}"))
+        refusal = challenge(it.realm)
+        if way == "basic":
+            refusal = Answer(b"{}", 401, {"WWW-Authenticate": 'Basic realm="r"'})
+        field.others.on(target.partition("?")[0], refusal)
+        before = len(field.others.requests)
+        assert through(known_host, **LOGINS).get(item.path, ACCEPT).status in (401, 502)
+        assert {seen.get("authorization") for seen in field.others.requests[before:]} <= {None}
+
+    @pytest.mark.parametrize("way", ["tokens", "basic"])
+    def test_a_registry_that_a_mask_matches_and_a_host_that_nobody_may_ask(
+        self, way: str, through: Through, field: Field, known_host: str
+    ) -> None:
+        """What a client could not have by itself, it does not get by way of a registry of its own."""
+        item = tag()
+        it, path = second(field, known_host, item, "second")
+        if way == "basic":
+            refusal = Answer(b"{}", 401, {"WWW-Authenticate": 'Basic realm="r"'})
+            field.others.on(path, guarded(item.answer, refusal, SECOND))
+        client = through(known_host, **LOGINS, REGISTRIES=f"*.test:{field.registries.port}")
+        assert client.get(item.path, ACCEPT).status == 401
+        at_realm = {seen.get("authorization") for seen in field.asked(field.others, f"/token/{it.name}")}
+        assert at_realm <= {None}
+        assert SECOND not in {seen.get("authorization") for seen in field.asked(field.others, path)}
+
+    def test_a_third_gets_nothing_of_the_second(
+        self, through: Through, field: Field, known_host: str
+    ) -> None:
+        item, client = blob(), through(known_host, **LOGINS)
+        it, path = second(field, known_host, item, "second")
+        away = redirect(f"{field.plain.url}{item.path}")
+        field.others.on(path, guarded(away, challenge(it.realm), it.token("second")))
+        field.plain.on(item.path, item.answer)
+        assert client.get(item.path).body == item.body
+        assert all(map(bare, field.asked(field.plain, item.path)))
