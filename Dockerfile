@@ -17,10 +17,12 @@ RUN /opt/regproxy/bin/pip install --no-cache-dir . \
 FROM debian:12-slim
 
 # libssl3 comes with python3.
+# /entrypoint.sh is docker-registry-proxy's, which manifests may name.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates python3 \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 3128 --user-group --no-log-init --home-dir /nonexistent --shell /usr/sbin/nologin regproxy \
+ && printf '#!/bin/sh\nexec regproxy serve\n' > /entrypoint.sh && chmod 755 /entrypoint.sh \
  && install -d -o regproxy -g regproxy -m 750 /docker_mirror_cache /ca
 COPY --from=build /opt/regproxy /opt/regproxy
 

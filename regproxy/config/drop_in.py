@@ -133,7 +133,8 @@ def _registry_words(raw: Raw) -> Iterator[str]:
     if not isinstance(raw, str):
         yield from map(str.strip, raw)
         return
-    for word in raw.split():
+    for quoted in raw.split():
+        word = quoted.strip("\"'")
         plain, tilde, regex = ("", "~", word[1:]) if word.startswith("~") else word.partition(",~")
         yield from plain.replace(",", " ").split()
         if tilde:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from regproxy.config.settings import Config, load
 from regproxy.core.errors import ConfigError
+
+# docker-registry-proxy takes one that is mounted in place of resolv.conf.
+NGINX_RESOLVERS: Final = Path("/etc/nginx/resolvers.conf")
 
 
 def read(path: Path | None, env: Mapping[str, str]) -> tuple[str | None, Config]:
@@ -18,4 +23,10 @@ def read(path: Path | None, env: Mapping[str, str]) -> tuple[str | None, Config]
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError("REGPROXY_CONFIG", str(path), f"can't be read: {reason}") from None
-    return text, load(env, text, str(path or ""))
+    config = load(env, text, str(path or ""))
+    if NGINX_RESOLVERS.exists():
+        warning = (
+            f"{NGINX_RESOLVERS} has no effect: names are looked up as resolv.conf says (docker run --dns)"
+        )
+        config = replace(config, warnings=(*config.warnings, warning))
+    return text, config

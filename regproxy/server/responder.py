@@ -149,7 +149,8 @@ class Responder:
     def head(self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
         """Return a head without the empty line; the caller's headers and ours."""
         request = exchange.request
-        shown = status < 400  # as with nginx's add_header
+        # As with nginx's add_header; the pages are nothing that is cached.
+        shown = status < 400 and exchange.origin is not None
         if shown and exchange.kind and request is not None:
             headers.append((b"x-docker-registry-proxy-cache-type", exchange.kind.encode()))
         if exchange.cache:

@@ -99,6 +99,7 @@ class TestWithoutConnect:
     def test_any(self, method: str, target: str, plain: Client) -> None:
         reply = plain.request(method, target)
         assert (reply.status, WORKING in reply.body) == (200, True)
+        assert (reply.get(STATUS), reply.get(TYPE)) == (None, None)
         assert (reply.get("Content-Type") or "").startswith("text/plain")
         assert plain.get("/").status == 200  # the connection goes on
 

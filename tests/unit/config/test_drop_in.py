@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from regproxy.config import loading
 from regproxy.config.settings import Config, HostRule, load
 from regproxy.core.errors import ConfigError
 
@@ -103,6 +106,14 @@ def test_a_serial_number_file() -> None:
     assert load({"CA_SRL_FILE": ""}).warnings == ()
 
 
+def test_nginx_resolvers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "NGINX_RESOLVERS", tmp_path / "resolvers.conf")
+    assert loading.read(None, {})[1].warnings == ()
+    (tmp_path / "resolvers.conf").write_text("resolver 192.0.2.1;")
+    (warning,) = loading.read(None, {})[1].warnings
+    assert warning.startswith(f"{tmp_path}/resolvers.conf has no effect")
+
+
 # (value, seconds)
 @pytest.mark.parametrize(
     "value, seconds", [("200 1h", 3600.0), ("200 302 10m", 600.0), ("any 1m", 60.0), ("404 1h 30m", None)]
@@ -133,6 +144,7 @@ REGISTRIES = [
     (r"~(?!a)b gcr.io", ["gcr.io"], 1),
     ("~( gcr.io", ["gcr.io"], 1),
     ("~ gcr.io", ["gcr.io"], 1),
+    ("\"gcr.io\" 'quay.io'", ["gcr.io", "quay.io"], 0),
 ]
 
 
