@@ -26,6 +26,7 @@ from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.records_self_test import sealing_fault
 from regproxy.fill.fills import Fills
 from regproxy.fill.origin_bodies import CHANCES, Limits
+from regproxy.policy.interception import Interception
 from regproxy.policy.origins import Origins
 from regproxy.policy.plans import Policy
 from regproxy.process.boot import Record
@@ -58,6 +59,7 @@ def build(
 ) -> Services:
     """Return what the sessions of a worker share. Raises RegproxyError for what can't be opened."""
     root, policy, origins = directories.cache, Policy(config), Origins(config)
+    interception = Interception(config)
     reactor = Reactor(loop, record.debug)
     authority = Authority.open(directories.ca_crt, directories.ca_key)
     metrics = Metrics(CollectorRegistry())
@@ -69,7 +71,7 @@ def build(
     index.on_removed, index.on_forget_all = store.forget, store.forget_all
     contexts = _contexts(config, authority)
     quotas = Quotas(QuotaFile(layout.quotas(root)), config.quota_reserve, metrics)
-    dialer = Dialer(config, origins, policy, Trust(config), reactor, loop, metrics)
+    dialer = Dialer(config, origins, interception, Trust(config), reactor, loop, metrics)
     realms = Realms(layout.realms(root))
     upstream = Upstream(
         *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
@@ -88,6 +90,7 @@ def build(
     return Services(
         config=config,
         policy=policy,
+        interception=interception,
         reactor=reactor,
         store=store,
         index=index,

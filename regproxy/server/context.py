@@ -16,6 +16,7 @@ from regproxy.config.settings import Config
 from regproxy.core.lru import Bounded
 from regproxy.dataplane.reactor import Reactor
 from regproxy.fill.fills import Fills
+from regproxy.policy.interception import Interception
 from regproxy.policy.plans import Policy
 from regproxy.server.lookup import Lookup
 from regproxy.server.routes import Routes
@@ -38,6 +39,7 @@ class Services:
 
     config: Config
     policy: Policy
+    interception: Interception
     reactor: Reactor
     store: Store
     index: Index

@@ -18,7 +18,8 @@ from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import Held
 from regproxy.http.hops import hop
 from regproxy.http.origin import Origin
-from regproxy.policy.plans import Action, Decision, Plan
+from regproxy.policy.interception import Decision
+from regproxy.policy.plans import Action, Plan
 from regproxy.registry.targets import Kind
 from regproxy.server import setup_pages
 from regproxy.server.context import Services
@@ -100,7 +101,7 @@ class Session:
             responder.plain_error(exchange, 400, text)
             return
         exchange.host = host
-        plan = services.policy.plan_connect(host, port)
+        plan = services.interception.plan_connect(host, port)
         if plan.decision is Decision.INTERCEPT:
             self._intercept(host, port)
         elif plan.decision is Decision.TUNNEL:

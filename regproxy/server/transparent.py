@@ -13,7 +13,7 @@ from regproxy.core.errors import HeadError
 from regproxy.dataplane.stream import Stream
 from regproxy.dataplane.tls import Context
 from regproxy.http.origin import Origin
-from regproxy.policy.plans import Decision, Policy
+from regproxy.policy.interception import Decision, Interception
 from regproxy.server.routes import Route
 from regproxy.server.session import Handlers, Session
 
@@ -26,8 +26,8 @@ class Transparent:
 
     def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
-        policy = handlers.services.policy
-        self._context = handlers.services.contexts.by_name(lambda host: _is_intercepted(policy, host))
+        interception = handlers.services.interception
+        self._context = handlers.services.contexts.by_name(lambda host: _is_intercepted(interception, host))
 
     def accept(self, stream: Stream) -> None:
         """Take a client's stream."""
@@ -73,7 +73,7 @@ class TransparentSession(Session):
     def _address(self, host: str) -> None:
         """All that comes is for this host from now on, if it is an intercepted one."""
         host = host.lower().removesuffix(".")
-        intercepted = bool(host) and _is_intercepted(self._services.policy, host)
+        intercepted = bool(host) and _is_intercepted(self._services.interception, host)
         self._origin = Origin("https", host, REGISTRY_PORT) if intercepted else None
         self.exchange.host = host
 
@@ -87,5 +87,5 @@ class TransparentSession(Session):
         self._responder.plain_error(self.exchange, MISDIRECTED, text)
 
 
-def _is_intercepted(policy: Policy, host: str) -> bool:
-    return policy.plan_connect(host, REGISTRY_PORT).decision is Decision.INTERCEPT
+def _is_intercepted(interception: Interception, host: str) -> bool:
+    return interception.plan_connect(host, REGISTRY_PORT).decision is Decision.INTERCEPT

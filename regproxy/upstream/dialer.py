@@ -22,8 +22,8 @@ from regproxy.core.lru import Bounded
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.stream import Stream
 from regproxy.http.origin import Origin
+from regproxy.policy.interception import Interception
 from regproxy.policy.origins import Origins, Way
-from regproxy.policy.plans import Policy
 from regproxy.tls.client_contexts import Trust
 from regproxy.upstream import name_lookups
 from regproxy.upstream.connect_tunnel import open_tunnel
@@ -64,7 +64,7 @@ class Dialer:
         self,
         config: Config,
         origins: Origins,
-        policy: Policy,
+        interception: Interception,
         trust: Trust,
         reactor: Reactor,
         loop: asyncio.AbstractEventLoop,
@@ -73,7 +73,7 @@ class Dialer:
     ) -> None:
         self._config = config
         self._origins = origins
-        self._policy = policy
+        self._interception = interception
         self._trust = trust
         self._reactor = reactor
         self._loop = loop
@@ -138,10 +138,10 @@ class Dialer:
 
     def _trip(self, host: str, way: Way, answer_of: Origin | None) -> _Trip:
         """Return the trip to a host, with the lane and the asker that its lookup counts for."""
-        policy = self._policy
-        if policy.is_written(way.host):
+        interception = self._interception
+        if interception.is_written(way.host):
             return _Trip(host, way, Lane.WRITTEN, "", answer_of)
-        if answer_of is not None and policy.is_written(answer_of.host):
+        if answer_of is not None and interception.is_written(answer_of.host):
             return _Trip(host, way, Lane.ANSWER, answer_of.host, answer_of)
         return _Trip(host, way, Lane.CLIENT, client_of(CLIENT.get()), answer_of)
 
@@ -292,7 +292,7 @@ class Dialer:
             return True
         led = answer_of is not None and (answer_of.host, answer_of.port) != (host, way.port)
         itself = answer_of is not None and answer_of.host == host
-        return self._policy.address_allowed(host, way.port, address, answered=led, itself=itself)
+        return self._interception.address_allowed(host, way.port, address, answered=led, itself=itself)
 
     def _only_allowed(self, trip: _Trip, infos: list[AddrInfo]) -> list[AddrInfo]:
         """Return the allowed addresses; raise if none is. Exactly these addresses are connected to."""
@@ -324,7 +324,7 @@ class Dialer:
         way = trip.way
         if self._told_of_private or way.proxy or way.named or reach_of(address) is not Reach.PRIVATE:
             return
-        if not self._policy.names(trip.host, way.port):
+        if not self._interception.names(trip.host, way.port):
             self._told_of_private = True
             log.warning(
                 "CONNECT %s:%d leads to %s: private addresses can be reached through this proxy;"

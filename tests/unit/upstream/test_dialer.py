@@ -15,8 +15,8 @@ from regproxy.config import settings
 from regproxy.core.errors import Busy, ConnectFailed, OffLimits, Refused, RegproxyError, UpstreamTimeout
 from regproxy.http.messages import NONE, Response
 from regproxy.http.origin import Origin
+from regproxy.policy.interception import Interception
 from regproxy.policy.origins import Origins
-from regproxy.policy.plans import Policy
 from regproxy.upstream import dialer
 from regproxy.upstream.connection import Connection
 from regproxy.upstream.dialer import Dialer
@@ -129,7 +129,7 @@ class Bench:
             return Resolver(System(lane, net), monotonic=lambda: net.now)
 
         self.dialer = Dialer(
-            *(config, self.origins, Policy(config), cast(Any, None), cast(Any, None)),
+            *(config, self.origins, Interception(config), cast(Any, None), cast(Any, None)),
             *(asyncio.get_running_loop(), net, resolver),
         )
 

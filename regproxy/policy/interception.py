@@ -1,0 +1,132 @@
+"""Which hosts are intercepted, tunnelled or refused at a CONNECT, and which addresses may be connected to.
+
+Decided from values alone: no socket, no clock, no disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Final
+
+from regproxy.config.settings import Config
+from regproxy.config.values import ANY_PORT
+from regproxy.core.addresses import Reach, reach_of
+from regproxy.policy.origins import intercepts
+
+_KNOWN_HOSTS_MAX: Final = 4096
+
+
+class Decision(Enum):
+    """What becomes of a CONNECT."""
+
+    INTERCEPT = auto()
+    TUNNEL = auto()
+    REFUSE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectPlan:
+    """`reason` tells a refused client what was wrong."""
+
+    decision: Decision
+    reason: str = ""
+
+
+class Interception:
+    """The rules of one configuration for CONNECTs and for where they lead."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._connects: dict[tuple[str, int], ConnectPlan] = {}
+        # Whom the configuration has logins for, or shows them to.
+        self._logins = frozenset(_login_hosts(config))
+        self._written = frozenset(_written_names(config)) | {host for host, _ in self._logins}
+
+    # --- CONNECT -----------------------------------------------------------------------------------------
+
+    def plan_connect(self, host: str, port: int) -> ConnectPlan:
+        """Intercept registries, tunnel other hosts on the allowed ports, refuse the rest."""
+        known = self._connects.get((host, port))
+        if known is None:
+            known = self._plan_connect(host, port)
+            if len(self._connects) >= _KNOWN_HOSTS_MAX:
+                self._connects.clear()
+            self._connects[host, port] = known
+        return known
+
+    def _plan_connect(self, host: str, port: int) -> ConnectPlan:
+        config = self._config
+        ports = ", ".join(str(p) for p in sorted(config.connect_ports))
+        allowed = port in config.connect_ports or ANY_PORT in config.connect_ports
+        if intercepts(config, host, port):
+            return ConnectPlan(Decision.INTERCEPT)
+        if any(rule.port == port and rule.matches(host, port) for rule in config.allow_targets):
+            return ConnectPlan(Decision.TUNNEL)
+        if not allowed:
+            return ConnectPlan(
+                Decision.REFUSE,
+                f"port {port} may not be reached through this proxy (allowed: {ports}); "
+                f"name it in REGISTRIES as {host}:{port}, or in REGPROXY_CONNECT_PORTS"
+                " (REGPROXY_CONNECT_PORTS=* allows every port)",
+            )
+        return ConnectPlan(Decision.TUNNEL)
+
+    # --- addresses ---------------------------------------------------------------------------------------
+
+    def address_allowed(
+        self, host: str, port: int, address: str, *, answered: bool = False, itself: bool = False
+    ) -> bool:
+        """Whether `host`, which resolved to `address`, may be connected to.
+
+        `answered`: an origin's answer has named it, by a redirect or as the realm of tokens, and no client.
+        `itself`: it is that very host, at whatever port: where its tokens or its storage often are.
+
+        Loopback, link-local and metadata addresses are for hosts that the configuration names exactly;
+        private ones too where an answer has named them, or REGPROXY_PRIVATE_TARGETS=false.
+        """
+        reach = reach_of(address)
+        if reach is Reach.PUBLIC or self.names(host, port):
+            return True
+        if reach is Reach.SPECIAL:
+            return False
+        config = self._config
+        if (not answered and config.private_targets) or (itself and self.is_written(host)):
+            return True
+        if (host, port) in self._logins or (host, None) in self._logins:
+            return True
+        # A mask of all below a domain is in its owner's hands; `reg.*` is in anybody's.
+        below = (rule for rule in config.registries if rule.pattern.startswith((".", "*.")))
+        return config.private_targets and any(rule.matches(host, port) for rule in below)
+
+    def names(self, host: str, port: int) -> bool:
+        """Whether REGISTRIES (no mask), REGPROXY_RESOLVE or REGPROXY_ALLOW_TARGETS has a host."""
+        config = self._config
+        return (
+            host in config.resolve
+            or any(rule.pattern == host and rule.matches(host, port) for rule in config.registries)
+            or any(rule.matches(host, port) for rule in config.allow_targets)
+        )
+
+    def is_written(self, host: str) -> bool:
+        """Whether the configuration has this very name, for any port: nobody else has made it up."""
+        return host in self._written
+
+
+def _login_hosts(config: Config) -> Iterator[tuple[str, int | None]]:
+    for credential in config.credentials:
+        yield credential.host, credential.port
+    for settings in config.origin_tables.own.values():
+        if settings.credentials is not None and settings.credentials.token_server is not None:
+            yield settings.credentials.token_server
+
+
+def _written_names(config: Config) -> Iterator[str]:
+    tables = config.origin_tables.own
+    yield from (rule.pattern for rule in (*config.registries, *config.allow_targets) if rule.is_exact)
+    yield from (host for host, _ in tables)
+    for settings in tables.values():
+        yield from (mirror.host for mirror in settings.mirrors)
+        if settings.address is not None:
+            yield settings.address
