@@ -48,7 +48,7 @@ class Counters(name_lookups.Counters, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Trip:
-    """The target of a connection, and its source. `answer_of`: the registry whose answer led there, or None."""
+    """The target of a connection, and its source. `answer_of`: the registry whose answer led there."""
 
     host: str
     way: Way
