@@ -10,7 +10,7 @@ from regproxy.dataplane.posix cimport memchr, memmove
 
 cdef enum:
     HOST_MAX = 255
-    # A chunk up to here is moved to the one before it; a larger one is as well taken by itself.
+    # A chunk up to this size is moved to the one before it; a larger one is taken by itself.
     MOVED = 4096
     SIZE_DIGITS = 15
     EXTENSION_MAX = 8192
@@ -25,7 +25,7 @@ cdef tuple CHUNK_STATES = (
 # --- the end of a head -----------------------------------------------------------------------------------
 
 def head_end(bytes data not None, size_t limit, size_t scanned=0) -> tuple:
-    """(length, scanned) of the head that data begins with; length 0: not yet, -1: none within `limit`."""
+    """Return (length, scanned) of the head that data begins with; length 0: partial, -1: none in `limit`."""
     cdef long end = cut_head(data, len(data), limit, &scanned)
     return end, scanned
 
@@ -56,7 +56,7 @@ cdef const char* take_size_byte(ChunkDecoder* d, unsigned char c) noexcept nogil
 
 
 cdef const char* take_byte(ChunkDecoder* d, unsigned char c) noexcept nogil:
-    """Take a byte of what frames the chunks; what is wrong with it, or NULL."""
+    """Take a byte of the chunk framing; return what is wrong with it, or NULL."""
     if d.state == CHUNK_SIZE:
         return take_size_byte(d, c)
     elif d.state == CHUNK_EXTENSION:
@@ -142,7 +142,7 @@ cdef class ChunkReader:
 
     @property
     def state(self) -> str:
-        """What comes next: "size", "data"...; or "end", "malformed"."""
+        """The part that comes next: "size", "data"...; or "end", "malformed"."""
         return CHUNK_STATES[self.decoder.state]
 
     @property
@@ -151,7 +151,7 @@ cdef class ChunkReader:
         return self.decoder.error.decode() if self.decoder.error != NULL else ""
 
     def feed(self, bytes data not None) -> list:
-        """Take what comes next; the runs of data in it. `used` counts the bytes that belong to the body."""
+        """Take the next bytes; return the runs of data in them. `used` counts the bytes of the body."""
         cdef bytearray copy = bytearray(data)
         cdef char* p = copy
         cdef char* run
@@ -224,7 +224,7 @@ cdef object parse_connect(const char* p, size_t n):
 
 
 def connect_target(bytes head not None):
-    """(host, port) of a CONNECT request's head, or None where its target can't be understood."""
+    """Return (host, port) of a CONNECT request's head, or None where its target can't be parsed."""
     if not head.startswith(b"CONNECT "):
         return None
     return parse_connect(<const char*>head, len(head))

@@ -13,7 +13,7 @@ cdef struct Wire:
     # The name that the ClientHello must ask for, and whether it asked for another
     const char* host
     bint wrong_name
-    # Why the connection is given up; whoever calls OpenSSL next learns it. No text that could change.
+    # Why the connection is given up; the next caller of OpenSSL learns it. A constant text.
     const char* refused
     bint established
     # The peer's records that brought no data, less what its data has made up for
