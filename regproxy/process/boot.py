@@ -189,7 +189,7 @@ def _serve(record: Record, config: Config, control: Control, serve: Callable[[Bo
 
 
 def hold_signals_back() -> set[signal.Signals | int]:
-    """Block signals that would end a child before it has its handlers; it inherits that. Return the old mask."""
+    """Block signals that would end a child before it has its handlers; it inherits that. The old mask."""
     return signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
 
 

@@ -1,7 +1,7 @@
 """HTTP/1.1 framing: the end of a head, the chunked coding (RFC 9112 section 7.1), CONNECT (section 3.2.3).
 
-All of it works on bytes alone. `head_end`, `ChunkReader` and `connect_target` show it to Python; streams call
-what is behind them.
+All of it works on bytes alone. `head_end`, `ChunkReader` and `connect_target` are for Python; streams call
+the C functions behind them.
 """
 
 from libc.string cimport memset
@@ -98,11 +98,11 @@ cdef const char* take_byte(ChunkDecoder* d, unsigned char c) noexcept nogil:
 
 
 cdef size_t decode_chunks(ChunkDecoder* d, char* p, size_t n, char** run, size_t* run_len) noexcept nogil:
-    """Decode up to n bytes; how many were used. `run` is the data in them: `run_len` bytes, maybe none.
+    """Decode up to n bytes; return how many were used. `run`: the data in them, `run_len` bytes, maybe none.
 
     Fewer than n are used where another run follows, and at the end. With CHUNK_MALFORMED the run is what
-    came ahead of the fault. Small chunks are moved together, within `p`, and go on as one: each by itself
-    would cost whoever takes them a write, or a record and a system call.
+    came before the fault. Small chunks are moved together, within `p`, and passed on as one run: each by
+    itself would cost the receiver a write, or a record and a system call.
     """
     cdef size_t i = 0, k, filled = 0
     run[0] = p

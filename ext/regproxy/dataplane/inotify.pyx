@@ -1,6 +1,6 @@
 """Follow files that other processes write, by inotify: their growth, and other events.
 
-A part's growth is told to its `GrowingFile` without any Python; everything else is told to a Python callback.
+A part's growth is reported to its `GrowingFile` without any Python; all other events to a Python callback.
 """
 
 from libc.stdint cimport uint32_t
@@ -49,7 +49,7 @@ cdef class Watch(Pollable):
     def follow(self, int fd, on_change not None, GrowingFile growth=None) -> Followed:
         """Call `on_change()` when the open file `fd` is written to, closed by a writer, renamed or removed.
 
-        With `growth`, writes are its business alone (see Followed.eager). A file can be followed once at a
+        With `growth`, writes are reported to it alone (see Followed.eager). A file can be followed once at a
         time. Raises OSError.
         """
         cdef char path[32]

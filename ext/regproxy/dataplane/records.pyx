@@ -4,7 +4,7 @@ OpenSSL's record layer copies each byte twice on its way out: into its own buffe
 from there to the BIO. For large bodies that is a tenth of all the work. So once a large body begins, the
 records of our side are made here, with the connection's own traffic secret and from the record number on that
 OpenSSL has reached. From then on OpenSSL must write nothing on that connection: a nonce would be used twice.
-Which connections qualify, and when they cease to, is for `tls.Conn` to say.
+`tls.Conn` decides which connections qualify, and when they cease to.
 """
 
 from libc.stdint cimport uint64_t

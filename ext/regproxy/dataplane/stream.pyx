@@ -8,7 +8,7 @@ A Stream tells its handler (a Python object) what happened, once per message hea
     on_head_too_large()         no blank line within the limit
     on_handshake()              TLS is up
     on_body(complete, reason)   the body that `receive` asked for is over
-    on_sent()                   what an earlier send() could not hand to the kernel at once is out
+    on_sent()                   the kernel has all that an earlier send() could not hand to it at once
     on_source_failed(reason)    the body that is being sent can't be completed
     on_eof(partial)             the peer ended the connection between heads (partial: within one)
     on_timeout(what)            "read" or "send": nothing moved for too long
@@ -103,7 +103,7 @@ cdef inline int _set_state(Stream stream, ReadState to) except -1:
 cdef class Stream(Endpoint):
     """One connection. `Stream(reactor, fd)` takes over a connected, non-blocking socket.
 
-    Where that fails, `fd` is still the caller's.
+    If that fails, `fd` is still the caller's.
     """
 
     def __cinit__(self, Reactor reactor not None, int fd, bint front=False, size_t head_limit=32768):
@@ -169,7 +169,7 @@ cdef class Stream(Endpoint):
     def start_tls(self, Context context not None, bytes host not None, bint is_ip, double timeout) -> None:
         """Begin the handshake, as the context's side, for `timeout` seconds at most.
 
-        What was read beyond the last head belongs to it.
+        Bytes read beyond the last head belong to it.
         """
         cdef Buf early = self.inb
         # A socket's own BIO would not see bytes that have been read already.
@@ -263,7 +263,7 @@ cdef class Stream(Endpoint):
 
     def send(self, bytes head not None, bytes body=b"", Source source=None, bint chunked=False,
              bint last=False) -> bool:
-        """Send head, body and then the source; True: the kernel has it all, False: on_sent() will tell.
+        """Send head, body and then the source; True: the kernel has it all, False: on_sent() will follow.
 
         `chunked` frames the source in chunks; `last` ends the connection after it.
         """

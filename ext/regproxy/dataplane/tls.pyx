@@ -2,8 +2,8 @@
 
 The BIO reads from and writes to scratch memory, so that many records are made first and sent with one system
 call. Where the kernel does TLS (kTLS), the socket's own BIO is used instead, and once the handshake is over
-what goes out is written to the socket as if it was plain, files by sendfile. Not by SSL_write: over kTLS it
-remembers where the caller's bytes were instead of the bytes, and a retry sends what is there by then
+outgoing bytes are written to the socket like plaintext, files by sendfile. Not by SSL_write: over kTLS it
+remembers the address of the caller's bytes instead of the bytes, and a retry sends what is there by then
 (https://github.com/openssl/openssl/issues/21202).
 """
 
@@ -141,7 +141,7 @@ cdef Context new_context(bint server, bint ktls):
 
 def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=False,
                    bint seals=False) -> Context:
-    """Return a context that presents `chain_pem`, leaf first. ValueError if OpenSSL refuses one of the PEMs.
+    """Return a context that presents `chain_pem`, leaf first. ValueError if OpenSSL refuses chain or key.
 
     `seals`: the records of large bodies are made by `records`, where the connection allows it.
     """

@@ -1,8 +1,8 @@
 """The BIO between OpenSSL and the socket, over scratch memory, and the watch over TLS records.
 
-What a peer sends without data in it is limited here, while OpenSSL reads: within one call it works off all
-that it gets, and answers each renegotiation or KeyUpdate that it is asked for. Our own side's records are
-counted, so that `records` may go on where OpenSSL has stopped.
+A peer's records without data are limited here, while OpenSSL reads: within one call it processes all bytes
+that it gets, and answers each requested renegotiation or KeyUpdate. Our own side's records are counted, so
+that `records` may go on where OpenSSL has stopped.
 """
 
 from regproxy.dataplane.openssl cimport *
