@@ -279,7 +279,7 @@ cdef class GrowingFile(Sink):
             return Status.FAILED
         if self.total < 0 or <long long>n <= self.total - self.written:
             return self._extend(origin, p, n)
-        # What it should have is there, or is now: the digest will tell whether it is right.
+        # All declared bytes are present now: the digest will tell whether they are right.
         if self.total > self.written:
             status = self._extend(origin, p, <size_t>(self.total - self.written))
             if status == Status.FAILED:
@@ -424,7 +424,7 @@ cdef class GrowingFile(Sink):
                 raise OSError(errno, self.reason)
 
     cdef Status _spill(self) except Status.EXC:
-        """From here on bytes stay in memory; of a short body all, for those who read it when it is done."""
+        """Keep bytes in memory from now on; all of a short body, for readers that come when it is done."""
         global in_memory
         cdef int fd = memfd_create(b"regproxy-body", MFD_CLOEXEC)
         cdef char* p
