@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FOUND_WRONG = 1
 USAGE_ERROR = 2
-INTERRUPTED = 130  # as a shell says it of SIGINT
+INTERRUPTED = 130  # a shell's exit code for SIGINT
 _LINE_EVERY = 10.0  # seconds between two lines about progress where there is no terminal
 
 app = typer.Typer(help="Look after the cache directory, also while the proxy runs.", no_args_is_help=True)
@@ -174,7 +174,7 @@ def _time_text(at: float) -> str:
 
 
 def size_text(size: float) -> str:
-    """A size as people read it: `1.5 GiB`."""
+    """Return a human-readable size: `1.5 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
@@ -182,12 +182,12 @@ def size_text(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
-# --- what is worked on -----------------------------------------------------------------------------------
+# --- the cache directory ---------------------------------------------------------------------------------
 
 
 @contextmanager
 def _opened(path: Path | None) -> Iterator[Cache]:
-    """The cache that the configuration names; the command ends with code 2 where it can't be used."""
+    """Open the cache that the configuration names; end the command with code 2 where it can't be used."""
     from regproxy.cache.index.index import Index
 
     try:
@@ -207,7 +207,7 @@ def _opened(path: Path | None) -> Iterator[Cache]:
 
 
 def _find(config: Config) -> Path:
-    """The cache directory as directories.choose() takes it, but it is not made here."""
+    """Return the cache directory as directories.choose() does, but without making it."""
     if config.cache_dir:
         return Path(config.cache_dir)
     volume = Path(VOLUME_CACHE)
@@ -219,7 +219,7 @@ def _find(config: Config) -> Path:
 
 
 def _become_owner(root: Path) -> None:
-    """Root works as the directory's owner: what it made there would be closed to the proxy."""
+    """Drop root for the directory's owner: files that root makes would be inaccessible to the proxy."""
     status = root.stat() if os.geteuid() == 0 and root.is_dir() else None
     if status is not None and status.st_uid != 0:
         os.setgroups([])
@@ -228,7 +228,7 @@ def _become_owner(root: Path) -> None:
 
 
 def _check(root: Path) -> None:
-    """Raise StoreError where this is no cache, or none for us."""
+    """Raise StoreError where this is no cache, or one that this user may not use."""
     blobs = layout.blobs(root)
     try:
         if not root.is_dir():
@@ -254,7 +254,7 @@ def _fail(error: Exception) -> NoReturn:
     raise typer.Exit(USAGE_ERROR)
 
 
-# --- how it is shown -------------------------------------------------------------------------------------
+# --- progress --------------------------------------------------------------------------------------------
 
 
 class _Lines:
@@ -268,7 +268,7 @@ class _Lines:
         self._began = self._said = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is left on the screen."""
+        """Do nothing: nothing is left on the screen."""
 
     def say(self, text: str) -> None:
         typer.echo(text)
@@ -325,7 +325,7 @@ class _Bar:
         self.say(str(problem))
 
     def progress(self, result: Result) -> None:
-        # The index may know less than there is.
+        # The index may know of fewer bytes than exist.
         self._total = max(self._total, result.bytes)
         self._progress.update(self._task, completed=result.bytes, total=self._total, blobs=result.checked)
 

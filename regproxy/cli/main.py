@@ -91,5 +91,5 @@ def _fail(error: Exception, code: int = USAGE_ERROR) -> NoReturn:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     app()

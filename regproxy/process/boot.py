@@ -1,7 +1,7 @@
-"""How a child of the supervisor comes to life: what it is told at its start, and its channel to it.
+"""Start a child of the supervisor: its boot record, and the control channel between both.
 
-A child is told all it needs by a record in an inherited file without a name, whose descriptor is its only
-argument: nothing of it can be seen in `ps`. The channel carries words, one a line, in both directions.
+A child gets all it needs by a record in an inherited file without a name, whose descriptor is its only
+argument: nothing of it shows in `ps`. The channel carries words, one per line, in both directions.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from regproxy.telemetry import metrics
 
 Role = Literal["worker", "janitor"]
 
-# What a child says. CUT is followed by how many connections and fills it had to cut at its end.
+# Words from a child. CUT is followed by how many connections and fills it had to cut at its end.
 READY: Final = "ready"
 BEAT: Final = "beat"
 CUT: Final = "cut"
-# What it is told.
-DRAIN: Final = "drain"  # end; what runs has DRAIN_SECONDS
-RETIRE: Final = "retire"  # end; what runs has all the time that it needs
+# Words to a child.
+DRAIN: Final = "drain"  # end; connections and fills have DRAIN_SECONDS
+RETIRE: Final = "retire"  # end; connections and fills have all the time they need
 STOP: Final = "stop"  # end at once
-RECONCILE: Final = "reconcile"  # to the janitor: a worker died, and may have left files that nobody knows
+RECONCILE: Final = "reconcile"  # to the janitor: a worker died, and may have left files without index rows
 GONE: Final = "gone"  # never sent: the supervisor has died
 
 # Exit codes, besides 0.
 CUT_EXIT: Final = 1  # something had to be cut
 USAGE_EXIT: Final = 2  # the configuration can't be used
-LEAK_EXIT: Final = 3  # a debug run, and something is left open at the end
+LEAK_EXIT: Final = 3  # a debug run left something open at its end
 
 DRAIN_SECONDS: Final = 30.0
 
@@ -51,7 +51,7 @@ _HELD_BACK: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a child is told. The environment it has inherited; the text of the TOML file is the supervisor's.
+    """A child's boot record. The environment is inherited; the text of the TOML file is the supervisor's.
 
     `slot` is the lowest number that no other child has: log and metrics name the child by it. `workers`: how
     many share the listening sockets. `claim_key`: a secret that all children of a supervisor know. The last
@@ -91,7 +91,7 @@ class Record:
 
     @classmethod
     def read(cls, fd: int) -> Record:
-        """Read what write() wrote, and close `fd`. The descriptors are no longer handed down."""
+        """Read a record that write() wrote, and close `fd`. Its descriptors are no longer inheritable."""
         text = os.pread(fd, _RECORD_MAX, 0)
         os.close(fd)
         told = json.loads(text)
@@ -105,7 +105,7 @@ class Control:
     """The child's end of the channel. Nothing here blocks; use from one thread."""
 
     def __init__(self, fd: int, beat_seconds: float = _BEAT_SECONDS) -> None:
-        """Take over `fd`. `beat_seconds`: how often beat() has something to say."""
+        """Take over `fd`. `beat_seconds`: the least time between two beats that are sent."""
         self._socket = socket.socket(fileno=fd)
         self._socket.setblocking(False)
         self._partial = b""
@@ -113,7 +113,7 @@ class Control:
         self._beaten = 0.0
 
     def fileno(self) -> int:
-        """For select() and add_reader()."""
+        """Return the descriptor, for select() and add_reader()."""
         return self._socket.fileno()
 
     def say(self, *words: object) -> None:
@@ -125,16 +125,16 @@ class Control:
             return
 
     def beat(self, now: float) -> None:
-        """Say that the main loop still turns, when it is time to. `now`: of time.monotonic(), in seconds.
+        """Tell the supervisor that the main loop runs, when that is due. `now`: time.monotonic(), in seconds.
 
-        To be called by the main loop and by nobody else, several times a second.
+        Only the main loop may call it, several times a second.
         """
         if now - self._beaten >= self._beat_seconds:
             self._beaten = now
             self.say(BEAT)
 
     def receive(self) -> list[str]:
-        """Return the words that have come. After GONE, the last one, there is nothing more to look for."""
+        """Return the words that have come. After GONE, the last one, nothing more will come."""
         words = []
         try:
             while data := self._socket.recv(4096):
@@ -152,7 +152,7 @@ class Control:
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """What a child begins with."""
+    """All that a child starts with."""
 
     record: Record
     config: Config
@@ -161,10 +161,10 @@ class Boot:
 
 
 def run(argv: Sequence[str], serve: Callable[[Boot], int]) -> int:
-    """The whole life of a child: `serve` returns its exit code. What can't be used is said, and is code 2.
+    """Run a child: `serve` returns its exit code. A RegproxyError is printed, and gives exit code 2.
 
-    SIGINT and SIGHUP are the supervisor's alone, though a terminal sends them to all. SIGTERM waits until
-    open_to_sigterm().
+    SIGINT and SIGHUP are for the supervisor alone, though a terminal sends them to all. SIGTERM is blocked
+    until open_to_sigterm().
     """
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -191,17 +191,17 @@ def _serve(record: Record, config: Config, control: Control, serve: Callable[[Bo
 
 
 def hold_signals_back() -> set[signal.Signals | int]:
-    """Block what would end a child before it has its handlers, which inherits that; the mask until now."""
+    """Block signals that would end a child before it has its handlers; it inherits that. The old mask."""
     return signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
 
 
 def open_to_sigterm() -> None:
-    """Take SIGTERM from here on: the child has its handler."""
+    """Unblock SIGTERM: the child has its handler now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def log_to_stderr(level: LogLevel, who: str = "") -> None:
-    """Set up logging; `who`, with a blank ahead of it, tells the lines of several processes apart."""
+    """Set up logging; `who`, which begins with a blank, tells the lines of several processes apart."""
     logging.basicConfig(
         level=level.upper(),
         stream=sys.stderr,

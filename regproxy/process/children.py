@@ -21,12 +21,12 @@ from regproxy.process.listeners import Listeners
 from regproxy.telemetry.metrics_dir import Shelf
 
 _BOOT_SECONDS: Final = 30.0  # from exec to ready
-_SILENCE_MIN: Final = 1.0  # seconds without a beat that say nothing on a busy machine
+_SILENCE_MIN: Final = 1.0  # seconds without a beat that are normal on a busy machine
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Setup:
-    """What children are started with: a configuration that was read, and what was opened for it."""
+    """A configuration that was read, and the resources opened for it, with which children are started."""
 
     config: Config
     toml_text: str | None
@@ -38,7 +38,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Commons:
-    """What all children of a supervisor share, whatever their setup. `board`, `commits`: descriptors."""
+    """The resources that all children of a supervisor share, with any setup. `board`, `commits`: fds."""
 
     shelf: Shelf
     board: int
@@ -48,10 +48,10 @@ class Commons:
 
 
 class Child:
-    """`ready`: it has said so. `leaving`: it was told to end, or `killed`, for one because it `hung`.
+    """A child process. `ready`: it has said so. `leaving`: it was told to end, or `killed`, or also `hung`.
 
     `cut`: how much it had to cut, which it says at its end. `heard`: when it last said something. All times
-    are those of time.monotonic().
+    are of time.monotonic().
     """
 
     def __init__(self, role: Role, slot: int, setup: Setup, commons: Commons, now: float) -> None:
@@ -73,11 +73,11 @@ class Child:
         return f"{self.role} {self.slot} (pid {self.pid})"
 
     def fileno(self) -> int:
-        """The channel, for select()."""
+        """Return the channel's descriptor, for select()."""
         return self._channel.fileno()
 
     def hear(self, now: float) -> bool:
-        """Take in what it has said. False: it will not say anything more."""
+        """Read the words that it has sent. False: the channel has ended."""
         try:
             while data := self._channel.recv(4096):
                 self.heard = now
@@ -98,7 +98,7 @@ class Child:
                 self.cut = int(count)
 
     def tell(self, word: str, kill_at: float = math.inf) -> None:
-        """Send a word. `kill_at`: when it is killed if it has not ended by then."""
+        """Send a word. `kill_at`: when the child is killed if it has not ended by then."""
         self._kill_at = kill_at
         self.leaving = self.leaving or word != boot.RECONCILE
         with suppress(OSError):  # it is dying
@@ -106,7 +106,7 @@ class Child:
 
     @property
     def deadline(self) -> float:
-        """When it is to be killed, if nothing is heard until then."""
+        """When it has to be killed, unless it says something before."""
         timeout = self.setup.config.hang_timeout
         silence = max(timeout, _SILENCE_MIN if self.ready else _BOOT_SECONDS)
         return min(self.heard + silence, self._kill_at)
@@ -120,22 +120,22 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """SIGKILL. Popen.kill() would reap it, and nobody would hear of its end."""
+        """Send SIGKILL. Popen.kill() could reap the child, and the supervisor would miss its end."""
         self.leaving = self.killed = True
         self.heard = self._kill_at = math.inf
         os.kill(self.pid, signal.SIGKILL)
 
     def ended(self, code: int) -> None:
-        """It was reaped by somebody else than Popen."""
+        """Note that it was reaped, not by Popen."""
         self._process.returncode = code
         self.close()
 
     def unexpected(self, code: int) -> bool:
-        """Whether an end with this exit code is one that nobody asked for. Negative: the signal."""
+        """Return whether an end with this exit code (negative: the signal) was not asked for."""
         return not self.leaving or self.hung or (code < 0 and not self.killed)
 
     def close(self) -> None:
-        """Let go of the channel, whereupon a child that is left ends."""
+        """Close the channel, whereupon a child that still runs ends."""
         self._channel.close()
 
 
@@ -157,7 +157,7 @@ def _record(role: Role, slot: int, setup: Setup, commons: Commons, control: int)
         control=control,
         board=commons.board,
         commits=commons.commits,
-        # Who does not accept must not hold the ports either.
+        # A child that does not accept must not keep the ports open either.
         proxy=proxy if is_worker else -1,
         admin=admin if is_worker else -1,
         transparent=tuple(transparent) if is_worker else (),
@@ -176,7 +176,7 @@ def _spawn(record: Record) -> subprocess.Popen[bytes]:
 
 
 def _safe_path() -> list[str]:
-    """Keep the working directory, which -m puts ahead of all modules, out of it. Unless we are from there."""
+    """Keep the working directory, which -m puts first, out of the module path, unless we run from there."""
     with suppress(FileNotFoundError):
         if Path(__file__).parents[2] == Path.cwd():
             return []

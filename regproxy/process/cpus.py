@@ -1,4 +1,4 @@
-"""How many processors there are for us."""
+"""Count the processors that this process may use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def cores(
 
 
 def _quota(file: Path) -> int:
-    """Whole processors of a cpu.max: "max 100000", or microseconds in a period."""
+    """Return the processors, rounded up, of a cpu.max: "max 100000", or microseconds in a period."""
     with suppress(OSError, ValueError):
         quota, period = file.read_text().split()
         if quota != "max":

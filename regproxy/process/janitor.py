@@ -1,7 +1,7 @@
-"""The janitor: a process beside the workers that keeps the cache within its limits, and the index true.
+"""The janitor: a process beside the workers that keeps the cache within its limits, and the index correct.
 
-It touches no client's traffic. All that it does is cut into pieces of some milliseconds, and between two of
-them it hears what the supervisor wants. Whatever the disk refuses is logged, and tried again.
+It handles no client traffic. Its work is cut into pieces of some milliseconds, and between two of them it
+reads the supervisor's words. Disk errors are logged, and the work is tried again.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from regproxy.telemetry.metrics import Metrics
 log = logging.getLogger("regproxy.process.janitor")  # also where this module is the program
 
 _NICE: Final = 5
-_TICK: Final = 0.25  # seconds between two looks at the index, and the longest wait between two rounds
-_LIMITS_EVERY: Final = 1.0  # seconds between two looks at the limits
-_HURRY: Final = 0.05  # the same when something was committed
+_TICK: Final = 0.25  # seconds between two ticks of the index, and the longest wait between two rounds
+_LIMITS_EVERY: Final = 1.0  # seconds between two checks of the limits
+_HURRY: Final = 0.05  # the same after a commit
 _PARTS_EVERY: Final = 20.0
-_TAGS_EVERY: Final = 600.0  # seconds between two looks for tags that name what nobody has fetched
+_TAGS_EVERY: Final = 600.0  # seconds between two sweeps of tags whose content was never fetched
 _NOT_FETCHED: Final = 86_400.0  # seconds for which such a tag is remembered
-_RETRY: Final = 5.0  # seconds until a comparison is begun again that the disk broke off
+_RETRY: Final = 5.0  # seconds until a comparison that a disk error ended is begun again
 _RETRY_BROKEN: Final = 60.0  # the same where directories can't be read
 _ENDINGS: Final = frozenset({boot.DRAIN, boot.RETIRE, boot.STOP, boot.GONE})
 
 
 class Chores:
-    """What there is to do. `round()` does a piece of all that is due, and never raises for the disk."""
+    """The janitor's work. `round()` does a piece of everything that is due, and never raises for the disk."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Chores:
         self._wanted = True  # a comparison of blobs/ with the index
 
     def round(self) -> float:
-        """Do a piece of everything that is due; the seconds until something is."""
+        """Do a piece of everything that is due; return the seconds until something is due next."""
         now = self._monotonic()
         for due, work in ((self._tick_at, self._tick), (self._limits_at, self._keep_limits)):
             if now >= due:
@@ -91,17 +91,17 @@ class Chores:
         return 0.0 if self._sweep is not None else max(0.0, min(due_at) - self._monotonic())
 
     def compare(self) -> None:
-        """Compare blobs/ with the index: soon, or again when the comparison that runs is over."""
+        """Compare blobs/ with the index: soon, or once more after the comparison under way."""
         self._wanted = True
         if self._pass is None:
             self._compare_at = self._monotonic()
 
     def look_soon(self) -> None:
-        """Something was committed: look at the limits."""
+        """Check the limits soon, after a commit."""
         self._limits_at = min(self._limits_at, self._monotonic() + _HURRY)
 
     def close(self) -> None:
-        """Let go of the index, and let others evict."""
+        """Release the index, and let other processes evict."""
         if self._evictor is not None:
             self._evictor.close()
         if self._index is not None:
@@ -121,7 +121,7 @@ class Chores:
             self._complaints.say("index", "%s", error)
 
     def _tick(self) -> None:
-        # What can't be opened is not tried as often.
+        # An index that can't be opened is tried less often.
         self._tick_at = self._monotonic() + (_TICK if self._index is not None else _LIMITS_EVERY)
         if self._index is None:
             self._open()
@@ -131,7 +131,7 @@ class Chores:
             self._wanted = True
 
     def _open(self) -> None:
-        self._root.stat()  # a directory that was removed is made anew by who stores, not by us
+        self._root.stat()  # a directory that was removed is made anew by workers that store, not by us
         self._index = index = Index.open(layout.index(self._root), board=self._board, clock=self._clock)
         self._evictor = Evictor(self._root, index, self._limits, self._clock, self._monotonic)
 
@@ -172,7 +172,7 @@ class Chores:
             log.info("removed %d files that fills and tags had left", removed)
 
     def _sweep_tags(self) -> None:
-        """Forget what clients have looked at by HEAD, and never fetched."""
+        """Forget tags that clients have asked for by HEAD, but never fetched."""
         self._tags_at = self._monotonic() + _TAGS_EVERY
         if self._index is None or not self._index.complete:
             return
@@ -180,7 +180,7 @@ class Chores:
             self._tags_at = self._monotonic() + _HURRY
 
     def _compare_piece(self) -> None:
-        """A piece of a comparison; then a pause as long as it took, since others use this disk."""
+        """Do a piece of a comparison; then pause as long as it took, since others use this disk."""
         began = self._monotonic()
         if self._pass is None:
             self._begin_pass()
@@ -217,7 +217,7 @@ class Chores:
 
 
 class Janitor:
-    """The process. `control` and `commits` (an eventfd, or -1) tell it what happens elsewhere."""
+    """The process. `control` and `commits` (an eventfd, or -1) tell it of events in other processes."""
 
     def __init__(self, chores: Chores, control: Control, commits: int = -1) -> None:
         self._chores = chores
@@ -226,12 +226,12 @@ class Janitor:
         self._ended = False
 
     def run(self) -> int:
-        """Work until the supervisor, or end(), says that it is enough; the exit code. In the main thread."""
+        """Work until the supervisor or end() ends it; return the exit code. In the main thread."""
         bell, button = socket.socketpair()
         with bell, button, selectors.DefaultSelector() as selector:
             for end in (bell, button):
                 end.setblocking(False)
-            # It interrupts select(), which a signal's handler alone does not.
+            # A wakeup fd interrupts select(), which a signal's handler alone does not.
             before = signal.set_wakeup_fd(button.fileno(), warn_on_full_buffer=False)
             selector.register(bell, selectors.EVENT_READ)
             selector.register(self._control, selectors.EVENT_READ)
@@ -247,7 +247,7 @@ class Janitor:
         return 0
 
     def end(self) -> None:
-        """End after the piece that is being worked on. For signal handlers."""
+        """End after the current piece of work. For signal handlers."""
         self._ended = True
 
     def _loop(self, selector: selectors.BaseSelector, bell: socket.socket) -> None:
@@ -286,7 +286,7 @@ def _serve(start: Boot) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """A janitor's whole life; `argv[1]` is the descriptor of its boot record."""
+    """Run a janitor; `argv[1]` is the descriptor of its boot record."""
     return boot.run(argv, _serve)
 
 

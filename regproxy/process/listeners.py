@@ -1,7 +1,7 @@
 """The listening sockets of one configuration. All workers accept from the same ones.
 
-One socket for each port, not one for each worker (SO_REUSEPORT): the connections that wait in the socket of a
-worker that hangs or dies would be lost.
+One socket per port, not one per worker (SO_REUSEPORT): connections waiting in the socket of a worker that
+hangs or dies would be lost.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Listeners:
         return cls(tuple(sockets), addresses)
 
     def close(self, spare: Listeners | None = None) -> None:
-        """Close those that are not `spare`'s too."""
+        """Close the sockets that `spare` does not share."""
         for sock in self.sockets:
             if spare is None or sock not in spare.sockets:
                 sock.close()
@@ -71,12 +71,12 @@ def _listen(address: Address, variable: str, ends: float) -> socket.socket:
             if error.errno != errno.EADDRINUSE or time.monotonic() > ends:
                 expected = f"can't listen there: {error.strerror or error}"
                 raise ConfigError(variable, str(address), expected) from None
-        # The workers of a supervisor that was killed let go of it right now.
+        # The workers of a supervisor that was killed may be about to release it.
         time.sleep(_LOOK_AGAIN)
 
 
 def _bound(address: Address) -> socket.socket:
-    """A listening, non-blocking socket; `[::]` takes IPv4 too."""
+    """Return a listening, non-blocking socket; `[::]` takes IPv4 too."""
     host = address.host or "::"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     if host == "::" and not _has_ipv6():

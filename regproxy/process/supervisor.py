@@ -1,7 +1,7 @@
 """The first process: opens the sockets, starts workers and the janitor, and replaces them.
 
-It does nothing else, so that nothing of what clients do can harm it. Signals only enqueue; `handle_<signal>`
-acts, in the loop. Whatever has happened, `_settle` then compares what there is with what there should be.
+It does nothing else, so that no client can harm it. Signals are only queued; `handle_<signal>` acts, in the
+loop. After any event, `_settle` then compares the children that exist with those that should.
 """
 
 from __future__ import annotations
@@ -41,25 +41,25 @@ from regproxy.tls.authority import Authority
 log = logging.getLogger(__name__)
 
 BOOT_EXIT: Final = 4  # no worker came up
-BOOTS: Final = 3  # that may fail before that
+BOOTS: Final = 3  # failed starts after which the supervisor gives up
 
 _PORT_PATIENCE: Final = 2.0  # seconds that a port may still be in use at the start
-_A_WHILE: Final = 1.0  # seconds; a child that has been ready for so long is replaced at once
+_A_WHILE: Final = 1.0  # seconds; a child that was ready for so long is replaced at once
 _BACKOFF: Final = (0.1, 30.0)  # seconds, after the first and after the last of many failures
-_KILLED: Final = 1.0  # seconds at most behind one that was ready: something kills it, and clients wait
+_KILLED: Final = 1.0  # seconds at most after one that was ready: something kills it, and clients wait
 _MARGIN: Final = 3.0  # seconds that a worker has beyond its own limit
 _STOP_SECONDS: Final = 5.0
 _JANITOR_SECONDS: Final = 1.5  # all in all 34.5: README.md says to allow 35
-_LATE: Final = 1.0  # seconds; a turn that takes so much longer than it should was not running
-_LOUD: Final = 5  # failures in a row that are all told
-_SAY_EVERY: Final = 60.0  # seconds between those that are told later on
+_LATE: Final = 1.0  # seconds; if a turn takes so much longer, the supervisor was not running
+_LOUD: Final = 5  # failures in a row that are all logged
+_SAY_EVERY: Final = 60.0  # seconds between later ones that are logged
 _SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def run(path: Path | None, env: Mapping[str, str], *, debug: bool = False) -> int:
     """Serve until a signal. `path`: of the TOML file. Returns the exit code.
 
-    0; 1 where something had to be cut; 2 where a worker found the configuration to be useless (and said why);
+    0; 1 where something had to be cut; 2 where a worker could not use the configuration (and said why);
     3 in a debug run that left something open; 4 where no worker came up. Raises RegproxyError where not even
     one can be started.
     """
@@ -75,8 +75,8 @@ def run(path: Path | None, env: Mapping[str, str], *, debug: bool = False) -> in
 class Supervisor:
     """The processes of one proxy. A setup is in use once a worker has come up with it.
 
-    `_setup`: the one in use. `_next`: one that is being tried, by the worker `_trial` alone: what is wrong
-    with it is then said once, and those that serve are left alone.
+    `_setup`: the one in use. `_next`: one that is being tried, by the worker `_trial` alone: an error in it
+    is then reported once, and the serving workers are not disturbed.
     """
 
     def __init__(self, path: Path | None, env: Mapping[str, str], *, debug: bool) -> None:
@@ -109,7 +109,7 @@ class Supervisor:
         return self._code
 
     def close(self) -> None:
-        """Let go of all that is ours. Children that are left see their channel end, and end too."""
+        """Release all resources. Children that are left see their channel end, and end too."""
         signal.set_wakeup_fd(-1)
         for child in self._children.values():
             child.close()
@@ -121,7 +121,7 @@ class Supervisor:
             sock.close()
         self._selector.close()
 
-    # --- what children are started with ------------------------------------------------------------------
+    # --- setups ------------------------------------------------------------------------------------------
 
     def _prepare(self, text: str | None, config: Config) -> Setup:
         """Make or open all that a setup needs. Raises RegproxyError."""
@@ -162,7 +162,7 @@ class Supervisor:
         self._selector.register(self._wakes, selectors.EVENT_READ, self._on_signals)
 
     def _turn(self) -> None:
-        """Wait for something to happen, and act upon it."""
+        """Wait for an event, and act upon it."""
         self._settle(time.monotonic())
         if self._over():
             return
@@ -174,13 +174,13 @@ class Supervisor:
         self._looked = now
         for child in self._children.values():
             if late > _LATE:
-                # Ctrl-Z, a frozen container, a log that nobody reads: it was us who did not hear.
+                # Ctrl-Z, a frozen container, a log that is not read: the supervisor did not listen.
                 child.heard = max(child.heard, now)
             if child.overdue(now):
                 log.error("%s is killed: it %s", child, "hangs" if child.hung else "does not end")
 
     def _timeout(self) -> float:
-        """Seconds until something has to be done even if nothing happens."""
+        """Return the seconds until something has to be done even without an event."""
         now = time.monotonic()
         deadlines = [child.deadline for child in self._children.values()]
         deadlines += [backoff.until for backoff in self._backoffs.values() if backoff.until > now]
@@ -196,19 +196,19 @@ class Supervisor:
     # --- signals -----------------------------------------------------------------------------------------
 
     def handle_term(self) -> None:
-        """End: what runs has its time. A second one cuts it, a third does not even ask."""
+        """Drain and end. A second signal stops the workers at once, a third kills all children."""
         self._end(signal.SIGTERM)
 
     def handle_int(self) -> None:
-        """As SIGTERM."""
+        """Do the same as for SIGTERM."""
         self._end(signal.SIGINT)
 
     def handle_hup(self) -> None:
-        """Take up the configuration anew, when nothing of the kind is under way."""
+        """Reload the configuration, once no reload is under way."""
         self._hup = True
 
     def handle_chld(self) -> None:
-        """Reap whoever has ended: children, and as process 1 what others have left behind."""
+        """Reap processes that have ended: children, and as process 1 orphans of other processes."""
         with suppress(ChildProcessError):
             while (ended := os.waitpid(-1, os.WNOHANG))[0]:
                 child = self._children.get(ended[0])
@@ -238,10 +238,10 @@ class Supervisor:
         for child in self._of("worker"):
             child.tell(word, kill_at)
 
-    # --- what there should be ----------------------------------------------------------------------------
+    # --- which children should run -----------------------------------------------------------------------
 
     def _settle(self, now: float) -> None:
-        """Start what is missing, and end what is too much."""
+        """Start missing children, and end surplus ones."""
         if self._ending:
             self._settle_end(now)
             return
@@ -258,7 +258,7 @@ class Supervisor:
             self._metrics.workers_ready(len(ready))
 
     def _in_trouble(self, now: float) -> bool:
-        """Whether replacing does not get on, so that another configuration may be what helps."""
+        """Return whether replacing workers makes no progress, so that another configuration may help."""
         return self._next is None and not self._due("worker", now)
 
     def _settle_workers(self, setup: Setup, now: float) -> None:
@@ -294,7 +294,7 @@ class Supervisor:
                     child.tell(boot.RECONCILE)
 
     def _settle_end(self, now: float) -> None:
-        """The janitor is the last, as workers leave something for it to do."""
+        """End the janitor last, as workers leave work for it."""
         if self._of("worker"):
             return
         for child in self._of("janitor"):
@@ -305,7 +305,7 @@ class Supervisor:
         return [child for child in self._children.values() if child.role == role]
 
     def _serving(self) -> list[Child]:
-        """Workers that nobody has told to end."""
+        """Return the workers that have not been told to end."""
         return [child for child in self._of("worker") if not child.leaving]
 
     def _due(self, role: Role, now: float) -> bool:
@@ -314,7 +314,7 @@ class Supervisor:
     # --- children ----------------------------------------------------------------------------------------
 
     def _start(self, role: Role, setup: Setup, now: float) -> Child | None:
-        """Start one in the lowest free slot; None: the system has nothing left for it."""
+        """Start a child in the lowest free slot; None: the system lacks the resources."""
         taken = {child.slot for child in self._children.values()}
         slot = next(number for number in range(len(taken) + 1) if number not in taken)
         try:
@@ -353,7 +353,7 @@ class Supervisor:
             self._code = code
         elif is_worker and self._ending and code and not self._code:
             self._code = boot.CUT_EXIT
-        # Who was killed, or has crashed, has not tidied up.
+        # A child that was killed, or has crashed, has not cleaned up.
         tidy = code in (0, boot.USAGE_EXIT, boot.LEAK_EXIT) or (code == boot.CUT_EXIT and child.cut > 0)
         self._unclean |= is_worker and not tidy
         if child.unexpected(code):
@@ -401,7 +401,7 @@ class Supervisor:
             self._metrics.reloaded("refused")
 
     def _adopt(self) -> None:
-        """A worker has come up with `_next`: the others follow, and those of the former setup retire."""
+        """Put `_next` into use, as a worker has come up with it; workers of the former setup retire."""
         former, self._setup = self._setup, self._next
         self._next = self._trial = None
         assert self._setup is not None
@@ -412,7 +412,7 @@ class Supervisor:
 
 
 class Backoff:
-    """When the next child may be started. `until`: of time.monotonic()."""
+    """The time before which no child may be started. `until`: of time.monotonic()."""
 
     def __init__(self) -> None:
         self.until = 0.0
@@ -420,9 +420,9 @@ class Backoff:
         self._said = -math.inf
 
     def failed(self, now: float, lived: float | None) -> bool:
-        """One has died, `lived` seconds after it was ready; None: it never was.
+        """Note that a child died, `lived` seconds after it was ready; None: it never was.
 
-        Returns whether that is worth saying.
+        Returns whether to log that.
         """
         if lived is not None and lived >= _A_WHILE:
             self._failures = 0
@@ -437,7 +437,7 @@ class Backoff:
 
 
 def _check_ca(places: Directories) -> None:
-    """Make the CA if there is none, ahead of several workers that would. Raises CertificateError."""
+    """Make the CA if there is none, before several workers would. Raises CertificateError."""
     made = not places.ca_crt.exists()
     Authority.open(places.ca_crt, places.ca_key)
     if made:
@@ -445,7 +445,7 @@ def _check_ca(places: Directories) -> None:
 
 
 def _how(code: int) -> str:
-    """What an exit code says; a negative one is the signal."""
+    """Return an exit code in words; a negative one is the signal."""
     if code >= 0:
         return f"ended with exit code {code}"
     try:

@@ -1,4 +1,4 @@
-"""The object graph of a worker: who is given what."""
+"""Build the object graph of a worker."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ from regproxy.upstream.quotas import Quotas
 
 log = logging.getLogger("regproxy.process.worker")  # its parts are the worker's
 
-_MARGIN: Final = 30.0  # seconds that a filler in another process may be late
+_MARGIN: Final = 30.0  # seconds by which a filler in another process may be late
 
 
 def build(
     config: Config, directories: Directories, record: Record, loop: asyncio.AbstractEventLoop
 ) -> Services:
-    """Return what the sessions of a worker share. Raises RegproxyError for what can't be opened."""
+    """Return the services that a worker's sessions share. Raises RegproxyError if one can't be opened."""
     root, policy, origins = directories.cache, Policy(config), Origins(config)
     interception = Interception(config)
     reactor = Reactor(loop, record.debug)
@@ -66,7 +66,7 @@ def build(
     board = Board(record.board)
     store = Store(root, loop, board=board, counters=metrics)
     index = Index.open(layout.index(root), board=board, commits_fd=record.commits)
-    # What another process removes is forgotten here, before anything is given out.
+    # Content that another process removes is forgotten here, before any is served.
     store.on_change = index.sync
     index.on_removed, index.on_forget_all = store.forget, store.forget_all
     contexts = _contexts(config, authority)
@@ -119,7 +119,7 @@ class _FillOptions(TypedDict):
 def _fill_options(config: Config, origins: Origins, root: Path) -> _FillOptions:
     most = config.cache_max_size
     return {
-        # Eviction goes down to 90 %: what is nearly all of it would go at once, with much else.
+        # Eviction goes down to 90 %: content nearly as large as the cache would go at once, with much else.
         "largest": most // 2,
         "fits": lambda total, part: eviction.fits(root, most, total, time.time(), besides=part),
         "patience": 2 * origins.patience + config.resume_time + _MARGIN,
@@ -131,7 +131,7 @@ def _fill_options(config: Config, origins: Origins, root: Path) -> _FillOptions:
 
 
 def _contexts(config: Config, authority: Authority) -> Contexts:
-    """Return the TLS contexts of clients' connections; the log says who encrypts."""
+    """Return the TLS contexts of client connections; log whether the kernel or the process encrypts."""
     missing = kernel_tls()
     if missing is None:
         log.info("kTLS: the kernel encrypts; files go out by sendfile")
@@ -162,7 +162,7 @@ def _access_log(config: Config) -> AccessLog:
 
 
 def _watch(reactor: Reactor) -> Watch | None:
-    """What tells of other workers' fills; without it they are looked at many times a second."""
+    """Return the watch for other workers' fills; without one they are polled many times a second."""
     try:
         return Watch(reactor)
     except OSError as error:

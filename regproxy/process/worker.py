@@ -1,4 +1,4 @@
-"""One worker: builds the object graph, listens, and ends as its supervisor wants it to."""
+"""One worker process: build the object graph, listen, and end as the supervisor says."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ log = logging.getLogger("regproxy.process.worker")  # also where this module is 
 HEAD_MAX: Final = 32_768  # bytes of a client's message head
 ACCEPTS: Final = 32  # connections at a time
 _FLUSH_SECONDS: Final = 0.25
-_LOOK: Final = 0.05  # seconds between two looks at whether all is done
+_LOOK: Final = 0.05  # seconds between two checks whether all is done
 _LOOK_RETIRED: Final = 0.25
 
 
 class Ending(IntEnum):
-    """How a worker is to end. It may be told to hurry, never to take its time again."""
+    """How a worker has to end. It may later be told to hurry, never to take more time."""
 
     NONE = 0
-    RETIRE = 1  # accept nobody; whoever is connected is answered once more
-    DRAIN = 2  # accept nobody, close idle connections, cut what is left after DRAIN_SECONDS
-    STOP = 3  # cut what runs
+    RETIRE = 1  # accept no connection; connected clients are answered once more
+    DRAIN = 2  # accept no connection, close idle ones, cut the rest after DRAIN_SECONDS
+    STOP = 3  # cut all connections and fills
 
 
 _ENDINGS: Final = {
@@ -57,7 +57,7 @@ _ENDINGS: Final = {
 
 
 class Worker:
-    """One process's proxy. `run()` serves until it is told to end; `cut` then says what had to be cut."""
+    """The proxy of one process. `run()` serves until it is told to end; `cut` then lists what was cut."""
 
     def __init__(self, start: Boot) -> None:
         self._config, self._directories = start.config, start.directories
@@ -78,7 +78,7 @@ class Worker:
         loop.add_reader(self._control.fileno(), self._obey, loop)
         loop.add_signal_handler(signal.SIGTERM, self._end, Ending.DRAIN)
         boot.open_to_sigterm()
-        # What exists now lives as long as the process: the collector need not look at it again.
+        # All objects of now live as long as the process: the garbage collector need not visit them again.
         gc.collect()
         gc.freeze()
         flusher = loop.create_task(self._flush(services))
@@ -96,7 +96,7 @@ class Worker:
         record, reactor = self._record, self._reactor
         counts = live if record.debug else None
         admin = Admin(services.metrics, services.loop, self._why_not_ready, self._told.is_set, counts)
-        # Who takes one at a time leaves the others their share.
+        # Accepting one at a time leaves other workers their share.
         accepts = 1 if record.workers > 1 else ACCEPTS
         handlers = Handlers(services)
         takers = [(record.proxy, handlers.accept), (record.admin, admin.accept)]
@@ -135,11 +135,11 @@ class Worker:
                 services.index.tick()
                 services.metrics.publish()
             except Exception:
-                # Without its beats a worker that serves well would be taken for one that hangs.
+                # Without beats a worker that serves well would be taken for one that hangs.
                 log.exception("what is done now and then")
 
     async def _finish(self, services: Services) -> None:
-        """Accept nobody, finish what runs as `_ending` says, cut what is left and say what that was."""
+        """Accept no connection, finish requests as `_ending` says, cut the rest and log it."""
         services.closes = True
         ends = math.inf
         while self._ending < Ending.STOP and time.monotonic() < ends:
@@ -169,7 +169,7 @@ class Worker:
             admin.close()
 
     def _running(self) -> list[Stream]:
-        """Client streams with something to finish. Idle ones are closed on the way, unless we only retire."""
+        """Return client streams with something to finish. Close idle ones, unless the worker only retires."""
         running = []
         retires = self._ending is Ending.RETIRE
         for item in self._reactor.items():
@@ -209,7 +209,7 @@ def _describe(stream: Stream) -> str:
 
 
 def live() -> dict[str, int]:
-    """What is open in this process's data plane, its file descriptors, and its id."""
+    """Return counts of open objects in this process's data plane, of its file descriptors, and its id."""
     gc.collect()
     return {
         "ssl": tls.live(),
@@ -234,7 +234,7 @@ def _serve(start: Boot) -> int:
 
 
 def main(argv: Sequence[str]) -> int:
-    """A worker's whole life; `argv[1]` is the descriptor of its boot record. Returns the exit code.
+    """Run a worker; `argv[1]` is the descriptor of its boot record. Returns the exit code.
 
     A debug run has /debug/live on the admin port, and exit code 3 where anything is left open at the end.
     """

@@ -135,7 +135,7 @@ class Revalidations:
         wanted = look.wanted
         answer = from_json(claim.answer)
         if answer is not None and not self._rows.dropped_since(wanted, answer.began):
-            # Also if refused: the key is equal, and so whatever the answer may depend on.
+            # Refused or not: who asked it in that process joins only those who are alike.
             if isinstance(answer, Failure):
                 raise answer.error()
             if isinstance(answer, Refusal):

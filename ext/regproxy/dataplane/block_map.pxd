@@ -2,7 +2,7 @@ from libc.stdint cimport uint64_t
 
 
 cdef enum:
-    # The unit in which a part's content is known to be there, in bytes. A power of two.
+    # The unit of presence in a part, in bytes. A power of two.
     BLOCK = 65536
 
 

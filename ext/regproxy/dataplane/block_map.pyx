@@ -1,4 +1,4 @@
-"""Which bytes of a part are there, where it is not filled from its beginning on: a bit for each block.
+"""The map of a scattered part: a bit for each block that is present.
 
 The bits are in a file too, so that other processes see them and a restart finds them. Plain reads and writes,
 no shared memory: a disk that fails is an error here, and would be a signal there.
@@ -27,9 +27,9 @@ BLOCK_SIZE = BLOCK
 
 
 cdef class Extents:
-    """The blocks of `total` bytes. Takes over `fd`, a map file, new or known; -1: nobody else has to know.
+    """The blocks of `total` bytes. Takes over `fd`, a map file, new or existing; -1: not shared.
 
-    Only the part's filler marks anything. Where this fails, `fd` is still the caller's.
+    Only the part's filler marks blocks. If the constructor fails, `fd` is still the caller's.
     """
 
     def __cinit__(self, long long total, int fd=-1):
@@ -49,7 +49,7 @@ cdef class Extents:
             close(self.fd)
 
     def start(self, long long device, long long inode, long long written) -> None:
-        """Make the file anew, for a part that has its first `written` bytes. Raises OSError."""
+        """Write a new map file, for a part that has its first `written` bytes. Raises OSError."""
         cdef uint64_t header[5]
         cdef size_t n = HEADER + self.words * sizeof(uint64_t)
         cdef char* whole
@@ -62,14 +62,14 @@ cdef class Extents:
         if whole == NULL:
             raise MemoryError
         memcpy(whole, header, HEADER)
-        # All of it now: there is room for the bits, or the disk says so.
+        # All of it now: a full disk shows here, not when bits are set.
         put = pwrite(self.fd, whole, n, 0)
         free(whole)
         if put != <ssize_t>n:
             raise OSError(errno if put < 0 else ENOSPC, "a map can't be written")
 
     def load(self, long long device, long long inode) -> bool:
-        """Take over what the file says; False where it is no map of this part. Raises OSError."""
+        """Load the file; False where it is no map of this part. Raises OSError."""
         cdef uint64_t header[5]
         cdef ssize_t got = pread(self.fd, header, HEADER, 0)
         if got < 0:
@@ -83,14 +83,14 @@ cdef class Extents:
         return True
 
     cdef int refresh(self) noexcept:
-        """Look again; 0, or -1 and errno. What was there is there for ever."""
+        """Read the file again; 0, or -1 and errno. A bit that was set stays set."""
         cdef uint64_t written = 0
         cdef size_t n = self.words * sizeof(uint64_t), i
         cdef uint64_t* found = <uint64_t*>malloc(n)
         cdef ssize_t got
         if found == NULL:
             return -1
-        # The beginning first: it is noted last.
+        # `written` first: it is written last.
         got = pread(self.fd, &written, sizeof(written), WRITTEN_AT)
         if got == sizeof(written):
             got = pread(self.fd, found, n, HEADER)
@@ -107,14 +107,14 @@ cdef class Extents:
         return 0
 
     cdef long long blocks(self) noexcept:
-        """How many blocks there are, the last one maybe short. `total` may be all that 63 bits hold."""
+        """Return the number of blocks, the last one maybe short. `total` may be up to 63 bits."""
         return (self.total - 1) // BLOCK + 1
 
     cdef bint has(self, long long block) noexcept:
         return (self.bits[block >> 6] >> (block & 63)) & 1
 
     cdef long long end_of(self, long long offset) noexcept:
-        """Up to where everything is there from `offset` on; `offset` itself where it is not, or out of it."""
+        """Return the end of the present bytes from `offset` on; `offset` itself if absent or out of range."""
         cdef long long block = offset // BLOCK
         cdef long long last = self.blocks()
         if offset < 0 or offset >= self.total or not self.has(block):
@@ -127,7 +127,7 @@ cdef class Extents:
         return self.total if block >= last else block * BLOCK
 
     cdef long long next_at(self, long long offset) noexcept:
-        """Where the next block begins that is there, at or behind `offset`; `total` where none is."""
+        """Return where the next present block begins, at or after `offset`; `total` where none is."""
         cdef long long block = offset // BLOCK if offset > 0 else 0
         cdef long long last = self.blocks()
         while block < last and not self.has(block):
@@ -140,7 +140,7 @@ cdef class Extents:
         return max(block * BLOCK, offset)
 
     cdef int mark(self, long long start, long long stop) noexcept:
-        """All from the block of `start` on to `stop` is there. 0, or -1 and errno."""
+        """Mark all blocks from that of `start` up to `stop` as present. 0, or -1 and errno."""
         cdef long long block = start // BLOCK
         cdef long long last = self.blocks() if stop == self.total else stop // BLOCK
         cdef size_t first = <size_t>(block >> 6), n
@@ -157,7 +157,7 @@ cdef class Extents:
         return 0 if put == <ssize_t>n else -1
 
     cdef int note(self, long long written) noexcept:
-        """The first `written` bytes are there. 0, or -1 and errno."""
+        """Note that the first `written` bytes are present. 0, or -1 and errno."""
         cdef uint64_t value = <uint64_t>written
         self.written = written
         if self.fd < 0:
@@ -165,10 +165,10 @@ cdef class Extents:
         return 0 if pwrite(self.fd, &value, sizeof(value), WRITTEN_AT) == sizeof(value) else -1
 
     def end(self, long long offset) -> int:
-        """Up to where everything is there from `offset` on, as far as whole blocks tell."""
+        """Return the end of the present bytes from `offset` on, as far as whole blocks tell."""
         return self.end_of(offset)
 
     def hole(self, long long offset) -> tuple[int, int]:
-        """Return (start, stop) of the first stretch from `offset` on that is lacking; both `total`: none."""
+        """Return (start, stop) of the first missing range from `offset` on; both `total`: none."""
         cdef long long start = self.end_of(offset)
         return start, self.next_at(start)

@@ -1,4 +1,4 @@
-"""Shared memory of one proxy's processes: a counter that says whether what they remember is still so."""
+"""Shared memory of one proxy's processes: a counter that tells whether their caches are still valid."""
 
 from regproxy.dataplane.posix cimport (
     MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, errno, mmap, munmap, strerror, uint64_t,
@@ -52,5 +52,5 @@ cdef class Board:
         board_add(&self.counters[0], 1)
 
     def bump(self) -> int:
-        """Tell the others to look again; the new generation."""
+        """Tell the others to look again; return the new generation."""
         return board_add(&self.counters[0], 1)

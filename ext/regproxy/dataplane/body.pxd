@@ -1,4 +1,4 @@
-# What a stream, and whoever gives it a body or takes one, know of each other.
+# The interfaces between a stream and the sources and sinks of bodies.
 
 from regproxy.dataplane.reactor cimport Pollable
 from regproxy.dataplane.status cimport Status
@@ -12,13 +12,13 @@ cdef class Endpoint(Pollable):
 
 
 cdef class Source:
-    """Where a body that is sent comes from."""
+    """The source of a body that is sent."""
     cdef Status pull(self, Endpoint to, char* p, size_t cap, size_t* n) except Status.EXC
     cdef Status span(self, Endpoint to, int* fd, long* offset, size_t* n) except Status.EXC
     cdef int advance(self, size_t n) except -1
 
 
 cdef class Sink:
-    """Where a body that is received goes. push() takes all of it; AGAIN asks for no more until resume()."""
+    """The sink of a body that is received. push() takes all of it; AGAIN: no more until resume()."""
     cdef readonly str reason
     cdef Status push(self, Endpoint origin, const char* p, size_t n) except Status.EXC

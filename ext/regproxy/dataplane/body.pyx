@@ -1,4 +1,4 @@
-"""Bodies: what a stream asks of where one comes from and goes to, and they of it."""
+"""The interfaces between a stream and the sources and sinks of bodies."""
 
 from regproxy.dataplane.reactor cimport Pollable
 from regproxy.dataplane.status cimport Status
@@ -8,20 +8,20 @@ cdef class Endpoint(Pollable):
     """The connection that a body comes from, or goes to."""
 
     cdef int wake(self) except -1:
-        """The source has more."""
+        """Go on sending: the source has more."""
         raise NotImplementedError
 
     cdef size_t offer(self, const char* p, size_t n) except? 0:
-        """Send up to n bytes of what the waiting source would have pulled next; how many were taken."""
+        """Send up to n bytes that the waiting source would have pulled next; return how many were taken."""
         raise NotImplementedError
 
     cdef int resume(self) except -1:
-        """The sink takes more again."""
+        """Go on receiving: the sink takes more again."""
         raise NotImplementedError
 
 
 cdef class Source:
-    """Where a body that is sent comes from."""
+    """The source of a body that is sent."""
 
     cdef Status pull(self, Endpoint to, char* p, size_t cap, size_t* n) except Status.EXC:
         """Fill p with up to cap bytes. OK: n > 0; END: it was all, maybe 0; AGAIN, COLD: wake() follows."""
@@ -37,7 +37,7 @@ cdef class Source:
 
 
 cdef class Sink:
-    """Where a body that is received goes."""
+    """The sink of a body that is received."""
 
     cdef Status push(self, Endpoint origin, const char* p, size_t n) except Status.EXC:
         """Take n bytes; FAILED: `reason` says why, and no more are wanted; AGAIN: resume() follows."""

@@ -8,12 +8,12 @@ cdef long long live_files = 0
 
 
 def live() -> int:
-    """How many files are open."""
+    """Return how many files are open."""
     return live_files
 
 
 cdef class File:
-    """An open file that is read by offset; it closes when the last reader has let go of it.
+    """An open file that is read by offset; it closes when the last reader has released it.
 
     Takes over `fd`, once it has been made. `size` is in bytes, -1 while it grows.
     """
@@ -56,7 +56,7 @@ cdef class File:
         return got if got >= 0 else -2
 
     def close(self) -> None:
-        """Close now, for a file that nobody may read any more, whoever still holds it."""
+        """Close now, even if there are references: the file must not be read any more."""
         global live_files
         if self.fd >= 0:
             close(self.fd)

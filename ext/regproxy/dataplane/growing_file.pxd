@@ -20,14 +20,14 @@ cdef class RangeWriter
 # A reader's place in a growth, in a list that is walked only when bytes are kept in memory.
 cdef struct ReaderCursor:
     long long offset
-    # Given up: it does not hold the origin back any more
+    # Given up: it no longer holds back the origin
     bint lost
     ReaderCursor* before
     ReaderCursor* behind
 
 
 cdef class Reader(Source):
-    """One that reads [offset, stop) of a file that may grow. stop -1: to its end."""
+    """A reader of [offset, stop) of a file that may grow. stop -1: to its end."""
     cdef readonly str reason
     cdef GrowingFile growth
     cdef ReaderCursor* place
@@ -45,7 +45,7 @@ cdef class GrowingFile(Sink):
     cdef readonly long long limit
     cdef readonly bint too_large
     cdef EVP_MD_CTX* md
-    # How much of what is written went through `md`, and how much of what comes is there already
+    # How many of the written bytes went through `md`, and how many of the coming bytes are present already
     cdef readonly long long hashed
     cdef long long surplus
     # The file is at least so long, as far as this process has written it
@@ -55,19 +55,19 @@ cdef class GrowingFile(Sink):
 
     # Where it is filled in several places at once
     cdef readonly Extents extents
-    # A thread hashes what was written ahead of its turn; its future
+    # A thread hashes bytes that were written ahead of their turn; its future
     cdef readonly bint hashing
     cdef readonly object catching
-    # Told, from the loop, that somebody waits for bytes that are not there
+    # Called, from the loop, when a reader waits for missing bytes
     cdef public object on_wait
     cdef bint told
-    # A stream is at `written`: who waits there need not be told of
+    # A stream fetches at `written`: readers that wait there need not be reported
     cdef public bint tended
 
     # When the disk takes no more: from `disk_end` on bytes are in `memory`, those below `floor` no longer
     cdef readonly int disk_errno
     cdef public object on_spill
-    # What is longer is not stored; 0: everything is
+    # Longer content is not stored; 0: no limit
     cdef public long long largest
     # How far the slowest reader may be behind
     cdef long long window

@@ -11,23 +11,23 @@ from regproxy.dataplane.posix cimport *
 from regproxy.dataplane.status cimport Status
 
 cdef enum:
-    # The end of a body stays here until its digest has matched: nobody can take a wrong body for complete.
+    # Bytes held back until the digest has matched: no client can take a wrong body for complete.
     HOLD_BACK = 16384
     NO_LIMIT = 0
-    # What is kept in memory of a body that the disk does not take: so far may the slowest reader be behind.
+    # Bytes kept in memory of a body that the disk does not take: how far the slowest reader may be behind.
     WINDOW = 16777216
     # The same where many bodies are: as much as a manifest may have.
     SMALL_WINDOW = 4194304
     MANY = 16
-    # As much of what is on disk already is copied, within the event loop.
+    # At most this much of the bytes on disk is copied, within the event loop.
     COPIED = 4194304
     COPY = 1048576
-    # So much is hashed within the event loop when it has become the next to be hashed; more by a thread.
+    # Up to this much is hashed within the event loop when its turn has come; more by a thread.
     HASHED_HERE = 524288
-    # Who holds the origin back, and others with it, has to take so much in so many seconds.
+    # A reader that holds back the origin, and with it others, must take LEAST bytes in PATIENCE seconds.
     LEAST = 1048576
     PATIENCE = 10
-    # So many readers get new bytes from memory; more of them read the file, each in its turn.
+    # Up to this many readers get new bytes from memory; with more, each reads the file in its turn.
     OFFERS = 2
 
 cdef long long in_memory = 0
@@ -36,7 +36,7 @@ cdef EVP_MD* sha256 = EVP_MD_fetch(NULL, b"SHA2-256", NULL)
 
 @cython.no_gc_clear
 cdef class Reader(Source):
-    """One that reads [offset, stop) of a file that may grow. stop -1: to its end."""
+    """A reader of [offset, stop) of a file that may grow. stop -1: to its end."""
 
     def __dealloc__(self):
         # no_gc_clear: the growth is still there.
@@ -44,7 +44,7 @@ cdef class Reader(Source):
             try:
                 self.growth.leave(self.place)
             except Exception:
-                # The loop is closed: nobody waits for the origin any more.
+                # The loop is closed: no reader waits for the origin any more.
                 pass
 
     cdef int advance_by(self, long long n) except -1:
@@ -56,7 +56,7 @@ cdef class Reader(Source):
         return 0
 
     cdef long long limit_to(self, long long visible) noexcept:
-        """How far this reader may read of what is visible."""
+        """Return how far this reader may read of the visible bytes."""
         return self.stop if 0 <= self.stop < visible else visible
 
 
@@ -101,7 +101,7 @@ cdef class GrowingFile(Sink):
 
     @property
     def waiting(self) -> int:
-        """Readers that have sent all there is."""
+        """The number of readers that have sent all present bytes."""
         return len(self.waiters)
 
     @property
@@ -110,7 +110,7 @@ cdef class GrowingFile(Sink):
         return self.memory is None or self.floor == self.disk_end
 
     def expect(self, long long total) -> None:
-        """The length that the origin declared, in bytes; -1: it did not."""
+        """Set the length that the origin declared, in bytes; -1: it did not."""
         if total < -1 or (self.extents is not None and total != self.extents.total):
             raise ValueError(f"{total} bytes are not the length of what is there")
         self.total = total
@@ -145,7 +145,7 @@ cdef class GrowingFile(Sink):
             self._settle()
 
     cdef int _settle(self) except -1:
-        # The connection may be somebody else's by now.
+        # The connection may serve another request by now.
         self.held_back = None
         self.on_wait = None
         if self.hurrying is not None:
@@ -157,7 +157,7 @@ cdef class GrowingFile(Sink):
     # --- several places at once --------------------------------------------------------------------------
 
     def scatter(self, Extents extents not None) -> None:
-        """From here on bytes come to any place; which of them are there is in `extents`."""
+        """Accept bytes at any offset from now on; `extents` tells which are present."""
         if self.written > extents.total:
             raise ValueError(f"{self.written} bytes are there, of what is to have {extents.total}")
         self.extents = extents
@@ -165,28 +165,28 @@ cdef class GrowingFile(Sink):
         self.written = max(self.written, extents.written)
 
     def gather(self) -> None:
-        """Only what is there from the beginning on counts from here on."""
+        """Count only the contiguous bytes from the beginning from now on."""
         self.extents = None
 
     def wanted(self) -> list[int]:
-        """Where readers wait, longest first."""
+        """Return the offsets at which readers wait, longest first."""
         self.told = False
         self._forget_gone()
         return [(<Reader>source).offset for source, _ in self.waiters]
 
     cdef int _forget_gone(self) except -1:
-        """Readers whose client has left wait for nothing."""
+        """Drop waiting readers whose client has left."""
         self.waiters = [(source, to) for source, to in self.waiters if (<Endpoint>to).fd >= 0]
         return 0
 
     def holds(self, long long offset) -> bool:
-        """Whether the byte at `offset` is there."""
+        """Return whether the byte at `offset` is present."""
         return offset < self.written or (self.extents is not None and self.extents.end_of(offset) > offset)
 
     # --- what another process has written ----------------------------------------------------------------
 
     def follow(self, long long size) -> None:
-        """The file has `size` bytes now."""
+        """Note that the file has `size` bytes now."""
         self.grow_to(size)
 
     def refresh(self) -> None:
@@ -196,7 +196,7 @@ cdef class GrowingFile(Sink):
     cdef int look(self) except -1:
         cdef stat_t now
         if self.extents is not None:
-            # A map that can't be read says nothing new.
+            # A map that can't be read tells nothing new.
             self.extents.refresh()
             if self.state == GROWING:
                 self.written = max(self.written, self.extents.written)
@@ -214,7 +214,7 @@ cdef class GrowingFile(Sink):
     # --- the hash ----------------------------------------------------------------------------------------
 
     cdef int _hash_lag(self) except -1:
-        """Hash what has become the next to be hashed: a little here, much by a thread."""
+        """Hash the bytes whose turn has come: a little here, much by a thread."""
         cdef long long lag = self.written - self.hashed
         if lag <= 0 or self.hashing or self.state != GROWING:
             return 0
@@ -237,7 +237,7 @@ cdef class GrowingFile(Sink):
             self._hash_lag()
 
     def catch_up(self) -> None:
-        """Hash what is in the file and has not been hashed yet. Blocks, so on a thread. Raises OSError."""
+        """Hash the file's bytes that are not hashed yet. Blocks, so on a thread. Raises OSError."""
         cdef char* p = <char*>malloc(COPY)
         cdef ssize_t got = 0
         cdef size_t want
@@ -262,11 +262,11 @@ cdef class GrowingFile(Sink):
             free(p)
 
     def let_go(self) -> None:
-        """The body is over: its connection is somebody else's from here on."""
+        """Release the connection of a body that has ended: it may serve another request."""
         self.held_back = None
 
     def pass_over(self, long long n) -> None:
-        """The body that comes next begins with `n` bytes that are there already."""
+        """Skip the first `n` bytes of the next body: they are present already."""
         if not 0 <= n <= self.written:
             raise ValueError(f"{n} of {self.written} bytes can't be passed over")
         self.surplus = n
@@ -289,7 +289,7 @@ cdef class GrowingFile(Sink):
             return Status.FAILED
         if self.total < 0 or <long long>n <= self.total - self.written:
             return self._extend(origin, p, n)
-        # What it should have is there, or is now: the digest will tell whether it is right.
+        # All declared bytes are present now: the digest will tell whether they are right.
         if self.total > self.written:
             status = self._extend(origin, p, <size_t>(self.total - self.written))
             if status == Status.FAILED:
@@ -320,7 +320,7 @@ cdef class GrowingFile(Sink):
         return Status.OK
 
     cdef Status put(self, RangeWriter segment, const char* p, size_t n) except Status.EXC:
-        """Take a segment's bytes, without those that are there already: these are never written again."""
+        """Take a segment's bytes, except those that are present: these are never written again."""
         cdef long long there
         cdef size_t known
         cdef Status status
@@ -366,10 +366,10 @@ cdef class GrowingFile(Sink):
         return Status.OK
 
     cdef int _advance(self, long long first, long long start, long long stop) noexcept:
-        """[start, stop) is there now, as [first, start) was before. 0, or -1 and errno."""
+        """Mark [start, stop) as present, as [first, start) was before. 0, or -1 and errno."""
         cdef long long end, begin = start
         if first > self.written and first % BLOCK:
-            # What is ahead of it in that block may not be there.
+            # The bytes before it in that block may be missing.
             begin = max(start, (first // BLOCK + 1) * BLOCK)
         if begin < stop and self.extents.mark(begin, stop):
             return -1
@@ -388,7 +388,7 @@ cdef class GrowingFile(Sink):
         cdef ssize_t k
         cdef stat_t now
         if fstat(self.file.fd, &now) != 0 or now.st_size < max(self.reach, self.written):
-            # Somebody else has cut it. Zeros would be where the bytes were that have been hashed.
+            # Another process has truncated it: zeros would be in place of bytes that have been hashed.
             self.disk_errno = EIO
             return Status.FAILED
         while at < n:
@@ -407,7 +407,7 @@ cdef class GrowingFile(Sink):
             self.disk_errno = EFBIG
         elif self._place(self.written, p, n) == Status.OK:
             return Status.OK
-        # Whole pieces only: the file has what is counted in `written`, and maybe something behind it.
+        # Whole pieces only: the file has the bytes counted in `written`, and maybe more after them.
         return self._remember(p, n) if self._spill() == Status.OK else Status.FAILED
 
     cdef Status _remember(self, const char* p, size_t n) except Status.EXC:
@@ -434,7 +434,7 @@ cdef class GrowingFile(Sink):
                 raise OSError(errno, self.reason)
 
     cdef Status _spill(self) except Status.EXC:
-        """From here on bytes stay in memory; of a short body all, for those who read it when it is done."""
+        """Keep bytes in memory from now on; all of a short body, for readers that come when it is done."""
         global in_memory
         cdef int fd = memfd_create(b"regproxy-body", MFD_CLOEXEC)
         cdef char* p
@@ -461,7 +461,7 @@ cdef class GrowingFile(Sink):
         return Status.OK
 
     cdef bint _trim(self) noexcept:
-        """Give back what every reader has had; True where the window is used up, and somebody is behind."""
+        """Free bytes that every reader has had; True where the window is used up and a reader is behind."""
         cdef ReaderCursor* place = self.places
         cdef long long lowest = self.written
         if self.written - self.floor <= self.window:
@@ -527,7 +527,7 @@ cdef class GrowingFile(Sink):
         return self.moved()
 
     cdef int moved(self) except -1:
-        """A reader has gone on, or away: the origin may send more."""
+        """Let the origin send more, after a reader has gone on, or away."""
         cdef Endpoint origin = self.held_back
         if origin is not None and (self.places == NULL or not self._trim()):
             self.held_back = None
@@ -552,11 +552,11 @@ cdef class GrowingFile(Sink):
         return 0
 
     cdef long long _open_end(self) noexcept:
-        """Where readers have to stop before the digest has matched."""
+        """Return where readers have to stop before the digest has matched."""
         return (self.total if self.total >= 0 else self.written) - HOLD_BACK
 
     cdef long long visible(self, long long offset) noexcept:
-        """Up to where a reader at `offset` may read now."""
+        """Return up to where a reader at `offset` may read now."""
         cdef long long end = self.written
         if self.state == DONE:
             return end
@@ -578,11 +578,11 @@ cdef class GrowingFile(Sink):
             self.on_wait()
 
     cdef int wake_all(self) except -1:
-        """Wake the readers for whom there is something."""
+        """Wake the readers that have something to read."""
         cdef Reader source
         cdef Endpoint to
         cdef list waiters = self.waiters
-        # wake() only arms the reader, so nobody is added to the list meanwhile.
+        # wake() only arms the reader, so no waiter is added to the list meanwhile.
         self.waiters = []
         for source, to in waiters:
             if self._waits_on(source):
@@ -593,7 +593,7 @@ cdef class GrowingFile(Sink):
         return 0
 
     cdef bint _waits_on(self, Reader source) noexcept:
-        """Whether there is nothing new for this reader, where that can be told."""
+        """Return whether there is surely nothing new for this reader."""
         if self.state != GROWING or self.extents is None or 0 <= source.stop <= source.offset:
             return False
         return self.visible(source.offset) <= source.offset

@@ -43,7 +43,7 @@ cdef object parse_connect(const char* p, size_t n)
 
 
 cdef inline long find_head_end(const char* p, size_t n, size_t start) noexcept nogil:
-    """Index after the blank line, or -1. A bare LF LF ends a head too: the parser then refuses it by name."""
+    """Return the index after the blank line, or -1. A bare LF LF ends a head too: the parser refuses it."""
     cdef size_t i = start
     cdef const char* lf
     while i < n:
@@ -59,7 +59,7 @@ cdef inline long find_head_end(const char* p, size_t n, size_t start) noexcept n
 
 
 cdef inline size_t empty_lines(const char* p, size_t n) noexcept nogil:
-    """Length of what is to be ignored ahead of a start line (RFC 9112 section 2.2)."""
+    """Return the length of the bytes to ignore before a start line (RFC 9112 section 2.2)."""
     cdef size_t i = 0
     while i < n and (p[i] == 13 or p[i] == 10):
         i += 1
@@ -83,5 +83,5 @@ cdef inline long cut_head(const char* p, size_t n, size_t limit, size_t* scanned
 
 
 cdef inline size_t write_chunk_size(char* line, size_t n) noexcept nogil:
-    """Write the line ahead of a chunk of n bytes; its length."""
+    """Write the line before a chunk of n bytes; return its length."""
     return snprintf(line, CHUNK_SIZE_MAX, b"%zx\r\n", n)

@@ -1,7 +1,7 @@
 """HTTP/1.1 framing: the end of a head, the chunked coding (RFC 9112 section 7.1), CONNECT (section 3.2.3).
 
-All of it works on bytes alone. `head_end`, `ChunkReader` and `connect_target` show it to Python; streams call
-what is behind them.
+All of it works on bytes alone. `head_end`, `ChunkReader` and `connect_target` are for Python; streams call
+the C functions behind them.
 """
 
 from libc.string cimport memset
@@ -10,7 +10,7 @@ from regproxy.dataplane.posix cimport memchr, memmove
 
 cdef enum:
     HOST_MAX = 255
-    # A chunk up to here is moved to the one before it; a larger one is as well taken by itself.
+    # A chunk up to this size is moved to the one before it; a larger one is taken by itself.
     MOVED = 4096
     SIZE_DIGITS = 15
     EXTENSION_MAX = 8192
@@ -25,7 +25,7 @@ cdef tuple CHUNK_STATES = (
 # --- the end of a head -----------------------------------------------------------------------------------
 
 def head_end(bytes data not None, size_t limit, size_t scanned=0) -> tuple:
-    """(length, scanned) of the head that data begins with; length 0: not yet, -1: none within `limit`."""
+    """Return (length, scanned) of the head that data begins with; length 0: partial, -1: none in `limit`."""
     cdef long end = cut_head(data, len(data), limit, &scanned)
     return end, scanned
 
@@ -56,7 +56,7 @@ cdef const char* take_size_byte(ChunkDecoder* d, unsigned char c) noexcept nogil
 
 
 cdef const char* take_byte(ChunkDecoder* d, unsigned char c) noexcept nogil:
-    """Take a byte of what frames the chunks; what is wrong with it, or NULL."""
+    """Take a byte of the chunk framing; return what is wrong with it, or NULL."""
     if d.state == CHUNK_SIZE:
         return take_size_byte(d, c)
     elif d.state == CHUNK_EXTENSION:
@@ -98,11 +98,11 @@ cdef const char* take_byte(ChunkDecoder* d, unsigned char c) noexcept nogil:
 
 
 cdef size_t decode_chunks(ChunkDecoder* d, char* p, size_t n, char** run, size_t* run_len) noexcept nogil:
-    """Decode up to n bytes; how many were used. `run` is the data in them: `run_len` bytes, maybe none.
+    """Decode up to n bytes; return how many were used. `run`: the data in them, `run_len` bytes, maybe none.
 
     Fewer than n are used where another run follows, and at the end. With CHUNK_MALFORMED the run is what
-    came ahead of the fault. Small chunks are moved together, within `p`, and go on as one: each by itself
-    would cost whoever takes them a write, or a record and a system call.
+    came before the fault. Small chunks are moved together, within `p`, and passed on as one run: each by
+    itself would cost the receiver a write, or a record and a system call.
     """
     cdef size_t i = 0, k, filled = 0
     run[0] = p
@@ -142,7 +142,7 @@ cdef class ChunkReader:
 
     @property
     def state(self) -> str:
-        """What comes next: "size", "data"...; or "end", "malformed"."""
+        """The part that comes next: "size", "data"...; or "end", "malformed"."""
         return CHUNK_STATES[self.decoder.state]
 
     @property
@@ -151,7 +151,7 @@ cdef class ChunkReader:
         return self.decoder.error.decode() if self.decoder.error != NULL else ""
 
     def feed(self, bytes data not None) -> list:
-        """Take what comes next; the runs of data in it. `used` counts the bytes that belong to the body."""
+        """Take the next bytes; return the runs of data in them. `used` counts the bytes of the body."""
         cdef bytearray copy = bytearray(data)
         cdef char* p = copy
         cdef char* run
@@ -224,7 +224,7 @@ cdef object parse_connect(const char* p, size_t n):
 
 
 def connect_target(bytes head not None):
-    """(host, port) of a CONNECT request's head, or None where its target can't be understood."""
+    """Return (host, port) of a CONNECT request's head, or None where its target can't be parsed."""
     if not head.startswith(b"CONNECT "):
         return None
     return parse_connect(<const char*>head, len(head))

@@ -1,6 +1,6 @@
-"""Files that other processes write: how far they have grown, and what else became of them (inotify).
+"""Follow files that other processes write, by inotify: their growth, and other events.
 
-A part's growth is told to its `GrowingFile` without any Python; everything else is told to a Python callback.
+A part's growth is reported to its `GrowingFile` without any Python; all other events to a Python callback.
 """
 
 from libc.stdint cimport uint32_t
@@ -15,7 +15,7 @@ cdef enum:
 
 
 cdef class Followed:
-    """One file. `eager`: tell of every write too, not only of what else happens. `close()` ends it."""
+    """One followed file. `eager`: report every write too, not only other events. `close()` ends it."""
 
     cdef Watch watch
     cdef int wd
@@ -49,12 +49,12 @@ cdef class Watch(Pollable):
     def follow(self, int fd, on_change not None, GrowingFile growth=None) -> Followed:
         """Call `on_change()` when the open file `fd` is written to, closed by a writer, renamed or removed.
 
-        With `growth`, writes are its business alone (see Followed.eager). A file can be followed once at a
+        With `growth`, writes are reported to it alone (see Followed.eager). A file can be followed once at a
         time. Raises OSError.
         """
         cdef char path[32]
         cdef Followed entry = Followed()
-        # By its descriptor: the name may be another file's by now, or nobody's.
+        # By its descriptor: the name may be another file's by now, or gone.
         snprintf(path, sizeof(path), b"/proc/self/fd/%d", fd)
         entry.wd = inotify_add_watch(
             self.fd, path, IN_MODIFY | IN_CLOSE_WRITE | IN_MOVE_SELF | IN_ATTRIB | IN_DELETE_SELF

@@ -69,7 +69,7 @@ cdef class Listener(Pollable):
         return 0
 
     def _rest(self):
-        """No file descriptors are left: a readable listener would spin, so look again in a while."""
+        """Pause accepting: without file descriptors a readable listener would spin."""
         message = "out of file descriptors: not accepting for 100 ms"
         self.reactor.loop.call_exception_handler({"message": message})
         self.reactor.rewatch(self, 0)

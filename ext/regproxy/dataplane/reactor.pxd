@@ -3,10 +3,10 @@ from libc.stdint cimport uint32_t, uint64_t
 cdef enum:
     # One batch of a body, in plaintext. Large enough that send() is called rarely, small enough for L2.
     BATCH = 262144
-    # With more bodies than this under way, each has a smaller batch: who comes last in a round waits less.
+    # With more bodies than this under way, each has a smaller batch: the last one in a round waits less.
     FEW = 2
     CROWD_BATCH = 131072
-    # The batch for a receiver that did not take the last one whole: what waits for it is memory of its own.
+    # The batch for a receiver that did not take the last one whole: waiting bytes occupy memory of their own.
     SLOW_BATCH = 65536
     SCRATCH_IN = 262144
     # A batch plus the framing of its TLS records, or a whole handshake flight.

@@ -40,7 +40,7 @@ cdef class Pollable:
         return 0
 
     cdef int on_crash(self, str reason) except -1:
-        """A handler raised: give up this item, and only it."""
+        """Give up this item, and only it, after its handler raised."""
         return 0
 
     def fileno(self) -> int:
@@ -88,7 +88,7 @@ cdef class Reactor:
             self._tick_handle = None
 
     def items(self) -> list:
-        """Every registered item; for draining and for tests."""
+        """Return every registered item; for draining and for tests."""
         cdef list found = []
         cdef int i
         for i in range(self.table_size):
@@ -130,7 +130,7 @@ cdef class Reactor:
         return 0
 
     cdef int unwatch(self, Pollable item) except -1:
-        """Take the item's fd out of the epoll set, for one whose file others may have open too."""
+        """Take the item's fd out of the epoll set, for a file that other processes may have open too."""
         if epoll_ctl(self.epfd, EPOLL_CTL_DEL, item.fd, NULL) < 0:
             raise OSError(errno, "epoll_ctl")
         return 0
@@ -143,7 +143,7 @@ cdef class Reactor:
         return 0
 
     def _poll(self):
-        """Work off what is ready. While there is more, save the way through the event loop, a few times."""
+        """Handle the ready events. While there are more, repeat a few times without the event loop."""
         cdef int _i
         for _i in range(ROUNDS):
             if self._round() == 0:
@@ -162,7 +162,7 @@ cdef class Reactor:
         for i in range(n):
             if events[i].events & EPOLLOUT:
                 self.crowd += 1
-        # What asks for something comes first: its answer is short, while a body can wait its turn.
+        # Requests come first: their answers are short, while a body can wait its turn.
         for i in range(n):
             if not events[i].events & EPOLLOUT:
                 self._dispatch(events[i].data.u64, events[i].events)

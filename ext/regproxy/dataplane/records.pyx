@@ -4,7 +4,7 @@ OpenSSL's record layer copies each byte twice on its way out: into its own buffe
 from there to the BIO. For large bodies that is a tenth of all the work. So once a large body begins, the
 records of our side are made here, with the connection's own traffic secret and from the record number on that
 OpenSSL has reached. From then on OpenSSL must write nothing on that connection: a nonce would be used twice.
-Which connections qualify, and when they cease to, is for `tls.Conn` to say.
+`tls.Conn` decides which connections qualify, and when they cease to.
 """
 
 from libc.stdint cimport uint64_t
@@ -25,7 +25,7 @@ cdef EVP_CIPHER* aes_256_gcm = EVP_CIPHER_fetch(NULL, b"AES-256-GCM", NULL)
 
 
 cdef bint can_seal(unsigned int suite) noexcept:
-    """Whether records of this suite can be made here: AES-GCM alone."""
+    """Return whether records of this suite can be made here: AES-GCM only."""
     if suite == AES_128_GCM_SHA256:
         return aes_128_gcm != NULL
     return suite == AES_256_GCM_SHA384 and aes_256_gcm != NULL
@@ -55,7 +55,7 @@ cdef bint expand_label(const EVP_MD* md, const unsigned char* secret, size_t sec
 
 
 cdef Seal make_seal(unsigned int suite, const unsigned char* secret, size_t n, uint64_t sequence):
-    """The seal of a traffic secret, from record number `sequence` on; None where the suite is not AES-GCM."""
+    """Return the seal of a traffic secret, from record `sequence` on; None if the suite is not AES-GCM."""
     cdef unsigned char key[32]
     cdef const EVP_MD* md
     cdef EVP_CIPHER* cipher

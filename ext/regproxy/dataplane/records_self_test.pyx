@@ -1,4 +1,4 @@
-"""Our own TLS records, tried on OpenSSL in memory before a connection relies on them."""
+"""Self-test of our own TLS records against OpenSSL, in memory, before a connection relies on them."""
 
 from regproxy.dataplane.tls cimport Conn, Context
 from regproxy.dataplane.tls import client_context, server_context
@@ -10,7 +10,7 @@ cdef enum:
 
 
 def sealing_fault(bytes chain_pem not None, bytes key_pem not None) -> str:
-    """Why `records` must not be used with this OpenSSL; "" where it opens what was sealed.
+    """Return why `records` must not be used with this OpenSSL; "" where it opens the sealed records.
 
     `chain_pem`, `key_pem`: any certificate that OpenSSL takes. A suite that it does not speak is left out.
     """
@@ -36,12 +36,12 @@ cdef class _Pair:
     def __init__(self, Context server, Context client, bytes suite):
         SSL_CTX_set_ciphersuites(client.ctx, suite)
         self.room = bytearray(ROOM)
-        # As addresses, so that no name has to be asked for
+        # As addresses, so that no server name is sent
         self.server = Conn(server, b"127.0.0.1", -1, True)
         self.client = Conn(client, b"127.0.0.1", -1, True)
 
     cdef bytes _taken(self, Conn conn):
-        """What `conn` has written since _bound()."""
+        """Return the bytes that `conn` has written since _bound()."""
         return bytes(self.room[:conn.wire.dest_len])
 
     cdef int _bound(self, Conn conn, bytes source) except -1:
@@ -78,7 +78,7 @@ cdef class _Pair:
         return ""
 
     cdef bytes _opened(self, bytes wire):
-        """What the client reads up to the closure alert; b"" without one."""
+        """Return the bytes that the client reads up to the closure alert; b"" without one."""
         cdef char plain[16384]
         cdef size_t n = 0
         cdef Status status

@@ -1,4 +1,4 @@
-"""Where bodies that are received go, besides files: another connection, memory."""
+"""Sinks of received bodies, besides files: another connection, memory."""
 
 from regproxy.dataplane.body cimport Endpoint, Sink
 from regproxy.dataplane.status cimport Status

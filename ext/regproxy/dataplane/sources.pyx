@@ -1,4 +1,4 @@
-"""Where bodies that are sent come from."""
+"""Sources of bodies that are sent."""
 
 cimport cython
 
@@ -30,7 +30,7 @@ cdef class FileSource(Reader):
             self.place = growth.enter(start)
 
     cdef File _at(self, size_t* n):
-        """The file that has the next bytes, of which it has at most n."""
+        """Return the file that has the next bytes, and limit n to the bytes that it has."""
         cdef GrowingFile growth = self.growth
         if growth is None or growth.memory is None:
             return self.file
@@ -41,7 +41,7 @@ cdef class FileSource(Reader):
         return self.file
 
     cdef int fault_in(self, Endpoint waiter, size_t n) except -1:
-        """Have a thread read what comes next, then wake the waiter."""
+        """Have a thread read the next bytes, then wake the waiter."""
         cdef size_t can = n
         file = self._at(&can)
         future = file.loop.run_in_executor(None, file.touch, self.offset, n)
@@ -125,7 +125,7 @@ cdef class FileSource(Reader):
         return Status.OK
 
     cdef bint _is_cold(self, File file, long long offset) except -1:
-        """Whether the disk would have to be waited for. An error, or the end, shows when bytes are sent."""
+        """Return whether a read would wait for the disk. An error, or the end, shows when bytes are sent."""
         cdef char byte
         return file.read_at(&byte, 1, offset, self.warm_stop) == -1
 

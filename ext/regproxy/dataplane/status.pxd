@@ -1,4 +1,4 @@
-# What a data plane call came to. EXC is the only one with a Python exception behind it, so a caller that
+# The result of a data plane call. EXC is the only one with a Python exception behind it, so a caller that
 # declares `except Status.EXC` pays no hidden PyErr_Occurred.
 
 cdef enum Status:

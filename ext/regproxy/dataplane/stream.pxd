@@ -24,7 +24,7 @@ cdef enum FramingKind:
 
 
 cdef class Stream(Endpoint):
-    # Who is told
+    # The object whose on_ methods are called
     cdef public object handler
     cdef readonly Conn tls
     cdef sockaddr_storage peer_address
@@ -54,7 +54,7 @@ cdef class Stream(Endpoint):
 
     # Outgoing flow
     cdef Buf outb
-    # The size of the answer in memory that was sent last: so much may wait besides
+    # The size of the answer in memory that was sent last: so much may wait in addition
     cdef size_t whole
     cdef Source source
     cdef bint source_waiting

@@ -8,7 +8,7 @@ A Stream tells its handler (a Python object) what happened, once per message hea
     on_head_too_large()         no blank line within the limit
     on_handshake()              TLS is up
     on_body(complete, reason)   the body that `receive` asked for is over
-    on_sent()                   what an earlier send() could not hand to the kernel at once is out
+    on_sent()                   the kernel has all that an earlier send() could not hand to it at once
     on_source_failed(reason)    the body that is being sent can't be completed
     on_eof(partial)             the peer ended the connection between heads (partial: within one)
     on_timeout(what)            "read" or "send": nothing moved for too long
@@ -43,7 +43,7 @@ cdef enum:
     CHUNK_HEAD_ROOM = 16
     LINGER_MS = 2000
     LEAVING_MS = 500
-    # So much a socket takes at once, whatever its buffer's size.
+    # The bytes that a socket takes at once, whatever its buffer's size.
     FITS = 16384
     TLS_HANDSHAKE_BYTE = 0x16
 
@@ -52,12 +52,12 @@ cdef tuple STATES = ("paused", "head", "body", "idle", "lingering")
 
 
 def live() -> int:
-    """How many streams have an open fd."""
+    """Return how many streams have an open fd."""
     return live_streams
 
 
 cdef int unsent(int fd) noexcept nogil:
-    """How many bytes of a TCP socket the peer has not confirmed."""
+    """Return how many bytes of a TCP socket the peer has not confirmed."""
     cdef int n = 0
     return n if ioctl(fd, SIOCOUTQ, &n) == 0 else 0
 
@@ -103,7 +103,7 @@ cdef inline int _set_state(Stream stream, ReadState to) except -1:
 cdef class Stream(Endpoint):
     """One connection. `Stream(reactor, fd)` takes over a connected, non-blocking socket.
 
-    Where that fails, `fd` is still the caller's.
+    If that fails, `fd` is still the caller's.
     """
 
     def __cinit__(self, Reactor reactor not None, int fd, bint front=False, size_t head_limit=32768):
@@ -121,7 +121,7 @@ cdef class Stream(Endpoint):
         buf_free(&self.inb)
         buf_free(&self.outb)
 
-    # --- what Python sees --------------------------------------------------------------------------------
+    # --- the Python interface ----------------------------------------------------------------------------
 
     @property
     def open(self) -> bool:
@@ -136,7 +136,7 @@ cdef class Stream(Endpoint):
 
     @property
     def waiting(self) -> int:
-        """How many bytes the kernel has not taken yet."""
+        """The number of bytes that the kernel has not taken yet."""
         return self.outb.len
 
     @property
@@ -169,10 +169,10 @@ cdef class Stream(Endpoint):
     def start_tls(self, Context context not None, bytes host not None, bint is_ip, double timeout) -> None:
         """Begin the handshake, as the context's side, for `timeout` seconds at most.
 
-        What was read beyond the last head belongs to it.
+        Bytes read beyond the last head belong to it.
         """
         cdef Buf early = self.inb
-        # A socket's own BIO would not see what has been read already.
+        # A socket's own BIO would not see bytes that have been read already.
         self.tls = Conn(context, host, -1 if early.len else self.fd, is_ip)
         memset(&self.inb, 0, sizeof(Buf))
         self.handshaking = True
@@ -212,7 +212,7 @@ cdef class Stream(Endpoint):
         if self.fd < 0 or self.inb.len or self.eof_in or self.rdhup or self.dead:
             return False
         if self.tls is not None and not self.tls.drained():
-            # No event would tell of what OpenSSL has read already.
+            # No event would report bytes that OpenSSL has read already.
             return False
         _set_state(self, READ_IDLE)
         self.in_timeout = 0
@@ -221,7 +221,7 @@ cdef class Stream(Endpoint):
         return True
 
     def reusable(self) -> bool:
-        """Look whether an idle connection can take a request: nothing has come since the last event.
+        """Check whether an idle connection can take a request: nothing has come since the last event.
 
         What has would be taken for the answer. Over TLS a record counts, whatever is in it: the tickets of
         TLS 1.3 come ahead of the first answer and are read with it, and one that comes later is read by the
@@ -263,7 +263,7 @@ cdef class Stream(Endpoint):
 
     def send(self, bytes head not None, bytes body=b"", Source source=None, bint chunked=False,
              bint last=False) -> bool:
-        """Send head, body and then the source; True: the kernel has it all, False: on_sent() will tell.
+        """Send head, body and then the source; True: the kernel has it all, False: on_sent() will follow.
 
         `chunked` frames the source in chunks; `last` ends the connection after it.
         """
@@ -293,7 +293,7 @@ cdef class Stream(Endpoint):
         return self._settled()
 
     def notify_sent(self) -> bool:
-        """True where nothing waits to be sent; else on_sent() will tell."""
+        """Return True where nothing waits to be sent; otherwise on_sent() will be called."""
         return self._settled()
 
     def end_chunks(self) -> bool:
@@ -316,7 +316,7 @@ cdef class Stream(Endpoint):
         self.in_deadline = self.reactor.now + <uint64_t>(seconds * 1000)
 
     def close(self, bint linger=False) -> None:
-        """End the connection in order, after what waits is out.
+        """End the connection in order, after all waiting bytes are sent.
 
         `linger` reads on for a moment: a peer that is still sending would otherwise get a reset that
         destroys our last answer (RFC 9112 section 9.6).
@@ -682,7 +682,7 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef int _drain_body(self) except -1:
-        """Feed the body from the buffer, which is taken away first: the sink's side may come back to us."""
+        """Feed the body from the buffer, which is detached first: the sink may call this stream again."""
         cdef Buf taken
         if self.inb.len == 0 or self.state != READ_BODY:
             if self.state == READ_BODY and self.framing == FRAMING_LENGTH and self.remaining == 0:
@@ -707,7 +707,7 @@ cdef class Stream(Endpoint):
         cdef long taken
         cdef bint over = False
         if self.framing == FRAMING_CHUNKED:
-            # What was read is in memory of ours, and nobody else looks at it.
+            # The bytes are in memory of ours, and nothing else uses them.
             taken = self._feed_chunked(<char*>p, n, &over)
             if taken < 0:
                 return 0
@@ -735,7 +735,7 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef long _feed_chunked(self, char* p, size_t n, bint* over) except -2:
-        """Decode the chunked coding; bytes used, or -1 when the body was given up."""
+        """Decode the chunked coding; return the bytes used, or -1 when the body was given up."""
         cdef size_t used = 0, length
         cdef char* run
         while used < n and self.chunks.state < CHUNK_END:
@@ -749,7 +749,7 @@ cdef class Stream(Endpoint):
         return used
 
     cdef bint _give(self, const char* p, size_t n) except -1:
-        """Give bytes of a body to the sink; False: the body has been given up."""
+        """Push bytes of a body to the sink; False: the body has been given up."""
         cdef Status status = self.sink.push(self, p, n)
         if status == Status.FAILED:
             self._body_over(False, self.sink.reason)
@@ -797,7 +797,7 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef int resume(self) except -1:
-        """The sink takes more again."""
+        """Go on receiving: the sink takes more again."""
         if self.fd < 0 or not self.held:
             return 0
         self.held = False
@@ -822,7 +822,7 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef int _emit(self, const char* p, size_t n, bint last) except -1:
-        """Send n <= BATCH bytes of plaintext; what the kernel leaves is kept. `last` adds close_notify."""
+        """Send n <= BATCH bytes of plaintext; keep those that the kernel leaves. `last` adds close_notify."""
         cdef Conn tls = self.tls
         cdef size_t done = 0
         cdef Status status = Status.OK
@@ -856,7 +856,7 @@ cdef class Stream(Endpoint):
         return self._transmit(self.reactor.wire_out, tls.wire.dest_len)
 
     cdef int _transmit(self, const char* p, size_t n) except -1:
-        """Hand wire bytes to the kernel, or behind what already waits for it."""
+        """Hand wire bytes to the kernel, or append them to those that wait for it."""
         cdef ssize_t k = 0
         if n == 0:
             return 0
@@ -873,13 +873,13 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef int _keep(self, const char* p, size_t n) except -1:
-        """Have n bytes wait for the kernel; a connection for which too much waits is given up."""
+        """Queue n bytes for the kernel; give up a connection with too many queued."""
         if self.outb.len + n > OUT_MAX + self.whole:
             return self._send_failed("the peer does not read: too many bytes wait for it")
         return buf_append(&self.outb, p, n)
 
     cdef bint _flush(self) except -1:
-        """Send what waits; True when nothing does any more."""
+        """Send the waiting bytes; True when none are left."""
         cdef ssize_t k
         cdef size_t done = 0
         cdef Status status
@@ -915,7 +915,7 @@ cdef class Stream(Endpoint):
         return not self.alert_due
 
     cdef int _leave(self) except -1:
-        """Close where the peer has taken everything, else look again later."""
+        """Close where the peer has taken everything, else check again later."""
         cdef int left = unsent(self.fd)
         if left == 0 and self.outb.len == 0 and not self.alert_due:
             return self._destroy()
@@ -1062,7 +1062,7 @@ cdef class Stream(Endpoint):
         return False
 
     cdef int wake(self) except -1:
-        """The source has more."""
+        """Go on sending: the source has more."""
         if self.source_waiting:
             self.source_waiting = False
             self._arm()
@@ -1084,7 +1084,7 @@ cdef class Stream(Endpoint):
         return at
 
     cdef Status write(self, Endpoint feeder, const char* p, size_t n) except Status.EXC:
-        """Relay n bytes; AGAIN: enough waits here already, `feeder` is resumed when it is out."""
+        """Relay n bytes; AGAIN: enough waits here already, `feeder` is resumed when that is sent."""
         cdef size_t at = 0, k
         if self.fd < 0 or self.dead:
             return Status.FAILED
@@ -1125,7 +1125,7 @@ cdef class Stream(Endpoint):
     # --- the end -----------------------------------------------------------------------------------------
 
     cdef int _send_failed(self, str reason) except -1:
-        """The peer is gone. Tell it from the loop: the handler may be the one that is sending right now."""
+        """Report from the loop that the peer is gone: the handler may be in the middle of sending."""
         if not self.dead:
             self.dead = True
             buf_free(&self.outb)

@@ -1,5 +1,5 @@
 cdef enum:
-    # The bounds of BOUNDS, and one more bucket for what is above them all
+    # The bounds of BOUNDS, and one more bucket for larger values
     BUCKETS = 18
 
 

@@ -2,7 +2,7 @@
 
 cimport cython
 
-# Seconds; a bucket holds what is at most its bound. From a hit in memory to a large blob over a slow line.
+# Seconds; a bucket holds durations up to its bound. From a hit in memory to a large blob over a slow line.
 BOUNDS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0,
 )

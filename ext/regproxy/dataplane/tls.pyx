@@ -2,8 +2,8 @@
 
 The BIO reads from and writes to scratch memory, so that many records are made first and sent with one system
 call. Where the kernel does TLS (kTLS), the socket's own BIO is used instead, and once the handshake is over
-what goes out is written to the socket as if it was plain, files by sendfile. Not by SSL_write: over kTLS it
-remembers where the caller's bytes were instead of the bytes, and a retry sends what is there by then
+outgoing bytes are written to the socket like plaintext, files by sendfile. Not by SSL_write: over kTLS it
+remembers the address of the caller's bytes instead of the bytes, and a retry sends what is there by then
 (https://github.com/openssl/openssl/issues/21202).
 """
 
@@ -31,7 +31,7 @@ cdef long long live_connections = 0
 
 
 def live() -> int:
-    """How many SSL objects exist: zero when every connection has gone."""
+    """Return how many SSL objects exist: zero when every connection has gone."""
     return live_connections
 
 
@@ -111,7 +111,7 @@ cdef inline int nibble(char c) noexcept nogil:
 # --- errors ----------------------------------------------------------------------------------------------
 
 cdef str drain_errors():
-    """The newest reason in OpenSSL's queue, which is emptied: a left-over error spoils later calls."""
+    """Return the newest reason in OpenSSL's queue, and empty it: a left-over error spoils later calls."""
     cdef unsigned long code = ERR_peek_last_error()
     cdef const char* reason = ERR_reason_error_string(code) if code else NULL
     ERR_clear_error()
@@ -119,7 +119,7 @@ cdef str drain_errors():
 
 
 cdef inline void forget_errors() noexcept:
-    """SSL_get_error takes any error in the queue for the last call's, so the queue is emptied before one."""
+    """Empty OpenSSL's error queue: SSL_get_error takes any error in it for that of the last call."""
     if ERR_peek_error():
         ERR_clear_error()
 
@@ -155,7 +155,7 @@ cdef Context new_context(bint server, bint ktls):
 
 def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=False,
                    bint seals=False) -> Context:
-    """A context that presents `chain_pem`, leaf first. ValueError when OpenSSL refuses certificate or key.
+    """Return a context that presents `chain_pem`, leaf first. ValueError if OpenSSL refuses chain or key.
 
     `seals`: the records of large bodies are made by `records`, where the connection allows it.
     """
@@ -225,7 +225,7 @@ cdef int load_chain(SSL_CTX* ctx, bytes chain_pem) except -1:
 
 cdef int load_key(SSL_CTX* ctx, bytes key_pem) except -1:
     cdef BIO* pem = BIO_new_mem_buf(<char*>key_pem, <int>len(key_pem))
-    # Without a passphrase, the empty one here, OpenSSL would ask the terminal for that of an encrypted key.
+    # Without a passphrase (here an empty one) OpenSSL would ask the terminal for that of an encrypted key.
     cdef EVP_PKEY* key = PEM_read_bio_PrivateKey(pem, NULL, NULL, <void*><char*>b"")
     BIO_free(pem)
     if key == NULL:
@@ -239,7 +239,7 @@ cdef int load_key(SSL_CTX* ctx, bytes key_pem) except -1:
 
 def client_context(bint verify=True, str extra_ca_file=None, bint ktls=False, bytes chain_pem=None,
                    bytes key_pem=None) -> Context:
-    """A context that trusts the system's store and `extra_ca_file`, and presents `chain_pem` if asked to.
+    """Return a context that trusts the system's store and `extra_ca_file`, and presents `chain_pem` if asked.
 
     ValueError: that file can't be read, or OpenSSL refuses certificate or key.
     """
@@ -412,14 +412,14 @@ cdef class Conn:
         return self._outcome(ret)
 
     cdef void _credit(self, size_t n) noexcept:
-        """Data makes up for records without it: a KeyUpdate now and then is usual."""
+        """Credit n bytes of data against records without data: an occasional KeyUpdate is normal."""
         self.wire.credit += n
         if self.wire.credit >= CONTROL_CREDIT:
             self.wire.credit = 0
             self.wire.controls -= 1
 
     cdef bint drained(self) noexcept:
-        """Whether nothing that was fed is left, so that another read would only say so."""
+        """Return whether all fed bytes are used, so that another read would bring nothing."""
         return self.wire.source_len == 0 and SSL_has_pending(self.ssl) == 0
 
     cdef Status write(self, const char* p, size_t n, size_t* done) except Status.EXC:
@@ -490,7 +490,7 @@ cdef class Conn:
         return status
 
     cdef str failure(self):
-        """Why the last call failed, in words; empties OpenSSL's error queue."""
+        """Return why the last call failed, in words; empty OpenSSL's error queue."""
         cdef long verdict = SSL_get_verify_result(self.ssl)
         cdef str reason = drain_errors()
         if self.wire.refused != NULL:

@@ -1,8 +1,8 @@
-"""What passes between OpenSSL and the socket: the BIO over scratch memory, and the watch over TLS records.
+"""The BIO between OpenSSL and the socket, over scratch memory, and the watch over TLS records.
 
-What a peer sends without data in it is limited here, while OpenSSL reads: within one call it works off all
-that it gets, and answers each renegotiation or KeyUpdate that it is asked for. Our own side's records are
-counted, so that `records` may go on where OpenSSL has stopped.
+A peer's records without data are limited here, while OpenSSL reads: within one call it processes all bytes
+that it gets, and answers each requested renegotiation or KeyUpdate. Our own side's records are counted, so
+that `records` may go on where OpenSSL has stopped.
 """
 
 from regproxy.dataplane.openssl cimport *
@@ -119,7 +119,7 @@ cdef void on_record(int sent, int version, int kind, const void* p, size_t n, SS
 
 
 cdef void refuse(SSL* ssl, Wire* wire, const char* reason) noexcept nogil:
-    """Have OpenSSL read nothing more: within one call of ours it works off all that it gets."""
+    """Stop OpenSSL from reading: within one call of ours it would process all bytes that it gets."""
     if wire.refused == NULL:
         wire.refused = reason
         BIO_set_callback_ex(SSL_get_rbio(ssl), on_bio)
