@@ -556,7 +556,10 @@ def check_again(row: Row, played: Played) -> None:
 def rows(
     request: pytest.FixtureRequest, trust: Trust, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[Row], Played]]:
-    """Plays all rows that were chosen, several at a time."""
+    """Plays rows that were chosen, several at a time: with each the next ones, which are wanted soon.
+
+    Not all of them at once: where tests run in several processes, others play what is not wanted here.
+    """
     chosen = [
         cast(Row, item.callspec.params["row"])
         for item in request.session.items
@@ -569,9 +572,19 @@ def rows(
     with ExitStack() as stack:
         player = Player(place, trust, Trust(place / "stranger"), chosen, stack)
         pool = stack.enter_context(ThreadPoolExecutor(AT_A_TIME))
-        played = {str(row): pool.submit(player.play, row) for row in chosen}
         stack.callback(pool.shutdown, cancel_futures=True)
-        yield lambda row: played.pop(str(row)).result()
+        played: dict[str, Future[Played]] = {}
+        begun: set[str] = set()
+
+        def play(row: Row) -> Played:
+            at = chosen.index(row)
+            for soon in chosen[at : at + AT_A_TIME]:
+                if str(soon) not in begun:
+                    begun.add(str(soon))
+                    played[str(soon)] = pool.submit(player.play, soon)
+            return played.pop(str(row)).result()
+
+        yield play
     for proxy in player.proxies.values():
         assert "Traceback" not in proxy.log()
         assert "is killed" not in proxy.log()  # a worker that hung
