@@ -38,7 +38,7 @@ FAILED: Final = "failed"  # given up; `reason` says why
 # A map of more than 8 MiB is nothing to be written, or taken in, at once.
 MAPPED_MAX: Final = 1 << 42  # bytes
 # What lies beside a part and belongs to it.
-_META_MAX: Final = 8192
+_META_MAX: Final = 16384
 _OFFSET: Final = struct.Struct("=q")
 _WANTS_MAX: Final = 1 << 20  # bytes; who asks for more waits for the filler to come by
 _WANTS_PIECE: Final = 65_536

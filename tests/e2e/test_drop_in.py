@@ -185,6 +185,67 @@ class TestHeaders:
         assert reply.get("Cache-Status") is not None
 
 
+class TestHosts:
+    """Masks and expressions, where docker-registry-proxy has them."""
+
+    @pytest.mark.parametrize(
+        "registries, intercepted",
+        [
+            (r"~^reg\.", True),
+            (r"~^(?:reg|x)[.]test$", True),
+            ("https://reg.test/", True),
+            (r"~^eg\.test", False),
+        ],
+    )
+    def test_registries(
+        self,
+        registries: str,
+        intercepted: bool,
+        proxies: Proxies,
+        origin: Origin,
+        stack: ExitStack,
+        trust: Trust,
+    ) -> None:
+        proxy = proxies(REGISTRIES=registries)
+        client = stack.enter_context(Client.connect(proxy.address))
+        assert client.connect_to(origin.authority).status == 200
+        client.start_tls("reg.test", proxy.ca_pem if intercepted else trust.pem)
+        reply = client.get("/v2/nothing/tags/list")
+        assert (reply.status, reply.get("Cache-Status") is not None) == (404, intercepted)
+
+    @pytest.mark.parametrize(
+        "auth, wanted",
+        [
+            ("*.test:u:p", "Basic dTpw"),
+            (".test:u:p reg.test:own:p", "Basic b3duOnA="),
+            ("reg.*:u:p", "Basic dTpw"),
+            ("*.reg.test:u:p", None),
+            ("*.other:u:p", None),
+        ],
+    )
+    def test_credentials(
+        self, auth: str, wanted: str | None, proxies: Proxies, origin: Origin, stack: ExitStack
+    ) -> None:
+        client = stack.enter_context(proxies(AUTH_REGISTRIES=auth).client(origin.authority))
+        repository, image = published(origin)
+        path = f"/v2/{repository}/manifests/latest"
+        assert client.get(path).digest == image.digest
+        assert [seen.get("Authorization") for seen in origin.requests if seen.path == path][-1] == wanted
+
+    def test_credentials_of_a_name_that_anybody_may_have(
+        self, proxies: Proxies, origin: Origin, stack: ExitStack
+    ) -> None:
+        """REGISTRIES has but a mask, too."""
+        proxy = proxies(AUTH_REGISTRIES="reg.*:u:hunter2", REGISTRIES="reg.*")
+        client = stack.enter_context(proxy.client(origin.authority))
+        repository, _ = published(origin)
+        path = f"/v2/{repository}/manifests/latest"
+        assert client.get(path).status == 200
+        assert all(seen.get("Authorization") is None for seen in origin.requests if seen.path == path)
+        assert "the mask of entry 1 is not used" in proxy.log()
+        assert "hunter2" not in proxy.log()
+
+
 class TestPorts:
     """docker-registry-proxy tunnels to every port."""
 

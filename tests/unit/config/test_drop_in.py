@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,53 @@ def test_no_proxy_is_never_fatal(value: str, warnings: int) -> None:
     config = load({"NO_PROXY": value})
     assert len(config.warnings) == warnings
     assert config.no_proxy.matches("a.example", 443) is ("a.example" in value)
+
+
+# What its image sets, and what people have been seen to set beside it.
+ENVIRONMENT = {
+    "CA_KEY_FILE": "/ca/ca.key",
+    "CA_CRT_FILE": "/ca/ca.crt",
+    "CA_SRL_FILE": "/ca/ca.srl",
+    "REGISTRIES": "registry.k8s.io https://gcr.io quay.io/ *.dkr.ecr.eu-west-1.amazonaws.com ~^reg[0-9]$",
+    "AUTH_REGISTRIES": "some.authenticated.registry:oneuser:onepassword *.example.com:user:password",
+    "AUTH_REGISTRIES_DELIMITER": " ",
+    "AUTH_REGISTRY_DELIMITER": ":",
+    "CACHE_MAX_SIZE": "400g",
+    "ENABLE_MANIFEST_CACHE": "True",
+    "MANIFEST_CACHE_PRIMARY_REGEX": "(stable|nightly|production|test)",
+    "MANIFEST_CACHE_PRIMARY_TIME": "10m",
+    "MANIFEST_CACHE_SECONDARY_REGEX": r"(.*)(\d|\.)+(.*)(\d|\.)+(.*)(\d|\.)+",
+    "MANIFEST_CACHE_SECONDARY_TIME": "60d",
+    "MANIFEST_CACHE_DEFAULT_TIME": "200 1h",
+    "ALLOW_PUSH": "",
+    "PROXY_REQUEST_BUFFERING": "1",
+    "VERIFY_SSL": "1",
+    "DISABLE_IPV6": "yes",
+    "DEBUG": "true",
+    "DEBUG_HUB": "maybe",
+    "DEBUG_NGINX": "0",
+    "KEEPALIVE_TIMEOUT": "300s 60s",
+    "SEND_TIMEOUT": "0",
+    "CLIENT_BODY_TIMEOUT": "60s",
+    "CLIENT_HEADER_TIMEOUT": "60s",
+    "PROXY_READ_TIMEOUT": "60s",
+    "PROXY_CONNECT_TIMEOUT": "60s",
+    "PROXY_SEND_TIMEOUT": "60s",
+    "PROXY_CONNECT_READ_TIMEOUT": "60s",
+    "PROXY_CONNECT_CONNECT_TIMEOUT": "60s",
+    "PROXY_CONNECT_SEND_TIMEOUT": "60s",
+    "HTTPS_PROXY": "socks5://proxy.example:1080",
+    "NO_PROXY": "<local>;10.*;https://registry.example/;a..b",
+    "HTTP_PROXY": "socks5://proxy.example:1080",
+}
+
+
+def test_a_whole_environment() -> None:
+    config = load(ENVIRONMENT)
+    assert (config.manifest_cache, config.verify_ssl, config.keepalive_timeout) == (False, True, 300.0)
+    warned = {re.match("[A-Z_0-9]+", warning)[0] for warning in config.warnings}  # type: ignore[index]
+    assert warned == {
+        *("CA_SRL_FILE", "REGISTRIES", "ENABLE_MANIFEST_CACHE", "MANIFEST_CACHE_DEFAULT_TIME", "VERIFY_SSL"),
+        *("PROXY_REQUEST_BUFFERING", "DISABLE_IPV6", "DEBUG", "DEBUG_HUB", "KEEPALIVE_TIMEOUT"),
+        *("SEND_TIMEOUT", "HTTPS_PROXY", "NO_PROXY"),
+    }
