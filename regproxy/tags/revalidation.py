@@ -135,10 +135,10 @@ class Revalidations:
         wanted = look.wanted
         answer = from_json(claim.answer)
         if answer is not None and not self._rows.dropped_since(wanted, answer.began):
-            # Refused or not: who asked it in that process joins only those who are alike.
             if isinstance(answer, Failure):
                 raise answer.error()
-            if isinstance(answer, Refusal):
+            # A refusal holds for equal clients alone; a TagAnswer has its asker with it: see look().
+            if isinstance(answer, Refusal) and answer.asker == self.asker(wanted):
                 raise answer.error(wanted.origin)
             if isinstance(answer, TagAnswer):
                 look.done.set_result(answer)
