@@ -1,1 +1,1 @@
-"""The cache on disk: blobs, parts, eviction, reconciliation, verification, pins."""
+"""The on-disk cache: blobs, parts, eviction, reconciliation, verification, pins."""

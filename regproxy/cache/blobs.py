@@ -1,13 +1,13 @@
-"""The content-addressed disk: one immutable file per digest, part files while they grow.
+"""The content-addressed store: one immutable file per digest, and part files while they are filled.
 
     blobs/sha256/ab/<64 hex>    renamed into place after the digest matched
     parts/                      see `parts`
 
-Open files and small contents are remembered, least recently used first out, so that a hit costs no system
-call. The memory is bounded by FILES_MAX and SMALL_TOTAL whatever the size of the cache. Other processes may
-remove content: what they say on the board is heard before anything is given out.
+An LRU keeps open files and small contents in memory, so that a hit costs no system call. FILES_MAX and
+SMALL_TOTAL bound it whatever the size of the cache. Other processes may remove content: every lookup first
+checks the board's generation for their changes.
 
-A disk that takes nothing fails nobody: parts are then in memory, and pulls go on without being stored.
+If the disk can't be written, pulls still succeed: parts are kept in memory and nothing is stored.
 """
 
 from __future__ import annotations
@@ -40,21 +40,20 @@ SMALL_TOTAL: Final = 64 * 1024 * 1024
 
 
 class Counters(Protocol):
-    """Where it is counted whether the disk takes what is stored."""
+    """Counters of successful and failed writes to the store."""
 
     def store_failed(self, reason: str) -> None:
-        """Count content that was not kept, by errno's name."""
+        """Count content that could not be stored, by the errno's name."""
 
     def store_worked(self) -> None:
-        """Content was kept."""
+        """Note that content was stored."""
 
 
 @dataclass(slots=True, eq=False)
 class Blob:
-    """Stored, verified content. `small` has all of it when it is small; `heads` are heads made before.
+    """Stored, verified content. `small`: all of it, if it is small; `heads`: response heads built before.
 
-    `known`: it was compared with what the index says of it. `manifest`: what the bytes say of their type,
-    None where nobody has looked.
+    `known`: it was compared with its index row. `manifest`: its type by its bytes, None if not examined yet.
     """
 
     digest: str
@@ -72,12 +71,12 @@ class Blob:
 
     @property
     def disk(self) -> int:
-        """The bytes that it takes on the disk."""
+        """Bytes used on disk."""
         return os.fstat(self.file.fd).st_blocks * 512
 
 
 class Store:
-    """The cache directory. `on_change` is called when another process has changed what may be remembered."""
+    """The cache directory. `on_change` is called when another process may have changed its contents."""
 
     def __init__(
         self,
@@ -109,18 +108,18 @@ class Store:
         layout.parts(self.root).mkdir(parents=True, exist_ok=True)
         Path(self._prefix).mkdir(parents=True, exist_ok=True)
 
-    # --- what is stored ----------------------------------------------------------------------------------
+    # --- stored content ----------------------------------------------------------------------------------
 
     def path(self, digest: str) -> str:
-        """Where `sha256:<hex>` lies."""
+        """Return the path of the content `sha256:<hex>`."""
         name = digest[7:]
         return f"{self._prefix}/{name[:2]}/{name}"
 
     def lookup(self, digest: str) -> Blob | None:
-        """The stored content of a digest, None where there is none."""
+        """Return the stored content of a digest, None if there is none."""
         board = self._board
         if board is not None and board.generation != self._seen:
-            # Read first: what is announced meanwhile is heard the next time.
+            # Read before on_change(), so that a change announced meanwhile is seen by the next lookup.
             self._seen = board.generation
             self.on_change()
         blob = self._blobs.get(digest)
@@ -130,7 +129,7 @@ class Store:
         try:
             fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            # Missing is the usual reason; any other makes it a miss too, and the fill says what is wrong.
+            # Usually a missing file. Any other error is a miss too; the fill will report it.
             return None
         return self._remember(digest, File(fd, os.fstat(fd).st_size, self._loop))
 
@@ -143,7 +142,7 @@ class Store:
                 log.warning("%s can't be read (%s): removed", digest, error.strerror)
                 self.remove(digest)
                 return None
-            # It is in memory anyway, and hashed in microseconds, once.
+            # Cheap: it is in memory, and small. Done once for each load.
             if "sha256:" + hashlib.sha256(small).hexdigest() != digest:
                 log.warning("%s is damaged on disk: removed", digest)
                 self.remove(digest)
@@ -157,7 +156,7 @@ class Store:
         return blob
 
     def forget(self, digest: str) -> None:
-        """Drop content from memory: it was removed from the disk. Its space is free when nobody reads it."""
+        """Drop removed content from memory. Its disk space is free when the last reader has closed it."""
         blob = self._blobs.pop(digest, None)
         if blob is not None:
             self._small_bytes -= len(blob.small or b"")
@@ -173,13 +172,13 @@ class Store:
         with suppress(OSError):
             os.unlink(self.path(digest))  # noqa: PTH108
 
-    # --- what is being fetched ---------------------------------------------------------------------------
+    # --- parts -------------------------------------------------------------------------------------------
 
     def claim(self, digest: str, *, limit: int = 0, source: str = "") -> Part:
-        """The part of this content: ours to fill, or another process's to follow (`mine`).
+        """Return the part of this content: ours to fill (`mine`), or another process's to follow.
 
-        `limit` is the most bytes that it may take, 0 for any. `source`: the part of this registry alone.
-        Where the disk fails it is in memory.
+        `limit`: the most bytes that it may take, 0 for any. `source`: use a separate part for this registry.
+        If the disk fails, the part is in memory.
         """
         path = layout.part(self.root, digest, source)
         return self._open(lambda: open_part(path, limit, self._loop), limit)
@@ -193,7 +192,7 @@ class Store:
             try:
                 return make()
             except FileNotFoundError:
-                # Somebody has removed the directory.
+                # The directory was removed.
                 self._make_directories()
                 return make()
         except OSError as error:
@@ -201,7 +200,7 @@ class Store:
             return self.in_memory(limit=limit, error=error.errno or errno.EIO)
 
     def in_memory(self, *, limit: int = 0, error: int = errno.ENOSPC) -> Part:
-        """A part that is never stored. Raises StoreError."""
+        """Return a part in memory, which is never stored. Raises StoreError."""
         try:
             return memory_part(limit, error, self._loop)
         except OSError as failure:
@@ -210,7 +209,7 @@ class Store:
             ) from None
 
     def relay(self, part: Part, error: int) -> None:
-        """Store no more of a part that is ours, for this errno; who follows it goes on alone. StoreError."""
+        """Stop storing our part, because of this errno; its followers go on alone. Raises StoreError."""
         self.failed(error)
         part.disown()
         part.growth.gather()
@@ -220,9 +219,9 @@ class Store:
             raise StoreError(failure.strerror) from None
 
     def failed(self, error: int) -> None:
-        """Content could not be kept, for this errno. It is said once until storing works again.
+        """Note that content could not be stored, by errno. Logged once until storing works again.
 
-        EFBIG is what is too large to be kept, and no trouble of the disk's.
+        EFBIG is ignored: the content is too large to store, and the disk is fine.
         """
         if error == errno.EFBIG:
             return
@@ -244,7 +243,7 @@ class Store:
             self._failing = ""
 
     async def commit(self, part: Part, digest: str) -> Blob:
-        """Move a part whose digest has matched into place; its bytes reach the disk before its name does.
+        """Move a part whose digest has matched into place, after its bytes have been synced to disk.
 
         Raises StoreError.
         """
@@ -263,7 +262,7 @@ class Store:
         self._worked()
         known = self._blobs.get(digest)
         blob = known or self._remember(digest, File(os.dup(part.fd), growth.written, self._loop))
-        # The name is gone, and with it the claim; the blob's descriptor is of the same description.
+        # disown(): the part's name is gone, and the blob's dup of the descriptor would keep its lock.
         part.disown()
         part.close()
         if blob is None:
@@ -271,7 +270,7 @@ class Store:
         return blob
 
     def unstored(self, part: Part, digest: str) -> Blob:
-        """Verified content that is not stored, for those who wait; nobody remembers it. Raises StoreError."""
+        """Return verified content that is not stored, for the waiting requests only. Raises StoreError."""
         growth, file = part.growth, part.growth.file
         if growth.memory is not None and growth.disk_end < growth.written:
             if growth.floor:
@@ -280,40 +279,40 @@ class Store:
         return Blob(digest, growth.written, File(os.dup(file.fd), growth.written, self._loop), None, True)
 
     def leave(self, part: Part) -> None:
-        """Let go of a part, and leave what is in it to others. Its readers have been told."""
+        """Release a part, and leave its bytes for another filler. Its readers have been told."""
         growth = part.growth
         part.release()
         part.close()
         if growth.done:
             return  # they read on, to the end
-        # An error that is on its way to somebody may hold the growth for a while yet.
+        # Close now: an error still being delivered may keep the growth alive for a while.
         growth.file.close()
         if growth.memory is not None:
             growth.memory.close()
 
     def abort(self, part: Part) -> None:
-        """Forget a part. Its readers have been told, so its space is given back at once."""
+        """Discard a part. Its readers have been told, so its space is freed at once."""
         part.disown()
         self.leave(part)
 
     def close(self) -> None:
-        """Let go of every open file."""
+        """Release every open file."""
         self.forget_all()
 
 
 def _nothing() -> None:
-    """Nobody else changes anything."""
+    """Do nothing."""
 
 
 def _move_into_place(fd: int, size: int, part: Path, final: str) -> None:
     # Without this a power cut can leave a file of the right name and length full of zeros.
     os.fdatasync(fd)
     if os.fstat(fd).st_size != size:
-        # Somebody else has written to it: what was verified is not what is there.
+        # Something else has written to it: the file is not what was verified.
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(part))
     if not file_lock.names(part, fd):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(part))
     os.makedirs(os.path.dirname(final), exist_ok=True)  # noqa: PTH103, PTH120 (a str, made for each blob)
     os.rename(part, final)  # noqa: PTH104
-    # Whoever finds these later belongs to nothing.
+    # The files beside the part belong to nothing now.
     unlink_beside(part)

@@ -1,9 +1,9 @@
-"""Keeps the cache within its limits: its size, how long things lie unused, what the disk has to have free.
+"""Evict content to keep the cache within its limits: total size, time without use, free disk space.
 
-Whoever calls `step()` has other things to do, so each step is bounded. Files go first, then their rows: on a
-full disk SQLite can write only when something has been removed, and a killed process leaves rows that are the
-oldest still, so that the next step drops them. Workers that have such a file open go on reading it, and are
-told by the index to let it go.
+Each step is bounded, since the caller of `step()` has other work to do. Files are removed before their rows:
+on a full disk SQLite can write only after something was removed, and if the process is killed in between, the
+rows left are still the oldest, so the next step drops them. Workers that have an evicted file open go on
+reading it, and are told by the index to close it.
 """
 
 from __future__ import annotations
@@ -38,19 +38,19 @@ _LOW: Final = 0.90  # and goes on to here
 _BATCH: Final = 200  # objects in a step
 _STEP: Final = 0.05  # seconds of a step
 _SETTLE: Final = 1.0  # seconds until the disk shows what was removed: workers close files within 250 ms
-_IDLE_EVERY: Final = 5.0  # seconds between two looks at what is idle, at most
-_BLIND: Final = 5.0  # seconds; an index that is being made anew has something after less
+_IDLE_EVERY: Final = 5.0  # seconds between two checks for idle objects, at most
+_BLIND: Final = 5.0  # seconds; an index that is being rebuilt has its first rows sooner
 _SAY_EVERY: Final = 60.0  # seconds between two warnings about the same thing
 _GIB: Final = 1 << 30
 
-_TRUST: Final = 4  # so much of the limit, 1/4, is made free for what is only promised
+_TRUST: Final = 4  # at most 1/4 of the limit is made free for bytes that parts are only expected to get
 _GROWS: Final = 60.0  # seconds without a byte after which a part is not expected to grow
 _UNDER_PRESSURE: Final = 60.0  # seconds that a broken fill's part is kept when there is no room
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bytes on disk and seconds without use (0: any), bytes that stay free (None: what suits the disk)."""
+    """Most bytes on disk and seconds without use (0: no limit); bytes to keep free (None: by disk size)."""
 
     max_size: int
     inactive: float
@@ -58,7 +58,7 @@ class Limits:
 
     @classmethod
     def of(cls, config: Config) -> Limits:
-        """The limits that are configured."""
+        """Return the configured limits."""
         return cls(config.cache_max_size, config.cache_inactive, config.min_free)
 
 
@@ -74,24 +74,24 @@ class Freed:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A file system: bytes that are free for us, and that it has in all."""
+    """A file system's bytes: free for this process, and in total."""
 
     free: int
     total: int
 
     @classmethod
     def of(cls, path: Path) -> Disk:
-        """Raises OSError."""
+        """Return the state of the file system of `path`. Raises OSError."""
         found = os.statvfs(path)
         return cls(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
 
     def floor(self, min_free: int | None) -> int:
-        """The bytes that have to stay free."""
+        """Return the bytes that have to stay free."""
         return min(_GIB, self.total // 20) if min_free is None else min_free
 
 
 class Complaints:
-    """Warnings about what lasts, each of them once a minute."""
+    """Warnings about lasting conditions, each at most once a minute."""
 
     def __init__(self, logger: logging.Logger, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._log = logger
@@ -99,7 +99,7 @@ class Complaints:
         self._said: dict[str, float] = {}
 
     def say(self, key: str, text: str, *values: object) -> None:
-        """Log a warning, unless one of this `key` (of a small set) was logged in the last minute."""
+        """Log a warning, unless one with this `key` (one of a few) was logged in the last minute."""
         now = self._monotonic()
         if now - self._said.get(key, -_SAY_EVERY) >= _SAY_EVERY:
             self._said[key] = now
@@ -107,10 +107,10 @@ class Complaints:
 
 
 class Evictor:
-    """Evicts, if no other process does so in this cache directory.
+    """Evicts content, unless another process does so in this cache directory.
 
-    `clock`: seconds since the epoch, as last uses are. `astray`: the index could not be told of what was
-    removed, and has to be compared with the disk.
+    `clock`: seconds since the epoch, like the last uses. `astray`: removals could not be written to the
+    index, so that it has to be reconciled with the disk.
     """
 
     def __init__(
@@ -131,15 +131,15 @@ class Evictor:
         self._lock = -1
         self._shrinking = False
         self._owed = 0  # bytes that the disk has to get back
-        # When these are looked at again, monotonic: what is idle, the disk's space, and whether any may go.
+        # Monotonic times of the next check: for idle objects, of the disk's space, for anything to evict.
         self._idle_at = self._space_at = self._any_at = monotonic()
         self._blind_at: float | None = None
         self._sums: dict[str, tuple[int, int]] = {}  # since the last line in the log
 
     def step(self) -> Freed:
-        """Remove what is over the limits: at most 200 objects, in about 50 ms.
+        """Evict what is over the limits: at most 200 objects, in about 50 ms.
 
-        Raises OSError and StoreError where the disk refuses; what was removed until then is removed.
+        Raises OSError and StoreError if the disk fails; removals made until then stay.
         """
         if not self._alone():
             return Freed()
@@ -153,13 +153,13 @@ class Evictor:
         return freed
 
     def close(self) -> None:
-        """Let others evict."""
+        """Release the lock, so that another process may evict."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
     def _alone(self) -> bool:
-        """Whether it is us who evict here; the lock is tried again each time."""
+        """Return whether this process may evict; tries to take the lock if it doesn't have it."""
         path = layout.evict_lock(self._root)
         if self._lock >= 0:
             if file_lock.names(path, self._lock):
@@ -171,7 +171,7 @@ class Evictor:
             return False  # the cache directory was removed
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                return True  # somebody has to make room; two who do so are no harm
+                return True  # some process has to make room; two doing so do no harm
             raise
         if file_lock.lock(fd) and file_lock.names(path, fd):
             self._lock = fd
@@ -185,7 +185,7 @@ class Evictor:
             return None
         rows = self._index.oldest(_BATCH, self._clock() - inactive)
         if not rows:
-            # The oldest may be pins, which are passed over one by one: not each second.
+            # Not each second: the oldest may be pins, and the query skips these one by one.
             self._idle_at = now + min(_IDLE_EVERY, inactive / 10)
         return self._remove(rows, INACTIVE, None) if rows else None
 
@@ -198,7 +198,7 @@ class Evictor:
             return self._remove(rows, reason, too_much)
         if reason == FREE and self._is_blind() and (freed := self._evict_unknown(too_much)):
             return freed
-        # What broken fills have left to be taken up is the last to go.
+        # Resumable parts of broken fills are the last to go.
         if sum(sweep_parts(self._root, self._clock, keep=_UNDER_PRESSURE)):
             return Freed(reason, more=True)
         self._shrinking, self._owed = False, 0
@@ -212,21 +212,21 @@ class Evictor:
         return None
 
     def _excess(self) -> int:
-        """The bytes that have to go for the size's sake."""
+        """Return the bytes to evict because of the size limit."""
         limit = self._limits.max_size
         if not limit:
             return 0
         taken, promised = parts_disk(self._root, self._clock())
-        # A promise may be broken: it must not cost the cache more than a part of what it has.
+        # Expected bytes may never come: they must not cost the cache more than a part of its content.
         used = self._index.totals().disk + taken + min(promised, limit // _TRUST)
         self._shrinking = used > limit * (_LOW if self._shrinking else _HIGH)
         return used - int(limit * _LOW) if self._shrinking else 0
 
     def _shortage(self) -> int:
-        """The bytes that have to go for the disk's sake.
+        """Return the bytes to evict because the disk lacks free space.
 
-        Once found they are a debt: what others still have open is not free yet when it is removed, and who
-        looks at the disk before it is would empty the cache.
+        The shortage is kept as a debt, since the space of a removed file is free only when all processes have
+        closed it: measuring the disk again before that would empty the cache.
         """
         if self._owed <= 0 and self._monotonic() < self._space_at:
             return 0
@@ -245,14 +245,17 @@ class Evictor:
         try:
             reconcile.forget(self._root, self._index, gone)
         except StoreError as error:
-            # Whoever has such a file open has its space, and can't be told by the index: it is full too.
+            # The index can't be written either, so it can't tell other processes to close the removed files.
             self._index.purge()
             self.astray = True
             self._complaints.say("index", "%s: what was evicted is still in it", error)
         return freed
 
     def _unlink(self, rows: list[ObjectRow], reason: str, enough: int | None) -> tuple[Freed, list[str]]:
-        """Remove files; what that was, and the digests without one now. Raises OSError if there are none."""
+        """Remove files. Return what was freed, and the digests that have no file now.
+
+        Raises OSError if there are none because of an error.
+        """
         ends = self._monotonic() + _STEP
         gone: list[str] = []
         objects = size = 0
@@ -268,7 +271,7 @@ class Evictor:
                 trouble = error
                 if error.errno == errno.EROFS:
                     break
-                # It must not be the oldest for ever, in the way of all others.
+                # Else it would stay the oldest, in the way of all others.
                 self._index.touch(row.digest)
             if (enough is not None and size >= enough) or self._monotonic() >= ends:
                 break
@@ -281,7 +284,7 @@ class Evictor:
         return Freed(reason, objects, size, more=True), gone
 
     def _is_blind(self) -> bool:
-        """Whether the index has nothing, and has got nothing for a while: the disk has no room for it."""
+        """Return whether the index has been empty for a while because the disk has no room to rebuild it."""
         if self._index.complete or self._index.totals().objects:
             self._blind_at = None
             return False
@@ -290,7 +293,7 @@ class Evictor:
         return now >= self._blind_at
 
     def _evict_unknown(self, enough: int) -> Freed | None:
-        """Remove what was written longest ago in one directory, as the index can't say what is to go."""
+        """Remove the files written longest ago in one directory, as the index can't name the least used."""
         for number in range(reconcile.DIRECTORIES):
             prefix = f"{number:02x}"
             found = (reconcile.digest_at(prefix, name) for name in reconcile.listed(self._root, prefix))
@@ -320,10 +323,10 @@ _NAMES: Final = {
 
 
 def parts_disk(root: Path, now: float, besides: Path | None = None) -> tuple[int, int]:
-    """The bytes that what is being filled takes on the disk, and is going to take beyond. Raises OSError.
+    """Return the bytes that parts take on disk, and those they are still expected to get. Raises OSError.
 
-    Room is made for all of a body when its length is known, not while it comes. What nobody has written to
-    for a minute is expected to stay as it is. `besides`: a part that does not count.
+    Room is made for all of a body when its length is known, not as it arrives. A part that was not written
+    for a minute is expected to grow no more. `besides`: a part to leave out.
     """
     left_out = besides.name if besides is not None else ""
     taken = expected = 0
@@ -344,9 +347,9 @@ def parts_disk(root: Path, now: float, besides: Path | None = None) -> tuple[int
 
 
 def fits(root: Path, max_size: int, total: int, now: float, besides: Path | None = None) -> bool:
-    """Whether `total` more bytes are within the limit beside what is being filled; all else may go.
+    """Return whether `total` more bytes and all parts are within the limit if everything else is evicted.
 
-    `besides`: the part that they are for, which may have some of them.
+    `besides`: the part that the bytes are for, which may have some of them.
     """
     if not max_size:
         return True

@@ -1,4 +1,4 @@
-"""Removing what fills and fetches of tags have left behind, and nobody is at work on."""
+"""Remove part files and tag claims that were left behind and that no process is using."""
 
 from __future__ import annotations
 
@@ -16,18 +16,17 @@ from regproxy.cache.parts import unlink_beside
 from regproxy.core import file_lock
 
 _PIECE: Final = 100  # parts between two yields
-_ANONYMOUS_AGE: Final = 10.0  # seconds; nobody takes up such a part again
+_ANONYMOUS_AGE: Final = 10.0  # seconds; such a part is never resumed
 _TAG_AGE: Final = 60.0
 
 
 def sweep_parts(
     root: Path, clock: Callable[[], float] = time.time, keep: float = reconcile.DAY
 ) -> Iterator[int]:
-    """Remove what fills have left, claims too, and nobody is at work on; yields how many now and then.
+    """Remove unused part files and tag claims; yield how many were removed, after each batch.
 
-    A part of a digest is kept for `keep` seconds, since a fill takes it up again where it broke off; not so
-    where its content is stored by now, as a tag's fill may have done. Raises OSError at the end, for what
-    could not be removed.
+    A digest's part is kept for `keep` seconds, since another fill can resume it; but not if its content is
+    stored by now, possibly by a tag's fill. Raises OSError at the end if some could not be removed.
     """
     paths: list[Path] = []
     for place in (layout.parts(root), layout.tag_claims(root)):
@@ -47,7 +46,7 @@ def sweep_parts(
 
 
 def _sweep(path: Path, now: float, keep: float) -> bool:
-    """Remove a file if it is old and nobody has it locked; whether it was removed."""
+    """Remove a file if it is old and no process has it locked. Return whether it was removed."""
     try:
         if not _old(path.lstat(), now, keep):
             return False
@@ -61,11 +60,11 @@ def _sweep(path: Path, now: float, keep: float) -> bool:
 def _remove_unlocked(path: Path, now: float, keep: float) -> bool:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        # It may have been taken up and let go of since it was looked at: its name and its time count now.
+        # It may have been used and released since the first check: check its name and time again.
         if not file_lock.lock(fd) or not file_lock.names(path, fd) or not _old(os.fstat(fd), now, keep):
             return False
         if path.suffix == PART:
-            # First what belongs to it: who makes the part anew writes its own.
+            # Before the part itself: a process that creates the part anew writes its own.
             unlink_beside(path)
         return _unlinked(path)
     finally:

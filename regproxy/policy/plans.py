@@ -1,4 +1,4 @@
-"""What is done with a request, decided from values alone: no socket, no clock, no disk.
+"""Decide what is done with a request, from values alone: no socket, no clock, no disk.
 
 Behaviour is docker-registry-proxy's unless a comment says otherwise.
 """
@@ -27,21 +27,21 @@ _OFFLINE = "this is not held, and this proxy is offline (REGPROXY_OFFLINE=true):
 
 
 class Action(Enum):
-    """What becomes of a request."""
+    """What to do with a request."""
 
-    SERVE = auto()  # from the cache, nobody is asked
-    STALE = auto()  # from the cache, old as it is, and nobody is asked
-    RENEW = auto()  # from the cache, old as it is, while the origin is asked
+    SERVE = auto()  # from the cache, without asking the origin
+    STALE = auto()  # from the cache although stale, without asking the origin
+    RENEW = auto()  # from the cache although stale, while the origin is asked
     FETCH = auto()  # from the origin, into the cache
     HEAD = auto()  # only the origin's head, nothing to store
     PASS = auto()  # through to the origin, uncached
-    PONG = auto()  # /v2/ is answered in the origin's place
+    PONG = auto()  # answer /v2/ instead of the origin
     REFUSE = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`kind` is the request type as headers, log and metrics show it; the rest tells why it is refused."""
+    """What a request gets. `kind`: its type for headers, log and metrics; the rest: why it is refused."""
 
     action: Action
     kind: str
@@ -85,8 +85,8 @@ class Policy:
         """Decide about one request.
 
         `held`: the content (of the digest, or of the tag's stored variant that suits the request) is in the
-        cache. `age`: seconds since the origin confirmed that tag, inf where it has said something else since;
-        None for content by digest. `path`: as it was sent. `stretch`: how many times longer tags are fresh.
+        cache. `age`: seconds since the origin confirmed that tag, inf if the tag has moved since; None for
+        content by digest. `path`: as sent by the client. `stretch`: how many times longer tags are fresh.
         """
         plan = self._plan(method, target, held, age, path, stretch)
         if not self._config.offline or plan.action in _ASKS_NOBODY:
@@ -114,9 +114,9 @@ class Policy:
         return _PASS[kind]
 
     def lifetime(self, tag: str) -> Lifetime:
-        """Return how long copies of a tag are of use."""
+        """Return the lifetime of a tag's copies."""
         if not self._config.manifest_cache:
-            # Asked for every time; what is stored only helps when the origin fails.
+            # The origin is asked every time; stored copies only serve when it fails.
             return self._unkept
         tier = self._tiers.match(tag)
         return self._lifetimes[tier.name, tier.ttl, tier.swr]
@@ -132,9 +132,9 @@ class Policy:
         return self._tag_plan(action, lifetime.name)
 
     def as_own(self, plan: Plan, target: Target) -> Plan:
-        """What becomes of a request whose answer nobody else may have: a tag's is passed on uncached.
+        """Return the plan for a request whose answer must not be shared: a tag is passed on uncached.
 
-        Content by digest is the same for everybody, and is asked for as ever.
+        Content by digest is the same for everybody, so its plan stays.
         """
         asks = plan.action in (Action.FETCH, Action.HEAD)
         return self._tag_plan(Action.PASS, plan.kind) if target.kind is Kind.TAG and asks else plan
@@ -148,7 +148,7 @@ class Policy:
     def _plan_write(self, method: str, target: Target, path: str) -> Plan:
         kind = target.kind
         if method == "CONNECT":
-            # A registry that said 200 to it would speak another protocol from then on.
+            # If a registry answered 200, the connection would be a tunnel from then on.
             return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", "CONNECT within a CONNECT")
         path = path.partition("?")[0]
         # Newer clients ask for tokens by POST; refusing that breaks their login.

@@ -1,12 +1,12 @@
-"""What of a client's request may reach an answer that other clients get.
+"""Decide which parts of a client's request may influence an answer that other clients share.
 
-A fetch that is shared sends the fields in SENT alone. Path and Accept are written anew from what they mean:
-two clients who share an answer have asked the same. What else a client sends is one of two. It says nothing
-of what is wanted (NEUTRAL), and is left out. Or it may, as a key of JFrog's in a header of its own or a query
-may, and makes the request its own; `Shared.own` says why.
+A shared fetch sends only the fields in SENT. Path and Accept are rewritten from their parsed values, so
+clients that share an answer have asked the same. Any other field is either NEUTRAL (it doesn't select the
+content) and left out, or it may select the content, as JFrog's key in its own header or a query may. That
+makes it a request of the client's own; `Shared.own` says why.
 
-    own, content by digest   asked for without it; as it came, uncached, where that is refused
-    own, a tag               passed on as it came, uncached: what is held was the answer to something else
+    own, content by digest   fetched without the field; if refused, passed on as it came, uncached
+    own, a tag               passed on as it came, uncached: the cached copy answered another request
 """
 
 from __future__ import annotations
@@ -20,46 +20,46 @@ from regproxy.http.messages import NONE, Request
 from regproxy.registry.accept import parse_accept
 from regproxy.registry.targets import Kind, Target
 
-# Accept and Authorization are in the keys of what is shared, and all three in those of refusals.
+# Accept and Authorization are in the keys of shared fetches, all three fields in those of refusals.
 SENT: Final = frozenset(b"accept authorization user-agent".split())
 
 # A range says which bytes of a blob are fetched first; it is not sent.
 _KEPT: Final = SENT - {b"accept"} | {b"range"}
 
-# By name, or by the beginning of it.
+# Matched by name, or (NEUTRAL_BEGINNINGS) by prefix.
 NEUTRAL: Final = frozenset(
     # The connection, the host that is known already, framing (RFC 9110 7.2, 7.6; RFC 9112)
     b"connection content-length expect host http2-settings keep-alive max-forwards te trailer"
     b" transfer-encoding upgrade via"
-    # What the proxy answers itself, or sends in words of its own
+    # Handled by the proxy itself, or sent with its own values
     b" accept-encoding cache-control if-match if-modified-since if-none-match if-range if-unmodified-since"
     b" pragma range"
-    # Of people and browsers: the proxy gives nobody a cookie. A body that isn't there
+    # Sent by browsers (the proxy sets no cookies); the type of a body that isn't there
     b" accept-charset accept-language content-type cookie date dnt from origin priority referer"
     b" upgrade-insecure-requests"
-    # Who asks, by what name, as other proxies have it: nobody's business upstream
+    # The client's address and host as added by other proxies: not to be disclosed upstream
     b" cdn-loop forwarded true-client-ip x-client-ip x-forwarded-for x-forwarded-host x-forwarded-port"
     b" x-forwarded-prefix x-forwarded-proto x-forwarded-scheme x-forwarded-server x-forwarded-ssl x-host"
     b" x-real-ip"
-    # Another method or path: left out, so that no client changes what is asked for everybody
+    # Method and path overrides: left out, so that no client changes what is fetched for all
     b" x-http-method x-http-method-override x-method-override x-original-url x-rewrite-url"
-    # Tracing (W3C, B3, Jaeger, the clouds'); what Docker says of itself
+    # Tracing (W3C, B3, Jaeger, cloud vendors); Docker's own
     b" b3 baggage grpc-trace-bin sentry-trace traceparent tracestate uber-trace-id x-amzn-trace-id"
     b" x-cloud-trace-context x-client-trace-id x-correlation-id x-ot-span-context x-request-id"
     b" docker-distribution-api-version x-meta-source-client".split()
 )
 NEUTRAL_BEGINNINGS: Final = (b"cf-", b"proxy-", b"sec-", b"x-b3-", b"x-datadog-", b"x-envoy-")
 
-# What containerd adds for a mirror: the registry that is meant. It is part of the name of what is asked for.
+# The query that containerd adds for a mirror, naming the actual registry. It is part of the repository's key.
 _NAMESPACE: Final = re.compile(r"ns=[A-Za-z0-9.:%_-]{1,255}")
 _SECTIONS: Final = {Kind.BLOB: "blobs", Kind.MANIFEST: "manifests", Kind.TAG: "manifests"}
 
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """`request`: what a fetch for everybody asks; `repository`: its name there, for keys, with the namespace.
+    """`request`: to send for all clients; `repository`: its name with the namespace, for keys.
 
-    `own`: why the client's request is its own, "" where it is not.
+    `own`: why the client's request must not share its answer, "" if it may.
     """
 
     request: Request
@@ -68,9 +68,9 @@ class Shared:
 
 
 def shared(request: Request, target: Target, ignored: Iterable[bytes] = ()) -> Shared:
-    """Return what of a request may be asked for everybody; for content by digest, or a tag, alone.
+    """Return the shareable form of a request for content by digest or a tag; others are left as they are.
 
-    `ignored`: more names of fields (lower case) that say nothing of what is wanted; a `*` is any end.
+    `ignored`: more neutral fields' names (lower case); a `*` at the end matches any suffix.
     """
     section = _SECTIONS.get(target.kind)
     if section is None:
@@ -84,7 +84,7 @@ def shared(request: Request, target: Target, ignored: Iterable[bytes] = ()) -> S
         own = f"the header {odd.decode('latin-1')}"
     suffix = "?" + namespace if namespace else ""
     headers = tuple(field for field in request.headers if field[0] in _KEPT)
-    # Written anew from the key: weights, parameters and order must not make another answer of it.
+    # Rewritten from the parsed members: a client's weights or parameters must not change a shared answer.
     sent = request.all(b"accept")
     members = parse_accept(sent).members
     lines = [b", ".join(members)] if len(sent) == 1 and members else members
@@ -100,6 +100,6 @@ def _is_known(name: bytes, ignored: Iterable[bytes]) -> bool:
 
 
 def namespace_of(request: Request) -> str:
-    """Return `?ns=...` of a request that shared() has made, "" without."""
+    """Return `?ns=...` of a request that shared() has made, "" if it has none."""
     _, mark, query = request.path.partition("?")
     return mark + query

@@ -1,8 +1,8 @@
-"""Which hosts belong together: those below one registrable domain (the Public Suffix List).
+"""Tell which hosts belong to one site: those below one registrable domain (Public Suffix List).
 
-The list comes with the package, of the day when that was made; nothing is fetched. Suffixes that it doesn't
-know, such as `.internal`, count as public, by the list's own default rule. Domains of many tenants where
-registries are hosted, and which the list lacks, are here.
+The list is the one shipped with the package, as of its release; nothing is fetched. Unknown suffixes, such as
+`.internal`, count as public, by the list's own default rule. Multi-tenant registry domains that the list
+lacks are added here.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Final
 
 from publicsuffixlist import PublicSuffixList
 
-# Each name below one of these may be somebody else's. Kubernetes: <service>.<namespace>.svc.<domain>.
+# Names below one of these may belong to different tenants. Kubernetes: <service>.<namespace>.svc.<domain>.
 _TENANTS: Final = ("svc.cluster.local", "azurecr.io", "cloudsmith.io", "jfrog.io", "ocir.io", "pkg.dev")
 
 
 @cache
 def _suffixes() -> PublicSuffixList:
-    """Read when it is first needed: it takes 30 ms."""
+    """Load the list, when first needed: it takes 30 ms."""
     return PublicSuffixList()
 
 
 @lru_cache(maxsize=4096)
 def registrable(host: str) -> str | None:
-    """Return the domain that somebody has registered, such as docker.io of auth.docker.io.
+    """Return the registrable domain of a host, such as docker.io for auth.docker.io.
 
-    None where there is none: an IP address, a name of one label, a public suffix itself.
+    None if it has none: an IP address, a name of one label, a public suffix itself.
     """
     try:
         ipaddress.ip_address(host.strip("[]"))
@@ -44,7 +44,7 @@ def registrable(host: str) -> str | None:
 
 
 def same_site(one: str, other: str) -> bool:
-    """Tell whether two hosts are the same, or in the hands of the same registrant."""
+    """Return whether two hosts are the same, or below the same registrable domain."""
     if one == other:
         return True
     domain = registrable(one)

@@ -1,4 +1,4 @@
-"""What an origin's status means for what was asked."""
+"""Decide what an origin's status means for a fetch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum, auto
 from typing import Final
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-# Upstream is in trouble: what we hold is better than its answer.
+# Upstream is in trouble: a stale copy is better than its answer.
 STALE_ON: Final = frozenset({429, 500, 502, 503, 504})
 MAX_REDIRECTS: Final = 5
 
@@ -16,17 +16,17 @@ class Verdict(Enum):
 
     STORE = auto()
     FOLLOW = auto()
-    TROUBLE = auto()  # an older copy is better than this answer
-    COMPLETE = auto()  # there is nothing behind what is held already
-    BROKEN = auto()  # no answer to what was asked
+    TROUBLE = auto()  # a stale copy is better than this answer
+    COMPLETE = auto()  # the part has all bytes already
+    BROKEN = auto()  # not a valid answer to the request
     RELAY = auto()
 
 
 def after_head(status: int, *, resumed: bool = False) -> Verdict:
-    """What an origin's answer to a fetch, without any condition, means.
+    """Return the verdict on an origin's answer to an unconditional fetch.
 
-    `resumed`: it was asked for what follows the bytes that are held, and may give all of it nevertheless
-    (RFC 9110 14.2).
+    `resumed`: only the bytes after those that we have were asked for; the origin may send all of them
+    nevertheless (RFC 9110 14.2).
     """
     if status == 200 or (resumed and status == 206):
         return Verdict.STORE
@@ -36,5 +36,5 @@ def after_head(status: int, *, resumed: bool = False) -> Verdict:
         return Verdict.FOLLOW
     if status in STALE_ON:
         return Verdict.TROUBLE
-    # Neither a range nor a condition was sent, so there is nothing that these could be the answer to.
+    # Below 400 is left what only answers a range or condition (206, 304), but none was sent.
     return Verdict.BROKEN if status < 400 else Verdict.RELAY
