@@ -18,7 +18,7 @@ from tests.support.proxy import Proxy, said
 from tests.support.trust import Trust
 
 ACCEPT = [("Accept", MANIFEST), ("Accept", INDEX)]
-HOSTS = 60
+HOSTS = 100
 NUMBERS = itertools.count()
 NAMES = (f"reg{number}.test" for number in range(HOSTS))
 Through = Callable[[], Client]
@@ -38,6 +38,7 @@ def proxy(
         "ENABLE_MANIFEST_CACHE": request.param,
         "MANIFEST_CACHE_DEFAULT_TIME": "1s",
         "PROXY_READ_TIMEOUT": "1s",
+        "REGPROXY_FIRST_BYTE_TIMEOUT": "900s",
         "REGPROXY_STALE_AFTER": "500ms",
         "REGPROXY_CONNECT_PORTS": f"{origin.port}",
     }

@@ -211,7 +211,6 @@ LIES = {
     "HTML": Answer(b"<html>", headers={"Content-Type": "text/html"}),
     "another digest": Answer(b'{"schemaVersion":2}', headers={"Docker-Content-Digest": digest_of(b"")}),
     "not JSON": Answer(b"{", headers={"Content-Type": MANIFEST}),
-    "gzip": Answer(b"{}", headers={"Content-Type": MANIFEST, "Content-Encoding": "gzip"}),
     "cut": Answer(b"{}", headers={"Content-Type": MANIFEST}, cut_at=1),
     "a loop": Answer(b"", 307, {"Location": "?again"}),
 }

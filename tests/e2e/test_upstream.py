@@ -264,7 +264,9 @@ class TestCredentials:
             before = len(at.requests)
             assert client.request(method, path).status == 404
             assert client.request(method, path, {"Authorization": OWN}).status == 404
-            assert [seen.get("Authorization") for seen in at.requests[before:]] == [pair, OWN]
+            # A HEAD that is refused may be followed by a GET.
+            sent = [seen.get("Authorization") for seen in at.requests[before:]]
+            assert list(dict.fromkeys(sent)) == [pair, OWN]
 
     @pytest.mark.parametrize("own", [None, OWN])
     def test_not_across_a_redirect(

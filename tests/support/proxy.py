@@ -73,6 +73,7 @@ class Proxy:
             "REGPROXY_CA_DIR": str(self.ca_dir),
             "REGPROXY_ACCESS_LOG": str(self._log),
             "REGPROXY_WORKERS": "1",
+            "REGPROXY_FIRST_BYTE_TIMEOUT": "0",  # as PROXY_READ_TIMEOUT: silence is to end soon
             "REGPROXY_DEBUG": "1",
             "REGPROXY_RESOLVE": " ".join(f"{name}={address}" for name, address in names.items()),
             "REGPROXY_ALLOW_TARGETS": " ".join(names),
