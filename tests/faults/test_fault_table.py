@@ -14,7 +14,7 @@ origin does it once; "always" when it goes on with it.
     within the body          whole, the rest was asked for  broken off        the part
     no ranges                whole, all was asked for       broken off        the part
     no access any more       whole, the rest was asked for  broken off        the part
-    another length           broken off                     broken off        nothing
+    another length           whole, all was asked for       broken off        nothing
     wrong bytes              broken off                     broken off        nothing
 
 "Broken off" is a connection that is cut where the client has had something already, else an error. After a
@@ -127,7 +127,7 @@ RULES = {
     Stage.BODY: Rule(Gets.WHOLE, Gets.CUT, left=True),
     Stage.WHOLE: Rule(Gets.WHOLE, Gets.CUT, left=True),
     Stage.ACCESS: Rule(Gets.WHOLE, Gets.CUT, left=True),
-    Stage.LENGTH: Rule(Gets.CUT, Gets.CUT),
+    Stage.LENGTH: Rule(Gets.WHOLE, Gets.CUT),
     Stage.WRONG: Rule(Gets.CUT, Gets.CUT),
 }
 EARLY = (Stage.DIAL, Stage.TLS, Stage.HEAD, Stage.LATE, Stage.STUMBLE, Stage.STATUS)
