@@ -130,6 +130,7 @@ RULES = {
     Stage.LENGTH: Rule(Gets.WHOLE, Gets.CUT),
     Stage.WRONG: Rule(Gets.CUT, Gets.CUT),
 }
+ALL_AGAIN = (Stage.WHOLE, Stage.LENGTH)  # what is there comes a second time
 EARLY = (Stage.DIAL, Stage.TLS, Stage.HEAD, Stage.LATE, Stage.STUMBLE, Stage.STATUS)
 
 
@@ -525,7 +526,7 @@ def check_asked(row: Row, played: Played) -> None:
         assert any(seen.get("if-range") == content.etag for seen in later)
     if row.fault.name == "416 to a range":
         assert None in ranges[1:]
-    if row.kept and stage is not Stage.WHOLE:
+    if row.kept and stage not in ALL_AGAIN:
         again = content.at if row.shape is Shape.TAG and stage is Stage.BODY else 0
         assert played.sent - sent_before(row, played) <= len(content.body) + again + BLOCK
 
@@ -599,7 +600,7 @@ def test_row(row: Row, rows: Callable[[Row], Played]) -> None:
     assert (played.state == "left") == row.left
     if row.clients == 1:
         check_asked(row, played)
-    elif row.kept and row.shape is not Shape.LARGE and row.fault.stage not in (Stage.WHOLE, Stage.WRONG):
+    elif row.kept and row.shape is not Shape.LARGE and row.fault.stage not in (*ALL_AGAIN, Stage.WRONG):
         # Together they have asked for no more than one does.
         assert played.sent - sent_before(row, played) <= len(played.content.body) + BLOCK
     if not row.kept:
