@@ -82,19 +82,16 @@ class Responder:
         tally.add(sent, took)
         if cache in _SAVED:
             tally.add_saved(sent)
-        hops = parse_hops(exchange.asked) if exchange.asked else []
-        method = request.method if request is not None else _METHODS.get(kind, "")
-        path = route.path if route is not None and request is not None else ""
-        if services.access.rp:
-            # As there, neither CONNECT nor the pages are in it.
-            if exchange.origin is not None and kind not in _UNLOGGED:
-                services.access.rp_line(time.time(), method, path, host, status, sent, kind, cache, hops)
+        access = services.access
+        if exchange.asked or access.rp:
+            self._log_asked(exchange, sent, took)
         else:
-            services.access.line(
+            # Most are hits: nobody was asked.
+            access.line(
                 time.time(),
                 exchange.peer,
-                method,
-                path,
+                request.method if request is not None else _METHODS.get(kind, ""),
+                route.path if route is not None and request is not None else "",
                 host,
                 status,
                 sent,
@@ -102,12 +99,26 @@ class Responder:
                 kind,
                 cache,
                 exchange.asked_seconds,
-                host if hops else "",
-                hops[-1].address if hops else "",
+                "",
+                "",
             )
         exchange.status = 0
         if exchange.waiting:
             self.wait_for_fill(exchange, False)
+
+    def _log_asked(self, exchange: Exchange, sent: int, took: float) -> None:
+        """Log a request for which origins were asked, or any in docker-registry-proxy's format."""
+        access, request, route, kind = self._services.access, exchange.request, exchange.route, exchange.kind
+        host, status, cache, hops = exchange.host, exchange.status, exchange.cache, parse_hops(exchange.asked)
+        method = request.method if request is not None else _METHODS.get(kind, "")
+        path = route.path if route is not None and request is not None else ""
+        if access.rp:
+            if exchange.origin is not None and kind not in _UNLOGGED:
+                access.rp_line(time.time(), method, path, host, status, sent, kind, cache, hops)
+            return
+        asked = (host, hops[-1].address) if hops else ("", "")
+        who = (time.time(), exchange.peer, method, path, host, status)
+        access.line(*who, sent, took, kind, cache, exchange.asked_seconds, *asked)
 
     def wait_for_fill(self, exchange: Exchange, waiting: bool) -> None:
         """Count a client, or no longer, among those that wait for a fill or read from it."""
@@ -128,7 +139,10 @@ class Responder:
     ) -> None:
         """Send an answer whose head lacks its Date and empty line."""
         stream = exchange.stream
-        head = self.begin(exchange, status, head)
+        # As begin(), without the call: a hit has no time to lose.
+        exchange.status = status
+        head += self._services.date()
+        exchange.base = stream.plain_sent + len(head)
         exchange.ending = True
         if stream.send(head, body, source, chunked):
             self.finish(exchange)
