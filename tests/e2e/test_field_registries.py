@@ -22,7 +22,7 @@ from tests.support.proxy import Proxy, said
 from tests.support.trust import Trust
 
 NUMBERS = itertools.count()
-HOSTS = 300  # names of the registries: what is learned of one is no business of another's
+HOSTS = 420  # names of the registries: what is learned of one is no business of another's
 ACCEPT = {"Accept": MANIFEST}
 OWN = "Bearer the-clients-own"
 WORDS = ("reg", "auth", "login")
@@ -97,7 +97,7 @@ def proxies(field: Field, trust: Trust, tmp_path_factory: pytest.TempPathFactory
     found.close()
 
 
-NAMES = (f"reg{number}.test" for number in range(HOSTS - 40))
+NAMES = (f"reg{number}.test" for number in range(HOSTS - 120))
 
 
 @pytest.fixture
@@ -259,10 +259,10 @@ class TestPlainRedirects:
 
     def test_no_configured_login(self, through: Through, field: Field) -> None:
         """Neither the registry's own nor that of the host that it leads to."""
-        item, env = blob(), {"AUTH_REGISTRIES": "plain.test:x:y reg259.test:u:p"}
+        item, env = blob(), {"AUTH_REGISTRIES": "plain.test:x:y reg299.test:u:p"}
         moved_to_plain(field, item)
         field.plain.on(item.path, Answer(b"", 401, {"WWW-Authenticate": 'Basic realm="r"'}))
-        client = through(f"reg259.test:{field.registries.port}", **env)
+        client = through(f"reg299.test:{field.registries.port}", **env)
         assert client.get(item.path).status == 401
         assert all(map(bare, field.asked(field.plain, item.path)))
         (seen,) = field.asked(field.registries, item.path)
@@ -372,13 +372,13 @@ class TestBusyCdns:
 # --- a second registry ------------------------------------------------------------------------------------
 
 FIRST, SECOND = "Basic Zmlyc3Q6cHcx", "Basic c2Vjb25kOnB3Mg=="  # first:pw1, second:pw2
-WITH_LOGINS = range(HOSTS - 40, HOSTS)
+WITH_LOGINS = range(HOSTS - 120, HOSTS)
 LOGINS = {
     "AUTH_REGISTRIES": " ".join(
         f"reg{number}.test:first:pw1 reg.other{number}.test:second:pw2" for number in WITH_LOGINS
     )
 }
-NAMES_WITH_LOGINS = (f"reg{number}.test" for number in WITH_LOGINS)
+NAMES_WITH_LOGINS = (f"reg{number}.test" for number in WITH_LOGINS[:40])
 
 
 @pytest.fixture
@@ -575,7 +575,7 @@ def along(to: str, code: int = 307) -> Script:
 
 
 OF_SERVERS = {"AUTH_REGISTRIES": " ".join(f"auth.other{number}.test:second:pw2" for number in WITH_LOGINS)}
-KNOWN = itertools.cycle(WITH_LOGINS)
+KNOWN = iter(WITH_LOGINS[40:])
 WHOSE = pytest.mark.parametrize("env", [LOGINS, OF_SERVERS], ids=["the registry's", "the server's"])
 
 
