@@ -99,6 +99,9 @@ class _Ledger:
         self._logins.accepted(key.origin, key.realm.origin, login, key.scope)
         self.issued.put(standing_key(login, key.realm.origin), key)
 
+    async def leads_to(self, key: Key, to: Origin) -> Origin | None:
+        return await self._logins.leads_to(key, to)
+
     async def prove(self, key: Key) -> None:
         """Ask for a token without a scope, as `docker login` does."""
         login, bare = key.login, replace(key, scopes=())
@@ -147,7 +150,7 @@ class Authorizer:
         self._pushes = config.allow_push and config.login_for == "push"
         self._seldom, self._pings = Seldom(), Seldom()
         self._exchange = exchange
-        self._canary = Canary(exchange, clock)
+        self._canary = Canary(exchange, clock, lambda key, to: self._logins.leads_to(key, to))
         self._logins = Logins(config, self._origins, standings, clock, self._prove)
         self._ledger = _Ledger(self._logins, standings, counter, clock, self._canary)
         self._tokens = Tokens(exchange, self._ledger, self._trials, clock, wall)

@@ -5,11 +5,11 @@ What clients ask for may be refused for reasons of its own. This can't be, so it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from regproxy.auth.token_cache import Exchange, Key
+from regproxy.auth.token_cache import Exchange, Key, ask_realm
 from regproxy.config.credentials import Login
 from regproxy.core.errors import Refused, UpstreamError
 from regproxy.core.lru import Bounded, Seldom
@@ -29,8 +29,15 @@ Verdict = Callable[[bool, str], bool]
 class Canary:
     """The canaries of a worker."""
 
-    def __init__(self, exchange: Exchange, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        clock: Callable[[], float],
+        leads_to: Callable[[Key, Origin], Awaitable[Origin | None]],
+    ) -> None:
+        """`leads_to`: see token_cache.Ledger."""
         self._exchange = exchange
+        self._leads_to = leads_to
         self._clock = clock
         self._seldom = Seldom()
         self._flights: Flights[tuple[Origin, Login], None] = Flights()
@@ -50,16 +57,18 @@ class Canary:
             await self._flights.join((server, login), lambda: self._fly(registry, login, key, verdict))
 
     async def _fly(self, registry: Origin, login: Login, key: Key | None, verdict: Verdict) -> None:
-        ask, server = _shown(login), registry
+        server = registry
         if key is None:
             if await self._ping(registry) != UNAUTHORIZED:
                 return  # whoever gets an answer without a login shows nothing by one with it
+            ask = _shown(login)
+            status, response, _ = await self._exchange.exchange(
+                server, ask.method, ask.target, ask.headers, ask.body, registry=registry
+            )
         else:
             make = post if login.kind == "identity" else get
             ask, server = make(key.realm, key.scopes, login), key.realm.origin
-        status, response, _ = await self._exchange.exchange(
-            server, ask.method, ask.target, ask.headers, ask.body, registry=registry
-        )
+            status, response, _ = await ask_realm(self._exchange, self._leads_to, key, ask)
         # A registry that wants tokens has not judged what was shown to it instead.
         judged = key is not None or bearer_of(parse_challenges(response.all(b"www-authenticate"))) is None
         taken = 200 <= status < 300

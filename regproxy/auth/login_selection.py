@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote
 
 from regproxy.auth.credential_providers import Holder, Wallet
 from regproxy.auth.lockout import Rest, Standings
+from regproxy.auth.token_cache import Key
 from regproxy.config.credentials import CredentialSource, Login, LoginKind
 from regproxy.config.settings import Config
 from regproxy.core.errors import CredentialError
@@ -148,6 +150,28 @@ class Logins:
                 " a table for this one, with credentials and token_server, has them sent there",
             )
         return Choice(found.login, configured, found.narrow)
+
+    async def leads_to(self, key: Key, to: Origin) -> Origin | None:
+        """Return who is asked where a token server redirects to, None where it is not followed.
+
+        A registry's own login goes to any host of the site. A token server's own goes only where it is
+        configured for, or where that server has led to by itself: the registry that has named its URL must
+        not choose the host.
+        """
+        registry, realm, login = key.origin, key.realm, key.login
+        server, to = realm.origin, self._origins.canonical(to)
+        if not self.secure(to) and (login is not None or not self._origins.plain(registry)):
+            return None
+        if login is None or (to.host, to.port) == (server.host, server.port):
+            return to
+        if same_site(server.host, to.host):
+            if login in (await self._found(registry), await self._found(to)):
+                return to
+            named = unquote(" ".join((realm.target, realm.service, *key.scopes))).lower()
+            if to.host not in (registry.host, server.host) and to.host not in named:
+                return to
+        self._say(registry, f"credentials are not sent to {to.host}, where {server.host} redirects to")
+        return None
 
     def secure(self, server: Origin) -> bool:
         """Whether a secret may be sent: over plain HTTP only where that is how it was configured."""

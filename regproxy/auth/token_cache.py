@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
+from urllib.parse import urljoin
 
 from regproxy.auth.lockout import Rest
 from regproxy.auth.login_trials import Trials
@@ -15,8 +16,18 @@ from regproxy.core.lru import Bounded
 from regproxy.core.single_flight import Flights
 from regproxy.http.messages import Headers, Response
 from regproxy.http.origin import Origin
+from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS
 from regproxy.registry.rate_limits import parse_retry
-from regproxy.registry.token_protocol import DEFAULT_LIFETIME, Ask, Issued, Realm, get, parse_answer, post
+from regproxy.registry.token_protocol import (
+    DEFAULT_LIFETIME,
+    Ask,
+    Issued,
+    Realm,
+    get,
+    parse_answer,
+    parse_realm,
+    post,
+)
 
 TOKENS_KEPT: Final = 1024
 EXCHANGE_SECONDS: Final = 30.0  # for all that one token takes
@@ -28,6 +39,7 @@ RETRY_SECONDS: Final = 5.0  # after a refresh that failed
 REFUSED_SECONDS: Final = 10.0  # for which a refusal is remembered
 PAUSE_SECONDS: Final = 5.0  # after a 429 that doesn't say for how long
 PAUSE_MAX: Final = 300.0
+_SAME_METHOD: Final = frozenset({307, 308})  # RFC 9110 15.4: others make a GET of a POST, without its form
 
 
 class Exchange(Protocol):
@@ -75,6 +87,9 @@ class Ledger(Protocol):
     def count(self, registry: str, login: Login | None, outcome: str) -> None:
         """Count an answer: "issued", "refused" or "error"."""
 
+    async def leads_to(self, key: Key, to: Origin) -> Origin | None:
+        """Return who is asked where a redirect leads to; None: whoever this key's login must not be shown."""
+
 
 class NoToken(Exception):
     """The token server says no. `login`: to whoever asked, whatever the scope."""
@@ -101,6 +116,34 @@ class Key:
     def scope(self) -> Hashable:
         """What its login's standing is about."""
         return ("token", self.realm.target, self.realm.service, *self.scopes)
+
+
+async def ask_realm(
+    exchange: Exchange, leads_to: Callable[[Key, Origin], Awaitable[Origin | None]], key: Key, ask: Ask
+) -> tuple[int, Response, bytes]:
+    """Ask the server of a token's realm one thing, and whom it redirects to; a POST by 307 and 308 alone.
+
+    Returns the redirect itself where it is not followed. `leads_to`: see Ledger. Raises as Exchange does.
+    """
+    at, redirects = key.realm.origin, REDIRECTS if ask.method == "GET" else _SAME_METHOD
+    for turn in range(MAX_REDIRECTS + 1):
+        answer = await exchange.exchange(
+            *(at, ask.method, ask.target, ask.headers, ask.body), registry=key.origin
+        )
+        location = answer[1].get(b"location")
+        if answer[0] not in redirects or location is None or turn == MAX_REDIRECTS:
+            break
+        host = f"[{at.host}]" if ":" in at.host else at.host
+        try:
+            url = urljoin(f"{at.scheme}://{host}:{at.port}{ask.target}", location.decode("ascii"))
+            realm = parse_realm(url, "")
+        except (ValueError, BadResponse):
+            break
+        to = await leads_to(key, realm.origin)
+        if to is None:
+            break
+        at, ask = to, replace(ask, target=realm.target)
+    return answer
 
 
 @dataclass(slots=True)
@@ -231,9 +274,7 @@ class Tokens:
             raise NoToken(str(error)) from None
 
     async def _send(self, key: Key, ask: Ask) -> tuple[int, Response, bytes]:
-        return await self._exchange.exchange(
-            *(key.realm.origin, ask.method, ask.target, ask.headers, ask.body), registry=key.origin
-        )
+        return await ask_realm(self._exchange, self._ledger.leads_to, key, ask)
 
     def _check(self, key: Key, status: int, response: Response) -> None:
         """Raise what an answer other than a token means."""

@@ -22,9 +22,10 @@ from tests.support.proxy import Proxy, said
 from tests.support.trust import Trust
 
 NUMBERS = itertools.count()
-HOSTS = 300  # names of the registries: what is learned of one is no business of another's
+HOSTS = 420  # names of the registries: what is learned of one is no business of another's
 ACCEPT = {"Accept": MANIFEST}
 OWN = "Bearer the-clients-own"
+WORDS = ("reg", "auth", "login")
 CODES = (301, 302, 303, 307, 308)
 # Tags are asked for each time, so that a copy that is held is confirmed with each request.
 SETTINGS = {"PROXY_READ_TIMEOUT": "5s", "REGPROXY_RESUME_TIME": "5s"}
@@ -53,7 +54,7 @@ class Item(NamedTuple):
 def field(trust: Trust) -> Iterator[Field]:
     with (
         Origin(trust, *(f"reg{number}.test" for number in range(HOSTS))) as registries,
-        Origin(trust, *(f"{word}.other{n}.test" for n in range(HOSTS) for word in ("reg", "auth"))) as others,
+        Origin(trust, *(f"{word}.other{n}.test" for n in range(HOSTS) for word in WORDS)) as others,
         Origin(None, "plain.test") as plain,
     ):
         yield Field(registries, others, plain)
@@ -96,7 +97,7 @@ def proxies(field: Field, trust: Trust, tmp_path_factory: pytest.TempPathFactory
     found.close()
 
 
-NAMES = (f"reg{number}.test" for number in range(HOSTS - 40))
+NAMES = (f"reg{number}.test" for number in range(HOSTS - 120))
 
 
 @pytest.fixture
@@ -258,10 +259,10 @@ class TestPlainRedirects:
 
     def test_no_configured_login(self, through: Through, field: Field) -> None:
         """Neither the registry's own nor that of the host that it leads to."""
-        item, env = blob(), {"AUTH_REGISTRIES": "plain.test:x:y reg259.test:u:p"}
+        item, env = blob(), {"AUTH_REGISTRIES": "plain.test:x:y reg299.test:u:p"}
         moved_to_plain(field, item)
         field.plain.on(item.path, Answer(b"", 401, {"WWW-Authenticate": 'Basic realm="r"'}))
-        client = through(f"reg259.test:{field.registries.port}", **env)
+        client = through(f"reg299.test:{field.registries.port}", **env)
         assert client.get(item.path).status == 401
         assert all(map(bare, field.asked(field.plain, item.path)))
         (seen,) = field.asked(field.registries, item.path)
@@ -371,13 +372,13 @@ class TestBusyCdns:
 # --- a second registry ------------------------------------------------------------------------------------
 
 FIRST, SECOND = "Basic Zmlyc3Q6cHcx", "Basic c2Vjb25kOnB3Mg=="  # first:pw1, second:pw2
-WITH_LOGINS = range(HOSTS - 40, HOSTS)
+WITH_LOGINS = range(HOSTS - 120, HOSTS)
 LOGINS = {
     "AUTH_REGISTRIES": " ".join(
         f"reg{number}.test:first:pw1 reg.other{number}.test:second:pw2" for number in WITH_LOGINS
     )
 }
-NAMES_WITH_LOGINS = (f"reg{number}.test" for number in WITH_LOGINS)
+NAMES_WITH_LOGINS = (f"reg{number}.test" for number in WITH_LOGINS[:40])
 
 
 @pytest.fixture
@@ -535,3 +536,141 @@ class TestSecondRegistry:
         field.plain.on(item.path, item.answer)
         assert client.get(item.path).body == item.body
         assert all(map(bare, field.asked(field.plain, item.path)))
+
+
+# --- realms that redirect ---------------------------------------------------------------------------------
+
+FORM = "application/x-www-form-urlencoded"
+
+
+class Realm(NamedTuple):
+    """A registry that wants tokens of `auth.otherN.test`, for those who have its login."""
+
+    registry: str
+    host: str
+    item: Item
+    name: str
+
+    @property
+    def path(self) -> str:
+        return f"/token/{self.name}"
+
+
+def realm(field: Field, number: int) -> Realm:
+    item, port = blob(), field.others.port
+    it = Realm(f"reg.other{number}.test:{port}", f"auth.other{number}.test:{port}", item, f"r{next(NUMBERS)}")
+    repository = item.path.removeprefix("/v2/").partition("/")[0]
+    right = (f"Bearer {whose}/repository:{repository}:pull" for whose in ("second", "anonymous"))
+    field.others.on(item.path, guarded(item.answer, challenge(f"https://{it.host}{it.path}"), *right))
+    return it
+
+
+def shown_at(field: Field, path: str) -> list[str | None]:
+    return [seen.get("authorization") for seen in field.asked(field.others, path)]
+
+
+def along(to: str, code: int = 307) -> Script:
+    """A redirect that keeps the query, as servers do."""
+    return lambda seen: redirect(f"{to}?{seen.target.partition('?')[2]}", code)
+
+
+OF_SERVERS = {"AUTH_REGISTRIES": " ".join(f"auth.other{number}.test:second:pw2" for number in WITH_LOGINS)}
+KNOWN = iter(WITH_LOGINS[40:])
+WHOSE = pytest.mark.parametrize("env", [LOGINS, OF_SERVERS], ids=["the registry's", "the server's"])
+
+
+class TestRealmsThatRedirect:
+    @pytest.mark.parametrize("code", CODES)
+    @pytest.mark.parametrize("where", ["same host", "relative", "same site"])
+    @WHOSE
+    def test_on_its_site(
+        self, env: dict[str, str], where: str, code: int, through: Through, field: Field
+    ) -> None:
+        number = next(KNOWN)
+        it = realm(field, number)
+        site = {"same host": it.host, "same site": f"reg.other{number}.test:{field.others.port}"}
+        if where == "same site" and env is OF_SERVERS:
+            # Not the registry itself, which has named it.
+            site["same site"] = f"login.other{number}.test:{field.others.port}"
+        to = f"/moved{it.path}" if where == "relative" else f"https://{site[where]}/moved{it.path}"
+        field.others.on(it.path, along(to, code))
+        field.others.on(f"/moved{it.path}", issue)
+        reply = through(it.registry, **env).get(it.item.path)
+        assert (reply.status, reply.body) == (200, it.item.body)
+        assert shown_at(field, it.path) == shown_at(field, f"/moved{it.path}") == [SECOND]
+
+    @pytest.mark.parametrize("code", CODES)
+    @WHOSE
+    def test_to_another_site(self, env: dict[str, str], code: int, through: Through, field: Field) -> None:
+        """The login stays, and an anonymous token may do."""
+        it = realm(field, next(KNOWN))
+        field.others.on(it.path, along(f"https://auth.other0.test:{field.others.port}/moved{it.path}", code))
+        field.others.on(f"/moved{it.path}", issue)
+        reply = through(it.registry, **env).get(it.item.path)
+        assert (reply.status, reply.body) == (200, it.item.body)
+        assert shown_at(field, it.path) == [SECOND, None]
+        assert shown_at(field, f"/moved{it.path}") == [None]
+
+    @WHOSE
+    def test_to_plain_http(self, env: dict[str, str], through: Through, field: Field) -> None:
+        it = realm(field, next(KNOWN))
+        field.others.on(it.path, along(f"{field.plain.url}{it.path}"))
+        assert through(it.registry, **env).get(it.item.path).status == 401
+        assert field.asked(field.plain, it.path) == []
+
+    @pytest.mark.parametrize("word", ["service", "path", "query"])
+    def test_where_the_registry_has_chosen_the_host(self, word: str, through: Through, field: Field) -> None:
+        """By a page of the token server that redirects to what it is told: its login stays with it."""
+        number = next(KNOWN)
+        it = realm(field, number)
+        evil = f"https://login.other{number}.test:{field.others.port}/evil{it.path}"
+        page, service = it.path, "s"
+        if word == "service":
+            service = evil
+        else:
+            page += "/" if word == "path" else "?to="
+            page += evil.replace("/", "%2F")
+        asks = f'Bearer realm="https://{it.host}{page}",service="{service}"'
+        field.others.on(it.item.path, Answer(b"{}", 401, {"WWW-Authenticate": asks}))
+        field.others.on(f"{it.path}*", redirect(evil))
+        field.others.on(it.path, redirect(evil))
+        field.others.on(f"/evil{it.path}", issue)
+        assert through(it.registry, **OF_SERVERS).get(it.item.path).status == 401
+        assert SECOND not in shown_at(field, f"/evil{it.path}")
+
+    def test_the_registry_itself_does_not_get_the_servers(self, through: Through, field: Field) -> None:
+        it = realm(field, next(KNOWN))
+        field.others.on(it.path, along(f"https://{it.registry}/evil{it.path}"))
+        field.others.on(f"/evil{it.path}", issue)
+        through(it.registry, **OF_SERVERS).get(it.item.path)
+        assert SECOND not in shown_at(field, f"/evil{it.path}")
+
+    @WHOSE
+    def test_without_an_end(self, env: dict[str, str], through: Through, field: Field) -> None:
+        it = realm(field, next(KNOWN))
+        field.others.on(it.path, along(f"https://{it.host}{it.path}"))
+        assert through(it.registry, **env).get(it.item.path).status == 401
+        assert 2 <= field.others.hits[it.path] <= 30
+
+    @pytest.mark.parametrize("code", CODES)
+    def test_a_form(self, code: int, through: Through, field: Field) -> None:
+        """By 307 and 308 alone: others make a GET of it, without what it says (RFC 9110 15.4)."""
+        it = realm(field, next(KNOWN))
+        moved_to = f"/moved{it.path}"
+
+        def first(seen: Seen) -> Answer:
+            if seen.method == "GET":
+                return Answer(b"", 405)
+            return redirect(f"https://{it.host}{moved_to}", code)
+
+        def second(seen: Seen) -> Answer:
+            form = parse_qs(seen.body.decode())
+            right = form.get("username") == ["second"] and form.get("password") == ["pw2"]
+            return Answer(json.dumps({"token": f"second/{form['scope'][0]}"}).encode(), 200 if right else 401)
+
+        field.others.on(it.path, first)
+        field.others.on(moved_to, second)
+        reply = through(it.registry, **LOGINS).get(it.item.path)
+        assert reply.status == (200 if code in (307, 308) else 401)
+        methods = [seen.method for seen in field.asked(field.others, moved_to)]
+        assert methods == (["POST"] if code in (307, 308) else [])
