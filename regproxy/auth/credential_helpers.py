@@ -28,6 +28,7 @@ NONE_SECONDS: Final = 60.0  # that a helper has none
 FAILED_SECONDS: Final = 15.0
 AT_A_TIME: Final = 4
 ANSWER_MAX: Final = 65_536  # bytes
+_PIPE_SECONDS: Final = 1.0  # until the output of a helper that has ended is given up
 KEPT: Final = 256
 
 _NOT_FOUND: Final = b"credentials not found"
@@ -155,3 +156,9 @@ async def _end(process: Process) -> None:
     if process.returncode is None:
         _kill(process)
         await asyncio.shield(process.wait())
+    if process.stdout is not None:
+        # Its pipe is closed with the last of what it has started.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_PIPE_SECONDS):
+                while await process.stdout.read(ANSWER_MAX):
+                    pass
