@@ -1,1 +1,1 @@
-"""Decisions from values alone: what a request gets, what is shared, who may be reached. Pure."""
+"""Decide from values alone what a request gets, what is shared and what may be reached. Pure functions."""

@@ -1,8 +1,8 @@
-"""Which requests of clients may carry the operator's login, and what a token may be for that it gets.
+"""Decide which client requests may carry the operator's login, and cut the scope of the tokens that it gets.
 
-Clients without credentials of their own share that login, so it goes into what a pull needs and nothing else:
-by an allow-list, over our own reading of the exact bytes of the path. Origins decode and normalise paths in
-ways of their own, hence only spellings that leave nothing to decode or normalise are read at all.
+Clients without credentials of their own share that login, so only requests that a pull needs get it: by an
+allow-list over our own parsing of the exact bytes of the path. Origins decode and normalise paths in
+different ways, hence only spellings with nothing to decode or normalise are accepted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _PULLED: Final[tuple[tuple[Endpoint, re.Pattern[str]], ...]] = (
     ("referrers", re.compile(rf"/v2/(.+)/referrers/{_DIGEST}")),
 )
 _UPLOADS = re.compile(r"/v2/(.+)/blobs/uploads/?")
-# What is behind it is the registry's own (its Location), but stays one segment, and no dots alone.
+# The rest is the registry's own (from its Location), but one segment, and not dots alone.
 _UPLOAD = re.compile(r"/v2/(.+)/blobs/uploads/(?!\.+\Z)[A-Za-z0-9._~=+:@,-]+")
 _MANIFEST = re.compile(rf"/v2/(.+)/manifests/(?:{_DIGEST}|{_TAG})")
 _READS: Final = frozenset({"GET", "HEAD"})
@@ -43,19 +43,19 @@ _QUERY = re.compile(r"(?:(?:n|last|next_page|orderby|artifactType|ns)=[^&;]*(?:&
 
 _PLAIN_PATH = re.compile(r"(?:/(?!\.+(?:/|\Z))[A-Za-z0-9._~!$&'()*+,=:@-]+)+/?|/")
 
-# The only fields that go along with the login, which replaces an Authorization. No other can name a method, a
+# The only fields sent along with the login, which replaces an Authorization. No other can name a method, a
 # path, a host or a session.
 _CARRIED: Final = frozenset(
     b"accept accept-encoding accept-language authorization cache-control content-encoding content-range"
     b" content-type expect if-match if-modified-since if-none-match if-range if-unmodified-since pragma range"
     b" user-agent traceparent tracestate".split()
 )
-# The message's own; they are written anew or left out on the way.
+# Fields of the message itself; they are rewritten or left out on the way.
 _FRAMED: Final = frozenset(
     b"host connection keep-alive content-length transfer-encoding te trailer upgrade".split()
 )
 _KEPT: Final = _CARRIED | _FRAMED
-# A request that has one of these shows credentials of its own (RFC 6749 4, 6; RFC 7521 4).
+# A request with one of these carries credentials of its own (RFC 6749 4, 6; RFC 7521 4).
 _OWN: Final = frozenset(
     {"username", "password", "refresh_token", "client_secret", "assertion", "client_assertion", "code"}
     | {"access_token", "token"}
@@ -64,14 +64,14 @@ _OWN: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Loan:
-    """What a request that may carry the login is for. `repository` is "" for a ping."""
+    """The use of a request that may carry the login. `repository` is "" for a ping."""
 
     endpoint: Endpoint
     repository: str = ""
 
 
 def loan(method: str, path: str, *, pushes: bool) -> Loan | None:
-    """Return what a request is for whose `path` (with its query, as it is sent) may get the login, else None.
+    """Return the use of a request whose `path` (with its query, as it is sent) may get the login, else None.
 
     GET and HEAD of the ping, manifests, blobs, tags/list and referrers; with `pushes` uploads (POST, PATCH,
     PUT, GET, DELETE) and PUT and DELETE of manifests too.
@@ -98,21 +98,21 @@ def _push_loan(method: str, path: str) -> Loan | None:
 def _of(endpoint: Endpoint, match: re.Match[str] | None) -> Loan | None:
     if match is None or (match[1] and not is_repository(match[1])):
         return None
-    # `blobs/uploads/` within a name may be read as an upload by whoever is not greedy.
+    # A parser that is not greedy may read `blobs/uploads/` within a name as an upload.
     if endpoint != "upload" and "/blobs/uploads/" in f"/{match[1]}/":
         return None
     return Loan(endpoint, match[1])
 
 
 def is_plain(path: str) -> bool:
-    """Tell whether every reader takes `path` (without a query) for the same: nothing in it is encoded, empty,
-    or dots alone, and nothing but "/" separates.
+    """Tell whether every parser reads `path` (without a query) in the same way: nothing in it is encoded,
+    empty, or dots alone, and "/" is the only separator.
     """
     return _PLAIN_PATH.fullmatch(path) is not None
 
 
 def cannot_be_push(path: str) -> bool:
-    """Tell whether a POST to a path that we don't know can't be a push, however an origin reads it."""
+    """Tell whether a POST to an unknown path can't be a push, however an origin reads it."""
     return is_plain(path) and all(segment.lower() not in ("v1", "v2") for segment in path.split("/"))
 
 
@@ -122,24 +122,24 @@ def overrides(request: Request) -> bool:
 
 
 def trimmed(request: Request) -> Request:
-    """Return the request as it is sent with our login."""
+    """Return the request as it is sent with the configured login."""
     if not is_shaped(request):
         return request
     return replace(request, headers=tuple(field for field in request.headers if field[0] in _KEPT))
 
 
 def is_shaped(request: Request) -> bool:
-    """Tell whether a client's fields may have shaped the answer, so that nothing is to be learned from it.
+    """Tell whether a client's fields may have shaped the answer, so that nothing may be learned from it.
 
-    Artifactory, for one, makes its realm of X-JFrog-Override-Base-Url.
+    Artifactory, for one, builds its realm from X-JFrog-Override-Base-Url.
     """
     return any(name not in _KEPT for name, _ in request.headers)
 
 
 def cut_scope(scope: str, allowed: frozenset[str] = PULL) -> str | None:
-    """Return `repository:NAME:ACTIONS` with the allowed ones of its actions, None where nothing is left.
+    """Return `repository:NAME:ACTIONS` with only the allowed actions, None if none is left.
 
-    `*` counts as all that is allowed.
+    `*` counts as all that are allowed.
     """
     kind, _, rest = scope.partition(":")
     name, _, actions = rest.rpartition(":")
@@ -153,14 +153,14 @@ def cut_scope(scope: str, allowed: frozenset[str] = PULL) -> str | None:
 
 
 def cut_scopes(scopes: Iterable[str], allowed: frozenset[str] = PULL) -> tuple[str, ...]:
-    """Return what is left of scopes, each of which may be several with blanks between, in their order."""
+    """Return what is left of the scopes, in order; each text may hold several, separated by blanks."""
     cut = (cut_scope(scope, allowed) for text in scopes for scope in text.split())
     return tuple(dict.fromkeys(scope for scope in cut if scope is not None))
 
 
 @dataclass(frozen=True, slots=True)
 class TokenAsk:
-    """What a client without credentials asks a token server for. `fields`: the query, to find the realm."""
+    """A token request of a client without credentials. `fields`: the query, to find the realm."""
 
     fields: tuple[tuple[str, str], ...]
     service: str
@@ -168,7 +168,9 @@ class TokenAsk:
 
 
 def may_ask(request: Request) -> bool:
-    """Tell whether a head may be of a request for a token that our login may get: see parse_token_ask."""
+    """Tell whether a request head may be of a token request that gets the configured login: see
+    parse_token_ask.
+    """
     if request.get(b"authorization") is not None or overrides(request):
         return False
     if not is_plain(request.path.partition("?")[0]):
@@ -189,15 +191,15 @@ def may_ask(request: Request) -> bool:
 
 
 def parse_token_ask(query: str, form: bytes, *, pushes: bool) -> TokenAsk | None:
-    """Return what a query, or an OAuth2 form, asks for; None where our login is not for it.
+    """Return the token request in a query or an OAuth2 form; None if the configured login is not for it.
 
-    None: credentials of its own; more than one service; nothing of a repository that is allowed; what can't
-    be read. Of the other parameters nothing goes on: `offline_token` and `access_type=offline` ask for what
-    lasts, `account` for another's.
+    None: credentials of its own; more than one service; no allowed action on a repository; not parseable.
+    Other parameters are not sent on: `offline_token` and `access_type=offline` ask for a lasting token,
+    `account` for another user's.
     """
     try:
         fields = parse_qsl(query, keep_blank_values=True, max_num_fields=_FIELDS_MAX)
-        # A form is ASCII by its definition; what is not would be read in several ways.
+        # A form is ASCII by definition; other bytes could be read in several ways.
         posted = parse_qsl(form.decode("ascii"), keep_blank_values=True, max_num_fields=_FIELDS_MAX)
     except ValueError:
         return None
@@ -212,6 +214,6 @@ def parse_token_ask(query: str, form: bytes, *, pushes: bool) -> TokenAsk | None
 
 
 def is_realms(ask: TokenAsk, target: str, service: str) -> bool:
-    """Tell whether a realm with this target (path and query) and service is meant."""
+    """Tell whether the request is meant for the realm with this target (path and query) and service."""
     own = parse_qsl(target.partition("?")[2], keep_blank_values=True)
     return ask.service in ("", service) and all(field in ask.fields for field in own)

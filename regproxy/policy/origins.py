@@ -1,4 +1,4 @@
-"""Origins and what is particular about each: the way to it, mirrors, timeouts, proxies."""
+"""Look up the settings of each origin: how to reach it, its mirrors, timeouts and proxies."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from regproxy.config.parent_proxy import ParentProxy, is_loopback
 from regproxy.config.settings import Config
 from regproxy.http.origin import Origin
 
-# What a mirror may answer with; anything else is for the next place to know better. 206 and 416 answer what
-# is resumed.
+# The statuses that a mirror may answer with; after any other the next place is asked. 206 and 416 answer
+# range requests.
 _GIVEN: Final = frozenset({200, 206, 416})
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something may be asked for. `prefix` goes ahead of the path that the registry would be asked for.
+    """A place to ask for content. `prefix` goes before the path that the registry would be asked for.
 
     A mirror gets no Authorization of the client's, and is never asked for a token or given a push.
     """
@@ -27,19 +27,20 @@ class Place:
     mirror: bool = False
 
     def path(self, path: str) -> str:
-        """Return the path to ask for, of the registry's path (and query)."""
+        """Return the path to ask for, given the registry's path (and query)."""
         return self.prefix + path
 
     def settles(self, status: int) -> bool:
-        """Whether this answer is the one, instead of going on to the next place."""
+        """Tell whether this answer is final, instead of going on to the next place."""
         return not self.mirror or status in _GIVEN
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a connection is made. `host`, `port`: where to; the name in TLS is the origin's all the same.
+    """How to make a connection. `host`, `port`: where to connect; the name in TLS is still the origin's.
 
-    `named`: the configuration names the very target, so it may have any address. `proxy`: goes through it.
+    `named`: the configuration names this very target, so it may have any address. `proxy`: connect through
+    it.
     """
 
     scheme: Scheme
@@ -50,18 +51,20 @@ class Way:
 
 
 class Origins:
-    """Every origin's settings. Those of `host:port` go before those of `host`, which are for any port."""
+    """The settings of all origins. Those of `host:port` take precedence over those of `host`, which are for
+    any port.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._tables = config.origin_tables
-        # Who has a table, or is a mirror, is there by the will of whoever wrote that.
+        # Hosts with a table, and mirrors, are named by the configuration and so trusted targets.
         self._names = set(self._tables.own)
         for settings in self._tables.own.values():
             self._names |= {(mirror.host, mirror.port) for mirror in settings.mirrors}
 
     def settings(self, origin: Origin) -> OriginSettings:
-        """Return how an origin is asked."""
+        """Return an origin's settings."""
         return self._of(origin.host, origin.port)
 
     def _of(self, host: str, port: int) -> OriginSettings:
@@ -69,13 +72,13 @@ class Origins:
         return own.get((host, port)) or own.get((host, None)) or self._tables.default
 
     def all_settings(self) -> tuple[OriginSettings, ...]:
-        """Return every settings that there are, those for all first."""
+        """Return all settings, the default first."""
         return self._tables.default, *self._tables.own.values()
 
     def places(self, origin: Origin) -> tuple[Place, ...]:
-        """Return where an origin's content is asked for, by GET or HEAD: its mirrors in order, then itself.
+        """Return where to ask for an origin's content, by GET or HEAD: its mirrors in order, then itself.
 
-        For a request that is not for content, a push or a token, there is only the last one.
+        Pushes, token requests and requests for anything but content go to the last one only.
         """
         mirrors = self.settings(origin).mirrors
         return (*(self._place(mirror) for mirror in mirrors if not _is(mirror, origin)), Place(origin))
@@ -85,13 +88,13 @@ class Origins:
         return Place(origin, mirror.prefix, True)
 
     def plain(self, origin: Origin) -> bool:
-        """Whether the way to an origin is meant to be plain HTTP: credentials and redirects may go there."""
+        """Tell whether an origin is configured for plain HTTP: credentials and redirects may go there."""
         return self.settings(origin).scheme == "http"
 
     def canonical(self, origin: Origin) -> Origin:
-        """Return the origin as clients know it, of a URL that may come from a registry behind plain HTTP.
+        """Return the origin as clients know it, for a URL that may come from a registry behind plain HTTP.
 
-        Such a registry takes itself for http://: in redirects, in the realm of a challenge.
+        Such a registry calls itself http:// in redirects and in the realm of a challenge.
         """
         if origin.scheme == "https":
             return origin
@@ -101,7 +104,7 @@ class Origins:
         return Origin("https", origin.host, origin.port) if self.plain(origin) else origin
 
     def way(self, origin: Origin) -> Way:
-        """Return how to get to an origin."""
+        """Return how to connect to an origin."""
         settings = self.settings(origin)
         scheme: Scheme = settings.scheme or ("https" if origin.scheme == "https" else "http")
         port = settings.port or (80 if scheme == "http" and origin.port == 443 else origin.port)
@@ -114,7 +117,7 @@ class Origins:
         return Way(scheme, host, port, named, proxy)
 
     def tunnel(self, host: str, port: int) -> Way:
-        """Return how to get to a host that is not intercepted: of its settings only those of the network."""
+        """Return how to connect to a host that is not intercepted; only the network settings apply."""
         settings = self._of(host, port)
         to = settings.address or host
         named = settings.address is not None or self._named(host, port)
@@ -127,19 +130,19 @@ class Origins:
         return (host, port) in self._names or (host, None) in self._names
 
     def _inherited(self, names: set[str], port: int) -> ParentProxy | None:
-        """Return the proxy of the environment, for a target that goes by these names."""
+        """Return the environment's proxy for a target with these names."""
         config = self._config
         if config.parent_proxy is None:
             return None
         targets = names.union(*(config.resolve.get(name, ()) for name in names))
-        # None can reach what is on this machine.
+        # No proxy can reach this machine's loopback.
         if any(is_loopback(to) or config.no_proxy.matches(to, port) for to in targets):
             return None
         return config.parent_proxy
 
     @property
     def patience(self) -> float:
-        """The longest that an origin, mirrors included, may take until something comes of it, in seconds."""
+        """The longest time that an origin, mirrors included, may take to give a result, in seconds."""
         return max(self._patience(settings) for settings in self.all_settings())
 
     def _patience(self, settings: OriginSettings) -> float:

@@ -1,7 +1,7 @@
-"""What is done with a request, decided from values alone: no socket, no clock, no disk.
+"""Decide what is done with a request, from values alone: no socket, no clock, no disk.
 
-`plan_connect` says what a CONNECT gets, `plan` what a request gets, `after_head` what an origin's answer
-means. Behaviour is docker-registry-proxy's unless a comment says otherwise.
+`plan_connect` decides about a CONNECT, `plan` about a request. Behaviour is docker-registry-proxy's unless a
+comment says otherwise.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KNOWN_HOSTS_MAX = 4096
 
 
 class Decision(Enum):
-    """What becomes of a CONNECT."""
+    """The decision about a CONNECT."""
 
     INTERCEPT = auto()
     TUNNEL = auto()
@@ -35,18 +35,18 @@ class Decision(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ConnectPlan:
-    """`reason` tells a refused client what was wrong."""
+    """The plan for a CONNECT. `reason` tells a refused client what was wrong."""
 
     decision: Decision
     reason: str = ""
 
 
 class Action(Enum):
-    """What becomes of a request."""
+    """What to do with a request."""
 
-    SERVE = auto()  # from the cache, nobody is asked
-    STALE = auto()  # from the cache, old as it is, and nobody is asked
-    RENEW = auto()  # from the cache, old as it is, while the origin is asked
+    SERVE = auto()  # from the cache, without asking the origin
+    STALE = auto()  # from the cache, though stale, without asking the origin
+    RENEW = auto()  # from the cache, though stale, while the origin is asked
     FETCH = auto()  # from the origin, into the cache
     HEAD = auto()  # only the origin's head, nothing to store
     PASS = auto()  # through to the origin, uncached
@@ -56,7 +56,9 @@ class Action(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`kind` is the request type as headers, log and metrics show it; the rest tells why it is refused."""
+    """The plan for a request. `kind` is the request type in headers, log and metrics; the rest says why it is
+    refused.
+    """
 
     action: Action
     kind: str
@@ -86,7 +88,7 @@ class Policy:
         self._unkept = Lifetime(TAG_DISABLED, 0.0, 0.0, config.max_stale)
         self._connects: dict[tuple[str, int], ConnectPlan] = {}
         self._tag_plans: dict[tuple[Action, str], Plan] = {}
-        # Whom the configuration has logins for, or shows them to.
+        # Hosts that the configuration has logins for, or token servers that may get them.
         self._logins = frozenset(_login_hosts(config))
         self._written = frozenset(_written_names(config)) | {host for host, _ in self._logins}
 
@@ -125,13 +127,13 @@ class Policy:
     def address_allowed(
         self, host: str, port: int, address: str, *, answered: bool = False, itself: bool = False
     ) -> bool:
-        """Whether `host`, which resolved to `address`, may be connected to.
+        """Tell whether `host`, which resolved to `address`, may be connected to.
 
-        `answered`: an origin's answer has named it, by a redirect or as the realm of tokens, and no client.
-        `itself`: it is that very host, at whatever port: where its tokens or its storage often are.
+        `answered`: an origin's answer has named it, in a redirect or as the token realm, and not a client.
+        `itself`: it is the same host as the origin, on any port: its tokens or its storage are often there.
 
-        Loopback, link-local and metadata addresses are for hosts that the configuration names exactly;
-        private ones too where an answer has named them, or REGPROXY_PRIVATE_TARGETS=false.
+        Loopback, link-local and metadata addresses are only for hosts that the configuration names exactly;
+        so are private ones if an answer has named the host, or if REGPROXY_PRIVATE_TARGETS=false.
         """
         reach = reach_of(address)
         if reach is Reach.PUBLIC or self.names(host, port):
@@ -143,12 +145,14 @@ class Policy:
             return True
         if (host, port) in self._logins or (host, None) in self._logins:
             return True
-        # A mask of all below a domain is in its owner's hands; `reg.*` is in anybody's.
+        # A mask of all names below a domain is under its owner's control; anybody can match `reg.*`.
         below = (rule for rule in config.registries if rule.pattern.startswith((".", "*.")))
         return config.private_targets and any(rule.matches(host, port) for rule in below)
 
     def names(self, host: str, port: int) -> bool:
-        """Whether REGISTRIES (no mask), REGPROXY_RESOLVE or REGPROXY_ALLOW_TARGETS has a host."""
+        """Tell whether a host is in REGISTRIES (without a mask), REGPROXY_RESOLVE or
+        REGPROXY_ALLOW_TARGETS.
+        """
         config = self._config
         return (
             host in config.resolve
@@ -157,7 +161,9 @@ class Policy:
         )
 
     def is_written(self, host: str) -> bool:
-        """Whether the configuration has this very name, for any port: nobody else has made it up."""
+        """Tell whether the configuration has this exact name, for any port: then no other party has made it
+        up.
+        """
         return host in self._written
 
     # --- requests ----------------------------------------------------------------------------------------
@@ -171,10 +177,10 @@ class Policy:
         path: str = "/v2/",
         stretch: float = 1.0,
     ) -> Plan:
-        """Decide about one request.
+        """Return the plan for one request.
 
         `held`: the content (of the digest, or of the tag's stored variant that suits the request) is in the
-        cache. `age`: seconds since the origin confirmed that tag, inf where it has said something else since;
+        cache. `age`: seconds since the origin confirmed that tag, inf if it has named another content since;
         None for content by digest. `path`: as it was sent. `stretch`: how many times longer tags are fresh.
         """
         plan = self._plan(method, target, held, age, path, stretch)
@@ -205,9 +211,9 @@ class Policy:
         return _PASS[kind]
 
     def lifetime(self, tag: str) -> Lifetime:
-        """Return how long copies of a tag are of use."""
+        """Return how long copies of a tag are usable."""
         if not self._config.manifest_cache:
-            # Asked for every time; what is stored only helps when the origin fails.
+            # The origin is asked every time; the stored copy only helps when it fails.
             return self._unkept
         tier = self._tiers.match(tag)
         return self._lifetimes[tier.name, tier.ttl, tier.swr]
@@ -223,9 +229,9 @@ class Policy:
         return self._tag_plan(action, lifetime.name)
 
     def as_own(self, plan: Plan, target: Target) -> Plan:
-        """What becomes of a request whose answer nobody else may have: a tag's is passed on uncached.
+        """Return the plan for a request whose answer must not be shared: one for a tag is passed on uncached.
 
-        Content by digest is the same for everybody, and is asked for as ever.
+        Content by digest is the same for all clients, so its plan does not change.
         """
         asks = plan.action in (Action.FETCH, Action.HEAD)
         return self._tag_plan(Action.PASS, plan.kind) if target.kind is Kind.TAG and asks else plan
@@ -239,7 +245,7 @@ class Policy:
     def _plan_write(self, method: str, target: Target, path: str) -> Plan:
         kind = target.kind
         if method == "CONNECT":
-            # A registry that said 200 to it would speak another protocol from then on.
+            # A registry that answered 200 would speak another protocol from then on.
             return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", "CONNECT within a CONNECT")
         path = path.partition("?")[0]
         # Newer clients ask for tokens by POST; refusing that breaks their login.
@@ -250,8 +256,8 @@ class Policy:
             return Plan(
                 Action.REFUSE, kind.value, 405, "UNSUPPORTED", "the v1 registry protocol is not proxied"
             )
-        # An origin may decode and normalise a path: a push by another spelling is still one. And the server
-        # of a registry's tokens may be anywhere.
+        # An origin may decode and normalise a path: a push in another spelling is still one. And a registry's
+        # token server may be anywhere.
         outside = method == "POST" and kind is Kind.OTHER and cannot_be_push(path)
         if self._config.allow_push or outside:
             return _PASS[kind]

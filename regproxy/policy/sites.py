@@ -1,8 +1,8 @@
-"""Which hosts belong together: those below one registrable domain (the Public Suffix List).
+"""Tell which hosts belong together: those below one registrable domain (the Public Suffix List).
 
-The list comes with the package, of the day when that was made; nothing is fetched. Suffixes that it doesn't
-know, such as `.internal`, count as public, by the list's own default rule. Domains of many tenants where
-registries are hosted, and which the list lacks, are here.
+The list comes with the package, as of its release; nothing is fetched. Suffixes that it doesn't know, such as
+`.internal`, count as public, by the list's own default rule. Domains that host many tenants' registries, and
+that the list lacks, are here.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Final
 
 from publicsuffixlist import PublicSuffixList
 
-# Each name below one of these may be somebody else's. Kubernetes: <service>.<namespace>.svc.<domain>.
+# Each name below one of these may belong to another party. Kubernetes: <service>.<namespace>.svc.<domain>.
 _TENANTS: Final = ("svc.cluster.local", "azurecr.io", "cloudsmith.io", "jfrog.io", "ocir.io", "pkg.dev")
 
 
 @cache
 def _suffixes() -> PublicSuffixList:
-    """Read when it is first needed: it takes 30 ms."""
+    """Return the list, which is read on first use: that takes 30 ms."""
     return PublicSuffixList()
 
 
 @lru_cache(maxsize=4096)
 def registrable(host: str) -> str | None:
-    """Return the domain that somebody has registered, such as docker.io of auth.docker.io.
+    """Return the registered domain of a host, such as docker.io of auth.docker.io.
 
-    None where there is none: an IP address, a name of one label, a public suffix itself.
+    None if there is none: an IP address, a name of one label, a public suffix itself.
     """
     try:
         ipaddress.ip_address(host.strip("[]"))
@@ -44,7 +44,7 @@ def registrable(host: str) -> str | None:
 
 
 def same_site(one: str, other: str) -> bool:
-    """Tell whether two hosts are the same, or in the hands of the same registrant."""
+    """Tell whether two hosts are the same, or below the same registered domain."""
     if one == other:
         return True
     domain = registrable(one)

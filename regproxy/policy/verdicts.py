@@ -1,4 +1,4 @@
-"""What an origin's status means for what was asked."""
+"""Interpret the status of an origin's answer to a fetch."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from enum import Enum, auto
 from typing import Final
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-# Upstream is in trouble: what we hold is better than its answer.
+# The origin fails: a cached copy is better than its answer.
 STALE_ON: Final = frozenset({429, 500, 502, 503, 504})
 MAX_REDIRECTS: Final = 5
 
 
 class Verdict(Enum):
-    """What an origin's answer to a fetch means."""
+    """The meaning of an origin's answer to a fetch."""
 
     STORE = auto()
     FOLLOW = auto()
-    TROUBLE = auto()  # an older copy is better than this answer
-    COMPLETE = auto()  # there is nothing behind what is held already
-    BROKEN = auto()  # no answer to what was asked
+    TROUBLE = auto()  # a stale copy is better than this answer
+    COMPLETE = auto()  # there are no bytes after those in the part
+    BROKEN = auto()  # not a valid answer to the request
     RELAY = auto()
 
 
 def after_head(status: int, *, resumed: bool = False) -> Verdict:
-    """What an origin's answer to a fetch, without any condition, means.
+    """Return the meaning of an origin's answer to a fetch without any condition.
 
-    `resumed`: it was asked for what follows the bytes that are held, and may give all of it nevertheless
-    (RFC 9110 14.2).
+    `resumed`: a range request for the bytes after those in the part; it may be answered with all bytes
+    nevertheless (RFC 9110 14.2).
     """
     if status == 200 or (resumed and status == 206):
         return Verdict.STORE
@@ -36,5 +36,5 @@ def after_head(status: int, *, resumed: bool = False) -> Verdict:
         return Verdict.FOLLOW
     if status in STALE_ON:
         return Verdict.TROUBLE
-    # Neither a range nor a condition was sent, so there is nothing that these could be the answer to.
+    # Neither a range nor a condition was sent, so these can't be a valid answer.
     return Verdict.BROKEN if status < 400 else Verdict.RELAY
