@@ -1,13 +1,14 @@
-"""The content-addressed disk: one immutable file per digest, part files while they grow.
+"""Store content by digest on disk: one immutable file per digest, and part files while they are filled.
 
     blobs/sha256/ab/<64 hex>    renamed into place after the digest matched
     parts/                      see `parts`
 
-Open files and small contents are remembered, least recently used first out, so that a hit costs no system
+Open files and small contents are kept in memory, least recently used first out, so that a hit costs no system
 call. The memory is bounded by FILES_MAX and SMALL_TOTAL whatever the size of the cache. Other processes may
-remove content: what they say on the board is heard before anything is given out.
+remove content: their changes on the board are read before a lookup returns anything.
 
-A disk that takes nothing fails nobody: parts are then in memory, and pulls go on without being stored.
+A disk that takes no more data makes no pull fail: parts are then in memory, and pulls go on without being
+stored.
 """
 
 from __future__ import annotations
@@ -40,21 +41,21 @@ SMALL_TOTAL: Final = 64 * 1024 * 1024
 
 
 class Counters(Protocol):
-    """Where it is counted whether the disk takes what is stored."""
+    """Counters of whether the disk takes what is stored."""
 
     def store_failed(self, reason: str) -> None:
-        """Count content that was not kept, by errno's name."""
+        """Count content that was not stored, by errno's name."""
 
     def store_worked(self) -> None:
-        """Content was kept."""
+        """Count content that was stored."""
 
 
 @dataclass(slots=True, eq=False)
 class Blob:
-    """Stored, verified content. `small` has all of it when it is small; `heads` are heads made before.
+    """Stored, verified content. `small` is all of it if it is small; `heads` are response heads made before.
 
-    `known`: it was compared with what the index says of it. `manifest`: what the bytes say of their type,
-    None where nobody has looked.
+    `known`: it was compared with its index row. `manifest`: the type that the bytes state, None if they were
+    not read yet.
     """
 
     digest: str
@@ -77,7 +78,7 @@ class Blob:
 
 
 class Store:
-    """The cache directory. `on_change` is called when another process has changed what may be remembered."""
+    """The cache directory. `on_change` is called when another process has changed what may be in memory."""
 
     def __init__(
         self,
@@ -87,7 +88,7 @@ class Store:
         board: Board | None = None,
         counters: Counters | None = None,
     ) -> None:
-        """Make the directories. Raises StoreError."""
+        """Create the directories. Raises StoreError."""
         self.root = root
         self.on_change: Callable[[], None] = _nothing
         self._loop = loop
@@ -110,18 +111,18 @@ class Store:
         self._parts.mkdir(parents=True, exist_ok=True)
         Path(self._prefix).mkdir(parents=True, exist_ok=True)
 
-    # --- what is stored ----------------------------------------------------------------------------------
+    # --- stored content -------------------------------------------------------------------------------------
 
     def path(self, digest: str) -> str:
-        """Where `sha256:<hex>` lies."""
+        """Return the path of `sha256:<hex>`."""
         name = digest[7:]
         return f"{self._prefix}/{name[:2]}/{name}"
 
     def lookup(self, digest: str) -> Blob | None:
-        """The stored content of a digest, None where there is none."""
+        """Return the stored content of a digest, None if there is none."""
         board = self._board
         if board is not None and board.generation != self._seen:
-            # Read first: what is announced meanwhile is heard the next time.
+            # Read first: a change announced meanwhile is noticed the next time.
             self._seen = board.generation
             self.on_change()
         blob = self._blobs.get(digest)
@@ -131,7 +132,7 @@ class Store:
         try:
             fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            # Missing is the usual reason; any other makes it a miss too, and the fill says what is wrong.
+            # Missing is the usual reason; any other makes it a miss too, and the fill reports what is wrong.
             return None
         return self._remember(digest, File(fd, os.fstat(fd).st_size, self._loop))
 
@@ -144,7 +145,7 @@ class Store:
                 log.warning("%s can't be read (%s): removed", digest, error.strerror)
                 self.remove(digest)
                 return None
-            # It is in memory anyway, and hashed in microseconds, once.
+            # The content is in memory anyway, and hashed once, in microseconds.
             if "sha256:" + hashlib.sha256(small).hexdigest() != digest:
                 log.warning("%s is damaged on disk: removed", digest)
                 self.remove(digest)
@@ -158,7 +159,9 @@ class Store:
         return blob
 
     def forget(self, digest: str) -> None:
-        """Drop content from memory: it was removed from the disk. Its space is free when nobody reads it."""
+        """Drop content that was removed from the disk from memory. Its space is freed when the last reader
+        closes it.
+        """
         blob = self._blobs.pop(digest, None)
         if blob is not None:
             self._small_bytes -= len(blob.small or b"")
@@ -174,20 +177,20 @@ class Store:
         with suppress(OSError):
             os.unlink(self.path(digest))  # noqa: PTH108
 
-    # --- what is being fetched ---------------------------------------------------------------------------
+    # --- parts ----------------------------------------------------------------------------------------------
 
     def claim(self, digest: str, *, limit: int = 0, source: str = "") -> Part:
-        """The part of this content: ours to fill, or another process's to follow (`mine`).
+        """Return the part of this content: this process fills it, or follows another process's (`mine`).
 
-        `limit` is the most bytes that it may take, 0 for any. `source`: the part of this registry alone.
-        Where the disk fails it is in memory.
+        `limit` is the most bytes that it may take, 0 for any. `source`: the part from this registry only. If
+        the disk fails it is in memory.
         """
         mark = f"-{hashlib.sha256(source.encode()).hexdigest()[:8]}" if source else ""
         path = self._parts / f"{digest[7:]}{mark}{layout.PART}"
         return self._open(lambda: open_part(path, limit, self._loop), limit)
 
     def begin(self, *, limit: int = 0) -> Part:
-        """A new part for content whose digest is not known yet."""
+        """Return a new part for content whose digest is not known yet."""
         return self._open(lambda: new_part(self._parts, limit, self._loop), limit)
 
     def _open(self, make: Callable[[], Part], limit: int) -> Part:
@@ -195,7 +198,7 @@ class Store:
             try:
                 return make()
             except FileNotFoundError:
-                # Somebody has removed the directory.
+                # The directory was removed.
                 self._make_directories()
                 return make()
         except OSError as error:
@@ -203,7 +206,7 @@ class Store:
             return self.in_memory(limit=limit, error=error.errno or errno.EIO)
 
     def in_memory(self, *, limit: int = 0, error: int = errno.ENOSPC) -> Part:
-        """A part that is never stored. Raises StoreError."""
+        """Return a part that is never stored. Raises StoreError."""
         try:
             return memory_part(limit, error, self._loop)
         except OSError as failure:
@@ -212,7 +215,7 @@ class Store:
             ) from None
 
     def relay(self, part: Part, error: int) -> None:
-        """Store no more of a part that is ours, for this errno; who follows it goes on alone. StoreError."""
+        """Stop storing an own part, for this errno; followers go on by themselves. Raises StoreError."""
         self.failed(error)
         part.disown()
         part.growth.gather()
@@ -222,9 +225,10 @@ class Store:
             raise StoreError(failure.strerror) from None
 
     def failed(self, error: int) -> None:
-        """Content could not be kept, for this errno. It is said once until storing works again.
+        """Record that content could not be stored, for this errno. It is logged once until storing works
+        again.
 
-        EFBIG is what is too large to be kept, and no trouble of the disk's.
+        EFBIG means content too large to store, and no disk fault.
         """
         if error == errno.EFBIG:
             return
@@ -265,7 +269,8 @@ class Store:
         self._worked()
         known = self._blobs.get(digest)
         blob = known or self._remember(digest, File(os.dup(part.fd), growth.written, self._loop))
-        # The name is gone, and with it the claim; the blob's descriptor is of the same description.
+        # The part's name is gone, and with it the claim; the blob's descriptor shares its open file
+        # description.
         part.disown()
         part.close()
         if blob is None:
@@ -273,7 +278,9 @@ class Store:
         return blob
 
     def unstored(self, part: Part, digest: str) -> Blob:
-        """Verified content that is not stored, for those who wait; nobody remembers it. Raises StoreError."""
+        """Return verified content that is not stored, for the clients that wait; it is not kept in memory.
+        Raises StoreError.
+        """
         growth, file = part.growth, part.growth.file
         if growth.memory is not None and growth.disk_end < growth.written:
             if growth.floor:
@@ -282,40 +289,40 @@ class Store:
         return Blob(digest, growth.written, File(os.dup(file.fd), growth.written, self._loop), None, True)
 
     def leave(self, part: Part) -> None:
-        """Let go of a part, and leave what is in it to others. Its readers have been told."""
+        """Release a part, and leave its bytes to others. Its readers have been told."""
         growth = part.growth
         part.release()
         part.close()
         if growth.done:
-            return  # they read on, to the end
-        # An error that is on its way to somebody may hold the growth for a while yet.
+            return  # readers read on to the end
+        # A pending error may still reference the growth for a while.
         growth.file.close()
         if growth.memory is not None:
             growth.memory.close()
 
     def abort(self, part: Part) -> None:
-        """Forget a part. Its readers have been told, so its space is given back at once."""
+        """Remove a part. Its readers have been told, so its space is freed at once."""
         part.disown()
         self.leave(part)
 
     def close(self) -> None:
-        """Let go of every open file."""
+        """Release every open file."""
         self.forget_all()
 
 
 def _nothing() -> None:
-    """Nobody else changes anything."""
+    """Do nothing: no other process changes anything."""
 
 
 def _move_into_place(fd: int, size: int, part: Path, final: str) -> None:
     # Without this a power cut can leave a file of the right name and length full of zeros.
     os.fdatasync(fd)
     if os.fstat(fd).st_size != size:
-        # Somebody else has written to it: what was verified is not what is there.
+        # Another process has written to it: the file is not what was verified.
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(part))
     if not file_lock.names(part, fd):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(part))
     os.makedirs(os.path.dirname(final), exist_ok=True)  # noqa: PTH103, PTH120 (a str, made for each blob)
     os.rename(part, final)  # noqa: PTH104
-    # Whoever finds these later belongs to nothing.
+    # No part is left to which these belong.
     unlink_beside(part)

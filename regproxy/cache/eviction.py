@@ -1,9 +1,9 @@
-"""Keeps the cache within its limits: its size, how long things lie unused, what the disk has to have free.
+"""Evict content to keep the cache within its limits: total size, time without use, and free disk space.
 
-Whoever calls `step()` has other things to do, so each step is bounded. Files go first, then their rows: on a
-full disk SQLite can write only when something has been removed, and a killed process leaves rows that are the
-oldest still, so that the next step drops them. Workers that have such a file open go on reading it, and are
-told by the index to let it go.
+The caller of `step()` has other work, so each step is bounded. Files are removed before their rows: on a full
+disk SQLite can write only when something has been removed, and the rows that a killed process leaves are
+still the oldest, so that the next step drops them. Workers that have such a file open go on reading it; the
+index tells them to close it.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ SIZE: Final = "size"
 INACTIVE: Final = "inactive"
 FREE: Final = "free"
 
-_HIGH: Final = 0.95  # of the limit; evicting begins above it
-_LOW: Final = 0.90  # and goes on to here
+_HIGH: Final = 0.95  # of the limit; eviction starts above it
+_LOW: Final = 0.90  # of the limit; eviction stops here
 _BATCH: Final = 200  # objects in a step
 _STEP: Final = 0.05  # seconds of a step
-_SETTLE: Final = 1.0  # seconds until the disk shows what was removed: workers close files within 250 ms
-_IDLE_EVERY: Final = 5.0  # seconds between two looks at what is idle, at most
-_BLIND: Final = 5.0  # seconds; an index that is being made anew has something after less
+_SETTLE: Final = 1.0  # seconds until removed bytes are free on the disk: workers close files within 250 ms
+_IDLE_EVERY: Final = 5.0  # seconds between two searches for idle objects, at most
+_BLIND: Final = 5.0  # seconds; an index that is being rebuilt has rows sooner
 _SAY_EVERY: Final = 60.0  # seconds between two warnings about the same thing
 _GIB: Final = 1 << 30
 
-_TRUST: Final = 4  # so much of the limit, 1/4, is made free for what is only promised
+_TRUST: Final = 4  # 1/4 of the limit at most is made free for bytes that are only promised
 _GROWS: Final = 60.0  # seconds without a byte after which a part is not expected to grow
-_UNDER_PRESSURE: Final = 60.0  # seconds that a broken fill's part is kept when there is no room
+_UNDER_PRESSURE: Final = 60.0  # seconds for which a broken fill's part is kept when there is no room
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +58,15 @@ class Limits:
 
     @classmethod
     def of(cls, config: Config) -> Limits:
-        """The limits that are configured."""
+        """Return the configured limits."""
         return cls(config.cache_max_size, config.cache_inactive, config.min_free)
 
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """What a step has removed and for which limit; `bytes` on disk. `more`: another step is due at once."""
+    """The result of a step, and the limit that it served; `bytes` on disk. `more`: another step is due at
+    once.
+    """
 
     reason: str = ""
     objects: int = 0
@@ -74,24 +76,24 @@ class Freed:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """A file system: bytes that are free for us, and that it has in all."""
+    """A file system: its bytes free for this process, and its bytes in all."""
 
     free: int
     total: int
 
     @classmethod
     def of(cls, path: Path) -> Disk:
-        """Raises OSError."""
+        """Return the file system of `path`. Raises OSError."""
         found = os.statvfs(path)
         return cls(found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize)
 
     def floor(self, min_free: int | None) -> int:
-        """The bytes that have to stay free."""
+        """Return the bytes that have to stay free."""
         return min(_GIB, self.total // 20) if min_free is None else min_free
 
 
 class Complaints:
-    """Warnings about what lasts, each of them once a minute."""
+    """Limits warnings about a lasting condition to one a minute each."""
 
     def __init__(self, logger: logging.Logger, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._log = logger
@@ -109,7 +111,7 @@ class Complaints:
 class Evictor:
     """Evicts, if no other process does so in this cache directory.
 
-    `clock`: seconds since the epoch, as last uses are. `astray`: the index could not be told of what was
+    `clock`: seconds since the epoch, as last uses are. `astray`: the index could not be told what was
     removed, and has to be compared with the disk.
     """
 
@@ -131,15 +133,16 @@ class Evictor:
         self._lock = -1
         self._shrinking = False
         self._owed = 0  # bytes that the disk has to get back
-        # When these are looked at again, monotonic: what is idle, the disk's space, and whether any may go.
+        # When to check these again, monotonic: idle objects, the disk's space, and whether any object may be
+        # evicted.
         self._idle_at = self._space_at = self._any_at = monotonic()
         self._blind_at: float | None = None
         self._sums: dict[str, tuple[int, int]] = {}  # since the last line in the log
 
     def step(self) -> Freed:
-        """Remove what is over the limits: at most 200 objects, in about 50 ms.
+        """Evict what is over the limits: at most 200 objects, in about 50 ms.
 
-        Raises OSError and StoreError where the disk refuses; what was removed until then is removed.
+        Raises OSError and StoreError if the disk refuses; objects removed until then stay removed.
         """
         if not self._alone():
             return Freed()
@@ -153,13 +156,13 @@ class Evictor:
         return freed
 
     def close(self) -> None:
-        """Let others evict."""
+        """Release the lock, so that another process can evict."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
 
     def _alone(self) -> bool:
-        """Whether it is us who evict here; the lock is tried again each time."""
+        """Tell whether this process is the one that evicts; the lock is tried again on each call."""
         path = layout.evict_lock(self._root)
         if self._lock >= 0:
             if file_lock.names(path, self._lock):
@@ -171,7 +174,7 @@ class Evictor:
             return False  # the cache directory was removed
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                return True  # somebody has to make room; two who do so are no harm
+                return True  # room has to be made; two evictors do no harm
             raise
         if file_lock.lock(fd) and file_lock.names(path, fd):
             self._lock = fd
@@ -185,7 +188,7 @@ class Evictor:
             return None
         rows = self._index.oldest(_BATCH, self._clock() - inactive)
         if not rows:
-            # The oldest may be pins, which are passed over one by one: not each second.
+            # The oldest may be pins, which are skipped one by one: not each second.
             self._idle_at = now + min(_IDLE_EVERY, inactive / 10)
         return self._remove(rows, INACTIVE, None) if rows else None
 
@@ -198,7 +201,7 @@ class Evictor:
             return self._remove(rows, reason, too_much)
         if reason == FREE and self._is_blind() and (freed := self._evict_unknown(too_much)):
             return freed
-        # What broken fills have left to be taken up is the last to go.
+        # Parts that a fill could resume are the last to go.
         if sum(sweep_parts(self._root, self._clock, keep=_UNDER_PRESSURE)):
             return Freed(reason, more=True)
         self._shrinking, self._owed = False, 0
@@ -212,21 +215,21 @@ class Evictor:
         return None
 
     def _excess(self) -> int:
-        """The bytes that have to go for the size's sake."""
+        """Return the bytes to free for the size limit."""
         limit = self._limits.max_size
         if not limit:
             return 0
         taken, promised = parts_disk(self._root, self._clock())
-        # A promise may be broken: it must not cost the cache more than a part of what it has.
+        # A promise may be broken: it must not cost the cache more than a part of its content.
         used = self._index.totals().disk + taken + min(promised, limit // _TRUST)
         self._shrinking = used > limit * (_LOW if self._shrinking else _HIGH)
         return used - int(limit * _LOW) if self._shrinking else 0
 
     def _shortage(self) -> int:
-        """The bytes that have to go for the disk's sake.
+        """Return the bytes to free for the disk.
 
-        Once found they are a debt: what others still have open is not free yet when it is removed, and who
-        looks at the disk before it is would empty the cache.
+        Once found they are a debt: removed files that others still have open are not free yet, and checking
+        the disk again before they are would empty the cache.
         """
         if self._owed <= 0 and self._monotonic() < self._space_at:
             return 0
@@ -245,14 +248,17 @@ class Evictor:
         try:
             reconcile.forget(self._root, self._index, gone)
         except StoreError as error:
-            # Whoever has such a file open has its space, and can't be told by the index: it is full too.
+            # Processes that have such a file open keep its space, and the index, which is full too, can't
+            # tell them.
             self._index.purge()
             self.astray = True
             self._complaints.say("index", "%s: what was evicted is still in it", error)
         return freed
 
     def _unlink(self, rows: list[ObjectRow], reason: str, enough: int | None) -> tuple[Freed, list[str]]:
-        """Remove files; what that was, and the digests without one now. Raises OSError if there are none."""
+        """Remove files; return the sum, and the digests that now have no file. Raises OSError if there are
+        none.
+        """
         ends = self._monotonic() + _STEP
         gone: list[str] = []
         objects = size = 0
@@ -268,7 +274,7 @@ class Evictor:
                 trouble = error
                 if error.errno == errno.EROFS:
                     break
-                # It must not be the oldest for ever, in the way of all others.
+                # Otherwise it would stay the oldest for ever and block all others.
                 self._index.touch(row.digest)
             if (enough is not None and size >= enough) or self._monotonic() >= ends:
                 break
@@ -281,7 +287,7 @@ class Evictor:
         return Freed(reason, objects, size, more=True), gone
 
     def _is_blind(self) -> bool:
-        """Whether the index has nothing, and has got nothing for a while: the disk has no room for it."""
+        """Tell whether the index is empty and has been for a while: the disk has no room for it."""
         if self._index.complete or self._index.totals().objects:
             self._blind_at = None
             return False
@@ -290,7 +296,9 @@ class Evictor:
         return now >= self._blind_at
 
     def _evict_unknown(self, enough: int) -> Freed | None:
-        """Remove what was written longest ago in one directory, as the index can't say what is to go."""
+        """Remove the files written longest ago in one directory, as the index can't say which objects are
+        oldest.
+        """
         for number in range(reconcile.DIRECTORIES):
             prefix = f"{number:02x}"
             found = (reconcile.digest_at(prefix, name) for name in reconcile.listed(self._root, prefix))
@@ -320,10 +328,11 @@ _NAMES: Final = {
 
 
 def parts_disk(root: Path, now: float, besides: Path | None = None) -> tuple[int, int]:
-    """The bytes that what is being filled takes on the disk, and is going to take beyond. Raises OSError.
+    """Return the bytes that parts take on the disk, and the bytes that they are still expected to take.
+    Raises OSError.
 
-    Room is made for all of a body when its length is known, not while it comes. What nobody has written to
-    for a minute is expected to stay as it is. `besides`: a part that does not count.
+    Room is made for all of a body when its length is known, not while it arrives. A part that was not written
+    to for a minute is not expected to grow. `besides`: a part that does not count.
     """
     left_out = besides.name if besides is not None else ""
     taken = expected = 0
@@ -344,7 +353,7 @@ def parts_disk(root: Path, now: float, besides: Path | None = None) -> tuple[int
 
 
 def fits(root: Path, max_size: int, total: int, now: float, besides: Path | None = None) -> bool:
-    """Whether `total` more bytes are within the limit beside what is being filled; all else may go.
+    """Tell whether `total` more bytes are within the limit beside the other parts; all else may be evicted.
 
     `besides`: the part that they are for, which may have some of them.
     """
@@ -353,4 +362,4 @@ def fits(root: Path, max_size: int, total: int, now: float, besides: Path | None
     try:
         return sum(parts_disk(root, now, besides)) + total <= max_size * _LOW
     except OSError:
-        return True  # the disk itself will say what is wrong
+        return True  # writing will report what is wrong with the disk

@@ -1,12 +1,12 @@
-"""Every name below the cache's directory. Who writes or reads there takes it from here.
+"""Names of all files below the cache directory. All code that reads or writes there takes them from here.
 
 blobs/sha256/<2 hex>/<64 hex>    content, named by its digest
-parts/                           content that is not complete: see `parts`
-claims/<64 hex>.tag              who fetches a tag: see `tags.claim_files`
-state/                           what workers share and a restart finds: quotas, token realms
+parts/                           incomplete content: see `parts`
+claims/<64 hex>.tag              which process fetches a tag: see `tags.claim_files`
+state/                           state shared by workers and kept across restarts: quotas, token realms
 index.sqlite3                    metadata, with SQLite's own files and `.lock` beside it
 evict.lock                       held by the process that evicts
-quarantine/<64 hex>              what `cache verify` has found to be wrong
+quarantine/<64 hex>              bad files that `cache verify` has found
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ PART: Final = ".part"
 META: Final = ".meta"
 MAP: Final = ".map"
 WANT: Final = ".want"
-BESIDE: Final = (META, MAP, WANT)  # a part
+BESIDE: Final = (META, MAP, WANT)  # files beside a part
 
 TAG_CLAIM: Final = ".tag"
 LOCK: Final = ".lock"
 
 
 def blobs(root: Path) -> Path:
-    """Return the directory of what is stored."""
+    """Return the directory of stored content."""
     return root / BLOBS
 
 
 def blob(root: Path | str, digest: str) -> str:
-    """Return where `sha256:<hex>` lies."""
+    """Return the path of `sha256:<hex>`."""
     return f"{root}/{BLOBS}/{digest[7:9]}/{digest[7:]}"
 
 
 def parts(root: Path) -> Path:
-    """Return the directory of what is being fetched."""
+    """Return the directory of content that is being fetched."""
     return root / "parts"
 
 
@@ -52,17 +52,17 @@ def index(root: Path) -> Path:
 
 
 def evict_lock(root: Path) -> Path:
-    """Return the file whose lock says who evicts."""
+    """Return the file that the evicting process locks."""
     return root / f"evict{LOCK}"
 
 
 def quarantine(root: Path) -> Path:
-    """Return the directory of what was found to be wrong."""
+    """Return the directory of bad files."""
     return root / "quarantine"
 
 
 def quotas(root: Path) -> Path:
-    """Return the file of what is known of quotas."""
+    """Return the file of the known quotas."""
     return root / "state" / "quotas.json"
 
 

@@ -1,4 +1,4 @@
-"""Removing what fills and fetches of tags have left behind, and nobody is at work on."""
+"""Remove abandoned files of fills and tag fetches, which no process is working on."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from regproxy.cache.parts import unlink_beside
 from regproxy.core import file_lock
 
 _PIECE: Final = 100  # parts between two yields
-_ANONYMOUS_AGE: Final = 10.0  # seconds; nobody takes up such a part again
+_ANONYMOUS_AGE: Final = 10.0  # seconds; such a part is never resumed
 _TAG_AGE: Final = 60.0
 
 
 def sweep_parts(
     root: Path, clock: Callable[[], float] = time.time, keep: float = reconcile.DAY
 ) -> Iterator[int]:
-    """Remove what fills have left, claims too, and nobody is at work on; yields how many now and then.
+    """Remove abandoned parts and claims, which no process is working on; yield the number removed now and
+    then.
 
-    A part of a digest is kept for `keep` seconds, since a fill takes it up again where it broke off; not so
-    where its content is stored by now, as a tag's fill may have done. Raises OSError at the end, for what
-    could not be removed.
+    A part of a digest is kept for `keep` seconds, since a fill resumes it where it broke off; but not if its
+    content is stored by now, as a tag's fill may have done. Raises OSError at the end, if some could not be
+    removed.
     """
     paths: list[Path] = []
     for place in (layout.parts(root), layout.tag_claims(root)):
@@ -47,7 +48,7 @@ def sweep_parts(
 
 
 def _sweep(path: Path, now: float, keep: float) -> bool:
-    """Remove a file if it is old and nobody has it locked; whether it was removed."""
+    """Remove a file if it is old and not locked; return whether it was removed."""
     try:
         if not _old(path.lstat(), now, keep):
             return False
@@ -61,11 +62,11 @@ def _sweep(path: Path, now: float, keep: float) -> bool:
 def _remove_unlocked(path: Path, now: float, keep: float) -> bool:
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        # It may have been taken up and let go of since it was looked at: its name and its time count now.
+        # It may have been taken and released since the first check: its name and its time count now.
         if not file_lock.lock(fd) or not file_lock.names(path, fd) or not _old(os.fstat(fd), now, keep):
             return False
         if path.suffix == PART:
-            # First what belongs to it: who makes the part anew writes its own.
+            # First the files beside it: a process that creates the part again writes its own.
             unlink_beside(path)
         return _unlinked(path)
     finally:
@@ -73,7 +74,7 @@ def _remove_unlocked(path: Path, now: float, keep: float) -> bool:
 
 
 def _keep(root: Path, path: Path, keep: float) -> float:
-    """Return how many seconds a file is kept after it was last written to."""
+    """Return for how many seconds a file is kept after its last write."""
     if path.suffix == TAG_CLAIM:
         return _TAG_AGE
     if path.suffix in BESIDE:
