@@ -56,7 +56,7 @@ class TokenLoans:
         """Return a token that the token server issues to its own login, for a client; None: not for this
         request.
 
-        The client's request is parsed, cut to what is lent, and made anew, so nothing of it is sent on and
+        The client's request is parsed, cut to what is lent, and rewritten, so nothing of it is sent on and
         only the token comes back. Raises UpstreamError.
         """
         query = request.path.partition("?")[2]

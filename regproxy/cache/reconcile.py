@@ -114,7 +114,7 @@ def _glance(root: Path, digest: str) -> os.stat_result | None:
 
 
 def pieces(items: Iterable[T], size: int = _PIECE) -> Iterator[list[T]]:
-    """Cut into lists of at most `size`."""
+    """Yield lists of at most `size` items."""
     left = iter(items)
     while piece := list(islice(left, size)):
         yield piece

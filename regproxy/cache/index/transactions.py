@@ -201,7 +201,7 @@ class Changes:
         self._connection.executemany(_DROP_OBJECT, ((digest,) for digest in digests))
         if journal:
             for key in gone:
-                self._note(TAG_PUT, name_of(key))  # it may have other variants, and be put anew meanwhile
+                self._note(TAG_PUT, name_of(key))  # it may have other variants, and be put again meanwhile
             for digest in digests:
                 self._note(REMOVED, digest)
         return gone
