@@ -265,8 +265,8 @@ class Authorizer:
         self.judge(origin, request, grant, response)
 
     async def may_show(self, origin: Origin, grant: Grant | None) -> bool:
-        """Tell whether to send a login in a request that still has a body to send, so that it can't wait for
-        a trial.
+        """Tell whether to send a login in a request whose answer can't be awaited first, as its body is still
+        to come.
 
         The login must be known to be accepted; a ping finds that out. Where a registry answers pings without
         a login too, one request may send it after 1 s, 2 s, 4 s and so on, until it is accepted.

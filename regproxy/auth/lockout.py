@@ -156,7 +156,7 @@ class Standings:
         """Return for how many seconds a doubtful credential may not be tried in a new scope; 0.0: this one
         may try.
 
-        One may in 1 s, 2 s, 4 s and so on, until it is accepted for any.
+        One scope may try after 1 s, 2 s, 4 s and so on, until the credential is accepted for any.
         """
         entry = self._held.get(key)
         if entry is None or now >= entry.until:

@@ -49,7 +49,7 @@ class Realms:
         self._blind_until = 0.0  # after the file could not be read in time
 
     def knows(self, named: Named) -> bool:
-        """Tell whether a realm is known and in the file, so that nothing needs to be done."""
+        """Tell whether a realm is known and need not be written to the file for now."""
         return named in self._known and self._clock() < (self._sure.get(named) or 0.0)
 
     async def learn(self, named: Named) -> None:

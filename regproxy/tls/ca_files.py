@@ -23,7 +23,7 @@ from regproxy.tls.x509 import (
     make_ca,
 )
 
-# docker-registry-proxy encrypts its key with this: no secret, since it is in the public image.
+# docker-registry-proxy encrypts its key with this: no secret, since it is in every copy of its image.
 _PASSPHRASE: Final = b"foobar"
 
 
