@@ -1,1 +1,1 @@
-"""What is sent as Authorization: logins, tokens, and what becomes of refused ones."""
+"""Choose what is sent as Authorization (logins and tokens), and handle refused credentials."""

@@ -1,4 +1,5 @@
-"""What is sent as Authorization to a registry: the client's own, a configured login, or a token that we get.
+"""Choose the Authorization for a registry: the client's own, a configured login, or a token that the proxy
+gets.
 
 Configured logins go to the host that they are configured for, and to a token server in the registry's own
 domain; never across a redirect, and over plain HTTP only where that is configured. See docs/configuration.md.
@@ -43,20 +44,22 @@ log = logging.getLogger(__name__)
 
 ANONYMOUS: Final = "anonymous"
 CLIENT: Final = "client"
-REGISTRIES_KEPT: Final = 1024  # whose way of asking is remembered
+REGISTRIES_KEPT: Final = 1024  # registries whose challenge is remembered
 SCOPES_KEPT: Final = 4096
 _SHOWN: Final = 200  # characters of a path in the log
 PING: Final = "ping"  # the scope of GET and HEAD /v2/, whoever asks: the same is asked
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
 YOUNG: Final = 10.0  # seconds; a token that is refused at this age is not fetched anew
 
-# "login": a pair, or a token that is configured as such.
+# "login": a username and password, or a configured token.
 Sort = Literal["client", "login", "token"]
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What to send. `credential` is its name in metrics: "client", "anonymous", or the configured user's."""
+    """An Authorization value. `credential` is its name in metrics: "client", "anonymous", or the configured
+    user's.
+    """
 
     value: bytes = field(repr=False)
     credential: str
@@ -67,17 +70,17 @@ class Grant:
 
 
 class TokenCounter(Protocol):
-    """Where requests for tokens are counted, and those that went without a login that is there."""
+    """Counter of token requests, and of requests sent without a configured login."""
 
     def token_fetch(self, registry: str, credential: str, outcome: str) -> None:
-        """Count one: "issued", "refused" or "error"."""
+        """Count a token request: "issued", "refused" or "error"."""
 
     def login_withheld(self, registry: str) -> None:
-        """Count one that is none of those that a login is for."""
+        """Count a request without a login because it is not of a kind that logins are used for."""
 
 
 class _Ledger:
-    """What the tokens' fetching says of logins, for those who choose them."""
+    """Records for `Logins` and `Standings` how logins fare in token requests."""
 
     def __init__(
         self,
@@ -88,7 +91,7 @@ class _Ledger:
         canary: Canary,
     ) -> None:
         self._logins, self._standings, self._counter, self._clock = logins, standings, counter, clock
-        # For which token a login was taken last.
+        # The token for which a login was last accepted.
         self.issued: Bounded[Hashable, Key] = Bounded(REGISTRIES_KEPT)
         self._canary = canary
 
@@ -103,7 +106,7 @@ class _Ledger:
         return await self._logins.leads_to(key, to)
 
     async def prove(self, key: Key) -> None:
-        """Ask for a token without a scope, as `docker login` does."""
+        """Request a token without a scope, as `docker login` does."""
         login, bare = key.login, replace(key, scopes=())
         if login is None or not key.scopes:
             return
@@ -125,9 +128,9 @@ class _Ledger:
 
 
 class Authorizer:
-    """Decides what is sent as Authorization. One for each worker. `loans`: tokens that clients ask for.
+    """Chooses the Authorization of requests. One per worker. `loans`: tokens that clients ask for.
 
-    Where a token server is in trouble, its UpstreamError is raised, as if the registry itself were.
+    If a token server is in trouble, its UpstreamError is raised, as if it came from the registry.
     """
 
     def __init__(
@@ -155,16 +158,18 @@ class Authorizer:
         self._ledger = _Ledger(self._logins, standings, counter, clock, self._canary)
         self._tokens = Tokens(exchange, self._ledger, self._trials, clock, wall)
         self.loans = TokenLoans(self._logins, self._realms, self._tokens, pushes=self._pushes)
-        # By registry and repository, and by registry alone ("") as was learned last.
+        # By registry and repository, and by registry alone ("") with what was learned last.
         self._asks: Bounded[tuple[Origin, str], Realm | Literal["basic"]] = Bounded(SCOPES_KEPT)
         self._scopes: Bounded[tuple[Origin, str], tuple[str, ...]] = Bounded(SCOPES_KEPT)
 
-    # --- what the pipeline asks --------------------------------------------------------------------------
+    # --- called by the pipeline -----------------------------------------------------------------------------
 
     async def authorization(
         self, origin: Origin, target: Target, request: Request, *, background: bool = False
     ) -> Grant | None:
-        """Return what to send first, None for nothing. `background`: the request is ours, and no client's."""
+        """Return what to send first, None for nothing. `background`: the request is the proxy's own, not a
+        client's.
+        """
         client = _client(request)
         if client is not None and self._origins.settings(origin).credentials_first == "client":
             return client
@@ -185,7 +190,7 @@ class Authorizer:
         *,
         background: bool = False,
     ) -> Grant | None:
-        """Return what to try after a 401 to `grant`, once; None: the 401 is for whoever asked."""
+        """Return what to try, once, after a 401 to `grant`; None: the 401 goes to the client."""
         ours = grant is not None and grant.sort != "client"
         clean = response if ours or not is_shaped(request) else await self._challenge(origin)
         if clean is not None:
@@ -197,7 +202,7 @@ class Authorizer:
         await self._judge_first(origin, grant)
         if self._note_refusal(origin, target, grant):
             another = await self._ours(origin, target, background)
-        # The same again would be refused again.
+        # Sending the same value again would get another 401.
         return another if another is not None and another.value != grant.value else _client(request)
 
     async def led(
@@ -221,7 +226,7 @@ class Authorizer:
 
     @asynccontextmanager
     async def trial(self, origin: Origin, grant: Grant | None) -> AsyncIterator[bool]:
-        """Show a login within this, as Trials.trial. True: it must not be sent."""
+        """Send a login within this context, as in Trials.trial. True: the login must not be sent."""
         login = grant.login if grant is not None and grant.sort == "login" else None
         if login is None or grant is None:
             yield False
@@ -231,26 +236,28 @@ class Authorizer:
             yield rests
 
     async def note(self, origin: Origin, target: Target, response: Response, grant: Grant) -> None:
-        """A 401 came to one of ours."""
+        """Record a 401 to one of the proxy's own grants."""
         if grant.sort != "client":
             self._learn(origin, target, response)
             await self._judge_first(origin, grant)
             self._note_refusal(origin, target, grant)
 
     def accepted(self, origin: Origin, grant: Grant | None, status: int) -> None:
-        """An answer but 401 came to `grant`. Not each of them says that a login is in order: some registries
-        say 404 before they have looked at it.
+        """Record an answer other than 401 to `grant`. Not every such answer proves the login: some registries
+        answer 404 before they check it.
         """
         if status >= 400 or grant is None or grant.sort != "login" or grant.login is None:
             return
         if grant.scope == PING and not self._canary.tells(origin):
-            return  # anybody may get it
+            return  # the ping may be answered without a login too
         self._logins.accepted(origin, origin, grant.login, grant.scope)
 
     async def passing(self, origin: Origin, request: Request) -> Grant | None:
-        """Return the login to put into a request that is passed on, None for none; it is that very host's.
+        """Return the login to add to a request that is passed on, None for none; the login is that host's
+        own.
 
-        That is a ping, what is listed, a push: see lending. What it goes into has to be trimmed().
+        Such requests are pings, listings and pushes: see lending. The request must be trimmed() before the
+        login is added.
         """
         if request.get(b"authorization") is not None:
             return None
@@ -268,8 +275,10 @@ class Authorizer:
         return await self._direct(origin, scope, eager_only=eager_only)
 
     async def passed(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
-        """An answer came to what passing() was asked about: to `request` as it was sent, with its grant."""
-        # Other pages than a registry's may be asking for other logins.
+        """Handle the answer to a request that passing() was asked about: `request` as it was sent, with its
+        grant.
+        """
+        # Pages that are not part of the registry API may ask for other logins.
         if response.status == 401 and loan(request.method, request.path, pushes=True) is not None:
             clean = await self._challenge(origin) if is_shaped(request) else response
             if clean is not None:
@@ -279,10 +288,11 @@ class Authorizer:
         self.judge(origin, request, grant, response)
 
     async def may_show(self, origin: Origin, grant: Grant | None) -> bool:
-        """Tell whether to show a login in a request whose answer nobody can wait for, as its body is to come.
+        """Tell whether to send a login in a request whose answer can't be awaited first, as its body is still
+        to come.
 
-        That is one that is known to be taken; a ping finds it out. Where a registry answers pings without a
-        login too, one request may show it in 1 s, 2 s, 4 s and so on, until it is taken.
+        The login must be known to be accepted; a ping finds that out. Where a registry answers pings without
+        a login too, one request may send it after 1 s, 2 s, 4 s and so on, until it is accepted.
         """
         login = grant.login if grant is not None and grant.sort == "login" else None
         if login is None or grant is None:
@@ -297,8 +307,8 @@ class Authorizer:
         return self._canary.is_open(origin) and not rests and self._standings.hold(key, now) == 0
 
     async def _judge_first(self, origin: Origin, grant: Grant) -> None:
-        """Have a login that was never taken judged by a request of our own: a refusal may be about the
-        repository.
+        """Test a login that was neither accepted nor refused before with a request of the proxy's own: a
+        refusal may be about the repository.
         """
         login = grant.login if grant.sort == "login" else None
         if login is None:
@@ -310,7 +320,8 @@ class Authorizer:
     async def _prove(self, origin: Origin, server: Origin, login: Login) -> None:
         key = None
         if server != origin or isinstance(self._asks_by(origin), Realm):
-            # A token that it has got before, or one for nothing: others may be refused for what they are for.
+            # The last token that this login got, or one without a scope: other tokens may be refused because
+            # of their scope.
             key = self._ledger.issued.get(standing_key(login, server))
             asks = self._asks_by(origin)
             if key is None and isinstance(asks, Realm) and asks.origin == server:
@@ -325,21 +336,23 @@ class Authorizer:
         await self._canary.fly(server if key is None else origin, login, key, verdict)
 
     def judge(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
-        """Enter how a login fared that passing() gave."""
+        """Record the result of a login that passing() returned."""
         status, login = response.status, grant.login if grant is not None else None
         if login is None or grant is None:
             return
         if status != 401:
             self.accepted(origin, grant, status)
         elif not _bearer(response):
-            # What clients may ask for, they may be refused; but for the ping, which is the same for all.
+            # A refusal may be about what the client asked for; not for the ping, which is the same for all
+            # clients.
             alone = parse_target(request.path).kind is not Kind.PING
             self._logins.refused(origin, origin, login, "status 401", grant.scope, alone=alone)
 
     async def _challenge(self, registry: Origin) -> Response | None:
-        """Return what a registry says to a ping of ours; None where that is no 401, or was asked for lately.
+        """Return the registry's 401 to a ping of the proxy's own; None if it is no 401, or if one was sent
+        lately.
 
-        For who has fields in its request that may have shaped the 401: all would go by what is learned of it.
+        For requests whose fields may have shaped the 401: what is learned from it is used for all clients.
         """
         if not self._pings.lets(registry, self._clock()):
             return None
@@ -350,7 +363,7 @@ class Authorizer:
         return answer[1] if answer[0] == 401 else None
 
     async def _share(self, registry: Origin, response: Response) -> None:
-        """Let all workers know of a realm that a 401 names, before a client follows it."""
+        """Tell all workers of a realm that a 401 names, before a client follows it."""
         bearer = bearer_of(parse_challenges(response.all(b"www-authenticate")))
         if bearer is None:
             return
@@ -361,7 +374,7 @@ class Authorizer:
         await self.loans.learn(named)
 
     async def _withhold(self, origin: Origin, request: Request, *, eager_only: bool) -> None:
-        """Say that a request goes without the login that is there."""
+        """Count and log that a request is sent without the configured login."""
         if not self._logins.any:
             return
         if not (await self._logins.direct(origin, eager_only=eager_only)).configured:
@@ -377,22 +390,24 @@ class Authorizer:
             )
 
     def reason(self, origin: Origin) -> str:
-        """Return why a registry's configured credentials are not in use, "" where they are."""
+        """Return why a registry's configured credentials are not in use, "" if they are."""
         return self._logins.reason(origin)
 
     def close(self) -> None:
-        """End what is under way."""
+        """Cancel running requests."""
         self._tokens.close()
         self._canary.close()
         self._logins.close()
         self._realms.close()
 
-    # --- ours ---------------------------------------------------------------------------------------------
+    # --- the proxy's own credentials ------------------------------------------------------------------------
 
     async def _ours(
         self, origin: Origin, target: Target, background: bool, *, eager_only: bool = False
     ) -> Grant | None:
-        """Return ours, in the way that the registry asks for as far as that is known."""
+        """Return one of the proxy's own credentials, of the kind that the registry asks for as far as that is
+        known.
+        """
         asks = self._asks_by(origin, target.repository)
         if isinstance(asks, Realm):
             return await self._token(origin, target, asks, background)
@@ -407,9 +422,9 @@ class Authorizer:
     async def _token(
         self, origin: Origin, target: Target, realm: Realm, background: bool, *, again: bool = True
     ) -> Grant | None:
-        """Return a token as the configured user, or an anonymous one where that can't be had.
+        """Return a token for the configured user, or an anonymous one if that fails.
 
-        None where nobody is configured and a client asks: it has its own way to get one.
+        None if no login is configured and a client asks: it can get a token itself.
         """
         repository = target.repository
         asked = ("token", realm.target, realm.service, *self._scope(origin, target))
@@ -425,7 +440,7 @@ class Authorizer:
                 return await self._grant(Key(origin, realm, scopes, login, choice.narrow))
             except NoToken as error:
                 if error.login and again:
-                    # The provider may have another by now.
+                    # The provider may have another login by now.
                     return await self._token(origin, target, realm, background, again=False)
         return await self._anonymous(origin, target, realm)
 
@@ -443,16 +458,16 @@ class Authorizer:
         name = ANONYMOUS if key.login is None else key.login.label
         return Grant(b"Bearer " + value.encode("ascii"), name, "token", key.login, key)
 
-    # --- what registries say ------------------------------------------------------------------------------
+    # --- challenges -----------------------------------------------------------------------------------------
 
     def _realm(self, bearer: Bearer) -> Realm:
-        """Return the realm that a challenge names; BadResponse where it can't be asked."""
+        """Return the realm that a challenge names. Raises BadResponse if it can't be asked."""
         realm = parse_realm(bearer.realm, bearer.service)
-        # Behind plain HTTP a registry takes itself for http://, whatever clients call it.
+        # A registry behind plain HTTP calls itself http://, whatever clients call it.
         return replace(realm, origin=self._origins.canonical(realm.origin))
 
     def _asks_by(self, origin: Origin, repository: str = "") -> Realm | Literal["basic"] | None:
-        """Return how a registry asks for credentials: some name another realm for each repository."""
+        """Return how a registry asks for credentials; some name a different realm for each repository."""
         return self._asks.get((origin, repository)) or self._asks.get((origin, ""))
 
     def _put_asks(self, origin: Origin, target: Target, asks: Realm | Literal["basic"]) -> None:
@@ -460,7 +475,7 @@ class Authorizer:
             self._asks.put((origin, repository), asks)
 
     def _learn(self, origin: Origin, target: Target, response: Response) -> None:
-        """Remember how a registry asks for credentials; Bearer goes before Basic."""
+        """Remember how a registry asks for credentials; Bearer is preferred to Basic."""
         challenges = parse_challenges(response.all(b"www-authenticate"))
         bearer = bearer_of(challenges)
         if bearer is not None:
@@ -478,10 +493,11 @@ class Authorizer:
     def _scope(
         self, origin: Origin, target: Target, *, narrow: bool = False, anonymous: bool = False
     ) -> tuple[str, ...]:
-        """Return what a token has to be for: what the registry has said, else by the repository's name.
+        """Return the scopes of a token: those of the registry's challenge, else one built from the
+        repository's name.
 
-        No more than pulls, whatever it says: it may have said so to a push. Scopes that are no repository's
-        are for anonymous tokens alone, as nobody knows what they are good for.
+        Only pulls, whatever the challenge says: it may have answered a push. Scopes other than a repository's
+        are for anonymous tokens only, as it is unknown what they permit.
         """
         said = () if narrow else self._scopes.get((origin, target.repository)) or ()
         cut = cut_scopes(said)
@@ -493,11 +509,11 @@ class Authorizer:
         return (f"repository:{target.repository}:pull",) if target.repository else ()
 
     def _note_refusal(self, origin: Origin, target: Target, grant: Grant) -> bool:
-        """Draw the conclusions of a 401 to one of ours; whether another may be had."""
+        """Record a 401 to one of the proxy's own grants; return whether another may be had."""
         asks, key = self._asks_by(origin, target.repository), grant.key
         if key is None:
             basic = grant.value.startswith(b"Basic ")
-            # A registry that wants tokens has not judged the pair.
+            # A registry that wants tokens has not checked the username and password.
             if grant.login is not None and not (basic and isinstance(asks, Realm)):
                 self._logins.refused(origin, origin, grant.login, "status 401", grant.scope)
             return True
@@ -513,7 +529,7 @@ def _client(request: Request) -> Grant | None:
 
 
 def _login_grant(login: Login, scope: Hashable) -> Grant:
-    """A login as it is sent to the registry itself."""
+    """Return a login in the form in which the registry itself gets it."""
     value = b"Bearer " + login.secret.encode() if login.kind == "bearer" else login.basic
     return Grant(value, login.label, "login", login, scope=scope)
 

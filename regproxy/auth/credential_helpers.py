@@ -1,6 +1,6 @@
-"""Credential helpers: programs that print a login (docker/docker-credential-helpers' protocol).
+"""Run credential helpers, programs that print a login (docker/docker-credential-helpers' protocol).
 
-They inherit the environment, which tells clouds' helpers who they are. What they print is never logged.
+They inherit the environment, in which cloud helpers find their identity. What they print is never logged.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from regproxy.core.single_flight import Flights
 
 log = logging.getLogger(__name__)
 
-KEPT_SECONDS: Final = 300.0  # clouds' logins last an hour and longer, and a refused one is asked for anew
-NONE_SECONDS: Final = 60.0  # that a helper has none
+KEPT_SECONDS: Final = 300.0  # cloud logins last an hour and longer, and a refused one is asked for again
+NONE_SECONDS: Final = 60.0  # for which "no login" is remembered
 FAILED_SECONDS: Final = 15.0
 AT_A_TIME: Final = 4
 ANSWER_MAX: Final = 65_536  # bytes
@@ -32,7 +32,7 @@ _PIPE_SECONDS: Final = 1.0  # until the output of a helper that has ended is giv
 KEPT: Final = 256
 
 _NOT_FOUND: Final = b"credentials not found"
-# Ours alone: no helper has to know other registries' passwords.
+# The proxy's own: helpers need not know other registries' passwords.
 _NOT_INHERITED: Final = frozenset({"AUTH_REGISTRIES"})
 
 
@@ -43,7 +43,7 @@ class _Kept:
 
 
 class Helpers:
-    """Runs helpers and remembers what they said. One for each worker."""
+    """Runs helpers and caches their answers. One per worker."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -53,9 +53,9 @@ class Helpers:
         self._room = asyncio.Semaphore(AT_A_TIME)
 
     async def login(self, helper: Helper, server: str) -> Login | None:
-        """Return a server's login, None where the helper has none; CredentialError where it fails.
+        """Return a server's login, None if the helper has none. Raises CredentialError if it fails.
 
-        While it fails, the login that it gave before is returned.
+        While it fails, its previous login is returned.
         """
         key = (helper, server)
         kept = self._kept.get(key)
@@ -72,11 +72,11 @@ class Helpers:
         raise failed[1]
 
     def forget(self, helper: Helper, server: str) -> None:
-        """Ask anew the next time: what it said was refused."""
+        """Ask the helper again the next time: the login was refused."""
         self._kept.drop((helper, server))
 
     def close(self) -> None:
-        """End what runs."""
+        """Cancel running helpers."""
         self._flights.close()
 
     async def _ask(self, key: tuple[Helper, str]) -> Login | None:
@@ -95,10 +95,10 @@ class Helpers:
 
 
 async def _run(helper: Helper, server: str) -> Login | None:
-    """Run a helper to its end; CredentialError says why it gave no answer."""
+    """Run a helper to its end. Raises CredentialError, which says why there was no answer."""
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_INHERITED}
     try:
-        # A session of its own, so that what it starts can be ended with it.
+        # A session of its own, so that its child processes can be killed with it.
         process = await asyncio.create_subprocess_exec(
             *helper.command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=environment, start_new_session=True
         )
@@ -131,9 +131,9 @@ async def _run(helper: Helper, server: str) -> Login | None:
 
 
 async def _talk(process: Process, server: str) -> bytes:
-    """Say which server is meant and return what is printed, as far as it may be."""
+    """Send the server's name and return the output, up to just over ANSWER_MAX bytes."""
     assert process.stdin is not None and process.stdout is not None
-    # It may not want to read, and be gone already; uvloop says so by a RuntimeError.
+    # The helper may exit without reading; uvloop raises RuntimeError for that.
     with suppress(ConnectionError, RuntimeError):
         process.stdin.write(server.encode() + b"\n")
         await process.stdin.drain()
@@ -152,7 +152,7 @@ def _kill(process: Process) -> None:
 
 
 async def _end(process: Process) -> None:
-    """Leave nothing of it behind."""
+    """Kill the helper if it still runs, and wait for it."""
     if process.returncode is None:
         _kill(process)
         await asyncio.shield(process.wait())

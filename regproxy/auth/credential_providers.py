@@ -1,4 +1,4 @@
-"""Who has a login for a host: the settings, files, Docker's config.json, credential helpers."""
+"""Look up the login of a host in the settings, files, Docker's config.json and credential helpers."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from regproxy.core.errors import CredentialError
 
 
 class Provider(Protocol):
-    """Logins of hosts (lower case, without brackets)."""
+    """A source of logins by host (lower case, without brackets)."""
 
     async def login(self, host: str, port: int) -> Login | None:
-        """Return the login for a host, None where there is none. Raises CredentialError.
+        """Return the login for a host, None if there is none. Raises CredentialError.
 
-        What takes time is waited for without holding up others, and not for long.
+        Slow lookups do not block other requests, and their wait is limited.
         """
 
     def forget(self, host: str, port: int) -> None:
-        """Its login was refused: have a new look the next time, where a look can find another."""
+        """Look again the next time, where that can find another login: this one was refused."""
 
 
 class Static:
-    """A login that is written in the settings, whatever the host."""
+    """A login written in the settings, whatever the host."""
 
     def __init__(self, login: Login) -> None:
         self._login = login
@@ -46,7 +46,7 @@ class Static:
         return self._login
 
     def forget(self, host: str, port: int) -> None:
-        """There is no other."""
+        """Do nothing: there is no other login."""
 
 
 class Pairs:
@@ -68,11 +68,11 @@ class Pairs:
         return next((login for rule, login in self._masks if rule.matches(host, port)), None)
 
     def forget(self, host: str, port: int) -> None:
-        """There is no other."""
+        """Do nothing: there is no other login."""
 
 
 class FromFiles:
-    """A user and a password, or a token, from files."""
+    """A username and a password, or a token, from files."""
 
     def __init__(self, how: Files | TokenFile, clock: Callable[[], float]) -> None:
         if isinstance(how, TokenFile):
@@ -89,7 +89,7 @@ class FromFiles:
         self._watched.forget()
 
     def _parse(self, texts: list[str]) -> Login:
-        # Editors and `echo` leave a line break at the end, which no password has.
+        # Editors and `echo` add a line break at the end, which is not part of a password.
         words = [text.rstrip("\r\n") for text in texts]
         if not all(words):
             raise ValueError("a text: the file, or another beside it, is empty")
@@ -105,7 +105,7 @@ class FromFiles:
 
 
 class FromHelper:
-    """A program. It is asked for `server`, or the host."""
+    """A login from a helper program. It is asked for `server`, or for the host."""
 
     def __init__(self, helper: Helper, helpers: Helpers) -> None:
         self._helper, self._helpers = helper, helpers
@@ -132,7 +132,7 @@ class FromDockerConfig:
         try:
             self._last = config = await self._watched.value()
         except CredentialError:
-            return None  # in the log; it has nobody's login in particular
+            return None  # already logged; the error is not about this host in particular
         helper, found = _helper_of(config, host, port), None
         if helper is not None:
             try:
@@ -156,7 +156,7 @@ def _helper_of(config: DockerConfig, host: str, port: int) -> Helper | None:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A provider that is asked for a host. `eager`: its pair is sent before anybody has asked for one, as
+    """A provider to ask for a host's login. `eager`: send its login before the registry asks for one, as
     docker-registry-proxy does. `token_server`: see CredentialSource.
     """
 
@@ -166,7 +166,7 @@ class Holder:
 
 
 class Wallet:
-    """All providers. One for each worker. `table` returns what the settings say of a host alone."""
+    """All providers. One per worker. `table` returns the credential source of a host's own table."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ class Wallet:
         self._made: dict[CredentialSource, Holder] = {}
 
     def holders(self, host: str, port: int) -> list[Holder]:
-        """Return who is to be asked for a host's login, in this order."""
+        """Return the providers to ask for a host's login, in order."""
         source = self._table(host, port)
         found = [self._holder(source)] if source is not None else []
         found.append(self._pairs)
@@ -192,7 +192,7 @@ class Wallet:
         return found
 
     def close(self) -> None:
-        """End the helpers that run."""
+        """Cancel running helpers."""
         self._helpers.close()
 
     def _holder(self, source: CredentialSource) -> Holder:
@@ -200,7 +200,7 @@ class Wallet:
         if holder is None:
             eager = isinstance(source.how, Pair)
             holder = Holder(self._provider(source), eager, source.token_server)
-            self._made[source] = holder  # no more than there are tables
+            self._made[source] = holder  # at most one for each table
         return holder
 
     def _provider(self, source: CredentialSource) -> Provider:

@@ -1,4 +1,4 @@
-"""Docker's config.json: logins, and the helpers that have them (docker/cli, cli/config/configfile)."""
+"""Read Docker's config.json: logins, and the helpers that have them (docker/cli, cli/config/configfile)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from regproxy.config.credentials import Login
 # `docker login` without a registry: one login for all of Docker Hub's names.
 HUB_SERVER: Final = "https://index.docker.io/v1/"
 HUB_HOSTS: Final = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io", "auth.docker.io"})
-# What a helper answers in place of a user for a refresh token.
+# The username with which a helper marks a refresh token.
 TOKEN_USER: Final = "<token>"
 
 _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -24,32 +24,32 @@ _KEY = re.compile(r"(?:https?://)?([^/]+)(?:/v[12]/?|/)?")
 
 @dataclass(frozen=True, slots=True)
 class DockerConfig:
-    """Logins and helpers' names by server (`host` or `host:port`), and the helper of all others."""
+    """Logins and helper names by server (`host` or `host:port`), and the helper for all other servers."""
 
     logins: Mapping[str, Login] = field(default_factory=dict)
     helpers: Mapping[str, str] = field(default_factory=dict)
     store: str = ""
 
     def helper(self, host: str, port: int) -> str:
-        """Return the name of the helper that has this host's login; "" where none has."""
+        """Return the name of the helper that has this host's login; "" if none has."""
         return next((self.helpers[key] for key in _names(host, port) if key in self.helpers), self.store)
 
     def names(self, host: str, port: int) -> bool:
-        """Tell whether this very host has a helper."""
+        """Tell whether this host has a helper of its own."""
         return any(key in self.helpers for key in _names(host, port))
 
     def login(self, host: str, port: int) -> Login | None:
-        """Return the login that is written in the file for this host."""
+        """Return the login that the file itself has for this host."""
         return next((self.logins[key] for key in _names(host, port) if key in self.logins), None)
 
 
 def server_name(host: str, port: int) -> str:
-    """Return what helpers call a registry."""
+    """Return the name by which helpers know a registry."""
     return HUB_SERVER if host in HUB_HOSTS else _names(host, port)[-1]
 
 
 def _names(host: str, port: int) -> tuple[str, ...]:
-    """Return the keys that a host may have. Without a port it is 443, or 80."""
+    """Return the possible keys of a host. A key without a port means 443 or 80."""
     if host in HUB_HOSTS:
         return ("index.docker.io", "docker.io", "registry-1.docker.io")
     bracketed = f"[{host}]" if ":" in host else host
@@ -58,9 +58,9 @@ def _names(host: str, port: int) -> tuple[str, ...]:
 
 
 def parse_docker_config(text: str) -> DockerConfig:
-    """Return what a config.json says; ValueError without any of its text where it isn't one.
+    """Return the contents of a config.json. Raises ValueError, without any of its text, if it isn't one.
 
-    Entries that can't be used, as those for a path of a host, are left out.
+    Entries that can't be used, such as those for a path on a host, are left out.
     """
     try:
         document = json.loads(text)
@@ -88,7 +88,7 @@ def _key(text: str) -> str:
 
 
 def _helper(name: object) -> str:
-    """A helper's name is no path: it is looked for as docker-credential-<name>."""
+    """Return a helper's name, "" if unusable. It is not a path: the program is docker-credential-<name>."""
     return name if isinstance(name, str) and _HELPER.fullmatch(name) is not None else ""
 
 
@@ -116,7 +116,7 @@ def _decoded(auth: str) -> tuple[str, str]:
 
 
 def parse_helper_answer(body: bytes) -> Login | None:
-    """Return the login that a helper printed, None for an empty one; ValueError where it is none."""
+    """Return the login that a helper printed, None for an empty one. Raises ValueError if it is malformed."""
     try:
         answer = json.loads(body.decode())
     except (ValueError, RecursionError):

@@ -1,15 +1,16 @@
-"""How credentials fare with the servers that they were shown to: one that is refused rests for a while.
+"""Suspend refused credentials: how each credential fares with each server that it was sent to.
 
-A registry locks an account after some wrong passwords. So whoever refuses a credential is shown it again only
-after 1 s, 2 s, 4 s and so on up to 5 minutes. A credential that changes has a standing of its own.
+A registry locks an account after some wrong passwords. So a refused credential is sent to that server again
+only after 1 s, 2 s, 4 s and so on up to 5 minutes. A changed credential has a standing of its own.
 
-Servers also refuse what is in order, for one repository. Hence each credential has a standing with a server,
-and one for each scope there (a repository, what a token is for):
+Servers also refuse valid credentials, for one repository. Hence each credential has a standing with a server,
+and one for each scope there (a repository, or what a token is for):
 
-- Until a server has taken it, any refusal counts against the whole of it: it is likely to be wrong.
-- Once taken, a refusal counts against the whole of it only in a scope that had taken it before: a password
-  was changed. In any other scope that scope rests alone, and all others go on.
-- A scope that has put it to rest although others still take it (somebody lost one repository) does so once.
+- Until a server has accepted it, any refusal suspends the whole credential: it is likely to be wrong.
+- Once accepted, a refusal suspends the whole credential only in a scope that had accepted it before: a
+  password was changed. In any other scope only that scope is suspended, and all others go on.
+- A scope that suspended a credential which other scopes still accept (access to one repository was lost) can
+  do so only once.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from regproxy.core.lru import Bounded
 
 FIRST_REST: Final = 1.0  # seconds
 LONGEST_REST: Final = 300.0
-FORGOTTEN_AFTER: Final = 600.0  # seconds after a rest's end
+FORGOTTEN_AFTER: Final = 600.0  # seconds after the end of a rest
 DOUBTS_MAX: Final = 2
-PROOF_SECONDS: Final = 10.0  # for which many may show at once what was taken: its password may change
+# in which many requests may send an accepted login at once: its password may change
+PROOF_SECONDS: Final = 10.0
 ENTRIES: Final = 1024
 SCOPES: Final = 4096
 
@@ -36,26 +38,26 @@ class _Standing:
     until: float
     reason: str
     scope: Hashable = None
-    others: bool = False  # somebody was turned away meanwhile, in another scope
+    others: bool = False  # a request was turned away meanwhile, in another scope
 
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """What follows from a refusal: seconds, for the `whole` credential or for one scope alone."""
+    """The result of a refusal: seconds, for the `whole` credential or for one scope alone."""
 
     seconds: float
     whole: bool
 
 
 class Standings:
-    """Rests of credentials. A key says which credential and which server; times are a monotonic clock's."""
+    """Standings of credentials. A key is a credential and a server; times are a monotonic clock's."""
 
     __slots__ = ("_alone", "_doubts", "_entries", "_held", "_mistaken", "_proven", "_taken")
 
     def __init__(self) -> None:
         self._entries: Bounded[Hashable, _Standing] = Bounded(ENTRIES)
-        self._proven: Bounded[Hashable, float] = Bounded(ENTRIES)  # when it was taken last
-        self._doubts: Bounded[Hashable, int] = Bounded(ENTRIES)  # scopes refused since it was taken
+        self._proven: Bounded[Hashable, float] = Bounded(ENTRIES)  # when it was last accepted
+        self._doubts: Bounded[Hashable, int] = Bounded(ENTRIES)  # scopes refused since it was last accepted
         self._held: Bounded[Hashable, _Standing] = Bounded(ENTRIES)
         # By key and scope.
         self._alone: Bounded[tuple[Hashable, Hashable], _Standing] = Bounded(SCOPES)
@@ -63,7 +65,7 @@ class Standings:
         self._mistaken: Bounded[tuple[Hashable, Hashable], bool] = Bounded(SCOPES)
 
     def rests(self, key: Hashable, now: float, scope: Hashable = None) -> float:
-        """Return for how many seconds more it must not be shown for a scope (None: any); 0.0: it may be."""
+        """Return for how many more seconds it must not be sent for a scope (None: any); 0.0: it may be."""
         rest = 0.0 if scope is None else _left(self._alone.get((key, scope)), now)
         entry = self._entries.get(key)
         if entry is None:
@@ -72,12 +74,12 @@ class Standings:
             entry.others = entry.others or scope not in (None, entry.scope)
             return max(rest, entry.until - now)
         if entry.others and scope is not None and scope == entry.scope:
-            # Who was refused, and asks again and again, lets the others go first.
+            # The scope that was refused, and retries again and again, waits for the others to go first.
             return max(rest, entry.until + entry.rest - now)
         return rest
 
     def reason(self, key: Hashable, scope: Hashable = None) -> str:
-        """Return why it rests, "" where it doesn't."""
+        """Return why it is suspended, "" if it isn't."""
         entries = [
             each for each in (self._entries.get(key), self._alone.get((key, scope))) if each is not None
         ]
@@ -93,10 +95,10 @@ class Standings:
         alone: bool = False,
         whole: bool = False,
     ) -> Rest:
-        """Enter a refusal. One that comes during a rest is of the same try.
+        """Record a refusal. One that arrives during a rest belongs to the same attempt.
 
-        `alone`: of one that is taken elsewhere this says nothing, whatever the scope. `whole`: it is about
-        the credential, whatever was taken before.
+        `alone`: it says nothing about a credential accepted elsewhere, whatever the scope. `whole`: it is
+        about the credential, whatever was accepted before.
         """
         whole = whole or not self.proven(key) or (not alone and self._judges(key, scope))
         self._taken.drop((key, scope))
@@ -111,7 +113,7 @@ class Standings:
         return Rest(entry.until - now, whole)
 
     def accepted(self, key: Hashable, now: float, scope: Hashable = None) -> None:
-        """It was taken: past refusals don't count any more."""
+        """Record that it was accepted: past refusals no longer count."""
         entry = self._entries.get(key)
         if entry is not None:
             if entry.scope != scope:
@@ -124,35 +126,37 @@ class Standings:
         self._taken.put((key, scope), True)
 
     def proven(self, key: Hashable) -> bool:
-        """Tell whether it was taken, and not refused as a whole since."""
+        """Tell whether it was accepted, and not refused as a whole since."""
         return self._proven.get(key) is not None
 
     def failed(self, key: Hashable) -> bool:
-        """Tell whether it was refused as a whole, and not taken since."""
+        """Tell whether it was refused as a whole, and not accepted since."""
         return self._entries.get(key) is not None
 
     def fresh(self, key: Hashable, now: float) -> bool:
-        """Tell whether it was taken a moment ago, and not refused as a whole since."""
+        """Tell whether it was accepted a moment ago, and not refused as a whole since."""
         taken = self._proven.get(key)
         return taken is not None and now < taken + PROOF_SECONDS
 
     def doubtful(self, key: Hashable, scope: Hashable) -> bool:
-        """Tell whether scopes were refused since it was taken last, and it was never taken for this one.
+        """Tell whether scopes were refused since it was last accepted, and it was never accepted for this
+        one.
 
-        Its password may have changed, or somebody asks for what is not there: the next scope must not be
-        another try before that is settled.
+        Its password may have changed, or a client asks for what does not exist: the next scope must not be
+        another attempt before that is settled.
         """
         doubts = self._doubts.get(key) or 0
         return doubts >= DOUBTS_MAX and self._taken.get((key, scope)) is None
 
     def took(self, key: Hashable, scope: Hashable) -> bool:
-        """Tell whether it was taken for a scope, and not refused there since."""
+        """Tell whether it was accepted for a scope, and not refused there since."""
         return self._taken.get((key, scope)) is not None
 
     def hold(self, key: Hashable, now: float) -> float:
-        """Return for how many seconds no new scope is to be tried of what is in doubt; 0.0: this one may be.
+        """Return for how many seconds a doubtful credential may not be tried in a new scope; 0.0: this one
+        may try.
 
-        One may be in 1 s, 2 s, 4 s and so on, until it is taken for any.
+        One scope may try after 1 s, 2 s, 4 s and so on, until the credential is accepted for any.
         """
         entry = self._held.get(key)
         if entry is None or now >= entry.until:
@@ -170,7 +174,7 @@ def _left(entry: _Standing | None, now: float) -> float:
 
 
 def _again(entry: _Standing | None, reason: str, now: float, scope: Hashable) -> _Standing:
-    """Return what a refusal makes of an entry."""
+    """Return an entry after one more refusal."""
     if entry is not None and now < entry.until:
         return entry
     fresh = entry is None or now > entry.until + FORGOTTEN_AFTER

@@ -1,6 +1,6 @@
-"""Asking a server by a request of our own whether it takes a login, once for all who want to know.
+"""Test with a request of the proxy's own whether a server accepts a login; concurrent tests are shared.
 
-What clients ask for may be refused for reasons of its own. This can't be, so its answer is about the login.
+A client's request may be refused for other reasons. This one can't be, so its answer is about the login.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from regproxy.registry.token_protocol import PLAIN, Ask, get, post
 
 REGISTRIES_KEPT: Final = 1024
 UNAUTHORIZED: Final = 401
-REFUSES_SECONDS: Final = 600.0  # for which it is remembered that a ping is refused without a login
-OPEN_SECONDS: Final = 60.0  # and that it is not
+REFUSES_SECONDS: Final = 600.0  # for which it is remembered that pings without a login are refused
+OPEN_SECONDS: Final = 60.0  # for which it is remembered that they are answered
 
 Verdict = Callable[[bool, str], bool]
 
 
 class Canary:
-    """The canaries of a worker."""
+    """The login tests of a worker."""
 
     def __init__(
         self,
@@ -41,14 +41,15 @@ class Canary:
         self._clock = clock
         self._seldom = Seldom()
         self._flights: Flights[tuple[Origin, Login], None] = Flights()
-        # What they answer to a ping without a login, and until when that is believed.
+        # The status of a ping without a login, and until when it is valid.
         self._pings: Bounded[Origin, tuple[int, float]] = Bounded(REGISTRIES_KEPT)
 
     async def fly(self, registry: Origin, login: Login, key: Key | None, verdict: Verdict) -> None:
-        """Show a login to a token server, for a token that it has given to it, or by a ping to the registry.
+        """Send a login to a token server, for a token that it has issued to that login, or to the registry in
+        a ping.
 
-        `verdict(taken, answer)` is told what comes of it, and returns whether that settles it; what does not
-        is not tried again for a minute. Nothing is raised.
+        `verdict(taken, answer)` receives the result and returns whether that settles it; if not, the test is
+        not repeated for a minute. Errors of the exchange are suppressed.
         """
         server = key.realm.origin if key is not None else registry
         if (server, login) not in self._flights and not self._seldom.lets((server, login), self._clock()):
@@ -76,7 +77,9 @@ class Canary:
             self._seldom.forget((server, login))
 
     def is_open(self, registry: Origin) -> bool:
-        """Tell whether a registry is known to answer pings without a login too, so that none can tell."""
+        """Tell whether a registry is known to answer pings without a login too, so that pings prove
+        nothing.
+        """
         known = self._pings.get(registry)
         return known is not None and known[0] != UNAUTHORIZED
 
@@ -95,7 +98,7 @@ class Canary:
         return known[0]
 
     def close(self) -> None:
-        """End what is under way."""
+        """Cancel running tests."""
         self._flights.close()
 
 

@@ -1,4 +1,4 @@
-"""Which configured login may be shown to which server, and which are out of use because they were refused."""
+"""Choose which configured login may be sent to which server, and track logins suspended after a refusal."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ Prove = Callable[[Origin, Origin, Login], Awaitable[None]]
 
 
 def standing_key(login: Login, server: Origin) -> tuple[Login, str, int]:
-    """The key of a login's standing with a server."""
+    """Return the key of a login's standing with a server."""
     return login, server.host, server.port
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The login to use; `configured`: the registry has one, though it may be out of use now.
+    """The login to use; `configured`: the registry has one, though it may be suspended now.
 
     `narrow`: it is the token server's own, and that is on another host than the registry: a token may be for
-    nothing but the very repository.
+    that one repository only.
     """
 
     login: Login | None = None
@@ -58,7 +58,7 @@ class _Candidate:
 
 
 class Logins:
-    """The logins of the settings, for registries and their token servers. One for each worker."""
+    """The configured logins, for registries and their token servers. One per worker."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Logins:
         clock: Callable[[], float],
         prove: Prove,
     ) -> None:
-        """`prove`: settles whether a server takes a login that is in doubt."""
+        """Set up the providers. `prove` finds out whether a server accepts a login that is in doubt."""
         self._origins = origins
         self._standings = standings
         self._clock = clock
@@ -81,7 +81,7 @@ class Logins:
         self._seldom = Seldom()
 
     async def direct(self, origin: Origin, scope: Hashable = None, *, eager_only: bool = False) -> Choice:
-        """Return what the registry itself may be shown: a pair, or a token that is configured.
+        """Return what may be sent to the registry itself: a username and password, or a configured token.
 
         `scope`: as in Standings.
         """
@@ -100,17 +100,17 @@ class Logins:
         return await self._first(server, server, candidates, asked)
 
     async def serves(self, registry: Origin, server: Origin) -> bool:
-        """Tell whether a server's own login may get tokens of a registry, which has named it."""
+        """Tell whether a server's own login may get tokens of a registry that has named this server."""
         if (registry.host, registry.port) == (server.host, server.port) or self._lends(registry, server):
             return True
         if registry.host != server.host:
             return False
-        # At another port of one host there may be somebody else, unless one login is for both.
+        # Another port of the host may belong to another party, unless both have the same login.
         own = await self._found(server)
         return own is not None and own == await self._found(registry)
 
     async def _found(self, server: Origin) -> Login | None:
-        """Return the login that a server has for tokens, whether it rests or not."""
+        """Return a server's login for tokens, suspended or not."""
         for holder in self._wallet.holders(server.host, server.port):
             with suppress(CredentialError):
                 login = await holder.provider.login(server.host, server.port)
@@ -121,12 +121,13 @@ class Logins:
     async def for_tokens(
         self, origin: Origin, server: Origin, scope: Hashable = None, asked: Hashable = None
     ) -> Choice:
-        """Return what the server of a registry's tokens may be shown: the registry's login, or its own.
+        """Return what may be sent to the token server of a registry: the registry's login, or the server's
+        own.
 
-        `scope`: of a token that is configured, which the registry itself is shown; `asked`: of the server.
+        `scope`: for a configured token, which is sent to the registry itself; `asked`: for the token server.
         """
         own = self._wallet.holders(origin.host, origin.port)
-        # A registry's token that is configured goes to the registry itself.
+        # A configured token goes to the registry itself.
         ready = [_Candidate(holder, origin, frozenset({"bearer"})) for holder in own if self.secure(origin)]
         choice = await self._first(origin, origin, ready, scope)
         if choice.login is not None:
@@ -174,7 +175,7 @@ class Logins:
         return None
 
     def secure(self, server: Origin) -> bool:
-        """Whether a secret may be sent: over plain HTTP only where that is how it was configured."""
+        """Tell whether a secret may be sent: over plain HTTP only where plain HTTP is configured."""
         return server.scheme == "https" or self._origins.plain(server)
 
     def refused(
@@ -188,14 +189,15 @@ class Logins:
         alone: bool = False,
         whole: bool = False,
     ) -> Rest:
-        """A server has refused a login: it rests, and its provider has a new look; or the scope rests alone.
+        """Record a server's refusal: the login is suspended and its provider looks again, or only the scope
+        is suspended.
 
         `scope`, `alone`, `whole`: as in Standings.
         """
         text = f"the credentials of {login.label!r} were refused by {server.host} ({answer})"
         key, now = standing_key(login, server), self._clock()
         if rest := self._standings.rests(key, now):
-            return Rest(rest, True)  # one of those that were sent before the first was refused
+            return Rest(rest, True)  # sent before the first refusal arrived
         found = self._standings.refused(key, text, now, scope, alone=alone, whole=whole)
         if not found.whole:
             if self._seldom.lets(server, now):
@@ -215,9 +217,10 @@ class Logins:
     def settled(
         self, origin: Origin, server: Origin, login: Login, scope: Hashable, taken: bool, answer: str
     ) -> bool:
-        """A request of our own has been answered; return whether that says something of the login.
+        """Record the answer to a request of the proxy's own; return whether it says something about the
+        login.
 
-        A refusal does where it was taken before, or has not been taken anywhere.
+        A refusal does if this scope had accepted the login before, or no scope has.
         """
         key = standing_key(login, server)
         if taken:
@@ -229,16 +232,16 @@ class Logins:
         return True
 
     def accepted(self, origin: Origin, server: Origin, login: Login, scope: Hashable = None) -> None:
-        """A server has taken a login."""
+        """Record that a server has accepted a login."""
         self._standings.accepted(standing_key(login, server), self._clock(), scope)
         self._reasons.drop(origin)
 
     def reason(self, origin: Origin) -> str:
-        """Return why the login of a registry is not in use, "" where it is or there is none."""
+        """Return why the login of a registry is not in use, "" if it is or there is none."""
         return self._reasons.get(origin) or ""
 
     def close(self) -> None:
-        """End the helpers that run."""
+        """Cancel running helpers."""
         self._wallet.close()
 
     def _candidates(self, origin: Origin, server: Origin, own: list[Holder]) -> Iterator[_Candidate]:
@@ -251,11 +254,12 @@ class Logins:
                 yield _Candidate(holder, server, _FOR_TOKENS, narrow=True)
 
     def _lends(self, origin: Origin, server: Origin) -> bool:
-        """Whether a token server's own login may serve a registry: on another host of its domain, or by its
-        table.
+        """Tell whether a token server's own login may serve a registry: on another host of its domain, or by
+        its table.
 
-        The token goes to the registry, and is for what that asks for. So no other may: not one of another
-        domain, nor one at another port of the same host, which may be somebody else's.
+        The token goes to the registry, with the scopes that the registry asks for. So no other server's login
+        may: not one of another domain, nor one at another port of the same host, which may belong to another
+        party.
         """
         if origin.host != server.host and same_site(origin.host, server.host):
             return True
@@ -269,7 +273,7 @@ class Logins:
         candidates: Iterable[_Candidate],
         scope: Hashable = None,
     ) -> Choice:
-        """Return the first login that is there and doesn't rest."""
+        """Return the first login that exists and is not suspended."""
         configured = False
         for candidate in candidates:
             owner = candidate.owner

@@ -1,5 +1,5 @@
-"""Showing a login that no answer has proven yet: by a few requests at a time, so that a wrong one is not
-shown by all.
+"""Limit how many requests at a time send a login that no answer has proven yet, so that a wrong login is not
+sent by all of them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from regproxy.config.credentials import Login
 from regproxy.core.lru import Bounded
 
 TRIALS_KEPT: Final = 1024
-LANES: Final = 3  # requests that show an unproven login at a time, where nothing else can prove it
-LOST_MAX: Final = 5  # clients in a row that have left before the answer to what showed it
-PATIENCE: Final = 5.0  # seconds, for a proof and for a lane
+LANES: Final = 3  # requests that send an unproven login at a time, where nothing else can prove it
+LOST_MAX: Final = 5  # clients in a row that left before the answer to a request with the login
+PATIENCE: Final = 5.0  # seconds to wait for a proof, and for a lane
 
 Key = tuple[Login, str, int]
 Prove = Callable[[], Awaitable[None]]
@@ -25,7 +25,7 @@ Prove = Callable[[], Awaitable[None]]
 
 @dataclass(slots=True, eq=False)
 class _Queue:
-    """Those who show a login to a server. `lost`: how many of the last have not waited for its answer."""
+    """Requests that send a login to a server. `lost`: how many of the last did not wait for its answer."""
 
     inside: int = 0
     lost: int = 0
@@ -42,12 +42,12 @@ class Trials:
 
     @asynccontextmanager
     async def trial(self, key: Key, scope: object, prove: Prove) -> AsyncIterator[bool]:
-        """Show a login within this. True: it must not be shown.
+        """Send a login within this context. True: it must not be sent.
 
-        Who comes first tries it with a request of its own. What that asks for may take its time and tell
-        nothing, or its client may leave, so for who comes then `prove` finds out; where it can't, few try at
-        a time. One that was taken before is tried so again after a while, as its password may have changed,
-        but nobody goes without it for that.
+        The first request tries the login itself. It may take long and prove nothing, or its client may leave,
+        so for later requests `prove` finds out; where it can't, a few try at a time. A login accepted before
+        is tried like this again after a while, as its password may have changed, but no request goes without
+        it for that.
         """
         queue = self._queues.get(key)
         if queue is None:
@@ -75,7 +75,9 @@ class Trials:
                 queue.lanes.release()
 
     async def _may_show(self, key: Key, scope: object, queue: _Queue, prove: Prove) -> bool:
-        """Have a login proven that others show, or have left behind, or was refused; False: it rests."""
+        """Test a login that other requests are sending, that clients abandoned, or that was refused; False:
+        it is suspended.
+        """
         waits = queue.inside and not self._standings.fresh(key, self._clock())
         if waits or queue.lost >= LOST_MAX or self._standings.failed(key):
             with suppress(TimeoutError):
@@ -84,13 +86,13 @@ class Trials:
         if self._rests(key, scope):
             return False
         if queue.lost >= LOST_MAX:
-            # Nobody knows: one in a while, until somebody waits for the answer.
+            # The login is unproven: one request in a while, until a client waits for the answer.
             return self._standings.hold(key, self._clock()) == 0
         return True
 
     @contextmanager
     def _counting(self, queue: _Queue, *, counted: bool = True) -> Iterator[None]:
-        """Count who shows a login and does not wait for the answer."""
+        """Count requests that send a login and do not wait for the answer."""
         try:
             yield
         except asyncio.CancelledError:
@@ -106,7 +108,7 @@ class Trials:
 
 
 async def _take(lanes: asyncio.Semaphore) -> bool:
-    """Take a lane; False: none is free for long."""
+    """Take a lane; False if none is free within PATIENCE seconds."""
     try:
         async with asyncio.timeout(PATIENCE):
             await lanes.acquire()

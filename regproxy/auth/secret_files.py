@@ -1,7 +1,7 @@
-"""Small files that are read again when they change, as mounted secrets do.
+"""Read small files again when they change, as mounted secrets do.
 
-Told by device, inode, size and times of what the path leads to, so a symlink that is swapped counts. They are
-looked at once a second at most, in a thread: a file system that hangs holds up nobody for more than seconds.
+Changes are detected by device, inode, size and times of the path's target, so a swapped symlink counts. Files
+are checked once a second at most, in a thread: a hanging file system delays a request only for some seconds.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _Signature = tuple[tuple[int, ...] | None, ...]
 
 
 class Watched(Generic[_Value]):
-    """What `parse` makes of the texts of `paths`; it raises ValueError, with no text of theirs.
+    """The result of `parse` for the texts of `paths`; `parse` raises ValueError, without any of their text.
 
-    A file that can't be understood leaves what was there before: it may be half written. One that is gone
-    does not.
+    If a file can't be parsed, the previous value stays: the file may be half written. If one can't be read,
+    it does not.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Watched(Generic[_Value]):
         self._look: asyncio.Future[None] | None = None
 
     async def value(self) -> _Value:
-        """Return what the files say now; CredentialError names the file that can't be used."""
+        """Return the current value. Raises CredentialError, which names the file that can't be used."""
         if self._look is None and self._clock() - self._looked >= LOOK_SECONDS:
-            # One look at a time: a file system that hangs costs one thread.
+            # One check at a time: a hanging file system costs one thread.
             self._look = asyncio.get_running_loop().run_in_executor(None, self._refresh)
             self._look.add_done_callback(self._looked_at)
         if self._look is not None:
@@ -57,7 +57,7 @@ class Watched(Generic[_Value]):
         raise self._error or CredentialError(f"{self._paths[0]}: no answer within {HANG_SECONDS:g} s")
 
     def forget(self) -> None:
-        """Look at once the next time."""
+        """Check the files on the next call, without waiting for the interval."""
         self._looked = float("-inf")
 
     def _looked_at(self, look: asyncio.Future[None]) -> None:
@@ -67,7 +67,7 @@ class Watched(Generic[_Value]):
             look.exception()
 
     def _refresh(self) -> None:
-        """Runs in a thread, one at a time."""
+        """Read the files again if they have changed. Runs in a thread, one at a time."""
         for _ in range(3):
             before = _signature(self._paths)
             if before == self._signature:
@@ -77,7 +77,7 @@ class Watched(Generic[_Value]):
             except CredentialError as error:
                 self._fail(error, before, keep=False)
                 return
-            # Files that belong together are changed one after the other, or by one swapped link.
+            # Related files are changed one after the other, or by one swapped link.
             if _signature(self._paths) == before:
                 break
         try:
@@ -108,7 +108,7 @@ def _signature_of(path: str) -> tuple[int, ...] | None:
 
 
 def _read(path: str) -> str:
-    """Return a file's text; a pipe is not waited for."""
+    """Return a file's text, without waiting for a pipe."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as error:

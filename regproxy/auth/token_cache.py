@@ -1,4 +1,4 @@
-"""Registry tokens: fetched once for all who need the same, kept, and fetched anew ahead of their end."""
+"""Cache registry tokens: fetch each once for all requests that need it, and renew it before it expires."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from regproxy.registry.token_protocol import (
 )
 
 TOKENS_KEPT: Final = 1024
-EXCHANGE_SECONDS: Final = 30.0  # for all that one token takes
+EXCHANGE_SECONDS: Final = 30.0  # for all requests for one token
 REFRESHED_AT: Final = 0.8  # of the lifetime
 MARGIN: Final = (
-    5.0  # seconds before its end in which a token is not sent any more; at most a tenth of its life
+    5.0  # seconds before its expiry in which a token is no longer sent; at most a tenth of its lifetime
 )
 RETRY_SECONDS: Final = 5.0  # after a refresh that failed
 REFUSED_SECONDS: Final = 10.0  # for which a refusal is remembered
-PAUSE_SECONDS: Final = 5.0  # after a 429 that doesn't say for how long
+PAUSE_SECONDS: Final = 5.0  # after a 429 that states no time
 PAUSE_MAX: Final = 300.0
 _SAME_METHOD: Final = frozenset({307, 308})  # RFC 9110 15.4: others make a GET of a POST, without its form
 
 
 class Exchange(Protocol):
-    """Asks a server one thing. Upstream does."""
+    """Sends single requests to a server. Upstream implements it."""
 
     async def exchange(
         self,
@@ -57,32 +57,32 @@ class Exchange(Protocol):
     ) -> tuple[int, Response, bytes]:
         """Send one request and return status, head and body of its answer.
 
-        `headers` are all but Host and Content-Length. `registry`: whose answer has named this server; where
-        it may not lead to that, it is OffLimits. No redirect is followed; more than 64 KiB of body are a
+        `headers` are all but Host and Content-Length. `registry`: the one whose answer has named this server;
+        OffLimits if that answer may not lead there. No redirect is followed; more than 64 KiB of body are a
         BadResponse. Raises UpstreamError, or Refused where the address is not allowed.
         """
 
 
 class Ledger(Protocol):
-    """How logins fare is entered here."""
+    """Records how logins fare."""
 
     def refused(self, key: Key, login: Login, answer: str, *, alone: bool) -> Rest:
-        """The server has refused a login, which rests from now on, or what the token is for does alone.
+        """Record that the server has refused a login: the login is suspended, or only its scope.
 
         `alone`: see Standings.
         """
 
     def accepted(self, key: Key, login: Login) -> None:
-        """The server has taken it."""
+        """Record that the server has accepted a login."""
 
     async def prove(self, key: Key) -> None:
-        """Find out whether the server takes the login of a token at all, whatever the token is for."""
+        """Find out whether the server accepts the login of a token at all, whatever the token is for."""
 
     def failed(self, server: Origin, login: Login) -> bool:
-        """Whether it was refused, and not taken since."""
+        """Tell whether it was refused, and not accepted since."""
 
     def proven(self, server: Origin, login: Login) -> bool:
-        """Whether it was taken, and not refused since."""
+        """Tell whether it was accepted, and not refused since."""
 
     def count(self, registry: str, login: Login | None, outcome: str) -> None:
         """Count an answer: "issued", "refused" or "error"."""
@@ -92,7 +92,7 @@ class Ledger(Protocol):
 
 
 class NoToken(Exception):
-    """The token server says no. `login`: to whoever asked, whatever the scope."""
+    """The token server has refused. `login`: the refusal is about the login, whatever the scope."""
 
     def __init__(self, message: str, *, login: bool = False) -> None:
         super().__init__(message)
@@ -101,9 +101,9 @@ class NoToken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Which token: for which registry, from where, for what, as whom (None: anonymous).
+    """Identity of a token: its registry, realm, scopes and login (None: anonymous).
 
-    `narrow`: see Choice in logins.
+    `narrow`: see Choice in login_selection.
     """
 
     origin: Origin
@@ -114,7 +114,7 @@ class Key:
 
     @property
     def scope(self) -> Hashable:
-        """What its login's standing is about."""
+        """The scope of its login's standing."""
         return ("token", self.realm.target, self.realm.service, *self.scopes)
 
 
@@ -176,7 +176,7 @@ class Tokens:
         self._flights: Flights[Key, str] = Flights()
 
     async def token(self, key: Key) -> str:
-        """Return a token that is good for a moment at least. Raises NoToken, or UpstreamError."""
+        """Return a token that is valid for at least a moment. Raises NoToken, or UpstreamError."""
         kept, now = self._kept.get(key), self._clock()
         if kept is not None and now < kept.usable_until:
             if now >= kept.refresh_at:
@@ -189,7 +189,7 @@ class Tokens:
         return await self._flights.join(key, lambda: self._fetch(key))
 
     async def issue(self, key: Key) -> Issued:
-        """Return a token that is fetched for this, for a client. Raises as token() does."""
+        """Fetch a token for a client and return it. Raises as token() does."""
         refusal = self._refusals.get(key)
         if refusal is not None and self._clock() < refusal[0]:
             raise NoToken(refusal[1])
@@ -199,7 +199,7 @@ class Tokens:
         return Issued(value, max(1.0, left))
 
     def give_up(self, key: Key, value: str, after: float) -> bool:
-        """A registry has refused a token: forget it. False where it is younger than `after` seconds: another
+        """Forget a token that a registry has refused. False if it is younger than `after` seconds: another
         would be no better.
         """
         kept = self._kept.get(key)
@@ -211,11 +211,11 @@ class Tokens:
         return True
 
     def close(self) -> None:
-        """End what is under way."""
+        """Cancel running requests."""
         self._flights.close()
 
     async def _fetch(self, key: Key) -> str:
-        """Fetch a token. A login that has not been taken lately is not tried by all at once."""
+        """Fetch a token. A login that was not accepted lately is not tried by all requests at once."""
         server, login = key.realm.origin, key.login
         if login is None:
             return await self._ask(key)
@@ -253,7 +253,9 @@ class Tokens:
         return issued.value
 
     async def _judge_first(self, key: Key, login: Login) -> None:
-        """Have a login judged that was never shown before: the refusal may be about what the token is for."""
+        """Test a login that was neither accepted nor refused before: a refusal may be about the scope of the
+        token.
+        """
         server = key.realm.origin
         if not self._ledger.proven(server, login) and not self._ledger.failed(server, login):
             await self._ledger.prove(key)
@@ -277,7 +279,7 @@ class Tokens:
         return await ask_realm(self._exchange, self._ledger.leads_to, key, ask)
 
     def _check(self, key: Key, status: int, response: Response) -> None:
-        """Raise what an answer other than a token means."""
+        """Raise the error that an answer without a token means."""
         server, login = key.realm.origin, key.login
         if 200 <= status < 300:
             return
@@ -290,8 +292,8 @@ class Tokens:
         text = f"{server.host} answers {status} in place of a token"
         seconds = REFUSED_SECONDS
         if login is not None and status in (400, 401, 403):
-            # 403 is about this repository; so is 400, but for OAuth2's invalid_grant (RFC 6749 5.2). Of one
-            # that never got a token, each is taken as of 401.
+            # 403 is about this repository; so is 400, except OAuth2's invalid_grant (RFC 6749 5.2). For a
+            # login that never got a token, each counts as a 401.
             alone = status == 403 or (status == 400 and login.kind != "identity")
             rest = self._ledger.refused(key, login, f"status {status}", alone=alone)
             if rest.whole:

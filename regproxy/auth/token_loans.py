@@ -1,6 +1,8 @@
-"""Tokens that clients without credentials ask a token server for: its own login gets them, for pulls alone.
+"""Lend tokens, got with a token server's own login, to clients without credentials that ask that server for
+one.
 
-Only where a registry has said that its tokens come from there, and the login may serve that registry.
+Only where a registry has named that server as the source of its tokens, and the login may serve that
+registry; for pulls, and with `pushes` for pushes too.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class TokenLoans:
         self._pushes = pushes
 
     async def learn(self, named: Named) -> None:
-        """Remember a realm that a registry has named, for all workers, where there is a login for it."""
+        """Remember a realm that a registry has named, for all workers, if there is a login for it."""
         server = named.realm.origin
         if not is_plain(named.realm.target.partition("?")[0]) or self._realms.knows(named):
             return
@@ -37,9 +39,10 @@ class TokenLoans:
             await self._realms.learn(named)
 
     async def may_lend(self, server: Origin, request: Request) -> bool:
-        """Tell whether a client that has no credentials may be asking for a token where a registry has said.
+        """Tell whether a client without credentials may be asking for a token at a realm that a registry has
+        named.
 
-        lend() is the next then, with the request's body.
+        If so, call lend() with the request's body.
         """
         if (
             not self._logins.any
@@ -50,10 +53,11 @@ class TokenLoans:
         return bool(await self._named(server, request, lambda _: True))
 
     async def lend(self, server: Origin, request: Request, body: bytes) -> Issued | None:
-        """Return the token that a token server gives to its own login, for a client; None: not for this one.
+        """Return a token that the token server issues to its own login, for a client; None: not for this
+        request.
 
-        What the client has asked for is read, cut to what is lent, and asked for anew, so nothing of its
-        request is sent and nothing but the token comes back. Raises UpstreamError.
+        The client's request is parsed, cut to what is lent, and rewritten, so nothing of it is sent on and
+        only the token comes back. Raises UpstreamError.
         """
         query = request.path.partition("?")[2]
         ask = parse_token_ask(query, body, pushes=self._pushes)
@@ -76,7 +80,7 @@ class TokenLoans:
         path = request.path.partition("?")[0]
         for again in (False, True):
             if again:
-                # Another worker may have been told.
+                # Another worker may have learned of one.
                 await self._realms.look()
             found = [
                 named

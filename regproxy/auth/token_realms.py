@@ -1,7 +1,7 @@
-"""Where registries have said that their tokens come from, for all workers and over a restart.
+"""Remember the token realms that registries have named, for all workers and across restarts.
 
-A client may be told by one worker and ask through another, so what is new is in the file before the 401 is
-out.
+A client may get the 401 from one worker and ask for a token through another, so a new realm is in the file
+before the 401 is sent.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from regproxy.http.origin import Origin
 from regproxy.registry.token_protocol import Realm
 
 REALMS_MAX: Final = 256  # the latest
-OF_ONE_MAX: Final = 64  # that one registry may have: some name one for each repository
+OF_ONE_MAX: Final = 64  # for one registry: some name one for each repository
 SURE_SECONDS: Final = 600.0  # until it is written again: the file may have been deleted
 FAILED_SECONDS: Final = 30.0
-WAIT_SECONDS: Final = 2.0  # that a 401 is held up by a disk
+WAIT_SECONDS: Final = 2.0  # for which a slow disk may delay a 401
 _VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A registry has named this realm."""
+    """A realm, and the registry that has named it."""
 
     registry: Origin
     realm: Realm
 
 
 class Realms:
-    """What a worker knows of realms. `path`: of the file; None: nothing is shared."""
+    """The realms that a worker knows. `path`: the shared file; None: nothing is shared."""
 
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._file = _RealmFile(path) if path is not None else None
@@ -46,14 +46,14 @@ class Realms:
         self._known: dict[Named, None] = {}  # the latest last
         self._sure: Bounded[Named, float] = Bounded(REALMS_MAX)
         self._flights: Flights[Named | None, None] = Flights()
-        self._blind_until = 0.0  # the file could not be read in time
+        self._blind_until = 0.0  # after the file could not be read in time
 
     def knows(self, named: Named) -> bool:
-        """Tell whether there is nothing to be done about it."""
+        """Tell whether a realm is known and need not be written to the file for now."""
         return named in self._known and self._clock() < (self._sure.get(named) or 0.0)
 
     async def learn(self, named: Named) -> None:
-        """Know it from now on, and have the others know it; not for ever where a disk hangs."""
+        """Remember a realm and share it with the other workers; the wait for a hanging disk is limited."""
         if self.knows(named):
             return
         self._known = bounded([*self._known, named])
@@ -64,7 +64,7 @@ class Realms:
             self._sure.put(named, self._clock() + FAILED_SECONDS)
 
     def at(self, server: Origin, path: str) -> list[Named]:
-        """Return what is known of a path (without a query) of a server."""
+        """Return the known realms at a path (without a query) of a server."""
         return [
             named
             for named in self._known
@@ -76,7 +76,7 @@ class Realms:
         return any(named.registry == registry for named in self._known)
 
     async def look(self) -> None:
-        """Learn what other workers have learned."""
+        """Read the realms that other workers have learned."""
         if self._file is None or self._clock() < self._blind_until:
             return
         try:
@@ -86,7 +86,7 @@ class Realms:
             self._blind_until = self._clock() + FAILED_SECONDS
 
     def close(self) -> None:
-        """End what is under way."""
+        """Cancel running reads and writes."""
         self._flights.close()
 
     async def _share(self, named: Named) -> None:
@@ -102,7 +102,7 @@ class Realms:
 
 
 def bounded(named: Iterable[Named]) -> dict[Named, None]:
-    """Return the latest (last) ones that are kept, in their order: few of each registry."""
+    """Return the latest (last) ones to keep, in their order, with a limit for each registry."""
     counts: dict[Origin, int] = {}
     kept: list[Named] = []
     for each in dict.fromkeys(reversed(list(named))):
@@ -119,12 +119,12 @@ class _RealmFile:
         self._file = StateFile(path)
 
     def read(self) -> list[Named] | None:
-        """Return what it says, None if it is as it was."""
+        """Return the realms in the file, None if it has not changed or can't be read."""
         text = self._file.read()
         return None if text is None else decode(text)
 
     def add(self, named: Named) -> bool:
-        """Put another one in its place that has this too; False where that can't be done."""
+        """Replace the file by one that has this realm too; False if that fails."""
         return self._file.change(lambda text: encode(bounded([*decode(text), named])))
 
 
@@ -138,7 +138,7 @@ def encode(named: Iterable[Named]) -> bytes:
 
 
 def decode(text: bytes) -> list[Named]:
-    """Return what encode() was given; without what can't be understood, so that nothing stands in the way."""
+    """Return what encode() was given; entries that can't be parsed are left out, so that they do no harm."""
     try:
         data: Any = json.loads(text)
         rows = list(data["realms"]) if data["version"] == _VERSION else []

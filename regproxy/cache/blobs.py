@@ -86,7 +86,7 @@ class Store:
         board: Board | None = None,
         counters: Counters | None = None,
     ) -> None:
-        """Make the directories. Raises StoreError."""
+        """Create the directories. Raises StoreError."""
         self.root = root
         self.on_change: Callable[[], None] = _nothing
         self._loop = loop

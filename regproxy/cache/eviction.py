@@ -33,8 +33,8 @@ SIZE: Final = "size"
 INACTIVE: Final = "inactive"
 FREE: Final = "free"
 
-_HIGH: Final = 0.95  # of the limit; evicting begins above it
-_LOW: Final = 0.90  # and goes on to here
+_HIGH: Final = 0.95  # of the limit; eviction starts above it
+_LOW: Final = 0.90  # of the limit; eviction stops here
 _BATCH: Final = 200  # objects in a step
 _STEP: Final = 0.05  # seconds of a step
 _SETTLE: Final = 1.0  # seconds until the disk shows what was removed: workers close files within 250 ms
@@ -45,7 +45,7 @@ _GIB: Final = 1 << 30
 
 _TRUST: Final = 4  # at most 1/4 of the limit is made free for bytes that parts are only expected to get
 _GROWS: Final = 60.0  # seconds without a byte after which a part is not expected to grow
-_UNDER_PRESSURE: Final = 60.0  # seconds that a broken fill's part is kept when there is no room
+_UNDER_PRESSURE: Final = 60.0  # seconds for which a broken fill's part is kept when there is no room
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """What a step has removed and for which limit; `bytes` on disk. `more`: another step is due at once."""
+    """The result of a step, and the limit that it served; `bytes` on disk. `more`: another step is due at
+    once.
+    """
 
     reason: str = ""
     objects: int = 0
@@ -356,4 +358,4 @@ def fits(root: Path, max_size: int, total: int, now: float, besides: Path | None
     try:
         return sum(parts_disk(root, now, besides)) + total <= max_size * _LOW
     except OSError:
-        return True  # the disk itself will say what is wrong
+        return True  # writing will report what is wrong with the disk

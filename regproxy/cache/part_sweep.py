@@ -72,7 +72,7 @@ def _remove_unlocked(path: Path, now: float, keep: float) -> bool:
 
 
 def _keep(root: Path, path: Path, keep: float) -> float:
-    """Return how many seconds a file is kept after it was last written to."""
+    """Return for how many seconds a file is kept after its last write."""
     if path.suffix == TAG_CLAIM:
         return _TAG_AGE
     if path.suffix in BESIDE:

@@ -1,14 +1,14 @@
-"""A part file, and what its filler tells other processes of it.
+"""Manage part files, and the metadata with which a part's filler informs other processes.
 
-    parts/<64 hex>.part    grows; whoever holds its lock fills it, the others follow it
-    parts/<64 hex>.meta    a Meta as JSON: written by the filler, read by who follows
-    parts/<64 hex>.map     which bytes are there, where it is filled in several places (`block_map`)
-    parts/<64 hex>.want    offsets that others wait for, 8 bytes each, appended by who follows
-    parts/<64 hex>-<8 hex>.part    the same content from another registry, while the first one's is on its way
-    parts/<random>.part    content whose digest is not known yet; nobody follows it
+    parts/<64 hex>.part    grows; the process that holds its lock fills it, the others follow it
+    parts/<64 hex>.meta    a Meta as JSON: written by the filler, read by followers
+    parts/<64 hex>.map     which bytes it has, if it is filled in several places (`block_map`)
+    parts/<64 hex>.want    offsets that others wait for, 8 bytes each, appended by followers
+    parts/<64 hex>-<8 hex>.part    the same content from another registry, while the first fill is under way
+    parts/<random>.part    content whose digest is not known yet; it has no followers
 
-A part without a filler (its process was killed) is taken over where it ends. What was written before the
-machine itself went down is not: bytes that had not reached the disk may be zeros.
+A part without a filler (its process was killed) is resumed where it ends. Bytes written before the machine
+itself went down are not used: those that had not reached the disk may be zeros.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from regproxy.dataplane.block_map import Extents
 from regproxy.dataplane.file import File
 from regproxy.dataplane.growing_file import GrowingFile
 
-CLAIMED: Final = "claimed"  # its filler has asked `host`, which has said nothing yet
+CLAIMED: Final = "claimed"  # its filler has asked `host`, which has not answered yet
 OPEN: Final = "open"  # the origin has sent its head
-VERIFIED: Final = "verified"  # all is there, and its digest has matched
-LEFT: Final = "left"  # given up for now; what is there is good to go on with, `reason` says why
+VERIFIED: Final = "verified"  # complete, and its digest has matched
+LEFT: Final = "left"  # given up for now; its bytes are good and can be resumed, `reason` says why
 FAILED: Final = "failed"  # given up; `reason` says why
 
-# A map of more than 8 MiB is nothing to be written, or taken in, at once.
+# A map of more than 8 MiB is too large to write or load at once.
 MAPPED_MAX: Final = 1 << 42  # bytes
 # What lies beside a part and belongs to it.
 _META_MAX: Final = 16384
 _OFFSET: Final = struct.Struct("=q")
-_WANTS_MAX: Final = 1 << 20  # bytes; who asks for more waits for the filler to come by
+_WANTS_MAX: Final = 1 << 20  # bytes; beyond that, followers wait until the filler reaches their offset
 _WANTS_PIECE: Final = 65_536
 _TYPE_MAX: Final = 255  # characters
 _REASON_MAX: Final = 1000
@@ -50,7 +50,8 @@ _FILE_MODE: Final = 0o640
 
 @dataclass(frozen=True, slots=True)
 class Meta:
-    """`total`: bytes that the origin declared, -1 unknown; `size`: of a verified part. `host`: who was asked.
+    """State of a download. `total`: bytes that the origin declared, -1 unknown; `size`: of a verified part.
+    `host`: the one that was asked.
 
     `address` (see `http.hops`) and `seconds` are of the origin's answer; `word` is the failure's for metrics.
     `mapped`: what is there is in the map, the file's length says nothing.
@@ -69,7 +70,7 @@ class Meta:
 
     @property
     def sound(self) -> bool:
-        """Whether each field is what it should be; it was read from a file that anybody may have written."""
+        """Whether each field has a valid value; any process may have written the file."""
         texts = (self.state, self.media_type, self.address, self.host, self.word, self.reason)
         lengths = (self.total, self.size)
         return (
@@ -80,26 +81,27 @@ class Meta:
         )
 
     def failed(self, word: str, reason: str) -> Meta:
-        """The same download, given up."""
+        """Return the same download, given up."""
         return replace(self, state=FAILED, word=word, reason=reason)
 
     def left(self, word: str, reason: str) -> Meta:
-        """The same download, for somebody else to go on with later."""
+        """Return the same download, for another process to resume later."""
         return replace(self, state=LEFT, word=word, reason=reason)
 
 
 @cache
 def boot_id() -> str:
-    """What tells one run of the machine from the next; "" where the kernel does not say."""
+    """Return the id of this boot of the machine; "" if the kernel does not provide one."""
     with suppress(OSError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""
 
 
 class Part:
-    """A part file that is open here. `growth` is its content; `path` None: it has no name (any more).
+    """An open part file. `growth` is its content; `path` None: it has no name (any more).
 
-    `mine`: this process fills it. `by_size`: somebody may follow it by its length: it has to grow in order.
+    `mine`: this process fills it. `by_size`: a follower may read up to its length, so it has to grow in
+    order.
     """
 
     __slots__ = ("_meta_fd", "_read", "_told", "_want_fd", "by_size", "growth", "mine", "path")
@@ -119,7 +121,7 @@ class Part:
 
     @property
     def size(self) -> int:
-        """How many bytes the file has now."""
+        """The current length of the file in bytes."""
         return os.fstat(self.fd).st_size
 
     @property
@@ -137,7 +139,7 @@ class Part:
         return self.mine
 
     def read(self) -> Meta | None:
-        """What its filler has said last; None: nothing yet, or before the machine was started."""
+        """Return the last Meta of its filler; None: none yet, or from before the last boot."""
         place = self._meta_path
         if self._meta_fd < 0:
             if place is None:
@@ -149,7 +151,7 @@ class Part:
                 return None
         try:
             fields = json.loads(os.pread(self._meta_fd, _META_MAX, 0))
-            # It was found by its name: the name may have been another part's by then.
+            # Opened by name: the name may have been another part's by then.
             if (fields.pop("boot"), fields.pop("part")) == (boot_id(), self._identity):
                 meta = Meta(**fields)
                 if not meta.sound:
@@ -157,7 +159,7 @@ class Part:
                 self.by_size = self.by_size or not (meta.mapped or meta.state == CLAIMED)
                 return meta
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            # Being written just now, or another version's.
+            # Just being written, or another version's.
             pass
         return None
 
@@ -167,7 +169,7 @@ class Part:
         return [status.st_dev, status.st_ino]
 
     def write(self, meta: Meta) -> None:
-        """Tell the others. Raises OSError."""
+        """Write the Meta for the followers. Raises OSError."""
         place = self._meta_path
         if not self.mine or place is None:
             return
@@ -176,15 +178,15 @@ class Part:
         try:
             meta = replace(meta, media_type=meta.media_type[:_TYPE_MAX], reason=meta.reason[:_REASON_MAX])
             text = json.dumps({**asdict(meta), "boot": boot_id(), "part": self._identity}).encode()
-            # In one piece, and never shorter than what was there.
+            # In one write, and never shorter than before.
             os.pwrite(fd, text.ljust(max(len(text), os.fstat(fd).st_size)), 0)
         finally:
             os.close(fd)
-        # Who follows watches the part alone.
+        # Followers watch only the part.
         os.utime(self.fd)
 
     def restart(self) -> None:
-        """Forget what is there: it is not known to be right. Raises OSError."""
+        """Discard its bytes: they are not known to be right. Raises OSError."""
         os.ftruncate(self.fd, 0)
         place = self._meta_path
         if place is not None:
@@ -195,7 +197,9 @@ class Part:
     # --- several places at once --------------------------------------------------------------------------
 
     def scatter(self, total: int) -> None:
-        """Have it filled in several places from here on, by us; `total`: its length. Raises OSError."""
+        """Prepare an own part to be filled in several places from here on; `total`: its length. Raises
+        OSError.
+        """
         growth = self.growth
         extents = _extents(total, self._make(MAP, os.O_RDWR))
         device, inode = self._identity
@@ -207,14 +211,16 @@ class Part:
         growth.scatter(extents)
 
     def _make(self, suffix: str, flags: int) -> int:
-        """Make a file beside it anew: who has an older part's open must not take this one for it."""
+        """Create a file beside it anew: a process that has an older part's open must not take this one for
+        it.
+        """
         assert self.path is not None
         place = self.path.with_suffix(suffix)
         place.unlink(missing_ok=True)
         return os.open(place, flags | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
 
     def take_map(self, total: int) -> bool:
-        """Know which bytes are there as its filler does; False: there is no map of it (any more)."""
+        """Load the filler's map of the bytes that it has; False: there is no map of it (any more)."""
         growth = self.growth
         if self.path is None or not 0 < total <= MAPPED_MAX or growth.written > total:
             return False
@@ -236,23 +242,23 @@ class Part:
 
     @property
     def want_fd(self) -> int:
-        """What others append offsets to that they wait for; -1 where nobody can."""
+        """The file to which others append the offsets that they wait for; -1 if they can't."""
         return self._want_fd
 
     def ask_for(self, offsets: list[int]) -> None:
-        """Tell the filler that readers wait here, each once."""
+        """Tell the filler the offsets that readers wait for, each once."""
         growth = self.growth
-        # Who waits where the filler is going to be next need not say so.
+        # Offsets that the filler reaches next need not be written.
         ahead = (offset for offset in offsets if offset > growth.written and not growth.holds(offset))
         new = [offset for offset in ahead if offset not in self._told]
         if not new or self._want_fd < 0 or os.fstat(self._want_fd).st_size > _WANTS_MAX:
             return
         self._told.update(new)
-        with suppress(OSError):  # then it comes in its turn
+        with suppress(OSError):  # then the bytes come in order
             os.write(self._want_fd, b"".join(map(_OFFSET.pack, new)))
 
     def asked_for(self) -> list[int]:
-        """Where other processes' readers have begun to wait since this was called last."""
+        """Return the offsets for which other processes' readers have begun to wait since the last call."""
         if self._want_fd < 0:
             return []
         offsets: list[int] = []
@@ -266,26 +272,28 @@ class Part:
         return offsets
 
     def release(self) -> None:
-        """Leave it, and what is in it, to whoever takes it next."""
+        """Release its lock; the next process that takes it resumes it."""
         if self.mine:
             self.mine = False
             with suppress(OSError):
                 file_lock.unlock(self.fd)
 
     def disown(self) -> None:
-        """Take its name away, so that it is nobody's to find, and its space is free when nobody reads it."""
+        """Remove its name, so that no process finds it, and its space is freed when the last reader closes
+        it.
+        """
         path = self.path
         if path is not None and self.mine:
             with suppress(OSError):
                 if file_lock.names(path, self.fd):
-                    # First what belongs to it: who makes the part anew writes its own.
+                    # First the files beside it: a process that creates the part again writes its own.
                     unlink_beside(path)
                     path.unlink()
         self.path = None
         self.release()
 
     def removed(self) -> bool:
-        """Take its name away for good; whether that could be done."""
+        """Remove its name for good; return whether that worked."""
         try:
             if self.path is not None and file_lock.names(self.path, self.fd):
                 unlink_beside(self.path)
@@ -295,7 +303,7 @@ class Part:
         return True
 
     def close(self) -> None:
-        """Let go of what is open beside the content."""
+        """Close the files beside the content."""
         for fd in (self._meta_fd, self._want_fd):
             if fd >= 0:
                 os.close(fd)
@@ -303,7 +311,7 @@ class Part:
 
 
 def _extents(total: int, fd: int) -> Extents:
-    """The map of a content of `total` bytes in the open file `fd`, which is closed where that fails."""
+    """Return the map of a content of `total` bytes in the open file `fd`, which is closed if that fails."""
     try:
         return Extents(total, fd)
     except BaseException:
@@ -312,13 +320,13 @@ def _extents(total: int, fd: int) -> Extents:
 
 
 def unlink_beside(path: Path) -> None:
-    """Remove what belongs to the part at `path`. Raises OSError."""
+    """Remove the files beside the part at `path`. Raises OSError."""
     for suffix in BESIDE:
         path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def promised(path: Path) -> int:
-    """The bytes that the part at `path` is going to have, as its filler has said; 0 if it has not."""
+    """Return the length that the part at `path` will have according to its filler; 0 if unknown."""
     try:
         total = json.loads(path.with_suffix(META).read_bytes())["total"]
         return total if isinstance(total, int) and total > 0 else 0
@@ -351,7 +359,9 @@ def new_part(path: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Part:
 
 
 def memory_part(limit: int, error: int, loop: asyncio.AbstractEventLoop) -> Part:
-    """A part that no disk takes, for the errno `error`. Raises OSError where memory does not either."""
+    """Return a part in memory, as the disk failed with the errno `error`. Raises OSError if memory fails
+    too.
+    """
     growth = GrowingFile(File(os.memfd_create("regproxy-part", os.MFD_CLOEXEC), -1, loop), limit)
     growth.relay(error)
     return Part(None, growth, mine=True)

@@ -1,8 +1,8 @@
-"""Pins: images and contents that eviction leaves alone.
+"""Pin images and contents, so that they are not evicted.
 
-An image is written as people write it: `nginx`, `registry.k8s.io/pause:3.9`, `host:5000/a/b@sha256:...`. What
-belongs to it is read from its manifests: what of it is in the cache stays, and what is not yet will stay when
-it comes.
+An image is written as people write it: `nginx`, `registry.k8s.io/pause:3.9`, `host:5000/a/b@sha256:...`. Its
+content is read from its manifests: content that is in the cache stays, and content that is not yet will stay
+once it arrives.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class PinError(RegproxyError):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a name means. `host` and `port` are those of the origin, "" and 0 for content by digest alone.
+    """A parsed name. `host` and `port` are those of the origin, "" and 0 for content by digest alone.
 
     `digest` is "" for a tag, and `tag` is "" for a digest.
     """
@@ -50,7 +50,7 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """The one spelling of it that pins are kept under."""
+        """The normalised name under which pins are stored."""
         if not self.host:
             return self.digest
         host = HUB if (self.host, self.port) == (_HUB_ORIGIN, 443) else self.host
@@ -71,7 +71,7 @@ class Pinned:
 
 
 def parse(text: str) -> Reference:
-    """Return what a name means. Raises PinError."""
+    """Return the parsed name. Raises PinError."""
     if targets.is_digest(text):
         return Reference("", 0, "", "", text)
     rest, at, digest = text.removeprefix("docker://").partition("@")
@@ -91,7 +91,9 @@ def parse(text: str) -> Reference:
 
 
 def _split_host(rest: str, text: str) -> tuple[str, int, str]:
-    """Docker's rule: the first component is a host if it looks like one, else all of it is on Docker Hub."""
+    """Split off the host by Docker's rule: the first component is a host if it looks like one, else all of it
+    is on Docker Hub.
+    """
     first, slash, path = rest.partition("/")
     if not slash or not ("." in first or ":" in first or first == "localhost"):
         return HUB, 443, rest
@@ -103,9 +105,9 @@ def _split_host(rest: str, text: str) -> tuple[str, int, str]:
 
 
 def pin(root: Path, index: Index, text: str) -> Pinned:
-    """Keep what a name means now, in place of what it meant when it was pinned before.
+    """Pin what a name means now, in place of an earlier pin of that name.
 
-    Raises PinError where it is not in the cache, StoreError where the index can't be written.
+    Raises PinError if it is not in the cache, StoreError if the index can't be written.
     """
     reference = parse(text)
     digests = list(_closure(root, _entries(root, index, reference)))
@@ -116,7 +118,7 @@ def pin(root: Path, index: Index, text: str) -> Pinned:
 
 
 def unpin(index: Index, text: str) -> Reference:
-    """Let go of what was pinned under a name. Raises PinError where there is no such pin."""
+    """Remove the pin of a name. Raises PinError if there is none."""
     reference = parse(text)
     if not index.unpin(reference.name):
         raise PinError(f"{reference.name} is not pinned; `regproxy cache pins` lists what is")
@@ -124,7 +126,7 @@ def unpin(index: Index, text: str) -> Reference:
 
 
 def listing(root: Path, index: Index) -> list[Pinned]:
-    """All pins, by name."""
+    """Return all pins, by name."""
     pins: dict[str, list[str]] = {}
     for name, digest in index.pins():
         pins.setdefault(name, []).append(digest)
@@ -137,7 +139,7 @@ def _pinned(root: Path, name: str, digests: list[str]) -> Pinned:
 
 
 def _entries(root: Path, index: Index, reference: Reference) -> list[str]:
-    """The digests that a name stands for, and that are in the cache."""
+    """Return the digests that a name stands for, and that are in the cache."""
     if reference.digest:
         known = [reference.digest]
     else:
@@ -151,8 +153,8 @@ def _entries(root: Path, index: Index, reference: Reference) -> list[str]:
 
 
 def _closure(root: Path, entries: list[str]) -> Iterator[str]:
-    """The digests of `entries` and of all that their manifests name, each once."""
-    # Only what an index names, and what is pinned itself, can be a manifest; a layer is never read.
+    """Yield the digests of `entries` and of all that their manifests name, each once."""
+    # Only entries of an index, and the pinned content itself, can be manifests; a layer is never read.
     todo = deque((digest, True) for digest in entries)
     seen = set(entries)
     while todo:
@@ -164,7 +166,9 @@ def _closure(root: Path, entries: list[str]) -> Iterator[str]:
 
 
 def _children(root: Path, digest: str) -> list[tuple[str, bool]]:
-    """The digests that a manifest names, and whether each may be a manifest; none for other content."""
+    """Return the digests that a manifest names, and whether each may be a manifest; none for other
+    content.
+    """
     body = _read_small(root, digest)
     try:
         media_type = manifests.check_manifest(body, "")
@@ -192,7 +196,7 @@ def _field(entry: Any, key: str) -> str:
 
 
 def _read_small(root: Path, digest: str) -> bytes:
-    """The content of what may be a manifest; nothing where it is too large, gone or damaged."""
+    """Return the content of a possible manifest; b"" if it is too large, gone or damaged."""
     status = _status(root, digest)
     if status is not None and status.st_size <= MANIFEST_MAX:
         with suppress(OSError):

@@ -1,8 +1,8 @@
-"""Compares blobs/ with the index, one of its 256 directories at a time, and repairs what differs.
+"""Compare blobs/ with the index, one of its 256 directories at a time, and repair what differs.
 
-Workers go on committing and evicting meanwhile: a file is there a moment before its row, and gone a moment
-before it. So whatever looks wrong is looked at again before anything is removed, and a row that was removed
-is entered again where its file has come back.
+Workers go on committing and evicting meanwhile: a file exists a moment before its row, and is gone a moment
+before it. So each difference is checked again before anything is removed, and a removed row is entered again
+if its file has come back.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from regproxy.core.errors import StoreError
 
 log = logging.getLogger(__name__)
 
-DAY: Final = 86_400.0  # seconds; what is younger may belong to somebody who is at work
+DAY: Final = 86_400.0  # seconds; a younger file may belong to a process that is at work
 DIRECTORIES: Final = 256
 _PIECE: Final = 200  # files or rows between two yields
 _SUSPECTS: Final = 10_000  # orphans of one pass; the next pass takes the rest
-_SECOND_LOOK: Final = 1.0  # seconds; a worker enters what it has committed within 50 ms
+_SECOND_LOOK: Final = 1.0  # seconds; a worker enters committed content within 50 ms
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 
 T = TypeVar("T")
@@ -38,7 +38,9 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Found:
-    """What a pass has done so far. `bytes`: of removed files, on disk; `failures`: what could not be read."""
+    """The results of a pass so far. `bytes`: of removed files, on disk; `failures`: files that could not be
+    read.
+    """
 
     directories: int = 0
     adopted: int = 0
@@ -50,30 +52,32 @@ class Found:
 
 
 def digest_at(prefix: str, name: str) -> str | None:
-    """The digest that the file `name` in the directory `prefix` is named by; None: no digest of there."""
+    """Return the digest that the file `name` in the directory `prefix` is named by; None if it is no digest
+    of there.
+    """
     return f"sha256:{name}" if name.startswith(prefix) and _HEX.fullmatch(name) else None
 
 
 def is_hex(name: str) -> bool:
-    """Whether `name` is a digest without its algorithm."""
+    """Tell whether `name` is a digest without its algorithm."""
     return _HEX.fullmatch(name) is not None
 
 
 def row_of(digest: str, status: os.stat_result) -> ObjectRow:
-    """The row of a file that has none: used last when it was written."""
+    """Return a row for a file that has none: its last use is its last write."""
     return ObjectRow(
         digest, size=status.st_size, disk=status.st_blocks * 512, media_type=None, last_used=status.st_mtime
     )
 
 
 def rows_under(index: Index, prefix: str) -> dict[str, ObjectRow]:
-    """The rows of one directory, by digest. Raises StoreError."""
+    """Return the rows of one directory, by digest. Raises StoreError."""
     after = f"sha256:{int(prefix, 16) + 1:02x}" if prefix != "ff" else "sha256:g"
     return index.rows_between(f"sha256:{prefix}", after)
 
 
 def listed(root: Path, prefix: str) -> set[str]:
-    """The names in one directory; none where it does not exist. Raises OSError for any other trouble."""
+    """Return the names in one directory; none if it does not exist. Raises OSError for other errors."""
     try:
         with os.scandir(f"{root}/{layout.BLOBS}/{prefix}") as entries:
             return {entry.name for entry in entries}
@@ -82,7 +86,9 @@ def listed(root: Path, prefix: str) -> set[str]:
 
 
 def look(root: Path, digest: str) -> os.stat_result | None:
-    """The status of a blob's file; None: there is none, or no file. Raises OSError for other trouble."""
+    """Return the status of a blob's file; None: no such file, or not a regular one. Raises OSError for other
+    errors.
+    """
     try:
         status = os.lstat(layout.blob(root, digest))
     except FileNotFoundError:
@@ -93,7 +99,7 @@ def look(root: Path, digest: str) -> os.stat_result | None:
 def forget(root: Path, index: Index, digests: Sequence[str]) -> None:
     """Remove the rows of files that are gone. Raises StoreError.
 
-    One that was downloaded anew in this moment may have lost its row by that: it is entered again.
+    If one was just downloaded again, that may have removed its new row: it is entered again.
     """
     index.remove(digests)
     back = [row_of(digest, status) for digest in digests if (status := _glance(root, digest)) is not None]
@@ -108,14 +114,14 @@ def _glance(root: Path, digest: str) -> os.stat_result | None:
 
 
 def pieces(items: Iterable[T], size: int = _PIECE) -> Iterator[list[T]]:
-    """Cut into lists of at most `size`."""
+    """Yield lists of at most `size` items."""
     left = iter(items)
     while piece := list(islice(left, size)):
         yield piece
 
 
 class Reconciler:
-    """One pass. `found` is its result so far; `done`: it went through, and the index is complete now.
+    """One pass. `found` is its result so far; `done`: the pass is finished, and the index is complete now.
 
     `clock`: seconds since the epoch, as files' times are.
     """
@@ -137,22 +143,22 @@ class Reconciler:
         self.done = False
 
     def steps(self) -> Iterator[float]:
-        """Do the pass, a bounded piece for each next(); yields the seconds to wait before the next, mostly 0.
+        """Run the pass, a bounded piece for each next(); yield the seconds to wait before the next, mostly 0.
 
-        It ends early, not `done`, where the index becomes another file or the cache directory is gone. Raises
-        StoreError where the index can't be written. In both cases a new pass is due.
+        It ends early, not `done`, if the index is replaced by another file or the cache directory is gone.
+        Raises StoreError if the index can't be written. In both cases a new pass is due.
         """
         started = self._monotonic()
         self.found, self._whole = Found(), True
         self._suspects.clear()
         identity = self._identity()
         if identity is not None:
-            self._index.adopt(())  # raises where the index that is open here is not the one that is there
+            self._index.adopt(())  # raises if the open index is not the file at its path
             for number in range(DIRECTORIES):
                 yield from self._directory(f"{number:02x}")
                 self.found.directories = number + 1
                 if self._identity() != identity:
-                    return  # made anew, or taken away: what has been entered so far is not in it
+                    return  # recreated or removed: the rows entered so far are not in it
             yield from self._judge()
             if self._whole and self._identity() == identity:
                 self._index.set_complete()
@@ -160,7 +166,7 @@ class Reconciler:
         self._say(self._monotonic() - started)
 
     def _identity(self) -> tuple[int, int] | None:
-        """Which file the index is; None: there is none, or no cache directory."""
+        """Return which file the index is; None: there is none, or no cache directory."""
         try:
             status = layout.index(self._root).stat()
         except OSError:
@@ -201,7 +207,7 @@ class Reconciler:
             self.found.dropped += len(gone)
 
     def _enter(self, prefix: str, names: list[str], complete: bool) -> None:
-        """Enter files that have no row; old ones are suspects where every file is known to have had one."""
+        """Enter files that have no row; if every file is known to have had a row, old ones are suspects."""
         now = self._clock()
         rows = []
         for name in names:
@@ -227,7 +233,7 @@ class Reconciler:
 
     def _remove_stray(self, path: str, status: os.stat_result) -> None:
         if stat.S_ISDIR(status.st_mode):
-            return  # somebody made it, with something in mind
+            return  # made on purpose by someone
         try:
             os.unlink(path)  # noqa: PTH108
         except OSError as error:
@@ -237,7 +243,7 @@ class Reconciler:
             self.found.bytes += status.st_blocks * 512
 
     def _judge(self) -> Iterator[float]:
-        """Look at the suspects again, a second later, and remove those that still have no row."""
+        """Check the suspects again, a second later, and remove those that still have no row."""
         for some in pieces(tuple(self._suspects)):
             wait = some[-1][0] + _SECOND_LOOK - self._monotonic()
             if wait > 0:
@@ -250,10 +256,10 @@ class Reconciler:
     def _remove_orphan(self, digest: str) -> None:
         try:
             status = look(self._root, digest)
-            # Its time again: it may have been downloaded anew.
+            # Check its time again: it may have been downloaded again.
             if status is None or self._clock() - status.st_mtime <= DAY:
                 return
-            # Not object(), to which what can't be read is not known: this has to be certain.
+            # Not object(), which takes a row that can't be read for missing: this has to be certain.
             if not self._index.rows_between(digest, digest + "\0"):
                 os.unlink(layout.blob(self._root, digest))  # noqa: PTH108
                 self.found.orphans += 1

@@ -1,6 +1,6 @@
-"""Checks every blob against its digest, while the proxy runs; takes away what is wrong, and mends the index.
+"""Check every blob against its digest while the proxy runs; move bad files away and repair the index.
 
-What is wrong goes to quarantine/: its content is wanted by nobody, but it may say what happened to the disk.
+Bad files go to quarantine/: their content is of no use, but may show what happened to the disk.
 """
 
 from __future__ import annotations
@@ -26,18 +26,20 @@ from regproxy.core import file_lock
 log = logging.getLogger(__name__)
 
 _CHUNK: Final = 1 << 20  # bytes of a read
-_QUEUE: Final = 256  # blobs that wait for each thread
-_WAIT: Final = 0.1  # seconds between two looks at what the threads have found
-_SETTLE: Final = 2.0  # seconds; a worker enters a blob within 50 ms, an evictor drops a row within as much
+_QUEUE: Final = 256  # blobs queued for each thread
+_WAIT: Final = 0.1  # seconds between two checks of the threads' results
+_SETTLE: Final = 2.0  # seconds; a worker enters a blob within 50 ms, an evictor drops a row as soon
 _TICK: Final = 0.25
-_MENDED: Final = 200  # differences that are mended at once
+_MENDED: Final = 200  # differences that are repaired at once
 _UNSETTLED: Final = 10_000  # differences that wait for a second look
-_KEPT: Final = 1_000  # problems that are remembered
+_KEPT: Final = 1_000  # problems that are kept
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """`what`: a digest, or a path in the cache directory; `why` it is wrong; what was `done` about it."""
+    """A bad file or row. `what`: a digest, or a path in the cache directory; `why` it is wrong; what was
+    `done` about it.
+    """
 
     what: str
     why: str
@@ -51,7 +53,7 @@ class Problem:
 class Result:
     """`checked` blobs and `bytes` so far. `problems` has the first thousand, `wrong` counts them all.
 
-    `quarantined` of them were moved away; `entered` files were only waiting for an index that is new.
+    `quarantined` of them were moved away; `entered` files only had no row yet in a new index.
     """
 
     checked: int = 0
@@ -70,7 +72,7 @@ class _Task:
 
 @dataclass(frozen=True, slots=True)
 class _Bad:
-    """A file that was wrong, and where it is now; `moved` None: where it was, since moving failed so."""
+    """A bad file, and where it is now; `moved` None: moving failed because of `trouble`."""
 
     name: str
     digest: str | None
@@ -88,20 +90,20 @@ class _Unknown:
 
 @dataclass(slots=True, eq=False)
 class _Count:
-    """What one thread has done; only that thread changes it."""
+    """Counts of one thread; only that thread changes them."""
 
     checked: int = 0
     bytes: int = 0
 
 
 class _Stopped(Exception):
-    """The rest is not wanted any more."""
+    """The pass was ended early."""
 
 
 class Verifier:
     """One pass over all blobs, in `jobs` threads. Use from one thread.
 
-    `on_problem` is told each problem when it is found, `on_progress` is called some times a second.
+    `on_problem` is called with each problem when it is found, `on_progress` some times a second.
     """
 
     def __init__(
@@ -124,11 +126,11 @@ class Verifier:
         self._counts = [_Count() for _ in range(jobs)]
         self._stop = Event()
         self._ticked_at = 0.0
-        # Files without a row, and rows without a file, with the time when that was seen.
+        # Files without a row, and rows without a file, with the time at which that was seen.
         self._unsettled: deque[tuple[float, str, bool]] = deque()
 
     def run(self) -> Result:
-        """Check everything. Raises StoreError where the index, and OSError where the disk can't be used."""
+        """Check everything. Raises StoreError if the index, and OSError if the disk can't be used."""
         threads = [Thread(target=self._work, args=(count,), daemon=True) for count in self._counts]
         for thread in threads:
             thread.start()
@@ -157,7 +159,7 @@ class Verifier:
         for thread in threads:
             thread.join()
 
-    # --- what there is -----------------------------------------------------------------------------------
+    # --- listing the files ----------------------------------------------------------------------------------
 
     def _directory(self, prefix: str) -> None:
         rows = reconcile.rows_under(self._index, prefix)
@@ -180,7 +182,7 @@ class Verifier:
         self._collect(0.0)
 
     def _strangers(self) -> None:
-        """What lies beside the 256 directories."""
+        """Move away anything beside the 256 directories."""
         place = layout.blobs(self._root)
         with suppress(FileNotFoundError):
             for name in sorted(os.listdir(place)):  # noqa: PTH208
@@ -228,7 +230,7 @@ class Verifier:
         return None if task.known else _Unknown(task.digest)
 
     def _flaw(self, fd: int, digest: str, count: _Count, buffer: memoryview) -> str | None:
-        """What is wrong with a file, None: nothing."""
+        """Return what is wrong with a file, None if nothing."""
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return "is no file"
         hasher = hashlib.sha256()
@@ -259,10 +261,10 @@ class Verifier:
             return _Bad(name, digest, why, None, error.strerror or str(error))
         return _Bad(name, digest, why, moved)
 
-    # --- what the threads have found ---------------------------------------------------------------------
+    # --- results of the threads -----------------------------------------------------------------------------
 
     def _collect(self, timeout: float) -> None:
-        """Take in what has been found, waiting for the first of it."""
+        """Process the threads' results, waiting for the first."""
         with suppress(Empty):
             while True:
                 self._take(self._found.get(timeout=timeout) if timeout else self._found.get_nowait())
@@ -293,7 +295,7 @@ class Verifier:
         self._report(Problem(what, bad.why, f"moved to quarantine/{bad.moved.name}"))
 
     def _settle(self, *, all_of_them: bool = False) -> None:
-        """Look again at differences that are two seconds old, and mend those that still are some.
+        """Check differences again when they are two seconds old, and repair those that are left.
 
         Until then they may be a commit or an eviction that is under way.
         """
@@ -305,7 +307,7 @@ class Verifier:
                     return
                 time.sleep(_SETTLE - age)
             some = [waiting.popleft() for _ in range(min(_MENDED, len(waiting)))]
-            # Those that were seen a moment later wait for their turn.
+            # Those that were seen later wait for their turn.
             ripe = time.monotonic() - _SETTLE
             waiting.extendleft(reversed([entry for entry in some if entry[0] > ripe]))
             self._mend([(digest, has_file) for seen, digest, has_file in some if seen <= ripe])
@@ -316,7 +318,7 @@ class Verifier:
             status = reconcile.look(self._root, digest)
             row = self._index.object(digest)
             if has_file and status is not None and row is None:
-                # Renamed just now: it was evicted and fetched again meanwhile.
+                # If renamed just now, it was evicted and fetched again meanwhile.
                 if time.time() - status.st_ctime >= _SETTLE:
                     rowless.append(reconcile.row_of(digest, status))
             elif not has_file and status is None and row is not None:
@@ -348,7 +350,7 @@ class Verifier:
 
 
 def _free_name(directory: Path, name: str) -> Path:
-    """A place that is not taken: the same blob may have gone bad before."""
+    """Return an unused path: the same blob may have gone bad before."""
     directory.mkdir(mode=0o750, exist_ok=True)
     path, number = directory / name, 0
     while os.path.lexists(path):

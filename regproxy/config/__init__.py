@@ -1,1 +1,1 @@
-"""Settings from the environment and a TOML file, and the languages that they are written in."""
+"""Settings from the environment and a TOML file, and parsers for their values."""

@@ -1,4 +1,4 @@
-"""Where a registry's credentials come from, as it is written in `[origin."host".credentials]`.
+"""Parse where a registry's credentials come from: the table `[origin."host".credentials]`.
 
 Nothing is read or run here. Error texts name keys and never values.
 """
@@ -25,8 +25,8 @@ LoginKind = Literal["basic", "identity", "bearer"]
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Somebody's credential. `secret` is a password, or for `identity` an OAuth2 refresh token, or for
-    `bearer` a registry's token that is sent as it is.
+    """A credential. `secret` is a password, or for `identity` an OAuth2 refresh token, or for `bearer` a
+    registry's token that is sent unchanged.
     """
 
     username: str
@@ -35,13 +35,13 @@ class Login:
 
     @property
     def label(self) -> str:
-        """What logs and metrics call it: the user's name, or "token"."""
+        """Its name in logs and metrics: the username, or "token"."""
         name = "".join(char if char.isprintable() else "?" for char in self.username)
         return name[:LABEL_MAX] or "token"
 
     @property
     def usable(self) -> bool:
-        """Whether it can be sent: as UTF-8, and a token as a field's value."""
+        """Whether it can be sent: encoded as UTF-8, and a token as a field value."""
         try:
             (self.username + self.secret).encode()
         except UnicodeEncodeError:
@@ -56,14 +56,14 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A user and a password that are written in the settings."""
+    """A username and password written in the settings."""
 
     login: Login
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """A user (or the file that has it) and the file that has the password."""
+    """A username (or the file with it) and the file with the password."""
 
     username: str
     username_file: str
@@ -72,7 +72,7 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class TokenFile:
-    """A file with a token alone: a registry's (`bearer`), or an OAuth2 refresh token (`identity`)."""
+    """A file with only a token: a registry's (`bearer`), or an OAuth2 refresh token (`identity`)."""
 
     path: str
     kind: LoginKind
@@ -80,14 +80,14 @@ class TokenFile:
 
 @dataclass(frozen=True, slots=True)
 class DockerConfigFile:
-    """A config.json as `docker login` writes it."""
+    """A config.json as written by `docker login`."""
 
     path: str
 
 
 @dataclass(frozen=True, slots=True)
 class Helper:
-    """A program that is given a server's name and prints a JSON object with Username and Secret."""
+    """A program that gets a server's name and prints a JSON object with Username and Secret."""
 
     command: tuple[str, ...] = field(repr=False)
     server: str = ""
@@ -95,7 +95,7 @@ class Helper:
 
     @property
     def name(self) -> str:
-        """The program, without its path and arguments, which may be secrets."""
+        """The program's name, without its path and arguments, which may be secrets."""
         return self.command[0].rpartition("/")[2]
 
 
@@ -104,8 +104,8 @@ How = Pair | Files | TokenFile | DockerConfigFile | Helper
 
 @dataclass(frozen=True, slots=True)
 class CredentialSource:
-    """How to get a registry's login. `token_server`: (host, port) of a server in another domain that may be
-    shown it; port None is any.
+    """The source of a registry's login. `token_server`: (host, port) of a server in another domain to which
+    it may be sent; port None is any.
     """
 
     how: How
@@ -116,7 +116,7 @@ _KEYS: Final = (
     *("username", "password", "username_file", "password_file", "token_file", "identity_token_file"),
     *("docker_config", "helper", "exec", "timeout", "server", "token_server"),
 )
-# Each way, by the keys that make it.
+# The kind of source for each key.
 _WAYS: Final = {
     "username": "pair",
     "password": "pair",
@@ -135,7 +135,9 @@ _WANT_WAY: Final = (
 
 
 def parse_credentials_table(table: object) -> CredentialSource:
-    """Return the source that a table describes; ValueError says what would be right, without any value."""
+    """Return the source that a table describes. Raises ValueError, which says what would be right, without
+    any value.
+    """
     if not isinstance(table, Mapping):
         raise ValueError(f"a table with {_WANT_WAY}")
     for key in table:
@@ -205,7 +207,7 @@ def _command(table: Mapping[str, object]) -> tuple[str, ...]:
 
 
 def _text(table: Mapping[str, object], key: str) -> str:
-    """Return a text; "" only where the key is absent."""
+    """Return a text; "" only if the key is absent."""
     if key not in table:
         return ""
     value = table[key]

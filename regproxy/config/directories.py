@@ -1,4 +1,6 @@
-"""Where the cache and the CA live: what is configured, docker-registry-proxy's volumes, or the user's own."""
+"""Choose the directories of the cache and the CA: configured ones, docker-registry-proxy's volumes, or the
+user's.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ VOLUME_CA = "/ca"
 
 @dataclass(frozen=True, slots=True)
 class Directories:
-    """`notes` say which were taken and why, for the log."""
+    """The chosen directories. `notes` say which were chosen and why, for the log."""
 
     cache: Path
     ca_crt: Path
@@ -25,7 +27,9 @@ class Directories:
 
 
 def choose(config: Config, env: Mapping[str, str]) -> Directories:
-    """Return the directories, made if missing. Raises StoreError for one that can't be made or written."""
+    """Return the directories, created if missing. Raises StoreError for one that can't be created or
+    written.
+    """
     home = Path(env.get("HOME") or "/nonexistent")
     user_cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache") / "regproxy"
     user_data = Path(env.get("XDG_DATA_HOME") or home / ".local" / "share") / "regproxy" / "ca"
@@ -57,7 +61,7 @@ def _pick(what: str, variable: str, configured: str | None, volume: str, users: 
 
 
 def _has_ca(path: Path) -> bool:
-    """Whether there is nothing left to be written: a mounted secret is read-only."""
+    """Tell whether both CA files exist, so that nothing is left to write: a mounted secret is read-only."""
     return (path / "ca.crt").exists() and (path / "ca.key").exists()
 
 

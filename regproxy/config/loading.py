@@ -1,4 +1,4 @@
-"""Reading the configuration: the environment, and the TOML file that it names."""
+"""Read the configuration from the environment and the TOML file that it names."""
 
 from __future__ import annotations
 

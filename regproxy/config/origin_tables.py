@@ -1,4 +1,4 @@
-"""What the TOML file's [origin."host"] tables may say, and what they mean: settings of one registry's own."""
+"""Parse the TOML file's [origin."host"] tables: settings for one registry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from regproxy.core.errors import ConfigError
 
 Scheme = Literal["http", "https"]
 First = Literal["client", "proxy"]
-# A host as it is compared, and a port, or None for any.
+# A host in its normal form, and a port, or None for any.
 Key = tuple[str, int | None]
 
 SECRET: Final = "(set)"
@@ -33,7 +33,7 @@ _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
 
 @dataclass(frozen=True, slots=True)
 class Mirror:
-    """Where the same content may be had. `prefix`: the path ahead of /v2/, without a slash at its end."""
+    """A place with the same content. `prefix`: the path before /v2/, without a trailing slash."""
 
     scheme: Scheme
     host: str
@@ -43,12 +43,12 @@ class Mirror:
 
 @dataclass(frozen=True, slots=True)
 class OriginSettings:
-    """How one origin is asked. What a table doesn't say is as the settings for all have it.
+    """The settings of one origin. Values that its table doesn't set are the default ones.
 
-    `scheme`, `address`, `port`: of the way to it, None where that is as it is asked for; clients know nothing
-    of it. `parent_proxy`: "inherit" is the environment's, None is none. `ca_file` goes in place of
+    `scheme`, `address`, `port`: how to connect to it, None for the values that it is asked for by; clients
+    don't see them. `parent_proxy`: "inherit" is the environment's, None is none. `ca_file` replaces
     REGPROXY_UPSTREAM_CA_FILE. `mirrors` are asked first, in this order. `credentials_first`: whose
-    Authorization is tried first. `credentials`: where ours come from. Times are seconds.
+    Authorization is tried first. `credentials`: the source of the proxy's own. Times are seconds.
     """
 
     connect_timeout: float
@@ -69,7 +69,9 @@ class OriginSettings:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The settings for all, and those of origins that have a table. `shown`: (name, text) of what was set."""
+    """The default settings, and those of origins with a table. `shown`: (name, text) of the values that were
+    set.
+    """
 
     default: OriginSettings
     own: Mapping[Key, OriginSettings] = field(default_factory=dict)
@@ -85,7 +87,7 @@ _KINDS: Final = {
     "dict": "table",
 }
 
-# One value each; ValueError says what would be right.
+# Parsers of one value; ValueError says what would be right.
 
 
 def _text(value: Any) -> str:
@@ -194,7 +196,7 @@ _PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "credentials": parse_credentials_table,
 }
 KEYS: Final = tuple(_PARSERS)
-# What has nothing to do where there is no TLS.
+# Settings that have no effect without TLS.
 _OF_TLS: Final = ("ca_file", "client_cert_file", "client_key_file", "verify")
 
 
@@ -202,7 +204,7 @@ _OF_TLS: Final = ("ca_file", "client_cert_file", "client_key_file", "verify")
 
 
 def parse_tables(raw: Any, file: str, default: OriginSettings, errors: list[ConfigError]) -> Tables:
-    """Return what `origin` in a TOML file says; what can't be used is added to `errors`."""
+    """Return the tables in `origin` of a TOML file; errors are added to `errors`."""
     if not isinstance(raw, dict) or not all(isinstance(table, dict) for table in raw.values()):
         errors.append(ConfigError(f"{file}: origin", None, 'tables, such as [origin."registry.example"]'))
         return Tables(default)
@@ -220,7 +222,7 @@ def parse_tables(raw: Any, file: str, default: OriginSettings, errors: list[Conf
 
 
 def parse_key(text: str) -> Key:
-    """Return the host and port that a table is about."""
+    """Return the host and port of a table's name."""
     if "*" in text or text.startswith((".", "~")):
         raise ValueError("the name of one host: no masks here")
     host, port = split_host_port(text)
@@ -228,7 +230,7 @@ def parse_key(text: str) -> Key:
 
 
 def label_of(key: Key) -> str:
-    """Return a table's name as it is written in a file."""
+    """Return a table's name as written in a file."""
     host, port = key
     return f'origin."{HostRule(host, port)}"'
 
@@ -236,7 +238,7 @@ def label_of(key: Key) -> str:
 def _settings(
     table: Mapping[str, Any], default: OriginSettings, found: list[tuple[str, str]]
 ) -> OriginSettings:
-    """Return a table's settings; what is wrong with a value is added to `found`, as (".key", text)."""
+    """Return a table's settings; errors in values are added to `found`, as (".key", text)."""
     values: dict[str, Any] = {}
     for key, value in table.items():
         parse = _PARSERS.get(key)
@@ -260,7 +262,7 @@ def _settings(
 def _complaints(
     name: str, table: Mapping[str, Any], own: Mapping[Key, OriginSettings]
 ) -> Iterator[tuple[str, str]]:
-    """What is wrong with a table's name, and with settings that don't go together."""
+    """Yield errors in a table's name, and in settings that don't go together."""
     try:
         key = parse_key(name)
     except ValueError as error:
@@ -277,7 +279,7 @@ def _complaints(
 
 
 def _shown(key: str, raw: Any, settings: OriginSettings) -> str:
-    """A value as check-config shows it, without secrets."""
+    """Return a value as check-config shows it, without secrets."""
     if key == "parent_proxy":
         return "" if settings.parent_proxy is None else str(settings.parent_proxy)
     if key == "credentials":

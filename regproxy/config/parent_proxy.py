@@ -1,4 +1,4 @@
-"""Parent proxies: how one is written, what is asked of it, and who is reached without it."""
+"""Parse parent proxies, and the list of hosts that are reached without one."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from urllib.parse import unquote, urlsplit
 from regproxy.config.values import Address, Raw, parse_host, split_host_port
 from regproxy.core.addresses import as_address
 
-PROXY_PORT: Final = 3128  # Squid's, and ours
-EVERY_ADDRESS: Final = frozenset({"", "::", "0.0.0.0"})  # what a listening address is then
+PROXY_PORT: Final = 3128  # Squid's, and this proxy's own
+EVERY_ADDRESS: Final = frozenset({"", "::", "0.0.0.0"})  # listening addresses that mean every address
 _WANT_PROXY: Final = "http://host:port or http://user:password@host:port"
 
 # The first octets of a network: `10.*`, `10.`, `192.168.*.*`, `10/8`.
@@ -25,9 +25,9 @@ _Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class ParentProxy:
-    """A proxy that connections go through, by CONNECT. Neither its text nor its repr shows `authorization`.
+    """A proxy to connect through, by CONNECT. Neither its text nor its repr shows `authorization`.
 
-    `authorization` is the value of Proxy-Authorization (`Basic ...`, RFC 7617), empty where there is none.
+    `authorization` is the value of Proxy-Authorization (`Basic ...`, RFC 7617), empty if there is none.
     """
 
     host: str
@@ -51,9 +51,9 @@ class UnusableProxy(ValueError):
 
 
 def parse_parent_proxy(text: str) -> ParentProxy | None:
-    """Return the ParentProxy of a URL, as HTTPS_PROXY has it; None for the empty text.
+    """Return the ParentProxy of a URL, as in HTTPS_PROXY; None for the empty text.
 
-    Without `http://` it is taken as one, as curl does. No error repeats what may be a secret.
+    Without a scheme, `http://` is assumed, as curl does. No error repeats text that may be a secret.
     """
     if not text:
         return None
@@ -82,7 +82,7 @@ def parse_parent_proxy(text: str) -> ParentProxy | None:
 
 @dataclass(frozen=True, slots=True)
 class NoProxy:
-    """Who is reached without HTTPS_PROXY: host names with all below them, addresses, networks, or everybody.
+    """The hosts to reach without HTTPS_PROXY: host names with all below them, addresses, networks, or all.
 
     `.example.com` is what is below example.com, without itself, as Go and so docker and containerd have it.
     A port, where one is given, has to be the same. `local`: names of one label.
@@ -94,7 +94,7 @@ class NoProxy:
     local: bool = False
 
     def matches(self, host: str, port: int) -> bool:
-        """Whether `host`, in lower case and without brackets, is reached without it."""
+        """Tell whether `host`, in lower case and without brackets, is reached without it."""
         if self.everybody:
             return True
         ip = as_address(host)
@@ -174,13 +174,13 @@ def _network(text: str) -> _Network | None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine by its very name (RFC 6761 6.3) or address."""
+    """Tell whether a host is this machine by its name (RFC 6761 6.3) or address."""
     ip = as_address(host)
     return ip.is_loopback if ip is not None else host == "localhost" or host.endswith(".localhost")
 
 
 def is_own(proxy: ParentProxy, listens: Iterable[Address]) -> bool:
-    """Whether a parent proxy is, as it is written, this very proxy: what is asked would go in circles."""
+    """Tell whether a parent proxy is, as written, this proxy itself: requests would loop."""
     return any(proxy.port == own.port and _is_at(proxy.host, own.host) for own in listens)
 
 

@@ -1,9 +1,9 @@
-"""Every setting, from the environment and an optional TOML file, read and checked once.
+"""Define every setting, and read and check them from the environment and an optional TOML file.
 
-The names and defaults of docker-registry-proxy's variables are kept; what is ours alone starts with
-REGPROXY_. A TOML key is the variable's name in lower case, without `regproxy_` (with it is taken too).
-The environment wins over the file. A variable set to nothing counts as not set, except where nothing is a
-value of its own: an empty list, or a tier that is switched off.
+The names and defaults of docker-registry-proxy's variables are kept; new ones start with REGPROXY_. A TOML
+key is the variable's name in lower case, without `regproxy_` (with it is accepted too). The environment
+overrides the file. An empty variable counts as not set, except where the empty text is a value of its own: an
+empty list, or a tier that is switched off.
 """
 
 from __future__ import annotations
@@ -87,13 +87,13 @@ Origin = Literal["env", "toml", "default"]
 PREFIX = "REGPROXY_"
 ALWAYS_INTERCEPTED = ("registry-1.docker.io", "auth.docker.io", "docker.caching.proxy.internal")
 
-# Read by others than load(): the path of the TOML file, and the switch of a debug build.
+# Not read by load(): the path of the TOML file, and the switch of a debug build.
 _READ_ELSEWHERE = frozenset({"REGPROXY_CONFIG", "REGPROXY_DEBUG"})
-# What Kubernetes puts into every pod beside a Service named regproxy.
+# Set by Kubernetes in every pod beside a Service named regproxy.
 _SERVICE_LINK = re.compile(
     r"REGPROXY_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_[0-9]+_(?:TCP|UDP)\w*)"
 )
-# Most programs know these by their names in lower case.
+# Most programs know these in lower case.
 _LOWER_CASE_TOO = frozenset({"HTTPS_PROXY", "NO_PROXY"})
 _SHOWN_SECRET = "(set)"
 _PUSHES = (
@@ -132,7 +132,7 @@ class Config:
     log_level: LogLevel
     tls_records: Records
 
-    # Who is intercepted, who is reached, and as whom.
+    # Intercepted hosts, reachable hosts, and credentials for them.
     registries: tuple[HostRule, ...]
     connect_ports: frozenset[int]
     allow_targets: tuple[HostRule, ...]
@@ -145,7 +145,7 @@ class Config:
     no_proxy: NoProxy
     origin_tables: Tables
 
-    # What is kept, and for how long.
+    # Caching and retention.
     manifest_cache: bool
     ignored_headers: tuple[bytes, ...]
     tiers: tuple[Tier, ...]
@@ -157,7 +157,7 @@ class Config:
     min_free: int | None
     quota_reserve: Reserve
 
-    # Downloads: how many streams for one content, and what becomes of one that breaks.
+    # Downloads: the number of streams for one content, and retries of one that breaks.
     fill_streams: int
     resume_time: float
     min_rate: int
@@ -191,15 +191,15 @@ class Config:
 
 
 def describe(config: Config) -> list[tuple[str, str, Origin]]:
-    """Return (name, value as it was written, where from) of every setting, in SETTINGS' order, then origins'.
+    """Return (name, value as written, source) of every setting, in SETTINGS' order, then of origins.
 
-    The value of a secret is "(set)", or empty where there is none.
+    The value of a secret is "(set)", or empty if there is none.
     """
     return list(config.shown)
 
 
 def _text(parse: Callable[[str], Any]) -> Callable[[Raw], Any]:
-    """Return a parser of one text, surrounding blanks aside."""
+    """Return a parser of one text without surrounding blanks."""
 
     def parse_one(raw: Raw) -> Any:
         return parse(cast(str, raw).strip())
@@ -220,10 +220,10 @@ def _registries(raw: Raw) -> tuple[HostRule, ...] | Noted:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """A setting's name in the environment, its default as one would write it, and its meaning in one line.
+    """A setting's name in the environment, its default as written there, and its meaning in one line.
 
-    `field` is Config's field; empty where several settings make one. `many`: a list, in TOML too.
-    `blank`: the empty text is a value, as it is for every list. A `secret` is never shown.
+    `field` is Config's field; empty if several settings make one. `many`: a list, in TOML too. `blank`: the
+    empty text is a value, as it is for every list. A `secret` is never shown.
     """
 
     name: str
@@ -246,7 +246,7 @@ _TIMEOUT, _LISTEN, _FILE = _text(parse_positive_time), _text(parse_listen), _tex
 _DIRECTORY, _FORMAT = _text(parse_directory), _text(parse_log_format)
 _SWITCH, _WAIT, _KEEP = parse_switch, parse_timeout, parse_keepalive
 
-# The defaults and the meanings that are too long for a row.
+# Defaults and meanings that are too long for a row.
 _REGISTRIES = "registry.k8s.io gcr.io quay.io ghcr.io"
 _PRIMARY = "(stable|nightly|production|test)"
 _SECONDARY = r"(.*)(\d|\.)+(.*)(\d|\.)+(.*)(\d|\.)+"
@@ -369,7 +369,7 @@ SETTINGS: tuple[Setting, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """What was given for a setting, under which name (`label` is for error texts), and where."""
+    """The value given for a setting, its name there (`label`, for error texts), and its source."""
 
     setting: Setting
     label: str
@@ -389,7 +389,7 @@ class _Given:
 
 
 def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = "") -> Config:
-    """Return the Config that the environment and the text of a TOML file make.
+    """Return the Config of the environment and the text of a TOML file.
 
     `toml_name` is the file's name in error texts. Raises ConfigError, or ConfigErrors for more than one.
     """
@@ -420,7 +420,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
 
 
 def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: list[str]) -> Config:
-    """Return the Config, with what one setting says about another."""
+    """Return the Config, after settings that depend on one another were applied."""
     if fields["debug_nginx"] and given["REGPROXY_LOG_LEVEL"].origin == "default":
         fields["log_level"] = "debug"
     for name in ("DEBUG", "DEBUG_HUB"):
@@ -460,7 +460,7 @@ def _noting(item: _Given, value: Any, warnings: list[str]) -> Any:
 
 @contextmanager
 def _blaming(item: _Given, errors: list[ConfigError]) -> Iterator[None]:
-    """Turn what a parser raises into an error of this setting, kept for later."""
+    """Record a parser's exception as an error of this setting."""
     try:
         yield
     except ConfigError as error:
@@ -470,7 +470,7 @@ def _blaming(item: _Given, errors: list[ConfigError]) -> Iterator[None]:
 
 
 def _find(setting: Setting, env: Mapping[str, str], file: Mapping[str, _Given]) -> _Given:
-    """Return what counts for a setting: the environment, else the file, else the default."""
+    """Return the value that applies to a setting: the environment's, else the file's, else the default."""
     text = env.get(setting.name)
     if not text and setting.name in _LOWER_CASE_TOO:
         text = env.get(setting.name.lower(), text)
@@ -489,7 +489,7 @@ _BY_KEY = {key: setting for setting in SETTINGS for key in (setting.key, setting
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A TOML file: what it gives, by the settings' names, and its tables of origins as they stand."""
+    """A TOML file: its values by the settings' names, and its unparsed tables of origins."""
 
     name: str
     found: Mapping[str, _Given]
@@ -497,7 +497,7 @@ class _File:
 
 
 def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
-    """Read a file; what can't be used is added to `errors`."""
+    """Parse a file; errors are added to `errors`."""
     try:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
@@ -523,14 +523,14 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
 
 
 def _for_all_origins(values: Mapping[str, Any]) -> OriginSettings:
-    """Return what is so for origins without a table; values that can't be used are told of elsewhere."""
+    """Return the settings of origins without a table; invalid values are reported elsewhere."""
     connect, read, send = (values.get(f"PROXY_{side}_TIMEOUT", 60.0) for side in ("CONNECT", "READ", "SEND"))
     verify, ca_file = values.get("VERIFY_SSL", True), values.get("REGPROXY_UPSTREAM_CA_FILE")
     return OriginSettings(connect, read, send, verify=verify, ca_file=ca_file)
 
 
 def _raw(setting: Setting, value: Any) -> Raw:
-    """Return a TOML value as the text that the environment would have, or as a list of such."""
+    """Return a TOML value as the text that the environment would have, or as a list of such texts."""
     if setting.name == "REGPROXY_RESOLVE" and isinstance(value, dict):
         pairs = ((host, entry if isinstance(entry, list) else [entry]) for host, entry in value.items())
         return tuple(f"{host}={_scalar(address)}" for host, addresses in pairs for address in addresses)
@@ -555,7 +555,7 @@ _TIER_REGEXES = ("MANIFEST_CACHE_PRIMARY_REGEX", "MANIFEST_CACHE_SECONDARY_REGEX
 
 
 def _matcher(item: _Given, errors: list[ConfigError], warnings: list[str]) -> Matcher | None:
-    """Return the compiled expression of a tier; None where there is none."""
+    """Return the compiled expression of a tier; None if there is none."""
     if not item.raw:
         return None
     with _blaming(item, errors):
@@ -566,7 +566,7 @@ def _matcher(item: _Given, errors: list[ConfigError], warnings: list[str]) -> Ma
 
 
 def _tiers(matchers: Mapping[str, Matcher | None], values: Mapping[str, Any]) -> tuple[Tier, ...]:
-    """Return the tiers that there are, in their order of match."""
+    """Return the configured tiers, in the order in which they are matched."""
     primary, secondary = (matchers[name] for name in _TIER_REGEXES)
     rows: list[tuple[TierName, str, Matcher | None]] = []
     if primary:
@@ -580,11 +580,11 @@ def _tiers(matchers: Mapping[str, Matcher | None], values: Mapping[str, Any]) ->
     )
 
 
-# Names that are none.
+# Unknown names.
 
 
 def _unknown_variables(env: Mapping[str, str]) -> list[str]:
-    """Return a warning for each REGPROXY_ variable that nothing reads."""
+    """Return a warning for each REGPROXY_ variable that is not read."""
     known = {setting.name for setting in SETTINGS} | _READ_ELSEWHERE
     names = sorted(name for name in env if name.startswith(PREFIX) and name not in known)
     strange = (name for name in names if not _SERVICE_LINK.fullmatch(name))
@@ -592,12 +592,12 @@ def _unknown_variables(env: Mapping[str, str]) -> list[str]:
 
 
 def _printable(text: str) -> str:
-    """Return text that any UTF-8 stream takes: the environment may hold bytes that are none."""
+    """Return text that any UTF-8 stream accepts: the environment may hold bytes that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" for the nearest of the known names, or nothing."""
+    """Return "; did you mean X?" for the nearest of the known names, or ""."""
     names = {each.lower(): each for each in known}
     word = name.lower()
     bare = word.removeprefix(PREFIX.lower())

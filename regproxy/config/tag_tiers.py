@@ -1,9 +1,9 @@
-"""The manifest tiers: which tag is kept for how long, by regular expressions written for PCRE.
+"""Assign tags to tiers, which set how long they are fresh, by regular expressions written for PCRE.
 
 A tier's expression is matched from the start of the tag and is not anchored at its end, case matters, and
 only match or no match counts. RE2 does the matching, since tags come from clients and RE2 takes time linear
-in the tag; Python's `re` stands in for what RE2 leaves out (look-around, back references, possessive and
-atomic groups). PCRE spellings that both lack are rewritten first.
+in the tag; Python's `re` runs expressions that RE2 does not support (look-around, back references, possessive
+and atomic groups). PCRE spellings that both lack are rewritten first.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KNOWN_TAGS = 4_096
 # cosign's signatures and attestations.
 _LISTS = re.compile(r"sha(?:256|512)-[0-9a-f]{64}(?:\.[A-Za-z0-9_.-]+)?")
 
-# PCRE without UCP: ASCII only. What a class holds, to be put between brackets.
+# PCRE without UCP: ASCII only. The content of each class, for use between brackets.
 _POSIX = {
     "alnum": "0-9A-Za-z",
     "alpha": "A-Za-z",
@@ -46,14 +46,14 @@ _POSIX = {
 }
 _POSIX_CLASS = re.compile(r"\[:(\^?)(\w*):\]")
 
-# Escapes that RE2 or re lacks: what they are outside brackets, and within (None: not there).
+# Escapes that RE2 or re lacks: their replacements outside brackets, and within (None: none).
 _ESCAPES: dict[str, tuple[str, str | None]] = {
     "h": (r"[\t ]", r"\t "),
     "H": (r"[^\t ]", None),
     "v": (r"[\n-\r]", r"\n-\r"),
     "N": (r"[^\n]", None),
     "e": (r"\x1b", r"\x1b"),
-    # \K moves the start of what is reported as matched, and nothing is reported.
+    # \K moves the reported start of the match, and nothing is reported here.
     "K": ("", None),
 }
 _SPECIAL = frozenset(r"\.+*?()|[]{}^$-&~")
@@ -68,7 +68,7 @@ _QUANTIFIER = re.compile(r"\{[0-9]+(?:,[0-9]*)?\}")
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """A compiled expression; `engine` says what runs it. Equal when expression and engine are."""
+    """A compiled expression; `engine` is the one that runs it. Equal if expression and engine are."""
 
     regex: str
     engine: Literal["re2", "re"]
@@ -81,7 +81,7 @@ class Matcher:
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """A tier: its name as answers carry it, seconds to live, and what it takes (None: every tag).
+    """A tier: its name in answers, seconds to live, and the pattern of its tags (None: every tag).
 
     `swr`: for how many seconds after that a copy is served at once while it is revalidated (RFC 5861 3).
     """
@@ -108,7 +108,7 @@ class Tiers:
         self._known = lru_cache(maxsize=_KNOWN_TAGS)(self._first)
 
     def match(self, tag: str) -> Tier:
-        """Return the first tier that takes `tag`; remembered for tags of a length that the spec allows."""
+        """Return the first tier that matches `tag`; cached for tags of a length that the spec allows."""
         return self._known(tag) if len(tag) <= TAG_MAX else self._first(tag)
 
     def _first(self, tag: str) -> Tier:
@@ -123,7 +123,7 @@ class Tiers:
 def compile_tier(regex: str, variable: str = "manifest cache regex") -> tuple[Matcher, str | None]:
     """Return the matcher of a PCRE expression, and a warning if RE2 can't run it.
 
-    Raises ConfigError that names `variable` if neither RE2 nor `re` takes the expression.
+    Raises ConfigError, which names `variable`, if neither RE2 nor `re` accepts the expression.
     """
     try:
         return Matcher(regex, "re2", _compile_re2(regex)), None
@@ -143,7 +143,7 @@ def _compile_re2(regex: str) -> Callable[[str], bool]:
     options.log_errors = False  # else RE2 writes to standard error by itself
     options.never_capture = True
     match = re2.compile(translate(regex, end=r"\z"), options).match
-    # Bytes save RE2's wrapper the way back to character offsets; a lone surrogate has no strict encoding.
+    # Bytes save RE2's wrapper the conversion to character offsets; a lone surrogate has no strict encoding.
     return lambda tag: match(tag.encode("utf-8", "surrogatepass")) is not None
 
 
@@ -156,7 +156,7 @@ def _compile_re(regex: str) -> Callable[[str], bool]:
 
 
 def _reason(error: Exception) -> str:
-    """Return an engine's complaint as text; RE2's are bytes."""
+    """Return an engine's error message as text; RE2's are bytes."""
     first = error.args[0] if error.args else type(error).__name__
     return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(error)
 
@@ -164,8 +164,8 @@ def _reason(error: Exception) -> str:
 def translate(regex: str, end: str) -> str:
     """Return the expression with PCRE's own spellings replaced by those that RE2 and `re` share.
 
-    `end` is the engine's word for the very end of the text. What is unknown here is left as it is, for the
-    engine to judge. Raises ValueError for a POSIX class that does not exist.
+    `end` is the engine's escape for the very end of the text. Anything unknown here is left unchanged, for
+    the engine to judge. Raises ValueError for a POSIX class that does not exist.
     """
     out: list[str] = []
     pos = 0
@@ -178,7 +178,7 @@ def translate(regex: str, end: str) -> str:
         elif char == "(":
             text, pos = _group(regex, pos)
         elif char == "{" and not _QUANTIFIER.match(regex, pos):
-            # PCRE takes {,3} for itself; re would take it for {0,3}.
+            # PCRE takes {,3} literally; re would read it as {0,3}.
             text, pos = r"\{", pos + 1
         else:
             text, pos = char, pos + 1
@@ -187,7 +187,7 @@ def translate(regex: str, end: str) -> str:
 
 
 def _escape(regex: str, pos: int, end: str) -> tuple[str, int]:
-    """Return what stands for the escape at `pos`, outside brackets, and where it ends."""
+    """Return the replacement of the escape at `pos`, outside brackets, and where the escape ends."""
     if found := _NAMED_REFERENCE.match(regex, pos):
         return f"(?P={found[1] or found[2] or found[3]})", found.end()
     if found := _NUMBERED_REFERENCE.match(regex, pos):
@@ -220,7 +220,7 @@ def _quote(text: str) -> str:
 
 
 def _brackets(regex: str, pos: int) -> tuple[str, int]:
-    """Return what stands for the bracket expression that opens at `pos`, and where it ends."""
+    """Return the replacement of the bracket expression that opens at `pos`, and where the expression ends."""
     out = ["["]
     pos += 1
     if regex.startswith("^", pos):
@@ -243,7 +243,7 @@ def _brackets(regex: str, pos: int) -> tuple[str, int]:
 
 
 def _posix(name: str, *, negated: bool) -> str:
-    """Return the ranges of a POSIX class, or of all characters but those."""
+    """Return the ranges of a POSIX class, or of all other characters if negated."""
     if name not in _POSIX:
         raise ValueError(f"no POSIX class is named {name!r}")
     if not negated:
@@ -254,7 +254,7 @@ def _posix(name: str, *, negated: bool) -> str:
 
 
 def _group(regex: str, pos: int) -> tuple[str, int]:
-    """Return what stands for the opening of a group, or for a comment, and where it ends."""
+    """Return the replacement of the opening of a group, or of a comment, and where it ends."""
     if found := _COMMENT.match(regex, pos):
         return "", found.end()
     if found := _NAMED_GROUP.match(regex, pos):

@@ -1,7 +1,7 @@
-"""The small languages that settings are written in: nginx sizes, times and masks, hosts, lists, credentials.
+"""Parse the values of settings: nginx sizes, times and masks, hosts, lists, credentials.
 
 Each `parse_*` function takes text and returns a value, or raises ValueError whose text says what would be
-right. It does not repeat the text it was given, which may be a secret.
+right. The error does not repeat the given text, which may be a secret.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 Records = Literal["auto", "openssl"]
 LoginFor = Literal["pull", "push"]
 
-# A list as it was written: one text, or the entries of a TOML list.
+# A list as written: one text, or the entries of a TOML list.
 Raw = str | tuple[str, ...]
 
 INT64_MAX = 2**63 - 1
@@ -58,7 +58,7 @@ _WANT_HOST = "a host name or IP address, without https:// and without a path"
 
 
 def parse_size(text: str) -> int:
-    """Return bytes: nginx's ngx_parse_offset(), digits and an optional k, m or g of either case."""
+    """Return bytes, by nginx's ngx_parse_offset(): digits and an optional k, m or g of either case."""
     found = _SIZE.fullmatch(text)
     if found is None or len(found[1]) > 20:
         raise ValueError(_WANT_SIZE)
@@ -69,10 +69,10 @@ def parse_size(text: str) -> int:
 
 
 def parse_time(text: str) -> float:
-    """Return seconds: nginx's ngx_parse_time(), units in falling order, each once, spaces after a unit.
+    """Return seconds, by nginx's ngx_parse_time(): units in falling order, each once, spaces after a unit.
 
-    nginx refuses `y` and `M` where it counts in milliseconds and `ms` where it counts in seconds; all
-    units are taken here, so every text that nginx takes gives the same value.
+    nginx refuses `y` and `M` where it counts in milliseconds and `ms` where it counts in seconds; all units
+    are accepted here, so every text that nginx accepts gives the same value.
     """
     total = rank = pos = 0
     while pos < len(text):
@@ -94,7 +94,7 @@ def parse_time(text: str) -> float:
 
 
 def parse_positive_time(text: str) -> float:
-    """Return seconds, above 0: a timeout of 0 lets every operation fail at once, in nginx too."""
+    """Return seconds, above 0: a timeout of 0 makes every operation fail at once, in nginx too."""
     seconds = parse_time(text)
     if not seconds:
         raise ValueError("a time above 0")
@@ -102,7 +102,7 @@ def parse_positive_time(text: str) -> float:
 
 
 def parse_bool(text: str) -> bool:
-    """Return the truth of true, 1, yes, on / false, 0, no, off in any case."""
+    """Return the boolean of true, 1, yes, on / false, 0, no, off in any case."""
     word = text.lower()
     if word in _TRUE:
         return True
@@ -119,7 +119,7 @@ def parse_port(text: str) -> int:
 
 
 def parse_host(text: str) -> str:
-    """Return a host as it is compared: lower case, no trailing dot, IPv6 compressed and without brackets."""
+    """Return a host's normal form: lower case, no trailing dot, IPv6 compressed and without brackets."""
     bracketed = text.startswith("[") and text.endswith("]")
     if bracketed or ":" in text:
         return parse_address(text)
@@ -127,7 +127,7 @@ def parse_host(text: str) -> str:
 
 
 def parse_address(text: str) -> str:
-    """Return an IPv4 or IPv6 address in its shortest form; IPv6 is taken with and without brackets."""
+    """Return an IPv4 or IPv6 address in its shortest form; IPv6 is accepted with and without brackets."""
     inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
         address = ipaddress.ip_address(inner)
@@ -149,7 +149,7 @@ def _name(text: str) -> str:
 
 
 def split_host_port(text: str) -> tuple[str, int | None]:
-    """Return the host part as it stands, brackets included, and the port after it if there is one.
+    """Return the host part unchanged, brackets included, and the port after it if there is one.
 
     `reg.example:5000`, `[::1]:5000`; several colons outside brackets are an IPv6 address without a port.
     """
@@ -163,7 +163,7 @@ def split_host_port(text: str) -> tuple[str, int | None]:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. The empty host is every address of the machine; port 0 is any free port."""
+    """A listening address. The empty host is every address of the machine; port 0 is any free port."""
 
     host: str
     port: int
@@ -187,7 +187,7 @@ def parse_listens(raw: Raw) -> tuple[Address, ...]:
 
 @dataclass(frozen=True, slots=True)
 class HostRule:
-    """A host, or an nginx `hostnames` mask, with the port it is meant for; None is any port.
+    """A host, or an nginx `hostnames` mask, with the port that it applies to; None is any port.
 
     `*.example.com` is every name below example.com, `.example.com` is those and itself, `reg.*` is every
     name that starts so. A mask's star stands for one label or several, as in nginx. `~` and an expression
@@ -198,7 +198,7 @@ class HostRule:
     port: int | None = None
 
     def matches(self, host: str, port: int) -> bool:
-        """Return whether this rule is about `host` (any case, trailing dot, brackets) and `port`."""
+        """Tell whether this rule applies to `host` (any case, trailing dot, brackets) and `port`."""
         if self.port is not None and self.port != port:
             return False
         pattern, name = self.pattern, _comparable(host)
@@ -224,7 +224,7 @@ class HostRule:
 
 
 def _comparable(host: str) -> str:
-    """Return a client's spelling of a host in the form that rules are kept in."""
+    """Return a client's spelling of a host in the form that rules have."""
     if ":" not in host:
         return host.lower().removesuffix(".")
     try:
@@ -255,12 +255,12 @@ _Value = TypeVar("_Value")
 
 
 def _words(raw: Raw) -> list[str]:
-    """Return the entries of a list: separated by blanks or commas, or as the TOML file has them."""
+    """Return the entries of a list: separated by blanks or commas, or those of the TOML list."""
     return raw.replace(",", " ").split() if isinstance(raw, str) else [word.strip() for word in raw]
 
 
 def _each(words: Iterable[str], parse: Callable[[str], _Value]) -> Iterator[_Value]:
-    """Yield the value of each word; the error of one names it."""
+    """Yield the value of each word. Raises ValueError, which names the word."""
     for word in words:
         try:
             yield parse(word)
@@ -284,7 +284,9 @@ def parse_plain_redirects(raw: Raw) -> tuple[HostRule, ...] | None:
 
 
 def parse_header_masks(raw: Raw) -> tuple[bytes, ...]:
-    """Return the names of header fields of a list, in lower case; a `*` at its end stands for any end."""
+    """Return a list's names of header fields, in lower case; a `*` at the end of one stands for any
+    ending.
+    """
     return tuple(dict.fromkeys(_each(_words(raw), _header_mask)))
 
 
@@ -333,10 +335,11 @@ class Credential:
 
 
 def parse_credentials(raw: Raw, outer: str, inner: str) -> tuple[tuple[Credential, ...], list[str]]:
-    """Return the credentials of AUTH_REGISTRIES, and what may be misread, one text each.
+    """Return the credentials of AUTH_REGISTRIES, and warnings about entries that may be misread, one text
+    each.
 
-    `outer` stands between entries (a single space: any blanks), `inner` between host, user and password;
-    the password is all that remains and may hold `inner`, blanks and line breaks. No error names a part.
+    `outer` separates entries (a single space: any blanks), `inner` host, user and password; the password is
+    the rest and may contain `inner`, blanks and line breaks. No error names a part.
     """
     if isinstance(raw, str):
         raw = tuple(raw.split(None if outer == " " else outer))
@@ -387,7 +390,7 @@ def _credential(entry: str, inner: str) -> tuple[Credential, bool]:
     return Credential(rule.pattern, rule.port, username, password), doubtful
 
 
-# Words of single settings.
+# Single settings.
 
 
 def _path(text: str) -> str:
@@ -397,7 +400,7 @@ def _path(text: str) -> str:
 
 
 def parse_directory(text: str) -> str | None:
-    """Return the path of a directory, without a slash at its end; None for the empty text."""
+    """Return the path of a directory, without a trailing slash; None for the empty text."""
     return (_path(text).rstrip("/") or "/") if text else None
 
 
@@ -412,7 +415,7 @@ def parse_log(text: str) -> str:
 
 
 def parse_workers(text: str) -> int:
-    """Return how many workers, at most 1,024; 0 is one per core."""
+    """Return the number of workers, at most 1,024; 0 is one per core."""
     if text.lower() == "auto":
         return 0
     if not (text.isascii() and text.isdigit()) or len(text) > 4 or int(text) > 1_024:
@@ -421,19 +424,19 @@ def parse_workers(text: str) -> int:
 
 
 def parse_streams(text: str) -> int:
-    """Return how many connections one download may have, from 1 to 16."""
+    """Return the number of connections that one download may have, from 1 to 16."""
     if not (text.isascii() and text.isdigit()) or len(text) > 2 or not 1 <= int(text) <= 16:
         raise ValueError("a number from 1 to 16")
     return int(text)
 
 
 def parse_min_free(text: str) -> int | None:
-    """Return bytes; None is what suits the disk."""
+    """Return bytes; None means that they depend on the disk's size."""
     return None if text.lower() == "auto" else parse_size(text)
 
 
 def parse_level(text: str) -> LogLevel:
-    """Return the level of what is logged."""
+    """Return the log level."""
     level = {"warn": "warning"}.get(text.lower(), text.lower())
     if level not in ("debug", "info", "warning", "error"):
         raise ValueError("debug, info, warning or error")
@@ -448,14 +451,14 @@ def parse_log_format(text: str) -> LogFormat:
 
 
 def parse_records(text: str) -> Records:
-    """Return who makes the TLS records of large bodies."""
+    """Return which implementation makes the TLS records of large bodies."""
     if text.lower() not in ("auto", "openssl"):
         raise ValueError("auto or openssl")
     return cast(Records, text.lower())
 
 
 def parse_login_for(text: str) -> LoginFor:
-    """Return what configured credentials are for."""
+    """Return the requests for which configured credentials are used."""
     if text.lower() not in ("pull", "push"):
         raise ValueError("pull (pulls alone) or push (pushes too, where ALLOW_PUSH=true)")
     return cast(LoginFor, text.lower())
@@ -469,13 +472,13 @@ _RESERVE = re.compile(r"([0-9]{1,9})(%?)")
 
 @dataclass(frozen=True, slots=True)
 class Reserve:
-    """The last part of a registry's quota, which is spent sparingly: `amount` requests, or per cent of it."""
+    """The last part of a registry's quota, to be used sparingly: `amount` requests, or per cent of it."""
 
     amount: int
     percent: bool = False
 
     def of(self, limit: int) -> float:
-        """Return how many of `limit` requests that is."""
+        """Return the number of requests that it is of `limit`."""
         return limit * self.amount / 100 if self.percent else float(min(self.amount, limit))
 
 

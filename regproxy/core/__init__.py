@@ -1,1 +1,3 @@
-"""Building blocks that know no domain: errors, locks, single flight, bounded dictionaries, IP addresses."""
+"""Building blocks without domain knowledge: errors, locks, single-flight, bounded dictionaries, IP
+addresses.
+"""

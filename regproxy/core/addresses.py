@@ -1,4 +1,4 @@
-"""IP addresses: all the ways in which one is written, and how far what it names may be away.
+"""Parse IP addresses in all their spellings, and classify how far away they lead.
 
 The ranges are those of IANA's special-purpose address registries (RFC 6890).
 """
@@ -16,11 +16,11 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Reach(Enum):
-    """Where an address leads to."""
+    """How far away an address leads."""
 
     PUBLIC = "a public address"
-    PRIVATE = "a private address"  # or a reserved one: not to be reached over the Internet
-    # The proxy's own host, its neighbours on the link, the clouds' metadata services.
+    PRIVATE = "a private address"  # or a reserved one, which can't be reached over the Internet
+    # The proxy's own host, its neighbours on the link, clouds' metadata services.
     SPECIAL = "a loopback, link-local or metadata address"
 
 
@@ -51,9 +51,9 @@ _PRIVATE_4: Final = _v4(
     *("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"),  # documentation
     "240.0.0.0/4",  # reserved, and broadcast
 )
-# EC2's metadata are in the last one, with Pod Identity and the resolver.
+# EC2's metadata service is in the last one, with Pod Identity and the resolver.
 _SPECIAL_6: Final = _v6("::/128", "::1/128", "fe80::/10", "ff00::/8", "fd00:ec2::/32")
-_GLOBAL_6: Final = ipaddress.IPv6Network("2000::/3")  # all that is given out as global unicast
+_GLOBAL_6: Final = ipaddress.IPv6Network("2000::/3")  # all assigned global unicast
 _PRIVATE_6: Final = _v6(
     "2001::/23",  # Teredo, benchmarks, ORCHID and other protocols of the IETF
     *("2001:db8::/32", "3fff::/20"),  # documentation
@@ -70,7 +70,7 @@ _NUMBER: Final = re.compile(r"0[xX]([0-9a-fA-F]{1,64})|(0[0-7]{0,64})|([1-9][0-9
 
 @lru_cache(maxsize=4096)
 def reach_of(address: str) -> Reach:
-    """Return where an IP address, as the system gives it (`fe80::1%eth0` is one), leads to."""
+    """Return the reach of an IP address, as the system writes it (such as `fe80::1%eth0`)."""
     return _reach(ipaddress.ip_address(address.partition("%")[0]))
 
 
@@ -88,7 +88,8 @@ def _reach(ip: IPAddress) -> Reach:
     if ip in _SIX_TO_FOUR:
         return _reach(ipaddress.IPv4Address(ip.packed[2:6]))
     if ip in _LOCAL_NAT64:
-        # Private, whatever is behind it, and no way round to what is special. Bytes of zeros are none.
+        # Private, whatever the embedded address, but no way around SPECIAL. An address that begins with a
+        # zero byte is none.
         found = (_reach(each) for each in _behind_nat64(ip) if each.packed[0])
         return Reach.SPECIAL if Reach.SPECIAL in found else Reach.PRIVATE
     return Reach.PUBLIC if ip in _GLOBAL_6 and not _within(ip, _PRIVATE_6) else Reach.PRIVATE
@@ -106,9 +107,10 @@ def _behind_nat64(ip: ipaddress.IPv6Address) -> Iterator[ipaddress.IPv4Address]:
 
 
 def as_address(host: str) -> IPAddress | None:
-    """Return the address that a host is the text of; None for a name. IPv4 mapped into IPv6 is IPv4.
+    """Return the address that a host's text means; None for a name. IPv4 mapped into IPv6 is IPv4.
 
-    Besides the usual forms those that inet_aton(3) takes, and so every resolver: 127.1, 0x7f.1, 2130706433.
+    Besides the usual forms it accepts those of inet_aton(3), as every resolver does: 127.1, 0x7f.1,
+    2130706433.
     """
     text = host.strip("[]").partition("%")[0].removesuffix(".")
     try:
@@ -119,7 +121,7 @@ def as_address(host: str) -> IPAddress | None:
 
 
 def _inet_aton(text: str) -> ipaddress.IPv4Address | None:
-    """One to four numbers, decimal, octal or hexadecimal; the last one fills what the others leave."""
+    """Parse one to four numbers, decimal, octal or hexadecimal; the last one fills the remaining bytes."""
     numbers = [_number(part) for part in text.split(".")]
     if len(numbers) > 4:
         return None
@@ -145,7 +147,9 @@ def _number(text: str) -> int | None:
 
 
 def client_of(address: str) -> str:
-    """Return who is behind a client's address: of IPv6 its /64, in which a host may have any (RFC 4291)."""
+    """Return what identifies a client by its address: for IPv6 its /64, in which a host may have any address
+    (RFC 4291).
+    """
     ip = as_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         return str(ipaddress.IPv6Network((int(ip) >> 64 << 64, 64)))

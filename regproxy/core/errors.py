@@ -1,12 +1,12 @@
-"""The exception tree. Each error knows the HTTP status and the OCI error code it is answered with."""
+"""Define the exception tree. Each error has the HTTP status and the OCI error code of its answer."""
 
 from __future__ import annotations
 
 
 class RegproxyError(Exception):
-    """Any error of ours. `status` is the HTTP status, `code` the OCI error code of its answer.
+    """Any error of regproxy. `status` is the HTTP status, `code` the OCI error code of its answer.
 
-    `retry_after`: seconds after which it is worth asking again, for a Retry-After field; 0: nobody knows.
+    `retry_after`: seconds after which it is worth asking again, for a Retry-After field; 0: unknown.
     """
 
     status = 500
@@ -33,7 +33,7 @@ class CertificateError(RegproxyError):
 
 
 class HeadError(RegproxyError):
-    """A client's message head that can't be understood (RFC 9112)."""
+    """A client's message head that can't be parsed (RFC 9112)."""
 
     code = "UNSUPPORTED"
 
@@ -43,7 +43,7 @@ class HeadError(RegproxyError):
 
 
 class Refused(RegproxyError):
-    """Policy says no."""
+    """A request that policy does not allow."""
 
     status = 403
     code = "DENIED"
@@ -57,7 +57,7 @@ class StoreError(RegproxyError):
 
 
 class UpstreamError(RegproxyError):
-    """The origin could not be asked, or what it said can't be used."""
+    """The origin could not be asked, or its answer can't be used."""
 
     status = 502
     code = "UNAVAILABLE"
@@ -74,11 +74,11 @@ class UpstreamTimeout(UpstreamError):
 
 
 class OffLimits(UpstreamError):
-    """An answer of an origin leads to an address that the configuration does not let it lead to."""
+    """An origin's answer leads to an address that the configuration does not allow it to lead to."""
 
 
 class Busy(UpstreamError):
-    """Whoever asks has so many names looked up that no other one is: nobody was asked."""
+    """The requester has so many name lookups under way that no other is started: no server was asked."""
 
     status = 503
 
@@ -109,7 +109,7 @@ class DigestMismatch(UpstreamError):
 
 
 class RateLimited(UpstreamError):
-    """The origin has said 429 a while ago, and is not asked again before `retry_after` seconds are over."""
+    """The origin has answered 429, and is not asked again before `retry_after` seconds are over."""
 
     status = 429
     code = "TOOMANYREQUESTS"
@@ -130,7 +130,7 @@ class CircuitOpen(UpstreamError):
 
 
 class CredentialError(RegproxyError):
-    """A configured credential can't be had: a file is not there, a helper fails. Names no secret."""
+    """A configured credential can't be obtained: a file is missing, a helper fails. Names no secret."""
 
     status = 502
     code = "UNAVAILABLE"

@@ -1,6 +1,6 @@
-"""Locks between processes: who fills a part, who fetches a tag.
+"""Lock files between processes, for instance to fill a part or to fetch a tag.
 
-They are open-file-description locks (fcntl(2), F_OFD_SETLK): the kernel gives them back when the last
+They are open-file-description locks (fcntl(2), F_OFD_SETLK): the kernel releases them when the last
 descriptor of the description that took them is closed, so also when its process is killed.
 """
 
@@ -18,7 +18,7 @@ _UNLOCK: Final = struct.pack(_FLOCK, fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 
 
 def lock(fd: int) -> bool:
-    """Take the whole file, which has to be open for writing; False: another description has it."""
+    """Lock the whole file, which has to be open for writing; False: another description has the lock."""
     try:
         fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _LOCK)
     except (BlockingIOError, PermissionError):  # EAGAIN, EACCES
@@ -27,12 +27,12 @@ def lock(fd: int) -> bool:
 
 
 def unlock(fd: int) -> None:
-    """Give the file back, though descriptors of the same description stay open."""
+    """Release the lock, though descriptors of the same description stay open."""
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _UNLOCK)
 
 
 def names(path: str | Path, fd: int) -> bool:
-    """Whether `path` still is the file that `fd` has open: it may have been renamed or removed since."""
+    """Tell whether `path` still is the file that `fd` has open: it may have been renamed or removed since."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(fd))  # noqa: PTH116 (a str on the way of each fill)
     except FileNotFoundError:

@@ -1,6 +1,5 @@
-"""A dictionary that never grows beyond a number of entries: the one used longest ago goes.
-
-And what is to be said once in a while about each of many.
+"""Bounded dictionaries that drop the least recently used entry, and a limiter to once a minute for each
+key.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _Value = TypeVar("_Value")
 
 
 class Bounded(Generic[_Key, _Value]):
-    """At most `limit` entries. What is read or written counts as used."""
+    """At most `limit` entries. Reading or writing an entry counts as use."""
 
     __slots__ = ("_entries", "_limit")
 
@@ -32,26 +31,26 @@ class Bounded(Generic[_Key, _Value]):
         return f"Bounded({len(self._entries)} of {self._limit})"
 
     def get(self, key: _Key) -> _Value | None:
-        """Return the value, None without one."""
+        """Return the value, None if there is none."""
         value = self._entries.get(key)
         if value is not None:
             self._entries.move_to_end(key)
         return value
 
     def put(self, key: _Key, value: _Value) -> None:
-        """Enter or replace a value."""
+        """Add or replace a value."""
         self._entries[key] = value
         self._entries.move_to_end(key)
         if len(self._entries) > self._limit:
             self._entries.popitem(last=False)
 
     def drop(self, key: _Key) -> None:
-        """Remove an entry, if it is there."""
+        """Remove an entry, if present."""
         self._entries.pop(key, None)
 
 
 class Seldom:
-    """Once a minute for each key; times are a monotonic clock's."""
+    """Allows an action once a minute for each key; times are a monotonic clock's."""
 
     __slots__ = ("_next",)
 
@@ -59,12 +58,12 @@ class Seldom:
         self._next: Bounded[Hashable, float] = Bounded(1024)
 
     def lets(self, key: Hashable, now: float) -> bool:
-        """Tell whether it is time, and take it."""
+        """Tell whether the action is due, and if so start a new minute."""
         if now < (self._next.get(key) or now):
             return False
         self._next.put(key, now + SELDOM)
         return True
 
     def forget(self, key: Hashable) -> None:
-        """Let it be the next time."""
+        """Allow the action the next time."""
         self._next.drop(key)

@@ -1,4 +1,4 @@
-"""Single-flight: who asks for what is already being asked for waits for that answer."""
+"""Single-flight: concurrent requests with the same key share one run and its result."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _Value = TypeVar("_Value")
 
 
 class Flights(Generic[_Key, _Value]):
-    """One run for each key at a time. Who waits may be cancelled: the run goes on for the others."""
+    """At most one run for each key at a time. A waiter may be cancelled: the run goes on for the others."""
 
     __slots__ = ("_tasks",)
 
@@ -25,11 +25,11 @@ class Flights(Generic[_Key, _Value]):
         return len(self._tasks)
 
     def under_way(self, key: _Key) -> asyncio.Task[_Value] | None:
-        """Return the task of the run, None where there is none."""
+        """Return the task of the run, None if there is none."""
         return self._tasks.get(key)
 
     def start(self, key: _Key, run: Callable[[], Coroutine[Any, Any, _Value]]) -> asyncio.Task[_Value]:
-        """Return the task of the run, which begins unless one is under way."""
+        """Return the task of the run, which is started unless one is under way."""
         task = self._tasks.get(key)
         if task is None:
             task = self._tasks[key] = asyncio.get_running_loop().create_task(run())
@@ -37,7 +37,7 @@ class Flights(Generic[_Key, _Value]):
             def ended(done: asyncio.Task[_Value]) -> None:
                 if self._tasks.get(key) is done:
                     del self._tasks[key]
-                # Looked at, so that nobody complains of an error when all who waited have gone.
+                # Retrieved, so that asyncio does not log the error when all waiters have gone.
                 if not done.cancelled():
                     done.exception()
 
@@ -45,7 +45,7 @@ class Flights(Generic[_Key, _Value]):
         return task
 
     async def join(self, key: _Key, run: Callable[[], Coroutine[Any, Any, _Value]]) -> _Value:
-        """Wait for the run of `key` and return or raise what it does."""
+        """Wait for the run of `key` and return or raise its result."""
         return await asyncio.shield(self.start(key, run))
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""A small file that processes share and a restart finds: replaced as a whole, read when it has changed.
+"""Keep a small file that processes share and a restart reads: replaced as a whole, read when it has changed.
 
-<name>            what it says
-<name>.lock       held by who adds to it
-<name>.*.tmp      what takes its place; one that is left has lost its writer
+<name>            the content
+<name>.lock       held by a process that changes it
+<name>.*.tmp      the next content; one that is left over has lost its writer
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ _LEFT_OVER_SECONDS: Final = 60.0
 
 
 class StateFile:
-    """The file at `path`. What can't be read says nothing; what can't be written is left, and said once."""
+    """The file at `path`. If it can't be read, that is ignored; if it can't be written, that is logged
+    once.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -38,7 +40,7 @@ class StateFile:
                     left.unlink()
 
     def read(self) -> bytes | None:
-        """Return what it says, None if it is as it was, or can't be read."""
+        """Return the content, None if it has not changed or can't be read."""
         try:
             seen = _identity(self._path.stat())
             if seen == self._seen or seen[2] > FILE_MAX:
@@ -49,11 +51,11 @@ class StateFile:
             return None
 
     def write(self, text: bytes) -> bool:
-        """Put another one in its place, which is no news to who has written it. False: that failed."""
+        """Replace the content; read() of this object does not return it as a change. False: that failed."""
         return self._guarded(lambda: self._replace(text))
 
     def change(self, change: Callable[[bytes], bytes]) -> bool:
-        """Put `change(text)` into the place of what it says ("" where there is none), one process at a time.
+        """Replace the content by `change(content)` (b"" if there is none), one process at a time.
 
         False: that failed.
         """
@@ -79,7 +81,7 @@ class StateFile:
                     before = self._path.read_bytes()
             seen = self._seen
             self._replace(change(before))
-            # Others may have added what this process does not know yet.
+            # Others may have added data that this process does not know yet.
             self._seen = seen
 
     def _replace(self, text: bytes) -> None:
@@ -102,7 +104,7 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock; go on without it where somebody holds it for long, who may be stopped."""
+    """Hold a lock; go on without it if another process, which may be stopped, holds it for long."""
     with path.open("a") as file:
         for _ in range(_LOCK_TRIES):
             try:

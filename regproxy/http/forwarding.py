@@ -1,4 +1,4 @@
-"""Heads that go on: what is hop-by-hop, what a proxy adds (RFC 9110 7.6), and heads of our own."""
+"""Build the heads that the proxy sends on, without hop-by-hop fields (RFC 9110 7.6), and heads of its own."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from http import HTTPStatus
 from regproxy.core.errors import BadResponse
 from regproxy.http.messages import FRAMING, HOST, TARGET, Request, Response, tokens
 
-# Connection's options name more of them (RFC 9110 7.6.1). Trailers go with the chunked framing that carried
-# them, so Trailer goes too.
+# Connection's options name more of them (RFC 9110 7.6.1). Trailers end with the chunked framing that carried
+# them, so Trailer is dropped too.
 _HOP_BY_HOP = frozenset(b"connection keep-alive te trailer transfer-encoding upgrade http2-settings".split())
-# A Connection option may not take these away (RFC 9110 7.6.1: never list a field meant for all recipients).
-# Without this, `Connection: authorization` would make us judge one request and send another.
+# A Connection option may not remove these (RFC 9110 7.6.1: never list a field meant for all recipients).
+# Otherwise `Connection: authorization` would make the proxy judge one request and send another.
 _NEVER_HOP_BY_HOP = frozenset(
     b"accept authorization content-encoding content-length content-range content-type docker-content-digest"
     b" host if-match if-none-match if-range location range www-authenticate".split()
@@ -21,7 +21,7 @@ _COOKIES = frozenset({b"set-cookie", b"set-cookie2"})
 
 
 def _hop_by_hop(headers: Iterable[tuple[bytes, bytes]]) -> frozenset[bytes]:
-    """Return the names that belong to this connection alone."""
+    """Return the names that belong to this connection only."""
     named = [value for name, value in headers if name == b"connection"]
     return _HOP_BY_HOP | (frozenset(tokens(named)) - _NEVER_HOP_BY_HOP) if named else _HOP_BY_HOP
 
@@ -39,7 +39,7 @@ def upstream_head(
 
     Left out: hop-by-hop fields, those that Connection names, Proxy-*, Host, and the names in `drop`. A field
     in `put` replaces those of its name. The body's framing is written from `request.body`, so that no header
-    can talk it away; only `drop` and `put` can. `target` defaults to the request's path. Names in lower case.
+    can change it; only `drop` and `put` can. `target` defaults to the request's path. Names in lower case.
     Raises BadResponse for a host, target or value that can't stand in a head: such come from an origin's
     redirect or token, never from `request`.
     """
@@ -56,7 +56,7 @@ def upstream_head(
         for name, value in request.headers
         if name not in skip and not name.startswith(b"proxy-")
     ]
-    # One field of the two at most, whatever is put: both would be a smuggled request of our own making.
+    # At most one of the two fields, whatever is put: both would be request smuggling by the proxy itself.
     if not replaced & FRAMING:
         if request.body.kind == "length" and b"content-length" not in drop:
             lines.append(b"content-length: %d" % request.body.length)
@@ -67,7 +67,7 @@ def upstream_head(
 
 
 def _sealed(lines: list[bytes]) -> bytes:
-    """Join lines to a head; BadResponse when one of them holds a line break or NUL (RFC 9110 5.5)."""
+    """Join lines to a head. Raises BadResponse if one of them holds a line break or NUL (RFC 9110 5.5)."""
     head = b"\r\n".join(lines) + b"\r\n\r\n"
     ends = len(lines) + 1
     if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head:
@@ -83,7 +83,7 @@ def end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, byte
 
 
 def forwarded(response: Response) -> list[tuple[bytes, bytes]]:
-    """Return what of a response's fields goes to a client, to which the proxy says its own Date.
+    """Return a response's fields for a client, without Date, which the proxy sends itself.
 
     A 204, or anything else that can't have a body, must not announce one (RFC 9110 8.6).
     """
@@ -97,6 +97,8 @@ _STATUS_LINES = {s.value: b"HTTP/1.1 %d %b" % (s.value, s.phrase.encode("ascii")
 
 
 def build_head(status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return `HTTP/1.1 200 OK` and the fields as bytes to send; BadResponse for a line break in a field."""
+    """Return `HTTP/1.1 200 OK` and the fields as bytes to send. Raises BadResponse for a line break in a
+    field.
+    """
     line = _STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status
     return _sealed([line, *[name + b": " + value for name, value in headers]])

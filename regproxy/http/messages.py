@@ -1,9 +1,9 @@
-"""HTTP/1.x message heads: what came in, what goes out, how long the body is, and which part of it is meant.
+"""Parse HTTP/1.x message heads, and find out how the body is framed and which target is meant.
 
-This is the border to clients and origins, so it is strict where leniency would let two parties disagree
-about where a message ends (request smuggling, RFC 9112 11.2). llhttp (through httptools) checks characters
-and syntax; the first line and the body's framing are judged here a second time, by rules of our own.
-Everything that is sent on is written anew from the parsed fields; no byte of a head is copied unread.
+This is the border to clients and origins, so it is strict where leniency would let two parties disagree about
+where a message ends (request smuggling, RFC 9112 11.2). llhttp (through httptools) checks characters and
+syntax; the first line and the body's framing are checked here a second time, by stricter rules. Everything
+that is sent on is rewritten from the parsed fields; no byte of a head is copied unread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LENGTH_MAX: Final = 2**63 - 1
 
 _NAME = r"(\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]|[A-Za-z0-9._-]{0,252}[A-Za-z0-9_-]\.?)"
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/([0-9])\.([0-9])\r\n")
-# 101 answers nothing that we ask: Upgrade is never sent on.
+# 101 is no valid answer: Upgrade is never sent on.
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (?!101)([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?\r\n")
 # What Go's net/http and curl take from servers as well: more blanks, no reason phrase or a strange one.
 _ODD_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) +(?!101)([1-9][0-9][0-9])(?: .*)?", re.DOTALL)
@@ -44,7 +44,7 @@ _JUDGED = FRAMING | {b"connection", b"expect", b"host"}
 
 @dataclass(frozen=True, slots=True)
 class Framing:
-    """How a body ends: none, after `length` bytes, with the last chunk, or with the connection."""
+    """How a body ends: no body, after `length` bytes, with the last chunk, or with the connection."""
 
     kind: Literal["none", "length", "chunked", "eof"]
     length: int = 0
@@ -61,7 +61,7 @@ EOF: Final = Framing("eof")
 
 
 class _Fields:
-    """Look-up in `headers`; names are given in lower case."""
+    """Lookups in `headers`; names are given in lower case."""
 
     __slots__ = ()
     headers: Headers
@@ -101,7 +101,7 @@ class Request(_Fields):
 
     @property
     def authority(self) -> str:
-        """`host[:port]` that is meant: the target's own, which outranks Host (RFC 9112 3.2.2); or ""."""
+        """The `host[:port]` that is meant: the target's own, which outranks Host (RFC 9112 3.2.2); or ""."""
         if self.method == "CONNECT":
             return self.target
         if not self.target.startswith("/") and (absolute := _ABSOLUTE.fullmatch(self.target)) is not None:
@@ -125,7 +125,7 @@ _Parser = type[httptools.HttpRequestParser] | type[httptools.HttpResponseParser]
 
 
 class _Collector:
-    """httptools' callbacks."""
+    """Callbacks for httptools."""
 
     __slots__ = ("complete", "fields")
 
@@ -141,20 +141,21 @@ class _Collector:
 
 
 def _collect(head: bytes, parser: _Parser) -> Headers:
-    """Return the fields of exactly one head; httptools.HttpParserError when it is anything else."""
-    # llhttp would go on with a second message; where the head ends was decided by whoever cut it out.
+    """Return the fields of exactly one head. Raises httptools.HttpParserError for anything else."""
+    # llhttp would go on with a second message; the caller has decided where the head ends.
     if head.find(b"\r\n\r\n") != len(head) - 4:
         raise httptools.HttpParserError("not exactly one head that ends with an empty line")
     collector = _Collector()
     with suppress(httptools.HttpParserUpgrade):
-        parser(collector).feed_data(head)  # raised by CONNECT and Upgrade, once the fields are complete
+        # suppressed: raised by CONNECT and Upgrade, once the fields are complete
+        parser(collector).feed_data(head)
     if not collector.complete:
         raise httptools.HttpParserError("incomplete head")
     return tuple(collector.fields)
 
 
 def _judged(headers: Headers) -> dict[bytes, list[bytes]]:
-    """Return the values of the few fields that decide about the message itself."""
+    """Return the values of the few fields that determine framing and connection."""
     found: dict[bytes, list[bytes]] = {}
     for name, value in headers:
         if name in _JUDGED:
@@ -163,18 +164,18 @@ def _judged(headers: Headers) -> dict[bytes, list[bytes]]:
 
 
 def tokens(values: Iterable[bytes]) -> list[bytes]:
-    """Return the members of comma-separated lists, in lower case, empty ones left out (RFC 9110 5.6.1)."""
+    """Return the members of comma-separated lists, in lower case, without empty ones (RFC 9110 5.6.1)."""
     members = (member.strip(b" \t").lower() for value in values for member in value.split(b","))
     return [member for member in members if member]
 
 
 def _content_length(values: list[bytes]) -> int | None:
-    """Return the one Content-Length, None when it isn't one number of at most 18 digits (so below 2**63)."""
+    """Return the one Content-Length, None if it isn't one number of at most 18 digits (so below 2**63)."""
     return int(values[0]) if len(values) == 1 and values[0].isdigit() and len(values[0]) <= 18 else None
 
 
 def _keep_alive(options: list[bytes], minor: int) -> bool:
-    """RFC 9112 9.3: `close` always ends it, 1.1 persists by itself, 1.0 only when asked to."""
+    """Tell whether the connection stays open (RFC 9112 9.3): never with `close`; 1.0 only if asked to."""
     return b"close" not in options and (minor >= 1 or b"keep-alive" in options)
 
 
@@ -185,8 +186,8 @@ def parse_request(head: bytes) -> Request:
     """Return the request of `head`, which is exactly one head with its empty line.
 
     Raises HeadError: 400 malformed or ambiguous, 417 an unknown expectation, 501 an unknown method or
-    transfer coding, 505 not HTTP/1.0 or 1.1. Heads of up to MEMO_HEAD_MAX bytes are remembered, the last
-    MEMO_ENTRIES of them, since a client that stays sends the same few again and again.
+    transfer coding, 505 not HTTP/1.0 or 1.1. The last MEMO_ENTRIES heads of up to MEMO_HEAD_MAX bytes are
+    cached, since a client on a persistent connection sends the same few again and again.
     """
     request = _memo.get(head)
     return _remember(head) if request is None else request
@@ -196,7 +197,7 @@ def _remember(head: bytes) -> Request:
     request = _parse_request(head)
     if len(head) <= MEMO_HEAD_MAX:
         if len(_memo) >= MEMO_ENTRIES:
-            # First in, first out: a hit then writes nothing, and what is hot comes back after one parse.
+            # First in, first out: a hit then writes nothing, and a frequent head is back after one parse.
             del _memo[next(iter(_memo))]
         _memo[head] = request
     return request
@@ -218,7 +219,7 @@ def _parse_request(head: bytes) -> Request:
     _check_host(found.get(b"host", []), minor)
     body = _request_framing(found, minor)
     if method == "CONNECT" and not body.empty:
-        # RFC 9110 9.3.6: it has no content. What follows is the tunnel, and must not be read as a body.
+        # RFC 9110 9.3.6: CONNECT has no content. What follows is the tunnel, and must not be read as a body.
         raise HeadError(400, "CONNECT with a body")
     keep_alive = _keep_alive(tokens(found.get(b"connection", ())), minor)
     expects = _expects_continue(found.get(b"expect", ()), minor) and not body.empty
@@ -226,7 +227,7 @@ def _parse_request(head: bytes) -> Request:
 
 
 def _request_line(head: bytes) -> tuple[str, str, int]:
-    """Return (method, target, minor version) of `METHOD SP target SP HTTP/1.x CRLF` and nothing looser."""
+    """Return (method, target, minor version) of exactly `METHOD SP target SP HTTP/1.x CRLF`."""
     line = _REQUEST_LINE.match(head)
     if line is None:
         raise HeadError(400, "malformed request line")
@@ -239,7 +240,7 @@ def _request_line(head: bytes) -> tuple[str, str, int]:
 
 
 def _check_target(method: str, target: str) -> None:
-    """Accept the form of request target that belongs to `method` (RFC 9112 3.2)."""
+    """Check that the form of the request target belongs to `method` (RFC 9112 3.2)."""
     if "#" in target:
         raise HeadError(400, "request target with a fragment")
     if method == "CONNECT":
@@ -251,7 +252,7 @@ def _check_target(method: str, target: str) -> None:
 
 
 def _check_host(values: list[bytes], minor: int) -> None:
-    """RFC 9112 3.2: one valid Host; only HTTP/1.0 may do without."""
+    """Check for one valid Host; only HTTP/1.0 may omit it (RFC 9112 3.2)."""
     if len(values) > 1 or (minor >= 1 and not values):
         raise HeadError(400, "no Host, or more than one")
     if values and HOST.fullmatch(values[0]) is None:
@@ -259,7 +260,7 @@ def _check_host(values: list[bytes], minor: int) -> None:
 
 
 def _request_framing(found: dict[bytes, list[bytes]], minor: int) -> Framing:
-    """RFC 9112 6.3, where it leaves a choice the stricter one.
+    """Return a request's framing by RFC 9112 6.3; where that leaves a choice, the stricter one.
 
     Transfer-Encoding | Content-Length | body
     -                 | -              | none
@@ -282,13 +283,15 @@ def _request_framing(found: dict[bytes, list[bytes]], minor: int) -> Framing:
     names = tokens(codings)
     if names == [b"chunked"]:
         return CHUNKED
-    # RFC 9112 6.1: not understood = 501; 6.3 item 4: chunked isn't the last, so nobody knows the end = 400.
+    # RFC 9112 6.1: unknown coding = 501; 6.3 item 4: chunked isn't the last, so the end is unknown = 400.
     unknown = names[-1:] == [b"chunked"] and names.count(b"chunked") == 1
     raise HeadError(501 if unknown else 400, "transfer coding other than chunked")
 
 
 def _expects_continue(values: Iterable[bytes], minor: int) -> bool:
-    """RFC 9110 10.1.1: HTTP/1.0 can't expect it; an expectation that isn't known fails with 417."""
+    """Tell whether 100-continue is expected (RFC 9110 10.1.1): HTTP/1.0 can't; unknown expectations fail with
+    417.
+    """
     expected = tokens(values) if minor >= 1 else []
     if any(token != b"100-continue" for token in expected):
         raise HeadError(417, "unknown expectation")
@@ -296,9 +299,9 @@ def _expects_continue(values: Iterable[bytes], minor: int) -> bool:
 
 
 def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
-    """Return (host, port) of `host[:port]`; HeadError 400 for anything else.
+    """Return (host, port) of `host[:port]`. Raises HeadError 400 for anything else.
 
-    The host in lower case, without brackets and the root's dot, so that one host has one spelling.
+    The host is in lower case, without brackets and trailing dot, so that one host has one spelling.
     `default_port` None: the port must be named, as in CONNECT (RFC 9110 9.3.6).
     """
     match = _AUTHORITY.fullmatch(text)
@@ -313,7 +316,7 @@ def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
 def parse_response(head: bytes, method: str) -> Response:
     """Return the response of `head` (exactly one head with its empty line) to a request of `method`.
 
-    Raises BadResponse for what is malformed, ambiguous about where its body ends, or in a coding not known.
+    Raises BadResponse if it is malformed, ambiguous about where its body ends, or in an unknown coding.
     """
     line = _STATUS_LINE.match(head)
     try:
@@ -385,7 +388,7 @@ def _one_length(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
 def _response_framing(
     found: dict[bytes, list[bytes]], minor: int, status: int, method: str
 ) -> tuple[Framing, bool]:
-    """RFC 9112 6.3: return (framing, whether the connection may be used again after it)."""
+    """Return a response's framing by RFC 9112 6.3, and whether the connection may be used again after it."""
     lengths, codings = found.get(b"content-length"), found.get(b"transfer-encoding")
     length = None
     if codings is not None:
@@ -396,7 +399,8 @@ def _response_framing(
         if length is None:
             raise BadResponse("malformed or repeated Content-Length")
     if status < 200 or status == 204 or (method == "CONNECT" and status < 300):
-        # These may not announce a body (RFC 9110 8.6). Who does may also send it: don't use that line again.
+        # These may not announce a body (RFC 9110 8.6). A server that does may also send it: don't reuse the
+        # connection.
         return NONE, codings is None and not length
     if method == "HEAD" or status == 304:
         return NONE, True

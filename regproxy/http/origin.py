@@ -1,4 +1,4 @@
-"""Origins: who answers."""
+"""Define an origin: the scheme, host and port of a server."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ _URL = re.compile(r"([A-Za-z]+)://([^/?#]+)(?:[/?#].*)?", re.DOTALL)
 
 
 def _host(name: str) -> str:
-    """Hosts compare without case, the root's dot and an IPv6 literal's brackets."""
+    """Return a host's normal form: hosts compare without case, trailing dot and an IPv6 literal's
+    brackets.
+    """
     return name.strip("[]").rstrip(".").lower()
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who answers: scheme, host in lower case without brackets, port (RFC 9110 4.3.1)."""
+    """An origin server: scheme, host in lower case without brackets, port (RFC 9110 4.3.1)."""
 
     scheme: str
     host: str
@@ -27,7 +29,9 @@ class Origin:
 
     @classmethod
     def of(cls, url: str) -> Origin:
-        """Return the origin of an absolute http or https URL; BadResponse for all else, userinfo included."""
+        """Return the origin of an absolute http or https URL. Raises BadResponse for anything else, or with
+        userinfo.
+        """
         match = _URL.fullmatch(url)
         port = _DEFAULT_PORTS.get(match[1].lower()) if match is not None else None
         if match is None or port is None:

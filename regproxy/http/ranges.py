@@ -1,4 +1,4 @@
-"""Ranges and conditions (RFC 9110 13, 14)."""
+"""Parse range requests and conditions (RFC 9110 13, 14)."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from regproxy.http.messages import LENGTH_MAX
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Bytes `start` up to, not including, `stop` of a body."""
+    """The bytes of a body from `start` up to, not including, `stop`."""
 
     start: int
     stop: int
 
     @property
     def length(self) -> int:
-        """Number of bytes."""
+        """The number of bytes."""
         return self.stop - self.start
 
     def content_range(self, total: int) -> bytes:
@@ -30,13 +30,15 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
-    """`first` to `last` inclusive, `last` None = to the end, `first` None = the last `last` bytes."""
+    """A requested byte range: `first` to `last` inclusive, `last` None = to the end, `first` None = the last
+    `last` bytes.
+    """
 
     first: int | None
     last: int | None
 
     def resolve(self, total: int) -> Span:
-        """Return the span within `total` bytes, never an empty one; raises Unsatisfiable."""
+        """Return the span within `total` bytes, never an empty one. Raises Unsatisfiable."""
         if self.first is None:
             start, stop = max(0, total - (self.last or 0)), total
         else:
@@ -53,9 +55,9 @@ _CONTENT_RANGE = re.compile(rb"[bB][yY][tT][eE][sS] ([0-9]{1,18})-([0-9]{1,18})/
 
 
 def parse_content_range(value: bytes | None) -> tuple[Span, int | None] | None:
-    """Return what a 206 has, and the length of the whole, None if the origin does not know it.
+    """Return the span of a 206, and the length of the whole, None if the origin does not know it.
 
-    None where the header is absent or malformed (RFC 9110 14.4).
+    None if the header is absent or malformed (RFC 9110 14.4).
     """
     match = _CONTENT_RANGE.fullmatch(value or b"")
     if match is None:
@@ -68,10 +70,10 @@ def parse_content_range(value: bytes | None) -> tuple[Span, int | None] | None:
 
 
 def parse_range(value: bytes | None) -> ByteRange | None:
-    """Return the one byte range asked for.
+    """Return the one byte range that is requested.
 
-    None when the header is absent, malformed, in another unit or asks for several ranges: then it is ignored
-    and the whole is sent (RFC 9110 14.2). Numbers from 2**63 up count as 2**63 - 1.
+    None if the header is absent, malformed, in another unit or for several ranges: then it is ignored and the
+    whole is sent (RFC 9110 14.2). Numbers from 2**63 up count as 2**63 - 1.
     """
     match = None if value is None else _RANGE.fullmatch(value)
     if match is None:
@@ -110,9 +112,9 @@ def resolve_ranges(ranges: tuple[ByteRange, ...], total: int) -> list[Span]:
 
 
 def none_match(value: bytes | None, etag: bytes) -> bool:
-    """Tell whether If-None-Match names `etag` (quoted), so that 304 is the answer. Absent: False.
+    """Tell whether If-None-Match names `etag` (quoted), so that the answer is 304. Absent: False.
 
-    Weak comparison (RFC 9110 13.1.2). A bare digest without quotes is taken too, as distribution does.
+    Weak comparison (RFC 9110 13.1.2). A bare digest without quotes is accepted too, as in distribution.
     """
     if value is None:
         return False
@@ -121,5 +123,5 @@ def none_match(value: bytes | None, etag: bytes) -> bool:
 
 
 def if_range_allows(value: bytes | None, etag: bytes) -> bool:
-    """Tell whether If-Range lets Range count (RFC 9110 13.1.5, strong). Absent: True; a date: False."""
+    """Tell whether If-Range lets Range apply (RFC 9110 13.1.5, strong). Absent: True; a date: False."""
     return value is None or (value == etag and not etag.startswith(b"W/"))

@@ -82,7 +82,7 @@ class Policy:
         path: str = "/v2/",
         stretch: float = 1.0,
     ) -> Plan:
-        """Decide about one request.
+        """Return the plan for one request.
 
         `held`: the content (of the digest, or of the tag's stored variant that suits the request) is in the
         cache. `age`: seconds since the origin confirmed that tag, inf if the tag has moved since; None for

@@ -23,12 +23,12 @@ from regproxy.registry.targets import Kind, Target
 # Accept and Authorization are in the keys of shared fetches, all three fields in those of refusals.
 SENT: Final = frozenset(b"accept authorization user-agent".split())
 
-# A range says which bytes of a blob are fetched first; it is not sent.
+# A range selects the bytes of a blob that are fetched first; it is not sent.
 _KEPT: Final = SENT - {b"accept"} | {b"range"}
 
 # Matched by name, or (NEUTRAL_BEGINNINGS) by prefix.
 NEUTRAL: Final = frozenset(
-    # The connection, the host that is known already, framing (RFC 9110 7.2, 7.6; RFC 9112)
+    # The connection, the host, which is known already, framing (RFC 9110 7.2, 7.6; RFC 9112)
     b"connection content-length expect host http2-settings keep-alive max-forwards te trailer"
     b" transfer-encoding upgrade via"
     # Handled by the proxy itself, or sent with its own values

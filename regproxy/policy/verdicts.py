@@ -12,7 +12,7 @@ MAX_REDIRECTS: Final = 5
 
 
 class Verdict(Enum):
-    """What an origin's answer to a fetch means."""
+    """The meaning of an origin's answer to a fetch."""
 
     STORE = auto()
     FOLLOW = auto()

@@ -1,1 +1,1 @@
-"""The OCI distribution protocol: paths, manifests, tokens, rate limits. Pure."""
+"""The OCI distribution protocol: paths, manifests, tokens, rate limits. Pure functions."""

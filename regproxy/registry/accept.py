@@ -1,4 +1,6 @@
-"""Accept (RFC 9110 12.5.1): what a client takes, and which types its answer may have been made from."""
+"""Parse Accept (RFC 9110 12.5.1): the media types that a client accepts, and those an answer may be made
+from.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,15 @@ from regproxy.registry.manifests import (
     SCHEMA1_TYPES,
 )
 
-# A registry turns an index into one platform's manifest, and that into schema 1, for a client that does not
-# name the type of what is there. So who was sent a lower type may not have named all of those above it.
+# A registry converts an index to one platform's manifest, and that to schema 1, for a client that does not
+# name the stored type. So a client that got a lower type may not have named all of those above it.
 _ABOVE: Final = (OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST)
 _INDEX_BITS: Final = 0b0011
 _ALL_BITS: Final = 0b1111
 
 
 def bits_above(media_type: str) -> int:
-    """Return the types, as bits of Accept.named, that an answer of `media_type` may have been made from."""
+    """Return the types, as bits of Accept.named, from which an answer of `media_type` may have been made."""
     if media_type in INDEX_TYPES:
         return 0
     return _ALL_BITS if media_type in SCHEMA1_TYPES else _INDEX_BITS
@@ -33,10 +35,10 @@ def bits_above(media_type: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The media types that a request takes; equal whatever the order and the spelling of its lines.
+    """The media types that a request accepts; equal whatever the order and the spelling of its lines.
 
     Media ranges in lower case, without parameters: `wanted` with q > 0, `refused` with q = 0. No range at all
-    means that everything is taken (RFC 9110 12.5.1).
+    means that everything is accepted (RFC 9110 12.5.1).
     """
 
     wanted: frozenset[str]
@@ -53,9 +55,9 @@ class Accept:
 
     @property
     def named(self) -> int:
-        """The types that a registry may answer with as they are, a bit for each.
+        """The types that a registry may send unconverted, a bit for each.
 
-        Those that are named alone: to `*/*` registries answer with one platform's manifest.
+        Only those named explicitly: to `*/*` registries answer with one platform's manifest.
         """
         return sum(1 << bit for bit, media_type in enumerate(_ABOVE) if media_type in self.wanted)
 
@@ -66,20 +68,22 @@ class Accept:
 
     @property
     def members(self) -> list[bytes]:
-        """The members as they are sent for everybody who has the same key: wildcards last, no weights."""
+        """The members as sent in a shared fetch for all requests with this key: wildcards last, no
+        weights.
+        """
         wanted = sorted(self.wanted, key=lambda media_range: (media_range.count("*"), media_range))
         members = [*wanted, *(f"{refused};q=0" for refused in sorted(self.refused))]
         return [member.encode("ascii") for member in members]
 
 
 def parse_accept(values: Iterable[bytes]) -> Accept:
-    """Return what the Accept lines `values` say. Members that can't be read are left out."""
+    """Return the parsed Accept lines `values`. Members that can't be parsed are left out."""
     return _parse_accept(tuple(values))
 
 
 _QUALITY = re.compile(r";[ \t]*q[ \t]*=[ \t]*([0-9.]*)")
-# RFC 9110 5.6.2, 12.5.1. Nothing else is taken for one: a registry that reads it otherwise than we do would
-# give an answer that is entered as that to another question.
+# RFC 9110 5.6.2, 12.5.1. Nothing else is accepted: if a registry parsed it differently, its answer would be
+# stored as the answer to another request.
 _MEDIA_RANGE = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+/[!#$%&'*+.^_`|~0-9a-z-]+")
 
 

@@ -1,6 +1,6 @@
-"""WWW-Authenticate: what a server asks for (RFC 9110 11.6.1), and the Bearer challenge of registries.
+"""Parse WWW-Authenticate challenges (RFC 9110 11.6.1), and the Bearer challenge of registries.
 
-Servers write this field in many ways, so reading it never fails: what can't be read is left out.
+Servers write this field in many ways, so parsing never fails: what can't be parsed is left out.
 """
 
 from __future__ import annotations
@@ -18,28 +18,30 @@ _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _EQUALS = re.compile(r"[ \t]*=[ \t]*")
 _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _PAIR = re.compile(r"\\(.)", re.DOTALL)
-# What may stand in place of parameters, to its end: `Negotiate YWJj=`.
+# May stand in place of parameters, up to its end: `Negotiate YWJj=`.
 _TOKEN68 = re.compile(r"[ \t]+([A-Za-z0-9._~+/-]+=*)[ \t]*(?=,|\Z)")
-# A value that should have been quoted, as `realm=https://auth.example/token`.
+# A value that should have been quoted, such as `realm=https://auth.example/token`.
 _BARE = re.compile(r'[^ \t,"]+')
 
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """One challenge: scheme and parameters' names in lower case, either parameters or a `token68`."""
+    """One challenge: scheme and parameter names in lower case, with either parameters or a `token68`."""
 
     scheme: str
     parameters: tuple[tuple[str, str], ...] = ()
     token68: str = ""
 
     def get(self, name: str) -> str | None:
-        """Return the first parameter of that name (lower case), None without one."""
+        """Return the first parameter of that name (lower case), None if there is none."""
         return next((value for known, value in self.parameters if known == name), None)
 
 
 @dataclass(frozen=True, slots=True)
 class Bearer:
-    """Where a registry's tokens come from, and what for (distribution spec, "Token authentication")."""
+    """A Bearer challenge: the token server's realm, and what tokens are for (distribution spec, "Token
+    authentication").
+    """
 
     realm: str
     service: str = ""
@@ -79,7 +81,7 @@ def _parse(text: str, found: list[Challenge]) -> None:
 
 
 def _parameter(text: str, position: int) -> tuple[str, int] | None:
-    """Return the value behind a parameter's name, and where it ends; None where no `=value` follows."""
+    """Return a parameter's value after its name, and where it ends; None if no `=value` follows."""
     equals = _EQUALS.match(text, position)
     if equals is None:
         return None
@@ -89,7 +91,7 @@ def _parameter(text: str, position: int) -> tuple[str, int] | None:
     bare = _BARE.match(text, equals.end())
     if bare is not None:
         return bare[0], bare.end()
-    # An empty value, or a quoted one without its end, behind which nothing can be told apart.
+    # An empty value, or a quoted one without its end, after which nothing can be parsed.
     end = len(text) if text.startswith('"', equals.end()) else equals.end()
     return "", end
 
@@ -101,7 +103,7 @@ def _with(challenge: Challenge, name: str, value: str) -> Challenge:
 
 
 def _resume(text: str, position: int) -> int:
-    """Return where the next member of a list may begin, behind what can't be read."""
+    """Return where the next list member may begin, after text that can't be parsed."""
     quoted = _QUOTED.match(text, position)
     comma = text.find(",", quoted.end() if quoted is not None else position)
     return len(text) if comma < 0 else comma
@@ -113,7 +115,7 @@ def _end(pattern: re.Pattern[str], text: str, position: int) -> int:
 
 
 def bearer_of(challenges: Iterable[Challenge]) -> Bearer | None:
-    """Return the first Bearer challenge that names a realm, None without one."""
+    """Return the first Bearer challenge that names a realm, None if there is none."""
     for challenge in challenges:
         realm = challenge.get("realm")
         if challenge.scheme == "bearer" and realm:
@@ -123,5 +125,5 @@ def bearer_of(challenges: Iterable[Challenge]) -> Bearer | None:
 
 
 def asks_for_basic(challenges: Iterable[Challenge]) -> bool:
-    """Tell whether a user and a password are taken."""
+    """Tell whether a username and password are accepted."""
     return any(challenge.scheme == "basic" for challenge in challenges)

@@ -1,4 +1,4 @@
-"""The body of an error (OCI distribution spec, "Error Codes")."""
+"""Build the body of an error answer (OCI distribution spec, "Error Codes")."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 
 
 def error_body(code: str, message: str, detail: object = None) -> bytes:
-    """Return the JSON body of an error (OCI distribution spec, "Error Codes"); `detail` must be JSON's."""
+    """Return the JSON body of an error (OCI distribution spec, "Error Codes"); `detail` must be
+    JSON-serialisable.
+    """
     error: dict[str, object] = {"code": code, "message": message}
     if detail is not None:
         error["detail"] = detail

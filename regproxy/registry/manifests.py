@@ -1,4 +1,4 @@
-"""Manifests: media types, and what bytes say of theirs (OCI image spec; distribution, schema 1 and 2)."""
+"""Determine and check the media types of manifests (OCI image spec; distribution, schema 1 and 2)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _ARTIFACTS: Final = frozenset(
 SCHEMA1_TYPES: Final = frozenset({_SCHEMA1, _SCHEMA1_SIGNED})
 INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
 MANIFEST_TYPES: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST}) | SCHEMA1_TYPES | INDEX_TYPES | _ARTIFACTS
-# What servers say that know nothing of manifests; distribution used application/json for schema 1.
+# Sent by servers that do not know manifests; distribution used application/json for schema 1.
 _GENERIC_TYPES: Final = frozenset({"", "application/json", "application/octet-stream", "text/plain"})
 # RFC 6838 4.2
 _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
@@ -32,7 +32,9 @@ _HTML_TYPES: Final = frozenset({"text/html", "application/xhtml+xml"})
 
 @dataclass(frozen=True, slots=True)
 class ManifestType:
-    """The media type of a manifest's bytes. `stated`: they name it themselves, and nobody else has a say."""
+    """The media type of a manifest's bytes. `stated`: they name it themselves, which overrides a
+    Content-Type.
+    """
 
     media_type: str
     stated: bool
@@ -43,7 +45,7 @@ class ManifestType:
         return self.media_type == _SCHEMA1_SIGNED
 
     def told(self, content_type: str) -> str:
-        """Return the type to send where a registry has said `content_type` of these bytes."""
+        """Return the type to send if a registry has sent `content_type` for these bytes."""
         declared = _bare(content_type)
         if self.stated or declared in _GENERIC_TYPES | _HTML_TYPES or not _MEDIA_TYPE.fullmatch(declared):
             return self.media_type
@@ -52,13 +54,13 @@ class ManifestType:
         return self.media_type if contradicts and declared in MANIFEST_TYPES else declared
 
 
-NO_MANIFEST: Final = ManifestType("", False)  # of other content: a registry's word is all there is
+NO_MANIFEST: Final = ManifestType("", False)  # of other content: only the registry's Content-Type counts
 
 
 def manifest_type(body: bytes) -> ManifestType:
-    """Return what the bytes of a manifest say of their type (OCI image spec, "mediaType").
+    """Return the type that the bytes of a manifest state or imply (OCI image spec, "mediaType").
 
-    Raises BadResponse where they are no manifest.
+    Raises BadResponse if they are no manifest.
     """
     document = _json_object(body)
     own = document.get("mediaType")
@@ -75,9 +77,9 @@ def _bare(content_type: str) -> str:
 def check_manifest(body: bytes, content_type: str) -> str:
     """Return the media type of the manifest `body` that came with `content_type`.
 
-    Content-Type decides where it names a type; the body's own `mediaType` must agree (OCI image spec).
-    Where it names none (application/json), the body decides. Raises BadResponse: too large, HTML, not a JSON
-    object, no schemaVersion, types that disagree, an index that is also a manifest.
+    Content-Type decides if it names a type; the body's own `mediaType` must agree (OCI image spec). If it
+    names none (application/json), the body decides. Raises BadResponse: too large, HTML, not a JSON object,
+    no schemaVersion, types that disagree, an index that is also a manifest.
     """
     declared = _bare(content_type)
     if len(body) > MANIFEST_MAX:
@@ -107,7 +109,7 @@ def _media_type(declared: str, own: str, document: dict[str, Any]) -> str:
     version = document.get("schemaVersion")
     schema1 = type(version) is int and version == 1  # true == 1 in Python, not in JSON
     if declared not in _GENERIC_TYPES:
-        # Schema 1 bodies carry no mediaType that counts, and are served under either of their two types.
+        # Schema 1 bodies have no valid mediaType, and are served under either of their two types.
         agrees = schema1 if declared in SCHEMA1_TYPES else own in ("", declared)
         if not agrees or (schema1 and declared in MANIFEST_TYPES - SCHEMA1_TYPES):
             raise NotUnderstood(f"manifest of type {own or 'schema 1'!r} sent as {declared!r}", "media-type")
@@ -118,12 +120,14 @@ def _media_type(declared: str, own: str, document: dict[str, Any]) -> str:
         return own
     if schema1:
         return _SCHEMA1_SIGNED if "signatures" in document else _SCHEMA1
-    # Docker's types demand a mediaType in the body, OCI's don't.
+    # Docker's types require a mediaType in the body, OCI's don't.
     return OCI_INDEX if "manifests" in document else OCI_MANIFEST
 
 
 def _check_shape(media_type: str, document: dict[str, Any]) -> None:
-    """Raise BadResponse for what clients refuse too: CVE-2021-41190, one body with two readings."""
+    """Raise BadResponse for bodies that clients refuse too: CVE-2021-41190, one body that is read in two
+    ways.
+    """
     if media_type in _ARTIFACTS:
         return
     version = document.get("schemaVersion")

@@ -1,4 +1,4 @@
-"""How registries say what may still be asked of them: rate limit fields, Retry-After, and what follows.
+"""Parse the rate limits that registries announce, and derive retry times and longer tag lifetimes from them.
 
 ratelimit-limit: 100;w=21600        Docker Hub: 100 manifests in 6 hours
 ratelimit-remaining: 76;w=21600
@@ -24,16 +24,17 @@ from regproxy.registry.targets import Kind
 
 STRETCH_MAX: Final = 24.0  # ten minutes become four hours at most, an hour a day
 RETRY_MIN: Final = 1.0  # seconds
-# Docker Hub's window. A registry that asks for more, by mistake or malice, is asked again after it.
+# Docker Hub's window. A registry that states a longer time, by mistake or malice, is asked again after this
+# one.
 RETRY_MAX: Final = 6 * 3600.0
 BACKOFF_MAX: Final = 300.0  # without a Retry-After: 1 s, 2 s, 4 s...
-WINDOW_DEFAULT: Final = 3600.0  # where a registry says neither a window nor when it begins anew
+WINDOW_DEFAULT: Final = 3600.0  # if a registry states neither a window nor its reset
 _WINDOW_MAX: Final = 31 * 86_400.0
-_EPOCH_FROM: Final = 1_000_000_000  # a larger number is no span of seconds but a time
+_EPOCH_FROM: Final = 1_000_000_000  # this and larger numbers are a time, not a number of seconds
 _TOKEN_MAX: Final = 16_384
 _LABEL_MAX: Final = 100
 
-CLIENT: Final = "client"  # a client's own credentials, which one is not told
+CLIENT: Final = "client"  # a client's own credentials, without saying which
 ANONYMOUS: Final = "anonymous"
 
 _NUMBER = re.compile(rb"\s*([0-9]{1,12})\s*(?:[,;].*)?", re.DOTALL)
@@ -41,10 +42,10 @@ _WINDOW = re.compile(rb";\s*w\s*=\s*([0-9]{1,12})")
 
 
 class Lane(StrEnum):
-    """What a registry counts, and refuses, apart from the rest."""
+    """A class of requests that a registry counts and refuses separately."""
 
-    MANIFESTS = "manifests"  # GETs of manifests are what Docker Hub calls a pull
-    HEADS = "heads"  # which it does not count
+    MANIFESTS = "manifests"  # GETs of manifests, which Docker Hub calls pulls
+    HEADS = "heads"  # not counted by Docker Hub
     REST = "rest"  # blobs, pings, tokens
 
 
@@ -52,7 +53,7 @@ _MANIFESTS: Final = frozenset({Kind.MANIFEST, Kind.TAG})
 
 
 def lane_of(method: str, kind: Kind) -> Lane:
-    """Return what a request is counted as."""
+    """Return the lane of a request."""
     if method == "HEAD":
         return Lane.HEADS
     return Lane.MANIFESTS if is_manifest(kind) and method == "GET" else Lane.REST
@@ -63,15 +64,15 @@ def is_manifest(kind: Kind) -> bool:
     return kind in _MANIFESTS
 
 
-# Who asks.
+# Credentials.
 
 
 def client_credential(authorization: bytes | None) -> str:
-    """Return whose quota a client's own Authorization uses up: `anonymous` or `client:<hash>`.
+    """Return whose quota a client's own Authorization uses: `anonymous` or `client:<hash>`.
 
-    Tokens last for minutes and one repository, so those that are JWTs are told apart by whom they were given
-    to. They are not verified: who invents one gets a 401, and no quota. The hash is of no secret that could
-    be guessed: of a Basic pair only the user's name is in it.
+    Tokens last for minutes and are for one repository, so JWTs are told apart by issuer and subject. They are
+    not verified: an invented one gets a 401, and no quota. The hash has no secret in it that could be
+    guessed: of Basic credentials it has only the username.
     """
     if authorization is None:
         return ANONYMOUS
@@ -86,7 +87,7 @@ def client_credential(authorization: bytes | None) -> str:
 
 
 def label(credential: str) -> str:
-    """Return a credential as it may be shown: of a client's nothing but that it is one."""
+    """Return a credential in displayable form: for a client's, only that it is one."""
     return CLIENT if credential.startswith(f"{CLIENT}:") else credential[:_LABEL_MAX]
 
 
@@ -102,7 +103,7 @@ def _decoded(value: bytes) -> bytes:
 
 
 def _subject(token: bytes) -> str | None:
-    """Return the issuer and subject of a JWT (RFC 7519), "" where it is nobody's, None where it is no JWT."""
+    """Return the issuer and subject of a JWT (RFC 7519), "" if its subject is empty, None if it is no JWT."""
     parts = token.split(b".")
     if len(parts) != 3 or len(token) > _TOKEN_MAX:
         return None
@@ -116,12 +117,14 @@ def _subject(token: bytes) -> str | None:
     return f"{claims.get('iss')} {subject}" if subject else ""
 
 
-# What is left.
+# Quotas.
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Report:
-    """What a registry has said is left of a quota, and when. Of two the larger one is the later one."""
+    """A registry's statement of its remaining quota, and when it was made. Of two the larger one is the later
+    one.
+    """
 
     seen: float
     remaining: int
@@ -129,13 +132,13 @@ class Report:
     window: float
 
     def left(self, now: float) -> float:
-        """Return what should be left by now: a window that moves gives back evenly what was spent in it."""
+        """Return the estimated quota left by now: a moving window gives used requests back evenly."""
         passed = min(max((now - self.seen) / self.window, 0.0), 1.0)
         return self.remaining + (self.limit - self.remaining) * passed
 
 
 def parse_report(response: Response, now: float) -> Report | None:
-    """Return what a response says of a quota, None where it says nothing that can be understood."""
+    """Return the quota that a response states, None if it states none that can be parsed."""
     for prefix in (b"ratelimit-", b"x-ratelimit-"):
         limit, remaining = response.get(prefix + b"limit"), response.get(prefix + b"remaining")
         total, left = _number(limit), _number(remaining)
@@ -146,9 +149,9 @@ def parse_report(response: Response, now: float) -> Report | None:
 
 
 def stretch(report: Report, reserve: Reserve, now: float) -> float:
-    """Return by how much tags should last longer: reserve / what is left, from 1 to STRETCH_MAX.
+    """Return by how much tags should stay fresh longer: reserve / quota left, from 1 to STRETCH_MAX.
 
-    Twice the lifetime is half of the requests, so the less is left, the more slowly it is used up.
+    Twice the lifetime halves the requests, so the less is left, the more slowly it is used up.
     """
     wanted = reserve.of(report.limit)
     left = report.left(now)
@@ -179,7 +182,7 @@ def _reset(response: Response, prefix: bytes, now: float) -> float | None:
 
 
 def parse_retry(response: Response, now: float) -> float | None:
-    """Return after how many seconds a response allows the next request, None where it does not say.
+    """Return after how many seconds a response allows the next request, None if it does not say.
 
     Times are compared with the response's own Date: this machine's clock may be wrong.
     """
@@ -196,7 +199,9 @@ def parse_retry(response: Response, now: float) -> float | None:
 
 
 def backoff(count: int) -> float:
-    """Return the seconds after the `count`th refusal in a row (from 1) that did not say when to come back."""
+    """Return the seconds to wait after the `count`th refusal in a row (from 1) that did not say when to
+    retry.
+    """
     return min(RETRY_MIN * 2.0 ** min(count - 1, 30), BACKOFF_MAX)
 
 

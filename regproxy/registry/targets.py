@@ -1,4 +1,4 @@
-"""The OCI distribution spec: what a path means, what an error looks like, what a manifest is."""
+"""Parse paths of the OCI distribution spec into what they ask for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 
 
 class Kind(StrEnum):
-    """What a path asks for. The values are words for logs and metrics."""
+    """The kind of request that a path stands for. The values are words for logs and metrics."""
 
     BLOB = "blob-by-digest"
     MANIFEST = "manifest-by-digest"
@@ -25,7 +25,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A path's meaning. `repository` may be ""; `reference` is `sha256:<64 hex>`, a tag, or ""."""
+    """A parsed path. `repository` may be ""; `reference` is `sha256:<64 hex>`, a tag, or ""."""
 
     kind: Kind
     repository: str = ""
@@ -33,7 +33,7 @@ class Target:
 
 
 _OTHER = Target(Kind.OTHER)
-_MEMO_PATH_MAX = 512  # characters; all that is cached is shorter, and longer ones could fill the memory
+_MEMO_PATH_MAX = 512  # characters; paths of cached content are shorter, and longer ones could fill the memory
 _NAME_MAX = 255  # bytes of a repository's name, as in distribution
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -42,7 +42,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _CONTENT = re.compile(r"/v2/(.+)/(blobs|manifests)/([^/]*)")
 _UPLOAD = re.compile(r"/v2/(.+)/blobs/uploads(?:/.*)?")
 _BLOBS = re.compile(r"/v2/(.+)/blobs/.*")
-# A path with one of these as a segment is a repository's, or not what it looks like; never a token endpoint.
+# A path with one of these as a segment is a repository's, or not what it seems; never a token endpoint.
 _NO_TOKEN_PATH = frozenset({"blobs", "manifests", "tags", "referrers", "", ".", ".."})
 
 
@@ -57,7 +57,7 @@ def is_repository(text: str) -> bool:
 
 
 def parse_target(path: str) -> Target:
-    """Return what `path` (origin-form, query and all) asks for. Never raises: what is not known is OTHER.
+    """Return the target of `path` (origin-form, including its query). Never raises: an unknown path is OTHER.
 
     Matched on the percent-decoded path without the query, in this order: blob by digest, manifest by digest,
     tag, upload, other blobs, ping, /v1, token. A repository or tag that breaks the spec's grammar is OTHER,
@@ -83,7 +83,7 @@ def _parse_target(path: str) -> Target:
 
 
 def _decoded(path: str) -> str | None:
-    """Return the percent-decoded path, None when it can't be any of those that we know."""
+    """Return the percent-decoded path, None if it can't be one of the known ones."""
     if not path.isascii():
         return None
     if "%" not in path:
@@ -96,7 +96,7 @@ def _decoded(path: str) -> str | None:
 
 
 def _repository_target(path: str) -> Target | None:
-    """Return the target of `/v2/<repository>/(blobs|manifests)/...`; None when it has another form."""
+    """Return the target of `/v2/<repository>/(blobs|manifests)/...`; None if it has another form."""
     content = _CONTENT.fullmatch(path)
     if content is not None:
         repository, section, reference = content.groups()
@@ -118,7 +118,9 @@ def _target(kind: Kind, repository: str, reference: str) -> Target:
 
 
 def _token_target(path: str) -> Target:
-    """TOKEN for `/token`, `/v2/token`, `/jwt/auth`, `/token/` (public.ecr.aws) and the like, else OTHER."""
+    """Return TOKEN for `/token`, `/v2/token`, `/jwt/auth`, `/token/` (public.ecr.aws) and the like, else
+    OTHER.
+    """
     root, *segments = path.removesuffix("/").split("/")
     if root or not segments or segments[-1] not in ("token", "auth"):
         return _OTHER

@@ -1,4 +1,6 @@
-"""What a token server is asked, and what it answers (distribution spec: "Token Authentication", "OAuth2")."""
+"""Build requests to token servers, and parse their answers (distribution spec: "Token Authentication",
+"OAuth2").
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,10 @@ from regproxy.http.messages import Headers
 from regproxy.http.origin import Origin
 
 CLIENT_ID: Final = "regproxy"
-DEFAULT_LIFETIME: Final = 60.0  # seconds, where none is given (the spec)
+DEFAULT_LIFETIME: Final = 60.0  # seconds, if none is given (the spec)
 LONGEST_LIFETIME: Final = 86_400.0
-SHORTEST_LIFETIME: Final = 5.0  # of a token that has come just now, whatever two clocks make of it
-TOKEN_MAX: Final = 16_384  # bytes; more than registries take in a head
+SHORTEST_LIFETIME: Final = 5.0  # of a new token, whatever two clocks make of it
+TOKEN_MAX: Final = 16_384  # bytes; more than registries accept in a head
 _PARAMETER_MAX: Final = 4_096
 
 _TOKEN = re.compile(r"[!-~]+")
@@ -32,7 +34,7 @@ PLAIN: Final = ((b"accept", b"application/json"), (b"user-agent", b"regproxy"))
 
 @dataclass(frozen=True, slots=True)
 class Realm:
-    """Where tokens come from: a server, the path and query there, and the name of the service."""
+    """A token endpoint: a server, the path and query there, and the name of the service."""
 
     origin: Origin
     target: str
@@ -41,7 +43,7 @@ class Realm:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """One request to a token server. Host and Content-Length are for who sends it."""
+    """One request to a token server. The sender adds Host and Content-Length."""
 
     method: str
     target: str = field(repr=False)
@@ -51,14 +53,14 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """A token, and for how many seconds from now on."""
+    """A token, and its remaining lifetime in seconds."""
 
     value: str = field(repr=False)
     lifetime: float
 
 
 def parse_realm(url: str, service: str) -> Realm:
-    """Return the realm of a challenge; BadResponse where it can't be asked."""
+    """Return the realm of a challenge. Raises BadResponse if it can't be asked."""
     if not all(len(text) <= _PARAMETER_MAX and _PRINTABLE.fullmatch(text) for text in (url, service)):
         raise BadResponse("a realm or service that is too long, or not printable")
     origin = Origin.of(url)
@@ -69,13 +71,13 @@ def parse_realm(url: str, service: str) -> Realm:
 
 
 def parse_scope(text: str) -> tuple[str, ...]:
-    """Return the scopes of a challenge, which are separated by blanks; none where they can't be asked for."""
+    """Return the scopes of a challenge, which are separated by blanks; none if they can't be asked for."""
     usable = len(text) <= _PARAMETER_MAX and _PRINTABLE.fullmatch(text) is not None
     return tuple(dict.fromkeys(text.split())) if usable else ()
 
 
 def get(realm: Realm, scopes: Iterable[str], login: Login | None) -> Ask:
-    """Return the GET for a token, with a user and a password or anonymous."""
+    """Return the GET for a token, with a username and password, or anonymous."""
     pairs = [("service", realm.service)] if realm.service else []
     pairs += [("scope", scope) for scope in scopes]
     query = urlencode(pairs)
@@ -97,10 +99,10 @@ def post(realm: Realm, scopes: Iterable[str], login: Login) -> Ask:
 
 
 def parse_answer(body: bytes, date: bytes | None, now: float) -> Issued:
-    """Return the token of an answer; BadResponse, without any of its text, where there is none.
+    """Return the token of an answer. Raises BadResponse, without any of its text, if there is none.
 
-    `date` is its Date field: what `issued_at` is compared with, so that the clock `now` (seconds since 1970)
-    needn't be the server's.
+    `date` is the answer's Date field: `issued_at` is compared with it, so that the clock `now` (seconds since
+    1970) need not agree with the server's.
     """
     try:
         document = json.loads(body)
@@ -125,14 +127,14 @@ def _lifetime(value: Any) -> float:
 
 
 def _age(issued_at: Any, date: bytes | None, now: float) -> float:
-    """Return for how many seconds a token has been there: servers keep them too."""
+    """Return the age of a token in seconds: servers cache tokens too."""
     if not isinstance(issued_at, str):
         return 0.0
     try:
         issued = datetime.fromisoformat(issued_at)
         if date is not None:
             now = parsedate_to_datetime(date.decode("latin-1")).timestamp()
-        # RFC 3339 has an offset always; who leaves it out means UTC.
+        # RFC 3339 always has an offset; without one, UTC is meant.
         begin = issued if issued.tzinfo is not None else issued.replace(tzinfo=UTC)
         return max(0.0, now - begin.timestamp())
     except (ValueError, OverflowError, TypeError):

@@ -1,7 +1,7 @@
-"""The access log: one JSON object a line, written by a thread of its own.
+"""Write the access log: one JSON object a line, from a thread of its own.
 
-Names and order of the fields are docker-registry-proxy's, and so are their types: nginx writes strings.
-Whoever reads the log slowly, or not at all, costs lines and never a request.
+Names and order of the fields are docker-registry-proxy's, and so are their types: nginx writes strings. A
+slow or stalled reader of the log costs lines and never a request.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from regproxy.http.hops import Hop
 
 logger = logging.getLogger(__name__)
 
-_BATCH: Final = 512  # lines that are handed over without waiting for flush()
-_QUEUE: Final = 128  # batches; about 65,000 lines and 30 MB while nobody reads
+_BATCH: Final = 512  # lines that are handed to the thread without waiting for flush()
+_QUEUE: Final = 128  # batches; about 65,000 lines and 30 MB while the log is not read
 _CHUNK: Final = 65536  # bytes per write
-_STALL: Final = 0.5  # seconds between two looks at whether close() still waits
+_STALL: Final = 0.5  # seconds between two checks of whether close() still waits
 _SAY_EVERY: Final = 60.0  # seconds between two warnings
-# C; quotes, and escapes all that is not printable ASCII: no request can forge a line
+# C code; quotes, and escapes everything but printable ASCII: no request can forge a line
 _quote = json.encoder.encode_basestring_ascii
-# The same few texts come again and again.
+# The same few texts recur.
 _quote_again = lru_cache(maxsize=1024)(_quote)
 
 
@@ -72,7 +72,7 @@ def _rp_upstream(hops: Sequence[Hop]) -> tuple[str, str, str]:
 
 
 class AccessLog:
-    """`line()` remembers, `flush()` hands over to the thread; neither waits. Use from one thread.
+    """`line()` buffers, `flush()` hands over to the thread; neither waits. Use from one thread.
 
     `dropped`: lines that were lost, because the queue was full or the file could not be written. `rp`: lines
     are exactly docker-registry-proxy's, and are to be given to `rp_line()`.
@@ -90,7 +90,7 @@ class AccessLog:
     def open(cls, where: str, rp: bool = False) -> AccessLog:
         """`where`: "-" is standard output, "off" is nowhere, and else a path to append to.
 
-        A file that is moved away (logrotate) is made anew. Raises OSError if the file can't be opened.
+        A file that is moved away (logrotate) is created again. Raises OSError if the file can't be opened.
         """
         if where == "off":
             return cls(None, rp)
@@ -116,11 +116,11 @@ class AccessLog:
         proxy_host: str = "",
         upstream: str = "",
     ) -> None:
-        """Remember one answered request.
+        """Buffer the line of one answered request.
 
         `now`: seconds since the epoch, when the answer ended; the other times are seconds. `bytes_sent`: of
         the body. `uri`: the query is left out, since upload and download links carry their secrets in it.
-        `proxy_host`: the origin that was asked, `upstream`: its address; both "" for what the cache had.
+        `proxy_host`: the origin that was asked, `upstream`: its address; both "" for a cache hit.
         """
         if not self._on:
             return
@@ -178,13 +178,15 @@ class AccessLog:
             self.flush()
 
     def flush(self) -> None:
-        """Hand over what `line()` has remembered. Called at intervals; never waits."""
+        """Hand the buffered lines over to the thread. Called at intervals; never waits."""
         if self._lines and self._sink is not None:
             self._sink.put(self._lines)
             self._lines = []
 
     def close(self, timeout: float = 5.0) -> None:
-        """Write all that is left and end the thread. What takes longer than `timeout` seconds is dropped."""
+        """Write all remaining lines and end the thread. Lines that take longer than `timeout` seconds are
+        dropped.
+        """
         self.flush()
         if self._sink is not None and self._on:
             self._on = False
@@ -192,13 +194,13 @@ class AccessLog:
 
 
 class _Sink:
-    """The file and its thread. Batches go in by `put()`, and are forgotten if too many wait."""
+    """The file and its thread. Batches are added by `put()`, and dropped if too many wait."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._fd = 1 if path is None else _append_to(path)
-        # What goes into a pipe in pieces of PIPE_BUF is never mixed with what other processes write, and does
-        # not block where poll() has said that there is room (pipe(7)).
+        # Writes of at most PIPE_BUF to a pipe are never interleaved with those of other processes, and do not
+        # block when poll() has reported room (pipe(7)).
         self._chunk = _CHUNK if stat.S_ISREG(os.fstat(self._fd).st_mode) else select.PIPE_BUF
         self._torn = False
         self.dropped = 0
@@ -245,7 +247,7 @@ class _Sink:
         self._say(at_once=True)
 
     def _write(self, text: bytes, count: int) -> None:
-        """Write some whole lines. A part of a line that stays behind gets a line end before the next one."""
+        """Write some whole lines. After a partly written line, the next write begins with a line end."""
         rest = memoryview(b"\n" + text if self._torn else text)
         try:
             while rest:
@@ -260,7 +262,7 @@ class _Sink:
                 self._drop(count, error.strerror or type(error).__name__)
 
     def _wait_writable(self) -> bool:
-        """Wait for room; False: close() does not want to wait any longer."""
+        """Wait for room; False: close() does not wait any longer."""
         poll = select.poll()
         poll.register(self._fd, select.POLLOUT)
         while not poll.poll(0 if self._given_up else _STALL * 1000):
@@ -270,10 +272,10 @@ class _Sink:
         return True
 
     def _follow_rename(self) -> None:
-        """Open the path again if it no longer names our file, as logrotate leaves it."""
+        """Open the path again if it no longer names the open file, as after logrotate."""
         if self._path is None:
             return
-        with suppress(OSError):  # the old file goes on being written until the new one can be
+        with suppress(OSError):  # the old file is used until the new one can be opened
             try:
                 if os.path.samestat(self._path.stat(), os.fstat(self._fd)):
                     return
@@ -287,7 +289,7 @@ class _Sink:
         self._why = why
 
     def _say(self, *, at_once: bool = False) -> None:
-        # Always from this thread: what stalls the access log may stall standard error too.
+        # Always from this thread: if the access log stalls, standard error may stall too.
         new = self.dropped - self._said
         if new and (at_once or monotonic() - self._said_at >= _SAY_EVERY):
             logger.warning("access log: %d lines dropped: %s", new, self._why)

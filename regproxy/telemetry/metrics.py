@@ -1,8 +1,8 @@
-"""Every metric is declared here. Hot paths count in C (Tally); publish() moves the counts at intervals.
+"""Declare every metric. Hot paths count in C (Tally); publish() moves the counts at intervals.
 
 Names follow Prometheus' rules: base units, `_total` for counters. The processes of one supervisor use
 prometheus_client's multiprocess mode: each publishes to files of its own in a directory (see `metrics_dir`),
-and whoever is asked renders the sum.
+and the process that answers a scrape renders the sum.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from regproxy.dataplane.tally import BOUNDS, Tally
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 OTHER: Final = "other"
-_NAMES_MAX: Final = 100  # distinct hosts in a label; masks and redirects let clients and origins make up more
+_NAMES_MAX: Final = 100  # distinct hosts in a label; masks and redirects let clients and origins invent more
 _DIRECTORY: Final = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own
 
 Mode = Literal["livesum", "livemin", "livemax", "livemostrecent", "mostrecent"]
@@ -38,7 +38,7 @@ Mode = Literal["livesum", "livemin", "livemax", "livemostrecent", "mostrecent"]
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
-    """An attribute that is a gauge. Where several watched objects have it, `merge` makes one value."""
+    """An attribute that is a gauge. If several watched objects have it, `merge` combines their values."""
 
     metric: str
     help: str
@@ -90,7 +90,7 @@ class _UpstreamRequests:
 
 
 class _Names:
-    """The values of a label, bounded: what comes after the first hundred is `other`."""
+    """The values of a label, limited: after the first hundred all are `other`."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()
@@ -105,10 +105,10 @@ class _Names:
 
 
 def share(directory: str | Path, slot: str) -> None:
-    """Keep the metrics of this process in `directory` from here on; before any Metrics is made.
+    """Keep the metrics of this process in `directory` from here on; call it before any Metrics is created.
 
-    `slot` is a name without "_" that no other process has at the same time. One that comes to a slot later
-    goes on counting where the former one was, so the number of files does not grow with every process.
+    `slot` is a name without "_" that no other process has at the same time. A later process in a slot
+    continues the counts of the former one, so the number of files does not grow with every process.
     """
     os.environ[_DIRECTORY] = str(directory)
     values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
@@ -120,13 +120,14 @@ def unshare() -> None:
 
 
 class Metrics:
-    """The metrics of one process. Use from one thread, collect() excepted.
+    """The metrics of one process. Use from one thread, except collect().
 
-    `version` None: that of the installed package. What is watched or tallied appears with publish().
+    `version` None: that of the installed package. Watched or tallied values appear with publish().
     """
 
     def __init__(self, registry: CollectorRegistry, *, version: str | None = None) -> None:
-        # A series more for each series, for a format that we do not render. It is a switch of the process.
+        # Otherwise each series gets another one, for a format that is not rendered here. This is
+        # process-wide.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._registry = registry
         self._declare()
@@ -239,7 +240,7 @@ class Metrics:
         self._store_ok = self._gauge(
             _Watched("store_ok", "0: the disk fails, and pulls are passed on without storing.", "livemin")
         )
-        self._store_ok.set(1)  # who stores nothing has nothing against it
+        self._store_ok.set(1)  # a process that stores nothing reports no failure
 
     def _declare_processes(self) -> None:
         self._workers = self._gauge(_Watched("workers", "Workers that take connections."))
@@ -247,7 +248,7 @@ class Metrics:
             "worker_exits", "Workers that ended though nobody had told them to.", ["reason"]
         )
         self._reloads = self._counter("reloads", "SIGHUPs, by what became of them.", ["result"])
-        # What is alerted on is there from the start: increase() does not see the first of a series.
+        # Metrics used in alerts exist from the start: increase() does not see the first sample of a series.
         for reason in ("exit", "killed", "hung"):
             self._exits.labels(reason)
         for result in ("done", "refused", "failed"):
@@ -264,16 +265,16 @@ class Metrics:
         return Gauge(name, watched.help, labels, registry=self._registry, multiprocess_mode=mode)
 
     def _recent(self, name: str, text: str) -> Gauge:
-        """A gauge of something that there is once: whoever spoke last is right."""
+        """Return a gauge with one value for all processes: the most recent one counts."""
         return self._gauge(_Watched(name, text, "livemostrecent"))
 
     # Requests
 
     def tally(self, registry: str, kind: str, cache_status: str, code: int) -> Tally:
-        """Return what counts requests of this kind; the same object each time.
+        """Return the tally of requests of this kind; the same object each time.
 
         `registry`: the origin's host. `kind`: a targets.Kind, or a tier's name for a tag. `cache_status`:
-        nginx's word, "" if the cache has nothing to do with it. `code`: the status.
+        nginx's word, "" if the cache is not involved. `code`: the status.
         """
         tally = self._tallies.get((registry, kind, cache_status, code))
         return self._new_tally(registry, kind, cache_status, code) if tally is None else tally
@@ -298,7 +299,7 @@ class Metrics:
     # Upstreams
 
     def upstream_request(self, host: str, code: int | str, seconds: float) -> None:
-        """Count a request to an upstream. `code`: its status, or a word for what went wrong instead."""
+        """Count a request to an upstream. `code`: its status, or a word for the failure."""
         tally = self._upstream_tallies.get((host, code))
         if tally is None:
             tally = self._new_upstream_tally(self._hosts.bound(host), code)
@@ -313,23 +314,23 @@ class Metrics:
         return tally
 
     def upstream_bytes(self, host: str, n: int) -> None:
-        """Count `n` bytes of body from an upstream: for each answer, or now and then during a long one."""
+        """Count `n` bytes of body from an upstream: for each answer, or at intervals during a long one."""
         self._upstream_bytes.labels(self._hosts.bound(host)).inc(n)
 
     def digest_mismatch(self, registry: str) -> None:
-        """Count a body that its digest does not name."""
+        """Count a body that does not match its digest."""
         self._mismatches.labels(self._registries.bound(registry)).inc()
 
     # Quotas and circuits
 
     def quota(self, registry: str, credential: str, limit: int, remaining: int) -> None:
-        """Say what a registry allows, and what is left of it. `credential`: a name, never a secret."""
+        """Set the limit and the rest of a registry's quota. `credential`: a name, never a secret."""
         labels = self._hosts.bound(registry), self._credentials.bound(credential)
         self._quota_limit.labels(*labels).set(limit)
         self._quota_remaining.labels(*labels).set(remaining)
 
     def upstream_429(self, registry: str, credential: str, method: str) -> None:
-        """Count a request that a registry refused as one too many. `method`: GET, HEAD or other."""
+        """Count a request that a registry refused with 429. `method`: GET, HEAD or other."""
         labels = self._hosts.bound(registry), self._credentials.bound(credential)
         self._refused_429.labels(*labels, method).inc()
 
@@ -339,11 +340,11 @@ class Metrics:
         self._manifest_requests.labels(*labels, method).inc()
 
     def circuit(self, registry: str, is_open: bool) -> None:
-        """Say whether a registry that can't be reached is left alone."""
+        """Record whether a registry's circuit breaker is open."""
         self._circuit_open.labels(self._hosts.bound(registry)).set(is_open)
 
     def circuit_refused(self, registry: str) -> None:
-        """Count a request that was therefore not sent."""
+        """Count a request that was not sent because the circuit breaker was open."""
         self._circuit_refusals.labels(self._hosts.bound(registry)).inc()
 
     def token_fetch(self, registry: str, credential: str, outcome: str) -> None:
@@ -356,11 +357,13 @@ class Metrics:
         self._lookups.labels(lane, outcome).inc()
 
     def target_refused(self, by: str) -> None:
-        """Count a host that was not connected to for its addresses. `by`: who has named it."""
+        """Count a host that was not connected to because of its addresses. `by`: the party that has named
+        it.
+        """
         self._targets_refused.labels(by).inc()
 
     def login_withheld(self, registry: str) -> None:
-        """Count a client's request that is none of those that a login is for."""
+        """Count a client's request that is of no kind for which logins are used."""
         self._withheld.labels(self._hosts.bound(registry)).inc()
 
     def passed_on(self, registry: str, reason: str) -> None:
@@ -370,11 +373,11 @@ class Metrics:
     # Fills and tunnels
 
     def fill_started(self) -> None:
-        """Count a fetch into the cache. How many are under way is read from a watched object's `active`."""
+        """Count a fetch into the cache. The number under way is read from a watched object's `active`."""
         self._fills.inc()
 
     def fill_resumed(self, registry: str) -> None:
-        """Count a body that broke, and is asked for again."""
+        """Count a body that broke off, and is asked for again."""
         self._fill_resumes.labels(self._registries.bound(registry)).inc()
 
     def fill_failed(self, reason: str) -> None:
@@ -387,7 +390,7 @@ class Metrics:
         self._tunnels_open.inc()
 
     def tunnel_closed(self, bytes_up: int, bytes_down: int) -> None:
-        """Count what a tunnel has moved: to its target (`bytes_up`) and to the client."""
+        """Count the bytes of a tunnel: to its target (`bytes_up`) and to the client."""
         self._tunnels_open.dec()
         self._tunnel_bytes.labels("up").inc(bytes_up)
         self._tunnel_bytes.labels("down").inc(bytes_down)
@@ -395,16 +398,18 @@ class Metrics:
     # The cache
 
     def store_failed(self, reason: str) -> None:
-        """Count what the disk refused, and say that storing does not work. `reason`: as ENOSPC or EIO."""
+        """Count a failed write to the disk, and record that storing does not work. `reason`: such as ENOSPC
+        or EIO.
+        """
         self._store_failures.labels(reason).inc()
         self._store_ok.set(0)
 
     def store_worked(self) -> None:
-        """Say that storing works, again."""
+        """Record that storing works."""
         self._store_ok.set(1)
 
     def cache_holds(self, objects: int, size: int, max_size: int, free: int) -> None:
-        """Say what is in the cache. Bytes as the disk counts them; `max_size` 0: there is no limit."""
+        """Set the size of the cache. Bytes as the disk counts them; `max_size` 0: there is no limit."""
         self._objects.set(objects)
         self._bytes.set(size)
         self._max_bytes.set(max_size)
@@ -416,21 +421,21 @@ class Metrics:
         self._evicted_bytes.labels(reason).inc(size)
 
     def reconciled(self, seconds: float) -> None:
-        """Say how long comparing the index with the disk took."""
+        """Record how long comparing the index with the disk took."""
         self._reconcile.set(seconds)
 
     def index_is_complete(self, complete: bool) -> None:
-        """Say whether the index knows all that is on the disk."""
+        """Record whether the index has all content on the disk."""
         self._complete.set(complete)
 
     # Processes
 
     def workers_ready(self, count: int) -> None:
-        """Say how many workers take connections."""
+        """Set the number of workers that accept connections."""
         self._workers.set(count)
 
     def worker_ended(self, reason: str) -> None:
-        """Count one that was not told to end. `reason`: exit, killed (by a signal), hung (killed for it)."""
+        """Count a worker that ended unasked. `reason`: exit, killed (by a signal), hung (killed for it)."""
         self._exits.labels(reason).inc()
 
     def reloaded(self, result: str) -> None:
@@ -440,7 +445,7 @@ class Metrics:
     # Publishing
 
     def watch(self, source: object) -> None:
-        """Read `source` at every publish(): those of its attributes that _GAUGES and _COUNTERS name.
+        """Read `source` at every publish(): its attributes that are in _GAUGES and _COUNTERS.
 
         Counts are published from here on. Raises TypeError if it has none of them.
         """
@@ -455,7 +460,7 @@ class Metrics:
             self._counted.append((source, name, counter.labels(*labels) if labels else counter, [0]))
 
     def publish(self) -> None:
-        """Move all counts to where render() finds them: microseconds for each series that has changed."""
+        """Move all counts to where render() reads them: microseconds for each series that has changed."""
         for requests in self._requests:
             delta = requests.tally.take()
             if delta is not None:
@@ -483,7 +488,7 @@ class Metrics:
                 self._gauges[name].set(watched.merge(present))
 
     def render(self) -> bytes:
-        """Publish, and return what collect() does."""
+        """Publish, and return collect()."""
         self.publish()
         return self.collect()
 
@@ -501,13 +506,13 @@ class Metrics:
 
 
 class _Merged(Collector):
-    """The sum of what is in the files of all processes."""
+    """The sums over the files of all processes."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
     def collect(self) -> Any:
-        # A file is empty for a moment while a process makes it.
+        # A file is empty for a moment while a process creates it.
         files = [str(path) for path in self._directory.glob("*.db") if _size(path) > 0]
         return MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]
 

@@ -1,4 +1,4 @@
-"""The directory that the processes of one supervisor keep their metrics in."""
+"""Manage the directory in which the processes of one supervisor keep their metrics."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from regproxy.core import file_lock
 from regproxy.core.errors import StoreError
 
 _PREFIX: Final = "regproxy-metrics-"
-_ROOM: Final = 16 << 20  # bytes; who writes to a mapped file of a full tmpfs is killed
+_ROOM: Final = 16 << 20  # bytes; a process that writes to a mapped file of a full tmpfs is killed
 
 
 class Shelf:
     """A directory with files of prometheus_client's multiprocess mode, `<kind>_<slot>.db`.
 
-    It is locked while it is in use, so that what a killed supervisor left behind is told from what is another
-    one's: a process's id says nothing where containers share a file system.
+    It is locked while it is in use, so that a killed supervisor's left-overs differ from another one's
+    directory: a process's id says nothing if containers share a file system.
     """
 
     def __init__(self, path: Path, fd: int) -> None:
@@ -31,7 +31,9 @@ class Shelf:
 
     @classmethod
     def make(cls, places: Iterable[Path]) -> Self:
-        """Make one in the first of the `places` that will do, and clear left-overs. StoreError: none will."""
+        """Create one in the first usable one of the `places`, and clear left-overs. Raises StoreError if none
+        is usable.
+        """
         reasons = []
         for place in places:
             try:
@@ -50,24 +52,24 @@ class Shelf:
             path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=place))
             with suppress(FileNotFoundError):
                 fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-                # Ahead of the lock, another supervisor's _clear() may have taken it for a left-over.
+                # Before the lock, another supervisor's _clear() may have taken it for a left-over.
                 if _lock(fd) and file_lock.names(path, fd):
                     return cls(path, fd)
                 os.close(fd)
 
     def forget(self, slot: str) -> None:
-        """The process in that slot has ended: its gauges go, its counters stay."""
+        """Remove the gauges of the process in that slot, which has ended; its counters stay."""
         for file in self.path.glob(f"gauge_live*_{slot}.db"):
             file.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """All processes have ended."""
+        """Remove the directory, after all processes have ended."""
         _remove(self.path)
         os.close(self._fd)
 
 
 def _clear(place: Path) -> None:
-    """Remove what supervisors of this user have left behind."""
+    """Remove left-over directories of this user's supervisors."""
     for path in place.glob(f"{_PREFIX}*"):
         with suppress(OSError):  # another user's, or gone meanwhile
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
@@ -86,7 +88,7 @@ def _remove(path: Path) -> None:
 
 
 def _lock(fd: int) -> bool:
-    """Lock a directory; claims.lock() can't, as those locks want a file that is open for writing."""
+    """Lock a directory; file_lock.lock() can't, as those locks need a file that is open for writing."""
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

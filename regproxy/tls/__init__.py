@@ -1,1 +1,1 @@
-"""The certificate authority, certificates of hosts, TLS contexts."""
+"""The certificate authority, certificates of hosts, and TLS contexts."""

@@ -1,7 +1,8 @@
-"""The certificate authority: its two files, and a leaf for every host that is intercepted.
+"""The certificate authority: its two files, and a leaf certificate for every intercepted host.
 
 Profile: RFC 5280 4.2. The CA of docker-registry-proxy (RSA-4096, its key in DES3 with a fixed passphrase) is
-taken as it is. Keys that sign slowly get a P-256 intermediate, in memory, so that a leaf costs microseconds.
+accepted unchanged. Keys that sign slowly get a P-256 intermediate, in memory, so that a leaf costs
+microseconds.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ class Authority:
         self.not_after = float(epoch(certificates[0].not_valid_after_utc))
         self._clock = clock
         # A self-signed certificate is the client's trust anchor and is not sent (RFC 8446 4.4.2). A CA that
-        # is itself a subordinate is sent, with what its file has above it.
+        # is itself a subordinate is sent, with the certificates above it in its file.
         chain = b"".join(pem(c) for c in certificates if c.subject != c.issuer)
         self._root = Issuer(certificates[0], key, chain)
         self._indirect = not signs_fast(key) and room_for_intermediate(certificates)
@@ -88,10 +89,10 @@ class Authority:
 
     @classmethod
     def open(cls, crt_path: Path, key_path: Path, *, clock: Callable[[], float] = time.time) -> Authority:
-        """Read the CA's files, or make them if both are missing (P-256, 10 years, key with mode 0600).
+        """Read the CA's files, or create them if both are missing (P-256, 10 years, key with mode 0600).
 
         Processes that start at once on an empty directory end up with the same pair. Raises CertificateError,
-        naming the file and the way out: one file missing, unreadable, not a pair, not a CA, or out of date.
+        naming the file and the remedy: one file missing, unreadable, not a pair, not a CA, or out of date.
         """
         try:
             ensure_files(crt_path, key_path, clock())
@@ -126,7 +127,9 @@ class Authority:
         return leaf
 
     def leaf_not_after_min(self) -> float | None:
-        """The earliest expiry among the leaves at hand, in seconds since the epoch; None: there are none."""
+        """Return the earliest expiry of the cached leaves, in seconds since the epoch; None: there are
+        none.
+        """
         return min((leaf.not_after for leaf, _ in self._leaves.values()), default=None)
 
     def _mint(self, host: str, now: float) -> tuple[Leaf, Dates]:
@@ -138,8 +141,8 @@ class Authority:
         if not self._issuer_dates.cover(now):
             self._use_issuer(now)
         dates = Dates.within(now, LEAF_LIFE, self._issuer.ends)
-        # Only what fits may be a CN, and no client that we serve reads it (RFC 6125 6.4.4). Where the subject
-        # is empty, the SAN has to be critical (RFC 5280 4.2.1.6).
+        # Only a name that fits may be a CN, and no client that we serve reads it (RFC 6125 6.4.4). If the
+        # subject is empty, the SAN has to be critical (RFC 5280 4.2.1.6).
         named = len(host) <= CN_MAX
         builder = (
             self._leaf_builder.subject_name(common_name(host) if named else x509.Name([]))
@@ -153,7 +156,7 @@ class Authority:
         return Leaf(host, chain_pem, self._leaf_key_pem, dates.ends), dates
 
     def _use_issuer(self, now: float) -> None:
-        """Choose who signs from now on, and prepare all of a leaf that does not depend on its host."""
+        """Choose the issuer from now on, and prepare the parts of a leaf that do not depend on its host."""
         self._issuer = self._root
         starts = epoch(self._root.certificate.not_valid_before_utc)
         self._issuer_dates = Dates(starts, self._root.ends, self._root.ends)
@@ -172,5 +175,5 @@ class Authority:
 
 
 def throwaway() -> tuple[bytes, bytes]:
-    """A self-signed certificate and its key in PEM, for TLS that never leaves this process."""
+    """Return a self-signed certificate and its key in PEM, for TLS that never leaves this process."""
     return make_ca(time.time())

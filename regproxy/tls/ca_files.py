@@ -1,4 +1,4 @@
-"""The CA's two files: read and checked, or made, by one of the processes that start at once."""
+"""Read and check the CA's two files, or create them in one of the processes that start at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from regproxy.tls.x509 import (
     make_ca,
 )
 
-# What docker-registry-proxy encrypts its key with: no secret, since everybody who has the image has it.
+# docker-registry-proxy encrypts its key with this: no secret, since it is in every copy of its image.
 _PASSPHRASE: Final = b"foobar"
 
 
@@ -38,13 +38,13 @@ def parse_certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
 
 
 def parse_key(path: Path, pem: bytes) -> SigningKey:
-    """Read a key that is not encrypted, or encrypted as docker-registry-proxy does it."""
+    """Parse a key that is not encrypted, or is encrypted as docker-registry-proxy does it."""
     # A full check of an RSA-4096 key takes a third of a second; check_pair() proves that it signs.
     load = serialization.load_pem_private_key
     try:
         try:
             key = load(pem, None, unsafe_skip_rsa_key_validation=True)
-        except TypeError:  # the library's word for "encrypted"
+        except TypeError:  # the library's exception for an encrypted key
             key = load(pem, _PASSPHRASE, unsafe_skip_rsa_key_validation=True)
     except (ValueError, UnsupportedAlgorithm) as error:
         if b"ENCRYPTED" in pem:
@@ -87,7 +87,7 @@ def check_ca(path: Path, certificate: x509.Certificate, now: float) -> None:
 
 
 def check_pair(crt_path: Path, key_path: Path, certificate: x509.Certificate, key: SigningKey) -> None:
-    """Prove that what `key` signs is what `certificate` verifies."""
+    """Check that `certificate` verifies what `key` signs. Raises CertificateError."""
     probe = b"regproxy: is this the key of that certificate?"
     public = certificate.public_key()
     try:
@@ -103,10 +103,10 @@ def check_pair(crt_path: Path, key_path: Path, certificate: x509.Certificate, ke
 
 
 def ensure_files(crt_path: Path, key_path: Path, now: float) -> None:
-    """Make both files if there is neither; raise CertificateError where one of them is missing.
+    """Create both files if neither exists. Raises CertificateError if one of them is missing.
 
-    The key comes first and the certificate last, so a certificate without a key is always somebody's mistake.
-    A key without a certificate may be one that is being made: its maker holds a lock on it.
+    The key comes first and the certificate last, so a certificate without a key is always a mistake. A key
+    without a certificate may be one that is being created: its creator holds a lock on it.
     """
     if not crt_path.exists():
         if key_path.exists() or not _make_files(crt_path, key_path, now):
@@ -125,19 +125,19 @@ def _one_missing(missing: Path, present: Path) -> NoReturn:
 
 
 def _make_files(crt_path: Path, key_path: Path, now: float) -> bool:
-    """Write a new pair; False: somebody else was first, and nothing was written."""
+    """Write a new pair; False: another process was first, and nothing was written."""
     certificate_pem, key_pem = make_ca(now)
     for path in (key_path, crt_path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with _Draft(key_path, key_pem, 0o600) as key, _Draft(crt_path, certificate_pem, 0o644) as certificate:
-        # Whoever sees the key sees it locked, until the certificate is there too or this process has died.
+        # Other processes see the key locked, until the certificate exists too or this process has died.
         key.lock()
         return key.publish() and certificate.publish()
 
 
 def _await_maker(key_path: Path) -> None:
-    """Wait until nobody holds the lock on a key that has no certificate yet."""
-    with key_path.open("rb") as key, suppress(OSError):  # without locks, what is there now has to do
+    """Wait until no process holds the lock on a key that has no certificate yet."""
+    with key_path.open("rb") as key, suppress(OSError):  # without locks, go on with the files as they are
         fcntl.flock(key, fcntl.LOCK_SH)
 
 
@@ -174,8 +174,8 @@ class _Draft:
         except FileExistsError:
             return False
         except OSError as error:
-            # No hard links (CIFS, some shared folders of desktops): a narrow race is left, and where it is
-            # lost, the check of the pair says so at the next start.
+            # No hard links (CIFS, some shared folders of desktops): a narrow race is left, and if it is lost,
+            # the check of the pair reports that at the next start.
             if error.errno not in _NO_LINKS:
                 raise
             if self._path.exists():

@@ -1,4 +1,4 @@
-"""Whom to trust upstream, and as whom to come: a TLS context for each set of files, read at the start."""
+"""Keep TLS contexts for upstream connections, one for each set of CA and client certificate files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ _Files = tuple[bool, str | None, str | None, str | None]
 
 
 class Trust:
-    """Client contexts, by what makes them different. ConfigError: names the file, and the setting."""
+    """Client contexts by their files, which are read at the start. ConfigError names the file, and the
+    setting.
+    """
 
     def __init__(self, config: Config) -> None:
         tables = config.origin_tables
@@ -23,7 +25,7 @@ class Trust:
             self._add(settings, label_of(key))
 
     def context(self, settings: OriginSettings) -> Context:
-        """The context for connections to an origin with these settings."""
+        """Return the context for connections to an origin with these settings."""
         return self._contexts[_files(settings)]
 
     def _add(self, settings: OriginSettings, label: str) -> None:
@@ -36,7 +38,7 @@ class Trust:
         chain = _read(f"{label}.client_cert_file", cert_file)
         key = _read(f"{label}.client_key_file", key_file)
         try:
-            # Before the context: OpenSSL's error has no word for which of them it was.
+            # Checked alone first: OpenSSL's error does not say which file it is about.
             client_context(verify, ca_file)
         except ValueError as error:
             raise ConfigError(ca_name, ca_file, str(error)) from None

@@ -1,4 +1,4 @@
-"""Whether the kernel does TLS (Linux, Documentation/networking/tls.rst)."""
+"""Find out whether the kernel supports TLS (Linux, Documentation/networking/tls.rst)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _AES_128_GCM: Final = struct.pack("=HH36x", 0x0304, 51)  # TLS 1.3, with a key o
 
 
 def kernel_tls() -> str | None:
-    """Return None where the kernel does TLS on sockets (kTLS), else why not."""
+    """Return None if the kernel supports TLS on sockets (kTLS), else the reason why not."""
     with socket.socket() as server, socket.socket() as client:
         server.bind(("127.0.0.1", 0))
         server.listen(1)
         client.connect(server.getsockname())
         try:
             client.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
-            # The module `tls` may be there without the cipher's own, `gcm`.
+            # The module `tls` may be loaded without the cipher's own, `gcm`.
             client.setsockopt(_SOL_TLS, _TLS_TX, _AES_128_GCM)
         except OSError as error:
             return error.strerror or str(error)

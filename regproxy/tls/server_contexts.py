@@ -1,4 +1,4 @@
-"""A TLS context for each host that is intercepted, made from its leaf and kept as long as the leaf is."""
+"""Keep a TLS context for each intercepted host, made from its leaf and kept as long as the leaf is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ class Contexts:
         self._known: OrderedDict[str, tuple[Leaf, Context]] = OrderedDict()
 
     def for_host(self, host: str) -> Context:
-        """The context that presents `host`'s leaf. Raises CertificateError as `Authority.leaf` does."""
+        """Return the context that presents `host`'s leaf. Raises CertificateError as `Authority.leaf`
+        does.
+        """
         leaf = self._authority.leaf(host)
         known = self._known.get(host)
         if known is not None and known[0] is leaf:

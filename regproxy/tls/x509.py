@@ -1,4 +1,4 @@
-"""Certificates: the profile of the CA, of an intermediate below it, and of leaves (RFC 5280 4.2)."""
+"""Build certificates: the profile of the CA, of an intermediate below it, and of leaves (RFC 5280 4.2)."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _DAY: Final = 86400  # seconds
 _CA_LIFE: Final = 3650 * _DAY
 _INTERMEDIATE_LIFE: Final = 365 * _DAY
 LEAF_LIFE: Final = 90 * _DAY
-# Clients whose clock is slow, or that were suspended, still take a certificate made just now.
+# Clients whose clock is slow, or that were suspended, still accept a certificate made just now.
 _BACKDATE: Final = 2 * _DAY
 _OTHER_USAGES: Final = (
     *("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
     *("encipher_only", "decipher_only"),
 )
 CN_MAX: Final = 64  # ub-common-name, RFC 5280 appendix A
-# A dNSName as it may stand in a request: A-labels, and the underscore that RFC 1123 lacks and people use.
-# No `*`: a leaf never speaks for a host that was not named.
+# A dNSName as in requests: A-labels, and the underscore, which RFC 1123 lacks but people use. No `*`: a leaf
+# is never valid for a host that was not named.
 _HOST: Final = re.compile(
     r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?(?:\.[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?)*"
 )
@@ -36,7 +36,7 @@ _HOST: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Who signs: a certificate, its key, and the PEM that follows a leaf of its."""
+    """A signing certificate, its key, and the PEM that follows a leaf of it."""
 
     certificate: x509.Certificate
     key: SigningKey = field(repr=False)
@@ -49,7 +49,7 @@ class Issuer:
 
 @dataclass(frozen=True, slots=True)
 class Dates:
-    """A certificate's validity, and until when it is given out. Seconds since the epoch."""
+    """A certificate's validity, and the time from which it is renewed. Seconds since the epoch."""
 
     starts: int
     ends: int
@@ -57,9 +57,10 @@ class Dates:
 
     @classmethod
     def within(cls, now: float, life: int, limit: int) -> Dates:
-        """Start two days ago and end after `life`, or at the issuer's end (`limit`) if that comes first.
+        """Return dates that start two days ago and end after `life`, or at the issuer's end (`limit`) if that
+        is earlier.
 
-        Renewed with a third of `life` left; a cut-short one can't be made any longer and is kept to its end.
+        Renewed with a third of `life` left; a cut-short one can't be extended and is kept to its end.
         """
         at = int(now)
         if at + life > limit:
@@ -67,7 +68,7 @@ class Dates:
         return cls(at - _BACKDATE, at + life, at + life - life // 3)
 
     def cover(self, now: float) -> bool:
-        # Before `starts`: the clock was ahead when the certificate was made, and has been set right since.
+        # Before `starts`: the clock was ahead when the certificate was made, and has been corrected since.
         return self.starts <= now < self.renews
 
 
@@ -83,7 +84,7 @@ def general_name(host: str) -> x509.GeneralName:
 def make_ca(now: float) -> tuple[bytes, bytes]:
     """Return (certificate, key) in PEM: a new P-256 CA that signs leaves itself."""
     key = ec.generate_private_key(ec.SECP256R1())
-    # Two CAs never share a name: clients look for an issuer by its name first.
+    # Two CAs never share a name: clients look up an issuer by its name first.
     name = common_name(f"regproxy CA {day(now)} {_short_id(key)}")
     dates = Dates(int(now) - _BACKDATE, int(now) + _CA_LIFE, 0)
     certificate = _ca_builder(name, key.public_key(), dates).issuer_name(name).sign(key, hashes.SHA256())
@@ -103,7 +104,7 @@ def make_intermediate(root: Issuer, key: ec.EllipticCurvePrivateKey, now: float)
 
 
 def _ca_builder(name: x509.Name, public: ec.EllipticCurvePublicKey, dates: Dates) -> x509.CertificateBuilder:
-    """A CA that signs leaves and no other CA."""
+    """Return a builder for a CA that signs leaves and no other CA."""
     return (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -131,7 +132,7 @@ def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
 
 
 def authority_key_id(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
-    """The issuer's own SKI: there is more than one way to compute it (RFC 5280 4.2.1.1, 4.2.1.2)."""
+    """Return the issuer's own SKI: there is more than one way to compute it (RFC 5280 4.2.1.1, 4.2.1.2)."""
     try:
         key_id = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     except x509.ExtensionNotFound:
@@ -158,7 +159,9 @@ def _path_length(certificate: x509.Certificate) -> int | None:
 
 
 def room_for_intermediate(certificates: list[x509.Certificate]) -> bool:
-    """Whether one more CA may stand below the first of `certificates`, which are in order from it upwards."""
+    """Tell whether the path lengths allow one more CA below the first of `certificates`, which go upwards
+    from it.
+    """
     lengths = enumerate(_path_length(c) for c in certificates)
     return all(length is None or length > depth for depth, length in lengths)
 

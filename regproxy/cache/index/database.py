@@ -1,9 +1,10 @@
-"""The index's file: its tables, and how processes that share it open, replace and close it.
+"""Open, replace and close the index's file, which several processes share, and define its tables.
 
-SQLite finds a file's log (`-wal`, `-shm`) by name. So who opens a file while another process puts a new one
-in its place could get the log of the wrong one, and whoever closes one last deletes the log. All three are
-therefore done under a lock (`<name>.lock`). The file itself must not be opened by anything but SQLite:
-closing any descriptor of it would take away the locks that SQLite holds on it in this process (fcntl(2)).
+SQLite finds a file's log (`-wal`, `-shm`) by name. So a process that opens a file while another puts a new
+one in its place could get the log of the wrong one, and the last process to close one deletes the log. All
+three are therefore done under a lock (`<name>.lock`). The file itself must not be opened by anything but
+SQLite: closing any descriptor of it would release the locks that SQLite holds on it in this process
+(fcntl(2)).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from regproxy.core.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
-# The n-th makes version n + 1 of version n. A new file takes them all.
+# The n-th upgrades version n to n + 1. A new file takes them all.
 _STEPS: Final = (
     (
         "CREATE TABLE tags (host TEXT NOT NULL, port INTEGER NOT NULL, repository TEXT NOT NULL,"
@@ -49,15 +50,15 @@ _STEPS: Final = (
         " bytes = bytes - old.size + new.size, disk = disk - old.disk + new.disk; END",
         "CREATE TABLE pins (digest TEXT NOT NULL, name TEXT NOT NULL, PRIMARY KEY (digest, name))"
         " WITHOUT ROWID",
-        # Without AUTOINCREMENT a number could be given twice; with it, there are no gaps but by trimming.
+        # Without AUTOINCREMENT a number could be reused; with it, only trimming makes gaps.
         "CREATE TABLE journal (seq INTEGER PRIMARY KEY AUTOINCREMENT, writer INTEGER NOT NULL,"
         " kind TEXT NOT NULL, key TEXT NOT NULL)",
         "CREATE TABLE state (key TEXT NOT NULL PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID",
         "INSERT INTO state VALUES ('complete', 0)",
     ),
     (
-        # Which index types a request had named was not known, and the type of content was the word of the
-        # registry that had it first: both are learned anew.
+        # It was not known which index types a request had named, and the type of content was what the first
+        # registry had told: both are learned again.
         "ALTER TABLE tags RENAME COLUMN accepts_index TO named",
         "DELETE FROM tags WHERE named AND media_type NOT IN ('application/vnd.oci.image.index.v1+json',"
         " 'application/vnd.docker.distribution.manifest.list.v2+json')",
@@ -67,7 +68,7 @@ _STEPS: Final = (
 )
 _VERSION: Final = len(_STEPS)
 _NAMES: Final = frozenset(sql.split()[2] for step in _STEPS for sql in step if sql.startswith("CREATE"))
-# One row of each tree: what is missing or zeroed shows, whatever the number of rows.
+# One row of each tree: a missing or zeroed one shows, whatever the number of rows.
 _LOOKS: Final = (
     *(f"SELECT * FROM {table} LIMIT 1" for table in ("tags", "objects", "totals", "pins", "journal")),
     "SELECT digest FROM tags INDEXED BY tags_by_digest WHERE digest > '' LIMIT 1",
@@ -75,12 +76,12 @@ _LOOKS: Final = (
     "SELECT value FROM state WHERE key = 'complete'",
 )
 
-_PATIENCE: Final = 20.0  # seconds for another process that opens the file: it may be making it
-_CLOSING: Final = 2.0  # seconds for it when we close
+_PATIENCE: Final = 20.0  # seconds to wait for another process that opens the file: it may be creating it
+_CLOSING: Final = 2.0  # seconds to wait for the lock when closing
 _POLL: Final = 0.01  # seconds between two tries for the lock
-_PREPARING: Final = 20.0  # seconds that a lock inside the file is waited for when it is opened
-_WRITING: Final = 5.0  # and by the writer later
-_READING: Final = 0.1  # and by the reader, whose thread is an event loop's
+_PREPARING: Final = 20.0  # seconds to wait for a lock inside the file when opening it
+_WRITING: Final = 5.0  # by the writer later
+_READING: Final = 0.1  # by the reader, whose thread runs an event loop
 _LOG_MAX: Final = 16 * 1024 * 1024  # bytes that an idle log may keep
 
 # Primary result codes that say nothing about the file itself: moving it aside would not help.
@@ -98,7 +99,7 @@ Inode = tuple[int, int]
 
 @dataclass(slots=True, eq=False)
 class Opened:
-    """An index file that is open: one connection to write, one to read. `inodes`: the file's, its log's.
+    """An open index file: one connection to write, one to read. `inodes`: those of the file and its log.
 
     `inodes` None: there is no room for a file yet, and both connections are to an empty one in memory.
     """
@@ -110,17 +111,17 @@ class Opened:
     _seen: tuple[int, int] = field(default=(0, 0))  # size and time
 
     def is_current(self) -> bool:
-        """Whether the path still is this file, with this log."""
+        """Tell whether the path still leads to this file, with this log."""
         if self.inodes is None:
             return False
-        with suppress(OSError):  # then nothing can be told; who reads or writes will meet it
+        with suppress(OSError):  # then it is unknown; the next read or write will fail
             return _inodes(self.path) == self.inodes
         return True
 
     def looks_changed(self) -> bool:
-        """Whether the path is another file, or somebody has written to this one since the last call.
+        """Tell whether the path is another file, or this one was written to since the last call.
 
-        SQLite itself does so from time to time. renew() tells whether something is wrong.
+        SQLite itself writes from time to time. renew() tells whether something is wrong.
         """
         if not self.is_current():
             return True
@@ -128,16 +129,16 @@ class Opened:
         try:
             status = self.path.stat()
         except OSError:
-            return True  # if it is not just being replaced, renew() finds it all right
+            return True  # if it is not just being replaced, renew() finds no fault
         self._seen = status.st_size, status.st_mtime_ns
         return self._seen != before
 
 
 def open_file(path: Path) -> Opened:
-    """Open the index, or make it. A damaged file, or a later version's, is moved to `<name>.aside`.
+    """Open the index, or create it. A damaged file, or a later version's, is moved to `<name>.aside`.
 
-    Raises StoreError if the file can be neither used nor replaced. A disk that has no room for its log is no
-    reason: memory stands in for it until there is (see renew()).
+    Raises StoreError if the file can be neither used nor replaced. A disk without room for its log raises
+    nothing: the index is in memory until there is room (see renew()).
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,10 +152,10 @@ def open_file(path: Path) -> Opened:
 
 
 def renew(opened: Opened, suspicion: sqlite3.Error | None) -> Opened | None:
-    """Open the file again if the path is another one now or it is damaged; None: all is well.
+    """Open the file again if the path is another one now or it is damaged; None: nothing is wrong.
 
-    `suspicion`: what using it has met. A damaged file is moved aside as by open_file(); its writer is closed,
-    the reader is the caller's to close. Raises StoreError: `opened` is all there is for now.
+    `suspicion`: an error met in use. A damaged file is moved aside as by open_file(); its writer is closed,
+    the reader is the caller's to close. Raises StoreError: then only `opened` can be used for now.
     """
     path = opened.path
     # In this order: another process may put a new file there between the two.
@@ -162,14 +163,15 @@ def renew(opened: Opened, suspicion: sqlite3.Error | None) -> Opened | None:
         return None
     try:
         with _locked(path, _PATIENCE):
-            # Another process may have replaced it before we had the lock. Then its new file is ours, too.
+            # Another process may have replaced it before the lock was taken. Then its new file is used here,
+            # too.
             if opened.inodes is not None and opened.inodes[0] == _inode(path):
                 logger.warning(
                     "%s: damaged (%s); moved aside, and made anew", path, suspicion or "overwritten"
                 )
                 _move_aside(path)
             elif opened.inodes is not None and opened.inodes[1] == _inode(_log(path)):
-                _remove_logs(path)  # whoever replaced the file has left its log there
+                _remove_logs(path)  # the process that replaced the file has left its log
             renewed = _open_or_replace(path)
             opened.writer.close()
             return renewed
@@ -178,31 +180,33 @@ def renew(opened: Opened, suspicion: sqlite3.Error | None) -> Opened | None:
 
 
 def close_file(path: Path, *connections: sqlite3.Connection) -> None:
-    """Close all connections that this process has to a file."""
+    """Close all connections of this process to a file."""
     try:
         with _locked(path, _CLOSING):
             for connection in connections:
                 connection.close()
     except (OSError, StoreError):
-        # The directory is gone, or somebody hangs: nothing that is worth waiting for.
+        # The directory is gone, or another process hangs: not worth waiting for.
         for connection in connections:
             connection.close()
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Whether an error that was met in use may come from a damaged file."""
+    """Tell whether an error met in use may come from a damaged file."""
     return _code(error) in _DAMAGE | {sqlite3.SQLITE_ERROR}
 
 
 @contextmanager
 def _locked(path: Path, patience: float) -> Iterator[None]:
-    """Let no other process open, replace or close the file. Raises OSError, StoreError after `patience`."""
+    """Prevent other processes from opening, replacing or closing the file. Raises OSError, StoreError after
+    `patience`.
+    """
     name = path.with_name(f"{path.name}.lock")
     deadline = time.monotonic() + patience
     while True:
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
-            # One that was removed meanwhile locks nobody out.
+            # A lock file that was removed meanwhile excludes nobody.
             if file_lock.lock(fd) and file_lock.names(name, fd):
                 yield
                 return
@@ -227,7 +231,8 @@ def _open_or_replace(path: Path) -> Opened:
 def _open(path: Path) -> Opened:
     new = _size(path) == 0
     if new:
-        # Who still has an earlier one of this name keeps its log, and must not share it with us.
+        # A process that still has an earlier file of this name keeps its log, which must not be shared with
+        # the new one.
         path.unlink(missing_ok=True)
         _remove_logs(path)
     elif _is_overwritten(path):
@@ -237,7 +242,7 @@ def _open(path: Path) -> Opened:
         for _ in range(2):
             connections.append(_connect(path))
         writer, reader = connections
-        if new:  # a power cut now would cost nothing: there is nothing in it
+        if new:  # the file is empty, so a power cut loses nothing
             writer.execute("PRAGMA synchronous = OFF")
         _prepare(writer)
         writer.execute("PRAGMA synchronous = NORMAL")  # with WAL a power cut may lose the last commits
@@ -245,7 +250,7 @@ def _open(path: Path) -> Opened:
         writer.execute(f"PRAGMA busy_timeout = {_WRITING * 1000:.0f}")
         reader.execute("PRAGMA query_only = 1")
         reader.execute(f"PRAGMA busy_timeout = {_READING * 1000:.0f}")
-        _check(reader)  # it opens the log, too: later it might be another file's
+        _check(reader)  # opens the log, too: later it might be another file's
         opened = Opened(path, writer, reader, _inodes(path))
         opened.looks_changed()
     except BaseException:
@@ -265,12 +270,12 @@ def _in_memory(path: Path) -> Opened:
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    # Transactions are begun by name. Connections are opened and closed here, and used by one thread each.
+    # Transactions are begun explicitly. Connections are opened and closed here, and used by one thread each.
     return sqlite3.connect(path, timeout=_PREPARING, isolation_level=None, check_same_thread=False)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the tables, or those of an earlier version into ours, and check them. Raises DatabaseError."""
+    """Create the tables, or upgrade those of an earlier version, and check them. Raises DatabaseError."""
     # A file system without shared memory (NFS) refuses WAL, and the old journal is kept: slower, and right.
     connection.execute("PRAGMA journal_mode = WAL")
     if _version(connection) != _VERSION:
@@ -295,7 +300,7 @@ def _version(connection: sqlite3.Connection) -> int:
 
 
 def _check(connection: sqlite3.Connection) -> None:
-    """Raise DatabaseError if something is missing, at a cost that does not grow with the rows."""
+    """Raise DatabaseError if something is missing, at a cost that does not grow with the number of rows."""
     names = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}
     if missing := sorted(_NAMES - names):
         raise sqlite3.DatabaseError(f"it has no {', '.join(missing)}")
@@ -319,9 +324,11 @@ def _is_damaged(opened: Opened, suspicion: sqlite3.Error | None) -> bool:
 
 
 def _is_overwritten(path: Path) -> bool:
-    """Whether the file has lost its head. Open connections would go on by what they and the log remember."""
-    # `immutable`: the file alone, without its log. So nothing but its head can be judged: the rest may be
-    # half-way through what the log is to bring.
+    """Tell whether the file has lost its head. Open connections would go on with what they and the log have
+    cached.
+    """
+    # `immutable`: the file alone, without its log. So only its head can be judged: the rest may be incomplete
+    # until the log is applied.
     uri = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(uri, uri=True)) as connection:
@@ -332,7 +339,7 @@ def _is_overwritten(path: Path) -> bool:
 
 
 def _move_aside(path: Path) -> None:
-    """Give way to a new file. Its log goes away with it, or it would be replayed into the new one."""
+    """Move the file aside for a new one. Its log is removed, or it would be replayed into the new one."""
     path.replace(path.with_name(f"{path.name}.aside"))
     _remove_logs(path)
 
@@ -366,7 +373,7 @@ def _size(path: Path) -> int:
 
 
 def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; errors of our own are about damage."""
+    """Return SQLite's primary result code; errors raised by this module are about damage."""
     return int(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)) & 0xFF
 
 

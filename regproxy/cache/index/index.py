@@ -1,12 +1,12 @@
-"""What the cache knows besides its files: where tags point, and the size, type and last use of objects.
+"""Keep the cache's metadata: where tags point, and the size, type and last use of objects.
 
 SQLite in WAL mode, shared by all processes that use the cache directory. Reads run on the caller's thread;
-all writing is done by one thread, in batches. What is not on disk yet is in memory and is read from there, so
-a change is visible at once. What was read is remembered, until the journal says that another process has
-changed it; a number in memory that all processes share says when it is time to read the journal.
+one thread does all writing, in batches. Changes that are not on disk yet are in memory and are read from
+there, so a change is visible at once. Rows that were read stay in memory until the journal says that another
+process has changed them; a number in memory that all processes share says when to read the journal.
 
-The file may be lost at any time: objects are counted anew from the blobs, and tags are asked for again. So a
-fault here never fails a pull: it is logged, and what can't be read is taken as not known.
+The file may be lost at any time: objects are entered again from the blobs, and tags are asked for again. So a
+fault here never fails a pull: it is logged, and a row that can't be read counts as unknown.
 """
 
 from __future__ import annotations
@@ -63,10 +63,11 @@ _PINS: Final = "SELECT name, digest FROM pins ORDER BY name, digest"
 _NEWS: Final = "SELECT seq, writer, kind, key FROM journal WHERE seq > ? ORDER BY seq LIMIT ?"
 _NEWEST: Final = "SELECT coalesce(max(seq), 0) FROM journal"
 
-_MEMORY: Final = 8192  # tags, and media types, that are held in memory
-_NEWS_MAX: Final = 5000  # journal rows that are read at once: for more of them, all is forgotten
+_MEMORY: Final = 8192  # tags, and media types, that are kept in memory
+# journal rows that are read at once: if there are more, everything in memory is dropped
+_NEWS_MAX: Final = 5000
 _SAY_EVERY: Final = 60.0  # seconds between two warnings about the same fault
-_TOLD: Final = "told"  # the variant of a row for a digest in a tag's place, which no tag can be
+_TOLD: Final = "told"  # the variant of a row with a digest in the place of the tag, which no tag can be
 _EVER: Final = float("inf")
 _OF_TAGS: Final = frozenset({TAG_PUT, TAG_DROPPED})
 
@@ -76,12 +77,12 @@ T = TypeVar("T")
 
 
 class _Alone:
-    """Stands in for a board where there is none: other processes are noticed by tick() only."""
+    """Replaces a missing board: other processes' changes are noticed by tick() only."""
 
     generation = purges = 0
 
     def purge(self) -> None:
-        """Nobody listens."""
+        """Do nothing: no other process listens."""
 
     def bump(self) -> int:
         return 0
@@ -90,11 +91,12 @@ class _Alone:
 class Index:
     """The index of one cache directory. Use from one thread, which may be an event loop's; flush() from any.
 
-    What says that it raises StoreError works on the file and waits for it. All else neither waits nor raises.
+    Methods that say that they raise StoreError work on the file and wait for it. All others neither wait nor
+    raise.
 
-    `on_removed` is called for each digest that is removed, by whatever process: in drop_object(), remove()
-    and sync(). `on_forget_all`: anything may have been removed. `on_tag_dropped`: a tag was, by whatever
-    process. All are called on the caller's thread.
+    `on_removed` is called for each digest that is removed, by any process: in drop_object(), remove() and
+    sync(). `on_forget_all`: anything may have been removed. `on_tag_dropped`: a tag was, by any process. All
+    are called on the caller's thread.
     """
 
     def __init__(
@@ -112,7 +114,7 @@ class Index:
         self._all_dropped_at = 0.0
         self._purges = self._board.purges
         self._last_totals = Totals(0, 0, 0)
-        self._generation = self._seq = 0  # of the board, and of the journal: what is known
+        self._generation = self._seq = 0  # the last ones seen, of the board and of the journal
         self._said, self._say_at = "", 0.0
         self._writer = Writer(opened, self._me, self._board, commits_fd, clock)
         self._use(opened)
@@ -126,18 +128,19 @@ class Index:
         commits_fd: int = -1,
         clock: Callable[[], float] = time.time,
     ) -> Index:
-        """Open the index, or make it. A damaged file, or a later version's, is moved to `<name>.aside`.
+        """Open the index, or create it. A damaged file, or a later version's, is moved to `<name>.aside`.
 
-        `board` tells at once what other processes have changed; without it, tick() does. `commits_fd` is an
-        eventfd that is written to when objects have been entered. It takes no longer for more objects.
-        Raises StoreError if the file can be neither used nor replaced, for other reasons than a full disk.
+        `board` tells at once that other processes have changed something; without it, tick() does.
+        `commits_fd` is an eventfd that is written to when objects have been entered. Opening takes no longer
+        for more objects. Raises StoreError if the file can be neither used nor replaced, for other reasons
+        than a full disk.
         """
         return cls(open_file(path), board, commits_fd, clock)
 
     # Tags
 
     def tag(self, host: str, port: int, repository: str, tag: str) -> tuple[TagRow, ...]:
-        """Return what is known of a tag, one row for each variant; empty: nothing."""
+        """Return the rows of a tag, one for each variant; empty if nothing is known."""
         if self._board.generation != self._generation:
             self.sync()
         key = (host, port, repository, tag)
@@ -151,7 +154,7 @@ class Index:
     ) -> None:
         """Set the tag's row for `row.variant`; its rows for other variants stay.
 
-        `asked`: when the origin was asked, monotonic; what it said of a tag that was dropped since is void.
+        `asked`: when the origin was asked, monotonic; its answer is void for a tag that was dropped since.
         """
         self._notice()
         key = (host, port, repository, tag)
@@ -166,17 +169,17 @@ class Index:
     def put_told(
         self, host: str, port: int, repository: str, digest: str, media_type: str, size: int
     ) -> None:
-        """Note the type that a registry has told of content by digest, whose bytes do not state it."""
+        """Record the type that a registry has sent for content by digest, whose bytes do not state it."""
         row = TagRow(_TOLD, digest, media_type, size, self._clock(), 0)
         self.put_tag(host, port, repository, digest, row)
 
     def told(self, host: str, port: int, repository: str, digest: str) -> str:
-        """Return what put_told() has noted, "" where it is nothing."""
+        """Return the type that put_told() has recorded, "" if there is none."""
         rows = self.tag(host, port, repository, digest)
         return rows[0].media_type if rows else ""
 
     def dropped_at(self, host: str, port: int, repository: str, tag: str) -> float:
-        """When a tag was dropped last, by whatever process, as far as that has been heard; monotonic."""
+        """Return when a tag was last dropped, by any process, as far as this one knows; monotonic."""
         return max(self._drops.get((host, port, repository, tag)) or 0.0, self._all_dropped_at)
 
     def _dropped(self, key: TagKey) -> None:
@@ -185,7 +188,7 @@ class Index:
             self.on_tag_dropped(*key)
 
     def drop_tag(self, host: str, port: int, repository: str, tag: str) -> None:
-        """Forget all variants of a tag."""
+        """Drop all variants of a tag."""
         self._notice()
         key = (host, port, repository, tag)
         self._dropped(key)
@@ -194,7 +197,8 @@ class Index:
         self._writer.wake(urgent=True)
 
     def sweep_tags(self, before: float, limit: int = 1000) -> int:
-        """Forget what tags were confirmed to be before then (epoch), where that is not held; how many rows.
+        """Remove tag rows that were last confirmed before then (epoch) and whose content is not stored;
+        return how many.
 
         No more than `limit` digests are looked at. Raises StoreError.
         """
@@ -205,7 +209,7 @@ class Index:
         return len(gone)
 
     def _read_tag(self, key: TagKey) -> tuple[TagRow, ...]:
-        # What waits is looked at first: what is settled between the two looks is on disk by the second.
+        # Pending changes are read first: one that is settled between the two reads is on disk by the second.
         change = self._writer.tags.get(key)
         put = {} if change is None else change.rows
         found: list[tuple[Any, ...]] = []
@@ -214,7 +218,7 @@ class Index:
                 found = self._reader.execute(_TAG_ROWS, key).fetchall()
             except sqlite3.Error as error:
                 self._fault(error)
-                return tuple(put.values())  # not to be remembered: there may be more
+                return tuple(put.values())  # not kept in memory: there may be more
         rows = (*(TagRow(*row) for row in found if row[0] not in put), *put.values())
         self._tags.put(key, rows)
         return rows
@@ -222,7 +226,7 @@ class Index:
     # Objects
 
     def object(self, digest: str) -> ObjectRow | None:
-        """Return what is known of an object. Its last use may be some seconds later than `last_used`."""
+        """Return the row of an object. Its last use may be some seconds later than `last_used`."""
         if self._board.generation != self._generation:
             self.sync()
         change = self._writer.objects.get(digest)
@@ -232,9 +236,9 @@ class Index:
         return ObjectRow(*found[0]) if found else None
 
     def put_object(self, digest: str, size: int, media_type: str | None, disk: int | None = None) -> None:
-        """Note an object that is on disk, used just now. `media_type` None leaves a known one as it is.
+        """Record an object that is on disk, used just now. `media_type` None leaves a known one unchanged.
 
-        `disk`: the bytes that it takes there; None: what is known of that, or `size` in whole blocks.
+        `disk`: the bytes that it takes there; None: the known number, or `size` in whole blocks.
         """
         self._notice()
         before = self.object(digest)
@@ -251,7 +255,7 @@ class Index:
         self._writer.wake()
 
     def drop_object(self, digest: str) -> None:
-        """Forget an object. Tags may go on naming it."""
+        """Drop an object. Tags may go on naming it."""
         self._notice()
         self._writer.objects.put(digest, ObjectChange(True, None, self._seq))
         self._writer.wake(urgent=True)
@@ -271,20 +275,20 @@ class Index:
         return known
 
     def touch(self, digest: str) -> None:
-        """Note that an object was used just now. It is on disk some seconds later."""
+        """Record that an object was used just now. It is on disk some seconds later."""
         self._writer.touched.add(digest)
 
     # All objects
 
     def totals(self) -> Totals:
-        """Return the sums over all objects on disk; what was put or dropped is in them after a moment."""
+        """Return the sums over all objects on disk; recent changes are included after a moment."""
         for row in self._read(_TOTALS, ()):
             self._last_totals = Totals(*row)
         return self._last_totals
 
     @property
     def objects(self) -> int:
-        """How many objects there are."""
+        """The number of objects."""
         return self.totals().objects
 
     @property
@@ -298,20 +302,23 @@ class Index:
         return self._read(_IS_COMPLETE, ()) == [(1,)]
 
     def set_complete(self) -> None:
-        """All objects on disk are entered. Raises StoreError, also if this is another file since tick()."""
+        """Record that all objects on disk are entered. Raises StoreError, also if this is another file since
+        tick().
+        """
         self._run(Changes.set_complete)
 
     def oldest(self, limit: int, unused_since: float | None = None) -> list[ObjectRow]:
-        """Return up to `limit` objects, those first that were not used for the longest time.
+        """Return up to `limit` objects, the least recently used first.
 
-        `unused_since`: only those whose last use is before that (epoch). Pinned ones, and what this process
-        has touched or put in the last seconds, are left out.
+        `unused_since`: only those whose last use is before that (epoch). Pinned ones, and those that this
+        process has touched or put in the last seconds, are left out.
         """
         rows: list[ObjectRow] = []
         before = _EVER if unused_since is None else unused_since
         try:
             with closing(self._reader.execute(_OLDEST, (before,))) as cursor:
-                # Dropped objects wait in `objects` too; the few that are skipped make this no longer scan.
+                # Dropped objects are pending in `objects` too; the few that are skipped make this scan no
+                # longer.
                 busy, waiting = self._writer.touched, self._writer.objects
                 idle = (row for row in cursor if row[0] not in busy and row[0] not in waiting)
                 rows.extend(ObjectRow(*row) for row in islice(idle, limit))
@@ -324,7 +331,7 @@ class Index:
         return {row[0]: ObjectRow(*row) for row in self._read_or_raise(_BETWEEN, (low, high))}
 
     def adopt(self, rows: Iterable[ObjectRow]) -> int:
-        """Enter objects that have no row yet; how many those were. Raises StoreError."""
+        """Enter objects that have no row yet; return how many. Raises StoreError."""
         rows = list(rows)
         return self._run(lambda changes: changes.adopt(rows))
 
@@ -353,7 +360,7 @@ class Index:
         self._run(lambda changes: changes.pin(name, digests))
 
     def unpin(self, name: str) -> int:
-        """Take back what was pinned under a name; how many objects those were. Raises StoreError."""
+        """Remove the pins under a name; return the number of objects. Raises StoreError."""
         return self._run(lambda changes: changes.unpin(name))
 
     def pins(self) -> list[tuple[str, str]]:
@@ -363,8 +370,10 @@ class Index:
     # Other processes, and the file
 
     def sync(self) -> None:
-        """Forget what other processes have changed. Reads do so by themselves when the board says it."""
-        # Before the journal is read: who changes something now is noticed the next time.
+        """Drop from memory what other processes have changed. Reads call it themselves when the board says
+        so.
+        """
+        # Before the journal is read: a change made now is noticed the next time.
         self._generation = self._board.generation
         if self._board.purges != self._purges:
             self._purges = self._board.purges
@@ -377,7 +386,7 @@ class Index:
             return
         if not news:
             return
-        if news[0][0] != self._seq + 1 or len(news) > _NEWS_MAX:  # trimmed past us; or too much to go through
+        if news[0][0] != self._seq + 1 or len(news) > _NEWS_MAX:  # trimmed past `_seq`, or too many rows
             self._seq = self._newest()
             self._forget_all()
             return
@@ -391,8 +400,8 @@ class Index:
     def tick(self) -> None:
         """Notice what the board does not tell: changes by processes without it, and another or damaged file.
 
-        Such a file is opened, or made, by the writer's thread; a later tick() changes over to it and forgets
-        all. To be called every 250 ms.
+        Such a file is opened, or created, by the writer's thread; a later tick() switches to it and drops
+        everything in memory. To be called every 250 ms.
         """
         renewed = self._writer.renewed()
         if renewed is not None:
@@ -404,11 +413,11 @@ class Index:
         self._notice()
 
     def purge(self) -> None:
-        """Tell all processes to let go of everything that they hold: the file can't say what was removed."""
+        """Tell all processes to release everything in their memory: the file can't say what was removed."""
         self._board.purge()
 
     def announce(self) -> None:
-        """Tell, through `commits_fd`, that something large is on its way into the cache."""
+        """Announce through `commits_fd` that something large is about to enter the cache."""
         self._writer.announce()
 
     def flush(self, timeout: float = 10.0) -> bool:
@@ -416,14 +425,14 @@ class Index:
         return self._writer.flush(timeout)
 
     def close(self) -> None:
-        """Write what is left and close the file."""
+        """Write pending changes and close the file."""
         close_file(self._file.path, *self._writer.close(), self._reader)
 
     def _use(self, opened: Opened) -> None:
         self._file = opened
         self._reader = opened.reader
         self._data_version = -1
-        # In this order: a change between the two is known, and looked for again.
+        # In this order: a change between the two is included, and looked for again.
         self._generation = self._board.generation
         self._seq = self._newest()
 
@@ -433,16 +442,18 @@ class Index:
         return 0
 
     def _notice(self) -> None:
-        """sync() if the board says that something has changed, or the file does, which knows of everybody."""
+        """Call sync() if the board's generation has changed, or the file's data version, which covers all
+        processes.
+        """
         for (version,) in self._read("PRAGMA data_version", ()):
             if version != self._data_version or self._board.generation != self._generation:
                 self._data_version = version
                 self.sync()
 
     def _written(self, seq: int, kind: str, key: str) -> None:
-        """Our own change is on disk; the writer may not have come to settle it yet.
+        """Settle an own change that is on disk; the writer may not have settled it yet.
 
-        It must not cover what others have written after it.
+        It must not hide later changes of others.
         """
         if kind in _OF_TAGS:
             tag = key_of(key)
@@ -451,7 +462,7 @@ class Index:
                 self._writer.tags.settle({tag: change})
 
     def _heard(self, seq: int, kind: str, key: str) -> None:
-        """Another process has changed something."""
+        """Handle a change by another process."""
         if kind in _OF_TAGS:
             tag = key_of(key)
             self._tags.drop(tag)
@@ -499,7 +510,7 @@ class Index:
 
 
 class _Memory(Generic[K, V]):
-    """The values that were used last."""
+    """The most recently used values."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

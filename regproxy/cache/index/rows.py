@@ -1,4 +1,4 @@
-"""What the index's rows are, and the words of its journal."""
+"""Define the index's rows, and the kinds of its journal's rows."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Final
 
 TagKey = tuple[str, int, str, str]  # host, port, repository, tag
 
-# What the journal says of a key. Tags are named as name_of() does, objects by their digest.
+# Kinds of journal rows. Tags are named by name_of(), objects by their digest.
 TAG_PUT: Final = "tag put"
 TAG_DROPPED: Final = "tag dropped"
 STORED: Final = "object stored"
 REMOVED: Final = "object removed"
 
-_BLOCK: Final = 4096  # bytes; what most file systems give a file at least
+_BLOCK: Final = 4096  # bytes; the least that most file systems allocate for a file
 
 
 @dataclass(frozen=True, slots=True)
 class TagRow:
-    """What the origin said a tag is, to a request of the kind `variant`.
+    """The origin's answer for a tag, to a request of the kind `variant`.
 
-    `variant` is the caller's word, and a tag has one row for each. `size`: bytes. `fetched_at`: seconds since
-    the epoch, when the origin last confirmed it. `named`: which types that request has named (see
-    oci.Accept).
+    `variant` is chosen by the caller, and a tag has one row for each. `size`: bytes. `fetched_at`: seconds
+    since the epoch, when the origin last confirmed it. `named`: which types that request has named (see
+    accept.Accept).
     """
 
     variant: str
@@ -58,16 +58,16 @@ class Totals:
 
 
 def disk_size(size: int) -> int:
-    """The bytes that a file of `size` takes on most disks."""
+    """Return the bytes that a file of `size` takes on most disks."""
     return -(-size // _BLOCK) * _BLOCK
 
 
 def name_of(key: TagKey) -> str:
-    """A tag's name in the journal."""
+    """Return a tag's name in the journal."""
     return json.dumps(key, separators=(",", ":"))
 
 
 def key_of(name: str) -> TagKey:
-    """The tag that name_of() has named so."""
+    """Return the tag of a name made by name_of()."""
     host, port, repository, tag = json.loads(name)
     return host, port, repository, tag

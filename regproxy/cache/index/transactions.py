@@ -1,8 +1,8 @@
-"""Changes of the index: what waits to be written, and how it is written in one transaction.
+"""Keep pending changes of the index, and write them in one transaction.
 
 Several processes change the same rows. The order of their transactions is the order of the journal's numbers,
-which are given under SQLite's write lock. A change knows the newest number that its process had seen when it
-was made (`seen`): what the journal says of the same key beyond that is later, and may make it void.
+which are given under SQLite's write lock. A change has the newest number that its process had seen when it
+was made (`seen`): journal rows of the same key beyond that are later, and may make it void.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from regproxy.cache.index.rows import (
     name_of,
 )
 
-JOURNAL_MAX: Final = 50_000  # rows that are kept
+JOURNAL_MAX: Final = 50_000  # rows to keep
 
 _DROP_TAG: Final = "DELETE FROM tags WHERE host = ? AND port = ? AND repository = ? AND tag = ?"
 _PUT_TAG: Final = "INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
@@ -57,9 +57,9 @@ _TRIM: Final = "DELETE FROM journal WHERE seq <= ?"
 
 @dataclass(slots=True, eq=False)
 class TagChange:
-    """What is to become of a tag: all its rows go if `cleared`, then `rows`, by variant, are put.
+    """A pending change of a tag: all its rows are deleted if `cleared`, then `rows`, by variant, are put.
 
-    `seq`: where the journal says so, from within the transaction on.
+    `seq`: its number in the journal, from within the transaction on.
     """
 
     cleared: bool
@@ -70,7 +70,7 @@ class TagChange:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ObjectChange:
-    """What is to become of an object: its row goes if `dropped`, then `row` is put unless it is None."""
+    """A pending change of an object: its row is deleted if `dropped`, then `row` is put unless it is None."""
 
     dropped: bool
     row: ObjectRow | None
@@ -107,26 +107,26 @@ class Pending(Generic[K, C]):
             return dict(islice(self._changes.items(), limit))
 
     def settle(self, written: Mapping[K, C]) -> None:
-        """Forget what is on disk now, except for keys that have changed again in the meantime."""
+        """Remove changes that are on disk now, except for keys that have changed again in the meantime."""
         with self._lock:
             for key, change in written.items():
                 if self._changes.get(key) is change:
                     del self._changes[key]
 
     def supersede(self, key: K, seq: int) -> None:
-        """Forget a change that was made before the journal's `seq` made it void."""
+        """Remove a change that was made before the journal's `seq` made it void."""
         with self._lock:
             change = self._changes.get(key)
             if change is not None and change.seen < seq:
                 del self._changes[key]
 
     def withdraw(self, keys: Iterable[K]) -> dict[K, C]:
-        """Forget the changes of some keys; they are returned."""
+        """Remove and return the changes of some keys."""
         with self._lock:
             return {key: self._changes.pop(key) for key in keys if key in self._changes}
 
     def restore(self, withdrawn: Mapping[K, C]) -> None:
-        """Take back withdraw(), except for keys that have changed since."""
+        """Undo withdraw(), except for keys that have changed since."""
         with self._lock:
             self._changes = {**withdrawn, **self._changes}
 
@@ -138,7 +138,9 @@ class Pending(Generic[K, C]):
 
 @contextmanager
 def transaction(connection: sqlite3.Connection, me: int) -> Iterator[Changes]:
-    """One transaction of the process that the journal names `me`. Raises sqlite3.Error: nothing is done."""
+    """Run one transaction of the process that the journal names `me`. Raises sqlite3.Error: then nothing is
+    done.
+    """
     connection.execute("BEGIN IMMEDIATE")
     try:
         changes = Changes(connection, me)
@@ -151,9 +153,9 @@ def transaction(connection: sqlite3.Connection, me: int) -> Iterator[Changes]:
 
 
 class Changes:
-    """What is changed within one transaction.
+    """The changes of one transaction.
 
-    `told`: the journal says something that others have to forget. `stored`: there are new objects.
+    `told`: the journal has a row about something that others have to drop. `stored`: there are new objects.
     """
 
     def __init__(self, connection: sqlite3.Connection, me: int) -> None:
@@ -164,7 +166,7 @@ class Changes:
         self.stored = False
 
     def pending(self, tags: Mapping[TagKey, TagChange], objects: Mapping[str, ObjectChange]) -> None:
-        """Write what waits, but for what is void by now."""
+        """Write pending changes, except those that are void by now."""
         if not tags and not objects:
             return
         seen = min(change.seen for changes in (tags, objects) for change in changes.values())
@@ -175,34 +177,39 @@ class Changes:
         for key, change in tags.items():
             name = name_of(key)
             void = newer.get((TAG_DROPPED, name), 0) > change.seen
-            # A drop is written in any case: the other process may not have the board to tell of its own.
+            # A drop is written in any case: the other process may have no board to announce its own with.
             if change.cleared or not void:
                 self._tag(key, name, change, {} if void else change.rows)
         for digest, entry in objects.items():
-            # A row without a file is found out sooner or later, a file without a row is not. So what was
-            # stored anew is not dropped, and what is to be stored is stored whatever others have removed.
+            # A row without a file is found sooner or later, a file without a row is not. So an object that
+            # another process has stored since is not dropped, and one that is to be stored is stored whatever
+            # others have removed.
             kept = entry.row is None and newer.get((STORED, digest), 0) > entry.seen
             self._object(digest, entry, kept)
 
     def touch(self, digests: Sequence[str], now: float) -> None:
-        """Set the last use of objects, where they are."""
+        """Set the last use of objects that have a row."""
         self._connection.executemany(_TOUCH, ((now, digest) for digest in digests))
 
     def remove(self, digests: Sequence[str], journal: bool) -> set[TagKey]:
-        """Remove objects and the tags that name them; those tags. `journal` False: nobody remembers them."""
+        """Remove objects and the tags that name them; return those tags. `journal` False: no process has them
+        in memory.
+        """
         gone: set[TagKey] = set()
         for digest in digests:
             gone.update(self._connection.execute(_DROP_TAGS_OF, (digest,)).fetchall())
         self._connection.executemany(_DROP_OBJECT, ((digest,) for digest in digests))
         if journal:
             for key in gone:
-                self._note(TAG_PUT, name_of(key))  # it may have other variants, and be put anew meanwhile
+                self._note(TAG_PUT, name_of(key))  # it may have other variants, and be put again meanwhile
             for digest in digests:
                 self._note(REMOVED, digest)
         return gone
 
     def sweep_tags(self, digests: Iterable[str], before: float) -> list[TagKey]:
-        """Remove rows of tags that name one of these, not held, and are older than that; a key for each."""
+        """Remove tag rows older than `before` that name one of these, if not stored; return a key for
+        each.
+        """
         gone: list[TagKey] = []
         for digest in digests:
             gone += self._connection.execute(_SWEEP_TAGS, (digest, before)).fetchall()
@@ -211,7 +218,7 @@ class Changes:
         return gone
 
     def adopt(self, rows: Sequence[ObjectRow]) -> int:
-        """Enter objects that are not there yet; how many."""
+        """Enter objects that have no row yet; return how many."""
         count = self._connection.executemany(_ADOPT, map(_values, rows)).rowcount
         self.stored = self.stored or count > 0
         return count
@@ -221,11 +228,11 @@ class Changes:
         self._connection.executemany(_PIN, ((digest, name) for digest in digests))
 
     def unpin(self, name: str) -> int:
-        """Take back pin(); how many objects that were."""
+        """Undo pin(); return the number of objects."""
         return self._connection.execute(_UNPIN, (name,)).rowcount
 
     def set_complete(self) -> None:
-        """All objects on disk are entered."""
+        """Record that all objects on disk are entered."""
         self._connection.execute(_COMPLETE)
 
     def trim(self) -> None:

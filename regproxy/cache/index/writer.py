@@ -1,6 +1,6 @@
-"""The thread that writes the index: in batches what waits, one by one what somebody waits for.
+"""Write the index in a thread: pending changes in batches, and jobs that a caller waits for one by one.
 
-It also opens the file anew when that is needed, as that takes longer than an event loop can wait.
+It also opens the file again when needed, as that takes longer than an event loop can wait.
 """
 
 from __future__ import annotations
@@ -24,36 +24,36 @@ from regproxy.core.errors import StoreError
 logger = logging.getLogger(__name__)
 
 _LINGER: Final = 0.05  # seconds that a change waits for others to share its transaction
-_TOUCH_EVERY: Final = 5.0  # seconds between two writings of last uses
-_RETRY: Final = 1.0  # seconds after a failed transaction, and after the file could not be opened anew
+_TOUCH_EVERY: Final = 5.0  # seconds between two writes of last uses
+_RETRY: Final = 1.0  # seconds after a failed transaction, and after the file could not be opened again
 _BATCH: Final = 2000  # changes in one transaction
-_BACKLOG: Final = 100_000  # changes that wait while the disk does not take them
+_BACKLOG: Final = 100_000  # pending changes while the disk takes none
 
 T = TypeVar("T")
 
 
 class Generation(Protocol):
-    """A number that all processes share (regproxy.dataplane.board.Board)."""
+    """A number shared by all processes (regproxy.dataplane.board.Board)."""
 
     @property
     def generation(self) -> int:
-        """It goes up whenever one of them changes what the others may remember."""
+        """The number, which rises whenever a process changes something that others may have in memory."""
 
     @property
     def purges(self) -> int:
-        """It goes up with it where nobody can say what has changed."""
+        """A number that rises with it when it is unknown what has changed."""
 
     def purge(self) -> None:
-        """Tell the others to forget everything."""
+        """Tell the others to drop everything from memory."""
 
     def bump(self) -> int:
-        """Tell the others to look again; the new generation."""
+        """Tell the others to read the journal; return the new generation."""
 
 
 class Writer:
-    """The thread, and what waits for it. `tags`, `objects`, `touched`: changes that are not on disk yet.
+    """The writer thread and its queues. `tags`, `objects`, `touched`: changes that are not on disk yet.
 
-    `me`: how the journal names this process. `suspicion`: an error that may come from a damaged file.
+    `me`: this process's name in the journal. `suspicion`: an error that may come from a damaged file.
     """
 
     def __init__(
@@ -87,7 +87,9 @@ class Writer:
     # For other threads
 
     def wake(self, *, urgent: bool = False) -> None:
-        """There are changes to write. `urgent`: others go on using what is gone until they are written."""
+        """Tell the thread that there are changes. `urgent`: until they are written, others go on using
+        removed data.
+        """
         if not self._dirty or urgent:
             with self._changed:
                 self._dirty = True
@@ -95,7 +97,7 @@ class Writer:
                 self._changed.notify_all()
 
     def flush(self, timeout: float) -> bool:
-        """Wait until what waits now is written; False: it is not, after `timeout` seconds."""
+        """Wait until the pending changes are written; False: they are not, after `timeout` seconds."""
         with self._changed:
             self._asked += 1
             mine = self._asked
@@ -103,7 +105,8 @@ class Writer:
             return self._changed.wait_for(lambda: self._done >= mine, timeout) and not self._failing
 
     def run(self, job: Callable[[Changes], T], on: Opened) -> T:
-        """Do `job` in a transaction of its own, after what waits. Raises StoreError; then nothing is done.
+        """Run `job` in a transaction of its own, after pending changes. Raises StoreError; then nothing is
+        done.
 
         `on` is the file that the caller knows: no other one is changed.
         """
@@ -127,14 +130,16 @@ class Writer:
             raise StoreError(f"index: {error}") from error
 
     def look(self) -> None:
-        """Have the file looked at; see renewed()."""
+        """Have the thread check the file; see renewed()."""
         with self._changed:
             if time.monotonic() >= self._look_at:
                 self._look = True
                 self._changed.notify_all()
 
     def renewed(self) -> Opened | None:
-        """The file that was opened since the last call, for the reader to change over; None: the same."""
+        """Return the file that was opened since the last call, for the reader to switch to; None: the
+        same.
+        """
         with self._changed:
             renewed, self._renewed = self._renewed, None
             return renewed
@@ -145,7 +150,7 @@ class Writer:
             self.suspicion = error
 
     def close(self) -> list[sqlite3.Connection]:
-        """Write what is left and end; what is to be closed now."""
+        """Write pending changes and end the thread; return the connections to close now."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -186,7 +191,7 @@ class Writer:
                 self._changed.notify_all()
 
     def _write_all(self, *, uses: bool) -> bool:
-        """Write all that waits, in batches; False: SQLite did not take it, and it goes on waiting."""
+        """Write all pending changes, in batches; False: SQLite failed, and they stay pending."""
         if self._opened.inodes is None:
             self._bound()
             return not (self.tags or self.objects)
@@ -221,7 +226,7 @@ class Writer:
         return lambda changes: changes.touch(digests, self._clock())
 
     def _bound(self) -> None:
-        """Keep what can't be written from growing for ever."""
+        """Keep pending changes from growing for ever."""
         self.tags.trim(_BACKLOG)
         self.objects.trim(_BACKLOG)
         if len(self.touched) > _BACKLOG:
@@ -243,7 +248,7 @@ class Writer:
     def announce(self) -> None:
         """Tell the janitor that the cache grows."""
         if self._commits_fd >= 0:
-            with suppress(OSError):  # full: whoever waits for it has enough to do
+            with suppress(OSError):  # full: the reader has enough to do
                 os.eventfd_write(self._commits_fd, 1)
 
     def _ensure(self, on: Opened) -> None:
