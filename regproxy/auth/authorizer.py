@@ -205,6 +205,35 @@ class Authorizer:
         # Sending the same value again would get another 401.
         return another if another is not None and another.value != grant.value else _client(request)
 
+    async def hidden(
+        self,
+        origin: Origin,
+        target: Target,
+        request: Request,
+        response: Response,
+        *,
+        background: bool = False,
+    ) -> Grant | None:
+        """Return what to try, once, after an answer that is_hiding() to a request without credentials."""
+        if not self._logins.any:
+            return None
+        if not is_shaped(request):
+            self._learn(origin, target, response)
+        if self._asks_by(origin, target.repository) is None:
+            choice = await self._logins.direct(origin, target.repository)
+            if choice.login is not None:
+                return _login_grant(choice.login, target.repository)
+            # What it has can't be shown to the registry itself.
+            clean = await self._challenge(origin) if choice.configured else None
+            if clean is not None:
+                self._learn(origin, target, clean)
+        return await self._ours(origin, target, background)
+
+    def found(self, origin: Origin, target: Target, grant: Grant, status: int) -> None:
+        """An answer came to what hidden() gave: a login that was of use is sent at once from now on."""
+        if status < 400 and grant.sort == "login" and self._asks_by(origin, target.repository) is None:
+            self._put_asks(origin, target, "basic")
+
     async def led(
         self, registry: Origin, at: Origin, method: str, path: str, response: Response
     ) -> Grant | None:

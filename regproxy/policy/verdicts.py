@@ -5,10 +5,20 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import Final
 
+from regproxy.http.messages import Response
+
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # Upstream is in trouble: a stale copy is better than its answer.
 STALE_ON: Final = frozenset({429, 500, 502, 503, 504})
 MAX_REDIRECTS: Final = 5
+
+
+def is_hiding(response: Response) -> bool:
+    """Tell whether this answer may be due to that nothing was shown: some registries ask for no credentials,
+    and say 403, 404, or 401 without a challenge.
+    """
+    challenged = response.get(b"www-authenticate") is not None
+    return response.status in (403, 404) or (response.status == 401 and not challenged)
 
 
 class Verdict(Enum):

@@ -25,7 +25,7 @@ from regproxy.http.origin import Origin
 from regproxy.policy.lending import trimmed
 from regproxy.policy.origins import Origins, Place
 from regproxy.policy.sharing import SENT
-from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS
+from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS, is_hiding
 from regproxy.registry.rate_limits import CLIENT
 from regproxy.registry.targets import Kind, parse_target
 from regproxy.registry.token_protocol import Issued
@@ -379,12 +379,41 @@ class Upstream:
             return await self._send_led(origin, at, request, method, url, ask)
         target, authorizer = parse_target(request.path), self._authorizer
         grant = await authorizer.authorization(origin, target, request, background=ask.background)
+        if grant is not None:
+            return await self._show(origin, at, grant, request, method, url, ask)
+        first = await self._send(at, None, request, method, url, ask)
+        if is_hiding(first[1]):
+            try:
+                grant = await authorizer.hidden(origin, target, request, first[1], background=ask.background)
+            except BaseException:
+                first[0].abort()
+                raise
+        if grant is None:
+            return await self._show(origin, at, None, request, method, url, ask, first)
+        await self._finish(*first)
+        connection, response = await self._show(origin, at, grant, request, method, url, ask)
+        authorizer.found(origin, target, grant, response.status)
+        return connection, response
+
+    async def _show(
+        self,
+        origin: Origin,
+        at: Origin,
+        grant: Grant | None,
+        request: Request,
+        method: str,
+        url: str,
+        ask: Ask,
+        first: tuple[Connection, Response] | None = None,
+    ) -> tuple[Connection, Response]:
+        """Ask the registry with these credentials; `first`: its answer, where that is there already."""
+        target, authorizer = parse_target(request.path), self._authorizer
         async with authorizer.trial(origin, grant) as rests:
             if rests:
                 again = await authorizer.authorization(origin, target, request, background=ask.background)
                 # Another sort of credentials may do; a login must wait for its turn.
                 grant = None if again is not None and again.sort == "login" else again
-            connection, response = await self._send(at, grant, request, method, url, ask)
+            connection, response = first or await self._send(at, grant, request, method, url, ask)
             if response.status != 401:
                 authorizer.accepted(origin, grant, response.status)
                 return connection, response

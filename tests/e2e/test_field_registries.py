@@ -674,3 +674,113 @@ class TestRealmsThatRedirect:
         assert reply.status == (200 if code in (307, 308) else 401)
         methods = [seen.method for seen in field.asked(field.others, moved_to)]
         assert methods == (["POST"] if code in (307, 308) else [])
+
+
+# --- registries that hide what they have ------------------------------------------------------------------
+
+HIDERS = (f"reg{number}.test" for number in WITH_LOGINS)
+
+
+@pytest.fixture(scope="module")
+def hiding(field: Field, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    """Settings by the way in which the login of all hosts is configured; none of them is sent at once."""
+    place = tmp_path_factory.mktemp("logins")
+    (password := place / "password").write_text("pw1\n")
+    hosts = [f"reg{number}.test" for number in WITH_LOGINS]
+    table = '[origin."{}".credentials]\nusername = "first"\npassword_file = "{}"\n'
+    (toml := place / "regproxy.toml").write_text("".join(table.format(host, password) for host in hosts))
+    pair = {"auth": FIRST.removeprefix("Basic ")}
+    auths = {f"{host}:{field.registries.port}": pair for host in hosts}
+    (config := place / "config.json").write_text(json.dumps({"auths": auths}))
+    return {"file": {"REGPROXY_CONFIG": str(toml)}, "config": {"REGPROXY_DOCKER_CONFIG": str(config)}}
+
+
+@pytest.fixture
+def hider(hiding: dict[str, dict[str, str]], field: Field, through: Through) -> Callable[[str], Client]:
+    """A client of a registry of the test's own, whose login is configured in this way."""
+    return lambda way: through(f"{next(HIDERS)}:{field.registries.port}", **hiding[way])
+
+
+def shown_to(field: Field, item: Item) -> list[tuple[str, str | None]]:
+    return [(seen.method, seen.get("authorization")) for seen in field.asked(field.registries, item.path)]
+
+
+class TestHidden:
+    @pytest.mark.parametrize("status", [401, 403, 404])
+    @pytest.mark.parametrize("make", MAKERS, ids=name)
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    @pytest.mark.parametrize("way", ["file", "config"])
+    def test_the_login_is_tried(
+        self,
+        way: str,
+        method: str,
+        make: Callable[[], Item],
+        status: int,
+        hider: Callable[[str], Client],
+        field: Field,
+    ) -> None:
+        item, next_item, client = make(), blob(), hider(way)
+        for each in (item, next_item):
+            field.registries.on(each.path, guarded(each.answer, Answer(b"{}", status), FIRST))
+        reply = client.request(method, item.path, ACCEPT)
+        assert (reply.status, reply.body) == (200, item.body if method == "GET" else b"")
+        assert shown_to(field, item) == [(method, None), (method, FIRST)]
+        # As it was of use, it is sent at once.
+        assert client.get(next_item.path).body == next_item.body
+        assert shown_to(field, next_item) == [("GET", FIRST)]
+
+    @pytest.mark.parametrize("status", [403, 404])
+    @pytest.mark.parametrize("make", MAKERS, ids=name)
+    def test_once(
+        self, make: Callable[[], Item], status: int, hider: Callable[[str], Client], field: Field
+    ) -> None:
+        """What is not there for the login either is not there."""
+        item = make()
+        field.registries.on(item.path, Answer(b"{}", status))
+        assert hider("file").get(item.path, ACCEPT).status == status
+        assert shown_to(field, item) == [("GET", None), ("GET", FIRST)]
+
+    def test_a_registry_that_wants_tokens(self, hider: Callable[[str], Client], field: Field) -> None:
+        """It says so to who shows it a login."""
+        item, page = blob(), f"/token/r{next(NUMBERS)}"
+        client = hider("file")
+
+        def answer(seen: Seen) -> Answer:
+            shown = seen.get("authorization")
+            if shown is None:
+                return Answer(b"{}", 404)
+            host = seen.get("host")
+            return item.answer if shown == "Bearer T" else challenge(f"https://{host}{page}")
+
+        field.registries.on(item.path, answer)
+        field.registries.on(page, guarded(Answer(b'{"token":"T"}'), Answer(b"{}", 401), FIRST))
+        assert client.get(item.path).body == item.body
+
+    @pytest.mark.parametrize("status", [401, 403, 404])
+    @pytest.mark.parametrize("make", MAKERS, ids=name)
+    def test_not_for_a_client_that_shows_its_own(
+        self, make: Callable[[], Item], status: int, hider: Callable[[str], Client], field: Field
+    ) -> None:
+        """403 and 404 are what this account may not have; a bare 401 asks for another, as ever."""
+        item = make()
+        field.registries.on(item.path, guarded(item.answer, Answer(b"{}", status), FIRST))
+        assert hider("file").get(item.path, {**ACCEPT, "Authorization": OWN}).status == status
+        assert shown_to(field, item) == [("GET", OWN)]
+
+    @pytest.mark.parametrize("status", [403, 404])
+    def test_not_to_where_it_redirects(
+        self, status: int, hider: Callable[[str], Client], field: Field, host: str
+    ) -> None:
+        item, client = blob(), hider("file")
+        moved(field, item, elsewhere(field, host), Answer(b"{}", status))
+        assert client.get(item.path).status == status
+        assert shown_at(field, item.path) == [None]
+
+    @pytest.mark.parametrize("status", [403, 404])
+    def test_a_tag_that_is_held(self, status: int, hider: Callable[[str], Client], field: Field) -> None:
+        item, client = tag(), hider("file")
+        field.registries.on(item.path, item.answer)
+        assert client.get(item.path, ACCEPT).status == 200
+        field.registries.on(item.path, guarded(item.answer, Answer(b"{}", status), FIRST))
+        reply = client.get(item.path, ACCEPT)
+        assert (reply.status, said(reply)[0]) == (200, "REVALIDATED")
