@@ -299,12 +299,23 @@ class Upstream:
             self.release(fetched.connection, fetched.response)
         fetched = await self._fetch(origin, request, "GET", ask)
         self._heads.answered_get(origin, kind, fetched.response.status)
-        body = fetched.response.body
+        return replace(fetched, response=await self._head_alone(fetched))
+
+    async def _head_alone(self, fetched: Fetched) -> Response:
+        """Make the answer to a GET one to HEAD: read its body if that is little, else break the connection."""
+        connection, response, body = fetched.connection, fetched.response, fetched.response.body
         if body.kind == "length" and body.length <= SMALL_BODY:
-            await self._finish(fetched.connection, fetched.response)
-        else:
-            fetched.connection.abort()
-        return replace(fetched, response=replace(fetched.response, body=NONE, keep_alive=False))
+            try:
+                async with asyncio.timeout(_LITTLE):
+                    await connection.read_small(response)
+                return replace(response, body=NONE)
+            except (UpstreamError, TimeoutError):
+                pass
+            except BaseException:
+                connection.abort()
+                raise
+        connection.abort()
+        return replace(response, body=NONE, keep_alive=False)
 
     async def _fetch(self, origin: Origin, request: Request, method: str, ask: Ask) -> Fetched:
         started = time.monotonic()
