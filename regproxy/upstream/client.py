@@ -302,7 +302,7 @@ class Upstream:
         return replace(fetched, response=await self._head_alone(fetched))
 
     async def _head_alone(self, fetched: Fetched) -> Response:
-        """Make the answer to a GET one to HEAD: read its body if that is little, else break the connection."""
+        """Make an answer to GET one to HEAD: read its body if that is little, else break the connection."""
         connection, response, body = fetched.connection, fetched.response, fetched.response.body
         if body.kind == "length" and body.length <= SMALL_BODY:
             try:
