@@ -126,24 +126,51 @@ class Tags:
         media_type = known or found.media_type or NO_TYPE
         if held is not None:
             return Confirmed(held, media_type, found.address, found.seconds, revalidated=True)
-        return await self._moved(wanted, found.digest, media_type)
+        return await self._moved(wanted, tag, found.digest, media_type)
 
-    async def _moved(self, wanted: CacheRequest, digest: str, media_type: str) -> Confirmed | None:
-        """Fetch the tag's new content by digest; None: the registry does not serve it that way."""
+    async def _moved(self, wanted: CacheRequest, tag: TagAsk, digest: str, media_type: str) -> Confirmed:
+        """Fetch what the tag is now, by digest, in the tag's fill: requests for the tag join it meanwhile."""
+        key = fetch_key(wanted, tag.accept)
+        while True:
+            fill, mine = self._fills.joinable(key), False
+            if fill is None:
+                fill, mine = Fill(wanted, tag, self._loop), True
+                self._start_moved(key, fill, tag, digest, media_type)
+            try:
+                blob = await asyncio.shield(fill.done)
+                break
+            except UpstreamError as error:
+                if mine or not fill.failed_for_other_client(wanted, error):
+                    raise
+        joined = fill.joined or not mine
+        return Confirmed(blob, fill.media_type, fill.fetched_from, fill.seconds, joined=joined)
+
+    def _start_moved(self, key: RequestKey, fill: Fill, tag: TagAsk, digest: str, media_type: str) -> None:
+        async def run(leave: Callable[[], None]) -> None:
+            if not await self._fetch_moved(fill, digest, media_type):
+                await self._fetch(fill, tag, leave)
+
+        self._fills.start(key, fill, run)
+
+    async def _fetch_moved(self, fill: Fill, digest: str, media_type: str) -> bool:
+        """Complete a tag's fill by digest; False: the registry does not serve the content so."""
+        wanted = fill.wanted
         path, _, query = wanted.request.path.partition("?")
         target = path.rpartition("/")[0] + "/" + digest + ("?" + query if query else "")
         request = replace(wanted.request, target=target)
         by_digest = Target(Kind.MANIFEST, wanted.target.repository, digest)
         try:
-            fill, mine, blob = await self._fills.whole(replace(wanted, request=request, target=by_digest))
+            found, _, blob = await self._fills.whole(replace(wanted, request=request, target=by_digest))
         except UpstreamAnswer as error:
             if error.response.status in STALE_ON:
                 raise
-            return None
+            return False
         except (BadResponse, DigestMismatch):
-            return None
-        joined = fill.joined or not mine
-        return Confirmed(blob, media_type, fill.fetched_from, fill.seconds, joined=joined)
+            return False
+        fill.fetched_from, fill.seconds, fill.joined = found.fetched_from, found.seconds, found.joined
+        fill.media_type = media_type
+        fill.complete(blob)
+        return True
 
     def renew(self, wanted: CacheRequest, tag: TagAsk) -> None:
         """Revalidate in the background, unless that is under way or has just failed."""

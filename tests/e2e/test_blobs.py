@@ -199,7 +199,6 @@ def test_parallel_open_ended_ranges_of_a_cold_blob(
         ("bytes=-7", 206, slice(SIZE - 7, None)),
         (f"bytes=0-{SIZE * 2}", 206, slice(None)),
         (f"bytes={SIZE}-", 416, slice(0, 0)),
-        ("bytes=0-1,5-6", 200, slice(None)),
         ("octets=0-1", 200, slice(None)),
     ],
 )
