@@ -246,7 +246,7 @@ def main() -> int:
     print(found)
     for error in found.errors[:10]:
         print(f"ERROR: {error}")
-    return 1 if found.errors or found.largest > found.limit or found.growth > 1.25 else 0
+    return 1 if found.errors or found.largest > found.limit + MEGA or found.growth > 1.25 else 0
 
 
 if __name__ == "__main__":
