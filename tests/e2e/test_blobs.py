@@ -188,6 +188,9 @@ def test_parallel_open_ended_ranges_of_a_cold_blob(
         client.reset()
     assert talk(proxy, origin).get(blob.path).body == blob.body
     proxy.wait_kept(blob.digest)
+    origin.wait_for(
+        lambda origin: all(seen.done.is_set() for seen in origin.requests if seen.path == blob.path)
+    )
     assert sum(seen.sent for seen in origin.requests if seen.path == blob.path) == len(blob.body)
 
 

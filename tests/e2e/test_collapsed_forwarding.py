@@ -337,6 +337,7 @@ class TestRanges:
         assert reply.get("Content-Range") == f"bytes {start}-{stop - 1}/{LARGE}"
         assert reply.body == blob.body[start:stop]
         assert client.get(blob.path).digest == blob.digest
+        origin.wait_idle()
         assert sum(seen.sent for seen in origin.requests if seen.path == blob.path) == LARGE
 
     def test_beyond_the_end(self, proxy: Proxy, origin: Origin, crowd: list[Client]) -> None:
@@ -383,6 +384,7 @@ class TestRanges:
                 pieces = pool.map(lambda start, blob=blob: piece(blob, start), range(0, size, step))
                 assert b"".join(pieces) == blob.body
                 proxy.wait_kept(blob.digest)
+                origin.wait_idle()
                 assert sum(seen.sent for seen in origin.requests if seen.path == blob.path) == size
                 stored(proxy, blob)
 
