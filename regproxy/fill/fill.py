@@ -92,6 +92,7 @@ class Fill:
 
     __slots__ = (
         "asked",
+        "began",
         "done",
         "fetched_from",
         "joined",
@@ -114,7 +115,7 @@ class Fill:
         self.fetched_from = ""
         self.seconds = 0.0
         self.joined = self.stored = False
-        self.asked = time.monotonic()
+        self.began = self.asked = time.monotonic()
 
     @property
     def host(self) -> str:

@@ -77,6 +77,8 @@ def build(
         *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
         lambda exchange: Authorizer(config, exchange, origins=origins, counter=metrics, realms=realms),
         config.first_byte_timeout,
+        # Where clients push, what a mirror has says nothing of what the registry has.
+        heads_itself=config.allow_push,
     )
     watch = _watch(reactor)
     options = _fill_options(config, origins, root)
@@ -94,7 +96,7 @@ def build(
         reactor=reactor,
         store=store,
         index=index,
-        lookup=Lookup(store, index, quotas.stretch),
+        lookup=Lookup(store, index, quotas.stretch, config.allow_push),
         routes=Routes(policy, config.ignored_headers),
         fills=fills,
         tags=tags,

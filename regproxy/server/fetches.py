@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final
 
 from regproxy.core.errors import Unsatisfiable, UpstreamError
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fills import NO_TYPE, CacheRequest, Opened, UpstreamAnswer
+from regproxy.fill.tag_request import Held
 from regproxy.http.forwarding import forwarded
-from regproxy.http.messages import Request
+from regproxy.http.messages import Request, Response
 from regproxy.http.ranges import ByteRange, Span, if_range_allows, parse_range
+from regproxy.policy.verdicts import STALE_ON
 from regproxy.registry.targets import Kind
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.hits import Hits
+from regproxy.server.patience import in_time
 from regproxy.server.responder import Responder, content_headers
 from regproxy.server.routes import BY_DIGEST, Route
+from regproxy.upstream.fetch import Fetched
+
+log = logging.getLogger(__name__)
 
 # A body of at most this many bytes is verified before its head is sent, so that a wrong one becomes a clear
 # error instead of a cut connection.
@@ -27,9 +34,10 @@ _ALL: Final = ByteRange(0, None)
 class Fetches:
     """Fetches content by digest into the cache, and answers with it."""
 
-    __slots__ = ("_fills", "_hits", "_lookup", "_responder", "_upstream")
+    __slots__ = ("_config", "_fills", "_hits", "_lookup", "_responder", "_upstream")
 
     def __init__(self, services: Services, responder: Responder, hits: Hits) -> None:
+        self._config = services.config
         self._fills = services.fills
         self._upstream = services.upstream
         self._lookup = services.lookup
@@ -90,31 +98,66 @@ class Fetches:
         source = FileSource(growth.file, span.start, span.stop, growth)
         responder.send(exchange, status, responder.head(exchange, status, headers), b"", source)
 
-    async def ask_head(self, exchange: Exchange, wanted: CacheRequest, *, refusable: bool = False) -> None:
+    async def ask_head(
+        self, exchange: Exchange, route: Route, wanted: CacheRequest, *, refusable: bool = False
+    ) -> None:
         """Ask by HEAD, unless the fill of a blob that is under way knows the answer.
 
         `refusable`: raise a refusal as an UpstreamAnswer, instead of answering with it.
         """
-        responder, upstream = self._responder, self._upstream
         exchange.cache = "MISS"
-        is_blob = wanted.target.kind is Kind.BLOB  # a manifest's media type is not the same for all clients
-        opened = self._fills.opened(wanted) if is_blob else None
+        opened = self._opened(wanted)
         if opened is not None and opened.total >= 0:
             exchange.cache = "UPDATING"
-            headers = content_headers(wanted.target.reference, NO_TYPE, opened.total)
-            responder.send(exchange, 200, responder.head(exchange, 200, headers))
+            self._answer_head(exchange, wanted.target.reference, opened.total)
             return
-        fetched = await upstream.fetch(wanted.origin, wanted.request, "HEAD")
+        held = self._lookup.present_if_error(wanted.origin, wanted.target, route)
+        try:
+            fetched = await in_time(self._head(wanted), self._config.stale_after if held is not None else 0.0)
+        except UpstreamError as error:
+            if held is None:
+                raise
+            self._serve_stale(exchange, held, error)
+            return
         exchange.asked, exchange.asked_seconds = fetched.hops, fetched.seconds
         response = fetched.response
-        upstream.release(fetched.connection, response)
+        if held is not None and response.status in STALE_ON:
+            self._serve_stale(exchange, held, f"{fetched.origin.host} answered {response.status}")
+            return
         if refusable and response.status >= 400:
             raise UpstreamAnswer(response, b"", fetched.origin)
+        self._relay_head(exchange, route, wanted, response)
+
+    def _opened(self, wanted: CacheRequest) -> Opened | None:
+        """Return what a registry has said of a blob that it is sending now from this repository."""
+        # A manifest's media type is not the same for all clients. And a client that pushes asks what is
+        # there now.
+        if wanted.target.kind is not Kind.BLOB or self._config.allow_push:
+            return None
+        return self._fills.opened(wanted)
+
+    async def _head(self, wanted: CacheRequest) -> Fetched:
+        fetched = await self._upstream.fetch(wanted.origin, wanted.request, "HEAD")
+        self._upstream.release(fetched.connection, fetched.response)
+        return fetched
+
+    def _answer_head(self, exchange: Exchange, digest: str, size: int) -> None:
+        head = self._responder.head(exchange, 200, content_headers(digest, NO_TYPE, size))
+        self._responder.send(exchange, 200, head)
+
+    def _serve_stale(self, exchange: Exchange, held: Held, error: object) -> None:
+        """Answer with what is held where the registry is in trouble: clients go on with what they pull."""
+        log.warning("%s %s: answered from the cache: %s", exchange.host, exchange.uri, error)
+        self._hits.serve(exchange, held, "STALE")
+
+    def _relay_head(self, exchange: Exchange, route: Route, wanted: CacheRequest, response: Response) -> None:
         headers = forwarded(response)
         if response.status == 200 and wanted.target.kind in BY_DIGEST:
-            digest = wanted.target.reference.encode()
+            digest = wanted.target.reference
             headers = [h for h in headers if h[0] != b"docker-content-digest"]
-            headers.append((b"docker-content-digest", digest))
+            headers.append((b"docker-content-digest", digest.encode()))
+            self._lookup.seen_present(wanted.origin, route, digest, exchange.started)
+        responder = self._responder
         responder.send(exchange, response.status, responder.head(exchange, response.status, headers))
 
 

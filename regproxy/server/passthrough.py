@@ -12,7 +12,7 @@ from regproxy.dataplane.sinks import StreamSink
 from regproxy.http.forwarding import forwarded
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
-from regproxy.policy.sharing import shared
+from regproxy.registry.changes import change_of
 from regproxy.registry.targets import Kind, Target
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
@@ -24,7 +24,6 @@ from regproxy.upstream.client import INTERIM_MAX, Connection
 log = logging.getLogger(__name__)
 
 _PINGS: Final = 2  # times REGPROXY_STALE_AFTER
-_CHANGES: Final = frozenset({"PUT", "DELETE"})
 
 
 class Passthrough:
@@ -70,7 +69,7 @@ class Passthrough:
         exchange.asked_seconds = time.monotonic() - started
         exchange.asked = connection.hop(exchange.asked_seconds)
         try:
-            await self._forget_pushed(origin, route, response.status)
+            await self._note_change(origin, route, response, exchange.started)
         except BaseException:
             connection.abort()
             raise
@@ -101,16 +100,25 @@ class Passthrough:
         self._responder.pong(exchange)
         return True
 
-    async def _forget_pushed(self, origin: Origin, route: Route, status: int) -> None:
-        """Drop the rows of a tag that a client has set or deleted, in all processes."""
-        target, request, services = route.target, route.request, self._services
-        if target.kind is Kind.TAG and request.method in _CHANGES and status < 400:
-            # Under its plain name, and under that with the namespace of a mirror.
-            repositories = target.repository, shared(request, target).repository
-            for repository in dict.fromkeys(repositories):
-                services.index.drop_tag(origin.host, origin.port, repository, target.reference)
-            # The client may pull through another process as soon as it has its answer.
-            await services.tags.written()
+    async def _note_change(self, origin: Origin, route: Route, response: Response, started: float) -> None:
+        """Note in the index what a client has pushed or deleted, before it has its answer."""
+        lookup = self._services.lookup
+        if response.status < 400 and route.by_digest is not None and lookup.was_deleted(origin, route):
+            lookup.seen_present(origin, route, route.target.reference, started)  # it is there again
+        change = change_of(route.request, route.target, response)
+        if change is None:
+            return
+        index, place = self._services.index, (origin.host, origin.port)
+        # Under its plain name, and under that with the namespace of a mirror.
+        for repository in dict.fromkeys((route.target.repository, route.shared.repository)):
+            if change.tag:
+                index.drop_tag(*place, repository, change.tag)
+            if change.digest and change.deleted:
+                index.put_absence(*place, repository, change.digest)
+            elif change.digest:
+                index.put_presence(*place, repository, change.digest, 0)
+        # The client may pull through another process as soon as it has its answer.
+        await self._services.tags.written()
 
     # --- the request's body ------------------------------------------------------------------------------
 

@@ -33,8 +33,9 @@ class Route:
     `path`: the request's, with its query. `by_digest`: the plan for a cache hit, None unless the request is
     for content by digest; `lifetime`: that of a tag's copies, None unless it is for a tag that may be
     answered from the cache. `shared`: the request as others may share it. `named`: the host and port that
-    the request names, port 0 where it names none. `conditional`: because of a range or validator the answer
-    may not be the complete content. `rows` and `chosen`: the last choice among a tag's variants.
+    the request names, port 0 where it names none. `asks_presence`: see Policy.asks_presence. `conditional`:
+    because of a range or validator the answer may not be the complete content. `rows` and `chosen`: the last
+    choice among a tag's variants.
     """
 
     request: Request
@@ -47,6 +48,7 @@ class Route:
     has_body: bool
     accept: Accept
     named: tuple[str, int] | None = None
+    asks_presence: bool = False
     rows: tuple[TagRow, ...] = ()
     chosen: TagRow | None = None
 
@@ -110,7 +112,10 @@ class Routes:
         body = not request.body.empty
         # A CONNECT in here is refused as a CONNECT, not for its host.
         named = _named(request.authority) if request.method != "CONNECT" else None
-        return Route(request, path, target, share, by_digest, lifetime, conditional, body, accept, named)
+        presence = self._policy.asks_presence(request.method, target)
+        return Route(
+            *(request, path, target, share, by_digest, lifetime, conditional, body, accept, named, presence)
+        )
 
 
 def _named(authority: str) -> tuple[str, int] | None:

@@ -150,11 +150,12 @@ class Session:
         kind, plan, lifetime = "", route.by_digest, route.lifetime
         if plan is not None:
             kind = plan.kind
-            held = services.lookup.content(origin, target, route)
+            find = services.lookup.present if route.asks_presence else services.lookup.content
+            held = find(origin, target, route)
         elif lifetime is not None:
             kind = lifetime.name
             copy = services.lookup.copy(origin, target, route, lifetime)
-            if copy is not None and copy.fresh:
+            if copy is not None and copy.fresh and not route.asks_presence:
                 held = copy.held
         if held is not None:
             exchange.kind = kind
@@ -293,7 +294,7 @@ class Session:
 
     async def _ask(self, plan: Plan, origin: Origin, route: Route, copy: Copy | None) -> None:
         exchange, handlers, fetches = self.exchange, self._handlers, plan.action is Action.FETCH
-        if plan.action is Action.PASS:
+        if plan.action is Action.PASS or self._was_deleted(origin, route):
             await handlers.passthrough.run(exchange, origin, route)
             return
         wanted, uncacheable = CacheRequest(origin, route.shared.request, route.target), handlers.uncacheable
@@ -310,6 +311,11 @@ class Session:
             handlers.responder.wait_for_fill(exchange, False)
             await uncacheable.answer(exchange, route, wanted, detail)
 
+    def _was_deleted(self, origin: Origin, route: Route) -> bool:
+        """Return whether a client has deleted this content here: it may be held, but is not to be served."""
+        lookup = self._services.lookup
+        return route.by_digest is not None and lookup.was_deleted(origin, route)
+
     async def _ask_cache(self, fetches: bool, wanted: CacheRequest, route: Route, copy: Copy | None) -> None:
         """Answer by what is fetched into the cache, or by a HEAD. Raises NotUnderstood, and others."""
         exchange, handlers = self.exchange, self._handlers
@@ -321,7 +327,7 @@ class Session:
         elif fetches:
             await handlers.fetches.fetch(exchange, route, wanted)
         else:
-            await handlers.fetches.ask_head(exchange, wanted)
+            await handlers.fetches.ask_head(exchange, route, wanted)
 
     async def _ask_own(self, fetches: bool, wanted: CacheRequest, route: Route) -> None:
         """Ask for content by digest without the client's own fields; if that is refused, pass the request on.
@@ -333,7 +339,7 @@ class Session:
             if fetches:
                 await handlers.fetches.fetch(exchange, route, wanted)
             else:
-                await handlers.fetches.ask_head(exchange, wanted, refusable=True)
+                await handlers.fetches.ask_head(exchange, route, wanted, refusable=True)
         except UpstreamAnswer as answer:
             if not 400 <= answer.response.status < 500 or exchange.status:
                 raise

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from regproxy.core.errors import NotUnderstood, UpstreamError, UpstreamTimeout
+from regproxy.core.errors import NotUnderstood, UpstreamError
 from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import TagAsk
 from regproxy.http.forwarding import forwarded
@@ -16,6 +16,7 @@ from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.hits import Hits
 from regproxy.server.lookup import Copy
+from regproxy.server.patience import in_time
 from regproxy.server.responder import Responder
 from regproxy.server.routes import Route
 from regproxy.tags.answers import TagAnswer
@@ -48,7 +49,7 @@ class TagRequests:
         except UpstreamError as error:
             status = error.response.status if isinstance(error, UpstreamAnswer) else 0
             # What is newer, and is no trouble to clients, goes before an older copy.
-            if isinstance(error, NotUnderstood) or not self._serve_stale(exchange, copy, status, error):
+            if isinstance(error, NotUnderstood) or not self._serve_stale(exchange, copy, tag, status, error):
                 raise
 
     async def _in_time(self, answer: Coroutine[Any, Any, T], tag: TagAsk) -> T:
@@ -56,14 +57,7 @@ class TagRequests:
 
         What was asked goes on, for those who ask later. Raises UpstreamTimeout.
         """
-        limit = self._config.stale_after
-        if not (tag.usable_if_error and limit):
-            return await answer
-        try:
-            async with asyncio.timeout(limit):
-                return await answer
-        except TimeoutError:
-            raise UpstreamTimeout(f"no answer within {limit:g} s (REGPROXY_STALE_AFTER)") from None
+        return await in_time(answer, self._config.stale_after if tag.usable_if_error else 0.0)
 
     async def _confirm(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> bool:
         """Answer with the content that a HEAD names; False: the HEAD did not tell."""
@@ -100,7 +94,7 @@ class TagRequests:
         try:
             found = await self._in_time(self._tags.look(wanted, tag), tag)
         except UpstreamError as error:
-            if self._serve_stale(exchange, copy, 0, error):
+            if self._serve_stale(exchange, copy, tag, 0, error):
                 return
             raise
         if not isinstance(found, TagAnswer):
@@ -110,9 +104,9 @@ class TagRequests:
         if copy is not None and found.digest == copy.row.digest:
             self._hits.serve(exchange, copy.held, "REVALIDATED")
             return
-        if self._serve_stale(exchange, copy, found.status, f"{exchange.host} answered {found.status}"):
+        if self._serve_stale(exchange, copy, tag, found.status, f"{exchange.host} answered {found.status}"):
             return
-        if found.status == 404 and found.direct and copy is not None and not tag.kept:
+        if found.status == 404 and found.direct and copy is not None and not self._config.keep_on_404:
             self._tags.gone(wanted)
         head = self._responder.head(exchange, found.status, forwarded(found.response))
         self._responder.send(exchange, found.status, head)
@@ -126,19 +120,24 @@ class TagRequests:
         assert lifetime is not None
         return TagAsk(
             route.accept,
-            lambda: lookup.fresh(wanted.origin, wanted.target, route, lifetime),
+            lambda: (
+                None if route.asks_presence else lookup.fresh(wanted.origin, wanted.target, route, lifetime)
+            ),
             row=copy.row if copy is not None and copy.current else None,
             # With the manifest cache off, each client gets the registry's answer to its own credentials.
             shared=config.manifest_cache and copy is not None and copy.current,
             usable_if_error=copy is not None and copy.usable_if_error,
-            kept=config.keep_on_404,
+            kept=config.keep_on_404 and not route.asks_presence,
+            presence=route.asks_presence,
         )
 
-    def _serve_stale(self, exchange: Exchange, copy: Copy | None, status: int, error: object) -> bool:
+    def _serve_stale(
+        self, exchange: Exchange, copy: Copy | None, tag: TagAsk, status: int, error: object
+    ) -> bool:
         """Serve the stale copy where the origin's answer (`status`; 0: none) is an error that allows it."""
         if copy is None or not copy.usable_if_error:
             return False
-        gone = status == 404 and self._config.keep_on_404
+        gone = status == 404 and tag.kept
         if status and status not in STALE_ON and not gone:
             return False
         log.warning("%s %s: serving a stale copy: %s", exchange.host, exchange.uri, error)

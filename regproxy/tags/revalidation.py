@@ -91,7 +91,7 @@ class Revalidations:
         return self._claims.mark(json.dumps([[value.decode("latin-1") for value in each] for each in said]))
 
     def _join(self, wanted: CacheRequest, tag: TagAsk, asker: str) -> _Revalidation:
-        key = look_key(wanted, tag.accept, asker)
+        key = look_key(wanted, tag.accept, asker, tag.presence)
         look = self._under_way.get(key)
         if look is not None:
             # An answer that another process got before this request must not be used for it.

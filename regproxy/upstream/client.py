@@ -84,13 +84,18 @@ class Upstream:
         counters: Counters,
         authorizer: Callable[[Exchange], Authorizer],
         first_byte: float = 0.0,
+        heads_itself: bool = False,
     ) -> None:
-        """`first_byte`: seconds that content by digest may take to begin, where that is more than usual."""
+        """`first_byte`: seconds that content by digest may take to begin, where that is more than usual.
+
+        `heads_itself`: no mirror is asked by HEAD.
+        """
         self._dialer = dialer
         self._origins = origins
         self._gate = gate
         self._counters = counters
         self._first_byte = first_byte
+        self._heads_itself = heads_itself
         self._idle = Idle()
         self._heads = HeadSupport()
         self._lets_in: Bounded[Origin, bool] = Bounded(DISTRUSTED_MAX)  # without any Authorization
@@ -291,7 +296,7 @@ class Upstream:
 
     async def _fetch_head(self, origin: Origin, request: Request, ask: Ask) -> Fetched:
         """Ask by HEAD; by a GET, of which the head alone is read, where the origin may know no HEAD."""
-        kind = _kind(request)
+        kind, ask = _kind(request), replace(ask, itself=self._heads_itself)
         if not self._heads.needs_get(origin, kind):
             fetched = await self._fetch(origin, request, "HEAD", ask)
             if not self._heads.is_doubtful(fetched.origin, fetched.response.status):
@@ -322,7 +327,7 @@ class Upstream:
         if ask.at:
             return await self._fetch_at(Place(origin), request, method, ask)
         *mirrors, itself = self._origins.places(origin)
-        for place in mirrors if _kind(request) in _MIRRORED else ():
+        for place in mirrors if _kind(request) in _MIRRORED and not ask.itself else ():
             if (self._distrusted.get((place.origin, request.path)) or 0.0) > started:
                 continue
             try:

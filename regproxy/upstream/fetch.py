@@ -40,7 +40,7 @@ class Ask:
 
     `validator`: that of an earlier answer, for If-Range (RFC 9110 13.1.5), sent only to its origin. `at`: the
     URL of an earlier answer, instead of the registry's. `background`: it is the proxy's own request, and what
-    the client has sent may be too old by now.
+    the client has sent may be too old by now. `itself`: no mirror is asked.
     """
 
     start: int = 0
@@ -48,6 +48,7 @@ class Ask:
     validator: tuple[Origin, bytes] | None = None
     at: str = ""
     background: bool = False
+    itself: bool = False
 
     @property
     def ranged(self) -> bool:

@@ -161,7 +161,7 @@ class TestHeaders:
 
     @pytest.mark.parametrize(
         "method, path, status",
-        [("GET", "/v1/_ping", 405), ("PUT", "/v2/a/manifests/x", 405), ("GET", "/v2/a/manifests/gone", 404)],
+        [("GET", "/v1/_ping", 405), ("PUT", "/v2/a/manifests/x", 403), ("GET", "/v2/a/manifests/gone", 404)],
     )
     def test_refusals(
         self, method: str, path: str, status: int, proxies: Proxies, origin: Origin, stack: ExitStack

@@ -85,7 +85,7 @@ def test_what_it_never_goes_into(
         reply = talk(proxies(**env), harbor).request(
             method, path, {}, b"username=evil" if method in ("POST", "PATCH") else None
         )
-        assert reply.status in (200, 405)
+        assert reply.status in (200, 403)
     assert {seen.get("authorization") for seen in harbor.requests} == {None}
 
 
@@ -196,9 +196,9 @@ def test_without_allow_push_no_spelling_of_a_push_gets_through(
         "/repository/docker/v2/app/blobs/uploads/",
     ):
         reply = talk(proxy, harbor).request("POST", path, {}, b"x")
-        assert (path, reply.status) == (path, 405)
+        assert (path, reply.status) == (path, 403)
     for method in ("PUT", "PATCH", "DELETE"):
-        assert talk(proxy, harbor).request(method, "/x/token", {}, b"x").status == 405
+        assert talk(proxy, harbor).request(method, "/x/token", {}, b"x").status == 403
     assert harbor.requests == []
     assert talk(proxy, harbor).request("POST", "/login/oauth", {}, b"x").status == 200
 

@@ -253,7 +253,7 @@ class TestAccessLog:
             ("GET", "/token", {}, "200", 4, "token", "BYPASS"),
             ("GET", "/v2/app/nothing", {}, "404", None, "other", "BYPASS"),
             ("GET", "/v1/_ping", {}, "405", None, "v1", ""),
-            ("PUT", "/v2/app/manifests/refused", {}, "405", None, "manifest-tag", ""),
+            ("PUT", "/v2/app/manifests/refused", {}, "403", None, "manifest-tag", ""),
         ],
         ids=[f"line {number}" for number in range(11)],
     )
