@@ -41,7 +41,7 @@ __all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched"
 
 log = logging.getLogger(__name__)
 
-DISTRUST_SECONDS: Final = 300.0
+DISTRUST_SECONDS: Final = 300.0  # for which a mirror is not asked for what it has sent wrongly
 DISTRUSTED_MAX: Final = 1024
 INTERIM_MAX: Final = 16  # 1xx answers before the one that counts
 
@@ -50,7 +50,7 @@ _TOLD: Final = SENT - {b"authorization"}
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _TOKENS: Final = "tokens"  # a credential of its own: token servers' quotas are no registry's
 _SOON: Final = 20.0  # seconds for a token
-_LITTLE: Final = 5.0  # seconds for a body that is read only to reuse the connection
+_DRAIN: Final = 5.0  # seconds for a body that is read only to reuse the connection
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _OTHER_SCHEME: Final = re.compile(
     rb"^(?:proxy-)?authorization:(?![ \t]*(?:basic|bearer)[ \t])", re.IGNORECASE | re.MULTILINE
@@ -85,7 +85,7 @@ class Upstream:
         authorizer: Callable[[Exchange], Authorizer],
         first_byte: float = 0.0,
     ) -> None:
-        """`first_byte`: seconds that content by digest may take to begin, where that is more than usual."""
+        """`first_byte`: seconds until content by digest must begin, where the read timeout is shorter."""
         self._dialer = dialer
         self._origins = origins
         self._gate = gate
@@ -128,8 +128,9 @@ class Upstream:
     ) -> tuple[Connection, Response]:
         """Send a request, with any small body in `head`, and read the head of its final answer.
 
-        If the origin has just closed an idle connection, try once more on a new one. `answer_of`: see
-        Dialer.connect.
+        If the origin has just closed an idle connection, try once more on a new one. `fresh`: only on a new
+        one. `answer_of`: see Dialer.connect. `patience`: seconds until the answer must begin, where the read
+        timeout is shorter. Raises UpstreamError.
         """
         started = time.monotonic()
         try:
@@ -173,17 +174,17 @@ class Upstream:
 
     def _fields(self, origin: Origin, grant: Grant | None) -> tuple[tuple[bytes, bytes], ...]:
         """Return the fields to add to a request."""
-        # Without it the origin would call itself http:// in URLs for clients.
-        plain = ((b"x-forwarded-proto", b"https"),) if self._origins.plain(origin) else ()
-        return (*plain, (b"authorization", grant.value)) if grant is not None else plain
+        # Without this an origin behind plain HTTP would call itself http:// in URLs for clients.
+        proto = ((b"x-forwarded-proto", b"https"),) if self._origins.plain(origin) else ()
+        return (*proto, (b"authorization", grant.value)) if grant is not None else proto
 
     # --- requests that are passed on ---------------------------------------------------------------------
 
     async def pass_on(
         self, origin: Origin, request: Request, body: bytes = b"", *, lend: bool = True
     ) -> tuple[Connection, Response]:
-        """Send a request with a small body in memory, with the origin's credentials where it has none and may
-        get them. `lend` False: without those.
+        """Send a request with a small body in memory. If it has no credentials and may get the configured
+        ones, these are added, unless `lend` is False.
         """
         grant = await self._authorizer.passing(origin, request) if lend else None
         kind = _kind(request)
@@ -194,7 +195,7 @@ class Upstream:
             connection, response = await self._gate.through(
                 *(origin, credential_of(grant or _own(request), request), request.method, kind),
                 lambda: self._request(origin, head, request.method),
-                # A ping and a token are how clients get credentials of their own.
+                # Pings and token requests are how clients get credentials of their own: never held back.
                 limited=request.method in _SAFE and kind in _MIRRORED,
             )
             try:
@@ -290,7 +291,7 @@ class Upstream:
         return await self._fetch(origin, request, method, ask)
 
     async def _fetch_head(self, origin: Origin, request: Request, ask: Ask) -> Fetched:
-        """Ask by HEAD; by a GET, of which the head alone is read, where the origin may know no HEAD."""
+        """Ask by HEAD; where the origin may not implement it, by GET, of which only the head is used."""
         kind = _kind(request)
         if not self._heads.needs_get(origin, kind):
             fetched = await self._fetch(origin, request, "HEAD", ask)
@@ -302,11 +303,13 @@ class Upstream:
         return replace(fetched, response=await self._head_alone(fetched))
 
     async def _head_alone(self, fetched: Fetched) -> Response:
-        """Make an answer to GET one to HEAD: read its body if that is little, else break the connection."""
+        """Return the head of an answer to GET as that of one to HEAD: a small body is read and dropped, else
+        the connection is closed.
+        """
         connection, response, body = fetched.connection, fetched.response, fetched.response.body
         if body.kind == "length" and body.length <= SMALL_BODY:
             try:
-                async with asyncio.timeout(_LITTLE):
+                async with asyncio.timeout(_DRAIN):
                     await connection.read_small(response)
                 return replace(response, body=NONE)
             except (UpstreamError, TimeoutError):
@@ -347,7 +350,7 @@ class Upstream:
         across, hops, sent = bool(ask.at), "", started
         for _ in range(MAX_REDIRECTS + 1):
             if at != place.origin:
-                across = True  # for good: URLs that another host has chosen get no credentials
+                across = True  # for good: another host's URLs never get the registry's credentials
             connection, response = await self._hop(place.origin, at, request, method, url, ask, across)
             now = time.monotonic()
             hops, sent = f"{hops} {connection.hop(now - sent)}".lstrip(), now
@@ -385,7 +388,10 @@ class Upstream:
         ask: Ask,
         across: bool,
     ) -> tuple[Connection, Response]:
-        """Send one request of a redirect chain; to the registry with credentials, others if refused."""
+        """Send one request of a redirect chain. `across`: the chain has left the registry's host.
+
+        The registry is shown credentials, and others if it refuses those; elsewhere see _send_led().
+        """
         if across:
             return await self._send_led(origin, at, request, method, url, ask)
         target, authorizer = parse_target(request.path), self._authorizer
@@ -453,7 +459,7 @@ class Upstream:
     async def _send_led(
         self, registry: Origin, at: Origin, request: Request, method: str, url: str, ask: Ask
     ) -> tuple[Connection, Response]:
-        """One request where an answer has led to; after a 401 one more, with that host's own credentials."""
+        """Ask a host that a redirect has led to; after a 401 once more, with that host's own credentials."""
         connection, response = await self._send_again(registry, at, None, request, method, url, ask)
         if response.status != 401:
             return connection, response
@@ -484,13 +490,15 @@ class Upstream:
         url: str,
         ask: Ask,
     ) -> tuple[Connection, Response]:
-        """One request where an answer has led to; again after a while where that host is busy."""
+        """Ask a host that a redirect has led to, again after a pause while it is busy: see Backoff."""
         if _kind(request) not in _BY_DIGEST:
-            # Of a tag there may be a copy to serve instead: nobody is kept waiting.
-            return await self._send(at, grant, request, method, url, ask, across=registry)
+            # Of a tag there may be a copy to serve instead: the client is not kept waiting.
+            return await self._send(at, grant, request, method, url, ask, answer_of=registry)
         for attempt in itertools.count(1):
             async with self._backoff.turn(at):
-                connection, response = await self._send(at, grant, request, method, url, ask, across=registry)
+                connection, response = await self._send(
+                    at, grant, request, method, url, ask, answer_of=registry
+                )
             pause = self._backoff.pause(at, response, attempt)
             if pause is None:
                 break
@@ -508,30 +516,31 @@ class Upstream:
         url: str,
         ask: Ask,
         *,
-        across: Origin | None = None,
+        answer_of: Origin | None = None,
     ) -> tuple[Connection, Response]:
-        """Send a request to `at`. `across`: the origin whose redirect led there, None without one."""
+        """Send a request to `at`. `answer_of`: the registry whose redirect led there, None if none did."""
         put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
         told = _anonymous(request)
         head = upstream_head(told, authority(at), target=_path_of(url), method=method, put=put)
         patience = self._first_byte if method == "GET" and _kind(request) in _BY_DIGEST else 0.0
-        # Who shows nothing where something is asked for uses up nobody's quota, and has to see the challenge.
-        # What a host says that a registry redirects to is no word of that registry's.
-        limited = across is None and (grant is not None or self._lets_in.get(at) is True)
+        # A request without credentials to a registry that wants some uses up no quota, and has to get the
+        # challenge. The limits of a host that a registry redirects to are not that registry's: see Backoff.
+        redirected = answer_of is not None
+        limited = not redirected and (grant is not None or self._lets_in.get(at) is True)
         connection, response = await self._gate.through(
-            *(at, credential_of(grant, request if across is None else told), method, _kind(request)),
-            lambda: self._request(at, head, method, answer_of=across, patience=patience),
+            *(at, credential_of(grant, told if redirected else request), method, _kind(request)),
+            lambda: self._request(at, head, method, answer_of=answer_of, patience=patience),
             limited=limited,
-            counted=across is None,
+            counted=not redirected,
         )
-        if grant is None and across is None:
+        if grant is None and not redirected:
             self._lets_in.put(at, response.status != 401)
         return connection, response
 
     async def _finish(self, connection: Connection, response: Response) -> None:
         """Read a small body and drop it, so that the connection can be reused."""
         try:
-            async with asyncio.timeout(_LITTLE):
+            async with asyncio.timeout(_DRAIN):
                 await connection.read_small(response)
         except (UpstreamError, TimeoutError):
             connection.abort()
@@ -549,7 +558,9 @@ def _own(request: Request) -> Grant | None:
 
 
 def _lent(request: Request, grant: Grant | None) -> Request:
-    """Return the request to send with this grant: with ours, without fields that would alter the request."""
+    """Return the request to send with this grant; with one of ours, without fields that would change what is
+    asked.
+    """
     return trimmed(request) if _is_ours(grant) else request
 
 
