@@ -18,11 +18,11 @@ from typing import Any, Literal, cast
 
 from regproxy.config.drop_in import (
     Noted,
-    parse_direct,
     parse_https_proxy,
     parse_keepalive,
-    parse_no_effect,
+    parse_no_proxy,
     parse_registries,
+    parse_serial_file,
     parse_switch,
     parse_tier_time,
     parse_timeout,
@@ -287,7 +287,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_CA_DIR", "ca_dir", "", _CA_MEANING, _DIRECTORY),
     Setting("CA_KEY_FILE", "ca_key_file", "", "the CA's key; not set = ca.key in the CA directory", _FILE),
     Setting("CA_CRT_FILE", "ca_crt_file", "", "its certificate; not set = ca.crt in the CA directory", _FILE),
-    Setting("CA_SRL_FILE", "", "", "no effect: serial numbers are random", parse_no_effect),
+    Setting("CA_SRL_FILE", "", "", "no effect: serial numbers are random", parse_serial_file),
     Setting("REGPROXY_UPSTREAM_CA_FILE", "upstream_ca_file", "", "PEM of more CAs to trust upstream", _FILE),
     Setting("REGPROXY_RESOLVE", "resolve", "", "host=address, before the resolver", parse_resolve, many=True),
     Setting("REGPROXY_WORKERS", "workers", "auto", "processes; auto = one per core", _text(parse_workers)),
@@ -311,7 +311,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_DOCKER_CONFIG", "docker_config", "", "path of a docker config.json with logins", _FILE),
     Setting("REGPROXY_LOGIN_FOR", "login_for", "push", _LOGIN_MEANING, _text(parse_login_for)),
     Setting("HTTPS_PROXY", "parent_proxy", "", _PROXY_MEANING, parse_https_proxy, secret=True),
-    Setting("NO_PROXY", "no_proxy", "", "who is reached without it; * = everybody", parse_direct, many=True),
+    Setting(
+        "NO_PROXY", "no_proxy", "", "who is reached without it; * = everybody", parse_no_proxy, many=True
+    ),
     Setting(
         "ENABLE_MANIFEST_CACHE", "manifest_cache", "false", "serve tags from the cache, by tiers", _SWITCH
     ),

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-from regproxy.auth.authorizer import Authorizer, Exchange, Grant
+from regproxy.auth.authorizer import Authorizer, Exchange, Grant, client_grant
 from regproxy.core.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
 from regproxy.core.lru import Bounded, Seldom
 from regproxy.http.forwarding import upstream_head
@@ -26,14 +26,13 @@ from regproxy.policy.lending import trimmed
 from regproxy.policy.origins import Origins, Place
 from regproxy.policy.sharing import SENT
 from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS, is_hiding
-from regproxy.registry.rate_limits import CLIENT
 from regproxy.registry.targets import Kind, parse_target
 from regproxy.registry.token_protocol import Issued
 from regproxy.upstream.admission import Gate, credential_of
 from regproxy.upstream.backoff import Backoff
 from regproxy.upstream.connection import SMALL_BODY, Connection, ConnectionLost
 from regproxy.upstream.dialer import Dialer
-from regproxy.upstream.fetch import WHOLE, Ask, Fetched, plain
+from regproxy.upstream.fetch import WHOLE, Ask, Fetched, as_200
 from regproxy.upstream.head_support import HeadSupport
 from regproxy.upstream.pool import Idle
 
@@ -49,7 +48,7 @@ INTERIM_MAX: Final = 16  # 1xx answers before the one that counts
 _TOLD: Final = SENT - {b"authorization"}
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _TOKENS: Final = "tokens"  # a credential of its own: token servers' quotas are no registry's
-_SOON: Final = 20.0  # seconds for a token
+_TOKEN_SECONDS: Final = 20.0  # for one request to a token server
 _DRAIN: Final = 5.0  # seconds for a body that is read only to reuse the connection
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _OTHER_SCHEME: Final = re.compile(
@@ -193,7 +192,7 @@ class Upstream:
             sent = _lent(request, grant)
             head = upstream_head(sent, authority(origin), put=self._fields(origin, grant)) + body
             connection, response = await self._gate.through(
-                *(origin, credential_of(grant or _own(request), request), request.method, kind),
+                *(origin, credential_of(grant or client_grant(request), request), request.method, kind),
                 lambda: self._request(origin, head, request.method),
                 # Pings and token requests are how clients get credentials of their own: never held back.
                 limited=request.method in _SAFE and kind in _MIRRORED,
@@ -256,27 +255,27 @@ class Upstream:
         head = upstream_head(request, authority(origin), target=target)
         connection, response = await self._gate.through(
             *(origin, _TOKENS, method, Kind.TOKEN),
-            lambda: self._soon(
+            lambda: self._in_token_time(
                 origin,
                 self._request(origin, head + body, method, fresh=method == "POST", answer_of=registry),
             ),
             limited=False,
         )
         try:
-            content = await self._soon(origin, connection.read_small(response))
+            content = await self._in_token_time(origin, connection.read_small(response))
         except BaseException:
             connection.abort()
             raise
         self.release(connection, response)
         return response.status, response, content
 
-    async def _soon(self, origin: Origin, answer: Coroutine[Any, Any, T]) -> T:
-        """Await a token within _SOON seconds: many requests may wait for it."""
+    async def _in_token_time(self, origin: Origin, answer: Coroutine[Any, Any, T]) -> T:
+        """Await a token within _TOKEN_SECONDS: many requests may wait for it."""
         try:
-            async with asyncio.timeout(_SOON):
+            async with asyncio.timeout(_TOKEN_SECONDS):
                 return await answer
         except TimeoutError:
-            raise UpstreamTimeout(f"{origin.host}: no token within {_SOON:g} s") from None
+            raise UpstreamTimeout(f"{origin.host}: no token within {_TOKEN_SECONDS:g} s") from None
 
     # --- content -----------------------------------------------------------------------------------------
 
@@ -355,7 +354,7 @@ class Upstream:
             now = time.monotonic()
             hops, sent = f"{hops} {connection.hop(now - sent)}".lstrip(), now
             if response.status not in REDIRECTS:
-                response = plain(response, ask)
+                response = as_200(response, ask)
                 return Fetched(connection, response, at, now - started, url, place.origin, hops)
             location = response.get(b"location")
             if location is None:
@@ -390,10 +389,10 @@ class Upstream:
     ) -> tuple[Connection, Response]:
         """Send one request of a redirect chain. `across`: the chain has left the registry's host.
 
-        The registry is shown credentials, and others if it refuses those; elsewhere see _send_led().
+        The registry is shown credentials, and others if it refuses those; elsewhere see _send_redirected().
         """
         if across:
-            return await self._send_led(origin, at, request, method, url, ask)
+            return await self._send_redirected(origin, at, request, method, url, ask)
         target, authorizer = parse_target(request.path), self._authorizer
         grant = await authorizer.authorization(origin, target, request, background=ask.background)
         if grant is not None:
@@ -456,16 +455,16 @@ class Upstream:
                 await authorizer.note(origin, target, response, other)
         return connection, response
 
-    async def _send_led(
+    async def _send_redirected(
         self, registry: Origin, at: Origin, request: Request, method: str, url: str, ask: Ask
     ) -> tuple[Connection, Response]:
         """Ask a host that a redirect has led to; after a 401 once more, with that host's own credentials."""
-        connection, response = await self._send_again(registry, at, None, request, method, url, ask)
+        connection, response = await self._send_backing_off(registry, at, None, request, method, url, ask)
         if response.status != 401:
             return connection, response
         authorizer, path = self._authorizer, _path_of(url)
         try:
-            grant = await authorizer.led(registry, at, method, path, response)
+            grant = await authorizer.redirected(registry, at, method, path, response)
         except BaseException:
             connection.abort()
             raise
@@ -473,14 +472,16 @@ class Upstream:
             if rests or grant is None:
                 return connection, response
             await self._finish(connection, response)
-            connection, response = await self._send_again(registry, at, grant, request, method, url, ask)
+            connection, response = await self._send_backing_off(
+                registry, at, grant, request, method, url, ask
+            )
             if response.status != 401:
                 authorizer.accepted(at, grant, response.status)
             else:
                 await authorizer.note(at, parse_target(path), response, grant)
         return connection, response
 
-    async def _send_again(
+    async def _send_backing_off(
         self,
         registry: Origin,
         at: Origin,
@@ -551,21 +552,11 @@ class Upstream:
             self.release(connection, response)
 
 
-def _own(request: Request) -> Grant | None:
-    """Return the client's own credentials as a grant."""
-    value = request.get(b"authorization")
-    return Grant(value, CLIENT) if value is not None else None
-
-
 def _lent(request: Request, grant: Grant | None) -> Request:
     """Return the request to send with this grant; with one of ours, without fields that would change what is
     asked.
     """
-    return trimmed(request) if _is_ours(grant) else request
-
-
-def _is_ours(grant: Grant | None) -> bool:
-    return grant is not None and grant.sort != "client"
+    return trimmed(request) if grant is not None and grant.is_ours else request
 
 
 def _kind(request: Request) -> Kind:
