@@ -260,9 +260,7 @@ _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are t
 _LOGIN_MEANING = "whose requests get the credentials: pull = pulls, push = pushes too where ALLOW_PUSH=true"
 _TARGETS_MEANING = "hosts that may be at loopback, link-local, metadata and private addresses"
 _PRIVATE_MEANING = "whether clients may reach private addresses; false = only hosts that the settings name"
-_PLAIN_MEANING = (
-    "registries whose http:// redirects are followed for tags too, not only by digest; off = none"
-)
+_PLAIN_MEANING = "registries whose http:// redirects are followed for tags too, not just digests; off = none"
 _FREE_MEANING = "bytes of the disk that the cache leaves free; auto = 1g or 5 % of it, the smaller"
 _PROXY_MEANING = "http://[user:password@]host:port of a proxy that upstream is reached through"
 _RESERVE_MEANING = "what is left of a registry's quota when tags begin to last longer; 0 = they never do"
