@@ -1,7 +1,7 @@
-"""Values as docker-registry-proxy, and other programs that share a variable, take them.
+"""Parse settings as docker-registry-proxy, and other programs that read the same variable, parse them.
 
-An environment that starts docker-registry-proxy has to start this proxy. What it took and what means nothing
-here, or something else, is a Noted value: it is used, or done without, and the warning says so.
+An environment that starts docker-registry-proxy must start this proxy. A value that it accepted, and that
+has no meaning or another one here, becomes a Noted value: what is used instead, with a warning.
 """
 
 from __future__ import annotations
@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from regproxy.config.host_regex import compile_host_regex
-from regproxy.config.parent_proxy import ParentProxy, UnusableProxy, parse_parent_proxy, read_no_proxy
+from regproxy.config.parent_proxy import (
+    NoProxy,
+    ParentProxy,
+    UnusableProxy,
+    parse_parent_proxy,
+    read_no_proxy,
+)
 from regproxy.config.values import Credential, HostRule, Raw, parse_positive_time, parse_rule, parse_time
 
 _OFF = frozenset({"false", "0", "no", "off"})
@@ -22,7 +28,7 @@ _SCHEME = re.compile(r"https?://", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """A value, and what the log says of how it was read; without the text itself, which may be a secret."""
+    """A value, and warnings about how it was read. They never hold the text itself, which may be a secret."""
 
     value: Any
     notes: tuple[str, ...]
@@ -37,9 +43,9 @@ def parse_switch(raw: Raw) -> bool | Noted:
 
 
 def parse_verify(raw: Raw) -> bool | Noted:
-    """Return False for a word that says so, True for anything else.
+    """Return VERIFY_SSL: False for a word that means it, True for anything else.
 
-    docker-registry-proxy takes `1` or `yes` for false, and verifies nothing then. That is nobody's wish.
+    docker-registry-proxy reads `1` or `yes` as false, and verifies nothing then, which nobody can want.
     """
     text = cast(str, raw)
     if text == "true" or text.strip().lower() in _OFF:
@@ -48,7 +54,7 @@ def parse_verify(raw: Raw) -> bool | Noted:
 
 
 def parse_timeout(raw: Raw) -> float | Noted:
-    """Return seconds, above 0; what would let every operation fail at once is nginx's default."""
+    """Return seconds, above 0: nginx's default of 60 in place of 0. Raises ValueError for what is no time."""
     text = cast(str, raw).strip()
     try:
         return parse_positive_time(text)
@@ -59,7 +65,7 @@ def parse_timeout(raw: Raw) -> float | Noted:
 
 
 def parse_keepalive(raw: Raw) -> float | Noted:
-    """Return seconds. nginx takes a second time, for its Keep-Alive field."""
+    """Return seconds. nginx accepts a second time, for its Keep-Alive field. Raises ValueError."""
     words = cast(str, raw).split()
     if len(words) != 2:
         return parse_time(cast(str, raw).strip())
@@ -68,22 +74,23 @@ def parse_keepalive(raw: Raw) -> float | Noted:
 
 
 def parse_tier_time(raw: Raw) -> float | Noted:
-    """Return seconds. nginx's proxy_cache_valid takes statuses ahead of the time."""
+    """Return seconds. nginx's proxy_cache_valid accepts statuses ahead of the time. Raises ValueError."""
     *statuses, last = cast(str, raw).split() or [""]
     if statuses and all(_STATUS.fullmatch(word) for word in statuses):
         return Noted(parse_time(last), (f"read as {last}: statuses have no effect",))
     return parse_time(cast(str, raw).strip())
 
 
-def parse_no_effect(raw: Raw) -> Noted | None:
-    """Return None, whatever is set."""
+def parse_serial_file(raw: Raw) -> Noted | None:
+    """Return None, with a warning if CA_SRL_FILE is set."""
     return Noted(None, ("has no effect: serial numbers are random",)) if raw else None
 
 
 def parse_https_proxy(raw: Raw) -> ParentProxy | Noted | None:
     """Return the ParentProxy of HTTPS_PROXY, which docker-registry-proxy ignores.
 
-    One of a kind that can't be used is done without. A path means nothing to anybody.
+    A proxy of a kind that can't be used is None, with a warning; what follows host:port is ignored, with a
+    warning. Raises ValueError for what is no proxy.
     """
     text = cast(str, raw).strip()
     try:
@@ -99,17 +106,17 @@ def parse_https_proxy(raw: Raw) -> ParentProxy | Noted | None:
     return Noted(proxy, ("read without what stands behind host:port",))
 
 
-def parse_direct(raw: Raw) -> Any:
-    """Return the NoProxy of NO_PROXY; what nobody could match is left out."""
+def parse_no_proxy(raw: Raw) -> NoProxy | Noted:
+    """Return the NoProxy of NO_PROXY, without entries that can't match anything."""
     no_proxy, notes = read_no_proxy(raw)
     return Noted(no_proxy, tuple(f"{note}; left out" for note in notes)) if notes else no_proxy
 
 
 def parse_registries(raw: Raw) -> tuple[HostRule, ...] | Noted:
-    """Return the HostRules of REGISTRIES, each once: hosts, masks, `~` and a regular expression.
+    """Return the HostRules of REGISTRIES, each once: hosts, masks, and regular expressions after a `~`.
 
-    ValueError for a mask that nginx takes for none either. What else can't be a host is left out: all that is
-    lost is that it is not intercepted.
+    Raises ValueError for a mask that nginx refuses too. What else can't be a host is left out, with a
+    warning: all that is lost is that it is not intercepted.
     """
     rules: list[HostRule] = []
     notes: list[str] = []
@@ -129,7 +136,7 @@ def parse_registries(raw: Raw) -> tuple[HostRule, ...] | Noted:
 
 
 def _registry_words(raw: Raw) -> Iterator[str]:
-    """Yield the entries: separated by blanks or commas, which a regular expression may have in it."""
+    """Yield the entries, which blanks or commas separate; a regular expression may have commas in it."""
     if not isinstance(raw, str):
         yield from map(str.strip, raw)
         return
@@ -151,10 +158,10 @@ def _registry(word: str) -> HostRule:
 def spread_masks(
     credentials: Sequence[Credential], registries: Sequence[HostRule]
 ) -> tuple[tuple[Credential, ...], list[str]]:
-    """Return AUTH_REGISTRIES' pairs without masks that anybody's name may match, and what is to be said.
+    """Return AUTH_REGISTRIES' pairs with masks such as `reg.*` replaced by hosts, and warnings about these.
 
-    `*.example.com` is in the hands of a domain's owner, but anybody can have a name that begins with `reg.`:
-    such a pair is for those hosts alone that REGISTRIES names exactly.
+    Names that `*.example.com` matches are given by the domain's owner, but anybody can have a name that
+    begins with `reg.`. So such a pair is used for those hosts alone that REGISTRIES names exactly.
     """
     exact = [rule.pattern for rule in registries if rule.is_exact]
     found: dict[tuple[str, int | None], Credential] = {}

@@ -18,11 +18,11 @@ from typing import Any, Literal, cast
 
 from regproxy.config.drop_in import (
     Noted,
-    parse_direct,
     parse_https_proxy,
     parse_keepalive,
-    parse_no_effect,
+    parse_no_proxy,
     parse_registries,
+    parse_serial_file,
     parse_switch,
     parse_tier_time,
     parse_timeout,
@@ -254,17 +254,17 @@ _CACHE_MEANING = (
     "where content is kept; not set = /docker_mirror_cache if writable, else the user's XDG cache"
 )
 _CA_MEANING = "where the CA's files are; not set = /ca if writable, else the user's XDG data directory"
+_HANG_MEANING = "a worker that is silent for so long is replaced"
+_PORTS_MEANING = "ports that clients may CONNECT to; * = every port"
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
 _LOGIN_MEANING = "whose requests get the credentials: pull = pulls, push = pushes too where ALLOW_PUSH=true"
 _TARGETS_MEANING = "hosts that may be at loopback, link-local, metadata and private addresses"
 _PRIVATE_MEANING = "whether clients may reach private addresses; false = only hosts that the settings name"
-_PLAIN_MEANING = (
-    "registries whose redirects to http:// are followed for tags too; content by digest: for all; off = never"
-)
+_PLAIN_MEANING = "registries whose http:// redirects are followed for tags too, not just digests; off = none"
 _FREE_MEANING = "bytes of the disk that the cache leaves free; auto = 1g or 5 % of it, the smaller"
 _PROXY_MEANING = "http://[user:password@]host:port of a proxy that upstream is reached through"
 _RESERVE_MEANING = "what is left of a registry's quota when tags begin to last longer; 0 = they never do"
-_SWR_MEANING = "for so long after it expired a tag of the first tier is served while it is asked for"
+_SWR_MEANING = "how long past its time a tag of the first tier is served while it is revalidated"
 _STALE_MEANING = "how long past its time a tag is served while upstream is in trouble; 0 = never"
 _FIRST_BYTE_MEANING = "longest wait for content by digest to begin, where PROXY_READ_TIMEOUT is shorter"
 _STALE_AFTER_MEANING = "a held tag is served stale when upstream has said nothing for so long; 0 = never"
@@ -272,10 +272,10 @@ _IGNORE_MEANING = "client headers to drop, instead of passing such requests on u
 _KEEP_MEANING = "serve what is held of a tag that upstream says is gone, instead of that 404"
 _OFFLINE_MEANING = "ask no registry: serve what is held, whatever its age"
 _STREAMS_MEANING = "connections for one large blob whose origin is slow; 1 = one, but for ranges ahead"
-_RESUME_MEANING = "a download that broke is asked for again until it brought nothing for so long; 0 = never"
+_RESUME_MEANING = "a broken download is resumed until it has brought nothing for so long; 0 = never"
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
-_DNS_MEANING = "host:port of each for clients without CONNECT, whom DNS sends here for a registry"
+_DNS_MEANING = "addresses (host:port) for clients without CONNECT, whom DNS sends here for a registry"
 _FORMAT_MEANING = "regproxy, or rp = docker-registry-proxy's lines, to the letter"
 _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
 
@@ -287,17 +287,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_CA_DIR", "ca_dir", "", _CA_MEANING, _DIRECTORY),
     Setting("CA_KEY_FILE", "ca_key_file", "", "the CA's key; not set = ca.key in the CA directory", _FILE),
     Setting("CA_CRT_FILE", "ca_crt_file", "", "its certificate; not set = ca.crt in the CA directory", _FILE),
-    Setting("CA_SRL_FILE", "", "", "no effect: serial numbers are random", parse_no_effect),
+    Setting("CA_SRL_FILE", "", "", "no effect: serial numbers are random", parse_serial_file),
     Setting("REGPROXY_UPSTREAM_CA_FILE", "upstream_ca_file", "", "PEM of more CAs to trust upstream", _FILE),
     Setting("REGPROXY_RESOLVE", "resolve", "", "host=address, before the resolver", parse_resolve, many=True),
     Setting("REGPROXY_WORKERS", "workers", "auto", "processes; auto = one per core", _text(parse_workers)),
-    Setting("REGPROXY_HANG_TIMEOUT", "hang_timeout", "30s", "a silent worker is replaced after it", _TIMEOUT),
+    Setting("REGPROXY_HANG_TIMEOUT", "hang_timeout", "30s", _HANG_MEANING, _TIMEOUT),
     Setting("REGPROXY_ACCESS_LOG", "access_log", "-", "path, - (standard output) or off", _text(parse_log)),
     Setting("REGPROXY_ACCESS_LOG_FORMAT", "access_log_format", "regproxy", _FORMAT_MEANING, _FORMAT),
     Setting("REGPROXY_LOG_LEVEL", "log_level", "info", "debug, info, warning or error", _text(parse_level)),
     Setting("REGPROXY_TLS_RECORDS", "tls_records", "auto", _RECORDS_MEANING, _text(parse_records)),
     Setting("REGISTRIES", "registries", _REGISTRIES, _HOSTS_MEANING, _registries, many=True),
-    Setting("REGPROXY_CONNECT_PORTS", "connect_ports", "443", "ports of any CONNECT", parse_ports, many=True),
+    Setting("REGPROXY_CONNECT_PORTS", "connect_ports", "443", _PORTS_MEANING, parse_ports, many=True),
     Setting("REGPROXY_ALLOW_TARGETS", "allow_targets", "", _TARGETS_MEANING, parse_rules, many=True),
     Setting("REGPROXY_PRIVATE_TARGETS", "private_targets", "true", _PRIVATE_MEANING, _BOOL),
     Setting(
@@ -311,7 +311,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_DOCKER_CONFIG", "docker_config", "", "path of a docker config.json with logins", _FILE),
     Setting("REGPROXY_LOGIN_FOR", "login_for", "push", _LOGIN_MEANING, _text(parse_login_for)),
     Setting("HTTPS_PROXY", "parent_proxy", "", _PROXY_MEANING, parse_https_proxy, secret=True),
-    Setting("NO_PROXY", "no_proxy", "", "who is reached without it; * = everybody", parse_direct, many=True),
+    Setting(
+        "NO_PROXY", "no_proxy", "", "who is reached without it; * = everybody", parse_no_proxy, many=True
+    ),
     Setting(
         "ENABLE_MANIFEST_CACHE", "manifest_cache", "false", "serve tags from the cache, by tiers", _SWITCH
     ),

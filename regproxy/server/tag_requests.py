@@ -27,7 +27,11 @@ T = TypeVar("T")
 
 
 class TagRequests:
-    """Carries out plans for tags that need the origin. `copy`: the tag's cached copy."""
+    """Carries out plans for tags that need the origin.
+
+    `copy`: the tag's cached copy, which is not fresh; None without one. Methods raise UpstreamError where no
+    copy stands in for the origin's answer.
+    """
 
     __slots__ = ("_config", "_hits", "_lookup", "_responder", "_tags")
 
@@ -48,19 +52,19 @@ class TagRequests:
                 await self._in_time(self._fetch(exchange, wanted, tag), tag)
         except UpstreamError as error:
             status = error.response.status if isinstance(error, UpstreamAnswer) else 0
-            # What is newer, and is no trouble to clients, goes before an older copy.
+            # What this proxy can't store is newer than the copy, and clients may take it: it is passed on.
             if isinstance(error, NotUnderstood) or not self._serve_stale(exchange, copy, tag, status, error):
                 raise
 
     async def _in_time(self, answer: Coroutine[Any, Any, T], tag: TagAsk) -> T:
-        """Await what an origin says; no longer than clients have patience, where there is a copy.
+        """Await an origin's answer; where a stale copy can be served, for REGPROXY_STALE_AFTER at most.
 
-        What was asked goes on, for those who ask later. Raises UpstreamTimeout.
+        The request to the origin goes on after that, for later clients. Raises UpstreamTimeout.
         """
         return await in_time(answer, self._config.stale_after if tag.usable_if_error else 0.0)
 
     async def _confirm(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> bool:
-        """Answer with the content that a HEAD names; False: the HEAD did not tell."""
+        """Answer with the content whose digest a HEAD gives; False: no HEAD was sent, or it gave none."""
         found = await self._tags.confirm(wanted, tag)
         if found is None:
             return False
@@ -70,7 +74,7 @@ class TagRequests:
         return True
 
     async def _fetch(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> None:
-        """Join the tag's fill, or begin it; answer once it is verified."""
+        """Join the tag's fill or begin it, and answer with its content once that is verified."""
         begun = exchange.cache
         while True:
             fill, mine = self._tags.join(wanted, tag)
@@ -82,12 +86,12 @@ class TagRequests:
                 exchange.note(fill, cache)
                 if mine or not fill.failed_for_other_client(wanted, error):
                     raise
-                # The refusal may be due to that client's credentials.
+                # The failure may be due to the other client's credentials: try with this one's.
         exchange.note(fill, cache)
         self._hits.serve_brought(exchange, blob, fill.media_type, exchange.cache)
 
     async def head(self, exchange: Exchange, route: Route, wanted: CacheRequest, copy: Copy | None) -> None:
-        """Ask by HEAD, which registries count less, or not at all; its answer is entered in the index too."""
+        """Answer a HEAD by asking the origin by HEAD, which confirms the copy, too, for later requests."""
         exchange.cache = "MISS" if copy is None else "EXPIRED"
         self._responder.wait_for_fill(exchange, True)
         tag = self._ask_of(route, wanted, copy)

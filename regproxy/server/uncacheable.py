@@ -1,7 +1,7 @@
-"""What registries send that can't be verified or stored: it is passed on as it came, streamed, uncached.
+"""Pass on, streamed and uncached, what a registry sends and the cache can't verify or store.
 
-A pull that works without the proxy must work with it. That it was so is logged, counted, and said in
-Cache-Status (RFC 9211).
+A pull that works without the proxy must work with it. Each such answer is logged, counted, and has its reason
+in Cache-Status (RFC 9211 2.8).
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from regproxy.server.routes import Route
 log = logging.getLogger(__name__)
 
 _KNOWN_MAX: Final = 1024
-_KNOWN_SECONDS: Final = 300.0  # for which it is not tried again to store such an answer
+_KNOWN_SECONDS: Final = 300.0  # for which equal requests are passed on without trying the cache first
 
 _Key = tuple[object, ...]
 
 
 class Uncacheable:
-    """Passes such answers on, and remembers for a while which requests they are the answers to."""
+    """Passes such answers on, and remembers for a while which requests get them. One for each worker."""
 
     __slots__ = ("_known", "_passthrough", "_services")
 
@@ -37,17 +37,20 @@ class Uncacheable:
         self._known: Bounded[_Key, tuple[str, float]] = Bounded(_KNOWN_MAX)
 
     def detail(self, wanted: CacheRequest) -> str:
-        """Return why the answer to a request can't be stored, "" where that is not known."""
+        """Return why the answer to a request can't be stored (NotUnderstood.DETAILS); "": nothing known."""
         detail, until = self._known.get(_key(wanted)) or ("", 0.0)
         return detail if time.monotonic() < until else ""
 
     def note(self, wanted: CacheRequest, error: NotUnderstood) -> None:
-        """Remember a request whose answer can't be stored."""
+        """Remember, and log, that the answer to a request can't be stored."""
         log.warning("%s%s is passed on uncached: %s", wanted.origin.host, wanted.request.path, error)
         self._known.put(_key(wanted), (error.detail, time.monotonic() + _KNOWN_SECONDS))
 
     async def answer(self, exchange: Exchange, route: Route, wanted: CacheRequest, detail: str) -> None:
-        """Ask the registry, with the credentials that a fill has, and answer as it does."""
+        """Ask the registry, with the credentials that a fill would use, and relay its answer.
+
+        Raises UpstreamError.
+        """
         upstream, request = self._services.upstream, route.request
         exchange.cache, exchange.detail = "BYPASS", detail
         self._services.metrics.passed_on(wanted.origin.host, detail)

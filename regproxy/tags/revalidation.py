@@ -1,6 +1,6 @@
 """Revalidate tags by HEAD, once for all clients that ask at the same time, in all processes.
 
-Registries count a HEAD less than a GET, or not at all, and it has no body. So an expired copy is confirmed
+A HEAD has no body, and registries count it less than a GET, or not at all. So an expired copy is confirmed
 by HEAD, and only a tag that has moved is fetched.
 """
 
@@ -28,8 +28,8 @@ from regproxy.upstream.fetch import Ask, Fetched
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS: Final = 3  # to get an answer, or a body, that does not break off
-_PAUSE: Final = 0.2  # seconds before the second of them, at most
+ATTEMPTS: Final = 3  # to get a head, or a body, that does not break off
+_PAUSE: Final = 0.2  # seconds before the second attempt, at most
 
 
 class _Revalidation:
@@ -51,7 +51,7 @@ class _Revalidation:
 
 
 class Revalidations:
-    """The HEADs of tags under way in this process. `spawn` runs their tasks."""
+    """The HEADs of tags that are under way in this process. `spawn` runs their tasks."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Revalidations:
         self._under_way: dict[RequestKey, _Revalidation] = {}
 
     async def look(self, wanted: CacheRequest, tag: TagAsk) -> TagAnswer | Held:
-        """Return the origin's answer, after entering it in the index; or the copy that is fresh by now.
+        """Return the origin's answer, which is in the index by then, or a copy that has become fresh.
 
         Raises UpstreamError where the origin could not be asked.
         """
@@ -86,7 +86,9 @@ class Revalidations:
         return await asyncio.shield(self._join(wanted, tag, self.asker(wanted)).done)
 
     def asker(self, wanted: CacheRequest) -> str:
-        """Return a mark of all that a refusal may depend on, the same in all processes."""
+        """Return a mark of what a refusal may depend on in the client (its credentials and User-Agent), the
+        same in all processes.
+        """
         said = (wanted.request.all(name) for name in (b"authorization", b"user-agent"))
         return self._claims.mark(json.dumps([[value.decode("latin-1") for value in each] for each in said]))
 
@@ -102,7 +104,7 @@ class Revalidations:
         return look
 
     def forget(self, tag: TagKey) -> None:
-        """Let no later request join one from before the tag was set or deleted."""
+        """Let no later request join one that began before the tag was dropped."""
         for key, look in list(self._under_way.items()):
             if name_of(look.wanted) == tag:
                 del self._under_way[key]

@@ -66,8 +66,8 @@ class Ask:
         return (found,)
 
 
-def plain(response: Response, ask: Ask) -> Response:
-    """Return a response as the 200 that it amounts to: a 203, or a 206 with all of it that nobody asked for.
+def as_200(response: Response, ask: Ask) -> Response:
+    """Return a response as a 200 where it amounts to one: a 203, or a 206 of the whole that nobody asked for.
 
     Whether the content is right is for its digest to tell (RFC 9110 15.3.4, 15.3.7).
     """
