@@ -172,16 +172,16 @@ class Authorizer:
     # --- called by the pipeline -----------------------------------------------------------------------------
 
     async def authorization(
-        self, origin: Origin, target: Target, request: Request, *, background: bool = False
+        self, origin: Origin, target: Target, request: Request, *, own_account: bool = False
     ) -> Grant | None:
-        """Return what to send first, None for nothing. `background`: the request is the proxy's own, not a
+        """Return what to send first, None for nothing. `own_account`: the request is the proxy's own, not a
         client's.
         """
         client = client_grant(request)
         if client is not None and self._origins.settings(origin).credentials_first == "client":
             return client
         try:
-            return await self._ours(origin, target, background, eager_only=True) or client
+            return await self._ours(origin, target, own_account, eager_only=True) or client
         except UpstreamError:
             if client is None:
                 raise
@@ -195,7 +195,7 @@ class Authorizer:
         response: Response,
         grant: Grant | None,
         *,
-        background: bool = False,
+        own_account: bool = False,
     ) -> Grant | None:
         """Return what to try, once, after a 401 to `grant`; None: the 401 goes to the client.
 
@@ -207,11 +207,11 @@ class Authorizer:
             self._learn(origin, target, clean)
             await self._share(origin, clean)
         if grant is None or not grant.is_ours:
-            return await self._ours(origin, target, background)
+            return await self._ours(origin, target, own_account)
         another = None
         await self._judge_first(origin, grant)
         if self._note_refusal(origin, target, grant):
-            another = await self._ours(origin, target, background)
+            another = await self._ours(origin, target, own_account)
         # Sending the same value again would get another 401.
         return another if another is not None and another.value != grant.value else client_grant(request)
 
@@ -222,7 +222,7 @@ class Authorizer:
         request: Request,
         response: Response,
         *,
-        background: bool = False,
+        own_account: bool = False,
     ) -> Grant | None:
         """Return what to try, once, after an answer that is_hiding() to a request without credentials."""
         if not self._logins.any:
@@ -237,7 +237,7 @@ class Authorizer:
             clean = await self._challenge(origin) if choice.configured else None
             if clean is not None:
                 self._learn(origin, target, clean)
-        return await self._ours(origin, target, background)
+        return await self._ours(origin, target, own_account)
 
     def found(self, origin: Origin, target: Target, grant: Grant, status: int) -> None:
         """Record the answer to a grant of hidden(): a login that helped is sent at once from now on."""
@@ -439,14 +439,14 @@ class Authorizer:
     # --- the proxy's own credentials ------------------------------------------------------------------------
 
     async def _ours(
-        self, origin: Origin, target: Target, background: bool, *, eager_only: bool = False
+        self, origin: Origin, target: Target, own_account: bool, *, eager_only: bool = False
     ) -> Grant | None:
         """Return one of the proxy's own credentials, of the kind that the registry asks for as far as that is
         known.
         """
         asks = self._asks_by(origin, target.repository)
         if isinstance(asks, Realm):
-            return await self._token(origin, target, asks, background)
+            return await self._token(origin, target, asks, own_account)
         if asks is None and not eager_only:
             return None
         return await self._direct(origin, target.repository, eager_only=asks is None)
@@ -456,7 +456,7 @@ class Authorizer:
         return None if login is None else _login_grant(login, scope)
 
     async def _token(
-        self, origin: Origin, target: Target, realm: Realm, background: bool, *, again: bool = True
+        self, origin: Origin, target: Target, realm: Realm, own_account: bool, *, again: bool = True
     ) -> Grant | None:
         """Return a token for the configured user, or an anonymous one if that fails.
 
@@ -468,7 +468,7 @@ class Authorizer:
         login = choice.login
         if login is not None and login.kind == "bearer":
             return _login_grant(login, repository)
-        if not (background or choice.configured):
+        if not (own_account or choice.configured):
             return None
         if login is not None:
             scopes = self._scope(origin, target, narrow=choice.narrow)
@@ -477,7 +477,7 @@ class Authorizer:
             except NoToken as error:
                 if error.login and again:
                     # The provider may have another login by now.
-                    return await self._token(origin, target, realm, background, again=False)
+                    return await self._token(origin, target, realm, own_account, again=False)
         return await self._anonymous(origin, target, realm)
 
     async def _anonymous(self, origin: Origin, target: Target, realm: Realm) -> Grant | None:

@@ -53,6 +53,7 @@ from regproxy.config.values import (
     parse_log_format,
     parse_login_for,
     parse_min_free,
+    parse_mirror_registries,
     parse_optional_path,
     parse_plain_redirects,
     parse_ports,
@@ -137,6 +138,7 @@ class Config:
     connect_ports: frozenset[int]
     allow_targets: tuple[HostRule, ...]
     private_targets: bool
+    mirror_registries: tuple[HostRule, ...] | None
     http_redirects: tuple[HostRule, ...] | None
     credentials: tuple[Credential, ...]
     docker_config: str | None
@@ -275,6 +277,7 @@ _STREAMS_MEANING = "connections for one large blob whose origin is slow; 1 = one
 _RESUME_MEANING = "a broken download is resumed until it has brought nothing for so long; 0 = never"
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
+_MIRROR_MEANING = "whom requests without CONNECT may ask for; not set = those in REGISTRIES; off = nobody"
 _DNS_MEANING = "addresses (host:port) for clients without CONNECT, whom DNS sends here for a registry"
 _FORMAT_MEANING = "regproxy, or rp = docker-registry-proxy's lines, to the letter"
 _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
@@ -297,6 +300,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_LOG_LEVEL", "log_level", "info", "debug, info, warning or error", _text(parse_level)),
     Setting("REGPROXY_TLS_RECORDS", "tls_records", "auto", _RECORDS_MEANING, _text(parse_records)),
     Setting("REGISTRIES", "registries", _REGISTRIES, _HOSTS_MEANING, _registries, many=True),
+    Setting(
+        *("REGPROXY_MIRROR_REGISTRIES", "mirror_registries", "", _MIRROR_MEANING),
+        *(parse_mirror_registries, True),
+    ),
     Setting("REGPROXY_CONNECT_PORTS", "connect_ports", "443", _PORTS_MEANING, parse_ports, many=True),
     Setting("REGPROXY_ALLOW_TARGETS", "allow_targets", "", _TARGETS_MEANING, parse_rules, many=True),
     Setting("REGPROXY_PRIVATE_TARGETS", "private_targets", "true", _PRIVATE_MEANING, _BOOL),

@@ -273,6 +273,16 @@ def parse_rules(raw: Raw) -> tuple[HostRule, ...]:
     return tuple(dict.fromkeys(_each(_words(raw), parse_rule)))
 
 
+def parse_mirror_registries(raw: Raw) -> tuple[HostRule, ...] | None:
+    """Return the HostRules of a list; None where it is empty, no rule for `off`."""
+    words = [word.lower() for word in _words(raw)]
+    if len(words) == 1 and words[0] in _FALSE:
+        return ()
+    if not _FALSE.union(_TRUE).isdisjoint(words):
+        raise ValueError("a list of registries, such as docker.io *.corp.example, or off alone")
+    return parse_rules(raw) or None
+
+
 def parse_plain_redirects(raw: Raw) -> tuple[HostRule, ...] | None:
     """Return the HostRules of a list; None for `off`."""
     words = [word.lower() for word in _words(raw)]

@@ -35,13 +35,14 @@ class UpstreamAnswer(UpstreamError):
 class CacheRequest:
     """A request for content; where others may share the answer, `request` comes from sharing.shared().
 
-    `background`: the proxy asks on its own account, with what some client's request has said.
+    `own_account`: the proxy asks on its own account, with what some client's request has said: later on, or
+    for a client that can't log in at the registry itself.
     """
 
     origin: Origin
     request: Request
     target: Target
-    background: bool = False
+    own_account: bool = False
 
     @property
     def repository(self) -> str:
@@ -57,7 +58,7 @@ class CacheRequest:
     def signature(self) -> tuple[object, ...]:
         """Everything that the origin is told: clients for which it is equal share a refusal."""
         agent = tuple(self.request.all(b"user-agent"))
-        return (self.identity, agent, parse_accept(self.request.all(b"accept")))
+        return (self.identity, self.own_account, agent, parse_accept(self.request.all(b"accept")))
 
     @property
     def source(self) -> str:

@@ -116,9 +116,9 @@ class Bodies:
 
     async def ask(self, start: int = 0, stop: int = -1) -> Fetched:
         """Return the answer for [start, stop), stop -1: the end; redirects are followed. UpstreamError."""
-        ask = Ask(start, stop, background=self._wanted.background)
+        ask = Ask(start, stop, own_account=self._wanted.own_account)
         if self._opened:
-            ask = replace(ask, validator=self._validator, at=self._url, background=True)
+            ask = replace(ask, validator=self._validator, at=self._url, own_account=True)
         try:
             fetched = await self._fetch(ask)
         except UpstreamError:

@@ -54,7 +54,7 @@ _SERVE_BY_DIGEST = {kind: Plan(Action.SERVE, kind.value) for kind in (Kind.BLOB,
 _FETCH_BY_DIGEST = {kind: Plan(Action.FETCH, kind.value) for kind in (Kind.BLOB, Kind.MANIFEST)}
 _HEAD_BY_DIGEST = {kind: Plan(Action.HEAD, kind.value) for kind in (Kind.BLOB, Kind.MANIFEST)}
 _PASS = {kind: Plan(Action.PASS, kind.value) for kind in Kind}
-_PONG = Plan(Action.PONG, Kind.PING.value)
+PONG = Plan(Action.PONG, Kind.PING.value)
 _ASKS_NOBODY = frozenset({Action.SERVE, Action.REFUSE})
 
 
@@ -92,7 +92,7 @@ class Policy:
         if not self._config.offline or plan.action in _ASKS_NOBODY:
             return plan
         if target.kind is Kind.PING and method in _READS:
-            return _PONG
+            return PONG
         if plan.action is Action.RENEW or (held and target.kind is Kind.TAG and method in _READS):
             return self._tag_plan(Action.STALE, plan.kind)
         return Plan(Action.REFUSE, plan.kind, 503, "UNAVAILABLE", _OFFLINE)

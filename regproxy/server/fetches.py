@@ -10,7 +10,6 @@ from regproxy.core.errors import Unsatisfiable, UpstreamError
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fills import NO_TYPE, CacheRequest, Opened, UpstreamAnswer
 from regproxy.fill.tag_request import Held
-from regproxy.http.forwarding import forwarded
 from regproxy.http.messages import Request, Response
 from regproxy.http.ranges import ByteRange, Span, if_range_allows, parse_range
 from regproxy.policy.verdicts import STALE_ON
@@ -19,9 +18,9 @@ from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.hits import Hits
 from regproxy.server.patience import in_time
-from regproxy.server.responder import Responder, content_headers
+from regproxy.server.responder import Responder, answer_of, content_headers
 from regproxy.server.routes import BY_DIGEST, Route
-from regproxy.upstream.fetch import Fetched
+from regproxy.upstream.fetch import Ask, Fetched
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +136,8 @@ class Fetches:
         return self._fills.opened(wanted)
 
     async def _head(self, wanted: CacheRequest) -> Fetched:
-        fetched = await self._upstream.fetch(wanted.origin, wanted.request, "HEAD")
+        ask = Ask(own_account=wanted.own_account)
+        fetched = await self._upstream.fetch(wanted.origin, wanted.request, "HEAD", ask)
         self._upstream.release(fetched.connection, fetched.response)
         return fetched
 
@@ -151,14 +151,13 @@ class Fetches:
         self._hits.serve(exchange, held, "STALE")
 
     def _relay_head(self, exchange: Exchange, route: Route, wanted: CacheRequest, response: Response) -> None:
-        headers = forwarded(response)
-        if response.status == 200 and wanted.target.kind in BY_DIGEST:
+        status, headers = answer_of(route, response)
+        if status == 200 and wanted.target.kind in BY_DIGEST:
             digest = wanted.target.reference
             headers = [h for h in headers if h[0] != b"docker-content-digest"]
             headers.append((b"docker-content-digest", digest.encode()))
             self._lookup.seen_present(wanted.origin, route, digest, exchange.started)
-        responder = self._responder
-        responder.send(exchange, response.status, responder.head(exchange, response.status, headers))
+        self._responder.send(exchange, status, self._responder.head(exchange, status, headers))
 
 
 def _can_follow(opened: Opened, request: Request) -> bool:

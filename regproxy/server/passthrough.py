@@ -9,20 +9,21 @@ from typing import Final
 
 from regproxy.core.errors import BadResponse, UpstreamError, UpstreamTimeout
 from regproxy.dataplane.sinks import StreamSink
-from regproxy.http.forwarding import forwarded
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
 from regproxy.registry.changes import change_of
 from regproxy.registry.targets import Kind, Target
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
-from regproxy.server.responder import FRAMING, Responder
+from regproxy.server.responder import FRAMING, Responder, answer_of
 from regproxy.server.routes import Route
 from regproxy.server.token_requests import CONTINUE, TokenRequests
 from regproxy.upstream.client import INTERIM_MAX, Connection
+from regproxy.upstream.fetch import Ask
 
 log = logging.getLogger(__name__)
 
+_READS: Final = frozenset({"GET", "HEAD"})
 _PINGS: Final = 2  # times REGPROXY_STALE_AFTER
 
 
@@ -43,6 +44,9 @@ class Passthrough:
         started, body = time.monotonic(), b""
         # A request of the client's own goes with the client's credentials, and not with ours.
         lend = not route.shared.own
+        if route.mirrored is not None and route.mirrored.for_proxy and request.method in _READS:
+            await self._read_as_mirror(exchange, origin, route)
+            return
         if lend and await upstream.may_lend(origin, request):
             request, body = await self._tokens.read_form(exchange, request)
             if await self._tokens.lend(exchange, origin, request, body):
@@ -74,6 +78,13 @@ class Passthrough:
             connection.abort()
             raise
         await self.answer(exchange, connection, response, request)
+
+    async def _read_as_mirror(self, exchange: Exchange, origin: Origin, route: Route) -> None:
+        """Answer a GET or HEAD with the proxy's own credentials: the client has none for this registry."""
+        request = route.request
+        fetched = await self._services.upstream.fetch(origin, request, request.method, Ask(own_account=True))
+        exchange.asked, exchange.asked_seconds = fetched.hops, fetched.seconds
+        await self.answer(exchange, fetched.connection, fetched.response, request)
 
     async def answer(
         self, exchange: Exchange, connection: Connection, response: Response, request: Request
@@ -171,9 +182,8 @@ class Passthrough:
         stream, body = exchange.stream, response.body
         exchange.base = stream.plain_sent
         chunked = _rechunked(response, request)
-        headers = self._relayed_headers(exchange, response, chunked)
-        exchange.status = response.status
-        head = self._responder.head(exchange, response.status, headers) + self._services.date()
+        exchange.status, headers = self._relayed_head(exchange, response, chunked)
+        head = self._responder.head(exchange, exchange.status, headers) + self._services.date()
         stream.send(head)
         exchange.base += len(head)
         await connection.read_body(StreamSink(stream, chunked), body)
@@ -188,10 +198,10 @@ class Passthrough:
         else:
             self._services.upstream.release(connection, response)
 
-    def _relayed_headers(
+    def _relayed_head(
         self, exchange: Exchange, response: Response, chunked: bool
-    ) -> list[tuple[bytes, bytes]]:
-        headers, body = forwarded(response), response.body
+    ) -> tuple[int, list[tuple[bytes, bytes]]]:
+        (status, headers), body = answer_of(exchange.route, response), response.body
         if body.kind != "none":
             headers = [h for h in headers if h[0] not in FRAMING]
             if body.kind == "length":
@@ -200,7 +210,7 @@ class Passthrough:
                 headers.append((b"transfer-encoding", b"chunked"))
             elif not self._responder.closes(exchange):
                 headers.append((b"connection", b"close"))
-        return headers
+        return status, headers
 
     async def _end_relay(self, exchange: Exchange, response: Response, request: Request) -> None:
         """Wait until a relayed answer has been sent to the client, then keep the connection or close it."""

@@ -19,7 +19,8 @@ from regproxy.fill.tag_request import Held
 from regproxy.http.hops import hop
 from regproxy.http.origin import Origin
 from regproxy.policy.interception import Decision
-from regproxy.policy.plans import Action, Plan
+from regproxy.policy.plans import PONG, Action, Plan
+from regproxy.registry.error_bodies import error_body
 from regproxy.registry.targets import Kind
 from regproxy.server import setup_pages
 from regproxy.server.context import Services
@@ -74,6 +75,7 @@ class Session:
     __slots__ = ("_addressed", "_handlers", "_origin", "_responder", "_services", "exchange", "stream")
 
     any_port = False  # whether the port that a request names in its Host matters not
+    mirrors = True  # whether requests without CONNECT may be for a registry (see MirrorMode)
 
     def __init__(self, handlers: Handlers, stream: Stream) -> None:
         self._handlers = handlers
@@ -129,7 +131,11 @@ class Session:
         exchange, services, origin = self.exchange, self._services, self._origin
         exchange.started = time.monotonic()
         try:
-            route = services.routes.of(head)
+            if origin is not None or not self.mirrors:
+                route = services.routes.of(head)
+            else:
+                route = services.plain_routes.of(head)
+                origin = self._mirrored(route)
         except HeadError as error:
             self._responder.error(self._begin(), error.status, error.code, str(error), close=True)
             return
@@ -236,8 +242,20 @@ class Session:
         exchange.begin(self._origin, None)
         return exchange
 
+    def _mirrored(self, route: Route) -> Origin | None:
+        """Return the registry that a request without CONNECT is for, None if it is for a page, or refused."""
+        mirrored = route.mirrored
+        self.exchange.host = mirrored.origin.host if mirrored is not None else ""
+        return mirrored.origin if mirrored is not None and not route.refused else None
+
     def _show_page(self, route: Route) -> None:
         """Answer with a page: plain HTTP on the proxy port, or a request to OWN_HOST."""
+        if route.refused:
+            self._services.say_not_mirrored(self.stream.peer, route.refused)
+            body = error_body("DENIED", route.refused)
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            self._responder.answer(self.exchange, 403, headers, body)
+            return
         page = self._services.pages.front(route.request)
         self.exchange.kind = "page"
         headers = [(b"content-type", page.content_type), (b"content-length", b"%d" % len(page.body))]
@@ -254,6 +272,8 @@ class Session:
             services.say_own(origin.host, route.shared.own)
             plan = passed
         exchange.kind = plan.kind
+        if route.mirrored is not None and target.kind is Kind.PING and plan.action is Action.PASS:
+            plan = PONG  # whatever the registry wants of its clients is the proxy's to bring
         if plan.action is Action.REFUSE:
             reason = f"{origin.host}: {plan.reason.replace('{host}', origin.host)}"
             handlers.responder.error(exchange, plan.status, plan.code, reason)
@@ -263,7 +283,7 @@ class Session:
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.RENEW and copy is not None:
             handlers.tags.renew(
-                route, CacheRequest(origin, route.shared.request, target, background=True), copy
+                route, CacheRequest(origin, route.shared.request, target, own_account=True), copy
             )
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.PONG:
@@ -297,7 +317,9 @@ class Session:
         if plan.action is Action.PASS or self._was_deleted(origin, route):
             await handlers.passthrough.run(exchange, origin, route)
             return
-        wanted, uncacheable = CacheRequest(origin, route.shared.request, route.target), handlers.uncacheable
+        own_account = route.mirrored is not None and route.mirrored.for_proxy
+        wanted = CacheRequest(origin, route.shared.request, route.target, own_account)
+        uncacheable = handlers.uncacheable
         detail = uncacheable.detail(wanted)
         if not detail:
             try:

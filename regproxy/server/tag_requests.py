@@ -10,14 +10,13 @@ from typing import Any, TypeVar
 from regproxy.core.errors import NotUnderstood, UpstreamError
 from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import TagAsk
-from regproxy.http.forwarding import forwarded
 from regproxy.policy.verdicts import STALE_ON
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.hits import Hits
 from regproxy.server.lookup import Copy
 from regproxy.server.patience import in_time
-from regproxy.server.responder import Responder
+from regproxy.server.responder import Responder, answer_of
 from regproxy.server.routes import Route
 from regproxy.tags.answers import TagAnswer
 
@@ -112,8 +111,8 @@ class TagRequests:
             return
         if found.status == 404 and found.direct and copy is not None and not self._config.keep_on_404:
             self._tags.gone(wanted)
-        head = self._responder.head(exchange, found.status, forwarded(found.response))
-        self._responder.send(exchange, found.status, head)
+        status, headers = answer_of(route, found.response)
+        self._responder.send(exchange, status, self._responder.head(exchange, status, headers))
 
     def renew(self, route: Route, wanted: CacheRequest, copy: Copy) -> None:
         """Revalidate in the background, for later requests."""

@@ -40,6 +40,7 @@ class TransparentSession(Session):
 
     __slots__ = ("_context",)
 
+    mirrors = False
     any_port = True  # a Host names the port that clients connect to here, not the registry's
 
     def __init__(self, handlers: Handlers, stream: Stream, context: Context) -> None:

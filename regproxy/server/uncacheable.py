@@ -17,6 +17,7 @@ from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.passthrough import Passthrough
 from regproxy.server.routes import Route
+from regproxy.upstream.fetch import Ask
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ class Uncacheable:
         upstream, request = self._services.upstream, route.request
         exchange.cache, exchange.detail = "BYPASS", detail
         self._services.metrics.passed_on(wanted.origin.host, detail)
-        fetched = await upstream.fetch(wanted.origin, wanted.request, request.method)
+        ask = Ask(own_account=wanted.own_account)
+        fetched = await upstream.fetch(wanted.origin, wanted.request, request.method, ask)
         exchange.asked, exchange.asked_seconds = fetched.hops, fetched.seconds
         await self._passthrough.answer(exchange, fetched.connection, fetched.response, request)
 

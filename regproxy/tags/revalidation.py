@@ -90,7 +90,8 @@ class Revalidations:
         same in all processes.
         """
         said = (wanted.request.all(name) for name in (b"authorization", b"user-agent"))
-        return self._claims.mark(json.dumps([[value.decode("latin-1") for value in each] for each in said]))
+        told = [[value.decode("latin-1") for value in each] for each in said]
+        return self._claims.mark(json.dumps([wanted.own_account, *told]))
 
     def _join(self, wanted: CacheRequest, tag: TagAsk, asker: str) -> _Revalidation:
         key = look_key(wanted, tag.accept, asker, tag.presence)
@@ -172,7 +173,7 @@ class Revalidations:
 
     async def _head(self, look: _Revalidation) -> Fetched:
         wanted = look.wanted
-        ask = Ask(background=wanted.background)
+        ask = Ask(own_account=wanted.own_account)
         # Where a stale copy can be served instead, the client is not kept waiting.
         for attempt in range(1, 1 if look.tag.usable_if_error else ATTEMPTS):
             try:

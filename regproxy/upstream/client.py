@@ -399,13 +399,15 @@ class Upstream:
         if across:
             return await self._send_redirected(origin, at, request, method, url, ask)
         target, authorizer = parse_target(request.path), self._authorizer
-        grant = await authorizer.authorization(origin, target, request, background=ask.background)
+        grant = await authorizer.authorization(origin, target, request, own_account=ask.own_account)
         if grant is not None:
             return await self._show(origin, at, grant, request, method, url, ask)
         first = await self._send(at, None, request, method, url, ask)
         if is_hiding(first[1]):
             try:
-                grant = await authorizer.hidden(origin, target, request, first[1], background=ask.background)
+                grant = await authorizer.hidden(
+                    origin, target, request, first[1], own_account=ask.own_account
+                )
             except BaseException:
                 first[0].abort()
                 raise
@@ -431,7 +433,7 @@ class Upstream:
         target, authorizer = parse_target(request.path), self._authorizer
         async with authorizer.trial(origin, grant) as rests:
             if rests:
-                again = await authorizer.authorization(origin, target, request, background=ask.background)
+                again = await authorizer.authorization(origin, target, request, own_account=ask.own_account)
                 # Another sort of credentials may do; a login must wait for its turn.
                 grant = None if again is not None and again.sort == "login" else again
             connection, response = first or await self._send(at, grant, request, method, url, ask)
@@ -442,7 +444,7 @@ class Upstream:
                 await authorizer.note(origin, target, response, grant)
         try:
             other = await authorizer.refused(
-                origin, target, request, response, grant, background=ask.background
+                origin, target, request, response, grant, own_account=ask.own_account
             )
         except BaseException:
             connection.abort()

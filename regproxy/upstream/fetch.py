@@ -39,15 +39,15 @@ class Ask:
     """The bytes of a content that are asked for: [start, stop), stop -1 is its end.
 
     `validator`: that of an earlier answer, for If-Range (RFC 9110 13.1.5), sent only to its origin. `at`: the
-    URL of an earlier answer, instead of the registry's. `background`: it is the proxy's own request, and what
-    the client has sent may be too old by now. `itself`: no mirror is asked.
+    URL of an earlier answer, instead of the registry's. `own_account`: it is the proxy's own request: no
+    client gets a token for it, and what one has sent may be too old by now. `itself`: no mirror is asked.
     """
 
     start: int = 0
     stop: int = -1
     validator: tuple[Origin, bytes] | None = None
     at: str = ""
-    background: bool = False
+    own_account: bool = False
     itself: bool = False
 
     @property

@@ -164,10 +164,10 @@ class Bench:
         target: Target = TARGET,
     ) -> list[tuple[str, str] | None]:
         """Return what is sent at first and, where that gets the 401 `response`, what then."""
-        sent = [await self.authorizer.authorization(origin, target, request, background=own)]
+        sent = [await self.authorizer.authorization(origin, target, request, own_account=own)]
         if response is not None:
             sent.append(
-                await self.authorizer.refused(origin, target, request, response, sent[0], background=own)
+                await self.authorizer.refused(origin, target, request, response, sent[0], own_account=own)
             )
         return [None if grant is None else (grant.value.decode(), grant.credential) for grant in sent]
 
