@@ -25,7 +25,7 @@ TAG_MAX = 128  # OCI distribution spec, "Pulling manifests": [a-zA-Z0-9_][a-zA-Z
 _KNOWN_TAGS = 4_096
 # Lists that grow while their names stay: referrers (OCI distribution spec, "Referrers Tag Schema"), and
 # cosign's signatures and attestations.
-_LISTS = re.compile(r"sha(?:256|512)-[0-9a-f]{64}(?:\.[A-Za-z0-9_.-]+)?")
+_LISTS = re.compile(r"sha(?:256|384|512)-[0-9a-f]{64,}(?:[._-].*)?", re.IGNORECASE)
 
 # PCRE without UCP: ASCII only. The content of each class, for use between brackets.
 _POSIX = {

@@ -221,12 +221,13 @@ class Downloads:
             assert response is not None
             wanted = (response.get(b"docker-content-digest") or b"").decode("latin-1")
             try:
-                fill.media_type = manifests.check_manifest(body, fill.media_type)
+                fill.media_type = manifests.check_manifest(body, fill.media_type, vouched=digest == wanted)
             except NotUnderstood as error:
                 raise NotUnderstood(f"{whose}: {error}", error.detail) from None
             except BadResponse as error:
                 raise BadResponse(f"{whose}: {error}") from None
-            if not targets.is_digest(wanted):
+            signed = fill.manifest is not None and fill.manifest.signed
+            if not targets.is_digest(wanted) and not signed:
                 # Nothing to compare with: the registry sent no digest, or one of another algorithm.
                 return digest
         if digest != wanted and fill.manifest is not None and fill.manifest.signed:

@@ -31,6 +31,7 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (?!101)([1-5][0-9][0-9])(?: ([\t -~\
 # What Go's net/http and curl accept from servers too: more blanks, any reason phrase or none.
 _ODD_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) +(?!101)([1-9][0-9][0-9])(?: .*)?", re.DOTALL)
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_CONTROL = re.compile(rb"[\1-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _ABOUT_LENGTH = re.compile(rb"content.?length|transfer.?encoding", re.IGNORECASE)
 HOST = re.compile(f"{_NAME}?(?::[0-9]{{0,5}})?".encode())
@@ -341,8 +342,8 @@ def _collect_odd(head: bytes) -> tuple[re.Match[bytes], Headers]:
 
     Allowed are lines that end in LF alone (RFC 9112 2.2), folded values (5.2), blanks ahead of a colon
     (5.1), any reason phrase (4), Content-Length repeated with one value or beside Transfer-Encoding (6.3).
-    A line that is no field is left out, as curl does, unless it may be about the body's length. Raises
-    BadResponse.
+    A line that is no field, or has control characters in it, is left out, unless it may be about the body's
+    length. Raises BadResponse.
     """
     end = _BLANK_LINE.search(head)
     if end is None or end.end() != len(head):
@@ -355,7 +356,7 @@ def _collect_odd(head: bytes) -> tuple[re.Match[bytes], Headers]:
     for line in _unfolded(lines):
         name, colon, value = line.partition(b":")
         name = name.rstrip(b" \t").lower()
-        if colon and _TOKEN.fullmatch(name):
+        if colon and _TOKEN.fullmatch(name) and not (_CONTROL.search(value) and name not in _JUDGED):
             fields.append((name, value.strip(b" \t")))
         elif _ABOUT_LENGTH.search(line):
             raise BadResponse("malformed response head: a field on the body's length that can't be read")

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Final
 
-from regproxy.core.errors import Unsatisfiable, UpstreamError
+from regproxy.core.errors import NotUnderstood, Unsatisfiable, UpstreamError
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fills import NO_TYPE, CacheRequest, Opened, UpstreamAnswer
 from regproxy.fill.tag_request import Held
@@ -62,7 +62,7 @@ class Fetches:
                 if is_blob:
                     opened = await asyncio.shield(fill.opened)
                     exchange.note(fill, cache)
-                    if opened is not None and _can_follow(opened, route.request):
+                    if opened is not None and _can_follow(opened, route.request, target.reference):
                         self._follow(exchange, route, opened)
                         return
                 blob = await asyncio.shield(fill.done)
@@ -74,7 +74,11 @@ class Fetches:
                 # It failed because of another client's credentials or registry; this request may succeed.
         exchange.note(fill, cache)
         told = fill.media_type if fill.wanted.identity == wanted.identity else ""
-        self._hits.serve_brought(exchange, blob, told, exchange.cache)
+        held = self._lookup.brought(wanted.origin, target, route, blob, told)
+        if not is_blob and held[1] == NO_TYPE:
+            # It was stored as a blob, say: only the registry knows what it is as a manifest.
+            raise NotUnderstood(f"{target.reference} is stored, but is no manifest by itself", "no-manifest")
+        self._hits.serve(exchange, held, exchange.cache)
 
     def _follow(self, exchange: Exchange, route: Route, opened: Opened) -> None:
         """Answer from the growing file."""
@@ -160,10 +164,13 @@ class Fetches:
         self._responder.send(exchange, status, self._responder.head(exchange, status, headers))
 
 
-def _can_follow(opened: Opened, request: Request) -> bool:
+def _can_follow(opened: Opened, request: Request, digest: str) -> bool:
     """Return whether to send the body while it grows; a small one is verified first."""
     if opened.total >= 0:
         return opened.total > VERIFY_FIRST
     # Without a length only chunks can show where the body was cut, and no range can be told. One that asks
     # for all of it may be ignored (RFC 9110 14.2).
-    return request.minor >= 1 and parse_range(request.get(b"range")) in (None, _ALL)
+    if request.minor < 1:
+        return False
+    ignored = not if_range_allows(request.get(b"if-range"), b'"' + digest.encode() + b'"')
+    return ignored or parse_range(request.get(b"range")) in (None, _ALL)

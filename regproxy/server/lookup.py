@@ -164,7 +164,7 @@ class Lookup:
     # --- tags --------------------------------------------------------------------------------------------
 
     def _named(self, origin: Origin, row: TagRow, route: Route) -> Held | None:
-        """Return the content that a tag's row names, if cached and of a type that the request accepts."""
+        """Return the content that a tag's row names, if cached, and of the type that was told of the tag."""
         blob = self._store.lookup(row.digest)
         if blob is None or not (blob.known or self._is_whole(blob)):
             return None
@@ -175,7 +175,7 @@ class Lookup:
             media_type = manifest.media_type
         else:
             media_type = self._manifest_type(blob, row.media_type) or row.media_type
-        if media_type != row.media_type and not route.accept.accepts(media_type):
+        if media_type != row.media_type:
             return None
         return blob, media_type
 

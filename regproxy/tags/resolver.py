@@ -16,7 +16,14 @@ from typing import Final
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import TagKey
-from regproxy.core.errors import BadResponse, DigestMismatch, RegproxyError, UpstreamError, UpstreamTimeout
+from regproxy.core.errors import (
+    BadResponse,
+    DigestMismatch,
+    NotUnderstood,
+    RegproxyError,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from regproxy.fill.fill import NO_TYPE, CacheRequest, Fill, UpstreamAnswer
 from regproxy.fill.fills import Fills
 from regproxy.fill.origin_bodies import Fetcher
@@ -127,6 +134,8 @@ class Tags:
         known = tag.row.media_type if tag.row.digest == found.digest else ""
         media_type = known or found.media_type or NO_TYPE
         if held is not None:
+            if not known:
+                _check_type(held, media_type)
             return Confirmed(held, media_type, found.address, found.seconds, revalidated=True)
         return await self._moved(wanted, tag, found.digest, media_type)
 
@@ -169,6 +178,7 @@ class Tags:
             return False
         except (BadResponse, DigestMismatch):
             return False
+        _check_type(blob, media_type)
         fill.fetched_from, fill.seconds, fill.joined = found.fetched_from, found.seconds, found.joined
         fill.media_type = media_type
         fill.complete(blob)
@@ -305,6 +315,13 @@ class Tags:
         await self._rows.written()
         answer = Content(blob.digest, fill.media_type, fill.fetched_from, fill.seconds, began)
         claim.publish(to_json(answer), at)
+
+
+def _check_type(blob: Blob, media_type: str) -> None:
+    """Raise NotUnderstood where the bytes state another type than the registry has told of the tag."""
+    manifest = blob.manifest
+    if manifest is not None and manifest.stated and media_type not in (NO_TYPE, manifest.media_type):
+        raise NotUnderstood(f"manifest of type {manifest.media_type!r} sent as {media_type!r}", "media-type")
 
 
 def is_for(fill: Fill, tag: TagKey) -> bool:
