@@ -10,7 +10,7 @@ from regproxy.http.messages import Response
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # Upstream is in trouble: a stale copy is better than its answer.
 STALE_ON: Final = frozenset({429, 500, 502, 503, 504})
-MAX_REDIRECTS: Final = 5
+MAX_REDIRECTS: Final = 10  # as Go's and curl's clients, give or take one
 
 
 def is_hiding(response: Response) -> bool:

@@ -170,7 +170,7 @@ class Revalidations:
 
     async def _head(self, look: _Revalidation) -> Fetched:
         wanted = look.wanted
-        ask = Ask(background=wanted.background)
+        ask = Ask(background=wanted.background, spare=look.tag.usable_if_error)
         # Where a stale copy can be served instead, the client is not kept waiting.
         for attempt in range(1, 1 if look.tag.usable_if_error else ATTEMPTS):
             try:

@@ -14,18 +14,18 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from regproxy.auth.authorizer import Authorizer, Exchange, Grant
 from regproxy.core.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
 from regproxy.core.lru import Bounded, Seldom
 from regproxy.http.forwarding import upstream_head
 from regproxy.http.messages import NONE, Framing, Headers, Request, Response
-from regproxy.http.origin import Origin
+from regproxy.http.origin import Origin, follow
 from regproxy.policy.lending import trimmed
 from regproxy.policy.origins import Origins, Place
 from regproxy.policy.sharing import SENT
-from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS, is_hiding
+from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS, STALE_ON, is_hiding
 from regproxy.registry.rate_limits import CLIENT
 from regproxy.registry.targets import Kind, parse_target
 from regproxy.registry.token_protocol import Issued
@@ -34,7 +34,7 @@ from regproxy.upstream.backoff import Backoff
 from regproxy.upstream.connection import SMALL_BODY, Connection, ConnectionLost
 from regproxy.upstream.dialer import Dialer
 from regproxy.upstream.fetch import WHOLE, Ask, Fetched, plain
-from regproxy.upstream.head_support import HeadSupport
+from regproxy.upstream.head_support import HeadSupport, lacks_head
 from regproxy.upstream.pool import Idle
 
 __all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched", "Upstream", "authority"]
@@ -291,14 +291,33 @@ class Upstream:
 
     async def _fetch_head(self, origin: Origin, request: Request, ask: Ask) -> Fetched:
         """Ask by HEAD; by a GET, of which the head alone is read, where the origin may know no HEAD."""
-        kind = _kind(request)
-        if not self._heads.needs_get(origin, kind):
-            fetched = await self._fetch(origin, request, "HEAD", ask)
-            if not self._heads.is_doubtful(fetched.origin, fetched.response.status):
-                return fetched
-            self.release(fetched.connection, fetched.response)
+        target, heads = parse_target(request.path), self._heads
+        if heads.needs_get(origin, target):
+            return await self._fetch_head_by_get(origin, request, ask)
+        head = await self._fetch(origin, request, "HEAD", ask)
+        if not heads.is_doubtful(origin, target, head.origin, head.response.status):
+            return head
+        try:
+            found = await self._fetch_head_by_get(origin, request, ask)
+        except (UpstreamError, Refused):
+            # Trouble says nothing, and is no better to hear than what the HEAD said.
+            if ask.spare or lacks_head(head.response.status):
+                head.connection.abort()
+                raise
+            return head
+        except BaseException:
+            head.connection.abort()
+            raise
+        status = found.response.status
+        if status < 300 or lacks_head(head.response.status) or (ask.spare and status in STALE_ON):
+            self.release(head.connection, head.response)
+            return found
+        self.release(found.connection, found.response)
+        return head
+
+    async def _fetch_head_by_get(self, origin: Origin, request: Request, ask: Ask) -> Fetched:
         fetched = await self._fetch(origin, request, "GET", ask)
-        self._heads.answered_get(origin, kind, fetched.response.status)
+        self._heads.answered_get(origin, parse_target(request.path), fetched.response.status)
         return replace(fetched, response=await self._head_alone(fetched))
 
     async def _head_alone(self, fetched: Fetched) -> Response:
@@ -326,7 +345,9 @@ class Upstream:
             if (self._distrusted.get((place.origin, request.path)) or 0.0) > started:
                 continue
             try:
-                fetched = await self._fetch_at(place, _anonymous(request), method, ask)
+                fetched = await self._fetch_at(
+                    place, _anonymous(request), method, replace(ask, patient=False)
+                )
             except (UpstreamError, Refused) as error:
                 log.info("%s: the mirror %s: %s", origin.host, place.origin.host, error)
                 continue
@@ -359,7 +380,7 @@ class Upstream:
                 connection.abort()
                 raise BadResponse(f"{at.host} redirects ({response.status}) without saying where to")
             await self._finish(connection, response)
-            url = _follow(url, location)
+            url = follow(url, location)
             to = self._origins.canonical(Origin.of(url))
             if at.scheme == "https" and to.scheme != "https":
                 self._check_plain(place.origin, at, to, _kind(request))
@@ -514,7 +535,9 @@ class Upstream:
         put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
         told = _anonymous(request)
         head = upstream_head(told, authority(at), target=_path_of(url), method=method, put=put)
-        patience = self._first_byte if method == "GET" and _kind(request) in _BY_DIGEST else 0.0
+        # Where another place can be asked instead, a silent one is not waited for any longer than usual.
+        patient = ask.patient and not ask.at and method == "GET" and _kind(request) in _BY_DIGEST
+        patience = self._first_byte if patient else 0.0
         # Who shows nothing where something is asked for uses up nobody's quota, and has to see the challenge.
         # What a host says that a registry redirects to is no word of that registry's.
         limited = across is None and (grant is not None or self._lets_in.get(at) is True)
@@ -575,14 +598,6 @@ def authority(origin: Origin) -> bytes:
 
 def _url(origin: Origin, path: str) -> str:
     return f"{origin.scheme}://{authority(origin).decode()}{path}"
-
-
-def _follow(url: str, location: bytes) -> str:
-    """Return the absolute URL that a Location names (RFC 9110 10.2.2), relative to `url`."""
-    try:
-        return urljoin(url, location.decode("ascii"))
-    except ValueError:
-        raise BadResponse("a redirect to something that is not a URL") from None
 
 
 def _path_of(url: str) -> str:

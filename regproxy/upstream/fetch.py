@@ -40,7 +40,8 @@ class Ask:
 
     `validator`: that of an earlier answer, for If-Range (RFC 9110 13.1.5), sent only to its origin. `at`: the
     URL of an earlier answer, instead of the registry's. `background`: it is the proxy's own request, and what
-    the client has sent may be too old by now.
+    the client has sent may be too old by now. `patient`: content by digest may begin late. `spare`: there
+    is a copy to serve where the origin is in trouble.
     """
 
     start: int = 0
@@ -48,6 +49,8 @@ class Ask:
     validator: tuple[Origin, bytes] | None = None
     at: str = ""
     background: bool = False
+    patient: bool = True
+    spare: bool = False
 
     @property
     def ranged(self) -> bool:
