@@ -21,6 +21,15 @@ def is_hiding(response: Response) -> bool:
     return response.status in (403, 404) or (response.status == 401 and not challenged)
 
 
+def is_refused_otherwise(first: Response, second: Response) -> bool:
+    """Tell whether credentials, after an answer that is_hiding(), brought no more than another refusal.
+
+    Trouble is none: it may pass, and the next attempt bring the content.
+    """
+    passing = second.status in STALE_ON or second.status == 408
+    return 400 <= second.status < 500 and second.status != first.status and not passing
+
+
 class Verdict(Enum):
     """The meaning of an origin's answer to a fetch."""
 

@@ -25,7 +25,7 @@ from regproxy.http.origin import Origin, follow
 from regproxy.policy.lending import trimmed
 from regproxy.policy.origins import Origins, Place
 from regproxy.policy.sharing import SENT
-from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS, STALE_ON, is_hiding
+from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS, STALE_ON, is_hiding, is_refused_otherwise
 from regproxy.registry.rate_limits import CLIENT
 from regproxy.registry.targets import Kind, parse_target
 from regproxy.registry.token_protocol import Issued
@@ -422,10 +422,16 @@ class Upstream:
                 raise
         if grant is None:
             return await self._show(origin, at, None, request, method, url, ask, first)
-        await self._finish(*first)
-        connection, response = await self._show(origin, at, grant, request, method, url, ask)
-        authorizer.found(origin, target, grant, response.status)
-        return connection, response
+        try:
+            second = await self._show(origin, at, grant, request, method, url, ask)
+        except BaseException:
+            first[0].abort()
+            raise
+        authorizer.found(origin, target, grant, second[1].status)
+        # A login that is of no use must not make a 404 a 401: clients look for what may not be there.
+        kept, dropped = (first, second) if is_refused_otherwise(first[1], second[1]) else (second, first)
+        await self._drop(kept[0], dropped)
+        return kept
 
     async def _show(
         self,
@@ -550,6 +556,14 @@ class Upstream:
         if grant is None and across is None:
             self._lets_in.put(at, response.status != 401)
         return connection, response
+
+    async def _drop(self, kept: Connection, dropped: tuple[Connection, Response]) -> None:
+        """Finish one answer, while another one is still to be read."""
+        try:
+            await self._finish(*dropped)
+        except BaseException:
+            kept.abort()
+            raise
 
     async def _finish(self, connection: Connection, response: Response) -> None:
         """Read a small body and drop it, so that the connection can be reused."""

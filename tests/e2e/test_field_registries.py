@@ -793,6 +793,33 @@ class TestHidden:
         assert hider("file").get(item.path, ACCEPT).status == status
         assert shown_to(field, item) == [("GET", None), ("GET", FIRST)]
 
+    @pytest.mark.parametrize("status, then", [(404, 401), (404, 403), (403, 401), (403, 404), (401, 404)])
+    @pytest.mark.parametrize("make", MAKERS, ids=name)
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_what_is_refused_otherwise(
+        self,
+        method: str,
+        make: Callable[[], Item],
+        status: int,
+        then: int,
+        hider: Callable[[str], Client],
+        field: Field,
+    ) -> None:
+        """Clients hear what they hear without the proxy: they look for signatures, say, where none may be."""
+        item, client = make(), hider("file")
+        refusal = Answer(b"{}", then, {"WWW-Authenticate": 'Basic realm="r"'} if then == 401 else {})
+        field.registries.on(
+            item.path, lambda seen: refusal if seen.get("authorization") else Answer(b"hidden", status)
+        )
+        for _ in range(2):
+            reply = client.request(method, item.path, ACCEPT)
+            assert (reply.status, reply.body) == (status, b"hidden" if method == "GET" else b"")
+        # It was of no use: nothing is sent at once.
+        other = blob()
+        field.registries.on(other.path, other.answer)
+        assert client.get(other.path).body == other.body
+        assert shown_to(field, other) == [("GET", None)]
+
     def test_a_registry_that_wants_tokens(self, hider: Callable[[str], Client], field: Field) -> None:
         """It says so to who shows it a login."""
         item, page = blob(), f"/token/r{next(NUMBERS)}"
