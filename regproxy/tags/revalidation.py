@@ -173,7 +173,7 @@ class Revalidations:
 
     async def _head(self, look: _Revalidation) -> Fetched:
         wanted = look.wanted
-        ask = Ask(own_account=wanted.own_account)
+        ask = Ask(own_account=wanted.own_account, spare=look.tag.usable_if_error)
         # Where a stale copy can be served instead, the client is not kept waiting.
         for attempt in range(1, 1 if look.tag.usable_if_error else ATTEMPTS):
             try:

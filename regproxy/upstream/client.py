@@ -14,18 +14,18 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 from regproxy.auth.authorizer import Authorizer, Exchange, Grant, client_grant
 from regproxy.core.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
 from regproxy.core.lru import Bounded, Seldom
 from regproxy.http.forwarding import upstream_head
 from regproxy.http.messages import NONE, Framing, Headers, Request, Response
-from regproxy.http.origin import Origin
+from regproxy.http.origin import Origin, follow
 from regproxy.policy.lending import trimmed
 from regproxy.policy.origins import Origins, Place
 from regproxy.policy.sharing import SENT
-from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS, is_hiding
+from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS, STALE_ON, is_hiding, is_refused_otherwise
 from regproxy.registry.targets import Kind, parse_target
 from regproxy.registry.token_protocol import Issued
 from regproxy.upstream.admission import Gate, credential_of
@@ -33,7 +33,7 @@ from regproxy.upstream.backoff import Backoff
 from regproxy.upstream.connection import SMALL_BODY, Connection, ConnectionLost
 from regproxy.upstream.dialer import Dialer
 from regproxy.upstream.fetch import WHOLE, Ask, Fetched, as_200
-from regproxy.upstream.head_support import HeadSupport
+from regproxy.upstream.head_support import HeadSupport, lacks_head
 from regproxy.upstream.pool import Idle
 
 __all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched", "Upstream", "authority"]
@@ -296,14 +296,36 @@ class Upstream:
 
     async def _fetch_head(self, origin: Origin, request: Request, ask: Ask) -> Fetched:
         """Ask by HEAD; where the origin may not implement it, by GET, of which only the head is used."""
-        kind, ask = _kind(request), replace(ask, itself=self._heads_itself)
-        if not self._heads.needs_get(origin, kind):
-            fetched = await self._fetch(origin, request, "HEAD", ask)
-            if not self._heads.is_doubtful(fetched.origin, fetched.response.status):
-                return fetched
-            self.release(fetched.connection, fetched.response)
+        target, heads, ask = parse_target(request.path), self._heads, replace(ask, itself=self._heads_itself)
+        if heads.needs_get(origin, target):
+            return await self._fetch_head_by_get(origin, request, ask)
+        head = await self._fetch(origin, request, "HEAD", ask)
+        status = head.response.status
+        doubtful = heads.is_doubtful(origin, target, head.origin, status)
+        # A client that pushes is often told 404, and each would cost a GET.
+        if not doubtful or (ask.itself and not lacks_head(status)):
+            return head
+        try:
+            found = await self._fetch_head_by_get(origin, request, ask)
+            heads.answered_get(origin, target, found.response.status)
+        except (UpstreamError, Refused):
+            # Trouble says nothing, and is no better to hear than what the HEAD said.
+            if ask.spare or lacks_head(status):
+                head.connection.abort()
+                raise
+            return head
+        except BaseException:
+            head.connection.abort()
+            raise
+        instead = found.response.status
+        if instead < 300 or lacks_head(status) or (ask.spare and instead in STALE_ON):
+            self.release(head.connection, head.response)
+            return found
+        self.release(found.connection, found.response)
+        return head
+
+    async def _fetch_head_by_get(self, origin: Origin, request: Request, ask: Ask) -> Fetched:
         fetched = await self._fetch(origin, request, "GET", ask)
-        self._heads.answered_get(origin, kind, fetched.response.status)
         return replace(fetched, response=await self._head_alone(fetched))
 
     async def _head_alone(self, fetched: Fetched) -> Response:
@@ -333,7 +355,9 @@ class Upstream:
             if (self._distrusted.get((place.origin, request.path)) or 0.0) > started:
                 continue
             try:
-                fetched = await self._fetch_at(place, _anonymous(request), method, ask)
+                fetched = await self._fetch_at(
+                    place, _anonymous(request), method, replace(ask, patient=False)
+                )
             except (UpstreamError, Refused) as error:
                 log.info("%s: the mirror %s: %s", origin.host, place.origin.host, error)
                 continue
@@ -366,7 +390,7 @@ class Upstream:
                 connection.abort()
                 raise BadResponse(f"{at.host} redirects ({response.status}) without saying where to")
             await self._finish(connection, response)
-            url = _follow(url, location)
+            url = follow(url, location)
             to = self._origins.canonical(Origin.of(url))
             if at.scheme == "https" and to.scheme != "https":
                 self._check_plain(place.origin, at, to, _kind(request))
@@ -413,10 +437,16 @@ class Upstream:
                 raise
         if grant is None:
             return await self._show(origin, at, None, request, method, url, ask, first)
-        await self._finish(*first)
-        connection, response = await self._show(origin, at, grant, request, method, url, ask)
-        authorizer.found(origin, target, grant, response.status)
-        return connection, response
+        try:
+            second = await self._show(origin, at, grant, request, method, url, ask)
+        except BaseException:
+            first[0].abort()
+            raise
+        authorizer.found(origin, target, grant, second[1].status)
+        # A login that is of no use must not make a 404 a 401: clients look for what may not be there.
+        kept, dropped = (first, second) if is_refused_otherwise(first[1], second[1]) else (second, first)
+        await self._drop(kept[0], dropped)
+        return kept
 
     async def _show(
         self,
@@ -530,7 +560,9 @@ class Upstream:
         put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
         told = _anonymous(request)
         head = upstream_head(told, authority(at), target=_path_of(url), method=method, put=put)
-        patience = self._first_byte if method == "GET" and _kind(request) in _BY_DIGEST else 0.0
+        # Where another place can be asked instead, a silent one is not waited for any longer than usual.
+        patient = ask.patient and not ask.at and method == "GET" and _kind(request) in _BY_DIGEST
+        patience = self._first_byte if patient else 0.0
         # A request without credentials to a registry that wants some uses up no quota, and has to get the
         # challenge. The limits of a host that a registry redirects to are not that registry's: see Backoff.
         redirected = answer_of is not None
@@ -544,6 +576,14 @@ class Upstream:
         if grant is None and not redirected:
             self._lets_in.put(at, response.status != 401)
         return connection, response
+
+    async def _drop(self, kept: Connection, dropped: tuple[Connection, Response]) -> None:
+        """Finish one answer, while another one is still to be read."""
+        try:
+            await self._finish(*dropped)
+        except BaseException:
+            kept.abort()
+            raise
 
     async def _finish(self, connection: Connection, response: Response) -> None:
         """Read a small body and drop it, so that the connection can be reused."""
@@ -584,14 +624,6 @@ def authority(origin: Origin) -> bytes:
 
 def _url(origin: Origin, path: str) -> str:
     return f"{origin.scheme}://{authority(origin).decode()}{path}"
-
-
-def _follow(url: str, location: bytes) -> str:
-    """Return the absolute URL that a Location names (RFC 9110 10.2.2), relative to `url`."""
-    try:
-        return urljoin(url, location.decode("ascii"))
-    except ValueError:
-        raise BadResponse("a redirect to something that is not a URL") from None
 
 
 def _path_of(url: str) -> str:

@@ -45,6 +45,8 @@ class Ask:
     `validator`: that of an earlier answer, for If-Range (RFC 9110 13.1.5), sent only to its origin. `at`: the
     URL of an earlier answer, instead of the registry's. `own_account`: it is the proxy's own request: no
     client gets a token for it, and what one has sent may be too old by now. `itself`: no mirror is asked.
+    `patient`: content by digest may begin late. `spare`: there
+    is a copy to serve where the origin is in trouble.
     """
 
     start: int = 0
@@ -53,6 +55,8 @@ class Ask:
     at: str = ""
     own_account: bool = False
     itself: bool = False
+    patient: bool = True
+    spare: bool = False
 
     @property
     def ranged(self) -> bool:
