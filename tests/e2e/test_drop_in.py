@@ -479,3 +479,38 @@ class TestTransparent:
         client = stack.enter_context(Client.connect(place))
         client.send(b"nonsense\r\n\r\n")
         assert client.read_reply("GET").status == 400
+
+
+@pytest.fixture(scope="module", params=["{}:{}", ":{1}", "localhost:{1}"])
+def circle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    directory = tmp_path_factory.mktemp("circle")
+    place = free_address("127.0.0.1")
+    toml = directory / "regproxy.toml"
+    toml.write_text(f'[origin."dns.test"]\naddress = "{place[0]}"\nport = {place[1]}\nverify = false\n')
+    env = {
+        "REGPROXY_TRANSPARENT_LISTEN": request.param.format(*place),
+        "REGPROXY_CONFIG": str(toml),
+        "ALLOW_PUSH": "true",
+    }
+    with Proxy(directory, env, registries=("dns.test",)) as proxy:
+        yield proxy
+
+
+class TestCircles:
+    """DNS that sends a registry's clients here sends this proxy here too: requests end with what is wrong."""
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
+    @pytest.mark.parametrize(
+        "path",
+        ["/v2/a/manifests/{}", "/v2/a/blobs/sha256:{:064x}", "/v2/a/manifests/sha256:{:064x}",
+         "/v2/a/tags/list", "/token?x={}"],
+    )  # fmt: skip
+    def test_one_request(self, method: str, path: str, circle: Proxy, stack: ExitStack) -> None:
+        path = path.format(next(NUMBERS))
+        client = stack.enter_context(circle.client("dns.test:443"))
+        reply = client.request(method, path)
+        assert reply.status in (502, 503)
+        if method != "HEAD":
+            assert b"is this proxy itself" in reply.body
+        uri = path.partition("?")[0]
+        assert len(circle.access_log(1, check=lambda line: line["uri"] == uri)) <= 24  # one for each test
