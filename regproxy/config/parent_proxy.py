@@ -124,7 +124,7 @@ def read_no_proxy(raw: Raw) -> tuple[NoProxy, list[str]]:
     `<local>`, URLs; blanks, commas, semicolons or bars between them.
     """
     words = re.split(r"[\s,;|]+", raw) if isinstance(raw, str) else [word.strip() for word in raw]
-    entries = [word.strip("\"'") for word in words]
+    entries = [word.strip("\"'").lower() for word in words]
     names: list[tuple[str, int | None]] = []
     networks: list[tuple[_Network, int | None]] = []
     notes: list[str] = []
@@ -132,7 +132,7 @@ def read_no_proxy(raw: Raw) -> tuple[NoProxy, list[str]]:
         if word in ("", "*", "<local>"):
             continue
         try:
-            target, port = _entry(word.lower())
+            target, port = _entry(word)
         except ValueError:
             notes.append(f"{word!r} is not a host name, an address, a network such as 10.0.0.0/8, or *")
             continue

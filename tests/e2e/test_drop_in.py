@@ -221,6 +221,11 @@ class TestHosts:
             ("reg.*:u:p", "Basic dTpw"),
             ("*.reg.test:u:p", None),
             ("*.other:u:p", None),
+            (r"~^reg\.test$:u:p", "Basic dTpw"),
+            ("~test:u:p", "Basic dTpw"),
+            ("~other:u:p", None),
+            ("https://reg.test:u:p", "Basic dTpw"),
+            ("reg.test/team:u:p", None),
         ],
     )
     def test_credentials(
@@ -232,11 +237,12 @@ class TestHosts:
         assert client.get(path).digest == image.digest
         assert [seen.get("Authorization") for seen in origin.requests if seen.path == path][-1] == wanted
 
+    @pytest.mark.parametrize("mask", ["reg.*", "~reg", r"~^reg\.test$"])
     def test_credentials_of_a_name_that_anybody_may_have(
-        self, proxies: Proxies, origin: Origin, stack: ExitStack
+        self, mask: str, proxies: Proxies, origin: Origin, stack: ExitStack
     ) -> None:
         """REGISTRIES has but a mask, too."""
-        proxy = proxies(AUTH_REGISTRIES="reg.*:u:hunter2", REGISTRIES="reg.*")
+        proxy = proxies(AUTH_REGISTRIES=f"{mask}:u:hunter2", REGISTRIES=mask)
         client = stack.enter_context(proxy.client(origin.authority))
         repository, _ = published(origin)
         path = f"/v2/{repository}/manifests/latest"
