@@ -148,7 +148,7 @@ def parse_registries(raw: Raw) -> tuple[HostRule, ...] | Noted:
         try:
             rule = _registry(word)
         except ValueError as error:
-            if "*" in word and not word.startswith("~"):
+            if _nginx_refuses(word):
                 raise ValueError(f"{word!r} is not {error}") from None
             notes.append(f"{word!r} is not {error}; left out")
             continue
@@ -203,9 +203,17 @@ def _login_host(text: str) -> HostRule | None:
             return HostRule(text)
         return parse_rule(text.removesuffix("/"))
     except ValueError:
-        if "*" in text and not text.startswith("~"):
+        if _nginx_refuses(text):
             raise
         return None
+
+
+def _nginx_refuses(mask: str) -> bool:
+    """Tell whether nginx ends its start at a mask (ngx_hash_add_key()); what it takes else matches nobody."""
+    if mask.startswith("~") or "*" not in mask:
+        return False
+    wild = len(mask) > 2 and (mask.startswith("*.") or mask.endswith(".*"))
+    return mask.count("*") > 1 or not (wild or mask.startswith("."))
 
 
 def _is_anybodys(pattern: str) -> bool:

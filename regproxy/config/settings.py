@@ -399,7 +399,11 @@ class _Given:
     @property
     def told(self) -> str:
         """The text for the log, without what URLs have ahead of their hosts."""
-        return _printable(_USERINFO.sub("***@", self.text))
+        return _printable(self.hiding(self.text))
+
+    def hiding(self, text: str) -> str:
+        """Return what is said of it without those; of a secret nothing is ever repeated."""
+        return text if self.setting.secret else _USERINFO.sub("***@", text)
 
 
 def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = "") -> Config:
@@ -470,7 +474,7 @@ def _noting(item: _Given, value: Any, warnings: list[str]) -> Any:
     if not isinstance(value, Noted):
         return value
     shown = "" if item.setting.secret else f"={item.told!r}"
-    warnings += [_printable(f"{item.label}{shown}: {_USERINFO.sub('***@', note)}") for note in value.notes]
+    warnings += [_printable(f"{item.label}{shown}: {item.hiding(note)}") for note in value.notes]
     return value.value
 
 
@@ -482,8 +486,8 @@ def _blaming(item: _Given, errors: list[ConfigError]) -> Iterator[None]:
     except ConfigError as error:
         errors.append(error)
     except ValueError as error:
-        text = _USERINFO.sub("***@", str(error))
-        errors.append(ConfigError(item.label, None if item.setting.secret else item.told, text))
+        told = None if item.setting.secret else item.told
+        errors.append(ConfigError(item.label, told, item.hiding(str(error))))
 
 
 def _find(setting: Setting, env: Mapping[str, str], file: Mapping[str, _Given]) -> _Given:

@@ -81,9 +81,10 @@ VERIFY = [
 ]
 PROXIES = [
     ("HTTPS_PROXY", "socks5://u:hunter2@p:1080", "parent_proxy", None, "http://host:port"),
-    ("HTTPS_PROXY", "socks5h://p:1080", "parent_proxy", None, "http://host:port"),
+    ("HTTPS_PROXY", "socks5h://p:1080", "parent_proxy", None, "or http://user:password@host:port;"),
     ("HTTPS_PROXY", "https://p:443", "parent_proxy", None, "http://host:port"),
     ("https_proxy", "socks4://p", "parent_proxy", None, "http://host:port"),
+    ("HTTPS_PROXY", "socks5://u:hunter2#x@[p:1", "parent_proxy", None, "http://host:port"),
     ("HTTPS_PROXY", '""', "parent_proxy", None, ""),
     ("HTTPS_PROXY", '"http://p:8080"', "parent_proxy", ParentProxy("p", 8080), ""),
 ]
@@ -163,6 +164,8 @@ REGISTRIES = [
     (r"~(?!a)b gcr.io", ["gcr.io"], 1),
     ("~( gcr.io", ["gcr.io"], 1),
     ("~ gcr.io", ["gcr.io"], 1),
+    # What nginx takes, and nobody can match.
+    (".*.gcr.io *.münchen.example *.gcr.io:99999 quay.io", ["quay.io"], 3),
     ("\"gcr.io\" 'quay.io'", ["gcr.io", "quay.io"], 0),
     ("https://me:hunter2@reg.example/ me:hunt/er2@reg.example:5000", ["reg.example"], 2),
 ]
@@ -284,6 +287,27 @@ def test_no_proxy_is_never_fatal(value: str, warnings: int) -> None:
     assert config.no_proxy.matches("a.example", 443) is (" a.example" in value or "//a.example" in value)
     assert config.no_proxy.local is ("<local>" in value.lower())
     assert "hunter2" not in f"{config.warnings}{describe(config)}"
+
+
+# (value, host, port, whether it is reached without a proxy)
+DIRECT = [
+    ("[2001:db8::1]:443", "2001:db8::1", 443, True),
+    ("[2001:db8::1]:443", "2001:db8::1", 444, False),
+    ("[2001:db8::1]", "2001:db8::1", 444, True),
+    ("[2001:db8::]/32", "2001:db8::1", 443, True),
+    ("2001:db8::/32", "2001:db9::1", 443, False),
+    ("::ffff:10.0.0.1", "10.0.0.1", 443, True),
+    ("::ffff:10.0.0.0/104", "10.1.0.1", 443, True),
+    ("10.0.0.0/8", "::ffff:10.0.0.1", 443, True),
+    ("10.0.0.1:443", "10.0.0.1", 444, False),
+]
+
+
+@pytest.mark.parametrize("value, host, port, want", DIRECT)
+def test_addresses_of_no_proxy(value: str, host: str, port: int, want: bool) -> None:
+    config = load({"NO_PROXY": value})
+    assert config.warnings == ()
+    assert config.no_proxy.matches(host, port) is want
 
 
 # What its image sets, and what people have been seen to set beside it.
