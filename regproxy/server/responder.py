@@ -200,6 +200,8 @@ class Responder:
     def relay_answer(self, exchange: Exchange, answer: UpstreamAnswer) -> None:
         """Pass an origin's refusal on to the client."""
         response = answer.response
+        if answer.hops:
+            exchange.asked, exchange.asked_seconds = answer.hops, answer.seconds
         headers = [h for h in forwarded(response) if h[0] not in FRAMING]
         headers.append((b"content-length", b"%d" % len(answer.body)))
         self.answer(exchange, response.status, headers, answer.body)

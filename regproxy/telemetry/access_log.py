@@ -75,7 +75,8 @@ def _rp_upstream(hops: Sequence[Hop]) -> tuple[str, str, str]:
         for each in hops
     )
     host = f"[{last.host}]" if ":" in last.host else last.host
-    proxy_host = host if last.port == 443 else f"{host}:{last.port}"
+    port = last.asked or last.port
+    proxy_host = host if port == 443 else f"{host}:{port}"
     return " : ".join(each.seconds for each in hops), " : ".join(sites), proxy_host
 
 

@@ -102,7 +102,8 @@ class Dialer:
             os.close(fd)
             raise
         stream.set_send_timeout(settings.send_timeout)
-        connection = Connection(stream, origin, address, settings.read_timeout)
+        port = way.port if way.proxy is None else way.proxy.port
+        connection = Connection(stream, origin, address, settings.read_timeout, port)
         try:
             if way.scheme == "https":
                 async with asyncio.timeout(settings.connect_timeout):

@@ -326,6 +326,21 @@ class TestAccessLog:
         assert (line["upstream"], line["proxy_host"]) == (" : ".join(ends), cdn.authority)
         assert re.fullmatch(r"\d+\.\d{3} : \d+\.\d{3}", line["upstream_response_time"])
 
+    @pytest.mark.parametrize("path", ["tags/list", "blobs/sha256:{:064x}", "manifests/{}"])
+    def test_at_another_port(
+        self, path: str, proxies: Proxies, origin: Origin, stack: ExitStack, tmp_path: Path
+    ) -> None:
+        """`upstream` is where it was sent to, `proxy_host` who was asked."""
+        toml = tmp_path / "regproxy.toml"
+        toml.write_text(f'[origin."reg.test:443"]\naddress = "{origin.address[0]}"\nport = {origin.port}\n')
+        proxy = proxies(REGPROXY_ACCESS_LOG_FORMAT="rp", REGPROXY_CONFIG=str(toml))
+        client = stack.enter_context(proxy.client("reg.test:443"))
+        path = f"/v2/at{next(NUMBERS)}/" + path.format(next(NUMBERS))
+        client.get(path)
+        (line,) = self.lines(proxy, path, 1)
+        assert line["upstream"] == f"{origin.address[0]}:{origin.port}"
+        assert line["proxy_host"] == "reg.test"
+
     def test_of_no_type(self, proxies: Proxies, origin: Origin, stack: ExitStack) -> None:
         proxy = proxies(REGPROXY_ACCESS_LOG_FORMAT="rp")
         client = stack.enter_context(proxy.client(origin.authority))
