@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 
 from regproxy.config.drop_in import (
     Noted,
+    parse_cache_size,
     parse_https_proxy,
     parse_keepalive,
     parse_no_proxy,
@@ -27,11 +28,12 @@ from regproxy.config.drop_in import (
     parse_tier_time,
     parse_timeout,
     parse_verify,
+    read_logins,
     spread_masks,
 )
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
-from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier
+from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier, nginx_unescaped
 from regproxy.config.values import (
     Address,
     Credential,
@@ -43,7 +45,6 @@ from regproxy.config.values import (
     Records,
     Reserve,
     parse_bool,
-    parse_credentials,
     parse_directory,
     parse_header_masks,
     parse_level,
@@ -97,6 +98,8 @@ _SERVICE_LINK = re.compile(
 # Most programs know these in lower case.
 _LOWER_CASE_TOO = frozenset({"HTTPS_PROXY", "NO_PROXY"})
 _SHOWN_SECRET = "(set)"
+# The user and password of a URL, in settings where nobody expects them.
+_USERINFO = re.compile(r"(?<=://)[^\s,;]*@|[^\s,;|/'\"]+:[^\s,;|'\"]*@")
 _PUSHES = (
     "ALLOW_PUSH is on and credentials are configured: every client can push and delete with them"
     " (REGPROXY_LOGIN_FOR=pull keeps them to pulls)"
@@ -348,7 +351,13 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "PROXY_REQUEST_BUFFERING", "request_buffering", "true", "no effect: pushes are streamed", _SWITCH
     ),
-    Setting("CACHE_MAX_SIZE", "cache_max_size", "32g", "bytes kept at most; digits and k, m or g", _SIZE),
+    Setting(
+        "CACHE_MAX_SIZE",
+        "cache_max_size",
+        "32g",
+        "bytes kept at most; digits and k, m or g",
+        parse_cache_size,
+    ),
     Setting("CACHE_INACTIVE", "cache_inactive", "60d", "what is unused for so long is removed", _TIME),
     Setting("REGPROXY_MIN_FREE", "min_free", "auto", _FREE_MEANING, _text(parse_min_free)),
     Setting("REGPROXY_QUOTA_RESERVE", "quota_reserve", "10%", _RESERVE_MEANING, _text(parse_reserve)),
@@ -394,7 +403,16 @@ class _Given:
         """The text, printable everywhere, without secrets."""
         if self.setting.secret:
             return _SHOWN_SECRET if self.raw else ""
-        return _printable(self.text)
+        return self.told
+
+    @property
+    def told(self) -> str:
+        """The text for the log, without what URLs have ahead of their hosts."""
+        return _printable(self.hiding(self.text))
+
+    def hiding(self, text: str) -> str:
+        """Return what is said of it without those; of a secret nothing is ever repeated."""
+        return text if self.setting.secret else _USERINFO.sub("***@", text)
 
 
 def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = "") -> Config:
@@ -416,8 +434,10 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     auth = given["AUTH_REGISTRIES"]
     with _blaming(auth, errors):
         outer, inner = (values[f"AUTH_{word}_DELIMITER"] for word in ("REGISTRIES", "REGISTRY"))
-        credentials, doubts = parse_credentials(auth.raw, outer, inner)
-        credentials, notes = spread_masks(credentials, values.get("REGISTRIES", ()))
+        credentials, doubts = read_logins(auth.raw, outer, inner)
+        # Not for those that nobody has named.
+        named = values.get("REGISTRIES", ())[len(ALWAYS_INTERCEPTED) :]
+        credentials, notes = spread_masks(credentials, named)
         warnings += [f"{auth.label}: {doubt}" for doubt in doubts + notes]
     tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
@@ -462,8 +482,8 @@ def _noting(item: _Given, value: Any, warnings: list[str]) -> Any:
     """Return a value without its notes, which are warned of."""
     if not isinstance(value, Noted):
         return value
-    shown = "" if item.setting.secret else f"={item.text!r}"
-    warnings += [_printable(f"{item.label}{shown}: {note}") for note in value.notes]
+    shown = "" if item.setting.secret else f"={item.told!r}"
+    warnings += [_printable(f"{item.label}{shown}: {item.hiding(note)}") for note in value.notes]
     return value.value
 
 
@@ -475,7 +495,8 @@ def _blaming(item: _Given, errors: list[ConfigError]) -> Iterator[None]:
     except ConfigError as error:
         errors.append(error)
     except ValueError as error:
-        errors.append(ConfigError(item.label, None if item.setting.secret else item.text, str(error)))
+        told = None if item.setting.secret else item.told
+        errors.append(ConfigError(item.label, told, item.hiding(str(error))))
 
 
 def _find(setting: Setting, env: Mapping[str, str], file: Mapping[str, _Given]) -> _Given:
@@ -568,7 +589,7 @@ def _matcher(item: _Given, errors: list[ConfigError], warnings: list[str]) -> Ma
     if not item.raw:
         return None
     with _blaming(item, errors):
-        matcher, warning = compile_tier(item.text, item.label)
+        matcher, warning = compile_tier(nginx_unescaped(item.text), item.label)
         warnings += [warning] if warning else []
         return matcher
     return None

@@ -22,13 +22,20 @@ NO_TYPE: Final = "application/octet-stream"
 
 
 class UpstreamAnswer(UpstreamError):
-    """The origin answered without content: its status, headers and (small) body are passed to the client."""
+    """The origin answered without content: its status, headers and (small) body are passed to the client.
 
-    def __init__(self, response: Response, body: bytes, origin: Origin) -> None:
+    `hops`: who was asked (`http.hops`), and for how many seconds; "" where that is not known.
+    """
+
+    def __init__(
+        self, response: Response, body: bytes, origin: Origin, hops: str = "", seconds: float = 0.0
+    ) -> None:
         super().__init__(f"{origin.host} answered {response.status}")
         self.response = response
         self.body = body
         self.origin = origin
+        self.hops = hops
+        self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)

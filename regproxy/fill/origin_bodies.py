@@ -161,12 +161,12 @@ class Bodies:
             # The status is what counts: a client must see 404 or 401 even if the body was lost.
             fetched.connection.abort()
             log.info("the body of a %d: %s", response.status, error)
-            return UpstreamAnswer(response, b"", fetched.origin)
+            return UpstreamAnswer(response, b"", fetched.origin, fetched.hops, fetched.seconds)
         except BaseException:
             fetched.connection.abort()
             raise
         self._upstream.release(fetched.connection, response)
-        return UpstreamAnswer(response, body, fetched.origin)
+        return UpstreamAnswer(response, body, fetched.origin, fetched.hops, fetched.seconds)
 
     async def ask_first(self, start: int, stop: int) -> Fetched:
         """Ask, as ask() does, for the first bytes; ask again after a stumble, `chances` times at most."""

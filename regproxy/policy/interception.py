@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import Final
 
 from regproxy.config.settings import Config
-from regproxy.config.values import ANY_PORT
+from regproxy.config.values import ANY_PORT, HostRule
 from regproxy.core.addresses import Reach, reach_of
 from regproxy.policy.origins import intercepts
 
@@ -68,7 +68,7 @@ class Interception:
             return ConnectPlan(
                 Decision.REFUSE,
                 f"port {port} may not be reached through this proxy (allowed: {ports}); "
-                f"name it in REGISTRIES as {host}:{port}, or in REGPROXY_CONNECT_PORTS"
+                f"name it in REGISTRIES as {HostRule(host, port)}, or in REGPROXY_CONNECT_PORTS"
                 " (REGPROXY_CONNECT_PORTS=* allows every port)",
             )
         return ConnectPlan(Decision.TUNNEL)

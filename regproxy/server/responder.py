@@ -201,6 +201,8 @@ class Responder:
 
     def relay_answer(self, exchange: Exchange, answer: UpstreamAnswer) -> None:
         """Pass an origin's refusal on to the client."""
+        if answer.hops:
+            exchange.asked, exchange.asked_seconds = answer.hops, answer.seconds
         status, headers = answer_of(exchange.route, answer.response)
         headers = [h for h in headers if h[0] not in FRAMING]
         headers.append((b"content-length", b"%d" % len(answer.body)))
