@@ -12,7 +12,7 @@ import os
 import time
 from typing import Final
 
-from regproxy.core.errors import HeadError, NotUnderstood, RegproxyError
+from regproxy.core.errors import HeadError, NotUnderstood, RegproxyError, UpstreamError
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import Held
@@ -331,7 +331,13 @@ class Session:
                 uncacheable.note(wanted, error)
         if detail:
             handlers.responder.wait_for_fill(exchange, False)
-            await uncacheable.answer(exchange, route, wanted, detail)
+            spare = copy is not None and copy.usable_if_error
+            try:
+                await uncacheable.answer(exchange, route, wanted, detail, spare=spare)
+            except UpstreamError as error:
+                exchange.detail = ""
+                if exchange.status or not handlers.tags.serve_stale(exchange, copy, error):
+                    raise
 
     def _was_deleted(self, origin: Origin, route: Route) -> bool:
         """Return whether a client has deleted this content here: it may be held, but is not to be served."""

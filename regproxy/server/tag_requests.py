@@ -52,7 +52,9 @@ class TagRequests:
         except UpstreamError as error:
             status = error.response.status if isinstance(error, UpstreamAnswer) else 0
             # What this proxy can't store is newer than the copy, and clients may take it: it is passed on.
-            if isinstance(error, NotUnderstood) or not self._serve_stale(exchange, copy, tag, status, error):
+            if isinstance(error, NotUnderstood) or not self.serve_stale(
+                exchange, copy, error, status, kept=tag.kept
+            ):
                 raise
 
     async def _in_time(self, answer: Coroutine[Any, Any, T], tag: TagAsk) -> T:
@@ -97,7 +99,7 @@ class TagRequests:
         try:
             found = await self._in_time(self._tags.look(wanted, tag), tag)
         except UpstreamError as error:
-            if self._serve_stale(exchange, copy, tag, 0, error):
+            if self.serve_stale(exchange, copy, error):
                 return
             raise
         if not isinstance(found, TagAnswer):
@@ -107,7 +109,9 @@ class TagRequests:
         if copy is not None and found.digest == copy.row.digest:
             self._hits.serve(exchange, copy.held, "REVALIDATED")
             return
-        if self._serve_stale(exchange, copy, tag, found.status, f"{exchange.host} answered {found.status}"):
+        if self.serve_stale(
+            exchange, copy, f"{exchange.host} answered {found.status}", found.status, kept=tag.kept
+        ):
             return
         if found.status == 404 and found.direct and copy is not None and not self._config.keep_on_404:
             self._tags.gone(wanted)
@@ -134,13 +138,16 @@ class TagRequests:
             presence=route.asks_presence,
         )
 
-    def _serve_stale(
-        self, exchange: Exchange, copy: Copy | None, tag: TagAsk, status: int, error: object
+    def serve_stale(
+        self, exchange: Exchange, copy: Copy | None, error: object, status: int = 0, *, kept: bool = False
     ) -> bool:
-        """Serve the stale copy where the origin's answer (`status`; 0: none) is an error that allows it."""
+        """Serve the stale copy where the origin's answer (`status`; 0: none) is an error that allows it.
+
+        `kept`: a 404 does, too. False: nothing was sent.
+        """
         if copy is None or not copy.usable_if_error:
             return False
-        gone = status == 404 and tag.kept
+        gone = status == 404 and kept
         if status and status not in STALE_ON and not gone:
             return False
         log.warning("%s %s: serving a stale copy: %s", exchange.host, exchange.uri, error)

@@ -10,12 +10,14 @@ import logging
 import time
 from typing import Final
 
-from regproxy.core.errors import NotUnderstood
+from regproxy.core.errors import NotUnderstood, UpstreamError
 from regproxy.core.lru import Bounded
 from regproxy.fill.fill import CacheRequest
+from regproxy.policy.verdicts import STALE_ON
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.passthrough import Passthrough
+from regproxy.server.patience import in_time
 from regproxy.server.routes import Route
 from regproxy.upstream.fetch import Ask
 
@@ -47,16 +49,23 @@ class Uncacheable:
         log.warning("%s%s is passed on uncached: %s", wanted.origin.host, wanted.request.path, error)
         self._known.put(_key(wanted), (error.detail, time.monotonic() + _KNOWN_SECONDS))
 
-    async def answer(self, exchange: Exchange, route: Route, wanted: CacheRequest, detail: str) -> None:
+    async def answer(
+        self, exchange: Exchange, route: Route, wanted: CacheRequest, detail: str, *, spare: bool = False
+    ) -> None:
         """Ask the registry, with the credentials that a fill would use, and relay its answer.
 
-        Raises UpstreamError.
+        `spare`: there is an older copy to serve, so trouble is raised instead of relayed. Raises
+        UpstreamError.
         """
         upstream, request = self._services.upstream, route.request
         exchange.cache, exchange.detail = "BYPASS", detail
         self._services.metrics.passed_on(wanted.origin.host, detail)
-        ask = Ask(own_account=wanted.own_account)
-        fetched = await upstream.fetch(wanted.origin, wanted.request, request.method, ask)
+        ask = Ask(own_account=wanted.own_account, spare=spare)
+        answer = upstream.fetch(wanted.origin, wanted.request, request.method, ask)
+        fetched = await in_time(answer, self._services.config.stale_after if spare else 0.0)
+        if spare and fetched.response.status in STALE_ON:
+            fetched.connection.abort()
+            raise UpstreamError(f"{fetched.origin.host} answered {fetched.response.status}")
         exchange.asked, exchange.asked_seconds = fetched.hops, fetched.seconds
         await self._passthrough.answer(exchange, fetched.connection, fetched.response, request)
 

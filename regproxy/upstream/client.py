@@ -384,7 +384,8 @@ class Upstream:
             hops, sent = f"{hops} {connection.hop(now - sent)}".lstrip(), now
             if response.status not in REDIRECTS:
                 response = as_200(response, ask)
-                return Fetched(connection, response, at, now - started, url, place.origin, hops)
+                resumed_at = "" if ask.bare else url
+                return Fetched(connection, response, at, now - started, resumed_at, place.origin, hops)
             location = response.get(b"location")
             if location is None:
                 connection.abort()
@@ -394,6 +395,8 @@ class Upstream:
             to = self._origins.canonical(Origin.of(url))
             if at.scheme == "https" and to.scheme != "https":
                 self._check_plain(place.origin, at, to, _kind(request))
+                # From here on anybody may have chosen where it goes.
+                ask = replace(ask, bare=True)
             at = to
         raise BadResponse(f"{place.origin.host}: more than {MAX_REDIRECTS} redirects")
 
@@ -497,7 +500,7 @@ class Upstream:
     ) -> tuple[Connection, Response]:
         """Ask a host that a redirect has led to; after a 401 once more, with that host's own credentials."""
         connection, response = await self._send_backing_off(registry, at, None, request, method, url, ask)
-        if response.status != 401:
+        if response.status != 401 or ask.bare:
             return connection, response
         authorizer, path = self._authorizer, _path_of(url)
         try:

@@ -17,7 +17,9 @@ _NO_CONTENT: Final = frozenset({204, 205, 206})
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An answer of `origin` at `url` whose body is still to be read. `seconds`: until its head.
+    """An answer of `origin` whose body is still to be read. `seconds`: until its head.
+
+    `url`: where the rest of it may be asked for; "": that is to be asked of the registry.
 
     `place`: who was asked, the registry or a mirror, and may have redirected to `origin`. `hops`: all of them
     (see `http.hops`).
@@ -45,6 +47,7 @@ class Ask:
     `validator`: that of an earlier answer, for If-Range (RFC 9110 13.1.5), sent only to its origin. `at`: the
     URL of an earlier answer, instead of the registry's. `own_account`: it is the proxy's own request: no
     client gets a token for it, and what one has sent may be too old by now. `itself`: no mirror is asked.
+    `bare`: no credentials are sent, as a redirect has come over plain HTTP.
     `patient`: content by digest may begin late. `spare`: there
     is a copy to serve where the origin is in trouble.
     """
@@ -55,6 +58,7 @@ class Ask:
     at: str = ""
     own_account: bool = False
     itself: bool = False
+    bare: bool = False
     patient: bool = True
     spare: bool = False
 

@@ -239,6 +239,23 @@ def test_what_is_newer_goes_before_an_older_copy(
     wait_until(lambda: client.get(path, ACCEPT).body == odd.body, "the copy expires")
 
 
+@pytest.mark.parametrize("status", [500, 503])
+def test_an_older_copy_goes_before_trouble(
+    status: int, proxy: Proxy, origin: Origin, stack: ExitStack
+) -> None:
+    path, odd = f"/v2/app/manifests/falls{letters()}", TAGS["4.4 MiB"]()
+    image = make_image(size=100, layers=1, seed=next(NUMBERS))
+    client = stack.enter_context(proxy.client(origin.authority))
+    origin.on(path, manifest_answer(image))
+    assert client.get(path, ACCEPT).body == image.manifest
+    origin.on(path, odd.answer())
+    wait_until(lambda: client.get(path, ACCEPT).body == odd.body, "the copy expires")
+    origin.on(path, Answer(b"{}", status))
+    for _ in range(2):
+        reply = client.get(path, ACCEPT)
+        assert (reply.status, reply.body, said(reply)[0]) == (200, image.manifest, "STALE")
+
+
 MOVED = ["OCI sent as Docker's", "an index's type over a manifest", "no schemaVersion", "gzip"]
 
 

@@ -257,6 +257,17 @@ class TestPlainRedirects:
         (seen,) = field.asked(field.registries, back)
         assert bare(seen)
 
+    def test_what_is_redirected_back_and_refused(self, through: Through, field: Field) -> None:
+        """Nor where the registry asks for it: who is in between has chosen what it would be used for."""
+        item, host = blob(), f"reg298.test:{field.registries.port}"
+        back = blob()
+        field.registries.on(item.path, redirect(field.plain.url + item.path))
+        field.plain.on(item.path, redirect(f"https://{host}{back.path}"))
+        field.registries.on(back.path, Answer(b"", 401, {"WWW-Authenticate": 'Basic realm="r"'}))
+        client = through(host, AUTH_REGISTRIES="reg298.test:u:p")
+        assert client.get(item.path).status == 401
+        assert all(map(bare, field.asked(field.registries, back.path)))
+
     def test_no_configured_login(self, through: Through, field: Field) -> None:
         """Neither the registry's own nor that of the host that it leads to."""
         item, env = blob(), {"AUTH_REGISTRIES": "plain.test:x:y reg299.test:u:p"}
