@@ -14,7 +14,8 @@ Over = Callable[[int, int], None]
 class Tunnel:
     """Relays until both sides have ended, one has broken, or nothing moved for `idle` seconds.
 
-    The kernel moves the bytes (`SpliceSink`). An end of one side is passed on as a half-close. `over()` is called once, with both streams closed.
+    The kernel moves the bytes (`SpliceSink`). An end of one side is passed on as a half-close. `over()` is
+    called once, with both streams closed.
     """
 
     def __init__(self, client: Stream, origin: Stream, idle: float, send_timeout: float, over: Over) -> None:

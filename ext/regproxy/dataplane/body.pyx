@@ -37,7 +37,7 @@ cdef class Source:
         raise NotImplementedError
 
     cdef Status drain(self, int fd, ssize_t* n) except Status.EXC:
-        """Write to a socket itself; n is how much. OK: more is left; END: nothing; FAILED: n is -errno."""
+        """Write to a socket itself; n is how much. OK: more is left; END: nothing; FAILED: -errno."""
         raise NotImplementedError
 
 
@@ -49,5 +49,8 @@ cdef class Sink:
         raise NotImplementedError
 
     cdef Status draw(self, Endpoint origin, ssize_t* n) except Status.EXC:
-        """Read from the origin's socket itself; n is how much. END: its end; FAILED: n is -errno, or 0 and `reason` says why."""
+        """Read from the origin's socket itself; n is how much. AGAIN: resume() follows; END: it has ended.
+
+        FAILED: n is -errno of the origin's socket, or 0 where no more are wanted, and `reason` says why.
+        """
         raise NotImplementedError

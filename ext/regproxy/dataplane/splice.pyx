@@ -1,8 +1,9 @@
 """Bytes from one socket to another within the kernel: splice(2), by way of a pipe.
 
-A direction has a pipe only while bytes are in it. Those that are free are kept, a few, as long as there are
-directions at all. A pipe is filled by one call in an event, and the sender is not read again before it is empty:
-what is in it is all that waits for a slow receiver, and the sender's end is seen only behind its last byte.
+A direction has a pipe only while bytes are in it. Pipes that are free are kept, a few, as long as there are
+directions at all. A pipe is filled by one call in an event, and the sender is not read again before it is
+empty: what is in it is all that waits for a slow receiver, and the sender's end is seen only behind its last
+byte.
 """
 
 from regproxy.dataplane.body cimport Endpoint, Sink, Source
@@ -12,7 +13,7 @@ from regproxy.dataplane.stream cimport Stream
 
 cdef enum:
     # What one direction moves in an event, and at most has waiting.
-    PIPE_SIZE = 262144
+    PIPE_SIZE = 524288
     # Who may have no more pipes of a useful size (pipe(7), pipe-user-pages-soft) copies instead.
     PIPE_SIZE_MIN = 65536
     SPARE_MAX = 8
@@ -21,7 +22,7 @@ cdef enum:
 cdef int[SPARE_MAX][2] spare
 cdef int spare_count = 0
 cdef long long open_pipes = 0
-cdef long long live_sinks = 0
+cdef long long directions = 0
 
 
 def live() -> int:
@@ -65,7 +66,7 @@ cdef void close_pipe(int* ends) noexcept:
 
 
 cdef bint unsupported(ssize_t error) noexcept:
-    """Tell whether splice() can't be used at all here: sockets of a kind, kernels, filters of system calls."""
+    """Tell whether splice() can't be used here at all: by the sockets' kind, the kernel, a seccomp filter."""
     return error == EINVAL or error == ENOSYS or error == EPERM
 
 
@@ -76,13 +77,20 @@ cdef class Pipe(Source):
     cdef size_t held
 
     def __cinit__(self):
+        global directions
         self.drains = True
         self.ends[0] = -1
+        directions += 1
 
     def __dealloc__(self):
+        global directions, spare_count
+        directions -= 1
         if self.ends[0] >= 0:
             # Of a receiver that is gone: what is in it is nobody's.
             close_pipe(self.ends)
+        while directions == 0 and spare_count:
+            spare_count -= 1
+            close_pipe(spare[spare_count])
 
     cdef ssize_t fill(self, int fd) noexcept:
         """Take what a socket holds, up to the pipe's size; 0 at its end, -errno if that fails."""
@@ -145,19 +153,10 @@ cdef class SpliceSink(Sink):
     cdef Pipe pipe
 
     def __cinit__(self, Stream target not None):
-        global live_sinks
         self.target = target
         self.reason = ""
         self.pipe = Pipe()
         self.draws = target.tls is None
-        live_sinks += 1
-
-    def __dealloc__(self):
-        global live_sinks, spare_count
-        live_sinks -= 1
-        while live_sinks == 0 and spare_count:
-            spare_count -= 1
-            close_pipe(spare[spare_count])
 
     cdef Status push(self, Endpoint origin, const char* p, size_t n) except Status.EXC:
         cdef Status status = self.target.write(origin, p, n)
@@ -167,7 +166,8 @@ cdef class SpliceSink(Sink):
 
     cdef Status draw(self, Endpoint origin, ssize_t* n) except Status.EXC:
         cdef Stream target = self.target
-        if target.fd < 0 or target.dead:
+        if target.fd < 0 or target.dead or (self.pipe.held and target.source is not self.pipe):
+            # Gone, or closed by its handler, or made to send something else.
             self.reason = "the receiver is gone"
             return Status.FAILED
         if not target.can_drain():

@@ -439,8 +439,9 @@ cdef class Stream(Endpoint):
         cdef ssize_t n
         if self.tls is not None and self.tls.direct:
             return self._read_direct()
-        if self.sink is not None and self.sink.draws and self.tls is None and self.inb.len == 0:
-            return self._draw()
+        if self.sink is not None and self.sink.draws and self.framing == FRAMING_EOF and self.inb.len == 0:
+            if self.tls is None:
+                return self._draw()
         n = recv(self.fd, self.reactor.wire_in, SCRATCH_IN, 0)
         if n < 0:
             if errno == EAGAIN or errno == EINTR:
@@ -454,7 +455,7 @@ cdef class Stream(Endpoint):
         return self._decrypt(self.reactor.wire_in, n)
 
     cdef int _draw(self) except -1:
-        """Let the sink take the body from the socket: up to the connection's end, which is the only framing."""
+        """Let the sink take the body from the socket; such a body ends with the connection."""
         cdef ssize_t n = 0
         cdef Status status = self.sink.draw(self, &n)
         if status == Status.FAILED:
