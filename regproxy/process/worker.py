@@ -18,8 +18,8 @@ from typing import Final
 import uvloop
 
 from regproxy.dataplane import file as file_module
+from regproxy.dataplane import splice, tls
 from regproxy.dataplane import stream as stream_module
-from regproxy.dataplane import tls
 from regproxy.dataplane.listener import Listener
 from regproxy.dataplane.stream import Stream
 from regproxy.process import boot, wiring
@@ -215,6 +215,7 @@ def live() -> dict[str, int]:
         "ssl": tls.live(),
         "streams": stream_module.live(),
         "files": file_module.live(),
+        "pipes": splice.live(),
         "fds": sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1,
         "pid": os.getpid(),
     }
