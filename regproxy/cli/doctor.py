@@ -36,8 +36,8 @@ def doctor(
 ) -> None:
     """Examine this host as a client: one line a finding, and what to do. Exit code 1 if something is wrong.
 
-    Without --proxy it is HTTPS_PROXY, else the one that dockerd or containerd have. Run it as root: nobody else
-    may read their variables.
+    Without --proxy it is HTTPS_PROXY, else the one that dockerd or containerd have. Run it as root: nobody
+    else may read their variables.
     """
     host = HostFiles(root)
     try:

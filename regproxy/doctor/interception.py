@@ -12,13 +12,14 @@ from regproxy.doctor.reachability import Reached
 
 SUBJECT: Final = "interception"
 CACHE: Final = "cache"
+_STATUS: Final = "x-docker-registry-proxy-cache-upstream-status"
 
 
 def examine(proxy: Reached, registry: tuple[str, int]) -> list[Finding]:
     """Return what is to be said of interception, and of the cache behind it.
 
-    The handshake stays between this host and the proxy. To answer GET /v2/ the proxy asks the registry; no image
-    is fetched.
+    The handshake stays between this host and the proxy. To answer GET /v2/ the proxy asks the registry; no
+    image is fetched.
     """
     name = f"{registry[0]}:{registry[1]}"
     try:
@@ -57,6 +58,9 @@ def _cache(tunnel: Tunnel, name: str) -> Finding:
     if "cache-status" not in answer.fields:
         what = f"the answer of {name} has no Cache-Status field: it may not be regproxy's"
         return warning(CACHE, what, "look for another proxy on the way")
+    if answer.fields.get(_STATUS) == "STALE":
+        what = f"the proxy does not reach {name}: only what it holds is served"
+        return warning(CACHE, what, "see its log for the reason, unless it is offline on purpose")
     if answer.status in (200, 401):
         return ok(CACHE, f"{name} is asked through it (status {answer.status})")
     what = f"the proxy answers {answer.status} to GET /v2/ of {name}"

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import urlsplit
 
-from regproxy.doctor.findings import Finding, error, ok, warning
+from regproxy.doctor.findings import Finding, error, ok, warning, without_login
 from regproxy.doctor.host_files import HostFiles, Unreadable, strings, table
 from regproxy.onboarding.proxy_address import ProxyAddress
 
@@ -63,7 +63,7 @@ def _docker(host: HostFiles, address: ProxyAddress) -> Iterator[tuple[str, Findi
         if _is_proxy(url, address):
             yield "docker", ok(SUBJECT, f"dockerd asks the proxy for Docker Hub ({DAEMON_JSON})")
         elif not any(_is_proxy(earlier, address) for earlier in urls[:position]):
-            what = f"dockerd asks {urlsplit(url).hostname or 'another mirror'} for Docker Hub ({DAEMON_JSON})"
+            what = f"dockerd asks {without_login(url)} for Docker Hub ({DAEMON_JSON})"
             yield "docker", warning(SUBJECT, what, _BESIDE)
 
 
@@ -80,7 +80,7 @@ def _hosts(host: HostFiles, address: ProxyAddress) -> Iterator[tuple[str, Findin
             if urls and _is_proxy(urls[0], address):
                 yield program, ok(SUBJECT, f"{path} asks the proxy first")
             elif urls:
-                what = f"{path} asks {urlsplit(urls[0]).hostname or urls[0]} first"
+                what = f"{path} asks {without_login(urls[0])} first"
                 yield program, warning(SUBJECT, what, _BESIDE)
 
 
@@ -119,5 +119,5 @@ def _podman(host: HostFiles, address: ProxyAddress) -> Iterator[tuple[str, Findi
             if isinstance(first, str) and _is_proxy(first, address):
                 yield "podman", ok(SUBJECT, f"podman, CRI-O ask the proxy for {registry} ({path})")
             elif isinstance(first, str):
-                what = f"podman, CRI-O ask {first.partition('/')[0]} for {registry} ({path})"
+                what = f"podman, CRI-O ask {without_login(first)} for {registry} ({path})"
                 yield "podman", warning(SUBJECT, what, _BESIDE)

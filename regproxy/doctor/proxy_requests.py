@@ -11,7 +11,7 @@ from typing import Final, Self
 
 from regproxy.onboarding.proxy_address import ProxyAddress
 
-TIMEOUT: Final = 10.0  # seconds, for connecting and for each read
+TIMEOUT = 10.0  # seconds, for connecting and for each read
 _BODY_MAX: Final = 1 << 20
 
 
@@ -39,9 +39,9 @@ def why(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def ask(address: ProxyAddress, path: str, *, timeout: float = TIMEOUT) -> Answer:
+def ask(address: ProxyAddress, path: str) -> Answer:
     """GET a page of the proxy itself. Raises NoAnswer."""
-    connection = http.client.HTTPConnection(*address.endpoint, timeout=timeout)
+    connection = http.client.HTTPConnection(*address.endpoint, timeout=TIMEOUT)
     try:
         return _get(connection, path, address.authority)
     except (OSError, http.client.HTTPException) as error:
@@ -60,8 +60,8 @@ def _get(connection: http.client.HTTPConnection, path: str, host: str) -> Answer
 class Tunnel:
     """A tunnel to (host, port) through the proxy, by CONNECT. Raises NoAnswer at every step."""
 
-    def __init__(self, address: ProxyAddress, target: tuple[str, int], *, timeout: float = TIMEOUT) -> None:
-        self._connection = http.client.HTTPConnection(*address.endpoint, timeout=timeout)
+    def __init__(self, address: ProxyAddress, target: tuple[str, int]) -> None:
+        self._connection = http.client.HTTPConnection(*address.endpoint, timeout=TIMEOUT)
         self._host, self._port = target
         self._connection.set_tunnel(self._host, self._port)
         try:

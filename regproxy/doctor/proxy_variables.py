@@ -1,4 +1,4 @@
-"""The proxy variables of the running dockerd, containerd and their like. No password in them is ever shown."""
+"""The proxy variables of the running dockerd, containerd and the like. No password in them is ever shown."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Fill in the files of regproxy/onboarding/templates.
 
-`@NAME@` is a value; a line `#@ include FILE` is that file's text. A placeholder without a value is an error, so
-that nothing half filled in ever reaches a shell.
+`@NAME@` is a value; a line `#@ include FILE` is that file's text. A placeholder without a value is an error:
+nothing half filled in ever reaches a shell.
 """
 
 from __future__ import annotations

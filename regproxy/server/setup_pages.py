@@ -68,8 +68,8 @@ class Pages:
     def front(self, request: Request) -> Page:
         """The answer to a request that did not come through a CONNECT, whatever its method.
 
-        As with docker-registry-proxy /ca.crt and /setup/systemd are prefixes, and every path that is not one of
-        ours says that it works: monitors look for that.
+        As with docker-registry-proxy /ca.crt and /setup/systemd are prefixes, and every path that is not
+        one of ours says that it works: monitors look for that.
         """
         path = request.path.partition("?")[0]
         if path.startswith("/ca.crt"):

@@ -1,4 +1,4 @@
-"""The scripts are run: on each family of systems, in each shell, twice, and back; shellcheck finds nothing."""
+"""Run the scripts: on each family of systems, in each shell, twice, and back; shellcheck finds nothing."""
 
 from __future__ import annotations
 
