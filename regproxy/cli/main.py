@@ -1,4 +1,4 @@
-"""The command line: `regproxy serve`, `regproxy check-config`."""
+"""The command line: `regproxy serve`, `check-config`, and the commands that other modules here have."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from regproxy.cli import cache
+from regproxy.cli import cache, doctor, setup
 from regproxy.config import loading
 from regproxy.config import settings as configuration
 from regproxy.config.settings import Config
@@ -30,6 +30,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cache.app, name="cache")
+app.command("setup")(setup.setup)
+app.command("doctor")(doctor.doctor)
 
 ConfigOption = Annotated[
     Path | None,

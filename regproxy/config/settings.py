@@ -87,7 +87,11 @@ __all__ = [
 Origin = Literal["env", "toml", "default"]
 
 PREFIX = "REGPROXY_"
-ALWAYS_INTERCEPTED = ("registry-1.docker.io", "auth.docker.io", "docker.caching.proxy.internal")
+# Docker Hub, what crane, kaniko, ko and cosign call it, its token server; Docker's hardened images.
+ALWAYS_INTERCEPTED = (
+    *("registry-1.docker.io", "index.docker.io", "auth.docker.io", "dhi.io"),
+    "docker.caching.proxy.internal",
+)
 
 # Not read by load(): the path of the TOML file, and the switch of a debug build.
 _READ_ELSEWHERE = frozenset({"REGPROXY_CONFIG", "REGPROXY_DEBUG"})

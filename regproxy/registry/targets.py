@@ -78,6 +78,8 @@ def _parse_target(path: str) -> Target:
         return _repository_target(decoded) or _token_target(decoded)
     if decoded == "/v2":
         return Target(Kind.PING)
+    if decoded == "/v1/search":  # `docker search`, of index.docker.io: no pull, and Docker Hub still has it
+        return _OTHER
     # A prefix, not a segment, as in docker-registry-proxy.
     return Target(Kind.V1) if decoded.startswith("/v1") else _token_target(decoded)
 

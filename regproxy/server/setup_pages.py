@@ -1,13 +1,18 @@
-"""The pages that plain HTTP on the proxy port serves: a greeting, the CA certificate, the set-up script."""
+"""The pages that plain HTTP on the proxy port serves: a greeting, the CA certificate, set-ups of clients."""
 
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from regproxy.config.values import HostRule
 from regproxy.http.messages import Request
+from regproxy.onboarding import page as overview
+from regproxy.onboarding.clients import CLIENTS, Setup, mirrored
+from regproxy.onboarding.proxy_address import ProxyAddress
 
 _TEXT: Final = b"text/plain; charset=utf-8"
 
@@ -41,34 +46,53 @@ _WORKING: Final = text(
     # docker-registry-proxy's words
     "docker-registry-proxy: The docker caching proxy is working!\n\n"
     "This is regproxy. Set HTTPS_PROXY to this address and trust the CA certificate at /ca.crt.\n"
-    "/setup/systemd is a script that does both for dockerd under systemd.\n"
+    "/setup/systemd is a script that does both for dockerd under systemd; /setup lists other clients.\n"
     "Requests of container clients come by CONNECT: over plain HTTP nothing is proxied.\n",
 )
 
 
-class Pages:
-    """The pages of one proxy; `port` is where it listens."""
+_BAD_HOST: Final = text(
+    400,
+    "The Host field is not a plain host[:port]: no set-up can be written for it.\n",
+)
 
-    def __init__(self, ca_pem: bytes, port: int) -> None:
+
+class Pages:
+    """The pages of one proxy; `port` is where it listens, `rules` say which hosts it intercepts."""
+
+    def __init__(self, ca_pem: bytes, port: int, rules: Iterable[HostRule] = ()) -> None:
         self._ca = Page(200, b"application/x-x509-ca-cert", ca_pem)
         self._port = port
+        self._registries = mirrored(rules)
 
     def front(self, request: Request) -> Page:
         """The answer to a request that did not come through a CONNECT, whatever its method.
 
-        As with docker-registry-proxy the two pages are prefixes, and every other path says that it works:
-        monitors look for that.
+        As with docker-registry-proxy /ca.crt and /setup/systemd are prefixes, and every path that is not
+        one of ours says that it works: monitors look for that.
         """
         path = request.path.partition("?")[0]
         if path.startswith("/ca.crt"):
             return self._ca
+        if path != "/setup" and not path.startswith("/setup/"):
+            return _WORKING
+        address = ProxyAddress.parse(request.authority or f"localhost:{self._port}")
+        if address is None:
+            return _BAD_HOST
         if path.startswith("/setup/systemd"):
-            return Page(200, b"text/x-shellscript; charset=utf-8", self._setup(request).encode())
-        return _WORKING
+            script = _SETUP.replace("@AUTHORITY@", address.authority)
+            return Page(200, b"text/x-shellscript; charset=utf-8", script.encode())
+        return self._setup(path.removeprefix("/setup").strip("/"), address)
 
-    def _setup(self, request: Request) -> str:
-        authority = request.authority or f"localhost:{self._port}"
-        return _SETUP.replace("@AUTHORITY@", authority)
+    def _setup(self, name: str, address: ProxyAddress) -> Page:
+        """Return the page /setup (`name` is "") or a client's set-up."""
+        if not name:
+            return Page(200, b"text/html; charset=utf-8", overview.page(address).encode())
+        client = CLIENTS.get(name)
+        if client is None:
+            return text(404, f"There is no set-up of that name. These are known:\n\n{overview.listing()}")
+        setup = Setup(address, self._ca.body.decode(), self._registries)
+        return Page(200, client.content_type.encode(), setup.render(client).encode())
 
 
 # The lines that people edit with sed for other services are kept: the drop-in's path, its Environment lines.

@@ -18,6 +18,7 @@ FLOORS = (
     ("config",),
     ("registry",),
     ("policy",),
+    ("onboarding",),
     ("tls",),
     ("telemetry",),
     ("auth",),
@@ -28,6 +29,7 @@ FLOORS = (
     ("tags",),
     ("server",),
     ("process",),
+    ("doctor",),
     ("cli",),
 )
 FLOOR_OF = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
@@ -35,7 +37,7 @@ FLOOR_OF = {package: floor for floor, packages in enumerate(FLOORS) for package 
 FLOOR_OF |= {"__init__": -1, "__main__": len(FLOORS)}
 # Packages, and modules of others, that are tested without a socket and are told the time.
 PURE = {
-    *("http", "registry", "policy"),
+    *("http", "registry", "policy", "onboarding"),
     "core.addresses",
     *("core.errors", "core.lru"),
     *("config.drop_in", "config.host_regex"),

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from regproxy.onboarding.clients import CLIENTS
 from tests.support.byte_streams import End
 from tests.support.client import Client
 from tests.support.images import digest_of
@@ -171,6 +172,42 @@ class TestPages:
         reply = plain.get("/setup/systemd", {"Host": host})
         assert reply.status == 400
         assert host not in reply.body.decode()
+
+    @pytest.mark.parametrize("client", CLIENTS)
+    @pytest.mark.parametrize("host", ["proxy.example:3128", "10.0.0.1:3128", "[2001:db8::1]:3128"])
+    def test_setups(self, host: str, client: str, plain: Client, proxy: Proxy) -> None:
+        reply = plain.get(f"/setup/{client}", {"Host": host})
+        assert (reply.status, reply.get("Content-Type")) == (200, CLIENTS[client].content_type)
+        text = reply.body.decode()
+        assert host in text
+        assert re.search(r"@[A-Z]+@", text) is None
+        if CLIENTS[client].kind == "sh":
+            assert proxy.ca_pem.decode().strip() in text
+
+    def test_setups_are_listed(self, plain: Client) -> None:
+        reply = plain.get("/setup", {"Host": "proxy.example:3128"})
+        assert (reply.status, reply.get("Content-Type")) == (200, "text/html; charset=utf-8")
+        page = reply.body.decode()
+        for client in CLIENTS:
+            assert f'<a href="/setup/{client}">' in page
+        assert "curl -fsS http://proxy.example:3128/setup/docker-systemd | sudo sh" in page
+        # Nothing is asked for elsewhere, nothing is run.
+        assert re.search(r"<(script|img|link|iframe)\b|url\(|@import|src=", page) is None
+        assert plain.get("/setup/", {"Host": "proxy.example:3128"}).body == reply.body
+
+    def test_setups_that_are_unknown(self, plain: Client) -> None:
+        reply = plain.get("/setup/<b>none</b>")
+        assert (reply.status, reply.get("Content-Type")) == (404, "text/plain; charset=utf-8")
+        assert all(client in reply.body.decode() for client in CLIENTS)
+        assert b"none" not in reply.body
+        assert plain.get("/setups").status == 200
+
+    @pytest.mark.parametrize("path", ["/setup", "/setup/containerd"])
+    @pytest.mark.parametrize(
+        "host", ["a$(id)", "a'b", "a<b>", "<b>", "a,b", "a%41", "-x", "a:0", "a:65536", "a@b", "a:"]
+    )
+    def test_setups_take_no_commands(self, host: str, path: str, plain: Client) -> None:
+        assert plain.get(path, {"Host": host}).status == 400
 
     def test_its_own_name_through_tls(self, proxy: Proxy, stack: ExitStack) -> None:
         name = "docker.caching.proxy.internal"

@@ -29,7 +29,8 @@ from regproxy.config.values import ANY_PORT, Reserve
 from regproxy.core.errors import ConfigError
 
 DAY = 86_400.0
-HUB = tuple(map(HostRule, ("registry-1.docker.io", "auth.docker.io", "docker.caching.proxy.internal")))
+HUB_NAMES = ("registry-1.docker.io", "index.docker.io", "auth.docker.io", "dhi.io")
+HUB = tuple(map(HostRule, (*HUB_NAMES, "docker.caching.proxy.internal")))
 OTHERS = tuple(map(HostRule, ("registry.k8s.io", "gcr.io", "quay.io", "ghcr.io")))
 
 DEFAULTS: dict[str, object] = {

@@ -59,6 +59,8 @@ TARGETS = [
     ("/v1/repositories/a/images", Target(Kind.V1)),
     ("/v1", Target(Kind.V1)),
     ("/v1/_ping", Target(Kind.V1)),
+    ("/v1/search?q=alpine&n=25", OTHER),
+    ("/v1/search/x", Target(Kind.V1)),
     ("/v1.40/token", Target(Kind.V1)),
     ("/v2/_catalog?n=100", OTHER),
     ("/v2/a/tags/list", OTHER),

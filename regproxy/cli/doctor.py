@@ -1,0 +1,68 @@
+"""`regproxy doctor`: what on this host keeps pulls from going through the proxy."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from regproxy.config.values import split_host_port
+from regproxy.core.errors import ConfigError
+from regproxy.doctor import proxy_variables
+from regproxy.doctor.examination import Subject, examine
+from regproxy.doctor.host_files import HostFiles
+from regproxy.onboarding.proxy_address import ProxyAddress
+
+FOUND_WRONG = 1
+USAGE_ERROR = 2
+
+ProxyOption = Annotated[
+    str,
+    typer.Option("--proxy", envvar="HTTPS_PROXY", show_envvar=False, help="The proxy, http://host:port."),
+]
+RegistryOption = Annotated[str, typer.Option("--registry", help="A registry to try, host[:port].")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON array.")]
+RootOption = Annotated[Path, typer.Option("--root", hidden=True, help="The host's file system.")]
+
+
+def doctor(
+    proxy: ProxyOption = "",
+    registry: RegistryOption = "registry-1.docker.io",
+    as_json: JsonOption = False,
+    root: RootOption = Path("/"),
+) -> None:
+    """Examine this host as a client: one line a finding, and what to do. Exit code 1 if something is wrong.
+
+    Without --proxy it is HTTPS_PROXY, else the one that dockerd or containerd have. Run it as root: nobody
+    else may read their variables.
+    """
+    host = HostFiles(root)
+    try:
+        address = _address(proxy, host)
+        name, port = split_host_port(registry)
+    except (ConfigError, ValueError) as wrong:
+        _fail(str(wrong))
+    findings = examine(Subject(address, (name, port or 443), host), time.time())
+    if as_json:
+        typer.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            typer.echo(finding.line())
+    raise typer.Exit(FOUND_WRONG if any(finding.level == "error" for finding in findings) else 0)
+
+
+def _address(given: str, host: HostFiles) -> ProxyAddress:
+    """Return the proxy that is meant. Raises ConfigError."""
+    if given:
+        return ProxyAddress.of_url(given)
+    for url in proxy_variables.used(host):
+        return ProxyAddress.of_url(url, "HTTPS_PROXY of a daemon")
+    raise ConfigError("--proxy", None, "say which proxy: --proxy http://proxy.example:3128")
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"regproxy: {message}", err=True)
+    raise typer.Exit(USAGE_ERROR)

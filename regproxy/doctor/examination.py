@@ -1,0 +1,32 @@
+"""Look at everything in turn, and say what was found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from regproxy.doctor import clocks, interception, mirrors, proxy_variables, reachability, trust
+from regproxy.doctor.findings import Finding
+from regproxy.doctor.host_files import HostFiles
+from regproxy.onboarding.proxy_address import ProxyAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is examined: a host's files, the proxy that it should use, a registry to try."""
+
+    address: ProxyAddress
+    registry: tuple[str, int] = ("registry-1.docker.io", 443)
+    host: HostFiles = field(default_factory=HostFiles)
+
+
+def examine(subject: Subject, now: float) -> list[Finding]:
+    """Return the findings, in the order in which they are best read. `now`: seconds since the epoch."""
+    host, address, registry = subject.host, subject.address, subject.registry
+    proxy, found = reachability.examine(address)
+    if proxy is not None:
+        by_clock = clocks.examine(proxy.ca, proxy.date, now)
+        found += [*by_clock, *interception.examine(proxy, registry)]
+        needed = any(proxy_variables.is_address(url, address) for url in proxy_variables.used(host))
+        found += trust.examine(host, proxy.ca_pem, needed=needed)
+    asked = mirrors.examine(host, address)
+    return [*found, *proxy_variables.examine(host, address, registry, asked.by_proxy), *asked.findings]

@@ -1,0 +1,107 @@
+"""Who on the host trusts the proxy's CA: the system's store, dockerd's certs.d, containerd's certs.d."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Final
+
+from regproxy.doctor.findings import Finding, error, ok, warning
+from regproxy.doctor.host_files import HostFiles, Unreadable, strings, table
+
+SUBJECT: Final = "CA"
+# Bundles that Go and OpenSSL read: Debian and Alpine, RHEL (two names), SUSE (two names).
+BUNDLES: Final = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/var/lib/ca-certificates/ca-bundle.pem",
+)
+# Where the CA is put for those bundles, by regproxy's set-ups and by docker-registry-proxy's.
+_ANCHORS: Final = tuple(
+    f"{folder}/{name}.crt"
+    for folder in (
+        "/usr/local/share/ca-certificates",
+        "/etc/pki/ca-trust/source/anchors",
+        "/etc/pki/trust/anchors",
+    )
+    for name in ("regproxy", "docker_registry_proxy")
+)
+_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
+_END: Final = "-----END CERTIFICATE-----"
+_INSTALL: Final = "run one of the proxy's /setup scripts, or add /ca.crt to the system's store"
+
+
+def certificates(pem: str) -> Iterator[bytes]:
+    """Return the certificates in a PEM file, DER; what is no certificate is left out."""
+    for block in pem.split(_BEGIN)[1:]:
+        try:
+            yield ssl.PEM_cert_to_DER_cert(_BEGIN + block.partition(_END)[0] + _END)
+        except ValueError:
+            continue
+
+
+def examine(host: HostFiles, ca_pem: str, *, needed: bool) -> list[Finding]:
+    """Return what is to be said. `needed`: something on the host reaches the proxy by HTTPS_PROXY."""
+    ca = next(certificates(ca_pem), b"")
+    return [*_system(host, ca, needed), *_docker(host, ca), *_containerd(host, ca)]
+
+
+def _holds(host: HostFiles, path: str, ca: bytes) -> bool | None:
+    """Tell whether a PEM file has the CA; None: there is no such file, or it can't be read."""
+    try:
+        text = host.text(path)
+    except Unreadable:
+        return None
+    return None if text is None else ca in certificates(text)
+
+
+def _system(host: HostFiles, ca: bytes, needed: bool) -> Iterator[Finding]:
+    bundles = {path: has for path in BUNDLES if (has := _holds(host, path, ca)) is not None}
+    anchors = {path: has for path in _ANCHORS if (has := _holds(host, path, ca)) is not None}
+    if any(bundles.values()):
+        yield ok(SUBJECT, f"the system trusts it ({next(path for path, has in bundles.items() if has)})")
+    elif any(anchors.values()):
+        path = next(path for path, has in anchors.items() if has)
+        fix = "run update-ca-certificates (RHEL: update-ca-trust), then restart what pulls"
+        yield error(SUBJECT, f"{path} is there, but the system's bundle was not made anew", fix)
+    elif anchors:
+        yield error(SUBJECT, f"{next(iter(anchors))} is the CA of another or an earlier proxy", _INSTALL)
+    elif needed:
+        yield error(SUBJECT, "the system does not trust it", _INSTALL)
+    else:
+        yield ok(SUBJECT, "the system does not trust it, and nothing here reaches the proxy by HTTPS_PROXY")
+
+
+def _docker(host: HostFiles, ca: bytes) -> Iterator[Finding]:
+    """Look at /etc/docker/certs.d/REGISTRY/*.crt: dockerd trusts it for that registry."""
+    files = host.paths("/etc/docker/certs.d", "*/*.crt")
+    trusted = [PurePosixPath(path).parent.name for path in files if _holds(host, path, ca)]
+    if trusted:
+        yield ok(SUBJECT, f"dockerd trusts it for {', '.join(trusted)} (/etc/docker/certs.d)")
+    for path in files:
+        if PurePosixPath(path).name == "regproxy.crt" and not _holds(host, path, ca):
+            yield warning(
+                SUBJECT,
+                f"{path} is the CA of another or an earlier proxy",
+                "remove it, or fetch /ca.crt anew",
+            )
+
+
+def _containerd(host: HostFiles, ca: bytes) -> Iterator[Finding]:
+    """Look at the `ca` of hosts.toml files: those that name a file that is not there break the pull."""
+    for path in host.paths("/etc/containerd/certs.d", "*/hosts.toml"):
+        try:
+            hosts = host.toml(path)
+        except Unreadable:
+            continue  # said by `mirrors`
+        for entry in (hosts, *table(hosts, "host").values()):
+            for named in strings(table(entry).get("ca")):
+                place = str(PurePosixPath(path).parent / named)
+                has = _holds(host, place, ca)
+                if has is None:
+                    yield error(SUBJECT, f"{path} names {place}, which can't be read", "put the CA there")
+                elif has:
+                    yield ok(SUBJECT, f"containerd trusts it by {path}")

@@ -1,0 +1,1 @@
+"""Render what points clients at the proxy: scripts, configuration, the page that lists them."""

@@ -1,0 +1,5 @@
+if [ "$CHANGED" = yes ]; then
+    say "done"
+else
+    say "nothing to change"
+fi

@@ -1,0 +1,62 @@
+"""Who trusts the proxy's CA."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from regproxy.doctor.host_files import HostFiles
+from regproxy.doctor.trust import BUNDLES, examine
+from regproxy.tls.x509 import make_ca
+
+CA, OTHER = (make_ca(time.time())[0].decode() for _ in range(2))
+ANCHOR = "/etc/pki/ca-trust/source/anchors/regproxy.crt"
+HOSTS = "/etc/containerd/certs.d/_default"
+DOCKER = "/etc/docker/certs.d/ghcr.io"
+
+
+def levels(root: Path, files: dict[str, str], *, needed: bool = True) -> list[str]:
+    for name, text in files.items():
+        path = root / name.lstrip("/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    found = examine(HostFiles(root), CA, needed=needed)
+    assert all(bool(finding.fix) == (finding.level != "ok") for finding in found)
+    return [finding.level for finding in found]
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_system(bundle: str, tmp_path: Path) -> None:
+    assert levels(tmp_path, {bundle: f"# some CA\n{OTHER}\n# ours\n{CA}"}) == ["ok"]
+
+
+def test_not_the_system(tmp_path: Path) -> None:
+    assert levels(tmp_path, {BUNDLES[0]: f"{OTHER}{CA[:200]}\n-----END CERTIFICATE-----\n"}) == ["error"]
+    assert levels(tmp_path, {}, needed=False) == ["ok"]
+
+
+def test_anchors(tmp_path: Path) -> None:
+    (finding,) = examine(HostFiles(tmp_path), CA, needed=True)
+    assert levels(tmp_path, {BUNDLES[0]: OTHER, ANCHOR: CA}) == ["error"]
+    (finding,) = examine(HostFiles(tmp_path), CA, needed=True)
+    assert "update-ca-trust" in finding.fix
+    assert levels(tmp_path, {ANCHOR: OTHER}) == ["error"]
+    (finding,) = examine(HostFiles(tmp_path), CA, needed=True)
+    assert "another or an earlier proxy" in finding.what
+
+
+def test_dockerd(tmp_path: Path) -> None:
+    assert levels(tmp_path, {BUNDLES[0]: CA, f"{DOCKER}/regproxy.crt": CA}) == ["ok", "ok"]
+    assert levels(tmp_path, {f"{DOCKER}/regproxy.crt": OTHER, f"{DOCKER}/own.crt": OTHER}) == [
+        "ok",
+        "warning",
+    ]
+
+
+def test_containerd(tmp_path: Path) -> None:
+    text = '[host."https://proxy.example:3129"]\n  ca = "ca.crt"\n'
+    assert levels(tmp_path, {BUNDLES[0]: CA, f"{HOSTS}/hosts.toml": text}) == ["ok", "error"]
+    assert levels(tmp_path, {f"{HOSTS}/ca.crt": CA}) == ["ok", "ok"]
+    assert levels(tmp_path, {f"{HOSTS}/ca.crt": OTHER}) == ["ok"]
