@@ -173,6 +173,7 @@ class Config:
     min_rate_time: float
 
     allow_push: bool
+    cache_pushes: bool
     request_buffering: bool
     verify_ssl: bool
     disable_ipv6: bool
@@ -284,6 +285,7 @@ _STREAMS_MEANING = "connections for one large blob whose origin is slow; 1 = one
 _RESUME_MEANING = "a broken download is resumed until it has brought nothing for so long; 0 = never"
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
+_PUSHED_MEANING = "keep what is pushed through this proxy, once the registry has taken it"
 _MIRROR_MEANING = "whom requests without CONNECT may ask for; not set = those in REGISTRIES; off = nobody"
 _DNS_MEANING = "addresses (host:port) for clients without CONNECT, whom DNS sends here for a registry"
 _FORMAT_MEANING = "regproxy, or rp = docker-registry-proxy's lines, to the letter"
@@ -352,6 +354,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_KEEP_ON_404", "keep_on_404", "false", _KEEP_MEANING, _BOOL),
     Setting("REGPROXY_OFFLINE", "offline", "false", _OFFLINE_MEANING, _BOOL),
     Setting("ALLOW_PUSH", "allow_push", "false", "let pushes and deletes through", _SWITCH),
+    Setting("REGPROXY_CACHE_PUSHES", "cache_pushes", "false", _PUSHED_MEANING, _BOOL),
     Setting(
         "PROXY_REQUEST_BUFFERING", "request_buffering", "true", "no effect: pushes are streamed", _SWITCH
     ),

@@ -8,13 +8,14 @@ import time
 from typing import Final
 
 from regproxy.core.errors import BadResponse, UpstreamError, UpstreamTimeout
-from regproxy.dataplane.sinks import StreamSink
+from regproxy.dataplane.sinks import StreamSink, TeeSink
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
 from regproxy.registry.changes import change_of
 from regproxy.registry.targets import Kind, Target
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
+from regproxy.server.push import PushedBody, Pushes
 from regproxy.server.responder import FRAMING, Responder, answer_of
 from regproxy.server.routes import Route
 from regproxy.server.token_requests import CONTINUE, TokenRequests
@@ -30,18 +31,19 @@ _PINGS: Final = 2  # times REGPROXY_STALE_AFTER
 class Passthrough:
     """Relays requests, and their answers as they come."""
 
-    __slots__ = ("_responder", "_services", "_tokens")
+    __slots__ = ("_pushes", "_responder", "_services", "_tokens")
 
     def __init__(self, services: Services, responder: Responder, tokens: TokenRequests) -> None:
         self._services = services
         self._responder = responder
         self._tokens = tokens
+        self._pushes = Pushes(services)
 
     async def run(self, exchange: Exchange, origin: Origin, route: Route) -> None:
         """Forward the client's request, and relay the origin's answer."""
         request, upstream = route.request, self._services.upstream
         exchange.cache = "BYPASS"
-        started, body = time.monotonic(), b""
+        started, body, copy = time.monotonic(), b"", None
         # A request of the client's own goes with the client's credentials, and not with ours.
         lend = not route.shared.own
         if route.mirrored is not None and route.mirrored.for_proxy and request.method in _READS:
@@ -64,16 +66,24 @@ class Passthrough:
                 raise
         else:
             connection, grant = await upstream.begin(origin, request)
+            sink = StreamSink(connection.stream, request.body.kind == "chunked")
+            copy = self._pushes.copy(route, sink)
             try:
-                response = await self._send_body(exchange, connection, request)
+                response = await self._send_body(exchange, connection, request, copy.sink if copy else sink)
             except BaseException:
                 connection.abort()
+                if copy is not None:
+                    self._pushes.drop(copy)
                 raise
             upstream.began(origin, request, grant, response)
         exchange.asked_seconds = time.monotonic() - started
         exchange.asked = connection.hop(exchange.asked_seconds)
         try:
-            await self._note_change(origin, route, response, exchange.started)
+            if copy is not None and exchange.body_left:
+                # The registry has answered before the end.
+                self._pushes.drop(copy)
+                copy = None
+            await self._note_change(origin, route, response, exchange.started, copy)
         except BaseException:
             connection.abort()
             raise
@@ -111,13 +121,21 @@ class Passthrough:
         self._responder.pong(exchange)
         return True
 
-    async def _note_change(self, origin: Origin, route: Route, response: Response, started: float) -> None:
+    async def _note_change(
+        self,
+        origin: Origin,
+        route: Route,
+        response: Response,
+        started: float,
+        copy: PushedBody | None = None,
+    ) -> None:
         """Note in the index what a client has pushed or deleted, before it has its answer."""
         lookup = self._services.lookup
         if response.status < 400 and route.by_digest is not None and lookup.was_deleted(origin, route):
             lookup.seen_present(origin, route, route.target.reference, started)  # it is there again
         change = change_of(route.request, route.target, response)
         if change is None:
+            await self._pushes.taken(copy, origin, route, response, None)
             return
         index, place = self._services.index, (origin.host, origin.port)
         # Under its plain name, and under that with the namespace of a mirror.
@@ -128,12 +146,15 @@ class Passthrough:
                 index.put_absence(*place, repository, change.digest)
             elif change.digest:
                 index.put_presence(*place, repository, change.digest, 0)
+        await self._pushes.taken(copy, origin, route, response, change)
         # The client may pull through another process as soon as it has its answer.
         await self._services.tags.written()
 
     # --- the request's body ------------------------------------------------------------------------------
 
-    async def _send_body(self, exchange: Exchange, connection: Connection, request: Request) -> Response:
+    async def _send_body(
+        self, exchange: Exchange, connection: Connection, request: Request, sink: StreamSink | TeeSink
+    ) -> Response:
         """Relay the request's body while waiting for the origin's head, which may come before its end."""
         services, stream = self._services, exchange.stream
         chunked = request.body.kind == "chunked"
@@ -141,7 +162,6 @@ class Passthrough:
         connection.wait_without_limit()
         answer = services.loop.create_task(self._final_head(exchange, connection, request))
         try:
-            sink = StreamSink(connection.stream, chunked)
             timeout = services.config.client_body_timeout
             stream.receive(sink, request.body.kind, request.body.length, timeout)
             await asyncio.wait((over, answer), return_when=asyncio.FIRST_COMPLETED)

@@ -98,6 +98,10 @@ class Tags:
         """Return the origin's answer to a HEAD, or a copy that has become fresh. Raises UpstreamError."""
         return await self._revalidations.look(wanted, tag)
 
+    def pushed(self, tag: TagKey, digest: str, media_type: str, size: int) -> None:
+        """Note that a client has just set a tag to content that is stored."""
+        self._rows.pushed(tag, digest, media_type, size)
+
     def join(self, wanted: CacheRequest, tag: TagAsk) -> tuple[Fill, bool]:
         """Return the tag's fill, shared by equal requests only, and whether this call began it."""
         key = fetch_key(wanted, tag.accept)

@@ -65,6 +65,15 @@ class TagRows:
         row = _row(accept, blob.digest, media_type, blob.size)
         self._index.put_tag(*name_of(wanted), row, asked=began)
 
+    def pushed(self, tag: TagKey, digest: str, media_type: str, size: int) -> None:
+        """Enter a tag that a client has just set to this content, by the registry's answer.
+
+        It is what the registry stores, whatever a request names beside its type.
+        """
+        named = bits_above(media_type)
+        row = TagRow(f"{media_type} {named}", digest, media_type, size, time.time(), named)
+        self._index.put_tag(*tag, row)
+
     def seen(self, wanted: CacheRequest, tag: TagAsk, seen: TagAnswer) -> bool:
         """Enter the answer to a HEAD; False: it lacks a digest, or the media type of a manifest."""
         if not seen.digest:

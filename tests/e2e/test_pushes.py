@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.client import Client, Reply
 from tests.support.docker_registry import Registry
-from tests.support.images import MANIFEST, Image, make_image, write_layout
+from tests.support.images import INDEX, MANIFEST, Image, make_image, write_layout
 from tests.support.origin import Answer, Origin, blob_answer
+from tests.support.processes import wait_until
 from tests.support.proxy import Proxy, cache_status
 from tests.support.real_clients import Failed, Podman, Skopeo
 from tests.support.two_workers import Pair
@@ -328,3 +329,109 @@ def test_a_refused_push_ends_at_once(
         skopeo.push(layout, "v1", f"{registry.authority}/lib/app:v1")
     # One for each blob: it is not tried again.
     assert sum(line["method"] == "POST" for line in proxy.access_log(1)) <= len(image.blobs)
+
+
+# --- what is pushed is kept -----------------------------------------------------------------------------
+
+
+KEEPS = {**PUSHES, "REGPROXY_CACHE_PUSHES": "true"}
+
+
+@pytest.fixture
+def keepers(registry: Registry, start_proxy: StartProxy, stack: ExitStack) -> tuple[Pair, Client, Client]:
+    """A proxy that keeps what is pushed, and a connection to each of its workers."""
+    pair = Pair(start_proxy(registry, **KEEPS, REGPROXY_WORKERS="2"), registry.authority)
+    one, two = (stack.enter_context(pair.client(pid)) for pid in pair.pids())
+    return pair, one, two
+
+
+def begin(client: Client, repository: str) -> str:
+    """Begin an upload, and return the path of its PATCH."""
+    return place_of(client.request("POST", f"/v2/{repository}/blobs/uploads/", body=b""))
+
+
+def place_of(reply: Reply) -> str:
+    place = reply.get("location")
+    assert place is not None
+    return "/" + place.split("/", 3)[3]
+
+
+def by_patch(one: Client, two: Client, digest: str, body: bytes, pieces: int = 1) -> Reply:
+    """Upload by PATCHes through one worker, and end it through the other."""
+    path, size = begin(one, "lib/app"), -(-len(body) // pieces)
+    for start in range(0, len(body), size):
+        piece = body[start : start + size]
+        said = {} if pieces == 1 else {"Content-Range": f"{start}-{start + len(piece) - 1}"}
+        patched = one.request("PATCH", path, {"Content-Type": "application/octet-stream", **said}, piece)
+        assert patched.status == 202
+        path = place_of(patched)
+    mark = "&" if "?" in path else "?"
+    return two.request("PUT", f"{path}{mark}digest={digest}", body=b"")
+
+
+@pytest.mark.parametrize("way", ["put", "patch"])
+def test_what_was_pushed_is_pulled_from_the_cache(
+    way: str, keepers: tuple[Pair, Client, Client], registry: Registry, image: Image
+) -> None:
+    pair, one, two = keepers
+    for digest, body in image.blobs.items():
+        put = upload(one, "lib/app", digest, body) if way == "put" else by_patch(one, two, digest, body)
+        assert put.status == 201
+    put_manifest(one, "lib/app", "v1", image)
+    pair.proxy.wait_kept(image.digest, *image.blobs)
+    before = registry.counted("GET")
+    for client in (two, one):
+        pull(client, "lib/app", "v1", image)
+        assert client.get(manifest("lib/app", image.digest), ACCEPT).digest == image.digest
+        both = [("Accept", INDEX), *ACCEPT]
+        assert cache_status(client.get(manifest("lib/app", "v1"), both)) == "regproxy; hit"
+    assert registry.counted("GET") == before
+    assert pair.proxy.parts() == []
+
+
+def test_skopeo_pushes_into_the_cache(
+    registry: Registry, start_proxy: StartProxy, tmp_path: Path, image: Image
+) -> None:
+    proxy = start_proxy(registry, **KEEPS)
+    target = f"{registry.authority}/lib/app:v1"
+    skopeo = Skopeo(tmp_path / "skopeo", proxy=proxy.url, ca=proxy.ca_path)
+    skopeo.push(write_layout(tmp_path / "layout", {"v1": image}), "v1", target)
+    proxy.wait_kept(image.digest, *image.blobs)
+    before = registry.counted("GET", "sha256:") + registry.counted("GET", "manifests")
+    assert skopeo.copy(target).digest == image.digest
+    assert registry.counted("GET", "sha256:") + registry.counted("GET", "manifests") == before
+
+
+def test_what_the_registry_did_not_take_is_not_kept(
+    keepers: tuple[Pair, Client, Client], image: Image
+) -> None:
+    pair, one, two = keepers
+    digest, body = next(iter(image.blobs.items()))
+    wrong = bytes([body[0] ^ 1]) + body[1:]
+    assert upload(one, "lib/app", digest, wrong).status == 400
+    assert by_patch(one, two, digest, wrong).status == 400
+    put = one.request("PUT", manifest("lib/app", "v1"), {"Content-Type": MANIFEST}, image.manifest)
+    assert put.status == 400  # its blobs are not there
+    assert pair.proxy.blobs() == {}
+    assert two.get(manifest("lib/app", "v1"), ACCEPT).status == 404
+
+
+def test_a_blob_in_pieces_is_pushed_and_not_kept(keepers: tuple[Pair, Client, Client], image: Image) -> None:
+    pair, one, two = keepers
+    digest, body = next(iter(image.blobs.items()))
+    assert by_patch(one, two, digest, body, pieces=3).status == 201
+    assert two.get(blob("lib/app", digest)).digest == digest  # from the registry
+    assert pair.proxy.blobs().keys() == {digest}
+
+
+def test_a_push_that_breaks_off_leaves_nothing(
+    keepers: tuple[Pair, Client, Client], registry: Registry, image: Image
+) -> None:
+    pair, one, _ = keepers
+    digest, body = next(iter(image.blobs.items()))
+    path = begin(one, "lib/app")
+    one.send(one.head("PATCH", path, [("Content-Length", str(len(body)))]) + body[:100])
+    wait_until(pair.proxy.parts, "the copy is begun")
+    one.reset()
+    wait_until(lambda: not pair.proxy.parts(), "it is removed")
+    assert digest not in pair.proxy.blobs()
