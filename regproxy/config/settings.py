@@ -127,6 +127,10 @@ class Config:
     listen: Address
     admin_listen: Address
     transparent_listen: tuple[Address, ...]
+    tls_listen: tuple[Address, ...]
+    tls_names: tuple[HostRule, ...]
+    tls_cert_file: str | None
+    tls_key_file: str | None
     cache_dir: str | None
     ca_dir: str | None
     ca_key_file: str | None
@@ -285,6 +289,10 @@ _STREAMS_MEANING = "connections for one large blob whose origin is slow; 1 = one
 _RESUME_MEANING = "a broken download is resumed until it has brought nothing for so long; 0 = never"
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
+_TLS_PAIR = ("REGPROXY_TLS_CERT_FILE", "REGPROXY_TLS_KEY_FILE")
+_TLS_MEANING = "addresses (host:port) for clients of mirror mode that speak TLS"
+_NAMES_MEANING = "the proxy's own names there; not set = the machine's, localhost and REGPROXY_TLS_LISTEN's"
+_TLS_CERT_MEANING = "certificate to show there, PEM with its chain; not set = one by the proxy's own CA"
 _PUSHED_MEANING = "keep what is pushed through this proxy, once the registry has taken it"
 _MIRROR_MEANING = "whom requests without CONNECT may ask for; not set = those in REGISTRIES; off = nobody"
 _DNS_MEANING = "addresses (host:port) for clients without CONNECT, whom DNS sends here for a registry"
@@ -295,6 +303,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_LISTEN", "listen", "[::]:3128", "host:port for clients; [::] = every address", _LISTEN),
     Setting("REGPROXY_ADMIN_LISTEN", "admin_listen", "[::]:3129", "host:port of admin pages", _LISTEN),
     Setting("REGPROXY_TRANSPARENT_LISTEN", "transparent_listen", "", _DNS_MEANING, parse_listens, many=True),
+    Setting("REGPROXY_TLS_LISTEN", "tls_listen", "", _TLS_MEANING, parse_listens, many=True),
+    Setting("REGPROXY_TLS_NAMES", "tls_names", "", _NAMES_MEANING, parse_rules, many=True),
+    Setting("REGPROXY_TLS_CERT_FILE", "tls_cert_file", "", _TLS_CERT_MEANING, _FILE),
+    Setting("REGPROXY_TLS_KEY_FILE", "tls_key_file", "", "the key of REGPROXY_TLS_CERT_FILE, PEM", _FILE),
     Setting("REGPROXY_CACHE_DIR", "cache_dir", "", _CACHE_MEANING, _DIRECTORY),
     Setting("REGPROXY_CA_DIR", "ca_dir", "", _CA_MEANING, _DIRECTORY),
     Setting("CA_KEY_FILE", "ca_key_file", "", "the CA's key; not set = ca.key in the CA directory", _FILE),
@@ -448,6 +460,10 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
         warnings += [f"{auth.label}: {doubt}" for doubt in doubts + notes]
     tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
+    pair = [name for name in _TLS_PAIR if values.get(name)]
+    if len(pair) == 1:
+        other = _TLS_PAIR[1 - _TLS_PAIR.index(pair[0])]
+        errors.append(ConfigError(pair[0], given[pair[0]].told, f"a file in {other} too"))
     if errors:
         raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
     fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}

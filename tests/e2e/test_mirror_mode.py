@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,9 +15,11 @@ from tests.support.client import Client
 from tests.support.docker_registry import Registry
 from tests.support.images import MANIFEST, Image, make_image
 from tests.support.origin import Answer, Origin
+from tests.support.processes import free_address, wait_until
 from tests.support.proxy import Proxy, cache_status
 from tests.support.real_clients import client_env, run
 from tests.support.token_server import TokenServer
+from tests.support.trust import Trust
 
 StartProxy = Callable[..., Proxy]
 StartRegistry = Callable[..., Registry]
@@ -339,3 +342,79 @@ def test_skopeo_by_registries_conf(
     named = f"docker://{mirror}/lib/app:v1"
     run([*command, "--src-tls-verify=false", named, f"dir:{out}"], env)
     assert json.loads((out / "manifest.json").read_text()) == json.loads(image.manifest)
+
+
+# --- over TLS -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["localhost", ""], ids=["by-name", "by-address"])
+def test_over_tls(
+    name: str, start_registry: StartRegistry, start_proxy: StartProxy, stack: ExitStack, image: Image
+) -> None:
+    registry = start_registry()
+    registry.push("lib/app", "v1", image)
+    address = free_address()
+    proxy = start_proxy(registry, REGPROXY_TLS_LISTEN=f"{address[0]}:{address[1]}")
+    client = stack.enter_context(Client.connect(address))
+    client.start_tls(name or address[0], proxy.ca_pem)
+    assert client.get(paths(registry, "manifests/v1", "ns"), ACCEPT).digest == image.digest
+    assert client.get("/v2/").status == 200
+    assert client.get("/ca.crt").body == proxy.ca_pem
+
+
+def test_a_name_of_somebody_else_is_not_shown(
+    start_proxy: StartProxy, stack: ExitStack, start_registry: StartRegistry
+) -> None:
+    """No certificate of the CA for whatever name a client, or somebody between, brings here."""
+    address = free_address()
+    proxy = start_proxy(start_registry(), REGPROXY_TLS_LISTEN=f"{address[0]}:{address[1]}")
+    with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
+        stack.enter_context(Client.connect(address)).start_tls("bank.test", proxy.ca_pem)
+
+
+def test_the_operators_certificate(
+    start_proxy: StartProxy, start_registry: StartRegistry, stack: ExitStack, trust: Trust
+) -> None:
+    address = free_address()
+    pair = trust.server("proxy.corp.test", address[0])
+    proxy = start_proxy(
+        start_registry(),
+        REGPROXY_TLS_LISTEN=f"{address[0]}:{address[1]}",
+        REGPROXY_TLS_CERT_FILE=str(pair.chain),
+        REGPROXY_TLS_KEY_FILE=str(pair.key),
+    )
+    client = stack.enter_context(Client.connect(address))
+    client.start_tls("proxy.corp.test", trust.path.read_bytes())
+    assert client.get("/v2/").status == 200
+    assert proxy.ready()
+
+
+def test_plain_text_on_the_tls_port(
+    start_proxy: StartProxy, start_registry: StartRegistry, stack: ExitStack
+) -> None:
+    address = free_address()
+    start_proxy(start_registry(), REGPROXY_TLS_LISTEN=f"{address[0]}:{address[1]}")
+    client = stack.enter_context(Client.connect(address))
+    for path in ("/v2/", "/v2/lib/app/manifests/v1", "/ca.crt"):
+        assert client.get(path).status == 400
+    assert client.connect_to("reg.test:443").status == 405
+
+
+@pytest.mark.parametrize(
+    "cert, key, said",
+    [
+        ("/nowhere.pem", "/nowhere.key", "REGPROXY_TLS_CERT_FILE=/nowhere.pem"),
+        ("/nowhere.pem", None, "REGPROXY_TLS_KEY_FILE"),
+        ("/etc/hostname", "/etc/hostname", "a certificate in PEM"),
+    ],
+)
+def test_a_certificate_of_no_use(cert: str, key: str | None, said: str, tmp_path: Path) -> None:
+    address = free_address()
+    env = {
+        "REGPROXY_TLS_LISTEN": f"{address[0]}:{address[1]}",
+        "REGPROXY_TLS_CERT_FILE": cert,
+        "REGPROXY_TLS_KEY_FILE": key,
+    }
+    with Proxy(tmp_path / "proxy", env, ready=False) as proxy:
+        assert proxy.daemon.wait(20) == 2
+        assert said in proxy.log()
