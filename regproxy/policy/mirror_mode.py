@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from regproxy.config.settings import Config
 from regproxy.core.errors import HeadError
@@ -133,12 +133,37 @@ class MirrorMode:
         if mirrored.origin.host == DOCKER_HUB:
             # Docker Hub's official images; clients that take the proxy for a registry leave the word out.
             path = _HUB_ALONE.sub(r"/v2/library/\1\2", path)
-        kept = "&".join(text for name, text, _ in _fields(query) if name != "ns")
+        kept = "&".join(self._fields_kept(query, mirrored))
         headers = request.headers
         if request.method in _READS:
             headers = tuple(field for field in headers if is_neutral(field[0]))
         headers = tuple(field for field in headers if field[0] != b"authorization")
         return replace(request, target=path + (f"?{kept}" if kept else ""), headers=headers)
+
+    def _fields_kept(self, query: str, mirrored: Mirrored) -> Iterable[str]:
+        """Yield the fields of a query as the registry gets them."""
+        for name, text, value in _fields(query):
+            if name == "from":
+                source = self._source(unquote(value), mirrored)
+                if source:
+                    yield "from=" + quote(source, safe="")
+            elif name != "ns":
+                yield text
+
+    def _source(self, said: str, mirrored: Mirrored) -> str:
+        """Return the repository that a blob is to be mounted from as its registry calls it.
+
+        "" where it is another registry's: there is nothing to mount then, and the client uploads the blob
+        (OCI distribution spec, "Mounting a blob from another repository").
+        """
+        first, slash, rest = said.partition("/")
+        if mirrored.by == "prefix" and slash and _is_host(first):
+            found = self._found("prefix", first)
+            if not isinstance(found, Mirrored) or found.origin != mirrored.origin:
+                return ""
+            said = rest
+        alone = mirrored.origin.host == DOCKER_HUB and said and "/" not in said
+        return f"library/{said}" if alone else said
 
     def refusal(self, request: Request) -> str:
         """Return why a rewritten request is none that a mirror answers, "" if it is one."""

@@ -269,6 +269,70 @@ def test_pushes(
     assert client.get(paths(registry, f"manifests/{image.digest}", way), ACCEPT).status == 404
 
 
+@pytest.mark.parametrize(
+    "way, source, mounted",
+    [
+        ("prefix", "{here}/lib/app", True),
+        ("prefix", "lib/app", True),
+        ("prefix", "other.test/lib/app", False),
+        ("ns", "lib/app", True),
+        ("absolute", "lib/app", True),
+    ],
+)
+def test_a_blob_is_mounted_from_another_repository(
+    way: str,
+    source: str,
+    mounted: bool,
+    start_registry: StartRegistry,
+    start_proxy: StartProxy,
+    connect: Connect,
+    image: Image,
+) -> None:
+    """Clients name the other repository as they know it: with the registry's name before it."""
+    registry = start_registry()
+    registry.push("lib/app", "v1", image)
+    client = connect(start_proxy(registry, ALLOW_PUSH="true"))
+    there = paths(registry, "blobs/uploads/", way).replace("lib/app", "lib/other")
+    source = source.format(here=registry.authority).replace(":", "%3A").replace("/", "%2F")
+    mark = "&" if "?" in there else "?"
+    reply = client.request("POST", f"{there}{mark}mount={image.config_digest}&from={source}", body=b"")
+    assert reply.status == (201 if mounted else 202)
+    (asked,) = [request for request in registry.requests() if request.method == "POST"]
+    assert asked.target.endswith("from=lib%2Fapp") is mounted
+    blob = paths(registry, f"blobs/{image.config_digest}", way).replace("lib/app", "lib/other")
+    assert client.request("HEAD", blob).status == (200 if mounted else 404)
+
+
+def test_docker_hubs_official_images_are_mounted_from(
+    start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect, tmp_path: Path
+) -> None:
+    hub = start_origin("registry-1.docker.io")
+    digest = "sha256:" + 64 * "a"
+    for repository in ("library/app", "some/app"):
+        hub.on(f"/v2/{repository}/blobs/uploads/", Answer(b"", 201), method="POST")
+    table = tmp_path / "regproxy.toml"
+    table.write_text(f'[origin."registry-1.docker.io"]\nport = {hub.port}\n')
+    client = connect(start_proxy(hub, registries=(), REGPROXY_CONFIG=str(table), ALLOW_PUSH="true"))
+    for repository, source, asked in (
+        ("docker.io/app", "docker.io%2Fbase", "/v2/library/app/blobs/uploads/?mount={}&from=library%2Fbase"),
+        ("some/app", "base", "/v2/some/app/blobs/uploads/?mount={}&from=library%2Fbase"),
+        (
+            "some/app",
+            "index.docker.io/a/base",
+            "/v2/some/app/blobs/uploads/?mount={}&from=index.docker.io%2Fa%2Fbase",
+        ),
+        (
+            "docker.io/some/app",
+            "index.docker.io/a/base",
+            "/v2/some/app/blobs/uploads/?mount={}&from=a%2Fbase",
+        ),
+        ("docker.io/some/app", "docker.io:1/base", "/v2/some/app/blobs/uploads/?mount={}"),
+    ):
+        path = f"/v2/{repository}/blobs/uploads/?mount={digest}&from={source}"
+        assert client.request("POST", path, body=b"").status == 201
+        assert hub.requests[-1].target == asked.format(digest)
+
+
 def test_no_push_where_pushes_are_not_allowed(
     start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect
 ) -> None:
