@@ -15,7 +15,7 @@ from tests.support.client import Client
 from tests.support.docker_registry import Registry
 from tests.support.images import MANIFEST, Image, make_image
 from tests.support.origin import Answer, Origin
-from tests.support.processes import free_address, wait_until
+from tests.support.processes import free_address
 from tests.support.proxy import Proxy, cache_status
 from tests.support.real_clients import client_env, run
 from tests.support.token_server import TokenServer
@@ -403,7 +403,7 @@ def test_plain_text_on_the_tls_port(
 @pytest.mark.parametrize(
     "cert, key, said",
     [
-        ("/nowhere.pem", "/nowhere.key", "REGPROXY_TLS_CERT_FILE=/nowhere.pem"),
+        ("/nowhere.pem", "/nowhere.key", "REGPROXY_TLS_CERT_FILE='/nowhere.pem'"),
         ("/nowhere.pem", None, "REGPROXY_TLS_KEY_FILE"),
         ("/etc/hostname", "/etc/hostname", "a certificate in PEM"),
     ],
@@ -416,5 +416,6 @@ def test_a_certificate_of_no_use(cert: str, key: str | None, said: str, tmp_path
         "REGPROXY_TLS_KEY_FILE": key,
     }
     with Proxy(tmp_path / "proxy", env, ready=False) as proxy:
-        assert proxy.daemon.wait(20) == 2
+        proxy.daemon.wait()
+        assert proxy.stop() == 2
         assert said in proxy.log()

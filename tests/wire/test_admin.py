@@ -216,7 +216,7 @@ class TestPages:
         assert client.get("/ca.crt").body == proxy.ca_pem
 
     @pytest.mark.parametrize(
-        "target", ["/elsewhere", "/v2/", "http://example.com/", "http://example.com:8080/x"]
+        "target", ["/elsewhere", "/v2x/", "http://example.com/", "http://example.com:8080/x"]
     )
     def test_what_is_not_there(self, target: str, plain: Client) -> None:
         reply = plain.get(target, {"Host": "example.com"})
