@@ -44,6 +44,8 @@ REQUEST_TIMEOUT: Final = 408  # in the log only: the client was in the middle of
 CLIENT_GONE: Final = 499  # nginx's status for a client that left before its answer began
 OWN_HOST: Final = "docker.caching.proxy.internal"
 
+# The alerts of clients that don't trust the certificate (RFC 8446 6.2); Go sends bad_certificate.
+_DISTRUST: Final = ("alert unknown ca", "alert bad certificate", "alert certificate unknown")
 _FROM_DISK: Final = frozenset({"HIT", "STALE"})
 
 
@@ -232,6 +234,8 @@ class Session:
             self._responder.record(exchange)
         if reason.startswith("TLS handshake failed"):
             log.info("%s: %s: %s", self.stream.peer, exchange.host, reason)
+            if any(alert in reason for alert in _DISTRUST):
+                self._services.say_distrusted(self.stream.peer, exchange.host)
 
     # --- heads -------------------------------------------------------------------------------------------
 

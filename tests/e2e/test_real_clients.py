@@ -304,6 +304,7 @@ def test_a_client_without_the_ca_fails(
     for number, ca in enumerate((None, trust.path)):
         with pytest.raises(Failed, match=NOT_TRUSTED):
             Skopeo(tmp_path / f"nobody-{number}", proxy=proxy.url, ca=ca).copy(target)
+    assert proxy.log().count("the client does not trust this proxy's CA") == 1
 
 
 def test_a_host_that_is_not_intercepted_is_tunnelled(
