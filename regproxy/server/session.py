@@ -111,8 +111,7 @@ class Session:
         elif plan.decision is Decision.TUNNEL:
             exchange.task = services.loop.create_task(self._tunnel(host, port))
         else:
-            services.say_refused(host, port, plan.reason)
-            responder.plain_error(exchange, 403, f"CONNECT {host}:{port} refused: {plan.reason}")
+            exchange.task = services.loop.create_task(self._refuse(host, port, plan.reason))
 
     def on_foreign(self, kind: str) -> None:
         """Answer with an error: the first byte is of another protocol."""
@@ -394,6 +393,15 @@ class Session:
         exchange.begin(self._origin, None)
         timeout = services.config.client_header_timeout
         self.stream.start_tls(context, host.encode(), setup_pages.is_address(host), timeout)
+
+    async def _refuse(self, host: str, port: int, reason: str) -> None:
+        """Refuse a CONNECT to a port, unless a registry sends its clients there for their tokens."""
+        services = self._services
+        if await services.upstream.is_token_server(host, port):
+            await self._tunnel(host, port)
+            return
+        services.say_refused(host, port, reason)
+        self._responder.plain_error(self.exchange, 403, f"CONNECT {host}:{port} refused: {reason}")
 
     async def _tunnel(self, host: str, port: int) -> None:
         """Open a tunnel to a host that is not intercepted."""

@@ -345,7 +345,7 @@ def test_one_fetch_for_all_who_ask() -> None:
         gate.set()
         shown = await asyncio.gather(*askers)
         # Those who come later need not find out that theirs is refused.
-        assert shown == [[THE_CLIENTS, FIRST], *[[FIRST]] * 48]
+        assert shown == [[THE_CLIENTS, FIRST], *[[FIRST, None]] * 48]
         assert len(it.server.asked) == 1
 
     run(test)
