@@ -115,7 +115,7 @@ def accepts(port: int) -> bool:
 
 
 class Nginx:
-    """Static files over TLS 1.3, without TLS at `plain_port`, by `workers` processes, with its access log on."""
+    """Static files by `workers` processes over TLS 1.3, and without TLS at `plain_port`, access log on."""
 
     def __init__(self, directory: Path, root: Path, identity: Identity, workers: int = 1) -> None:
         directory.mkdir(parents=True, exist_ok=True)
