@@ -16,7 +16,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from regproxy.config.settings import Config
 from regproxy.core.errors import HeadError
@@ -55,6 +55,13 @@ class Mirrored:
     def for_proxy(self) -> bool:
         """Whether the client speaks to the proxy alone, and leaves the registry's credentials to it."""
         return self.by != "absolute"
+
+    def sent(self, name: str, text: str, value: str) -> str:
+        """Return a query's field as the registry gets it: a repository to mount from has a prefix, too."""
+        said = unquote(value)
+        if self.by == "prefix" and name == "from" and said.startswith(f"{unquote(self.name)}/"):
+            return f"from={quote(said.partition('/')[2], safe='')}"
+        return text
 
     def here(self, path: str) -> str:
         """Return the path by which a client reaches the registry's `path` (and query) through the proxy."""
@@ -133,7 +140,9 @@ class MirrorMode:
         if mirrored.origin.host == DOCKER_HUB:
             # Docker Hub's official images; clients that take the proxy for a registry leave the word out.
             path = _HUB_ALONE.sub(r"/v2/library/\1\2", path)
-        kept = "&".join(text for name, text, _ in _fields(query) if name != "ns")
+        kept = "&".join(
+            mirrored.sent(name, text, value) for name, text, value in _fields(query) if name != "ns"
+        )
         headers = request.headers
         if request.method in _READS:
             headers = tuple(field for field in headers if is_neutral(field[0]))

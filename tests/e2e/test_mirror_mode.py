@@ -269,6 +269,20 @@ def test_pushes(
     assert client.get(paths(registry, f"manifests/{image.digest}", way), ACCEPT).status == 404
 
 
+def test_a_mount_from_another_repository(
+    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+) -> None:
+    registry = start_registry()
+    registry.push("lib/app", "v1", image)
+    client = connect(start_proxy(registry, ALLOW_PUSH="true"))
+    prefixed, elsewhere = f"{registry.authority}/lib/app", "other.test/lib/app"
+    for source, status in ((prefixed, 201), ("lib/app", 201), (elsewhere, 202)):
+        for spelled in (source, source.replace("/", "%2F").replace(":", "%3A")):
+            path = f"/v2/{registry.authority}/lib/new{len(spelled)}/blobs/uploads/"
+            mounted = client.request("POST", f"{path}?mount={image.config_digest}&from={spelled}", body=b"")
+            assert mounted.status == status
+
+
 def test_no_push_where_pushes_are_not_allowed(
     start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect
 ) -> None:
