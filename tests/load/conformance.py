@@ -1,4 +1,4 @@
-"""OCI distribution-spec conformance: straight to a registry, and through the proxy by CONNECT and as a mirror.
+"""OCI distribution-spec conformance: straight to a registry, through the proxy by CONNECT, and as a mirror.
 
 Whatever passes straight has to pass through the proxy. The suite is the specification's own, built by the Go
 module proxy; see `make conformance`.
