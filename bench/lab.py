@@ -154,6 +154,15 @@ class Lab:
         """A direct download."""
         return self._measure("origin", origin.process.pid, origin.route(), load)
 
+    def in_tunnel(self, load: Load) -> Sample:
+        """`load` without TLS, through a tunnel of the subject's to the origin."""
+        route = self.subject.tunnel(self.origin.plain_port)
+        return self._measure(self.subject.name, self.subject.pid, route, load)
+
+    def on_plain_origin(self, load: Load) -> Sample:
+        """The same without the tunnel."""
+        return self._measure("origin", self.origin.process.pid, self.origin.plain_route(), load)
+
     def _measure(self, name: str, pid: int, route: Route, load: Load, beside: Load | None = None) -> Sample:
         pids = [server.process.pid for server in self._origins] + [self.subject.pid]
         others = [other for other in pids if other != pid]

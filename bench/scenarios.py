@@ -16,6 +16,7 @@ from bench.material import Item
 
 MIB = 1 << 20
 BLOB = 32_000_000  # S1 and S8
+TUNNELLED = 1024 * MIB  # S7, each answer
 WAITERS = 8  # S5
 STREAMS = 4  # S8
 PROBE_RATE = 200.0  # requests/s, S8
@@ -34,13 +35,16 @@ class Plan:
     middle: int  # bytes, S4 behind 150 MB/s
     slow: int  # bytes, S5
     limited: int  # bytes, S11
+    tunnelled: int  # S7
     streams: tuple[int, ...]  # S11
     probe_seconds: float  # S8
 
 
 PLANS = {
-    "short": Plan(5, 25, 25_000, 1_000, 512 * MIB, 192 * MIB, 40_000_000, 64_000_000, (4,), 1.5),
-    "full": Plan(7, 100, 100_000, 3_000, 1024 * MIB, 1024 * MIB, 256_000_000, 256_000_000, (1, 2, 4, 8), 5),
+    "short": Plan(5, 25, 25_000, 1_000, 512 * MIB, 192 * MIB, 40_000_000, 64_000_000, 1, (4,), 1.5),
+    "full": Plan(
+        7, 100, 100_000, 3_000, 1024 * MIB, 1024 * MIB, 256_000_000, 256_000_000, 4, (1, 2, 4, 8), 5
+    ),
 }
 
 
@@ -230,6 +234,19 @@ def by_streams(lab: Lab, plan: Plan, origin: Origin, where: str) -> list[Figure]
     return figures
 
 
+def tunnel(lab: Lab, plan: Plan) -> list[Figure]:
+    """S7: answers without TLS through a tunnel, beside the same without the tunnel."""
+    blob = lab.material.blob(TUNNELLED)
+    lab.in_tunnel(Load(blob, count=1, verify=True))
+    load = Load(blob, count=plan.tunnelled)
+    pairs = alternate(plan.pairs, lambda: lab.in_tunnel(load), lambda: lab.on_plain_origin(load))
+    cpu = tuple(mine.cpu_per_gb for mine, _ in pairs)
+    return [
+        Figure("S7", "tunnel, CPU", "s/GB", cpu, targets=(at_most(0.5),)),
+        compared("S7", "tunnel, throughput", "GB/s", pairs, lambda s: s.gb_per_second),
+    ]
+
+
 def beside_streams(lab: Lab, plan: Plan) -> list[Figure]:
     """S8: manifests at a steady rate, latency from the due time, while 4 connections stream blobs."""
     manifest, blob = lab.material.manifest(), lab.material.blob(BLOB)
@@ -263,6 +280,7 @@ SCENARIOS: dict[str, Callable[[Lab, Plan], list[Figure]]] = {
     "S3": new_connection,
     "S4": cold_blob,
     "S5": waiters,
+    "S7": tunnel,
     "S8": beside_streams,
     "S11": limited,
 }

@@ -92,6 +92,10 @@ class Subject(Protocol):
         ...
 
     def route(self, origin_port: int) -> Route: ...
+    def tunnel(self, port: int) -> Route:
+        """The way through a tunnel to a port of HOST that is not intercepted, without TLS."""
+        ...
+
     def command(self) -> list[str]: ...
 
 
@@ -111,12 +115,12 @@ def accepts(port: int) -> bool:
 
 
 class Nginx:
-    """Static files over TLS 1.3 by `workers` processes, with its access log on."""
+    """Static files over TLS 1.3, and without TLS at `plain_port`, by `workers` processes with access logs."""
 
     def __init__(self, directory: Path, root: Path, identity: Identity, workers: int = 1) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._workers = workers
-        self.port = free_port()
+        self.port, self.plain_port = free_port(), free_port()
         self._identity = identity
         self.access_log = directory / "access.log"
         config = directory / "nginx.conf"
@@ -149,6 +153,7 @@ http {{
   ssl_protocols TLSv1.3;
   server {{
     listen 127.0.0.1:{self.port} ssl;
+    listen 127.0.0.1:{self.plain_port};
     server_name {HOST};
     ssl_certificate {self._identity.leaf};
     ssl_certificate_key {self._identity.leaf_key};
@@ -161,6 +166,9 @@ http {{
 
     def route(self) -> Route:
         return Route(f"127.0.0.1:{self.port}", f"{HOST}:{self.port}", self._identity.ca)
+
+    def plain_route(self) -> Route:
+        return Route(f"127.0.0.1:{self.plain_port}", f"{HOST}:{self.plain_port}", None)
 
     def sent(self, path: str) -> list[int]:
         """Body bytes of every request for `path` so far, as the access log has them."""
@@ -219,6 +227,7 @@ class Regproxy:
             "ENABLE_MANIFEST_CACHE": "true",
             "REGPROXY_RESOLVE": f"{HOST}=127.0.0.1",
             "REGPROXY_ALLOW_TARGETS": HOST,
+            "REGPROXY_CONNECT_PORTS": "*",
             "REGPROXY_UPSTREAM_CA_FILE": str(identity.ca),
             "REGPROXY_LISTEN": f"127.0.0.1:{self.port}",
             "REGPROXY_ADMIN_LISTEN": f"127.0.0.1:{self._admin}",
@@ -263,6 +272,9 @@ class Regproxy:
     def route(self, origin_port: int) -> Route:
         ca = self._directory / "ca" / "ca.crt"
         return Route(f"127.0.0.1:{self.port}", f"{HOST}:{origin_port}", ca, connect=True)
+
+    def tunnel(self, port: int) -> Route:
+        return Route(f"127.0.0.1:{self.port}", f"{HOST}:{port}", None, connect=True)
 
 
 class Squid:
@@ -345,3 +357,6 @@ shutdown_lifetime 1 seconds
 
     def route(self, origin_port: int) -> Route:
         return Route(f"127.0.0.1:{self.port}", f"{HOST}:{origin_port}", self._identity.ca, connect=True)
+
+    def tunnel(self, port: int) -> Route:
+        raise BenchError("squid is set up to intercept every CONNECT")

@@ -2,11 +2,13 @@
 gets.
 
 Configured logins go to the host that they are configured for, and to a token server in the registry's own
-domain; never across a redirect, and over plain HTTP only where that is configured. See docs/configuration.md.
+domain. A registry's login does not follow its redirects: a host that these lead to is shown credentials of
+its own at most. Plain HTTP is used only where that is configured. See docs/configuration.md, "Credentials".
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Hashable
@@ -35,20 +37,20 @@ from regproxy.policy.lending import (
 )
 from regproxy.policy.origins import Origins
 from regproxy.registry.challenges import Bearer, asks_for_basic, bearer_of, parse_challenges
+from regproxy.registry.rate_limits import ANONYMOUS, CLIENT
 from regproxy.registry.targets import Kind, Target, parse_target
 from regproxy.registry.token_protocol import PLAIN, Realm, parse_realm, parse_scope
 
-__all__ = ["Authorizer", "Exchange", "Grant", "TokenCounter"]
+__all__ = ["Authorizer", "Exchange", "Grant", "TokenCounter", "client_grant"]
 
 log = logging.getLogger(__name__)
 
-ANONYMOUS: Final = "anonymous"
-CLIENT: Final = "client"
-REGISTRIES_KEPT: Final = 1024  # registries whose challenge is remembered
-SCOPES_KEPT: Final = 4096
+REGISTRIES_KEPT: Final = 1024  # logins and servers whose last token request is remembered
+SCOPES_KEPT: Final = 4096  # registries and repositories whose challenge is remembered
 _SHOWN: Final = 200  # characters of a path in the log
 PING: Final = "ping"  # the scope of GET and HEAD /v2/, whoever asks: the same is asked
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
+REFUSED_SECONDS: Final = 60.0  # for which a client's credentials that were refused are not shown again
 YOUNG: Final = 10.0  # seconds; a token that is refused at this age is not fetched anew
 
 # "login": a username and password, or a configured token.
@@ -59,6 +61,8 @@ Sort = Literal["client", "login", "token"]
 class Grant:
     """An Authorization value. `credential` is its name in metrics: "client", "anonymous", or the configured
     user's.
+
+    `login`: the login that it is, or that the token was issued for. `key`: what a token was requested by.
     """
 
     value: bytes = field(repr=False)
@@ -67,6 +71,11 @@ class Grant:
     login: Login | None = field(default=None, repr=False)
     key: Key | None = field(default=None, repr=False)
     scope: Hashable = None  # of the login's standing
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is one of the proxy's own, not the client's."""
+        return self.sort != "client"
 
 
 class TokenCounter(Protocol):
@@ -161,20 +170,26 @@ class Authorizer:
         # By registry and repository, and by registry alone ("") with what was learned last.
         self._asks: Bounded[tuple[Origin, str], Realm | Literal["basic"]] = Bounded(SCOPES_KEPT)
         self._scopes: Bounded[tuple[Origin, str], tuple[str, ...]] = Bounded(SCOPES_KEPT)
+        # Clients' credentials by a hash, and until when they are not shown again.
+        self._refused: Bounded[tuple[Origin, str, bytes], float] = Bounded(SCOPES_KEPT)
 
     # --- called by the pipeline -----------------------------------------------------------------------------
 
     async def authorization(
-        self, origin: Origin, target: Target, request: Request, *, background: bool = False
+        self, origin: Origin, target: Target, request: Request, *, own_account: bool = False
     ) -> Grant | None:
-        """Return what to send first, None for nothing. `background`: the request is the proxy's own, not a
+        """Return what to send first, None for nothing. `own_account`: the request is the proxy's own, not a
         client's.
         """
-        client = _client(request)
+        client = client_grant(request)
         if client is not None and self._origins.settings(origin).credentials_first == "client":
-            return client
+            if not self._was_refused(origin, target, client):
+                return client
+            # What the registry has just refused to it is not shown again, if there is anything else.
+            ours = await self._ours_or_none(origin, target, own_account)
+            return ours if ours is not None else client
         try:
-            return await self._ours(origin, target, background, eager_only=True) or client
+            return await self._ours(origin, target, own_account, eager_only=True) or client
         except UpstreamError:
             if client is None:
                 raise
@@ -188,22 +203,40 @@ class Authorizer:
         response: Response,
         grant: Grant | None,
         *,
-        background: bool = False,
+        own_account: bool = False,
     ) -> Grant | None:
-        """Return what to try, once, after a 401 to `grant`; None: the 401 goes to the client."""
-        ours = grant is not None and grant.sort != "client"
+        """Return what to try, once, after a 401 to `grant`; None: the 401 goes to the client.
+
+        Raises UpstreamError where a token server is in trouble.
+        """
+        ours = grant is not None and grant.is_ours
+        if grant is not None and not ours:
+            self._refused.put(_refusal_key(origin, target, grant), self._clock() + REFUSED_SECONDS)
         clean = response if ours or not is_shaped(request) else await self._challenge(origin)
         if clean is not None:
             self._learn(origin, target, clean)
             await self._share(origin, clean)
-        if grant is None or grant.sort == "client":
-            return await self._ours(origin, target, background)
+        if grant is None or not grant.is_ours:
+            return await self._ours(origin, target, own_account)
         another = None
         await self._judge_first(origin, grant)
         if self._note_refusal(origin, target, grant):
-            another = await self._ours(origin, target, background)
+            another = await self._ours(origin, target, own_account)
         # Sending the same value again would get another 401.
-        return another if another is not None and another.value != grant.value else _client(request)
+        if another is not None and another.value != grant.value:
+            return another
+        client = client_grant(request)
+        return None if client is None or self._was_refused(origin, target, client) else client
+
+    def _was_refused(self, origin: Origin, target: Target, client: Grant) -> bool:
+        """Return whether a registry has lately refused a client's credentials for this repository."""
+        return self._clock() < (self._refused.get(_refusal_key(origin, target, client)) or 0.0)
+
+    async def _ours_or_none(self, origin: Origin, target: Target, own_account: bool) -> Grant | None:
+        try:
+            return await self._ours(origin, target, own_account)
+        except UpstreamError:
+            return None
 
     async def hidden(
         self,
@@ -212,7 +245,7 @@ class Authorizer:
         request: Request,
         response: Response,
         *,
-        background: bool = False,
+        own_account: bool = False,
     ) -> Grant | None:
         """Return what to try, once, after an answer that is_hiding() to a request without credentials."""
         if not self._logins.any:
@@ -223,24 +256,24 @@ class Authorizer:
             choice = await self._logins.direct(origin, target.repository)
             if choice.login is not None:
                 return _login_grant(choice.login, target.repository)
-            # What it has can't be shown to the registry itself.
+            # A login that can't be sent to the registry itself may be for its token server: learn which.
             clean = await self._challenge(origin) if choice.configured else None
             if clean is not None:
                 self._learn(origin, target, clean)
-        return await self._ours(origin, target, background)
+        return await self._ours(origin, target, own_account)
 
     def found(self, origin: Origin, target: Target, grant: Grant, status: int) -> None:
-        """An answer came to what hidden() gave: a login that was of use is sent at once from now on."""
+        """Record the answer to a grant of hidden(): a login that helped is sent at once from now on."""
         if status < 400 and grant.sort == "login" and self._asks_by(origin, target.repository) is None:
             self._put_asks(origin, target, "basic")
 
-    async def led(
+    async def redirected(
         self, registry: Origin, at: Origin, method: str, path: str, response: Response
     ) -> Grant | None:
-        """Return what to show, once, after a 401 of the host that a registry's answer has led to.
+        """Return what to try, once, after a 401 of `at`, the host that a registry's redirect has led to.
 
-        That is its own login, where `Origins.lends`, or an anonymous token. Only into what a pull asks for: a
-        redirect may lead anywhere.
+        That is a login of that host's own, where `Origins.lends`, else an anonymous token. Only for URLs of
+        content as a pull has them, as a redirect may lead anywhere; None for others.
         """
         target, found = parse_target(path), loan(method, path, pushes=False)
         if found is None or found.endpoint != "content" or target.kind not in _CONTENT:
@@ -266,7 +299,7 @@ class Authorizer:
 
     async def note(self, origin: Origin, target: Target, response: Response, grant: Grant) -> None:
         """Record a 401 to one of the proxy's own grants."""
-        if grant.sort != "client":
+        if grant.is_ours:
             self._learn(origin, target, response)
             await self._judge_first(origin, grant)
             self._note_refusal(origin, target, grant)
@@ -282,8 +315,7 @@ class Authorizer:
         self._logins.accepted(origin, origin, grant.login, grant.scope)
 
     async def passing(self, origin: Origin, request: Request) -> Grant | None:
-        """Return the login to add to a request that is passed on, None for none; the login is that host's
-        own.
+        """Return the host's own login, to add to a request that is passed on; None: add none.
 
         Such requests are pings, listings and pushes: see lending. The request must be trimmed() before the
         login is added.
@@ -304,9 +336,7 @@ class Authorizer:
         return await self._direct(origin, scope, eager_only=eager_only)
 
     async def passed(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
-        """Handle the answer to a request that passing() was asked about: `request` as it was sent, with its
-        grant.
-        """
+        """Record the answer to a request that passing() was asked about: `request` as sent, with `grant`."""
         # Pages that are not part of the registry API may ask for other logins.
         if response.status == 401 and loan(request.method, request.path, pushes=True) is not None:
             clean = await self._challenge(origin) if is_shaped(request) else response
@@ -317,8 +347,7 @@ class Authorizer:
         self.judge(origin, request, grant, response)
 
     async def may_show(self, origin: Origin, grant: Grant | None) -> bool:
-        """Tell whether to send a login in a request whose answer can't be awaited first, as its body is still
-        to come.
+        """Tell whether to send a login in a request that can't be repeated, as its body is streamed.
 
         The login must be known to be accepted; a ping finds that out. Where a registry answers pings without
         a login too, one request may send it after 1 s, 2 s, 4 s and so on, until it is accepted.
@@ -336,8 +365,8 @@ class Authorizer:
         return self._canary.is_open(origin) and not rests and self._standings.hold(key, now) == 0
 
     async def _judge_first(self, origin: Origin, grant: Grant) -> None:
-        """Test a login that was neither accepted nor refused before with a request of the proxy's own: a
-        refusal may be about the repository.
+        """Before a refusal counts: test a login that was neither accepted nor refused yet by a request of the
+        proxy's own, as the refusal may be about the repository.
         """
         login = grant.login if grant.sort == "login" else None
         if login is None:
@@ -347,6 +376,7 @@ class Authorizer:
             await self._prove(origin, origin, login)
 
     async def _prove(self, origin: Origin, server: Origin, login: Login) -> None:
+        """Find out whether `server` accepts a login, by a ping or a token request of the proxy's own."""
         key = None
         if server != origin or isinstance(self._asks_by(origin), Realm):
             # The last token that this login got, or one without a scope: other tokens may be refused because
@@ -432,14 +462,14 @@ class Authorizer:
     # --- the proxy's own credentials ------------------------------------------------------------------------
 
     async def _ours(
-        self, origin: Origin, target: Target, background: bool, *, eager_only: bool = False
+        self, origin: Origin, target: Target, own_account: bool, *, eager_only: bool = False
     ) -> Grant | None:
         """Return one of the proxy's own credentials, of the kind that the registry asks for as far as that is
         known.
         """
         asks = self._asks_by(origin, target.repository)
         if isinstance(asks, Realm):
-            return await self._token(origin, target, asks, background)
+            return await self._token(origin, target, asks, own_account)
         if asks is None and not eager_only:
             return None
         return await self._direct(origin, target.repository, eager_only=asks is None)
@@ -449,7 +479,7 @@ class Authorizer:
         return None if login is None else _login_grant(login, scope)
 
     async def _token(
-        self, origin: Origin, target: Target, realm: Realm, background: bool, *, again: bool = True
+        self, origin: Origin, target: Target, realm: Realm, own_account: bool, *, again: bool = True
     ) -> Grant | None:
         """Return a token for the configured user, or an anonymous one if that fails.
 
@@ -461,7 +491,7 @@ class Authorizer:
         login = choice.login
         if login is not None and login.kind == "bearer":
             return _login_grant(login, repository)
-        if not (background or choice.configured):
+        if not (own_account or choice.configured):
             return None
         if login is not None:
             scopes = self._scope(origin, target, narrow=choice.narrow)
@@ -470,7 +500,7 @@ class Authorizer:
             except NoToken as error:
                 if error.login and again:
                     # The provider may have another login by now.
-                    return await self._token(origin, target, realm, background, again=False)
+                    return await self._token(origin, target, realm, own_account, again=False)
         return await self._anonymous(origin, target, realm)
 
     async def _anonymous(self, origin: Origin, target: Target, realm: Realm) -> Grant | None:
@@ -552,9 +582,14 @@ class Authorizer:
         return self._tokens.give_up(key, value, YOUNG) or other
 
 
-def _client(request: Request) -> Grant | None:
+def client_grant(request: Request) -> Grant | None:
+    """Return the client's own credentials, None without any."""
     value = request.get(b"authorization")
     return None if value is None else Grant(value, CLIENT)
+
+
+def _refusal_key(origin: Origin, target: Target, client: Grant) -> tuple[Origin, str, bytes]:
+    return origin, target.repository, hashlib.sha256(client.value).digest()
 
 
 def _login_grant(login: Login, scope: Hashable) -> Grant:

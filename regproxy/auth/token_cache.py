@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
-from urllib.parse import urljoin
 
 from regproxy.auth.lockout import Rest
 from regproxy.auth.login_trials import Trials
@@ -15,7 +14,7 @@ from regproxy.core.errors import BadResponse, RateLimited, Refused, UpstreamErro
 from regproxy.core.lru import Bounded
 from regproxy.core.single_flight import Flights
 from regproxy.http.messages import Headers, Response
-from regproxy.http.origin import Origin
+from regproxy.http.origin import Origin, follow
 from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS
 from regproxy.registry.rate_limits import parse_retry
 from regproxy.registry.token_protocol import (
@@ -135,9 +134,8 @@ async def ask_realm(
             break
         host = f"[{at.host}]" if ":" in at.host else at.host
         try:
-            url = urljoin(f"{at.scheme}://{host}:{at.port}{ask.target}", location.decode("ascii"))
-            realm = parse_realm(url, "")
-        except (ValueError, BadResponse):
+            realm = parse_realm(follow(f"{at.scheme}://{host}:{at.port}{ask.target}", location), "")
+        except BadResponse:
             break
         to = await leads_to(key, realm.origin)
         if to is None:

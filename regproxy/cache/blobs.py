@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from regproxy.cache import layout
-from regproxy.cache.parts import Part, memory_part, new_part, open_part, unlink_beside
+from regproxy.cache.parts import Part, memory_part, new_part, open_part, take_part, unlink_beside
 from regproxy.core import file_lock
 from regproxy.core.errors import StoreError
 from regproxy.dataplane.board import Board
@@ -241,6 +241,27 @@ class Store:
         if self._failing:
             log.warning("%s: storing works again", self.root)
             self._failing = ""
+
+    def set_aside(self, part: Part, digest: str) -> None:
+        """Leave an own complete part, whose digest is known, for take_aside() in any process. Raises OSError.
+
+        Whoever has it first keeps it: the bytes are the same.
+        """
+        assert part.path is not None
+        part.path.rename(layout.pushed(self.root, digest))
+        part.path = None
+        part.release()
+        part.close()
+        part.growth.file.close()
+
+    def take_aside(self, digest: str) -> Part | None:
+        """Return the part that set_aside() has left under this digest; None: there is none."""
+        path = layout.pushed(self.root, digest)
+        try:
+            part = take_part(path, self._loop)
+        except OSError:
+            return None
+        return part
 
     async def commit(self, part: Part, digest: str) -> Blob:
         """Move a part whose digest has matched into place, after its bytes have been synced to disk.

@@ -20,6 +20,7 @@ BLOBS: Final = "blobs/sha256"
 
 PART: Final = ".part"
 META: Final = ".meta"
+PUSHED: Final = ".pushed"
 MAP: Final = ".map"
 WANT: Final = ".want"
 BESIDE: Final = (META, MAP, WANT)  # suffixes of the files beside a part
@@ -52,6 +53,11 @@ def part(root: Path, digest: str, source: str = "") -> Path:
 def anonymous_part(root: Path) -> Path:
     """Return a new part's file, for content whose digest is not known yet."""
     return parts(root) / f"{secrets.token_hex(12)}{PART}"
+
+
+def pushed(root: Path, digest: str) -> Path:
+    """Return the file of a body that a client has uploaded, until the registry confirms it as content."""
+    return parts(root) / f"{digest[7:]}{PUSHED}"
 
 
 def tag_claims(root: Path) -> Path:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from regproxy.cache import layout, reconcile
-from regproxy.cache.layout import BESIDE, PART, TAG_CLAIM
+from regproxy.cache.layout import BESIDE, PART, PUSHED, TAG_CLAIM
 from regproxy.cache.parts import unlink_beside
 from regproxy.core import file_lock
 
 _PIECE: Final = 100  # parts between two yields
 _ANONYMOUS_AGE: Final = 10.0  # seconds; such a part is never resumed
 _TAG_AGE: Final = 60.0
+_PUSHED_AGE: Final = 600.0  # the registry confirms an upload right after its last byte
 
 
 def sweep_parts(
@@ -77,6 +78,8 @@ def _keep(root: Path, path: Path, keep: float) -> float:
         return _TAG_AGE
     if path.suffix in BESIDE:
         return _ANONYMOUS_AGE
+    if path.suffix == PUSHED:
+        return _PUSHED_AGE
     resumable = path.suffix != PART or reconcile.is_hex(path.stem)
     if not resumable or os.path.lexists(layout.blob(root, f"sha256:{path.stem}")):
         return _ANONYMOUS_AGE

@@ -6,6 +6,7 @@
     parts/<64 hex>.want    offsets that others wait for, 8 bytes each, appended by followers
     parts/<64 hex>-<8 hex>.part    the same content from another registry, while the first fill is under way
     parts/<random>.part    content whose digest is not known yet; it has no followers
+    parts/<64 hex>.pushed  what a client has uploaded, until the registry confirms it
 
 A part without a filler (its process was killed) is resumed where it ends. Bytes written before the machine
 itself went down are not used: those that had not reached the disk may be zeros.
@@ -356,6 +357,21 @@ def new_part(path: Path, limit: int, loop: asyncio.AbstractEventLoop) -> Part:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _FILE_MODE)
     file_lock.lock(fd)
     return Part(path, GrowingFile(File(fd, -1, loop), limit), mine=True)
+
+
+def take_part(path: Path, loop: asyncio.AbstractEventLoop) -> Part | None:
+    """Open a complete file as an own part; None: another process has it. Raises OSError."""
+    fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        if not (file_lock.lock(fd) and file_lock.names(path, fd)):
+            os.close(fd)
+            return None
+        growth = GrowingFile(File(fd, -1, loop))
+    except BaseException:
+        os.close(fd)
+        raise
+    growth.follow(os.fstat(fd).st_size)
+    return Part(path, growth, mine=True)
 
 
 def memory_part(limit: int, error: int, loop: asyncio.AbstractEventLoop) -> Part:

@@ -1,7 +1,7 @@
-"""Values as docker-registry-proxy, and other programs that share a variable, take them.
+"""Parse settings as docker-registry-proxy, and other programs that read the same variable, parse them.
 
-An environment that starts docker-registry-proxy has to start this proxy. What it took and what means nothing
-here, or something else, is a Noted value: it is used, or done without, and the warning says so.
+An environment that starts docker-registry-proxy must start this proxy. A value that it accepted, and that
+has no meaning or another one here, becomes a Noted value: what is used instead, with a warning.
 """
 
 from __future__ import annotations
@@ -12,17 +12,34 @@ from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from regproxy.config.host_regex import compile_host_regex
-from regproxy.config.parent_proxy import ParentProxy, UnusableProxy, parse_parent_proxy, read_no_proxy
-from regproxy.config.values import Credential, HostRule, Raw, parse_positive_time, parse_rule, parse_time
+from regproxy.config.parent_proxy import (
+    NoProxy,
+    ParentProxy,
+    UnusableProxy,
+    parse_parent_proxy,
+    read_no_proxy,
+)
+from regproxy.config.values import (
+    Credential,
+    HostRule,
+    Raw,
+    parse_credentials,
+    parse_positive_time,
+    parse_rule,
+    parse_size,
+    parse_time,
+    split_entries,
+)
 
 _OFF = frozenset({"false", "0", "no", "off"})
 _STATUS = re.compile(r"any|[1-5][0-9]{2}")
 _SCHEME = re.compile(r"https?://", re.IGNORECASE)
+_WORD = re.compile(r""" "[^"]*" | '[^']*' | \S+ """, re.VERBOSE)
 
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """A value, and what the log says of how it was read; without the text itself, which may be a secret."""
+    """A value, and warnings about how it was read. They never hold the text itself, which may be a secret."""
 
     value: Any
     notes: tuple[str, ...]
@@ -37,9 +54,9 @@ def parse_switch(raw: Raw) -> bool | Noted:
 
 
 def parse_verify(raw: Raw) -> bool | Noted:
-    """Return False for a word that says so, True for anything else.
+    """Return VERIFY_SSL: False for a word that means it, True for anything else.
 
-    docker-registry-proxy takes `1` or `yes` for false, and verifies nothing then. That is nobody's wish.
+    docker-registry-proxy reads `1` or `yes` as false, and verifies nothing then, which nobody can want.
     """
     text = cast(str, raw)
     if text == "true" or text.strip().lower() in _OFF:
@@ -47,9 +64,20 @@ def parse_verify(raw: Raw) -> bool | Noted:
     return Noted(True, ("read as true: certificates are verified; only false, 0, no and off are false",))
 
 
+def _unquoted(text: str) -> str:
+    """Return a value without blanks and the quotes around it: Compose lists and --env-file keep them."""
+    text = text.strip()
+    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def _nginx_words(raw: Raw) -> list[str]:
+    """Return the arguments of a directive in nginx's configuration, without their quotes."""
+    return [_unquoted(word) for word in _WORD.findall(cast(str, raw))]
+
+
 def parse_timeout(raw: Raw) -> float | Noted:
-    """Return seconds, above 0; what would let every operation fail at once is nginx's default."""
-    text = cast(str, raw).strip()
+    """Return seconds, above 0: nginx's default of 60 in place of 0. Raises ValueError for what is no time."""
+    text = _unquoted(cast(str, raw))
     try:
         return parse_positive_time(text)
     except ValueError:
@@ -59,33 +87,43 @@ def parse_timeout(raw: Raw) -> float | Noted:
 
 
 def parse_keepalive(raw: Raw) -> float | Noted:
-    """Return seconds. nginx takes a second time, for its Keep-Alive field."""
-    words = cast(str, raw).split()
+    """Return seconds. nginx accepts a second time, for its Keep-Alive field. Raises ValueError."""
+    words = _nginx_words(raw)
     if len(words) != 2:
-        return parse_time(cast(str, raw).strip())
+        return parse_time(_unquoted(cast(str, raw)))
     seconds, _ = map(parse_time, words)
     return Noted(seconds, (f"read as {words[0]}: the second time, nginx's Keep-Alive field, has no effect",))
 
 
 def parse_tier_time(raw: Raw) -> float | Noted:
-    """Return seconds. nginx's proxy_cache_valid takes statuses ahead of the time."""
-    *statuses, last = cast(str, raw).split() or [""]
+    """Return seconds. nginx's proxy_cache_valid accepts statuses ahead of the time. Raises ValueError."""
+    *statuses, last = _nginx_words(raw) or [""]
     if statuses and all(_STATUS.fullmatch(word) for word in statuses):
         return Noted(parse_time(last), (f"read as {last}: statuses have no effect",))
-    return parse_time(cast(str, raw).strip())
+    return parse_time(_unquoted(cast(str, raw)))
 
 
-def parse_no_effect(raw: Raw) -> Noted | None:
-    """Return None, whatever is set."""
+def parse_cache_size(raw: Raw) -> int | Noted:
+    """Return bytes. nginx's proxy_cache_path, where the text ends up, takes more parameters."""
+    text = _unquoted(cast(str, raw))
+    size, *more = text.split() or [""]
+    if more and all("=" in word for word in more):
+        return Noted(parse_size(size), (f"read as {size}: other parameters of nginx's have no effect",))
+    return parse_size(text)
+
+
+def parse_serial_file(raw: Raw) -> Noted | None:
+    """Return None, with a warning if CA_SRL_FILE is set."""
     return Noted(None, ("has no effect: serial numbers are random",)) if raw else None
 
 
 def parse_https_proxy(raw: Raw) -> ParentProxy | Noted | None:
     """Return the ParentProxy of HTTPS_PROXY, which docker-registry-proxy ignores.
 
-    One of a kind that can't be used is done without. A path means nothing to anybody.
+    A proxy of a kind that can't be used is None, with a warning; what follows host:port is ignored, with a
+    warning. Raises ValueError for what is no proxy.
     """
-    text = cast(str, raw).strip()
+    text = _unquoted(cast(str, raw))
     try:
         return parse_parent_proxy(text)
     except UnusableProxy as error:
@@ -99,17 +137,17 @@ def parse_https_proxy(raw: Raw) -> ParentProxy | Noted | None:
     return Noted(proxy, ("read without what stands behind host:port",))
 
 
-def parse_direct(raw: Raw) -> Any:
-    """Return the NoProxy of NO_PROXY; what nobody could match is left out."""
+def parse_no_proxy(raw: Raw) -> NoProxy | Noted:
+    """Return the NoProxy of NO_PROXY, without entries that can't match anything."""
     no_proxy, notes = read_no_proxy(raw)
     return Noted(no_proxy, tuple(f"{note}; left out" for note in notes)) if notes else no_proxy
 
 
 def parse_registries(raw: Raw) -> tuple[HostRule, ...] | Noted:
-    """Return the HostRules of REGISTRIES, each once: hosts, masks, `~` and a regular expression.
+    """Return the HostRules of REGISTRIES, each once: hosts, masks, and regular expressions after a `~`.
 
-    ValueError for a mask that nginx takes for none either. What else can't be a host is left out: all that is
-    lost is that it is not intercepted.
+    Raises ValueError for a mask that nginx refuses too. What else can't be a host is left out, with a
+    warning: all that is lost is that it is not intercepted.
     """
     rules: list[HostRule] = []
     notes: list[str] = []
@@ -117,19 +155,19 @@ def parse_registries(raw: Raw) -> tuple[HostRule, ...] | Noted:
         try:
             rule = _registry(word)
         except ValueError as error:
-            if "*" in word and not word.startswith("~"):
+            if _nginx_refuses(word):
                 raise ValueError(f"{word!r} is not {error}") from None
             notes.append(f"{word!r} is not {error}; left out")
             continue
         rules.append(rule)
-        if "/" in word and not word.startswith("~"):
+        if ("/" in word or "@" in word) and not word.startswith("~"):
             notes.append(f"{word!r} is read as {rule}")
     found = tuple(dict.fromkeys(rules))
     return Noted(found, tuple(notes)) if notes else found
 
 
 def _registry_words(raw: Raw) -> Iterator[str]:
-    """Yield the entries: separated by blanks or commas, which a regular expression may have in it."""
+    """Yield the entries, which blanks or commas separate; a regular expression may have commas in it."""
     if not isinstance(raw, str):
         yield from map(str.strip, raw)
         return
@@ -145,32 +183,74 @@ def _registry(word: str) -> HostRule:
     if word.startswith("~"):
         compile_host_regex(word)
         return HostRule(word)
-    return parse_rule(_SCHEME.sub("", word, count=1).partition("/")[0])
+    return parse_rule(_SCHEME.sub("", word, count=1).partition("/")[0].rpartition("@")[2])
+
+
+def read_logins(raw: Raw, outer: str, inner: str) -> tuple[tuple[Credential, ...], list[str]]:
+    """Return the pairs of AUTH_REGISTRIES, and what is to be said, without a part of them.
+
+    `https://` ahead of a host is forgiven. What can't be a host is left out, as nginx matches nothing by it;
+    a mask that nginx refuses is an error, as is an entry that lacks a part. Raises ValueError.
+    """
+    notes: list[str] = []
+    entries = list(split_entries(_unquoted(raw) if isinstance(raw, str) else raw, outer))
+    for number, entry in enumerate(entries, 1):
+        entries[number - 1] = bare = _SCHEME.sub("", entry, count=1)
+        if bare != entry:
+            notes.append(f"entry {number} of {len(entries)} is read without https://")
+    credentials, doubts = parse_credentials(tuple(entries), outer, inner, _login_host)
+    return credentials, notes + doubts
+
+
+def _login_host(text: str) -> HostRule | None:
+    """Return the HostRule of an entry's host; None for what matches no host."""
+    try:
+        if text.startswith("~"):
+            compile_host_regex(text)
+            return HostRule(text)
+        return parse_rule(text.removesuffix("/"))
+    except ValueError:
+        if _nginx_refuses(text):
+            raise
+        return None
+
+
+def _nginx_refuses(mask: str) -> bool:
+    """Tell whether nginx ends its start at a mask (ngx_hash_add_key()); what it takes else matches nobody."""
+    if mask.startswith("~") or "*" not in mask:
+        return False
+    wild = len(mask) > 2 and (mask.startswith("*.") or mask.endswith(".*"))
+    return mask.count("*") > 1 or not (wild or mask.startswith("."))
+
+
+def _is_anybodys(pattern: str) -> bool:
+    """Tell whether a mask or an expression takes names below any domain."""
+    return pattern.endswith(".*") or pattern.startswith("~")
 
 
 def spread_masks(
     credentials: Sequence[Credential], registries: Sequence[HostRule]
 ) -> tuple[tuple[Credential, ...], list[str]]:
-    """Return AUTH_REGISTRIES' pairs without masks that anybody's name may match, and what is to be said.
+    """Return AUTH_REGISTRIES' pairs with masks such as `reg.*` replaced by hosts, and warnings about these.
 
-    `*.example.com` is in the hands of a domain's owner, but anybody can have a name that begins with `reg.`:
-    such a pair is for those hosts alone that REGISTRIES names exactly.
+    `*.example.com` is in the hands of a domain's owner, but anybody can have a name that begins with `reg.`,
+    or that a regular expression takes: such a pair is for those hosts alone that REGISTRIES names exactly.
     """
     exact = [rule.pattern for rule in registries if rule.is_exact]
     found: dict[tuple[str, int | None], Credential] = {}
     notes: list[str] = []
     for pair in credentials:
-        if not pair.host.endswith(".*"):
+        if not _is_anybodys(pair.host):
             found[pair.host, pair.port] = pair
     for number, pair in enumerate(credentials, 1):
-        if pair.host.endswith(".*"):
+        if _is_anybodys(pair.host):
             rule = HostRule(pair.host)
             hosts = [host for host in exact if rule.matches(host, 443)]
             for host in hosts:
                 found.setdefault((host, pair.port), replace(pair, host=host))
             told = f"used for {' '.join(hosts)} alone" if hosts else "not used"
             notes.append(
-                f"the mask of entry {number} is {told}: its star is at the end, and anybody may have"
-                " such a name; REGISTRIES has to name the host itself"
+                f"the mask of entry {number} is {told}: its star is at the end, or it is an expression, and"
+                " anybody may have such a name; REGISTRIES has to name the host itself"
             )
     return tuple(found.values()), notes

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import re2  # type: ignore[import-untyped]
 
-from regproxy.config.tag_tiers import translate
+from regproxy.config.tag_tiers import nginx_unescaped, translate
 
 
 @lru_cache(maxsize=256)
@@ -21,7 +21,7 @@ def compile_host_regex(pattern: str) -> Callable[[str], bool]:
     options.log_errors = False  # else RE2 writes to standard error by itself
     options.never_capture = True
     options.case_sensitive = False
-    regex = pattern.removeprefix("~").removeprefix("*")
+    regex = nginx_unescaped(pattern.removeprefix("~").removeprefix("*"))
     try:
         if not regex:
             raise ValueError("nothing is left of it")

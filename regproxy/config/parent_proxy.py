@@ -58,14 +58,14 @@ def parse_parent_proxy(text: str) -> ParentProxy | None:
     if not text:
         return None
     url = text if "://" in text else f"http://{text}"
+    if url.partition("://")[0].lower() != "http":
+        text = f"{_WANT_PROXY}; a proxy that is itself reached by TLS, or SOCKS, is not supported"
+        raise UnusableProxy(text)
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
         raise ValueError(_WANT_PROXY) from None
-    if parts.scheme != "http":
-        text = f"{_WANT_PROXY}; a proxy that is itself reached by TLS, or SOCKS, is not supported"
-        raise UnusableProxy(text)
     if parts.path not in ("", "/") or parts.query or parts.fragment or not parts.hostname or port == 0:
         raise ValueError(_WANT_PROXY)
     user, password = unquote(parts.username or ""), unquote(parts.password or "")
@@ -124,7 +124,7 @@ def read_no_proxy(raw: Raw) -> tuple[NoProxy, list[str]]:
     `<local>`, URLs; blanks, commas, semicolons or bars between them.
     """
     words = re.split(r"[\s,;|]+", raw) if isinstance(raw, str) else [word.strip() for word in raw]
-    entries = [word.strip("\"'") for word in words]
+    entries = [word.strip("\"'").lower() for word in words]
     names: list[tuple[str, int | None]] = []
     networks: list[tuple[_Network, int | None]] = []
     notes: list[str] = []
@@ -132,7 +132,7 @@ def read_no_proxy(raw: Raw) -> tuple[NoProxy, list[str]]:
         if word in ("", "*", "<local>"):
             continue
         try:
-            target, port = _entry(word.lower())
+            target, port = _entry(word)
         except ValueError:
             notes.append(f"{word!r} is not a host name, an address, a network such as 10.0.0.0/8, or *")
             continue
@@ -167,10 +167,22 @@ def _network(text: str) -> _Network | None:
         octets = re.findall(r"[0-9]+", short[1])
         bits = short[2] or str(8 * len(octets))
         text = ".".join([*octets, *["0"] * (4 - len(octets))]) + f"/{bits}"
+    address, bracket, bits = text.partition("]")
+    if bracket:
+        if not address.startswith("[") or bits[:1] not in ("", "/"):
+            return None  # or a port would end the address
+        text = address[1:] + bits
     try:
-        return ipaddress.ip_network(text.replace("[", "").replace("]", ""), strict=False)
+        network = ipaddress.ip_network(text, strict=False)
     except ValueError:
         return None
+    mapped = network.network_address.ipv4_mapped if network.version == 6 else None
+    # As Go has it, ::ffff:10.0.0.1 is 10.0.0.1.
+    return (
+        ipaddress.ip_network((mapped, network.prefixlen - 96))
+        if mapped and network.prefixlen >= 96
+        else network
+    )
 
 
 def is_loopback(host: str) -> bool:

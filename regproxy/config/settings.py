@@ -18,20 +18,22 @@ from typing import Any, Literal, cast
 
 from regproxy.config.drop_in import (
     Noted,
-    parse_direct,
+    parse_cache_size,
     parse_https_proxy,
     parse_keepalive,
-    parse_no_effect,
+    parse_no_proxy,
     parse_registries,
+    parse_serial_file,
     parse_switch,
     parse_tier_time,
     parse_timeout,
     parse_verify,
+    read_logins,
     spread_masks,
 )
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
-from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier
+from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier, nginx_unescaped
 from regproxy.config.values import (
     Address,
     Credential,
@@ -43,7 +45,6 @@ from regproxy.config.values import (
     Records,
     Reserve,
     parse_bool,
-    parse_credentials,
     parse_directory,
     parse_header_masks,
     parse_level,
@@ -53,6 +54,7 @@ from regproxy.config.values import (
     parse_log_format,
     parse_login_for,
     parse_min_free,
+    parse_mirror_registries,
     parse_optional_path,
     parse_plain_redirects,
     parse_ports,
@@ -100,6 +102,8 @@ _SERVICE_LINK = re.compile(
 # Most programs know these in lower case.
 _LOWER_CASE_TOO = frozenset({"HTTPS_PROXY", "NO_PROXY"})
 _SHOWN_SECRET = "(set)"
+# The user and password of a URL, in settings where nobody expects them.
+_USERINFO = re.compile(r"(?<=://)[^\s,;]*@|[^\s,;|/'\"]+:[^\s,;|'\"]*@")
 _PUSHES = (
     "ALLOW_PUSH is on and credentials are configured: every client can push and delete with them"
     " (REGPROXY_LOGIN_FOR=pull keeps them to pulls)"
@@ -123,6 +127,10 @@ class Config:
     listen: Address
     admin_listen: Address
     transparent_listen: tuple[Address, ...]
+    tls_listen: tuple[Address, ...]
+    tls_names: tuple[HostRule, ...]
+    tls_cert_file: str | None
+    tls_key_file: str | None
     cache_dir: str | None
     ca_dir: str | None
     ca_key_file: str | None
@@ -141,6 +149,7 @@ class Config:
     connect_ports: frozenset[int]
     allow_targets: tuple[HostRule, ...]
     private_targets: bool
+    mirror_registries: tuple[HostRule, ...] | None
     http_redirects: tuple[HostRule, ...] | None
     credentials: tuple[Credential, ...]
     docker_config: str | None
@@ -168,6 +177,7 @@ class Config:
     min_rate_time: float
 
     allow_push: bool
+    cache_pushes: bool
     request_buffering: bool
     verify_ssl: bool
     disable_ipv6: bool
@@ -258,17 +268,17 @@ _CACHE_MEANING = (
     "where content is kept; not set = /docker_mirror_cache if writable, else the user's XDG cache"
 )
 _CA_MEANING = "where the CA's files are; not set = /ca if writable, else the user's XDG data directory"
+_HANG_MEANING = "a worker that is silent for so long is replaced"
+_PORTS_MEANING = "ports that clients may CONNECT to; * = every port"
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
 _LOGIN_MEANING = "whose requests get the credentials: pull = pulls, push = pushes too where ALLOW_PUSH=true"
 _TARGETS_MEANING = "hosts that may be at loopback, link-local, metadata and private addresses"
 _PRIVATE_MEANING = "whether clients may reach private addresses; false = only hosts that the settings name"
-_PLAIN_MEANING = (
-    "registries whose redirects to http:// are followed for tags too; content by digest: for all; off = never"
-)
+_PLAIN_MEANING = "registries whose http:// redirects are followed for tags too, not just digests; off = none"
 _FREE_MEANING = "bytes of the disk that the cache leaves free; auto = 1g or 5 % of it, the smaller"
 _PROXY_MEANING = "http://[user:password@]host:port of a proxy that upstream is reached through"
 _RESERVE_MEANING = "what is left of a registry's quota when tags begin to last longer; 0 = they never do"
-_SWR_MEANING = "for so long after it expired a tag of the first tier is served while it is asked for"
+_SWR_MEANING = "how long past its time a tag of the first tier is served while it is revalidated"
 _STALE_MEANING = "how long past its time a tag is served while upstream is in trouble; 0 = never"
 _FIRST_BYTE_MEANING = "longest wait for content by digest to begin, where PROXY_READ_TIMEOUT is shorter"
 _STALE_AFTER_MEANING = "a held tag is served stale when upstream has said nothing for so long; 0 = never"
@@ -276,10 +286,16 @@ _IGNORE_MEANING = "client headers to drop, instead of passing such requests on u
 _KEEP_MEANING = "serve what is held of a tag that upstream says is gone, instead of that 404"
 _OFFLINE_MEANING = "ask no registry: serve what is held, whatever its age"
 _STREAMS_MEANING = "connections for one large blob whose origin is slow; 1 = one, but for ranges ahead"
-_RESUME_MEANING = "a download that broke is asked for again until it brought nothing for so long; 0 = never"
+_RESUME_MEANING = "a broken download is resumed until it has brought nothing for so long; 0 = never"
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
-_DNS_MEANING = "host:port of each for clients without CONNECT, whom DNS sends here for a registry"
+_TLS_PAIR = ("REGPROXY_TLS_CERT_FILE", "REGPROXY_TLS_KEY_FILE")
+_TLS_MEANING = "addresses (host:port) for clients of mirror mode that speak TLS"
+_NAMES_MEANING = "the proxy's own names there; not set = the machine's, localhost and REGPROXY_TLS_LISTEN's"
+_TLS_CERT_MEANING = "certificate to show there, PEM with its chain; not set = one by the proxy's own CA"
+_PUSHED_MEANING = "keep what is pushed through this proxy, once the registry has taken it"
+_MIRROR_MEANING = "whom requests without CONNECT may ask for; not set = those in REGISTRIES; off = nobody"
+_DNS_MEANING = "addresses (host:port) for clients without CONNECT, whom DNS sends here for a registry"
 _FORMAT_MEANING = "regproxy, or rp = docker-registry-proxy's lines, to the letter"
 _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
 
@@ -287,21 +303,29 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_LISTEN", "listen", "[::]:3128", "host:port for clients; [::] = every address", _LISTEN),
     Setting("REGPROXY_ADMIN_LISTEN", "admin_listen", "[::]:3129", "host:port of admin pages", _LISTEN),
     Setting("REGPROXY_TRANSPARENT_LISTEN", "transparent_listen", "", _DNS_MEANING, parse_listens, many=True),
+    Setting("REGPROXY_TLS_LISTEN", "tls_listen", "", _TLS_MEANING, parse_listens, many=True),
+    Setting("REGPROXY_TLS_NAMES", "tls_names", "", _NAMES_MEANING, parse_rules, many=True),
+    Setting("REGPROXY_TLS_CERT_FILE", "tls_cert_file", "", _TLS_CERT_MEANING, _FILE),
+    Setting("REGPROXY_TLS_KEY_FILE", "tls_key_file", "", "the key of REGPROXY_TLS_CERT_FILE, PEM", _FILE),
     Setting("REGPROXY_CACHE_DIR", "cache_dir", "", _CACHE_MEANING, _DIRECTORY),
     Setting("REGPROXY_CA_DIR", "ca_dir", "", _CA_MEANING, _DIRECTORY),
     Setting("CA_KEY_FILE", "ca_key_file", "", "the CA's key; not set = ca.key in the CA directory", _FILE),
     Setting("CA_CRT_FILE", "ca_crt_file", "", "its certificate; not set = ca.crt in the CA directory", _FILE),
-    Setting("CA_SRL_FILE", "", "", "no effect: serial numbers are random", parse_no_effect),
+    Setting("CA_SRL_FILE", "", "", "no effect: serial numbers are random", parse_serial_file),
     Setting("REGPROXY_UPSTREAM_CA_FILE", "upstream_ca_file", "", "PEM of more CAs to trust upstream", _FILE),
     Setting("REGPROXY_RESOLVE", "resolve", "", "host=address, before the resolver", parse_resolve, many=True),
     Setting("REGPROXY_WORKERS", "workers", "auto", "processes; auto = one per core", _text(parse_workers)),
-    Setting("REGPROXY_HANG_TIMEOUT", "hang_timeout", "30s", "a silent worker is replaced after it", _TIMEOUT),
+    Setting("REGPROXY_HANG_TIMEOUT", "hang_timeout", "30s", _HANG_MEANING, _TIMEOUT),
     Setting("REGPROXY_ACCESS_LOG", "access_log", "-", "path, - (standard output) or off", _text(parse_log)),
     Setting("REGPROXY_ACCESS_LOG_FORMAT", "access_log_format", "regproxy", _FORMAT_MEANING, _FORMAT),
     Setting("REGPROXY_LOG_LEVEL", "log_level", "info", "debug, info, warning or error", _text(parse_level)),
     Setting("REGPROXY_TLS_RECORDS", "tls_records", "auto", _RECORDS_MEANING, _text(parse_records)),
     Setting("REGISTRIES", "registries", _REGISTRIES, _HOSTS_MEANING, _registries, many=True),
-    Setting("REGPROXY_CONNECT_PORTS", "connect_ports", "443", "ports of any CONNECT", parse_ports, many=True),
+    Setting(
+        *("REGPROXY_MIRROR_REGISTRIES", "mirror_registries", "", _MIRROR_MEANING),
+        *(parse_mirror_registries, True),
+    ),
+    Setting("REGPROXY_CONNECT_PORTS", "connect_ports", "443", _PORTS_MEANING, parse_ports, many=True),
     Setting("REGPROXY_ALLOW_TARGETS", "allow_targets", "", _TARGETS_MEANING, parse_rules, many=True),
     Setting("REGPROXY_PRIVATE_TARGETS", "private_targets", "true", _PRIVATE_MEANING, _BOOL),
     Setting(
@@ -315,7 +339,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_DOCKER_CONFIG", "docker_config", "", "path of a docker config.json with logins", _FILE),
     Setting("REGPROXY_LOGIN_FOR", "login_for", "push", _LOGIN_MEANING, _text(parse_login_for)),
     Setting("HTTPS_PROXY", "parent_proxy", "", _PROXY_MEANING, parse_https_proxy, secret=True),
-    Setting("NO_PROXY", "no_proxy", "", "who is reached without it; * = everybody", parse_direct, many=True),
+    Setting(
+        "NO_PROXY", "no_proxy", "", "who is reached without it; * = everybody", parse_no_proxy, many=True
+    ),
     Setting(
         "ENABLE_MANIFEST_CACHE", "manifest_cache", "false", "serve tags from the cache, by tiers", _SWITCH
     ),
@@ -340,10 +366,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_KEEP_ON_404", "keep_on_404", "false", _KEEP_MEANING, _BOOL),
     Setting("REGPROXY_OFFLINE", "offline", "false", _OFFLINE_MEANING, _BOOL),
     Setting("ALLOW_PUSH", "allow_push", "false", "let pushes and deletes through", _SWITCH),
+    Setting("REGPROXY_CACHE_PUSHES", "cache_pushes", "false", _PUSHED_MEANING, _BOOL),
     Setting(
         "PROXY_REQUEST_BUFFERING", "request_buffering", "true", "no effect: pushes are streamed", _SWITCH
     ),
-    Setting("CACHE_MAX_SIZE", "cache_max_size", "32g", "bytes kept at most; digits and k, m or g", _SIZE),
+    Setting(
+        "CACHE_MAX_SIZE",
+        "cache_max_size",
+        "32g",
+        "bytes kept at most; digits and k, m or g",
+        parse_cache_size,
+    ),
     Setting("CACHE_INACTIVE", "cache_inactive", "60d", "what is unused for so long is removed", _TIME),
     Setting("REGPROXY_MIN_FREE", "min_free", "auto", _FREE_MEANING, _text(parse_min_free)),
     Setting("REGPROXY_QUOTA_RESERVE", "quota_reserve", "10%", _RESERVE_MEANING, _text(parse_reserve)),
@@ -389,7 +422,16 @@ class _Given:
         """The text, printable everywhere, without secrets."""
         if self.setting.secret:
             return _SHOWN_SECRET if self.raw else ""
-        return _printable(self.text)
+        return self.told
+
+    @property
+    def told(self) -> str:
+        """The text for the log, without what URLs have ahead of their hosts."""
+        return _printable(self.hiding(self.text))
+
+    def hiding(self, text: str) -> str:
+        """Return what is said of it without those; of a secret nothing is ever repeated."""
+        return text if self.setting.secret else _USERINFO.sub("***@", text)
 
 
 def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = "") -> Config:
@@ -411,11 +453,17 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     auth = given["AUTH_REGISTRIES"]
     with _blaming(auth, errors):
         outer, inner = (values[f"AUTH_{word}_DELIMITER"] for word in ("REGISTRIES", "REGISTRY"))
-        credentials, doubts = parse_credentials(auth.raw, outer, inner)
-        credentials, notes = spread_masks(credentials, values.get("REGISTRIES", ()))
+        credentials, doubts = read_logins(auth.raw, outer, inner)
+        # Not for those that nobody has named.
+        named = values.get("REGISTRIES", ())[len(ALWAYS_INTERCEPTED) :]
+        credentials, notes = spread_masks(credentials, named)
         warnings += [f"{auth.label}: {doubt}" for doubt in doubts + notes]
     tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
+    pair = [name for name in _TLS_PAIR if values.get(name)]
+    if len(pair) == 1:
+        other = _TLS_PAIR[1 - _TLS_PAIR.index(pair[0])]
+        errors.append(ConfigError(pair[0], given[pair[0]].told, f"a file in {other} too"))
     if errors:
         raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
     fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}
@@ -457,8 +505,8 @@ def _noting(item: _Given, value: Any, warnings: list[str]) -> Any:
     """Return a value without its notes, which are warned of."""
     if not isinstance(value, Noted):
         return value
-    shown = "" if item.setting.secret else f"={item.text!r}"
-    warnings += [_printable(f"{item.label}{shown}: {note}") for note in value.notes]
+    shown = "" if item.setting.secret else f"={item.told!r}"
+    warnings += [_printable(f"{item.label}{shown}: {item.hiding(note)}") for note in value.notes]
     return value.value
 
 
@@ -470,7 +518,8 @@ def _blaming(item: _Given, errors: list[ConfigError]) -> Iterator[None]:
     except ConfigError as error:
         errors.append(error)
     except ValueError as error:
-        errors.append(ConfigError(item.label, None if item.setting.secret else item.text, str(error)))
+        told = None if item.setting.secret else item.told
+        errors.append(ConfigError(item.label, told, item.hiding(str(error))))
 
 
 def _find(setting: Setting, env: Mapping[str, str], file: Mapping[str, _Given]) -> _Given:
@@ -563,7 +612,7 @@ def _matcher(item: _Given, errors: list[ConfigError], warnings: list[str]) -> Ma
     if not item.raw:
         return None
     with _blaming(item, errors):
-        matcher, warning = compile_tier(item.text, item.label)
+        matcher, warning = compile_tier(nginx_unescaped(item.text), item.label)
         warnings += [warning] if warning else []
         return matcher
     return None

@@ -25,7 +25,7 @@ TAG_MAX = 128  # OCI distribution spec, "Pulling manifests": [a-zA-Z0-9_][a-zA-Z
 _KNOWN_TAGS = 4_096
 # Lists that grow while their names stay: referrers (OCI distribution spec, "Referrers Tag Schema"), and
 # cosign's signatures and attestations.
-_LISTS = re.compile(r"sha(?:256|512)-[0-9a-f]{64}(?:\.[A-Za-z0-9_.-]+)?")
+_LISTS = re.compile(r"sha(?:256|384|512)-[0-9a-f]{64,}(?:[._-].*)?", re.IGNORECASE)
 
 # PCRE without UCP: ASCII only. The content of each class, for use between brackets.
 _POSIX = {
@@ -64,6 +64,8 @@ _NUMBERED_REFERENCE = re.compile(r"\\g(?:([1-9][0-9]?)|\{([1-9][0-9]?)\})")
 _NAMED_GROUP = re.compile(r"\(\?(?:<([A-Za-z_]\w*)>|'([A-Za-z_]\w*)')", re.ASCII)
 _COMMENT = re.compile(r"\(\?#[^)]*\)")
 _QUANTIFIER = re.compile(r"\{[0-9]+(?:,[0-9]*)?\}")
+_PROPERTY = re.compile(r"\\[pP](?:[A-Z]|\{\^?\w+\})", re.ASCII)
+_QUOTED = re.compile(r"""\\([\\"'])""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,14 @@ def _reason(error: Exception) -> str:
     return first.decode("utf-8", "replace") if isinstance(first, bytes) else str(error)
 
 
+def nginx_unescaped(regex: str) -> str:
+    r"""Return an expression as nginx's regex engine gets it from its configuration, where `\\d` is `\d`.
+
+    No name of a tag or host has a backslash or a quote in it.
+    """
+    return _QUOTED.sub(r"\1", regex)
+
+
 def translate(regex: str, end: str) -> str:
     """Return the expression with PCRE's own spellings replaced by those that RE2 and `re` share.
 
@@ -209,6 +219,8 @@ def _literal_escape(regex: str, pos: int) -> tuple[str, int]:
         return _quote(regex[pos + 2 : stop]), stop + 2
     if letter == "E":
         return "", pos + 2
+    if found := _PROPERTY.match(regex, pos):
+        return found[0], found.end()
     if (found := _HEX.match(regex, pos)) and int(found[1], 16) <= 0x10FFFF:
         return _quote(chr(int(found[1], 16))), found.end()
     return regex[pos : pos + 2], pos + 2

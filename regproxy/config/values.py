@@ -273,6 +273,16 @@ def parse_rules(raw: Raw) -> tuple[HostRule, ...]:
     return tuple(dict.fromkeys(_each(_words(raw), parse_rule)))
 
 
+def parse_mirror_registries(raw: Raw) -> tuple[HostRule, ...] | None:
+    """Return the HostRules of a list; None where it is empty, no rule for `off`."""
+    words = [word.lower() for word in _words(raw)]
+    if len(words) == 1 and words[0] in _FALSE:
+        return ()
+    if not _FALSE.union(_TRUE).isdisjoint(words):
+        raise ValueError("a list of registries, such as docker.io *.corp.example, or off alone")
+    return parse_rules(raw) or None
+
+
 def parse_plain_redirects(raw: Raw) -> tuple[HostRule, ...] | None:
     """Return the HostRules of a list; None for `off`."""
     words = [word.lower() for word in _words(raw)]
@@ -334,24 +344,35 @@ class Credential:
     password: str = field(repr=False)
 
 
-def parse_credentials(raw: Raw, outer: str, inner: str) -> tuple[tuple[Credential, ...], list[str]]:
+def split_entries(raw: Raw, outer: str) -> Iterator[str]:
+    """Yield the entries of AUTH_REGISTRIES; `outer` separates them (a single space: any blanks)."""
+    if isinstance(raw, str):
+        raw = tuple(raw.split(None if outer == " " else outer))
+    yield from (entry.strip() for entry in raw if entry.strip())
+
+
+def parse_credentials(
+    raw: Raw, outer: str, inner: str, parse_site: Callable[[str], HostRule | None] = parse_rule
+) -> tuple[tuple[Credential, ...], list[str]]:
     """Return the credentials of AUTH_REGISTRIES, and warnings about entries that may be misread, one text
     each.
 
-    `outer` separates entries (a single space: any blanks), `inner` host, user and password; the password is
-    the rest and may contain `inner`, blanks and line breaks. No error names a part.
+    `outer`: see split_entries. `inner` separates host, user and password; the password is the rest and may
+    contain `inner`, blanks and line breaks. Entries for whose host `parse_site` returns None are left out.
+    No error names a part.
     """
-    if isinstance(raw, str):
-        raw = tuple(raw.split(None if outer == " " else outer))
-    entries = [entry.strip() for entry in raw if entry.strip()]
+    entries = list(split_entries(raw, outer))
     taken: dict[tuple[str, int | None], Credential] = {}
     doubts: list[str] = []
     for number, entry in enumerate(entries, 1):
         where = f"entry {number} of {len(entries)}"
         try:
-            credential, doubtful = _credential(entry, inner)
+            credential, doubtful = _credential(entry, inner, parse_site)
         except ValueError as error:
             raise ValueError(f"{where} is not {error}") from None
+        if credential is None:
+            doubts.append(f"{where} is for nothing that can be a host; left out")
+            continue
         if (credential.host, credential.port) in taken:
             raise ValueError(f"one entry per host; {where} names a host for the second time")
         taken[credential.host, credential.port] = credential
@@ -362,8 +383,10 @@ def parse_credentials(raw: Raw, outer: str, inner: str) -> tuple[tuple[Credentia
     return tuple(taken.values()), doubts
 
 
-def _credential(entry: str, inner: str) -> tuple[Credential, bool]:
-    """Return the Credential of one entry, and whether its port is a guess."""
+def _credential(
+    entry: str, inner: str, parse_site: Callable[[str], HostRule | None]
+) -> tuple[Credential | None, bool]:
+    """Return the Credential of one entry, None where it has no host, and whether its port is a guess."""
     # An IPv6 address has colons of its own.
     start = entry.find("]") + 1 if entry.startswith("[") else 0
     cut = entry.find(inner, start)
@@ -386,7 +409,9 @@ def _credential(entry: str, inner: str) -> tuple[Credential, bool]:
         (username + password).encode()
     except UnicodeEncodeError:
         raise ValueError("valid UTF-8") from None
-    rule = parse_rule(site)
+    rule = parse_site(site)
+    if rule is None:
+        return None, doubtful
     return Credential(rule.pattern, rule.port, username, password), doubtful
 
 

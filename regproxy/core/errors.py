@@ -97,7 +97,7 @@ class NotUnderstood(BadResponse):
     `detail`: one of DETAILS, for Cache-Status (RFC 9211 2.8) and metrics.
     """
 
-    DETAILS = frozenset({"too-large", "content-coding", "media-type", "signed-schema1"})
+    DETAILS = frozenset({"too-large", "content-coding", "media-type", "no-manifest", "signed-schema1"})
 
     def __init__(self, message: str, detail: str) -> None:
         super().__init__(message)

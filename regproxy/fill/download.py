@@ -59,6 +59,11 @@ class Recorder(Protocol):
     ) -> None:
         """Enter the media type that a registry has told for content whose bytes do not state it."""
 
+    def put_presence(
+        self, host: str, port: int, repository: str, digest: str, size: int, asked: float | None = None
+    ) -> None:
+        """Enter that a registry has content in a repository, unless it was deleted there after `asked`."""
+
     def announce(self) -> None:
         """Tell the process that keeps the cache within its limits that a large body is coming."""
 
@@ -78,13 +83,14 @@ class Stored:
     """Content that has just been verified and stored, for `wanted`.
 
     `media_type`: as the registry has told it; `manifest`: the type that the bytes state, None where they are
-    no manifest.
+    no manifest. `began`: when its fill began, monotonic.
     """
 
     blob: Blob
     wanted: CacheRequest
     media_type: str
     manifest: ManifestType | None
+    began: float
 
 
 class Downloads:
@@ -215,12 +221,13 @@ class Downloads:
             assert response is not None
             wanted = (response.get(b"docker-content-digest") or b"").decode("latin-1")
             try:
-                fill.media_type = manifests.check_manifest(body, fill.media_type)
+                fill.media_type = manifests.check_manifest(body, fill.media_type, vouched=digest == wanted)
             except NotUnderstood as error:
                 raise NotUnderstood(f"{whose}: {error}", error.detail) from None
             except BadResponse as error:
                 raise BadResponse(f"{whose}: {error}") from None
-            if not targets.is_digest(wanted):
+            signed = fill.manifest is not None and fill.manifest.signed
+            if not targets.is_digest(wanted) and not signed:
                 # Nothing to compare with: the registry sent no digest, or one of another algorithm.
                 return digest
         if digest != wanted and fill.manifest is not None and fill.manifest.signed:
@@ -245,7 +252,7 @@ class Downloads:
             part.close()
         else:
             fill.stored = blob.known = True
-            stored = Stored(blob, fill.wanted, fill.media_type, manifest)
+            stored = Stored(blob, fill.wanted, fill.media_type, manifest, fill.began)
             for subscriber in self.on_stored:
                 subscriber(stored)
         if manifest is not None:
@@ -258,6 +265,10 @@ class Downloads:
         blob, manifest = stored.blob, stored.manifest
         stated = manifest.media_type if manifest is not None and manifest.stated else None
         self._index.put_object(blob.digest, blob.size, stated, blob.disk)
+        origin, repository = stored.wanted.origin, stored.wanted.repository
+        self._index.put_presence(
+            origin.host, origin.port, repository, blob.digest, blob.size, asked=stored.began
+        )
 
     def _remember_told(self, fill: Fill, blob: Blob) -> None:
         """Enter the type that this registry has told for a manifest which does not state its own."""

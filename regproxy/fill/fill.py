@@ -22,26 +22,34 @@ NO_TYPE: Final = "application/octet-stream"
 
 
 class UpstreamAnswer(UpstreamError):
-    """The origin answered without content: its status, headers and (small) body are passed to the client."""
+    """The origin answered without content: its status, headers and (small) body are passed to the client.
 
-    def __init__(self, response: Response, body: bytes, origin: Origin) -> None:
+    `hops`: who was asked (`http.hops`), and for how many seconds; "" where that is not known.
+    """
+
+    def __init__(
+        self, response: Response, body: bytes, origin: Origin, hops: str = "", seconds: float = 0.0
+    ) -> None:
         super().__init__(f"{origin.host} answered {response.status}")
         self.response = response
         self.body = body
         self.origin = origin
+        self.hops = hops
+        self.seconds = seconds
 
 
 @dataclass(frozen=True, slots=True)
 class CacheRequest:
     """A request for content; where others may share the answer, `request` comes from sharing.shared().
 
-    `background`: the proxy asks on its own account, with what some client's request has said.
+    `own_account`: the proxy asks on its own account, with what some client's request has said: later on, or
+    for a client that can't log in at the registry itself.
     """
 
     origin: Origin
     request: Request
     target: Target
-    background: bool = False
+    own_account: bool = False
 
     @property
     def repository(self) -> str:
@@ -57,7 +65,7 @@ class CacheRequest:
     def signature(self) -> tuple[object, ...]:
         """Everything that the origin is told: clients for which it is equal share a refusal."""
         agent = tuple(self.request.all(b"user-agent"))
-        return (self.identity, agent, parse_accept(self.request.all(b"accept")))
+        return (self.identity, self.own_account, agent, parse_accept(self.request.all(b"accept")))
 
     @property
     def source(self) -> str:
@@ -92,6 +100,7 @@ class Fill:
 
     __slots__ = (
         "asked",
+        "began",
         "done",
         "fetched_from",
         "joined",
@@ -114,7 +123,7 @@ class Fill:
         self.fetched_from = ""
         self.seconds = 0.0
         self.joined = self.stored = False
-        self.asked = time.monotonic()
+        self.began = self.asked = time.monotonic()
 
     @property
     def host(self) -> str:

@@ -74,9 +74,9 @@ class Fills:
         return sum(not fill.joined for fill in self._under_way.values())
 
     def opened(self, wanted: CacheRequest) -> Opened | None:
-        """Return the origin's head for content by digest that it is sending now."""
+        """Return the origin's head for content by digest that it is sending now, from this repository."""
         fill = self._under_way.get(_key_of(wanted))
-        return fill.head if fill is not None else None
+        return fill.head if fill is not None and fill.wanted.repository == wanted.repository else None
 
     def join(self, wanted: CacheRequest) -> tuple[Fill, bool]:
         """Return the fill of content by digest, and whether this call began it.

@@ -36,14 +36,12 @@ from regproxy.upstream.fetch import Ask, Fetched
 log = logging.getLogger(__name__)
 
 _PAUSE, _PAUSE_MAX = 0.2, 5.0  # seconds before the first retry, and at most, give or take a half
-_PROGRESS: Final = 65_536  # new bytes with which an attempt resets the pause
+PROGRESS: Final = 65_536  # new bytes with which an attempt resets the pause
 _LOOKS: Final = 3  # at a body's rate, within Limits.slow
 CHANCES: Final = 2
 _STUMBLES: Final = frozenset({500, 502, 503, 504})  # errors that pass by themselves, often at once
-# Statuses after which asking for all of it may help; not those that mean "nothing for us", or "not now".
-NO_RANGES: Final = frozenset({400, 403, 405, 412, 416, 417, 501})
-# S3's aws-chunked is how an upload was framed, and some stores repeat it for what they have unframed.
-_NO_CODING: Final = frozenset({b"identity", b"aws-chunked"})
+# Statuses after which asking for all of it may help; not those that mean "who are you", or "not now".
+NO_RANGES: Final = frozenset({204, 205, 304, 400, 403, 404, 405, 406, 409, 412, 413, 416, 417, 422, 431, 501})
 _PASSING: Final = (BodyBroken, ConnectionLost, ConnectFailed, UpstreamTimeout, CircuitOpen, RateLimited, Busy)
 
 
@@ -116,9 +114,9 @@ class Bodies:
 
     async def ask(self, start: int = 0, stop: int = -1) -> Fetched:
         """Return the answer for [start, stop), stop -1: the end; redirects are followed. UpstreamError."""
-        ask = Ask(start, stop, background=self._wanted.background)
+        ask = Ask(start, stop, own_account=self._wanted.own_account)
         if self._opened:
-            ask = replace(ask, validator=self._validator, at=self._url, background=True)
+            ask = replace(ask, validator=self._validator, at=self._url, own_account=True)
         try:
             fetched = await self._fetch(ask)
         except UpstreamError:
@@ -163,12 +161,12 @@ class Bodies:
             # The status is what counts: a client must see 404 or 401 even if the body was lost.
             fetched.connection.abort()
             log.info("the body of a %d: %s", response.status, error)
-            return UpstreamAnswer(response, b"", fetched.origin)
+            return UpstreamAnswer(response, b"", fetched.origin, fetched.hops, fetched.seconds)
         except BaseException:
             fetched.connection.abort()
             raise
         self._upstream.release(fetched.connection, response)
-        return UpstreamAnswer(response, body, fetched.origin)
+        return UpstreamAnswer(response, body, fetched.origin, fetched.hops, fetched.seconds)
 
     async def ask_first(self, start: int, stop: int) -> Fetched:
         """Ask, as ask() does, for the first bytes; ask again after a stumble, `chances` times at most."""
@@ -227,7 +225,7 @@ class Bodies:
             self._counters.upstream_bytes(fetched.origin.host, _place(sink) - start)
             new = max(_place(sink) - self._coming.pop(sink), 0)
             self._received += new
-            if new >= _PROGRESS:
+            if new >= PROGRESS:
                 self._failures = 0
         self._upstream.release(connection, response)
 
@@ -290,7 +288,7 @@ def check(
     ranged = start > 0 or stop >= 0
     if response.status == 416 or after_head(response.status, resumed=ranged) is Verdict.BROKEN:
         raise BadResponse(f"{host} answered {response.status} where 200 was asked for")
-    codings = [coding for coding in tokens(response.all(b"content-encoding")) if coding not in _NO_CODING]
+    codings = tokens(response.all(b"content-encoding"))
     if codings:
         coding = b", ".join(codings).decode("latin-1")
         raise NotUnderstood(f"{host} sent Content-Encoding {coding} instead of identity", "content-coding")

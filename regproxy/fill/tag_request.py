@@ -23,7 +23,7 @@ class TagAsk:
     index row of the copy that a HEAD may confirm, None without a copy. `shared`: once one client has had it
     confirmed all clients may have it, whatever their credentials. `usable_if_error`: a copy can be served
     while the origin is in trouble (stale-if-error, RFC 5861 4). `kept`: the copy stays where the origin says
-    that there is no such tag.
+    that there is no such tag. `presence`: only the registry can answer (see Policy.asks_presence).
     """
 
     accept: Accept
@@ -32,3 +32,4 @@ class TagAsk:
     shared: bool = False
     usable_if_error: bool = False
     kept: bool = False
+    presence: bool = False

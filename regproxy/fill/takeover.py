@@ -1,7 +1,7 @@
-"""Filling a part that other processes may be at, too: one downloads, the others follow it or take it over.
+"""Complete a part that other processes may be filling too: one downloads, the others follow or take over.
 
-The process that has the part's lock downloads. The others follow the file as it grows; when that process is
-killed, or gives up, one of them goes on where it has stopped.
+The process that has the part's lock downloads (the filler). The others follow the file as it grows; when the
+filler is killed, or gives up, one of them goes on from where it stopped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ log = logging.getLogger(__name__)
 
 
 class PartFiller:
-    """Completes fills of content by digest. `patience`: seconds without any progress of another process."""
+    """Completes fills of content by digest.
+
+    `patience`: seconds without any progress of another process, after which this one downloads by itself.
+    """
 
     def __init__(self, store: Store, downloads: Downloads, watch: Watch | None, patience: float) -> None:
         self._store = store
@@ -33,7 +36,10 @@ class PartFiller:
         self._patience = patience
 
     async def fill(self, fill: Fill) -> None:
-        """Complete a fill of content by digest. Raises RegproxyError."""
+        """Complete a fill of content by digest: claim its part, and download or follow it until it is done.
+
+        Raises RegproxyError.
+        """
         target = fill.wanted.target
         limit = 0 if target.kind is Kind.BLOB else MANIFEST_MAX
         source = ""
@@ -59,9 +65,10 @@ class PartFiller:
             await asyncio.sleep(SOON)
 
     async def _go_on(self, fill: Fill, part: Part) -> bool:
-        """Download the part's missing bytes; use those of its last filler where they are known to be good.
+        """Download a part that this process has the lock of, from the end of its last filler's good bytes.
 
-        False: they are not, and the part has to be claimed anew.
+        False: what is there can't be used, or came to nothing, and the part has to be claimed anew. Raises
+        UpstreamError, also where a client was sent bytes that turn out not to be known to be good.
         """
         fill.joined = False
         growth = part.growth
@@ -90,7 +97,7 @@ class PartFiller:
             await self._downloads.run(fill, part)
         except BadResponse as error:
             if resumed and not fill.opened.done():
-                # No client has seen a byte of it, and what is wrong with the rest may be right in the whole.
+                # No client has seen a byte of it, and the whole may come right where the rest did not.
                 log.info("%s is fetched anew: %s", fill.wanted.target.reference, error)
                 return False
             raise
@@ -109,8 +116,8 @@ class PartFiller:
             )
             if outcome is Outcome.OURS:
                 meta = following.meta
-                if meta is not None and meta.state == LEFT and _same(fill, meta):
-                    # Later requests go on with it; the clients of this fill have waited for what has failed.
+                if meta is not None and meta.state == LEFT and _fails_too(fill, meta):
+                    # A later request resumes it; the clients of this fill get the failure they waited for.
                     raise failure(meta.word, meta.reason)
                 return await self._go_on(fill, part)
             if outcome is Outcome.STALLED and not fill.opened.done():
@@ -125,7 +132,7 @@ class PartFiller:
             return self._followed(fill, part, outcome, following.meta)
         except BaseException as error:
             growth.fail(str(error) or type(error).__name__)
-            # The error may keep all of this alive for a while.
+            # The error's traceback may keep the part alive for a while: release it now.
             self._store.leave(part)
             raise
         finally:
@@ -136,7 +143,7 @@ class PartFiller:
         return blob.file.fd if blob is not None else None
 
     def _followed(self, fill: Fill, part: Part, outcome: Outcome, meta: Meta | None) -> bool:
-        """Complete or fail the fill as another process did; False: it has left nothing."""
+        """Complete or fail the fill as another process did; False: neither, it has left nothing to use."""
         digest = fill.wanted.target.reference
         if outcome is Outcome.STORED:
             blob = self._store.lookup(digest)
@@ -162,53 +169,53 @@ class PartFiller:
         fill.complete(blob)
 
     def _failed_elsewhere(self, fill: Fill, meta: Meta | None) -> None:
-        """Fail as the filler did, if clients were given part of it already or it asked the same registry and
-        its failure was not due to its credentials.
-        """
+        """Fail as the filler did, where its failure holds for this fill or clients were sent part of it."""
         assert meta is not None
-        if fill.opened.done() or _same(fill, meta):
+        if fill.opened.done() or _fails_too(fill, meta):
             raise failure(meta.word, meta.reason)
 
 
 class _Foreign(Exception):
-    """A part is being filled from another registry, and is not verified yet."""
+    """The part is being filled from another registry, and is not verified yet."""
 
 
 def _refuse_foreign(fill: Fill, meta: Meta) -> None:
-    """Raise _Foreign where a part's filler asks another registry: that may be slow, or send wrong content."""
+    """Raise _Foreign where a part's filler asks another registry, which may be slow or send wrong content."""
     if meta.state != VERIFIED and meta.host != fill.wanted.source and not fill.opened.done():
         raise _Foreign
 
 
-def _same(fill: Fill, meta: Meta) -> bool:
-    """Return whether the filler's failure holds for this fill too: it asked the same source, and its own
+def _fails_too(fill: Fill, meta: Meta) -> bool:
+    """Return whether the filler's failure holds for this fill too: it asked the same registry, and its
     credentials were not at fault.
     """
     return meta.host == fill.wanted.source and meta.word not in OTHERS
 
 
 def _hear(fill: Fill, meta: Meta) -> None:
-    """Take over the media type that a filler was told, where it asked the same registry."""
+    """Take over the media type that the filler was told, if it asked the same registry."""
     if meta.host == fill.wanted.source:
         fill.media_type = meta.media_type or fill.media_type
 
 
 def _take_over(fill: Fill, part: Part, meta: Meta) -> bool:
-    """Take over the bytes and the meta that another filler has left; False: they are not known to be good."""
+    """Take over the bytes that another filler has left, as its meta describes them; False: they can't be
+    trusted.
+    """
     growth = part.growth
     if meta.state in (CLAIMED, FAILED):
         return False
     if meta.state != VERIFIED and meta.host not in ("", fill.wanted.source) and not fill.opened.done():
-        # From another registry: if it is wrong, this registry's clients would be cut off for it.
+        # From another registry: if the bytes are wrong, this registry's clients would be cut off for them.
         return False
-    said = meta.size if meta.state == VERIFIED else meta.total
-    if (meta.state == VERIFIED and part.size != said) or (not meta.mapped and part.size > said >= 0):
-        # It has another size than was verified, or more bytes than it should.
+    size = meta.size if meta.state == VERIFIED else meta.total
+    if (meta.state == VERIFIED and part.size != size) or (not meta.mapped and part.size > size >= 0):
+        # It has another size than was verified, or more bytes than the origin declared.
         return False
     if meta.state == VERIFIED:
         growth.gather()
     elif meta.mapped:
         return part.take_map(meta.total)
     growth.follow(part.size)
-    growth.expect(said)
+    growth.expect(size)
     return True

@@ -16,18 +16,26 @@ from contextlib import ExitStack, suppress
 from typing import Final
 
 from regproxy.cache.parts import MAPPED_MAX, Part
-from regproxy.core.errors import BadResponse, StoreError, UpstreamError
+from regproxy.core.errors import (
+    BadResponse,
+    Busy,
+    CircuitOpen,
+    ConnectFailed,
+    RateLimited,
+    StoreError,
+    UpstreamError,
+)
 from regproxy.dataplane.block_map import BLOCK_SIZE
 from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill.fill import Fill
-from regproxy.fill.origin_bodies import NO_RANGES, Bodies, Limits, check, is_behind
+from regproxy.fill.origin_bodies import NO_RANGES, PROGRESS, Bodies, Limits, check, is_behind, is_retryable
 from regproxy.fill.range_leases import WANTED, Leases, whole_blocks
 from regproxy.http.messages import Response
 from regproxy.http.ranges import Span, parse_content_range, parse_range
 from regproxy.policy.verdicts import Verdict, after_head
 from regproxy.registry.targets import Kind
-from regproxy.upstream.connection import BodyBroken
+from regproxy.upstream.connection import BodyBroken, ConnectionLost
 from regproxy.upstream.fetch import Fetched
 
 log = logging.getLogger(__name__)
@@ -68,6 +76,7 @@ class Transfer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._poked = asyncio.Event()
         self._ranges = True
+        self._in_vain = 0  # ranges in a row that were asked for and brought next to nothing
         self._all: Fetched | None = None  # an answer with the whole content, for `_whole`
         self._width = 1
         self._resting = False
@@ -117,8 +126,14 @@ class Transfer:
 
     async def _first(self) -> tuple[Fetched, int]:
         """Return the answer that opens the part, and where its body ends. Raises UpstreamAnswer."""
-        fetched = await self._bodies.ask_first(*self._span)
-        if await self._wants_all(fetched):
+        fetched: Fetched | None = None
+        try:
+            fetched = await self._bodies.ask_first(*self._span)
+        except (BadResponse, ConnectionLost) as error:
+            if self._span == (0, -1):
+                raise
+            log.info("asked for without a range: %s", error)
+        if fetched is None or await self._wants_all(fetched):
             self._span = 0, -1
             fetched = await self._bodies.ask()
         start, stop = self._span
@@ -139,7 +154,7 @@ class Transfer:
         # The part may be complete already, if its length was never declared.
         behind = response.status == 416 and self._holds_any() and self._growth.total in (-1, start)
         behind = behind and is_behind(response, start)
-        if response.status in NO_RANGES and not behind:
+        if (response.status in NO_RANGES or response.status >= 500) and not behind:
             # The origin, or a proxy before it, may refuse only the range.
             await self._bodies.answer(fetched)
             return True
@@ -189,11 +204,13 @@ class Transfer:
             # From here on it can only be fetched from the part's end.
             fetched.connection.abort()
             fetched = None
+        ranged = True
         while True:
             before = growth.written
             try:
                 if fetched is None:
-                    fetched, stop = await self._ask(before, -1) or await self._ask_all()
+                    found = await self._ask(before, -1) if ranged else None
+                    fetched, stop = found or await self._ask_all()
                 growth.pass_over(before if fetched.response.status == 200 else 0)
                 await self._bodies.take(fetched, growth)
                 if growth.written < stop and growth.total < 0:
@@ -207,8 +224,26 @@ class Transfer:
                     return  # it broke after its last byte
                 if fetched is not None and await self._is_whole(fetched.response):
                     return
-                await self._bodies.pause(error)
+                failed = ranged and before > 0 and self._was_in_vain(error, growth.written - before)
+                if not (failed and _is_final(error)):
+                    await self._bodies.pause(error)
+                ranged = not failed
             fetched = None
+
+    def _was_in_vain(self, error: UpstreamError, new: int) -> bool:
+        """Note a range that failed after `new` bytes; return whether to ask for all of it next.
+
+        One that can't be right is enough for that; of others, which may pass, there have to be two in a row.
+        """
+        if new >= PROGRESS or isinstance(error, ConnectFailed | CircuitOpen | Busy | RateLimited):
+            self._in_vain = 0
+            return False
+        self._in_vain += 1
+        if self._in_vain < 2 and not _is_final(error):
+            return False
+        self._in_vain = 0
+        log.info("%s: asked for without a range: %s", self._bodies.host, error)
+        return True
 
     async def _is_whole(self, response: Response) -> bool:
         """Whether a body without a length is all there although it broke off: its digest alone can tell.
@@ -339,6 +374,9 @@ class Transfer:
             error = self._reap()
             over = growth.disk_errno or growth.written >= growth.total
             if error is not None and not self._tasks and not over:
+                if self._was_in_vain(error, 0):
+                    self._no_ranges()
+                    return
                 await self._bodies.pause(error)
                 self._try_again()
 
@@ -412,6 +450,7 @@ class Transfer:
     async def _stream(self, first: RangeWriter) -> None:
         """Fetch one lease after another. The failure of one stream among several is left to _manage()."""
         segment: RangeWriter | None = first
+        opening = first if self._opening is not None and self._span == (0, -1) else None
         try:
             while segment is not None and self._ranges:
                 before = segment.offset
@@ -425,6 +464,9 @@ class Transfer:
                     self._leases.end(segment)
                     if len(self._tasks) > 1:
                         raise
+                    if segment is not opening and self._was_in_vain(error, segment.offset - before):
+                        self._no_ranges()
+                        return
                     # No other stream is started during the pause: it would fare no better.
                     self._resting = True
                     try:
@@ -467,6 +509,11 @@ class Transfer:
         await hash_all(growth, self._loop)
         self._relay(growth.disk_errno)
         await self._linear(None, growth.written)
+
+
+def _is_final(error: UpstreamError) -> bool:
+    """Return whether the same request would have the same answer again."""
+    return isinstance(error, BadResponse) and not is_retryable(error)
 
 
 def _usable(found: tuple[Span, int | None], start: int) -> bool:

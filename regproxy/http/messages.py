@@ -20,7 +20,7 @@ from regproxy.core.errors import BadResponse, HeadError
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-MEMO_HEAD_MAX: Final = 2048
+MEMO_HEAD_MAX: Final = 2048  # bytes of a head that is remembered
 MEMO_ENTRIES: Final = 1024
 LENGTH_MAX: Final = 2**63 - 1
 
@@ -28,9 +28,10 @@ _NAME = r"(\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]|[A-Za-z0-9._-]{0,252}[A-Za-z0-9_-]\.?
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/([0-9])\.([0-9])\r\n")
 # 101 is no valid answer: Upgrade is never sent on.
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (?!101)([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?\r\n")
-# What Go's net/http and curl take from servers as well: more blanks, no reason phrase or a strange one.
+# What Go's net/http and curl accept from servers too: more blanks, any reason phrase or none.
 _ODD_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) +(?!101)([1-9][0-9][0-9])(?: .*)?", re.DOTALL)
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
+_CONTROL = re.compile(rb"[\1-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _ABOUT_LENGTH = re.compile(rb"content.?length|transfer.?encoding", re.IGNORECASE)
 HOST = re.compile(f"{_NAME}?(?::[0-9]{{0,5}})?".encode())
@@ -125,7 +126,7 @@ _Parser = type[httptools.HttpRequestParser] | type[httptools.HttpResponseParser]
 
 
 class _Collector:
-    """Callbacks for httptools."""
+    """Callbacks for httptools. `complete`: the head is; `fields`: names in lower case, values stripped."""
 
     __slots__ = ("complete", "fields")
 
@@ -142,7 +143,7 @@ class _Collector:
 
 def _collect(head: bytes, parser: _Parser) -> Headers:
     """Return the fields of exactly one head. Raises httptools.HttpParserError for anything else."""
-    # llhttp would go on with a second message; the caller has decided where the head ends.
+    # llhttp would go on to a second message; the caller has decided where the head ends.
     if head.find(b"\r\n\r\n") != len(head) - 4:
         raise httptools.HttpParserError("not exactly one head that ends with an empty line")
     collector = _Collector()
@@ -316,7 +317,9 @@ def parse_authority(text: str, default_port: int | None) -> tuple[str, int]:
 def parse_response(head: bytes, method: str) -> Response:
     """Return the response of `head` (exactly one head with its empty line) to a request of `method`.
 
-    Raises BadResponse if it is malformed, ambiguous about where its body ends, or in an unknown coding.
+    Where llhttp or the status line's rules refuse it, it is read as leniently as clients do: see
+    _collect_odd(). Raises BadResponse if it can't be read, is ambiguous about where its body ends, or is in a
+    transfer coding other than chunked.
     """
     line = _STATUS_LINE.match(head)
     try:
@@ -329,17 +332,18 @@ def parse_response(head: bytes, method: str) -> Response:
     minor, status = int(line[1]), int(line[2])
     found = _judged(fields)
     body, persists = _response_framing(found, minor, status, method)
-    # Who sends what is odd is not trusted with a second request on the connection.
+    # A server that sends an odd head is not trusted with a second request on the connection.
     keep_alive = not odd and persists and _keep_alive(tokens(found.get(b"connection", ())), minor)
     return Response(status, b"" if odd else line[3] or b"", minor, fields, body, keep_alive)
 
 
 def _collect_odd(head: bytes) -> tuple[re.Match[bytes], Headers]:
-    """Return the status line and the fields of a head that real origins send and clients take.
+    """Return the status line and the fields of a malformed head that real origins send and clients accept.
 
-    Lines may end in LF alone (RFC 9112 2.2), values be folded (5.2), blanks stand ahead of a colon (5.1),
-    anything in the reason phrase (4), Content-Length be repeated or beside Transfer-Encoding (6.3). A line
-    that is no field is left out, as curl does, unless it may be about the body's length. Raises BadResponse.
+    Allowed are lines that end in LF alone (RFC 9112 2.2), folded values (5.2), blanks ahead of a colon
+    (5.1), any reason phrase (4), Content-Length repeated with one value or beside Transfer-Encoding (6.3).
+    A line that is no field, or has control characters in it, is left out, unless it may be about the body's
+    length. Raises BadResponse.
     """
     end = _BLANK_LINE.search(head)
     if end is None or end.end() != len(head):
@@ -352,7 +356,7 @@ def _collect_odd(head: bytes) -> tuple[re.Match[bytes], Headers]:
     for line in _unfolded(lines):
         name, colon, value = line.partition(b":")
         name = name.rstrip(b" \t").lower()
-        if colon and _TOKEN.fullmatch(name):
+        if colon and _TOKEN.fullmatch(name) and not (_CONTROL.search(value) and name not in _JUDGED):
             fields.append((name, value.strip(b" \t")))
         elif _ABOUT_LENGTH.search(line):
             raise BadResponse("malformed response head: a field on the body's length that can't be read")
@@ -364,7 +368,7 @@ def _collect_odd(head: bytes) -> tuple[re.Match[bytes], Headers]:
 
 
 def _unfolded(lines: list[bytes]) -> list[bytes]:
-    """Return the lines of a head with those that go on joined. Raises BadResponse."""
+    """Return the field lines with folded ones joined (RFC 9112 5.2). Raises BadResponse."""
     unfolded: list[bytes] = []
     for line in lines:
         if line[:1] not in (b" ", b"\t"):
@@ -377,7 +381,9 @@ def _unfolded(lines: list[bytes]) -> list[bytes]:
 
 
 def _one_length(fields: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    """Return fields of which one at most is about the body's length (RFC 9112 6.3 items 3 and 5)."""
+    """Return the fields without a Content-Length that says nothing new (RFC 9112 6.3 items 3 and 5): one that
+    is repeated, or beside Transfer-Encoding. Values that differ are all kept, for the caller to refuse.
+    """
     lengths = {length for name, value in fields if name == b"content-length" for length in tokens([value])}
     others = [field for field in fields if field[0] != b"content-length"]
     if not lengths or any(name == b"transfer-encoding" for name, _ in fields):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import urljoin
 
 from regproxy.core.errors import BadResponse, HeadError
 from regproxy.http.messages import parse_authority
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+# Servers write names of files into a Location as they are; clients encode them (Go, curl).
+_TO_ENCODE = re.compile(rb"[^!-~]")
 _URL = re.compile(r"([A-Za-z]+)://([^/?#]+)(?:[/?#].*)?", re.DOTALL)
 
 
@@ -41,3 +44,14 @@ class Origin:
         except HeadError as error:
             raise BadResponse(f"a URL with a {error}") from None
         return cls(match[1].lower(), _host(host), port)
+
+
+def follow(url: str, location: bytes) -> str:
+    """Return the absolute URL that a Location names (RFC 9110 10.2.2), relative to `url`.
+
+    What can't stand in a URL is percent-encoded. Raises BadResponse for what is none even so.
+    """
+    try:
+        return urljoin(url, _TO_ENCODE.sub(lambda found: b"%%%02X" % found[0][0], location).decode("ascii"))
+    except ValueError:
+        raise BadResponse("a redirect to something that is not a URL") from None

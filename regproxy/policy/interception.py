@@ -1,6 +1,6 @@
-"""Which hosts are intercepted, tunnelled or refused at a CONNECT, and which addresses may be connected to.
+"""Decide which hosts are intercepted, tunnelled or refused at a CONNECT, and which addresses may be reached.
 
-Decided from values alone: no socket, no clock, no disk.
+From values alone: no socket, no clock, no disk. See docs/configuration.md, "Addresses that may be reached".
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import Enum, auto
 from typing import Final
 
 from regproxy.config.settings import Config
-from regproxy.config.values import ANY_PORT
+from regproxy.config.values import ANY_PORT, HostRule
 from regproxy.core.addresses import Reach, reach_of
 from regproxy.policy.origins import intercepts
 
@@ -19,7 +19,7 @@ _KNOWN_HOSTS_MAX: Final = 4096
 
 
 class Decision(Enum):
-    """What becomes of a CONNECT."""
+    """What is done with a CONNECT."""
 
     INTERCEPT = auto()
     TUNNEL = auto()
@@ -28,26 +28,26 @@ class Decision(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ConnectPlan:
-    """`reason` tells a refused client what was wrong."""
+    """The decision on a CONNECT. `reason`: what to tell a client that is refused, "" for others."""
 
     decision: Decision
     reason: str = ""
 
 
 class Interception:
-    """The rules of one configuration for CONNECTs and for where they lead."""
+    """One configuration's rules for CONNECTs and for the addresses of origins and tunnels."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._connects: dict[tuple[str, int], ConnectPlan] = {}
-        # Whom the configuration has logins for, or shows them to.
+        # Hosts and ports (None: any) that the configuration has logins for, or sends them to.
         self._logins = frozenset(_login_hosts(config))
         self._written = frozenset(_written_names(config)) | {host for host, _ in self._logins}
 
     # --- CONNECT -----------------------------------------------------------------------------------------
 
     def plan_connect(self, host: str, port: int) -> ConnectPlan:
-        """Intercept registries, tunnel other hosts on the allowed ports, refuse the rest."""
+        """Return the plan: intercept registries, tunnel other hosts on the allowed ports, refuse the rest."""
         known = self._connects.get((host, port))
         if known is None:
             known = self._plan_connect(host, port)
@@ -68,7 +68,7 @@ class Interception:
             return ConnectPlan(
                 Decision.REFUSE,
                 f"port {port} may not be reached through this proxy (allowed: {ports}); "
-                f"name it in REGISTRIES as {host}:{port}, or in REGPROXY_CONNECT_PORTS"
+                f"name it in REGISTRIES as {HostRule(host, port)}, or in REGPROXY_CONNECT_PORTS"
                 " (REGPROXY_CONNECT_PORTS=* allows every port)",
             )
         return ConnectPlan(Decision.TUNNEL)
@@ -78,13 +78,15 @@ class Interception:
     def address_allowed(
         self, host: str, port: int, address: str, *, answered: bool = False, itself: bool = False
     ) -> bool:
-        """Whether `host`, which resolved to `address`, may be connected to.
+        """Tell whether `host`, which resolved to `address`, may be connected to.
 
         `answered`: an origin's answer has named it, by a redirect or as the realm of tokens, and no client.
-        `itself`: it is that very host, at whatever port: where its tokens or its storage often are.
+        `itself`: it is the host of that origin, at any port: its token server or storage is often there.
 
-        Loopback, link-local and metadata addresses are for hosts that the configuration names exactly;
-        private ones too where an answer has named them, or REGPROXY_PRIVATE_TARGETS=false.
+        Public addresses always may. Loopback, link-local and metadata addresses are for hosts that names()
+        takes. Private ones are for anybody that a client has named, unless REGPROXY_PRIVATE_TARGETS=false;
+        else for hosts that names() takes, an origin's own host if the settings have it, hosts with a login,
+        and, unless that setting is false, hosts below a domain in REGISTRIES.
         """
         reach = reach_of(address)
         if reach is Reach.PUBLIC or self.names(host, port):
@@ -96,12 +98,15 @@ class Interception:
             return True
         if (host, port) in self._logins or (host, None) in self._logins:
             return True
-        # A mask of all below a domain is in its owner's hands; `reg.*` is in anybody's.
+        # Names below a domain are given by its owner; anybody can have one that `reg.*` matches.
         below = (rule for rule in config.registries if rule.pattern.startswith((".", "*.")))
         return config.private_targets and any(rule.matches(host, port) for rule in below)
 
     def names(self, host: str, port: int) -> bool:
-        """Whether REGISTRIES (no mask), REGPROXY_RESOLVE or REGPROXY_ALLOW_TARGETS has a host."""
+        """Tell whether REGISTRIES (without a mask), REGPROXY_RESOLVE or REGPROXY_ALLOW_TARGETS has a host.
+
+        Origins with a table, and mirrors, are not asked about here: see `Way.named`.
+        """
         config = self._config
         return (
             host in config.resolve
@@ -110,7 +115,7 @@ class Interception:
         )
 
     def is_written(self, host: str) -> bool:
-        """Whether the configuration has this very name, for any port: nobody else has made it up."""
+        """Tell whether the configuration has this very name, for any port: then no client has made it up."""
         return host in self._written
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from regproxy.config.origin_tables import Mirror, OriginSettings, Scheme
 from regproxy.config.parent_proxy import ParentProxy, is_loopback
 from regproxy.config.settings import Config
-from regproxy.config.values import ANY_PORT
+from regproxy.config.values import ANY_PORT, HostRule
 from regproxy.http.origin import Origin
 
 # Statuses accepted from a mirror; after any other, the next place is asked. 206 and 416 answer resumed
@@ -165,10 +165,11 @@ class Origins:
         return sum(max(each.connect_timeout, each.read_timeout) for each in (settings, *mirrors))
 
 
-def intercepts(config: Config, host: str, port: int) -> bool:
-    """Whether a CONNECT to this is answered in its place."""
+def intercepts(config: Config, host: str, port: int, rules: tuple[HostRule, ...] | None = None) -> bool:
+    """Whether a CONNECT to this is answered in its place. `rules`: other registries than REGISTRIES."""
     usual = port == 443 or not config.connect_ports.isdisjoint({port, ANY_PORT})
-    return any(rule.matches(host, port) and (rule.port is not None or usual) for rule in config.registries)
+    rules = config.registries if rules is None else rules
+    return any(rule.matches(host, port) and (rule.port is not None or usual) for rule in rules)
 
 
 def _is(mirror: Mirror, origin: Origin) -> bool:

@@ -54,7 +54,7 @@ _SERVE_BY_DIGEST = {kind: Plan(Action.SERVE, kind.value) for kind in (Kind.BLOB,
 _FETCH_BY_DIGEST = {kind: Plan(Action.FETCH, kind.value) for kind in (Kind.BLOB, Kind.MANIFEST)}
 _HEAD_BY_DIGEST = {kind: Plan(Action.HEAD, kind.value) for kind in (Kind.BLOB, Kind.MANIFEST)}
 _PASS = {kind: Plan(Action.PASS, kind.value) for kind in Kind}
-_PONG = Plan(Action.PONG, Kind.PING.value)
+PONG = Plan(Action.PONG, Kind.PING.value)
 _ASKS_NOBODY = frozenset({Action.SERVE, Action.REFUSE})
 
 
@@ -92,7 +92,7 @@ class Policy:
         if not self._config.offline or plan.action in _ASKS_NOBODY:
             return plan
         if target.kind is Kind.PING and method in _READS:
-            return _PONG
+            return PONG
         if plan.action is Action.RENEW or (held and target.kind is Kind.TAG and method in _READS):
             return self._tag_plan(Action.STALE, plan.kind)
         return Plan(Action.REFUSE, plan.kind, 503, "UNAVAILABLE", _OFFLINE)
@@ -121,10 +121,19 @@ class Policy:
         tier = self._tiers.match(tag)
         return self._lifetimes[tier.name, tier.ttl, tier.swr]
 
+    def asks_presence(self, method: str, target: Target) -> bool:
+        """Return whether only the registry can answer this: whether it has this content in this repository.
+
+        A client that pushes sends a HEAD first, and leaves out what is there already.
+        """
+        if method != "HEAD" or self._config.offline:
+            return False
+        return target.kind in _SERVE_BY_DIGEST or (target.kind is Kind.TAG and self._config.allow_push)
+
     def _plan_tag(self, method: str, tag: str, age: float | None, stretch: float) -> Plan:
         lifetime = self.lifetime(tag)
         action = Action.FETCH if method == "GET" else Action.HEAD
-        if age is not None:
+        if age is not None and not (method == "HEAD" and self._config.allow_push):
             if lifetime.is_fresh(age, stretch):
                 action = Action.SERVE
             elif lifetime.may_renew(age, stretch):
@@ -163,4 +172,5 @@ class Policy:
         if self._config.allow_push or outside:
             return _PASS[kind]
         reason = f"{method} is not allowed: this proxy only pulls (ALLOW_PUSH=true lets pushes through)"
-        return Plan(Action.REFUSE, kind.value, 405, "UNSUPPORTED", reason)
+        # docker-registry-proxy says 405, which podman and buildah try again for some seconds.
+        return Plan(Action.REFUSE, kind.value, 403, "DENIED", reason)

@@ -79,7 +79,7 @@ def shared(request: Request, target: Target, ignored: Iterable[bytes] = ()) -> S
     namespace = query if _NAMESPACE.fullmatch(query) is not None else ""
     path = f"/v2/{target.repository}/{section}/{target.reference}"
     own = "a query" if query and not namespace else ""
-    odd = next((name for name, _ in request.headers if not _is_known(name, ignored)), None)
+    odd = next((name for name, _ in request.headers if not is_neutral(name, ignored)), None)
     if odd is not None:
         own = f"the header {odd.decode('latin-1')}"
     suffix = "?" + namespace if namespace else ""
@@ -93,7 +93,8 @@ def shared(request: Request, target: Target, ignored: Iterable[bytes] = ()) -> S
     return Shared(asked, target.repository + suffix, own)
 
 
-def _is_known(name: bytes, ignored: Iterable[bytes]) -> bool:
+def is_neutral(name: bytes, ignored: Iterable[bytes] = ()) -> bool:
+    """Return whether a field leaves open who may share the answer: it is in the key, or selects nothing."""
     if name in SENT or name in NEUTRAL or name.startswith(NEUTRAL_BEGINNINGS):
         return True
     return any(name.startswith(mask[:-1]) if mask.endswith(b"*") else name == mask for mask in ignored)

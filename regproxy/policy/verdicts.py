@@ -10,7 +10,7 @@ from regproxy.http.messages import Response
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 # Upstream is in trouble: a stale copy is better than its answer.
 STALE_ON: Final = frozenset({429, 500, 502, 503, 504})
-MAX_REDIRECTS: Final = 5
+MAX_REDIRECTS: Final = 10  # as Go's and curl's clients, give or take one
 
 
 def is_hiding(response: Response) -> bool:
@@ -19,6 +19,15 @@ def is_hiding(response: Response) -> bool:
     """
     challenged = response.get(b"www-authenticate") is not None
     return response.status in (403, 404) or (response.status == 401 and not challenged)
+
+
+def is_refused_otherwise(first: Response, second: Response) -> bool:
+    """Tell whether credentials, after an answer that is_hiding(), brought no more than another refusal.
+
+    Trouble is none: it may pass, and the next attempt bring the content.
+    """
+    passing = second.status in STALE_ON or second.status == 408
+    return 400 <= second.status < 500 and second.status != first.status and not passing
 
 
 class Verdict(Enum):

@@ -55,7 +55,8 @@ class Record:
 
     `slot` is the lowest number that no other child has: log and metrics name the child by it. `workers`: how
     many share the listening sockets. `claim_key`: a secret that all children of a supervisor know. The last
-    six are descriptors, -1 for one that the child has no use for; `transparent`: of any number of sockets.
+    seven are descriptors, -1 for one that the child has no use for; `transparent`, `tls`: of any number of
+    sockets.
     """
 
     role: Role
@@ -75,11 +76,13 @@ class Record:
     proxy: int = -1
     admin: int = -1
     transparent: tuple[int, ...] = ()
+    tls: tuple[int, ...] = ()
 
     @property
     def descriptors(self) -> tuple[int, ...]:
         """Those that there are."""
-        every = (self.control, self.board, self.commits, self.proxy, self.admin, *self.transparent)
+        single = (self.control, self.board, self.commits, self.proxy, self.admin)
+        every = (*single, *self.transparent, *self.tls)
         return tuple(fd for fd in every if fd >= 0)
 
     def write(self) -> int:
@@ -95,7 +98,7 @@ class Record:
         text = os.pread(fd, _RECORD_MAX, 0)
         os.close(fd)
         told = json.loads(text)
-        record = cls(**told | {"transparent": tuple(told["transparent"])})
+        record = cls(**told | {name: tuple(told[name]) for name in ("transparent", "tls")})
         for descriptor in record.descriptors:
             os.set_inheritable(descriptor, False)
         return record

@@ -140,7 +140,8 @@ class Child:
 
 
 def _record(role: Role, slot: int, setup: Setup, commons: Commons, control: int) -> Record:
-    proxy, admin, *transparent = (sock.fileno() for sock in setup.listeners.sockets)
+    listeners = setup.listeners
+    proxy, admin = (sock.fileno() for sock in listeners.sockets[:2])
     is_worker = role == "worker"
     return Record(
         role=role,
@@ -160,7 +161,8 @@ def _record(role: Role, slot: int, setup: Setup, commons: Commons, control: int)
         # A child that does not accept must not keep the ports open either.
         proxy=proxy if is_worker else -1,
         admin=admin if is_worker else -1,
-        transparent=tuple(transparent) if is_worker else (),
+        transparent=listeners.of("REGPROXY_TRANSPARENT_LISTEN") if is_worker else (),
+        tls=listeners.of("REGPROXY_TLS_LISTEN") if is_worker else (),
     )
 
 

@@ -21,7 +21,9 @@ _LOOK_AGAIN: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Listeners:
-    """The proxy's socket, that of the admin port and those for clients without CONNECT, in this order.
+    """The proxy's socket, that of the admin port, those for clients whom DNS sends here, and those for TLS.
+
+    In this order.
 
     `addresses`: for each the variable and the address that was asked for.
     """
@@ -39,6 +41,7 @@ class Listeners:
         addresses = (
             *(("REGPROXY_LISTEN", config.listen), ("REGPROXY_ADMIN_LISTEN", config.admin_listen)),
             *(("REGPROXY_TRANSPARENT_LISTEN", address) for address in config.transparent_listen),
+            *(("REGPROXY_TLS_LISTEN", address) for address in config.tls_listen),
         )
         kept = dict(zip(former.addresses, former.sockets, strict=True)) if former is not None else {}
         opened: list[socket.socket] = []
@@ -55,6 +58,11 @@ class Listeners:
                 sock.close()
             raise
         return cls(tuple(sockets), addresses)
+
+    def of(self, variable: str) -> tuple[int, ...]:
+        """Return the descriptors of the sockets that a variable asks for."""
+        asked = zip(self.addresses, self.sockets, strict=True)
+        return tuple(sock.fileno() for (name, _), sock in asked if name == variable)
 
     def close(self, spare: Listeners | None = None) -> None:
         """Close the sockets that `spare` does not share."""

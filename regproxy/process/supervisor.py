@@ -37,6 +37,8 @@ from regproxy.telemetry import metrics
 from regproxy.telemetry.metrics import Metrics
 from regproxy.telemetry.metrics_dir import Shelf
 from regproxy.tls.authority import Authority
+from regproxy.tls.mirror_identity import mirror_context
+from regproxy.tls.server_contexts import Contexts
 
 log = logging.getLogger(__name__)
 
@@ -131,12 +133,17 @@ class Supervisor:
         for warning in config.warnings:
             log.warning("%s", warning)
         _check_ca(places)
+        if config.tls_listen:
+            # A certificate of no use is an error of the configuration, not of each worker.
+            mirror_context(config, Contexts(Authority.open(places.ca_crt, places.ca_key)))
         former = self._setup.listeners if self._setup is not None else None
         listeners = Listeners.open(config, former, 0.0 if former else _PORT_PATIENCE)
         log.info("listening on %s, admin on %s", config.listen, config.admin_listen)
         if config.transparent_listen:
             every = ", ".join(map(str, config.transparent_listen))
             log.info("listening on %s for clients without CONNECT", every)
+        if config.tls_listen:
+            log.info("listening on %s for TLS (mirror mode)", ", ".join(map(str, config.tls_listen)))
         return Setup(config, text, str(self._path or ""), places, listeners, config.workers or cores())
 
     def _make_commons(self, setup: Setup) -> Commons:

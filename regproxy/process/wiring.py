@@ -27,12 +27,13 @@ from regproxy.dataplane.records_self_test import sealing_fault
 from regproxy.fill.fills import Fills
 from regproxy.fill.origin_bodies import CHANCES, Limits
 from regproxy.policy.interception import Interception
+from regproxy.policy.mirror_mode import MirrorMode
 from regproxy.policy.origins import Origins
 from regproxy.policy.plans import Policy
 from regproxy.process.boot import Record
 from regproxy.server.context import Services
 from regproxy.server.lookup import Lookup
-from regproxy.server.routes import Routes
+from regproxy.server.routes import PlainRoutes, Routes
 from regproxy.server.setup_pages import Pages
 from regproxy.tags.claim_files import FileClaims
 from regproxy.tags.resolver import Tags
@@ -77,6 +78,8 @@ def build(
         *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
         lambda exchange: Authorizer(config, exchange, origins=origins, counter=metrics, realms=realms),
         config.first_byte_timeout,
+        # Where clients push, what a mirror has says nothing of what the registry has.
+        heads_itself=config.allow_push,
     )
     watch = _watch(reactor)
     options = _fill_options(config, origins, root)
@@ -94,8 +97,9 @@ def build(
         reactor=reactor,
         store=store,
         index=index,
-        lookup=Lookup(store, index, quotas.stretch),
+        lookup=Lookup(store, index, quotas.stretch, config.allow_push),
         routes=Routes(policy, config.ignored_headers),
+        plain_routes=PlainRoutes(policy, config.ignored_headers, MirrorMode(config)),
         fills=fills,
         tags=tags,
         upstream=upstream,

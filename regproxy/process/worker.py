@@ -18,8 +18,8 @@ from typing import Final
 import uvloop
 
 from regproxy.dataplane import file as file_module
+from regproxy.dataplane import splice, tls
 from regproxy.dataplane import stream as stream_module
-from regproxy.dataplane import tls
 from regproxy.dataplane.listener import Listener
 from regproxy.dataplane.stream import Stream
 from regproxy.process import boot, wiring
@@ -27,8 +27,10 @@ from regproxy.process.boot import Boot
 from regproxy.server.admin import Admin, AdminSession
 from regproxy.server.context import Services
 from regproxy.server.session import Handlers, Session
+from regproxy.server.tls_port import TlsPort
 from regproxy.server.transparent import Transparent
 from regproxy.server.tunnel import TunnelEnd
+from regproxy.tls.mirror_identity import mirror_context
 
 log = logging.getLogger("regproxy.process.worker")  # also where this module is the program
 
@@ -102,6 +104,9 @@ class Worker:
         takers = [(record.proxy, handlers.accept), (record.admin, admin.accept)]
         if record.transparent:
             takers += [(fd, Transparent(handlers).accept) for fd in record.transparent]
+        if record.tls:
+            context = mirror_context(services.config, services.contexts)
+            takers += [(fd, TlsPort(handlers, context).accept) for fd in record.tls]
         self._listeners = [Listener(reactor, fd, take, True, HEAD_MAX, accepts) for fd, take in takers]
         self._listening = True
 
@@ -162,8 +167,8 @@ class Worker:
 
     def _accept_nobody(self) -> None:
         """Close the listeners; while it drains, the admin port goes on to say so."""
-        proxy, admin, *transparent = self._listeners
-        for listener in (proxy, *transparent):
+        proxy, admin, *others = self._listeners
+        for listener in (proxy, *others):
             listener.close()
         if self._ending is Ending.RETIRE:
             admin.close()
@@ -215,6 +220,7 @@ def live() -> dict[str, int]:
         "ssl": tls.live(),
         "streams": stream_module.live(),
         "files": file_module.live(),
+        "pipes": splice.live(),
         "fds": sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1,
         "pid": os.getpid(),
     }

@@ -51,7 +51,7 @@ class ManifestType:
             return self.media_type
         # One body must not be read in two ways (CVE-2021-41190).
         contradicts = (declared in INDEX_TYPES) != (self.media_type in INDEX_TYPES)
-        return self.media_type if contradicts and declared in MANIFEST_TYPES else declared
+        return self.media_type if contradicts and declared in MANIFEST_TYPES and self.media_type else declared
 
 
 NO_MANIFEST: Final = ManifestType("", False)  # of other content: only the registry's Content-Type counts
@@ -74,25 +74,35 @@ def _bare(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def check_manifest(body: bytes, content_type: str) -> str:
+def check_manifest(body: bytes, content_type: str, vouched: bool = False) -> str:
     """Return the media type of the manifest `body` that came with `content_type`.
 
     Content-Type decides if it names a type; the body's own `mediaType` must agree (OCI image spec). If it
     names none (application/json), the body decides. Raises BadResponse: too large, HTML, not a JSON object,
     no schemaVersion, types that disagree, an index that is also a manifest.
+
+    `vouched`: the registry has named the digest of these bytes, so they are what it means. What is no
+    manifest then is NotUnderstood, as is a JSON object that it calls a manifest.
     """
     declared = _bare(content_type)
     if len(body) > MANIFEST_MAX:
         raise NotUnderstood(f"manifest of {len(body)} bytes: more than {MANIFEST_MAX}", "too-large")
     if declared in _HTML_TYPES or body[:64].lstrip().startswith(b"<"):
-        raise BadResponse("an HTML page instead of a manifest")
-    document = _json_object(body)
+        raise _no_manifest("an HTML page instead of a manifest", vouched)
+    try:
+        document = _json_object(body)
+    except BadResponse as error:
+        raise _no_manifest(str(error), vouched) from None
     own = document.get("mediaType", "")
     if not isinstance(own, str):
         raise NotUnderstood("manifest whose mediaType is not a string", "media-type")
     media_type = _media_type(declared, own, document)
-    _check_shape(media_type, document)
+    _check_shape(media_type, document, vouched or declared in MANIFEST_TYPES)
     return media_type
+
+
+def _no_manifest(message: str, vouched: bool) -> BadResponse:
+    return NotUnderstood(message, "no-manifest") if vouched else BadResponse(message)
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
@@ -124,19 +134,20 @@ def _media_type(declared: str, own: str, document: dict[str, Any]) -> str:
     return OCI_INDEX if "manifests" in document else OCI_MANIFEST
 
 
-def _check_shape(media_type: str, document: dict[str, Any]) -> None:
-    """Raise BadResponse for bodies that clients refuse too: CVE-2021-41190, one body that is read in two
-    ways.
+def _check_shape(media_type: str, document: dict[str, Any], vouched: bool = False) -> None:
+    """Raise BadResponse for what is no manifest, NotUnderstood where it is `vouched` for.
+
+    Refused in any case is what clients refuse too: CVE-2021-41190, one body that is read in two ways.
     """
     if media_type in _ARTIFACTS:
         return
-    version = document.get("schemaVersion")
-    if type(version) is not int or version not in (1, 2):
-        raise BadResponse("manifest without a schemaVersion of 1 or 2")
     if media_type in INDEX_TYPES:
-        if not isinstance(document.get("manifests"), list):
-            raise BadResponse("index without a list of manifests")
-        if document.get("layers") or document.get("config"):
+        if document.get("manifests") and (document.get("layers") or document.get("config")):
             raise BadResponse("index that is also a manifest")
     elif media_type in MANIFEST_TYPES and document.get("manifests"):
         raise BadResponse("manifest that is also an index")
+    version = document.get("schemaVersion")
+    if type(version) is not int or version not in (1, 2):
+        raise _no_manifest("manifest without a schemaVersion of 1 or 2", vouched)
+    if media_type in INDEX_TYPES and not isinstance(document.get("manifests"), list):
+        raise _no_manifest("index without a list of manifests", vouched)

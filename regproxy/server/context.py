@@ -19,7 +19,7 @@ from regproxy.fill.fills import Fills
 from regproxy.policy.interception import Interception
 from regproxy.policy.plans import Policy
 from regproxy.server.lookup import Lookup
-from regproxy.server.routes import Routes
+from regproxy.server.routes import PlainRoutes, Routes
 from regproxy.server.setup_pages import Pages
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
@@ -45,6 +45,7 @@ class Services:
     index: Index
     lookup: Lookup
     routes: Routes
+    plain_routes: PlainRoutes
     fills: Fills
     tags: Tags
     upstream: Upstream
@@ -64,6 +65,20 @@ class Services:
         """Log a CONNECT that is refused, once a minute for each target: clients show only the status."""
         if self._is_news((host, port)):
             log.warning("CONNECT %s:%d refused: %s", host, port, reason)
+
+    def say_not_mirrored(self, peer: str, reason: str) -> None:
+        """Log a request that takes the proxy for a mirror that it is not, once a minute for each reason."""
+        if self._is_news(("mirror", reason)):
+            log.warning("%s: a request without CONNECT is refused: %s", peer, reason)
+
+    def say_distrusted(self, peer: str, host: str) -> None:
+        """Log that a client does not trust the proxy's CA, once a minute for each client's address."""
+        address = peer.rpartition(":")[0]
+        if self._is_news(("distrust", address)):
+            log.warning(
+                "%s: %s: the client does not trust this proxy's CA: install /ca.crt of the proxy port there",
+                *(peer, host),
+            )
 
     def say_own(self, host: str, reason: str) -> None:
         """Log that requests to a registry can't be answered from the cache, once a minute for each reason."""

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final
 
-from regproxy.core.errors import Unsatisfiable, UpstreamError
+from regproxy.core.errors import NotUnderstood, Unsatisfiable, UpstreamError
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fills import NO_TYPE, CacheRequest, Opened, UpstreamAnswer
-from regproxy.http.forwarding import forwarded
-from regproxy.http.messages import Request
+from regproxy.fill.tag_request import Held
+from regproxy.http.messages import Request, Response
 from regproxy.http.ranges import ByteRange, Span, if_range_allows, parse_range
+from regproxy.policy.verdicts import STALE_ON
 from regproxy.registry.targets import Kind
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.hits import Hits
-from regproxy.server.responder import Responder, content_headers
+from regproxy.server.patience import in_time
+from regproxy.server.responder import Responder, answer_of, content_headers
 from regproxy.server.routes import BY_DIGEST, Route
+from regproxy.upstream.fetch import Ask, Fetched
+
+log = logging.getLogger(__name__)
 
 # A body of at most this many bytes is verified before its head is sent, so that a wrong one becomes a clear
 # error instead of a cut connection.
@@ -27,9 +33,10 @@ _ALL: Final = ByteRange(0, None)
 class Fetches:
     """Fetches content by digest into the cache, and answers with it."""
 
-    __slots__ = ("_fills", "_hits", "_lookup", "_responder", "_upstream")
+    __slots__ = ("_config", "_fills", "_hits", "_lookup", "_responder", "_upstream")
 
     def __init__(self, services: Services, responder: Responder, hits: Hits) -> None:
+        self._config = services.config
         self._fills = services.fills
         self._upstream = services.upstream
         self._lookup = services.lookup
@@ -55,7 +62,7 @@ class Fetches:
                 if is_blob:
                     opened = await asyncio.shield(fill.opened)
                     exchange.note(fill, cache)
-                    if opened is not None and _can_follow(opened, route.request):
+                    if opened is not None and _can_follow(opened, route.request, target.reference):
                         self._follow(exchange, route, opened)
                         return
                 blob = await asyncio.shield(fill.done)
@@ -67,7 +74,11 @@ class Fetches:
                 # It failed because of another client's credentials or registry; this request may succeed.
         exchange.note(fill, cache)
         told = fill.media_type if fill.wanted.identity == wanted.identity else ""
-        self._hits.serve_brought(exchange, blob, told, exchange.cache)
+        held = self._lookup.brought(wanted.origin, target, route, blob, told)
+        if not is_blob and held[1] == NO_TYPE:
+            # It was stored as a blob, say: only the registry knows what it is as a manifest.
+            raise NotUnderstood(f"{target.reference} is stored, but is no manifest by itself", "no-manifest")
+        self._hits.serve(exchange, held, exchange.cache)
 
     def _follow(self, exchange: Exchange, route: Route, opened: Opened) -> None:
         """Answer from the growing file."""
@@ -90,38 +101,76 @@ class Fetches:
         source = FileSource(growth.file, span.start, span.stop, growth)
         responder.send(exchange, status, responder.head(exchange, status, headers), b"", source)
 
-    async def ask_head(self, exchange: Exchange, wanted: CacheRequest, *, refusable: bool = False) -> None:
+    async def ask_head(
+        self, exchange: Exchange, route: Route, wanted: CacheRequest, *, refusable: bool = False
+    ) -> None:
         """Ask by HEAD, unless the fill of a blob that is under way knows the answer.
 
         `refusable`: raise a refusal as an UpstreamAnswer, instead of answering with it.
         """
-        responder, upstream = self._responder, self._upstream
         exchange.cache = "MISS"
-        is_blob = wanted.target.kind is Kind.BLOB  # a manifest's media type is not the same for all clients
-        opened = self._fills.opened(wanted) if is_blob else None
+        opened = self._opened(wanted)
         if opened is not None and opened.total >= 0:
             exchange.cache = "UPDATING"
-            headers = content_headers(wanted.target.reference, NO_TYPE, opened.total)
-            responder.send(exchange, 200, responder.head(exchange, 200, headers))
+            self._answer_head(exchange, wanted.target.reference, opened.total)
             return
-        fetched = await upstream.fetch(wanted.origin, wanted.request, "HEAD")
+        held = self._lookup.present_if_error(wanted.origin, wanted.target, route)
+        try:
+            fetched = await in_time(self._head(wanted), self._config.stale_after if held is not None else 0.0)
+        except UpstreamError as error:
+            if held is None:
+                raise
+            self._serve_stale(exchange, held, error)
+            return
         exchange.asked, exchange.asked_seconds = fetched.hops, fetched.seconds
         response = fetched.response
-        upstream.release(fetched.connection, response)
+        if held is not None and response.status in STALE_ON:
+            self._serve_stale(exchange, held, f"{fetched.origin.host} answered {response.status}")
+            return
         if refusable and response.status >= 400:
             raise UpstreamAnswer(response, b"", fetched.origin)
-        headers = forwarded(response)
-        if response.status == 200 and wanted.target.kind in BY_DIGEST:
-            digest = wanted.target.reference.encode()
+        self._relay_head(exchange, route, wanted, response)
+
+    def _opened(self, wanted: CacheRequest) -> Opened | None:
+        """Return what a registry has said of a blob that it is sending now from this repository."""
+        # A manifest's media type is not the same for all clients. And a client that pushes asks what is
+        # there now.
+        if wanted.target.kind is not Kind.BLOB or self._config.allow_push:
+            return None
+        return self._fills.opened(wanted)
+
+    async def _head(self, wanted: CacheRequest) -> Fetched:
+        ask = Ask(own_account=wanted.own_account)
+        fetched = await self._upstream.fetch(wanted.origin, wanted.request, "HEAD", ask)
+        self._upstream.release(fetched.connection, fetched.response)
+        return fetched
+
+    def _answer_head(self, exchange: Exchange, digest: str, size: int) -> None:
+        head = self._responder.head(exchange, 200, content_headers(digest, NO_TYPE, size))
+        self._responder.send(exchange, 200, head)
+
+    def _serve_stale(self, exchange: Exchange, held: Held, error: object) -> None:
+        """Answer with what is held where the registry is in trouble: clients go on with what they pull."""
+        log.warning("%s %s: answered from the cache: %s", exchange.host, exchange.uri, error)
+        self._hits.serve(exchange, held, "STALE")
+
+    def _relay_head(self, exchange: Exchange, route: Route, wanted: CacheRequest, response: Response) -> None:
+        status, headers = answer_of(route, response)
+        if status == 200 and wanted.target.kind in BY_DIGEST:
+            digest = wanted.target.reference
             headers = [h for h in headers if h[0] != b"docker-content-digest"]
-            headers.append((b"docker-content-digest", digest))
-        responder.send(exchange, response.status, responder.head(exchange, response.status, headers))
+            headers.append((b"docker-content-digest", digest.encode()))
+            self._lookup.seen_present(wanted.origin, route, digest, exchange.started)
+        self._responder.send(exchange, status, self._responder.head(exchange, status, headers))
 
 
-def _can_follow(opened: Opened, request: Request) -> bool:
+def _can_follow(opened: Opened, request: Request, digest: str) -> bool:
     """Return whether to send the body while it grows; a small one is verified first."""
     if opened.total >= 0:
         return opened.total > VERIFY_FIRST
     # Without a length only chunks can show where the body was cut, and no range can be told. One that asks
     # for all of it may be ignored (RFC 9110 14.2).
-    return request.minor >= 1 and parse_range(request.get(b"range")) in (None, _ALL)
+    if request.minor < 1:
+        return False
+    ignored = not if_range_allows(request.get(b"if-range"), b'"' + digest.encode() + b'"')
+    return ignored or parse_range(request.get(b"range")) in (None, _ALL)

@@ -49,21 +49,32 @@ class Copy(NamedTuple):
 
 
 class Lookup:
-    """Finds cached content for requests. `stretch`: how many times longer a registry's tags are fresh."""
+    """Finds cached content for requests. `stretch`: how many times longer a registry's tags are fresh.
 
-    __slots__ = ("_index", "_store", "_stretch")
+    `pushes`: clients may push and delete, so that what a repository holds may change by what they do.
+    """
 
-    def __init__(self, store: Store, index: Index, stretch: Callable[[str], float]) -> None:
+    __slots__ = ("_index", "_pushes", "_store", "_stretch")
+
+    def __init__(
+        self, store: Store, index: Index, stretch: Callable[[str], float], pushes: bool = False
+    ) -> None:
         self._store = store
         self._index = index
         self._stretch = stretch
+        self._pushes = pushes
 
     # --- for a request -----------------------------------------------------------------------------------
 
     def content(self, origin: Origin, target: Target, route: Route) -> Held | None:
-        """Return content by digest; None: it is not cached, or is no manifest where one was requested."""
+        """Return content by digest; None: it is not cached, or is no manifest where one was requested.
+
+        Nor is what a client has deleted from that repository.
+        """
         blob = self._store.lookup(target.reference)
         if blob is None or not (blob.known or self._is_whole(blob)):
+            return None
+        if self.was_deleted(origin, route):
             return None
         if target.kind is _BLOB:
             return blob, NO_TYPE
@@ -74,11 +85,46 @@ class Lookup:
             media_type = self._told_type(origin, target, route, blob, "")
         return (blob, media_type) if media_type else None
 
+    def present(self, origin: Origin, target: Target, route: Route) -> Held | None:
+        """Return content by digest for a HEAD: only where its registry need not be asked whether it is there.
+
+        A client that means to push leaves out what is there already. So with pushes the registry is asked
+        every time, and else once for each repository.
+        """
+        if self._pushes or not self._presence(origin, route, target.reference):
+            return None
+        return self.content(origin, target, route)
+
+    def present_if_error(self, origin: Origin, target: Target, route: Route) -> Held | None:
+        """Return content by digest for a HEAD that its registry can't answer."""
+        if self._pushes and not self._presence(origin, route, target.reference):
+            return None
+        return self.content(origin, target, route)
+
+    def seen_present(self, origin: Origin, route: Route, digest: str, asked: float) -> None:
+        """Remember that a registry has said that it has this content in this repository.
+
+        `asked`: when, monotonic; what was deleted there since stays deleted.
+        """
+        if not self._presence(origin, route, digest):
+            blob = self._store.lookup(digest)
+            if blob is not None:
+                place = (origin.host, origin.port, route.shared.repository)
+                self._index.put_presence(*place, digest, blob.size, asked)
+
+    def absent_since(self, origin: Origin, route: Route, digest: str) -> float:
+        """Return when a client has deleted content from the route's repository, epoch; 0: it has not."""
+        return self._index.absent_since(origin.host, origin.port, route.shared.repository, digest)
+
+    def was_deleted(self, origin: Origin, route: Route) -> bool:
+        """Return whether a client has deleted the route's content from its repository."""
+        return self._pushes and self.absent_since(origin, route, route.target.reference) > 0
+
     def copy(self, origin: Origin, target: Target, route: Route, lifetime: Lifetime) -> Copy | None:
         """Return the copy of a tag that suits a request: the newest, else an older one still in the cache."""
         rows = self._index.tag(origin.host, origin.port, route.shared.repository, target.reference)
         row = route.choose(rows)
-        held = self._named(row, route) if row is not None else None
+        held = self._named(origin, row, route) if row is not None else None
         if row is not None and held is not None:
             age = time.time() - row.fetched_at
             if lifetime.is_fresh(age):
@@ -86,7 +132,7 @@ class Lookup:
                 return _make(Copy, (row, held, age, True, True, True))
             return self._aged(origin, lifetime, row, held, True)
         for older in variants(rows, route.accept):
-            held = self._named(older, route)
+            held = self._named(origin, older, route)
             if held is not None:
                 return self._aged(origin, lifetime, older, held, False)
         return None
@@ -95,7 +141,7 @@ class Lookup:
         """Return the copy of a tag if it is fresh by now, so that the origin need not be asked."""
         rows = self._index.tag(origin.host, origin.port, route.shared.repository, target.reference)
         row = route.choose(rows)
-        held = self._named(row, route) if row is not None else None
+        held = self._named(origin, row, route) if row is not None else None
         if row is None or held is None:
             return None
         age = time.time() - row.fetched_at
@@ -117,17 +163,19 @@ class Lookup:
 
     # --- tags --------------------------------------------------------------------------------------------
 
-    def _named(self, row: TagRow, route: Route) -> Held | None:
-        """Return the content that a tag's row names, if cached and of a type that the request accepts."""
+    def _named(self, origin: Origin, row: TagRow, route: Route) -> Held | None:
+        """Return the content that a tag's row names, if cached, and of the type that was told of the tag."""
         blob = self._store.lookup(row.digest)
         if blob is None or not (blob.known or self._is_whole(blob)):
+            return None
+        if self._pushes and self.absent_since(origin, route, row.digest) >= row.fetched_at:
             return None
         manifest = blob.manifest
         if manifest is not None and manifest.stated:
             media_type = manifest.media_type
         else:
             media_type = self._manifest_type(blob, row.media_type) or row.media_type
-        if media_type != row.media_type and not route.accept.accepts(media_type):
+        if media_type != row.media_type:
             return None
         return blob, media_type
 
@@ -135,6 +183,9 @@ class Lookup:
         age = time.time() - row.fetched_at
         usable = lifetime.usable_if_error(age, self._stretch(origin.host))
         return Copy(row, held, age, current, False, usable)
+
+    def _presence(self, origin: Origin, route: Route, digest: str) -> bool | None:
+        return self._index.presence(origin.host, origin.port, route.shared.repository, digest)
 
     # --- properties of content ---------------------------------------------------------------------------
 

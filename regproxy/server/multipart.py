@@ -1,4 +1,4 @@
-"""Several ranges of a stored content in one answer: multipart/byteranges (RFC 9110 14.6)."""
+"""Answer a request for several ranges of stored content with multipart/byteranges (RFC 9110 14.6)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from regproxy.server.responder import Responder, content_headers
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """What is sent: the head of each part and its bytes, and what ends the last one."""
+    """The body: each part's head and span of the content; `end` is the closing delimiter (RFC 2046 5.1.1)."""
 
     boundary: bytes
     heads: tuple[bytes, ...]
@@ -31,17 +31,17 @@ class _Parts:
 
 
 def spans_of(ranges: tuple[ByteRange, ...], total: int) -> list[Span]:
-    """Return the spans to send of `total` bytes; empty: all of it is to be sent instead.
+    """Return the spans that the ranges name of `total` bytes; empty: answer with the whole content instead.
 
-    So it is where they name more bytes than there are: a server has no need to send any byte twice (RFC 9110
-    14.2). Raises Unsatisfiable.
+    That is where ranges overlap and add up to more than the whole: a server need not send bytes twice (RFC
+    9110 14.2, 15.3.7.2). Raises Unsatisfiable.
     """
     spans = resolve_ranges(ranges, total)
     return spans if sum(span.length for span in spans) <= total else []
 
 
 def send(exchange: Exchange, responder: Responder, blob: Blob, media_type: str, spans: list[Span]) -> None:
-    """Begin to answer with several spans; a task sends the parts one after another."""
+    """Begin to answer with several spans, which a task then sends part by part."""
     parts = _parts(blob, media_type, spans)
     kind = "multipart/byteranges; boundary=" + parts.boundary.decode()
     head = responder.head(exchange, 206, content_headers(blob.digest, kind, parts.length))
@@ -55,7 +55,7 @@ async def _send(exchange: Exchange, responder: Responder, blob: Blob, parts: _Pa
         waiter = exchange.sent_waiter = responder.loop.create_future()
         if not stream.send(head + part, b"", FileSource(blob.file, span.start, span.stop)):
             if not stream.open:
-                return  # the session has been told
+                return  # the stream has told the session that it was lost
             await waiter
         exchange.sent_waiter, head = None, b""
     exchange.ending = True
@@ -65,6 +65,6 @@ async def _send(exchange: Exchange, responder: Responder, blob: Blob, parts: _Pa
 
 def _parts(blob: Blob, media_type: str, spans: list[Span]) -> _Parts:
     boundary = secrets.token_hex(16).encode()
-    about = b"\r\n--" + boundary + b"\r\ncontent-type: " + media_type.encode("latin-1")
-    heads = (about + b"\r\ncontent-range: " + span.content_range(blob.size) + b"\r\n\r\n" for span in spans)
+    common = b"\r\n--" + boundary + b"\r\ncontent-type: " + media_type.encode("latin-1")
+    heads = (common + b"\r\ncontent-range: " + span.content_range(blob.size) + b"\r\n\r\n" for span in spans)
     return _Parts(boundary, tuple(heads), tuple(spans))

@@ -8,42 +8,47 @@ import time
 from typing import Final
 
 from regproxy.core.errors import BadResponse, UpstreamError, UpstreamTimeout
-from regproxy.dataplane.sinks import StreamSink
-from regproxy.http.forwarding import forwarded
+from regproxy.dataplane.sinks import StreamSink, TeeSink
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
-from regproxy.policy.sharing import shared
+from regproxy.registry.changes import change_of
 from regproxy.registry.targets import Kind, Target
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
-from regproxy.server.responder import FRAMING, Responder
+from regproxy.server.push import PushedBody, Pushes
+from regproxy.server.responder import FRAMING, Responder, answer_of
 from regproxy.server.routes import Route
 from regproxy.server.token_requests import CONTINUE, TokenRequests
 from regproxy.upstream.client import INTERIM_MAX, Connection
+from regproxy.upstream.fetch import Ask
 
 log = logging.getLogger(__name__)
 
+_READS: Final = frozenset({"GET", "HEAD"})
 _PINGS: Final = 2  # times REGPROXY_STALE_AFTER
-_CHANGES: Final = frozenset({"PUT", "DELETE"})
 
 
 class Passthrough:
     """Relays requests, and their answers as they come."""
 
-    __slots__ = ("_responder", "_services", "_tokens")
+    __slots__ = ("_pushes", "_responder", "_services", "_tokens")
 
     def __init__(self, services: Services, responder: Responder, tokens: TokenRequests) -> None:
         self._services = services
         self._responder = responder
         self._tokens = tokens
+        self._pushes = Pushes(services)
 
     async def run(self, exchange: Exchange, origin: Origin, route: Route) -> None:
         """Forward the client's request, and relay the origin's answer."""
         request, upstream = route.request, self._services.upstream
         exchange.cache = "BYPASS"
-        started, body = time.monotonic(), b""
+        started, body, copy = time.monotonic(), b"", None
         # A request of the client's own goes with the client's credentials, and not with ours.
         lend = not route.shared.own
+        if route.mirrored is not None and route.mirrored.for_proxy and request.method in _READS:
+            await self._read_as_mirror(exchange, origin, route)
+            return
         if lend and await upstream.may_lend(origin, request):
             request, body = await self._tokens.read_form(exchange, request)
             if await self._tokens.lend(exchange, origin, request, body):
@@ -61,20 +66,35 @@ class Passthrough:
                 raise
         else:
             connection, grant = await upstream.begin(origin, request)
+            sink = StreamSink(connection.stream, request.body.kind == "chunked")
+            copy = self._pushes.copy(route, sink)
             try:
-                response = await self._send_body(exchange, connection, request)
+                response = await self._send_body(exchange, connection, request, copy.sink if copy else sink)
             except BaseException:
                 connection.abort()
+                if copy is not None:
+                    self._pushes.drop(copy)
                 raise
             upstream.began(origin, request, grant, response)
         exchange.asked_seconds = time.monotonic() - started
         exchange.asked = connection.hop(exchange.asked_seconds)
         try:
-            await self._forget_pushed(origin, route, response.status)
+            if copy is not None and exchange.body_left:
+                # The registry has answered before the end.
+                self._pushes.drop(copy)
+                copy = None
+            await self._note_change(origin, route, response, exchange.started, copy)
         except BaseException:
             connection.abort()
             raise
         await self.answer(exchange, connection, response, request)
+
+    async def _read_as_mirror(self, exchange: Exchange, origin: Origin, route: Route) -> None:
+        """Answer a GET or HEAD with the proxy's own credentials: the client has none for this registry."""
+        request = route.request
+        fetched = await self._services.upstream.fetch(origin, request, request.method, Ask(own_account=True))
+        exchange.asked, exchange.asked_seconds = fetched.hops, fetched.seconds
+        await self.answer(exchange, fetched.connection, fetched.response, request)
 
     async def answer(
         self, exchange: Exchange, connection: Connection, response: Response, request: Request
@@ -101,20 +121,40 @@ class Passthrough:
         self._responder.pong(exchange)
         return True
 
-    async def _forget_pushed(self, origin: Origin, route: Route, status: int) -> None:
-        """Drop the rows of a tag that a client has set or deleted, in all processes."""
-        target, request, services = route.target, route.request, self._services
-        if target.kind is Kind.TAG and request.method in _CHANGES and status < 400:
-            # Under its plain name, and under that with the namespace of a mirror.
-            repositories = target.repository, shared(request, target).repository
-            for repository in dict.fromkeys(repositories):
-                services.index.drop_tag(origin.host, origin.port, repository, target.reference)
-            # The client may pull through another process as soon as it has its answer.
-            await services.tags.written()
+    async def _note_change(
+        self,
+        origin: Origin,
+        route: Route,
+        response: Response,
+        started: float,
+        copy: PushedBody | None = None,
+    ) -> None:
+        """Note in the index what a client has pushed or deleted, before it has its answer."""
+        lookup = self._services.lookup
+        if response.status < 400 and route.by_digest is not None and lookup.was_deleted(origin, route):
+            lookup.seen_present(origin, route, route.target.reference, started)  # it is there again
+        change = change_of(route.request, route.target, response)
+        if change is None:
+            await self._pushes.taken(copy, origin, route, response, None)
+            return
+        index, place = self._services.index, (origin.host, origin.port)
+        # Under its plain name, and under that with the namespace of a mirror.
+        for repository in dict.fromkeys((route.target.repository, route.shared.repository)):
+            if change.tag:
+                index.drop_tag(*place, repository, change.tag)
+            if change.digest and change.deleted:
+                index.put_absence(*place, repository, change.digest)
+            elif change.digest:
+                index.put_presence(*place, repository, change.digest, 0)
+        await self._pushes.taken(copy, origin, route, response, change)
+        # The client may pull through another process as soon as it has its answer.
+        await self._services.tags.written()
 
     # --- the request's body ------------------------------------------------------------------------------
 
-    async def _send_body(self, exchange: Exchange, connection: Connection, request: Request) -> Response:
+    async def _send_body(
+        self, exchange: Exchange, connection: Connection, request: Request, sink: StreamSink | TeeSink
+    ) -> Response:
         """Relay the request's body while waiting for the origin's head, which may come before its end."""
         services, stream = self._services, exchange.stream
         chunked = request.body.kind == "chunked"
@@ -122,7 +162,6 @@ class Passthrough:
         connection.wait_without_limit()
         answer = services.loop.create_task(self._final_head(exchange, connection, request))
         try:
-            sink = StreamSink(connection.stream, chunked)
             timeout = services.config.client_body_timeout
             stream.receive(sink, request.body.kind, request.body.length, timeout)
             await asyncio.wait((over, answer), return_when=asyncio.FIRST_COMPLETED)
@@ -163,9 +202,8 @@ class Passthrough:
         stream, body = exchange.stream, response.body
         exchange.base = stream.plain_sent
         chunked = _rechunked(response, request)
-        headers = self._relayed_headers(exchange, response, chunked)
-        exchange.status = response.status
-        head = self._responder.head(exchange, response.status, headers) + self._services.date()
+        exchange.status, headers = self._relayed_head(exchange, response, chunked)
+        head = self._responder.head(exchange, exchange.status, headers) + self._services.date()
         stream.send(head)
         exchange.base += len(head)
         await connection.read_body(StreamSink(stream, chunked), body)
@@ -180,10 +218,10 @@ class Passthrough:
         else:
             self._services.upstream.release(connection, response)
 
-    def _relayed_headers(
+    def _relayed_head(
         self, exchange: Exchange, response: Response, chunked: bool
-    ) -> list[tuple[bytes, bytes]]:
-        headers, body = forwarded(response), response.body
+    ) -> tuple[int, list[tuple[bytes, bytes]]]:
+        (status, headers), body = answer_of(exchange.route, response), response.body
         if body.kind != "none":
             headers = [h for h in headers if h[0] not in FRAMING]
             if body.kind == "length":
@@ -192,7 +230,7 @@ class Passthrough:
                 headers.append((b"transfer-encoding", b"chunked"))
             elif not self._responder.closes(exchange):
                 headers.append((b"connection", b"close"))
-        return headers
+        return status, headers
 
     async def _end_relay(self, exchange: Exchange, response: Response, request: Request) -> None:
         """Wait until a relayed answer has been sent to the client, then keep the connection or close it."""

@@ -12,9 +12,11 @@ from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fill import UpstreamAnswer
 from regproxy.http.forwarding import build_head, forwarded
 from regproxy.http.hops import parse_hops
+from regproxy.http.messages import Response
 from regproxy.registry.error_bodies import error_body
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
+from regproxy.server.routes import Route
 
 log = logging.getLogger(__name__)
 
@@ -199,10 +201,12 @@ class Responder:
 
     def relay_answer(self, exchange: Exchange, answer: UpstreamAnswer) -> None:
         """Pass an origin's refusal on to the client."""
-        response = answer.response
-        headers = [h for h in forwarded(response) if h[0] not in FRAMING]
+        if answer.hops:
+            exchange.asked, exchange.asked_seconds = answer.hops, answer.seconds
+        status, headers = answer_of(exchange.route, answer.response)
+        headers = [h for h in headers if h[0] not in FRAMING]
         headers.append((b"content-length", b"%d" % len(answer.body)))
-        self.answer(exchange, response.status, headers, answer.body)
+        self.answer(exchange, status, headers, answer.body)
 
     # --- errors ------------------------------------------------------------------------------------------
 
@@ -257,6 +261,12 @@ class Responder:
             (b"content-range", b"bytes */%d" % total),
         ]
         self.send(exchange, 416, self.head(exchange, 416, headers), body)
+
+
+def answer_of(route: Route | None, response: Response) -> tuple[int, list[tuple[bytes, bytes]]]:
+    """Return an origin's status and fields as the client of this route gets them."""
+    headers, mirrored = forwarded(response), route.mirrored if route is not None else None
+    return (response.status, headers) if mirrored is None else mirrored.answered(response.status, headers)
 
 
 def _cache_status(exchange: Exchange, status: int) -> bytes:

@@ -10,6 +10,8 @@ from regproxy.cache.index.index import TagRow
 from regproxy.http.messages import Request, parse_authority, parse_request
 from regproxy.http.origin import Origin
 from regproxy.policy.freshness import Lifetime
+from regproxy.policy.lending import without_empty_login
+from regproxy.policy.mirror_mode import Mirrored, MirrorMode
 from regproxy.policy.plans import Plan, Policy
 from regproxy.policy.sharing import Shared, shared
 from regproxy.policy.variants import choose_variant
@@ -33,8 +35,10 @@ class Route:
     `path`: the request's, with its query. `by_digest`: the plan for a cache hit, None unless the request is
     for content by digest; `lifetime`: that of a tag's copies, None unless it is for a tag that may be
     answered from the cache. `shared`: the request as others may share it. `named`: the host and port that
-    the request names, port 0 where it names none. `conditional`: because of a range or validator the answer
-    may not be the complete content. `rows` and `chosen`: the last choice among a tag's variants.
+    the request names, port 0 where it names none. `asks_presence`: see Policy.asks_presence. `conditional`:
+    because of a range or validator the answer may not be the complete content. `mirrored`: which registry a
+    request without CONNECT is for; `refused`: why it is not answered. `rows` and `chosen`: the last choice
+    among a tag's variants.
     """
 
     request: Request
@@ -47,6 +51,9 @@ class Route:
     has_body: bool
     accept: Accept
     named: tuple[str, int] | None = None
+    asks_presence: bool = False
+    mirrored: Mirrored | None = None
+    refused: str = ""
     rows: tuple[TagRow, ...] = ()
     chosen: TagRow | None = None
 
@@ -95,7 +102,10 @@ class Routes:
         return route
 
     def _parse(self, head: bytes) -> Route:
-        request = parse_request(head)
+        return self._route(parse_request(head))
+
+    def _route(self, request: Request) -> Route:
+        request = without_empty_login(request)
         path = request.path
         target = parse_target(path)
         share = shared(request, target, self._ignored)
@@ -110,7 +120,34 @@ class Routes:
         body = not request.body.empty
         # A CONNECT in here is refused as a CONNECT, not for its host.
         named = _named(request.authority) if request.method != "CONNECT" else None
-        return Route(request, path, target, share, by_digest, lifetime, conditional, body, accept, named)
+        presence = self._policy.asks_presence(request.method, target)
+        return Route(
+            *(request, path, target, share, by_digest, lifetime, conditional, body, accept, named, presence)
+        )
+
+
+class PlainRoutes(Routes):
+    """The heads of requests without CONNECT: for a registry that is mirrored, or for a page."""
+
+    __slots__ = ("_mode",)
+
+    def __init__(self, policy: Policy, ignored: Iterable[bytes], mode: MirrorMode) -> None:
+        super().__init__(policy, ignored)
+        self._mode = mode
+
+    def _parse(self, head: bytes) -> Route:
+        request = parse_request(head)
+        found = self._mode.find(request)
+        if isinstance(found, Mirrored):
+            asked = self._mode.request(request, found)
+            route = self._route(asked)
+            # Its Host is the proxy's.
+            route.mirrored, route.named = found, None
+            route.refused = self._mode.refusal(asked) if found.for_proxy else ""
+            return route
+        route = self._route(request)
+        route.refused = found or ""
+        return route
 
 
 def _named(authority: str) -> tuple[str, int] | None:

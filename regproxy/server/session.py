@@ -12,14 +12,15 @@ import os
 import time
 from typing import Final
 
-from regproxy.core.errors import HeadError, NotUnderstood, RegproxyError
+from regproxy.core.errors import HeadError, NotUnderstood, RegproxyError, UpstreamError
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import Held
 from regproxy.http.hops import hop
 from regproxy.http.origin import Origin
 from regproxy.policy.interception import Decision
-from regproxy.policy.plans import Action, Plan
+from regproxy.policy.plans import PONG, Action, Plan
+from regproxy.registry.error_bodies import error_body
 from regproxy.registry.targets import Kind
 from regproxy.server import setup_pages
 from regproxy.server.context import Services
@@ -43,6 +44,8 @@ REQUEST_TIMEOUT: Final = 408  # in the log only: the client was in the middle of
 CLIENT_GONE: Final = 499  # nginx's status for a client that left before its answer began
 OWN_HOST: Final = "docker.caching.proxy.internal"
 
+# The alerts of clients that don't trust the certificate (RFC 8446 6.2); Go sends bad_certificate.
+_DISTRUST: Final = ("alert unknown ca", "alert bad certificate", "alert certificate unknown")
 _FROM_DISK: Final = frozenset({"HIT", "STALE"})
 
 
@@ -74,6 +77,7 @@ class Session:
     __slots__ = ("_addressed", "_handlers", "_origin", "_responder", "_services", "exchange", "stream")
 
     any_port = False  # whether the port that a request names in its Host matters not
+    mirrors = True  # whether requests without CONNECT may be for a registry (see MirrorMode)
 
     def __init__(self, handlers: Handlers, stream: Stream) -> None:
         self._handlers = handlers
@@ -107,8 +111,7 @@ class Session:
         elif plan.decision is Decision.TUNNEL:
             exchange.task = services.loop.create_task(self._tunnel(host, port))
         else:
-            services.say_refused(host, port, plan.reason)
-            responder.plain_error(exchange, 403, f"CONNECT {host}:{port} refused: {plan.reason}")
+            exchange.task = services.loop.create_task(self._refuse(host, port, plan.reason))
 
     def on_foreign(self, kind: str) -> None:
         """Answer with an error: the first byte is of another protocol."""
@@ -129,7 +132,11 @@ class Session:
         exchange, services, origin = self.exchange, self._services, self._origin
         exchange.started = time.monotonic()
         try:
-            route = services.routes.of(head)
+            if origin is not None or not self.mirrors:
+                route = services.routes.of(head)
+            else:
+                route = services.plain_routes.of(head)
+                origin = self._mirrored(route)
         except HeadError as error:
             self._responder.error(self._begin(), error.status, error.code, str(error), close=True)
             return
@@ -150,11 +157,12 @@ class Session:
         kind, plan, lifetime = "", route.by_digest, route.lifetime
         if plan is not None:
             kind = plan.kind
-            held = services.lookup.content(origin, target, route)
+            find = services.lookup.present if route.asks_presence else services.lookup.content
+            held = find(origin, target, route)
         elif lifetime is not None:
             kind = lifetime.name
             copy = services.lookup.copy(origin, target, route, lifetime)
-            if copy is not None and copy.fresh:
+            if copy is not None and copy.fresh and not route.asks_presence:
                 held = copy.held
         if held is not None:
             exchange.kind = kind
@@ -225,6 +233,8 @@ class Session:
             self._responder.record(exchange)
         if reason.startswith("TLS handshake failed"):
             log.info("%s: %s: %s", self.stream.peer, exchange.host, reason)
+            if any(alert in reason for alert in _DISTRUST):
+                self._services.say_distrusted(self.stream.peer, exchange.host)
 
     # --- heads -------------------------------------------------------------------------------------------
 
@@ -235,8 +245,20 @@ class Session:
         exchange.begin(self._origin, None)
         return exchange
 
+    def _mirrored(self, route: Route) -> Origin | None:
+        """Return the registry that a request without CONNECT is for, None if it is for a page, or refused."""
+        mirrored = route.mirrored
+        self.exchange.host = mirrored.origin.host if mirrored is not None else ""
+        return mirrored.origin if mirrored is not None and not route.refused else None
+
     def _show_page(self, route: Route) -> None:
         """Answer with a page: plain HTTP on the proxy port, or a request to OWN_HOST."""
+        if route.refused:
+            self._services.say_not_mirrored(self.stream.peer, route.refused)
+            body = error_body("DENIED", route.refused)
+            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+            self._responder.answer(self.exchange, 403, headers, body)
+            return
         page = self._services.pages.front(route.request)
         self.exchange.kind = "page"
         headers = [(b"content-type", page.content_type), (b"content-length", b"%d" % len(page.body))]
@@ -253,6 +275,8 @@ class Session:
             services.say_own(origin.host, route.shared.own)
             plan = passed
         exchange.kind = plan.kind
+        if route.mirrored is not None and target.kind is Kind.PING and plan.action is Action.PASS:
+            plan = PONG  # whatever the registry wants of its clients is the proxy's to bring
         if plan.action is Action.REFUSE:
             reason = f"{origin.host}: {plan.reason.replace('{host}', origin.host)}"
             handlers.responder.error(exchange, plan.status, plan.code, reason)
@@ -262,7 +286,7 @@ class Session:
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.RENEW and copy is not None:
             handlers.tags.renew(
-                route, CacheRequest(origin, route.shared.request, target, background=True), copy
+                route, CacheRequest(origin, route.shared.request, target, own_account=True), copy
             )
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.PONG:
@@ -293,10 +317,12 @@ class Session:
 
     async def _ask(self, plan: Plan, origin: Origin, route: Route, copy: Copy | None) -> None:
         exchange, handlers, fetches = self.exchange, self._handlers, plan.action is Action.FETCH
-        if plan.action is Action.PASS:
+        if plan.action is Action.PASS or self._was_deleted(origin, route):
             await handlers.passthrough.run(exchange, origin, route)
             return
-        wanted, uncacheable = CacheRequest(origin, route.shared.request, route.target), handlers.uncacheable
+        own_account = route.mirrored is not None and route.mirrored.for_proxy
+        wanted = CacheRequest(origin, route.shared.request, route.target, own_account)
+        uncacheable = handlers.uncacheable
         detail = uncacheable.detail(wanted)
         if not detail:
             try:
@@ -308,7 +334,18 @@ class Session:
                 uncacheable.note(wanted, error)
         if detail:
             handlers.responder.wait_for_fill(exchange, False)
-            await uncacheable.answer(exchange, route, wanted, detail)
+            spare = copy is not None and copy.usable_if_error
+            try:
+                await uncacheable.answer(exchange, route, wanted, detail, spare=spare)
+            except UpstreamError as error:
+                exchange.detail = ""
+                if exchange.status or not handlers.tags.serve_stale(exchange, copy, error):
+                    raise
+
+    def _was_deleted(self, origin: Origin, route: Route) -> bool:
+        """Return whether a client has deleted this content here: it may be held, but is not to be served."""
+        lookup = self._services.lookup
+        return route.by_digest is not None and lookup.was_deleted(origin, route)
 
     async def _ask_cache(self, fetches: bool, wanted: CacheRequest, route: Route, copy: Copy | None) -> None:
         """Answer by what is fetched into the cache, or by a HEAD. Raises NotUnderstood, and others."""
@@ -321,7 +358,7 @@ class Session:
         elif fetches:
             await handlers.fetches.fetch(exchange, route, wanted)
         else:
-            await handlers.fetches.ask_head(exchange, wanted)
+            await handlers.fetches.ask_head(exchange, route, wanted)
 
     async def _ask_own(self, fetches: bool, wanted: CacheRequest, route: Route) -> None:
         """Ask for content by digest without the client's own fields; if that is refused, pass the request on.
@@ -333,7 +370,7 @@ class Session:
             if fetches:
                 await handlers.fetches.fetch(exchange, route, wanted)
             else:
-                await handlers.fetches.ask_head(exchange, wanted, refusable=True)
+                await handlers.fetches.ask_head(exchange, route, wanted, refusable=True)
         except UpstreamAnswer as answer:
             if not 400 <= answer.response.status < 500 or exchange.status:
                 raise
@@ -356,6 +393,15 @@ class Session:
         exchange.begin(self._origin, None)
         timeout = services.config.client_header_timeout
         self.stream.start_tls(context, host.encode(), setup_pages.is_address(host), timeout)
+
+    async def _refuse(self, host: str, port: int, reason: str) -> None:
+        """Refuse a CONNECT to a port, unless a registry sends its clients there for their tokens."""
+        services = self._services
+        if await services.upstream.is_token_server(host, port):
+            await self._tunnel(host, port)
+            return
+        services.say_refused(host, port, reason)
+        self._responder.plain_error(self.exchange, 403, f"CONNECT {host}:{port} refused: {reason}")
 
     async def _tunnel(self, host: str, port: int) -> None:
         """Open a tunnel to a host that is not intercepted."""

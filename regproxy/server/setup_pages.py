@@ -47,7 +47,7 @@ _WORKING: Final = text(
     "docker-registry-proxy: The docker caching proxy is working!\n\n"
     "This is regproxy. Set HTTPS_PROXY to this address and trust the CA certificate at /ca.crt.\n"
     "/setup/systemd is a script that does both for dockerd under systemd; /setup lists other clients.\n"
-    "Requests of container clients come by CONNECT: over plain HTTP nothing is proxied.\n",
+    "As a mirror it is asked here, by plain HTTP: registry-mirrors, hosts.toml, registries.conf.\n",
 )
 
 

@@ -7,16 +7,16 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from regproxy.core.errors import NotUnderstood, UpstreamError, UpstreamTimeout
+from regproxy.core.errors import NotUnderstood, UpstreamError
 from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import TagAsk
-from regproxy.http.forwarding import forwarded
 from regproxy.policy.verdicts import STALE_ON
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.hits import Hits
 from regproxy.server.lookup import Copy
-from regproxy.server.responder import Responder
+from regproxy.server.patience import in_time
+from regproxy.server.responder import Responder, answer_of
 from regproxy.server.routes import Route
 from regproxy.tags.answers import TagAnswer
 
@@ -26,7 +26,11 @@ T = TypeVar("T")
 
 
 class TagRequests:
-    """Carries out plans for tags that need the origin. `copy`: the tag's cached copy."""
+    """Carries out plans for tags that need the origin.
+
+    `copy`: the tag's cached copy, which is not fresh; None without one. Methods raise UpstreamError where no
+    copy stands in for the origin's answer.
+    """
 
     __slots__ = ("_config", "_hits", "_lookup", "_responder", "_tags")
 
@@ -47,26 +51,21 @@ class TagRequests:
                 await self._in_time(self._fetch(exchange, wanted, tag), tag)
         except UpstreamError as error:
             status = error.response.status if isinstance(error, UpstreamAnswer) else 0
-            # What is newer, and is no trouble to clients, goes before an older copy.
-            if isinstance(error, NotUnderstood) or not self._serve_stale(exchange, copy, status, error):
+            # What this proxy can't store is newer than the copy, and clients may take it: it is passed on.
+            if isinstance(error, NotUnderstood) or not self.serve_stale(
+                exchange, copy, error, status, kept=tag.kept
+            ):
                 raise
 
     async def _in_time(self, answer: Coroutine[Any, Any, T], tag: TagAsk) -> T:
-        """Await what an origin says; no longer than clients have patience, where there is a copy.
+        """Await an origin's answer; where a stale copy can be served, for REGPROXY_STALE_AFTER at most.
 
-        What was asked goes on, for those who ask later. Raises UpstreamTimeout.
+        The request to the origin goes on after that, for later clients. Raises UpstreamTimeout.
         """
-        limit = self._config.stale_after
-        if not (tag.usable_if_error and limit):
-            return await answer
-        try:
-            async with asyncio.timeout(limit):
-                return await answer
-        except TimeoutError:
-            raise UpstreamTimeout(f"no answer within {limit:g} s (REGPROXY_STALE_AFTER)") from None
+        return await in_time(answer, self._config.stale_after if tag.usable_if_error else 0.0)
 
     async def _confirm(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> bool:
-        """Answer with the content that a HEAD names; False: the HEAD did not tell."""
+        """Answer with the content whose digest a HEAD gives; False: no HEAD was sent, or it gave none."""
         found = await self._tags.confirm(wanted, tag)
         if found is None:
             return False
@@ -76,7 +75,7 @@ class TagRequests:
         return True
 
     async def _fetch(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> None:
-        """Join the tag's fill, or begin it; answer once it is verified."""
+        """Join the tag's fill or begin it, and answer with its content once that is verified."""
         begun = exchange.cache
         while True:
             fill, mine = self._tags.join(wanted, tag)
@@ -88,19 +87,19 @@ class TagRequests:
                 exchange.note(fill, cache)
                 if mine or not fill.failed_for_other_client(wanted, error):
                     raise
-                # The refusal may be due to that client's credentials.
+                # The failure may be due to the other client's credentials: try with this one's.
         exchange.note(fill, cache)
         self._hits.serve_brought(exchange, blob, fill.media_type, exchange.cache)
 
     async def head(self, exchange: Exchange, route: Route, wanted: CacheRequest, copy: Copy | None) -> None:
-        """Ask by HEAD, which registries count less, or not at all; its answer is entered in the index too."""
+        """Answer a HEAD by asking the origin by HEAD, which confirms the copy, too, for later requests."""
         exchange.cache = "MISS" if copy is None else "EXPIRED"
         self._responder.wait_for_fill(exchange, True)
         tag = self._ask_of(route, wanted, copy)
         try:
             found = await self._in_time(self._tags.look(wanted, tag), tag)
         except UpstreamError as error:
-            if self._serve_stale(exchange, copy, 0, error):
+            if self.serve_stale(exchange, copy, error):
                 return
             raise
         if not isinstance(found, TagAnswer):
@@ -110,12 +109,14 @@ class TagRequests:
         if copy is not None and found.digest == copy.row.digest:
             self._hits.serve(exchange, copy.held, "REVALIDATED")
             return
-        if self._serve_stale(exchange, copy, found.status, f"{exchange.host} answered {found.status}"):
+        if self.serve_stale(
+            exchange, copy, f"{exchange.host} answered {found.status}", found.status, kept=tag.kept
+        ):
             return
-        if found.status == 404 and found.direct and copy is not None and not tag.kept:
+        if found.status == 404 and found.direct and copy is not None and not self._config.keep_on_404:
             self._tags.gone(wanted)
-        head = self._responder.head(exchange, found.status, forwarded(found.response))
-        self._responder.send(exchange, found.status, head)
+        status, headers = answer_of(route, found.response)
+        self._responder.send(exchange, status, self._responder.head(exchange, status, headers))
 
     def renew(self, route: Route, wanted: CacheRequest, copy: Copy) -> None:
         """Revalidate in the background, for later requests."""
@@ -126,19 +127,27 @@ class TagRequests:
         assert lifetime is not None
         return TagAsk(
             route.accept,
-            lambda: lookup.fresh(wanted.origin, wanted.target, route, lifetime),
+            lambda: (
+                None if route.asks_presence else lookup.fresh(wanted.origin, wanted.target, route, lifetime)
+            ),
             row=copy.row if copy is not None and copy.current else None,
             # With the manifest cache off, each client gets the registry's answer to its own credentials.
             shared=config.manifest_cache and copy is not None and copy.current,
             usable_if_error=copy is not None and copy.usable_if_error,
-            kept=config.keep_on_404,
+            kept=config.keep_on_404 and not route.asks_presence,
+            presence=route.asks_presence,
         )
 
-    def _serve_stale(self, exchange: Exchange, copy: Copy | None, status: int, error: object) -> bool:
-        """Serve the stale copy where the origin's answer (`status`; 0: none) is an error that allows it."""
+    def serve_stale(
+        self, exchange: Exchange, copy: Copy | None, error: object, status: int = 0, *, kept: bool = False
+    ) -> bool:
+        """Serve the stale copy where the origin's answer (`status`; 0: none) is an error that allows it.
+
+        `kept`: a 404 does, too. False: nothing was sent.
+        """
         if copy is None or not copy.usable_if_error:
             return False
-        gone = status == 404 and self._config.keep_on_404
+        gone = status == 404 and kept
         if status and status not in STALE_ON and not gone:
             return False
         log.warning("%s %s: serving a stale copy: %s", exchange.host, exchange.uri, error)

@@ -1,7 +1,8 @@
-"""Clients that come without CONNECT: DNS, or /etc/hosts, has sent them here in a registry's stead.
+"""Serve clients without CONNECT: DNS, or /etc/hosts, gives them this proxy's address for a registry's name.
 
-Over TLS the ClientHello names the registry, over plain HTTP the Host of each request. Whoever means anybody
-else than an intercepted registry is refused: this is no way to other hosts. Registries are asked at port 443.
+Over TLS the server name of the ClientHello says which registry is meant (RFC 6066 3), over plain HTTP the
+Host of each request. A host that is not an intercepted registry is refused, so this is no open proxy.
+Registries are asked at port 443, whatever the port here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MISDIRECTED: Final = 421  # RFC 9110 15.5.20
 
 
 class Transparent:
-    """Takes the streams of such clients. One for each worker."""
+    """Makes the sessions of such clients. One for each worker."""
 
     def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
@@ -35,50 +36,51 @@ class Transparent:
 
 
 class TransparentSession(Session):
-    """As a Session, but that there is no CONNECT."""
+    """A Session whose origin comes from the server name of TLS, or from Host, instead of a CONNECT."""
 
     __slots__ = ("_context",)
 
-    any_port = True  # that of the address that clients were sent to
+    mirrors = False
+    any_port = True  # a Host names the port that clients connect to here, not the registry's
 
     def __init__(self, handlers: Handlers, stream: Stream, context: Context) -> None:
         self._context = context
         super().__init__(handlers, stream)
 
     def on_connect(self, host: str | None, port: int) -> None:
-        """It belongs to the other port."""
+        """Refuse a CONNECT: it belongs on the proxy port."""
         text = "CONNECT is for the proxy's own port; this one takes requests as registries do"
         self._responder.plain_error(self._begin(), 405, text)
 
     def on_foreign(self, kind: str) -> None:
-        """The first byte is a ClientHello's."""
+        """Begin TLS: the first byte is that of a ClientHello."""
         timeout = self._services.config.client_header_timeout
         self.stream.start_tls(self._context, b"", True, timeout)
 
     def on_handshake(self) -> None:
-        """TLS is up, with the certificate of the host that was named."""
+        """Take the origin from the server name of the handshake that is complete."""
         tls = self.stream.tls
         self._address(tls.server_name if tls is not None else "")
         super().on_handshake()
 
     def on_head(self, head: bytes) -> None:
-        """A request. Without TLS each may be for another registry."""
+        """Handle a request. Without TLS, each one on a connection may be for another registry."""
         if self.stream.tls is None:
             self._address("")
-            with suppress(HeadError):  # which is answered below
+            with suppress(HeadError):  # answered by Session.on_head
                 named = self._services.routes.of(head).named
                 self._address(named[0] if named is not None else "")
         super().on_head(head)
 
     def _address(self, host: str) -> None:
-        """All that comes is for this host from now on, if it is an intercepted one."""
+        """Set the origin of the requests from here on: this host, or None if it is not intercepted."""
         host = host.lower().removesuffix(".")
         intercepted = bool(host) and _is_intercepted(self._services.interception, host)
         self._origin = Origin("https", host, REGISTRY_PORT) if intercepted else None
         self.exchange.host = host
 
     def _show_page(self, route: Route) -> None:
-        """Nobody whom we stand in for."""
+        """Answer 421 to a request for a host that is not intercepted; OWN_HOST has its pages here too."""
         if self._origin is not None:
             super()._show_page(route)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from regproxy.dataplane.sinks import StreamSink
+from regproxy.dataplane.splice import SpliceSink
 from regproxy.dataplane.stream import Stream
 
 # Called with the bytes that went up, to the host, and down, to the client.
@@ -14,19 +14,22 @@ Over = Callable[[int, int], None]
 class Tunnel:
     """Relays until both sides have ended, one has broken, or nothing moved for `idle` seconds.
 
-    An end of one side is passed on as a half-close. `over()` is called once, with both streams closed.
+    The kernel moves the bytes (`SpliceSink`). An end of one side is passed on as a half-close. `over()` is
+    called once, with both streams closed.
     """
 
     def __init__(self, client: Stream, origin: Stream, idle: float, send_timeout: float, over: Over) -> None:
         self._over: Over | None = over
         self._idle = idle
+        self._sent_before = client.plain_sent  # the answer to its CONNECT
         self._ends = (TunnelEnd(self, client, origin), TunnelEnd(self, origin, client))
         for end in self._ends:
             end.stream.handler = end
             end.stream.set_send_timeout(send_timeout)
+            end.moved = self._moved()
         for end in self._ends:
             if end.stream.open:
-                end.stream.receive(StreamSink(end.other), "eof", 0, idle)
+                end.stream.receive(SpliceSink(end.other), "eof", 0, idle)
 
     def ended(self, end: TunnelEnd, complete: bool) -> None:
         """Handle the end of one side: pass it on, or close both."""
@@ -39,8 +42,8 @@ class Tunnel:
             self.stop(orderly=True)
 
     def idle(self, end: TunnelEnd) -> None:
-        """Handle a side that sent nothing for a while: stop only if the other did not either."""
-        moved = sum(e.stream.plain_received for e in self._ends if e.stream.open)
+        """Handle a side that sent nothing for a while: stop only if nothing else moved either."""
+        moved = self._moved()
         if moved == end.moved:
             self.stop()
             return
@@ -56,9 +59,13 @@ class Tunnel:
                 end.stream.abort()
         over, self._over = self._over, None
         if over is not None:
-            # The client's stream has also carried the CONNECT; the other one only the tunnel's bytes.
-            origin = self._ends[1].stream
-            over(origin.plain_sent, origin.plain_received)
+            client, origin = (end.stream for end in self._ends)
+            over(origin.plain_sent, client.plain_sent - self._sent_before)
+
+    def _moved(self) -> int:
+        """Return how many bytes have come in or gone out: what waits for a slow receiver moves too."""
+        streams = [end.stream for end in self._ends]
+        return sum(stream.plain_received + stream.plain_sent - stream.waiting for stream in streams)
 
 
 class TunnelEnd:

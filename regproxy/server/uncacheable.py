@@ -1,7 +1,7 @@
-"""What registries send that can't be verified or stored: it is passed on as it came, streamed, uncached.
+"""Pass on, streamed and uncached, what a registry sends and the cache can't verify or store.
 
-A pull that works without the proxy must work with it. That it was so is logged, counted, and said in
-Cache-Status (RFC 9211).
+A pull that works without the proxy must work with it. Each such answer is logged, counted, and has its reason
+in Cache-Status (RFC 9211 2.8).
 """
 
 from __future__ import annotations
@@ -10,24 +10,27 @@ import logging
 import time
 from typing import Final
 
-from regproxy.core.errors import NotUnderstood
+from regproxy.core.errors import NotUnderstood, UpstreamError
 from regproxy.core.lru import Bounded
 from regproxy.fill.fill import CacheRequest
+from regproxy.policy.verdicts import STALE_ON
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.passthrough import Passthrough
+from regproxy.server.patience import in_time
 from regproxy.server.routes import Route
+from regproxy.upstream.fetch import Ask
 
 log = logging.getLogger(__name__)
 
 _KNOWN_MAX: Final = 1024
-_KNOWN_SECONDS: Final = 300.0  # for which it is not tried again to store such an answer
+_KNOWN_SECONDS: Final = 300.0  # for which equal requests are passed on without trying the cache first
 
 _Key = tuple[object, ...]
 
 
 class Uncacheable:
-    """Passes such answers on, and remembers for a while which requests they are the answers to."""
+    """Passes such answers on, and remembers for a while which requests get them. One for each worker."""
 
     __slots__ = ("_known", "_passthrough", "_services")
 
@@ -37,21 +40,32 @@ class Uncacheable:
         self._known: Bounded[_Key, tuple[str, float]] = Bounded(_KNOWN_MAX)
 
     def detail(self, wanted: CacheRequest) -> str:
-        """Return why the answer to a request can't be stored, "" where that is not known."""
+        """Return why the answer to a request can't be stored (NotUnderstood.DETAILS); "": nothing known."""
         detail, until = self._known.get(_key(wanted)) or ("", 0.0)
         return detail if time.monotonic() < until else ""
 
     def note(self, wanted: CacheRequest, error: NotUnderstood) -> None:
-        """Remember a request whose answer can't be stored."""
+        """Remember, and log, that the answer to a request can't be stored."""
         log.warning("%s%s is passed on uncached: %s", wanted.origin.host, wanted.request.path, error)
         self._known.put(_key(wanted), (error.detail, time.monotonic() + _KNOWN_SECONDS))
 
-    async def answer(self, exchange: Exchange, route: Route, wanted: CacheRequest, detail: str) -> None:
-        """Ask the registry, with the credentials that a fill has, and answer as it does."""
+    async def answer(
+        self, exchange: Exchange, route: Route, wanted: CacheRequest, detail: str, *, spare: bool = False
+    ) -> None:
+        """Ask the registry, with the credentials that a fill would use, and relay its answer.
+
+        `spare`: there is an older copy to serve, so trouble is raised instead of relayed. Raises
+        UpstreamError.
+        """
         upstream, request = self._services.upstream, route.request
         exchange.cache, exchange.detail = "BYPASS", detail
         self._services.metrics.passed_on(wanted.origin.host, detail)
-        fetched = await upstream.fetch(wanted.origin, wanted.request, request.method)
+        ask = Ask(own_account=wanted.own_account, spare=spare)
+        answer = upstream.fetch(wanted.origin, wanted.request, request.method, ask)
+        fetched = await in_time(answer, self._services.config.stale_after if spare else 0.0)
+        if spare and fetched.response.status in STALE_ON:
+            fetched.connection.abort()
+            raise UpstreamError(f"{fetched.origin.host} answered {fetched.response.status}")
         exchange.asked, exchange.asked_seconds = fetched.hops, fetched.seconds
         await self._passthrough.answer(exchange, fetched.connection, fetched.response, request)
 

@@ -23,11 +23,11 @@ _NOT_SHARED: Final = frozenset({b"set-cookie", b"set-cookie2"})
 
 @dataclass(frozen=True, slots=True)
 class TagAnswer:
-    """The answer to a HEAD. `address`: the servers that gave it (`http.hops`), after `seconds`; `began`: when
-    it was asked, monotonic.
+    """The answer to a HEAD. `address`: the servers that were asked (`http.hops`); `seconds`: until its head;
+    `began`: when the HEAD was sent, monotonic.
 
     `direct`: the registry itself has answered, not a server that it redirects to. `asker`: see
-    TagClaims.mark().
+    Revalidations.asker().
     """
 
     response: Response
@@ -43,7 +43,7 @@ class TagAnswer:
 
     @property
     def digest(self) -> str:
-        """The tag's digest; "" where the origin sent none, or one of another algorithm."""
+        """The tag's digest; "" where the origin sent none, one of another algorithm, or a status but 200."""
         said = (self.response.get(b"docker-content-digest") or b"").decode("latin-1")
         return said if self.status == 200 and is_digest(said) else ""
 
@@ -63,7 +63,7 @@ class TagAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The digest of a tag that was fetched and stored. `began`, `address`, `seconds`: as in TagAnswer."""
+    """The content of a tag, fetched and stored. Times and `address`: as in TagAnswer."""
 
     digest: str
     media_type: str
@@ -74,7 +74,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The origin's answer without content to a GET; it holds only for clients with the same `asker` mark."""
+    """An origin's error answer to a GET or HEAD; it holds only for clients with the same `asker` mark."""
 
     response: Response
     body: bytes
@@ -82,20 +82,20 @@ class Refusal:
     asker: str
 
     def error(self, origin: Origin) -> UpstreamError:
-        """Return the error as the process that asked has it."""
+        """Return the error that the process which asked has raised."""
         return UpstreamAnswer(self.response, self.body, origin)
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The reason why there was no answer. `word`: see download.failure()."""
+    """Why there was no usable answer. `word`: see download.failure(); `began`: monotonic."""
 
     word: str
     reason: str
     began: float
 
     def error(self) -> UpstreamError:
-        """Return the error as the process that asked has it."""
+        """Return the error that the process which asked has raised."""
         return failure(self.word, self.reason)
 
 
@@ -103,7 +103,7 @@ SharedAnswer = TagAnswer | Content | Refusal | Failure
 
 
 def failed_answer(error: UpstreamError, began: float, asker: str) -> Refusal | Failure | None:
-    """Return a failure to share with equal requests of other processes; None: each finds it out itself."""
+    """Return a failure to share with equal requests of other processes; None: each finds out by itself."""
     if isinstance(error, RateLimited | CircuitOpen | Busy):
         # No origin was asked, and the error must keep its type.
         return None
@@ -129,7 +129,7 @@ def to_json(answer: SharedAnswer) -> dict[str, Any]:
 
 
 def from_json(said: dict[str, Any] | None) -> SharedAnswer | None:
-    """Return the answer that to_json() was given; None: none, or one that this version does not know."""
+    """Return the answer that to_json() was given; None: there is none, or this version can't read it."""
     if said is None:
         return None
     try:

@@ -1,8 +1,8 @@
 """Claims on tags by locked files, for the workers of one machine.
 
-    claims/<name>.tag    locked by the process that fetches; then it has the answer, for the others
+    claims/<name>.tag    locked by the process that asks the origin; then it holds the answer, for the others
 
-`name` is a keyed hash: equal for equal requests, without revealing what they carry.
+`name` is a keyed hash of the request: equal for equal requests, without revealing what they carry.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from regproxy.dataplane.inotify import Watch
 from regproxy.fill.follower import Changes
 
 _FILE_MODE: Final = 0o640
-_ANSWER_MAX: Final = 262_144
+_ANSWER_MAX: Final = 262_144  # bytes; a longer answer is not shared
 
 
 class FileClaim:
-    """A claim held by a file lock."""
+    """A claim held by a file lock. `fd` -1: without one, as the disk has failed."""
 
     __slots__ = ("_fd", "_path", "answer")
 
@@ -51,7 +51,7 @@ class FileClaim:
 
 
 class FileClaims:
-    """Claims of the processes that share a directory. `key`: a secret, the same in all of them."""
+    """Claims of the processes that share a cache directory. `key`: a secret that all of them have."""
 
     def __init__(self, directory: Path, key: bytes, watch: Watch | None) -> None:
         self._directory = directory
@@ -108,6 +108,6 @@ def _answer(fd: int, asked: float) -> dict[str, Any] | None:
             answer: dict[str, Any] = found["answer"]
             return answer
     except (ValueError, TypeError, KeyError):
-        # Its writer was killed while writing.
+        # Its writer was killed while it was writing.
         pass
     return None

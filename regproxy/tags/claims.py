@@ -14,24 +14,25 @@ class TagClaim(Protocol):
 
     @property
     def answer(self) -> dict[str, Any] | None:
-        """The answer that another process got: then there is nothing to fetch."""
+        """The answer that another process got, which is to be used instead of asking; None: ask."""
 
     def publish(self, answer: dict[str, Any], at: float) -> None:
-        """Leave an answer (JSON's types), which came at `at` (monotonic), for requests from before that."""
+        """Leave an answer (JSON's types) for requests made before `at` (monotonic), when it came."""
 
     def close(self) -> None:
-        """Release the claim: the next process may fetch."""
+        """Release the claim: the next process may ask."""
 
 
 class TagClaims(Protocol):
     """The claims of all processes that share a cache."""
 
     async def take(self, request: str, asked: Callable[[], float]) -> TagClaim:
-        """Wait for the right to fetch, or for an answer that another process got since `asked()`.
+        """Wait for the right to ask the origin, or for an answer that another process got after `asked()`.
 
-        `asked()`, monotonic seconds, is called when the wait is over. Where processes can't coordinate, each
-        fetches for itself.
+        `asked()` returns when a client made this request last, in monotonic seconds. It is called when the
+        wait is over, as more clients may have joined by then. Where processes can't coordinate, each asks for
+        itself.
         """
 
     def mark(self, text: str) -> str:
-        """Return a mark, the same for equal texts in all processes, that reveals nothing of the text."""
+        """Return a keyed hash of a text: the same in all processes, and reveals nothing of the text."""

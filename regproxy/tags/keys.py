@@ -13,7 +13,7 @@ from regproxy.registry.accept import Accept
 class RequestKey(NamedTuple):
     """All that an origin's answer about a tag may depend on; requests with equal keys share one answer.
 
-    `who`: what the answer may depend on in the client; empty where it is the same for all clients.
+    `who`: what may tell clients apart, such as credentials; empty where all clients get the same answer.
     """
 
     method: str
@@ -35,9 +35,13 @@ def fetch_key(wanted: CacheRequest, accept: Accept) -> RequestKey:
     return _key("GET", wanted, tuple(wanted.request.all(b"authorization")), accept)
 
 
-def look_key(wanted: CacheRequest, accept: Accept, asker: str) -> RequestKey:
-    """Return the key for a HEAD of a tag; `asker`: only clients with this mark share it, "": all clients."""
-    return _key("HEAD", wanted, (asker.encode(),) if asker else (), accept)
+def look_key(wanted: CacheRequest, accept: Accept, asker: str, presence: bool = False) -> RequestKey:
+    """Return the key for a HEAD of a tag. `asker`: only clients with this mark share it; "": all do.
+
+    `presence`: what is asked is whether the registry has it; a copy is no answer to that.
+    """
+    method = "HEAD presence" if presence else "HEAD"
+    return _key(method, wanted, (asker.encode(),) if asker else (), accept)
 
 
 def _key(method: str, wanted: CacheRequest, who: tuple[bytes, ...], accept: Accept) -> RequestKey:

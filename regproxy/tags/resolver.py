@@ -16,7 +16,14 @@ from typing import Final
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import TagKey
-from regproxy.core.errors import BadResponse, DigestMismatch, RegproxyError, UpstreamError, UpstreamTimeout
+from regproxy.core.errors import (
+    BadResponse,
+    DigestMismatch,
+    NotUnderstood,
+    RegproxyError,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from regproxy.fill.fill import NO_TYPE, CacheRequest, Fill, UpstreamAnswer
 from regproxy.fill.fills import Fills
 from regproxy.fill.origin_bodies import Fetcher
@@ -45,12 +52,13 @@ __all__ = ["Recorder", "Tags", "is_for", "name_of"]
 log = logging.getLogger(__name__)
 
 _RENEW_AGAIN: Final = 5.0  # seconds until the next background revalidation after a failed one
-_TROUBLED_MAX: Final = 4096  # tags
+_TROUBLED_MAX: Final = 4096  # tags whose failed background revalidation is remembered
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """The content of a tag, as a HEAD has named it. `fetched_from`: the server's address, after `seconds`.
+    """The content of a tag, as a HEAD has named it. `fetched_from`: the servers that were asked
+    (`http.hops`); `seconds`: until the head of the answer.
 
     `joined`: it was asked for, or fetched, for another client. `revalidated`: the content was in the cache.
     """
@@ -64,7 +72,7 @@ class Confirmed:
 
 
 class Tags:
-    """Resolves tags to content."""
+    """Resolves tags to content. One for each worker."""
 
     def __init__(
         self,
@@ -87,8 +95,12 @@ class Tags:
     # --- for the server ----------------------------------------------------------------------------------
 
     async def look(self, wanted: CacheRequest, tag: TagAsk) -> TagAnswer | Held:
-        """Return the origin's answer to a HEAD, or the copy that is fresh by now. Raises UpstreamError."""
+        """Return the origin's answer to a HEAD, or a copy that has become fresh. Raises UpstreamError."""
         return await self._revalidations.look(wanted, tag)
+
+    def pushed(self, tag: TagKey, digest: str, media_type: str, size: int) -> None:
+        """Note that a client has just set a tag to content that is stored."""
+        self._rows.pushed(tag, digest, media_type, size)
 
     def join(self, wanted: CacheRequest, tag: TagAsk) -> tuple[Fill, bool]:
         """Return the tag's fill, shared by equal requests only, and whether this call began it."""
@@ -103,7 +115,8 @@ class Tags:
     async def confirm(self, wanted: CacheRequest, tag: TagAsk) -> Confirmed | None:
         """Revalidate the tag by HEAD and return its content; None: the tag itself has to be fetched.
 
-        Raises UpstreamError where the origin can't be asked, or answers an error and a copy may be served.
+        Raises UpstreamError where the origin can't be asked, or has answered an error for which the copy may
+        be served (STALE_ON).
         """
         if tag.row is None:
             return None
@@ -125,11 +138,13 @@ class Tags:
         known = tag.row.media_type if tag.row.digest == found.digest else ""
         media_type = known or found.media_type or NO_TYPE
         if held is not None:
+            if not known:
+                _check_type(held, media_type)
             return Confirmed(held, media_type, found.address, found.seconds, revalidated=True)
         return await self._moved(wanted, tag, found.digest, media_type)
 
     async def _moved(self, wanted: CacheRequest, tag: TagAsk, digest: str, media_type: str) -> Confirmed:
-        """Fetch what the tag is now, by digest, in the tag's fill: requests for the tag join it meanwhile."""
+        """Fetch the tag's new content by digest, in the tag's fill, so that requests for the tag join it."""
         key = fetch_key(wanted, tag.accept)
         while True:
             fill, mine = self._fills.joinable(key), False
@@ -153,7 +168,7 @@ class Tags:
         self._fills.start(key, fill, run)
 
     async def _fetch_moved(self, fill: Fill, digest: str, media_type: str) -> bool:
-        """Complete a tag's fill by digest; False: the registry does not serve the content so."""
+        """Complete a tag's fill with content fetched by digest; False: the registry does not serve that."""
         wanted = fill.wanted
         path, _, query = wanted.request.path.partition("?")
         target = path.rpartition("/")[0] + "/" + digest + ("?" + query if query else "")
@@ -167,6 +182,7 @@ class Tags:
             return False
         except (BadResponse, DigestMismatch):
             return False
+        _check_type(blob, media_type)
         fill.fetched_from, fill.seconds, fill.joined = found.fetched_from, found.seconds, found.joined
         fill.media_type = media_type
         fill.complete(blob)
@@ -198,7 +214,7 @@ class Tags:
         self._rows.gone(wanted)
 
     def forget(self, host: str, port: int, repository: str, tag: str) -> None:
-        """Let no later request join one from before the tag was set or deleted."""
+        """Let no later request join one that began before the tag was dropped."""
         name = (host, port, repository, tag)
         self._fills.separate(lambda fill: is_for(fill, name))
         self._revalidations.forget(name)
@@ -248,7 +264,7 @@ class Tags:
             claim.close()
 
     async def _download(self, fill: Fill) -> None:
-        """Fetch the tag; retry an answer that breaks off, as no client has seen anything of it."""
+        """Fetch the tag; ask again where the answer breaks off, as no client has seen anything of it."""
         for attempt in range(1, ATTEMPTS):
             try:
                 await self._fills.downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
@@ -262,7 +278,10 @@ class Tags:
         await self._fills.downloads.run(fill, self._store.begin(limit=MANIFEST_MAX))
 
     def _forget_gone(self, wanted: CacheRequest, tag: TagAsk, error: UpstreamError) -> None:
-        """Forget a copy whose tag is gone, unless this request could not have been answered with it."""
+        """Drop the rows of a tag that the registry itself says is gone (404), if this request knew of a copy.
+
+        A 404 may be due to what the client may see, or to its Accept.
+        """
         if isinstance(error, UpstreamAnswer) and error.response.status == 404 and not tag.kept:
             held = tag.row is not None or tag.usable_if_error
             if held and error.origin == wanted.origin:
@@ -289,7 +308,10 @@ class Tags:
         return True
 
     async def _enter(self, fill: Fill, tag: TagAsk, claim: TagClaim, began: float, at: float) -> None:
-        """Enter the tag's row, and wait until other processes know it before releasing the claim to them."""
+        """Enter the tag's row, wait until other processes know it, and leave them the answer.
+
+        The claim is released only after that, so that none of them asks again.
+        """
         blob = fill.done.result()
         if not fill.stored:
             return
@@ -297,6 +319,13 @@ class Tags:
         await self._rows.written()
         answer = Content(blob.digest, fill.media_type, fill.fetched_from, fill.seconds, began)
         claim.publish(to_json(answer), at)
+
+
+def _check_type(blob: Blob, media_type: str) -> None:
+    """Raise NotUnderstood where the bytes state another type than the registry has told of the tag."""
+    manifest = blob.manifest
+    if manifest is not None and manifest.stated and media_type not in (NO_TYPE, manifest.media_type):
+        raise NotUnderstood(f"manifest of type {manifest.media_type!r} sent as {media_type!r}", "media-type")
 
 
 def is_for(fill: Fill, tag: TagKey) -> bool:

@@ -1,6 +1,6 @@
 """Revalidate tags by HEAD, once for all clients that ask at the same time, in all processes.
 
-Registries count a HEAD less than a GET, or not at all, and it has no body. So an expired copy is confirmed
+A HEAD has no body, and registries count it less than a GET, or not at all. So an expired copy is confirmed
 by HEAD, and only a tag that has moved is fetched.
 """
 
@@ -28,8 +28,8 @@ from regproxy.upstream.fetch import Ask, Fetched
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS: Final = 3  # to get an answer, or a body, that does not break off
-_PAUSE: Final = 0.2  # seconds before the second of them, at most
+ATTEMPTS: Final = 3  # to get a head, or a body, that does not break off
+_PAUSE: Final = 0.2  # seconds before the second attempt, at most
 
 
 class _Revalidation:
@@ -51,7 +51,7 @@ class _Revalidation:
 
 
 class Revalidations:
-    """The HEADs of tags under way in this process. `spawn` runs their tasks."""
+    """The HEADs of tags that are under way in this process. `spawn` runs their tasks."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Revalidations:
         self._under_way: dict[RequestKey, _Revalidation] = {}
 
     async def look(self, wanted: CacheRequest, tag: TagAsk) -> TagAnswer | Held:
-        """Return the origin's answer, after entering it in the index; or the copy that is fresh by now.
+        """Return the origin's answer, which is in the index by then, or a copy that has become fresh.
 
         Raises UpstreamError where the origin could not be asked.
         """
@@ -86,12 +86,15 @@ class Revalidations:
         return await asyncio.shield(self._join(wanted, tag, self.asker(wanted)).done)
 
     def asker(self, wanted: CacheRequest) -> str:
-        """Return a mark of all that a refusal may depend on, the same in all processes."""
+        """Return a mark of what a refusal may depend on in the client (its credentials and User-Agent), the
+        same in all processes.
+        """
         said = (wanted.request.all(name) for name in (b"authorization", b"user-agent"))
-        return self._claims.mark(json.dumps([[value.decode("latin-1") for value in each] for each in said]))
+        told = [[value.decode("latin-1") for value in each] for each in said]
+        return self._claims.mark(json.dumps([wanted.own_account, *told]))
 
     def _join(self, wanted: CacheRequest, tag: TagAsk, asker: str) -> _Revalidation:
-        key = look_key(wanted, tag.accept, asker)
+        key = look_key(wanted, tag.accept, asker, tag.presence)
         look = self._under_way.get(key)
         if look is not None:
             # An answer that another process got before this request must not be used for it.
@@ -102,7 +105,7 @@ class Revalidations:
         return look
 
     def forget(self, tag: TagKey) -> None:
-        """Let no later request join one from before the tag was set or deleted."""
+        """Let no later request join one that began before the tag was dropped."""
         for key, look in list(self._under_way.items()):
             if name_of(look.wanted) == tag:
                 del self._under_way[key]
@@ -170,7 +173,7 @@ class Revalidations:
 
     async def _head(self, look: _Revalidation) -> Fetched:
         wanted = look.wanted
-        ask = Ask(background=wanted.background)
+        ask = Ask(own_account=wanted.own_account, spare=look.tag.usable_if_error)
         # Where a stale copy can be served instead, the client is not kept waiting.
         for attempt in range(1, 1 if look.tag.usable_if_error else ATTEMPTS):
             try:

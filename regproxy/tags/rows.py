@@ -20,7 +20,7 @@ from regproxy.registry.accept import Accept, bits_above
 from regproxy.registry.manifests import MANIFEST_TYPES
 from regproxy.tags.answers import TagAnswer
 
-_WRITTEN: Final = 5.0  # seconds that other processes may take to know an entered row
+_WRITTEN: Final = 5.0  # seconds that are waited for other processes to know an entered row
 _FORMER: Final = "former "
 
 
@@ -42,10 +42,10 @@ class Recorder(Protocol):
         """Return the media type that a manifest's bytes state; None: not known, or not stated."""
 
     def dropped_at(self, host: str, port: int, repository: str, tag: str) -> float:
-        """Return when a client last set or deleted the tag, monotonic."""
+        """Return when the tag was last dropped, monotonic: a client has set or deleted it, or it was gone."""
 
     def flush(self, timeout: float) -> bool:
-        """Wait until other processes know all that was entered."""
+        """Wait until other processes know all that was entered; False: not within `timeout` seconds."""
 
 
 class TagRows:
@@ -65,8 +65,17 @@ class TagRows:
         row = _row(accept, blob.digest, media_type, blob.size)
         self._index.put_tag(*name_of(wanted), row, asked=began)
 
+    def pushed(self, tag: TagKey, digest: str, media_type: str, size: int) -> None:
+        """Enter a tag that a client has just set to this content, by the registry's answer.
+
+        It is what the registry stores, whatever a request names beside its type.
+        """
+        named = bits_above(media_type)
+        row = TagRow(f"{media_type} {named}", digest, media_type, size, time.time(), named)
+        self._index.put_tag(*tag, row)
+
     def seen(self, wanted: CacheRequest, tag: TagAsk, seen: TagAnswer) -> bool:
-        """Enter the answer to a HEAD; False: it told too little."""
+        """Enter the answer to a HEAD; False: it lacks a digest, or the media type of a manifest."""
         if not seen.digest:
             return False
         known = tag.row if tag.row is not None and tag.row.digest == seen.digest else None
@@ -98,7 +107,7 @@ class TagRows:
         self._index.drop_tag(*name_of(wanted))
 
     def dropped_since(self, wanted: CacheRequest, began: float) -> bool:
-        """Return whether the tag was set or deleted since `began`: answers to requests from then are void."""
+        """Tell whether the tag was dropped since `began` (monotonic), which makes answers from then void."""
         return began <= self._index.dropped_at(*name_of(wanted))
 
     async def written(self) -> None:

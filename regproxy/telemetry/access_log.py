@@ -42,8 +42,16 @@ def _quote_path(uri: str) -> str:
     return _quote(uri.partition("?")[0])
 
 
-# nginx's escape=json, which leaves UTF-8 as it is.
-_quote_utf8 = json.encoder.encode_basestring
+# Characters that end a line for some readers, or that a terminal obeys.
+_UNSAFE: Final = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), 0x2028, 0x2029)}
+
+
+def _quote_utf8(text: str) -> str:
+    """Quote as nginx's escape=json does, which leaves UTF-8 as it is, but for what is no text."""
+    quoted = json.encoder.encode_basestring(text)
+    return quoted if quoted.isascii() and "\x7f" not in quoted else quoted.translate(_UNSAFE)
+
+
 _RP_TYPES: Final = frozenset(
     {
         *("blob-by-digest", "blob-mutable", "manifest-by-digest"),
@@ -67,7 +75,8 @@ def _rp_upstream(hops: Sequence[Hop]) -> tuple[str, str, str]:
         for each in hops
     )
     host = f"[{last.host}]" if ":" in last.host else last.host
-    proxy_host = host if last.port == 443 else f"{host}:{last.port}"
+    port = last.asked or last.port
+    proxy_host = host if port == 443 else f"{host}:{port}"
     return " : ".join(each.seconds for each in hops), " : ".join(sites), proxy_host
 
 

@@ -40,11 +40,18 @@ class Contexts:
             self._known.popitem(last=False)
         return context
 
-    def by_name(self, is_ours: Callable[[str], bool]) -> Context:
-        """A context that presents the leaf of the host that a ClientHello names, if `is_ours` takes it."""
+    def given(self, chain_pem: bytes, key_pem: bytes) -> Context:
+        """Return a context that presents a certificate of the operator's. Raises ValueError."""
+        return server_context(chain_pem, key_pem, self._ktls, self._seals)
+
+    def by_name(self, is_ours: Callable[[str], bool], unnamed: str = "") -> Context:
+        """A context that presents the leaf of the host that a ClientHello names, if `is_ours` takes it.
+
+        `unnamed`: the host for a ClientHello that names none, as those to addresses; "": it is refused.
+        """
 
         def choose(name: str) -> Context | None:
-            host = name.lower().removesuffix(".")
+            host = name.lower().removesuffix(".") or unnamed
             try:
                 return self.for_host(host) if is_ours(host) else None
             except RegproxyError as error:

@@ -1,7 +1,7 @@
-"""Hosts that registries redirect to, and that answer 429 or 503 to some requests: asked again, few at a time.
+"""Retry requests that a host behind a redirect answers with 429 or 503, and send it few at a time meanwhile.
 
-A CDN counts by object or address, and soon takes what it refused a moment ago. So each request waits for
-itself, and what else is asked of that host goes on.
+Such hosts are CDNs and object stores. They limit requests by object or by client address, and soon accept
+what they refused a moment ago. So each request backs off by itself, and other requests to that host go on.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from regproxy.registry.rate_limits import parse_retry
 
 BUSY: Final = frozenset({429, 503})
 ATTEMPTS: Final = 5  # of one request
-FEW: Final = 4  # requests at a time, while a host is busy
-_PAUSE: Final = 0.5  # seconds before the second attempt, doubled with each, give or take a half
-_PAUSE_MAX: Final = 8.0  # a client has a patience of some 30 s
-_BUSY_SECONDS: Final = 30.0  # for which a host counts as busy
-_TURN_SECONDS: Final = 10.0  # after which a request goes all the same
+FEW: Final = 4  # requests under way to a busy host
+_PAUSE: Final = 0.5  # seconds before the second attempt, doubled for each further one, give or take a half
+_PAUSE_MAX: Final = 8.0  # seconds; a longer Retry-After is not waited for: clients give up after some 30 s
+_BUSY_SECONDS: Final = 30.0  # for which a host counts as busy after a 429 or 503
+_TURN_SECONDS: Final = 10.0  # after which a request is sent without a turn
 _HOSTS_MAX: Final = 1024
 
 
@@ -36,21 +36,23 @@ class _Host:
 
 
 class Backoff:
-    """What is known of such hosts. One for each worker."""
+    """Knows which of these hosts are busy. One for each worker."""
 
     def __init__(self) -> None:
         self._hosts: Bounded[Origin, _Host] = Bounded(_HOSTS_MAX)
 
     @asynccontextmanager
     async def turn(self, at: Origin) -> AsyncIterator[None]:
-        """Ask a host within this, until its answer's head is there: one of few, while it is busy."""
+        """Send a request within this context, and leave it with the answer's head; while the host is busy, at
+        most FEW requests are in it.
+        """
         host = self._hosts.get(at)
         if host is None or time.monotonic() >= host.busy_until:
             yield
             return
         took = False
         try:
-            # Others may be waiting for what takes minutes until its first byte.
+            # The requests ahead may take minutes until their first byte.
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TURN_SECONDS):
                     took = await host.turns.acquire()
@@ -60,9 +62,9 @@ class Backoff:
                 host.turns.release()
 
     def pause(self, at: Origin, response: Response, attempt: int) -> float | None:
-        """Return after how many seconds to ask again what a host has answered so, None for never.
+        """Return the seconds to wait before the next attempt; None: the answer stands.
 
-        `attempt`: which one it was, from 1.
+        `attempt`: the number of the attempt that got this answer, from 1.
         """
         if response.status not in BUSY:
             return None
@@ -70,9 +72,9 @@ class Backoff:
         if host is None:
             self._hosts.put(at, host := _Host())
         host.busy_until = time.monotonic() + _BUSY_SECONDS
-        said = parse_retry(response, time.time())
-        if attempt >= ATTEMPTS or (said is not None and said > _PAUSE_MAX):
+        retry_after = parse_retry(response, time.time())
+        if attempt >= ATTEMPTS or (retry_after is not None and retry_after > _PAUSE_MAX):
             return None
         own = _PAUSE * 2.0 ** (attempt - 1) * random.uniform(0.5, 1.5)
-        # Not all who were told the same come back in the same moment.
-        return own if said is None else said + min(own, 1.0)
+        # Some jitter: not all clients that got the same Retry-After should come back in the same moment.
+        return own if retry_after is None else retry_after + min(own, 1.0)

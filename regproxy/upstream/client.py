@@ -14,34 +14,33 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
-from regproxy.auth.authorizer import Authorizer, Exchange, Grant
+from regproxy.auth.authorizer import Authorizer, Exchange, Grant, client_grant
 from regproxy.core.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
 from regproxy.core.lru import Bounded, Seldom
 from regproxy.http.forwarding import upstream_head
 from regproxy.http.messages import NONE, Framing, Headers, Request, Response
-from regproxy.http.origin import Origin
+from regproxy.http.origin import Origin, follow
 from regproxy.policy.lending import trimmed
 from regproxy.policy.origins import Origins, Place
 from regproxy.policy.sharing import SENT
-from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS, is_hiding
-from regproxy.registry.rate_limits import CLIENT
+from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS, STALE_ON, is_hiding, is_refused_otherwise
 from regproxy.registry.targets import Kind, parse_target
 from regproxy.registry.token_protocol import Issued
 from regproxy.upstream.admission import Gate, credential_of
 from regproxy.upstream.backoff import Backoff
 from regproxy.upstream.connection import SMALL_BODY, Connection, ConnectionLost
 from regproxy.upstream.dialer import Dialer
-from regproxy.upstream.fetch import WHOLE, Ask, Fetched, plain
-from regproxy.upstream.head_support import HeadSupport
+from regproxy.upstream.fetch import WHOLE, Ask, Fetched, as_200
+from regproxy.upstream.head_support import HeadSupport, lacks_head
 from regproxy.upstream.pool import Idle
 
 __all__ = ["WHOLE", "Ask", "Connection", "ConnectionLost", "Counters", "Fetched", "Upstream", "authority"]
 
 log = logging.getLogger(__name__)
 
-DISTRUST_SECONDS: Final = 300.0
+DISTRUST_SECONDS: Final = 300.0  # for which a mirror is not asked for what it has sent wrongly
 DISTRUSTED_MAX: Final = 1024
 INTERIM_MAX: Final = 16  # 1xx answers before the one that counts
 
@@ -49,8 +48,8 @@ INTERIM_MAX: Final = 16  # 1xx answers before the one that counts
 _TOLD: Final = SENT - {b"authorization"}
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 _TOKENS: Final = "tokens"  # a credential of its own: token servers' quotas are no registry's
-_SOON: Final = 20.0  # seconds for a token
-_LITTLE: Final = 5.0  # seconds for a body that is read only to reuse the connection
+_TOKEN_SECONDS: Final = 20.0  # for one request to a token server
+_DRAIN: Final = 5.0  # seconds for a body that is read only to reuse the connection
 _SAFE: Final = frozenset({"GET", "HEAD"})
 _OTHER_SCHEME: Final = re.compile(
     rb"^(?:proxy-)?authorization:(?![ \t]*(?:basic|bearer)[ \t])", re.IGNORECASE | re.MULTILINE
@@ -84,13 +83,18 @@ class Upstream:
         counters: Counters,
         authorizer: Callable[[Exchange], Authorizer],
         first_byte: float = 0.0,
+        heads_itself: bool = False,
     ) -> None:
-        """`first_byte`: seconds that content by digest may take to begin, where that is more than usual."""
+        """`first_byte`: seconds until content by digest must begin, where the read timeout is shorter.
+
+        `heads_itself`: no mirror is asked by HEAD.
+        """
         self._dialer = dialer
         self._origins = origins
         self._gate = gate
         self._counters = counters
         self._first_byte = first_byte
+        self._heads_itself = heads_itself
         self._idle = Idle()
         self._heads = HeadSupport()
         self._lets_in: Bounded[Origin, bool] = Bounded(DISTRUSTED_MAX)  # without any Authorization
@@ -128,8 +132,9 @@ class Upstream:
     ) -> tuple[Connection, Response]:
         """Send a request, with any small body in `head`, and read the head of its final answer.
 
-        If the origin has just closed an idle connection, try once more on a new one. `answer_of`: see
-        Dialer.connect.
+        If the origin has just closed an idle connection, try once more on a new one. `fresh`: only on a new
+        one. `answer_of`: see Dialer.connect. `patience`: seconds until the answer must begin, where the read
+        timeout is shorter. Raises UpstreamError.
         """
         started = time.monotonic()
         try:
@@ -173,17 +178,17 @@ class Upstream:
 
     def _fields(self, origin: Origin, grant: Grant | None) -> tuple[tuple[bytes, bytes], ...]:
         """Return the fields to add to a request."""
-        # Without it the origin would call itself http:// in URLs for clients.
-        plain = ((b"x-forwarded-proto", b"https"),) if self._origins.plain(origin) else ()
-        return (*plain, (b"authorization", grant.value)) if grant is not None else plain
+        # Without this an origin behind plain HTTP would call itself http:// in URLs for clients.
+        proto = ((b"x-forwarded-proto", b"https"),) if self._origins.plain(origin) else ()
+        return (*proto, (b"authorization", grant.value)) if grant is not None else proto
 
     # --- requests that are passed on ---------------------------------------------------------------------
 
     async def pass_on(
         self, origin: Origin, request: Request, body: bytes = b"", *, lend: bool = True
     ) -> tuple[Connection, Response]:
-        """Send a request with a small body in memory, with the origin's credentials where it has none and may
-        get them. `lend` False: without those.
+        """Send a request with a small body in memory. If it has no credentials and may get the configured
+        ones, these are added, unless `lend` is False.
         """
         grant = await self._authorizer.passing(origin, request) if lend else None
         kind = _kind(request)
@@ -192,9 +197,9 @@ class Upstream:
             sent = _lent(request, grant)
             head = upstream_head(sent, authority(origin), put=self._fields(origin, grant)) + body
             connection, response = await self._gate.through(
-                *(origin, credential_of(grant or _own(request), request), request.method, kind),
+                *(origin, credential_of(grant or client_grant(request), request), request.method, kind),
                 lambda: self._request(origin, head, request.method),
-                # A ping and a token are how clients get credentials of their own.
+                # Pings and token requests are how clients get credentials of their own: never held back.
                 limited=request.method in _SAFE and kind in _MIRRORED,
             )
             try:
@@ -235,6 +240,10 @@ class Upstream:
         """Return whether a token may be lent: see TokenLoans.may_lend."""
         return await self._authorizer.loans.may_lend(origin, request)
 
+    async def is_token_server(self, host: str, port: int) -> bool:
+        """Return whether a registry has named this port of its site: see TokenLoans.has_port."""
+        return await self._authorizer.loans.has_port(host, port)
+
     async def lend(self, origin: Origin, request: Request, body: bytes) -> Issued | None:
         """Get a token to lend: see TokenLoans.lend."""
         return await self._authorizer.loans.lend(origin, request, body)
@@ -255,27 +264,27 @@ class Upstream:
         head = upstream_head(request, authority(origin), target=target)
         connection, response = await self._gate.through(
             *(origin, _TOKENS, method, Kind.TOKEN),
-            lambda: self._soon(
+            lambda: self._in_token_time(
                 origin,
                 self._request(origin, head + body, method, fresh=method == "POST", answer_of=registry),
             ),
             limited=False,
         )
         try:
-            content = await self._soon(origin, connection.read_small(response))
+            content = await self._in_token_time(origin, connection.read_small(response))
         except BaseException:
             connection.abort()
             raise
         self.release(connection, response)
         return response.status, response, content
 
-    async def _soon(self, origin: Origin, answer: Coroutine[Any, Any, T]) -> T:
-        """Await a token within _SOON seconds: many requests may wait for it."""
+    async def _in_token_time(self, origin: Origin, answer: Coroutine[Any, Any, T]) -> T:
+        """Await a token within _TOKEN_SECONDS: many requests may wait for it."""
         try:
-            async with asyncio.timeout(_SOON):
+            async with asyncio.timeout(_TOKEN_SECONDS):
                 return await answer
         except TimeoutError:
-            raise UpstreamTimeout(f"{origin.host}: no token within {_SOON:g} s") from None
+            raise UpstreamTimeout(f"{origin.host}: no token within {_TOKEN_SECONDS:g} s") from None
 
     # --- content -----------------------------------------------------------------------------------------
 
@@ -290,23 +299,47 @@ class Upstream:
         return await self._fetch(origin, request, method, ask)
 
     async def _fetch_head(self, origin: Origin, request: Request, ask: Ask) -> Fetched:
-        """Ask by HEAD; by a GET, of which the head alone is read, where the origin may know no HEAD."""
-        kind = _kind(request)
-        if not self._heads.needs_get(origin, kind):
-            fetched = await self._fetch(origin, request, "HEAD", ask)
-            if not self._heads.is_doubtful(fetched.origin, fetched.response.status):
-                return fetched
-            self.release(fetched.connection, fetched.response)
+        """Ask by HEAD; where the origin may not implement it, by GET, of which only the head is used."""
+        target, heads, ask = parse_target(request.path), self._heads, replace(ask, itself=self._heads_itself)
+        if heads.needs_get(origin, target):
+            return await self._fetch_head_by_get(origin, request, ask)
+        head = await self._fetch(origin, request, "HEAD", ask)
+        status = head.response.status
+        doubtful = heads.is_doubtful(origin, target, head.origin, status)
+        # A client that pushes is often told 404, and each would cost a GET.
+        if not doubtful or (ask.itself and not lacks_head(status)):
+            return head
+        try:
+            found = await self._fetch_head_by_get(origin, request, ask)
+            heads.answered_get(origin, target, found.response.status)
+        except (UpstreamError, Refused):
+            # Trouble says nothing, and is no better to hear than what the HEAD said.
+            if ask.spare or lacks_head(status):
+                head.connection.abort()
+                raise
+            return head
+        except BaseException:
+            head.connection.abort()
+            raise
+        instead = found.response.status
+        if instead < 300 or lacks_head(status) or (ask.spare and instead in STALE_ON):
+            self.release(head.connection, head.response)
+            return found
+        self.release(found.connection, found.response)
+        return head
+
+    async def _fetch_head_by_get(self, origin: Origin, request: Request, ask: Ask) -> Fetched:
         fetched = await self._fetch(origin, request, "GET", ask)
-        self._heads.answered_get(origin, kind, fetched.response.status)
         return replace(fetched, response=await self._head_alone(fetched))
 
     async def _head_alone(self, fetched: Fetched) -> Response:
-        """Make an answer to GET one to HEAD: read its body if that is little, else break the connection."""
+        """Return the head of an answer to GET as that of one to HEAD: a small body is read and dropped, else
+        the connection is closed.
+        """
         connection, response, body = fetched.connection, fetched.response, fetched.response.body
         if body.kind == "length" and body.length <= SMALL_BODY:
             try:
-                async with asyncio.timeout(_LITTLE):
+                async with asyncio.timeout(_DRAIN):
                     await connection.read_small(response)
                 return replace(response, body=NONE)
             except (UpstreamError, TimeoutError):
@@ -322,11 +355,13 @@ class Upstream:
         if ask.at:
             return await self._fetch_at(Place(origin), request, method, ask)
         *mirrors, itself = self._origins.places(origin)
-        for place in mirrors if _kind(request) in _MIRRORED else ():
+        for place in mirrors if _kind(request) in _MIRRORED and not ask.itself else ():
             if (self._distrusted.get((place.origin, request.path)) or 0.0) > started:
                 continue
             try:
-                fetched = await self._fetch_at(place, _anonymous(request), method, ask)
+                fetched = await self._fetch_at(
+                    place, _anonymous(request), method, replace(ask, patient=False)
+                )
             except (UpstreamError, Refused) as error:
                 log.info("%s: the mirror %s: %s", origin.host, place.origin.host, error)
                 continue
@@ -347,22 +382,25 @@ class Upstream:
         across, hops, sent = bool(ask.at), "", started
         for _ in range(MAX_REDIRECTS + 1):
             if at != place.origin:
-                across = True  # for good: URLs that another host has chosen get no credentials
+                across = True  # for good: another host's URLs never get the registry's credentials
             connection, response = await self._hop(place.origin, at, request, method, url, ask, across)
             now = time.monotonic()
             hops, sent = f"{hops} {connection.hop(now - sent)}".lstrip(), now
             if response.status not in REDIRECTS:
-                response = plain(response, ask)
-                return Fetched(connection, response, at, now - started, url, place.origin, hops)
+                response = as_200(response, ask)
+                resumed_at = "" if ask.bare else url
+                return Fetched(connection, response, at, now - started, resumed_at, place.origin, hops)
             location = response.get(b"location")
             if location is None:
                 connection.abort()
                 raise BadResponse(f"{at.host} redirects ({response.status}) without saying where to")
             await self._finish(connection, response)
-            url = _follow(url, location)
+            url = follow(url, location)
             to = self._origins.canonical(Origin.of(url))
             if at.scheme == "https" and to.scheme != "https":
                 self._check_plain(place.origin, at, to, _kind(request))
+                # From here on anybody may have chosen where it goes.
+                ask = replace(ask, bare=True)
             at = to
         raise BadResponse(f"{place.origin.host}: more than {MAX_REDIRECTS} redirects")
 
@@ -385,26 +423,37 @@ class Upstream:
         ask: Ask,
         across: bool,
     ) -> tuple[Connection, Response]:
-        """Send one request of a redirect chain; to the registry with credentials, others if refused."""
+        """Send one request of a redirect chain. `across`: the chain has left the registry's host.
+
+        The registry is shown credentials, and others if it refuses those; elsewhere see _send_redirected().
+        """
         if across:
-            return await self._send_led(origin, at, request, method, url, ask)
+            return await self._send_redirected(origin, at, request, method, url, ask)
         target, authorizer = parse_target(request.path), self._authorizer
-        grant = await authorizer.authorization(origin, target, request, background=ask.background)
+        grant = await authorizer.authorization(origin, target, request, own_account=ask.own_account)
         if grant is not None:
             return await self._show(origin, at, grant, request, method, url, ask)
         first = await self._send(at, None, request, method, url, ask)
         if is_hiding(first[1]):
             try:
-                grant = await authorizer.hidden(origin, target, request, first[1], background=ask.background)
+                grant = await authorizer.hidden(
+                    origin, target, request, first[1], own_account=ask.own_account
+                )
             except BaseException:
                 first[0].abort()
                 raise
         if grant is None:
             return await self._show(origin, at, None, request, method, url, ask, first)
-        await self._finish(*first)
-        connection, response = await self._show(origin, at, grant, request, method, url, ask)
-        authorizer.found(origin, target, grant, response.status)
-        return connection, response
+        try:
+            second = await self._show(origin, at, grant, request, method, url, ask)
+        except BaseException:
+            first[0].abort()
+            raise
+        authorizer.found(origin, target, grant, second[1].status)
+        # A login that is of no use must not make a 404 a 401: clients look for what may not be there.
+        kept, dropped = (first, second) if is_refused_otherwise(first[1], second[1]) else (second, first)
+        await self._drop(kept[0], dropped)
+        return kept
 
     async def _show(
         self,
@@ -421,7 +470,7 @@ class Upstream:
         target, authorizer = parse_target(request.path), self._authorizer
         async with authorizer.trial(origin, grant) as rests:
             if rests:
-                again = await authorizer.authorization(origin, target, request, background=ask.background)
+                again = await authorizer.authorization(origin, target, request, own_account=ask.own_account)
                 # Another sort of credentials may do; a login must wait for its turn.
                 grant = None if again is not None and again.sort == "login" else again
             connection, response = first or await self._send(at, grant, request, method, url, ask)
@@ -432,7 +481,7 @@ class Upstream:
                 await authorizer.note(origin, target, response, grant)
         try:
             other = await authorizer.refused(
-                origin, target, request, response, grant, background=ask.background
+                origin, target, request, response, grant, own_account=ask.own_account
             )
         except BaseException:
             connection.abort()
@@ -450,16 +499,16 @@ class Upstream:
                 await authorizer.note(origin, target, response, other)
         return connection, response
 
-    async def _send_led(
+    async def _send_redirected(
         self, registry: Origin, at: Origin, request: Request, method: str, url: str, ask: Ask
     ) -> tuple[Connection, Response]:
-        """One request where an answer has led to; after a 401 one more, with that host's own credentials."""
-        connection, response = await self._send_again(registry, at, None, request, method, url, ask)
-        if response.status != 401:
+        """Ask a host that a redirect has led to; after a 401 once more, with that host's own credentials."""
+        connection, response = await self._send_backing_off(registry, at, None, request, method, url, ask)
+        if response.status != 401 or ask.bare:
             return connection, response
         authorizer, path = self._authorizer, _path_of(url)
         try:
-            grant = await authorizer.led(registry, at, method, path, response)
+            grant = await authorizer.redirected(registry, at, method, path, response)
         except BaseException:
             connection.abort()
             raise
@@ -467,14 +516,16 @@ class Upstream:
             if rests or grant is None:
                 return connection, response
             await self._finish(connection, response)
-            connection, response = await self._send_again(registry, at, grant, request, method, url, ask)
+            connection, response = await self._send_backing_off(
+                registry, at, grant, request, method, url, ask
+            )
             if response.status != 401:
                 authorizer.accepted(at, grant, response.status)
             else:
                 await authorizer.note(at, parse_target(path), response, grant)
         return connection, response
 
-    async def _send_again(
+    async def _send_backing_off(
         self,
         registry: Origin,
         at: Origin,
@@ -484,13 +535,15 @@ class Upstream:
         url: str,
         ask: Ask,
     ) -> tuple[Connection, Response]:
-        """One request where an answer has led to; again after a while where that host is busy."""
+        """Ask a host that a redirect has led to, again after a pause while it is busy: see Backoff."""
         if _kind(request) not in _BY_DIGEST:
-            # Of a tag there may be a copy to serve instead: nobody is kept waiting.
-            return await self._send(at, grant, request, method, url, ask, across=registry)
+            # Of a tag there may be a copy to serve instead: the client is not kept waiting.
+            return await self._send(at, grant, request, method, url, ask, answer_of=registry)
         for attempt in itertools.count(1):
             async with self._backoff.turn(at):
-                connection, response = await self._send(at, grant, request, method, url, ask, across=registry)
+                connection, response = await self._send(
+                    at, grant, request, method, url, ask, answer_of=registry
+                )
             pause = self._backoff.pause(at, response, attempt)
             if pause is None:
                 break
@@ -508,30 +561,41 @@ class Upstream:
         url: str,
         ask: Ask,
         *,
-        across: Origin | None = None,
+        answer_of: Origin | None = None,
     ) -> tuple[Connection, Response]:
-        """Send a request to `at`. `across`: the origin whose redirect led there, None without one."""
+        """Send a request to `at`. `answer_of`: the registry whose redirect led there, None if none did."""
         put = (_IDENTITY, *ask.fields(at), *self._fields(at, grant))
         told = _anonymous(request)
         head = upstream_head(told, authority(at), target=_path_of(url), method=method, put=put)
-        patience = self._first_byte if method == "GET" and _kind(request) in _BY_DIGEST else 0.0
-        # Who shows nothing where something is asked for uses up nobody's quota, and has to see the challenge.
-        # What a host says that a registry redirects to is no word of that registry's.
-        limited = across is None and (grant is not None or self._lets_in.get(at) is True)
+        # Where another place can be asked instead, a silent one is not waited for any longer than usual.
+        patient = ask.patient and not ask.at and method == "GET" and _kind(request) in _BY_DIGEST
+        patience = self._first_byte if patient else 0.0
+        # A request without credentials to a registry that wants some uses up no quota, and has to get the
+        # challenge. The limits of a host that a registry redirects to are not that registry's: see Backoff.
+        redirected = answer_of is not None
+        limited = not redirected and (grant is not None or self._lets_in.get(at) is True)
         connection, response = await self._gate.through(
-            *(at, credential_of(grant, request if across is None else told), method, _kind(request)),
-            lambda: self._request(at, head, method, answer_of=across, patience=patience),
+            *(at, credential_of(grant, told if redirected else request), method, _kind(request)),
+            lambda: self._request(at, head, method, answer_of=answer_of, patience=patience),
             limited=limited,
-            counted=across is None,
+            counted=not redirected,
         )
-        if grant is None and across is None:
+        if grant is None and not redirected:
             self._lets_in.put(at, response.status != 401)
         return connection, response
+
+    async def _drop(self, kept: Connection, dropped: tuple[Connection, Response]) -> None:
+        """Finish one answer, while another one is still to be read."""
+        try:
+            await self._finish(*dropped)
+        except BaseException:
+            kept.abort()
+            raise
 
     async def _finish(self, connection: Connection, response: Response) -> None:
         """Read a small body and drop it, so that the connection can be reused."""
         try:
-            async with asyncio.timeout(_LITTLE):
+            async with asyncio.timeout(_DRAIN):
                 await connection.read_small(response)
         except (UpstreamError, TimeoutError):
             connection.abort()
@@ -542,19 +606,11 @@ class Upstream:
             self.release(connection, response)
 
 
-def _own(request: Request) -> Grant | None:
-    """Return the client's own credentials as a grant."""
-    value = request.get(b"authorization")
-    return Grant(value, CLIENT) if value is not None else None
-
-
 def _lent(request: Request, grant: Grant | None) -> Request:
-    """Return the request to send with this grant: with ours, without fields that would alter the request."""
-    return trimmed(request) if _is_ours(grant) else request
-
-
-def _is_ours(grant: Grant | None) -> bool:
-    return grant is not None and grant.sort != "client"
+    """Return the request to send with this grant; with one of ours, without fields that would change what is
+    asked.
+    """
+    return trimmed(request) if grant is not None and grant.is_ours else request
 
 
 def _kind(request: Request) -> Kind:
@@ -575,14 +631,6 @@ def authority(origin: Origin) -> bytes:
 
 def _url(origin: Origin, path: str) -> str:
     return f"{origin.scheme}://{authority(origin).decode()}{path}"
-
-
-def _follow(url: str, location: bytes) -> str:
-    """Return the absolute URL that a Location names (RFC 9110 10.2.2), relative to `url`."""
-    try:
-        return urljoin(url, location.decode("ascii"))
-    except ValueError:
-        raise BadResponse("a redirect to something that is not a URL") from None
 
 
 def _path_of(url: str) -> str:

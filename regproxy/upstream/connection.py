@@ -43,15 +43,19 @@ class Connection:
         "address",
         "origin",
         "patience",
+        "port",
         "private",
         "stream",
         "used",
     )
 
-    def __init__(self, stream: Stream, origin: Origin, address: str, timeout: float) -> None:
+    def __init__(
+        self, stream: Stream, origin: Origin, address: str, timeout: float, port: int | None = None
+    ) -> None:
         self.stream = stream
         self.origin = origin
         self.address = address
+        self.port = origin.port if port is None else port
         self.used = 0
         self.private = False
         self._timeout = self.patience = timeout
@@ -61,7 +65,7 @@ class Connection:
 
     def hop(self, seconds: float) -> str:
         """Return it as one of `http.hops`, whose answer took so long."""
-        return hop(self.origin.host, self.address, self.origin.port, seconds)
+        return hop(self.origin.host, self.address, self.port, seconds, self.origin.port)
 
     # --- what the stream tells ---------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from typing import Final, Protocol
 
 import aiohappyeyeballs
 
-from regproxy.config.parent_proxy import EVERY_ADDRESS
-from regproxy.config.settings import Config
+from regproxy.config.parent_proxy import EVERY_ADDRESS, is_loopback
+from regproxy.config.settings import Address, Config
 from regproxy.core.addresses import Reach, as_address, client_of, reach_of
 from regproxy.core.errors import ConnectFailed, OffLimits, Refused, RegproxyError, UpstreamTimeout
 from regproxy.core.lru import Bounded
@@ -102,7 +102,8 @@ class Dialer:
             os.close(fd)
             raise
         stream.set_send_timeout(settings.send_timeout)
-        connection = Connection(stream, origin, address, settings.read_timeout)
+        port = way.port if way.proxy is None else way.proxy.port
+        connection = Connection(stream, origin, address, settings.read_timeout, port)
         try:
             if way.scheme == "https":
                 async with asyncio.timeout(settings.connect_timeout):
@@ -175,11 +176,18 @@ class Dialer:
         way = trip.way
         known = self._literals(way)
         if known is not None:
-            return await self._race(self._only_allowed(trip, known))
-        return await self._reach(
-            *(self._resolvers[trip.lane], way.host, way.port, trip.asker),
-            lambda infos: self._only_allowed(trip, infos),
-        )
+            sock = await self._race(self._only_allowed(trip, known))
+        else:
+            sock = await self._reach(
+                *(self._resolvers[trip.lane], way.host, way.port, trip.asker),
+                lambda infos: self._only_allowed(trip, infos),
+            )
+        # Where DNS sends a registry's clients here, it may send us too. A tunnel goes no further by itself.
+        if trip.lane is not Lane.TUNNEL and self._is_self(sock):
+            at = str(Address(*sock.getpeername()[:2]))
+            sock.close()
+            raise ConnectFailed(f"{at} is this proxy itself; REGPROXY_RESOLVE says where the registry is")
+        return sock
 
     def _names(self, way: Way) -> tuple[str, ...]:
         return self._config.resolve.get(way.host) or (way.host,)
@@ -275,15 +283,15 @@ class Dialer:
         return sock
 
     def _is_self(self, sock: socket.socket) -> bool:
-        """Return whether the peer is this proxy's own listener: requests would go round in circles."""
-        listen = self._config.listen
-        peer, port = sock.getpeername()[:2]
-        if port != listen.port:
+        """Return whether the peer is a listener of this proxy for clients: requests would go in circles."""
+        try:
+            peer, port = sock.getpeername()[:2]
+            own = sock.getsockname()[0]
+        except OSError:  # it was reset; _open() says so
             return False
-        if listen.host not in EVERY_ADDRESS:
-            return bool(peer == listen.host)
-        ip = as_address(peer)
-        return bool(peer == sock.getsockname()[0] or (ip is not None and ip.is_loopback))
+        config = self._config
+        listens = (config.listen, *config.transparent_listen)
+        return any(port == each.port and _is_at(peer, own, each.host) for each in listens)
 
     # --- which addresses ---------------------------------------------------------------------------------
 
@@ -331,6 +339,16 @@ class Dialer:
                 " REGPROXY_PRIVATE_TARGETS=false allows only hosts that the settings name",
                 *(trip.host, way.port, address),
             )
+
+
+def _is_at(peer: str, own: str, listens: str) -> bool:
+    """Tell whether a peer's address is that of a listener, which may be every address of the machine.
+
+    `own`: the address that the connection to it has at this end.
+    """
+    if as_address(listens) is not None and listens not in EVERY_ADDRESS:
+        return peer == listens
+    return peer == own or is_loopback(peer)
 
 
 async def _first_of(

@@ -5,15 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from regproxy.http.messages import Response
+from regproxy.http.messages import Response, tokens
 from regproxy.http.origin import Origin
-from regproxy.http.ranges import Span, parse_content_range
+from regproxy.http.ranges import parse_content_range
 from regproxy.upstream.connection import Connection
+
+# S3's aws-chunked is how an upload was framed, and some stores repeat it for what they have unframed.
+_NO_CODING: Final = frozenset({b"identity", b"aws-chunked"})
+_NO_CONTENT: Final = frozenset({204, 205, 206})
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An answer of `origin` at `url` whose body is still to be read. `seconds`: until its head.
+    """An answer of `origin` whose body is still to be read. `seconds`: until its head.
+
+    `url`: where the rest of it may be asked for; "": that is to be asked of the registry.
 
     `place`: who was asked, the registry or a mirror, and may have redirected to `origin`. `hops`: all of them
     (see `http.hops`).
@@ -39,15 +45,22 @@ class Ask:
     """The bytes of a content that are asked for: [start, stop), stop -1 is its end.
 
     `validator`: that of an earlier answer, for If-Range (RFC 9110 13.1.5), sent only to its origin. `at`: the
-    URL of an earlier answer, instead of the registry's. `background`: it is the proxy's own request, and what
-    the client has sent may be too old by now.
+    URL of an earlier answer, instead of the registry's. `own_account`: it is the proxy's own request: no
+    client gets a token for it, and what one has sent may be too old by now. `itself`: no mirror is asked.
+    `bare`: no credentials are sent, as a redirect has come over plain HTTP.
+    `patient`: content by digest may begin late. `spare`: there
+    is a copy to serve where the origin is in trouble.
     """
 
     start: int = 0
     stop: int = -1
     validator: tuple[Origin, bytes] | None = None
     at: str = ""
-    background: bool = False
+    own_account: bool = False
+    itself: bool = False
+    bare: bool = False
+    patient: bool = True
+    spare: bool = False
 
     @property
     def ranged(self) -> bool:
@@ -65,19 +78,36 @@ class Ask:
         return (found,)
 
 
-def plain(response: Response, ask: Ask) -> Response:
-    """Return a response as the 200 that it amounts to: a 203, or a 206 with all of it that nobody asked for.
+def as_200(response: Response, ask: Ask) -> Response:
+    """Return a response as the 200 that it amounts to: any success with content, or a 206 that nobody asked
+    for, unless it says that it is less than all. A Content-Encoding that stands for none is left out.
 
-    Whether the content is right is for its digest to tell (RFC 9110 15.3.4, 15.3.7).
+    Clients take these; whether the content is right is for its digest to tell (RFC 9110 15.3).
     """
-    if response.status == 203:
-        return replace(response, status=200)
-    if response.status == 206 and not ask.ranged:
-        found = parse_content_range(response.get(b"content-range"))
-        if found is not None and found[0] == Span(0, found[1] or -1):
-            kept = tuple(field for field in response.headers if field[0] != b"content-range")
-            return replace(response, status=200, headers=kept)
-    return response
+    dropped = set()
+    if all(coding in _NO_CODING for coding in tokens(response.all(b"content-encoding"))):
+        dropped.add(b"content-encoding")
+    status = response.status
+    if 200 < status < 300 and status not in _NO_CONTENT:
+        status = 200
+    if status == 206 and not ask.ranged and not _is_less(response):
+        status = 200
+        dropped.add(b"content-range")
+    if status == response.status and response.get(b"content-encoding") is None:
+        return response
+    kept = tuple(field for field in response.headers if field[0] not in dropped)
+    return replace(response, status=status, headers=kept)
+
+
+def _is_less(response: Response) -> bool:
+    """Return whether a 206 says that it is not all of the content; if it says nothing, its end will tell."""
+    if (response.get(b"content-type") or b"").lower().startswith(b"multipart/byteranges"):
+        return True
+    found = parse_content_range(response.get(b"content-range"))
+    if found is None:
+        return False
+    span, total = found
+    return span.start > 0 or (total is not None and span.stop != total)
 
 
 WHOLE: Final = Ask()

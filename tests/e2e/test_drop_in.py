@@ -93,8 +93,8 @@ class TestWithoutConnect:
     @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"])
     @pytest.mark.parametrize(
         "target",
-        ["/", "/health", "/v2/", "/v2/library/alpine/manifests/latest", "/ca", "/setup", "/?a=b",
-         "http://example.com/", "http://example.com:8080/x", "http://proxy.test:3128/", "/%2e%2e/x"],
+        ["/", "/health", "/v2x/", "/v1/search", "/ca", "/setupx", "/?a=b", "http://example.com/",
+         "http://example.com:8080/x", "http://proxy.test:3128/", "/%2e%2e/x"],
     )  # fmt: skip
     def test_any(self, method: str, target: str, plain: Client) -> None:
         reply = plain.request(method, target)
@@ -107,7 +107,7 @@ class TestWithoutConnect:
         assert (plain.request("HEAD", "/health").status, plain.request("OPTIONS", "*").status) == (200, 200)
 
     def test_with_a_body(self, plain: Client) -> None:
-        reply = plain.request("POST", "/v2/x/blobs/uploads/", body=b"x" * 100_000)
+        reply = plain.request("POST", "/x/blobs/uploads/", body=b"x" * 100_000)
         assert (reply.status, reply.get("Connection"), WORKING in reply.body) == (200, "close", True)
         assert plain.read_end()[1] is End.FIN
 
@@ -161,7 +161,7 @@ class TestHeaders:
 
     @pytest.mark.parametrize(
         "method, path, status",
-        [("GET", "/v1/_ping", 405), ("PUT", "/v2/a/manifests/x", 405), ("GET", "/v2/a/manifests/gone", 404)],
+        [("GET", "/v1/_ping", 405), ("PUT", "/v2/a/manifests/x", 403), ("GET", "/v2/a/manifests/gone", 404)],
     )
     def test_refusals(
         self, method: str, path: str, status: int, proxies: Proxies, origin: Origin, stack: ExitStack
@@ -221,6 +221,11 @@ class TestHosts:
             ("reg.*:u:p", "Basic dTpw"),
             ("*.reg.test:u:p", None),
             ("*.other:u:p", None),
+            (r"~^reg\.test$:u:p", "Basic dTpw"),
+            ("~test:u:p", "Basic dTpw"),
+            ("~other:u:p", None),
+            ("https://reg.test:u:p", "Basic dTpw"),
+            ("reg.test/team:u:p", None),
         ],
     )
     def test_credentials(
@@ -232,11 +237,12 @@ class TestHosts:
         assert client.get(path).digest == image.digest
         assert [seen.get("Authorization") for seen in origin.requests if seen.path == path][-1] == wanted
 
+    @pytest.mark.parametrize("mask", ["reg.*", "~reg", r"~^reg\.test$"])
     def test_credentials_of_a_name_that_anybody_may_have(
-        self, proxies: Proxies, origin: Origin, stack: ExitStack
+        self, mask: str, proxies: Proxies, origin: Origin, stack: ExitStack
     ) -> None:
         """REGISTRIES has but a mask, too."""
-        proxy = proxies(AUTH_REGISTRIES="reg.*:u:hunter2", REGISTRIES="reg.*")
+        proxy = proxies(AUTH_REGISTRIES=f"{mask}:u:hunter2", REGISTRIES=mask)
         client = stack.enter_context(proxy.client(origin.authority))
         repository, _ = published(origin)
         path = f"/v2/{repository}/manifests/latest"
@@ -319,6 +325,21 @@ class TestAccessLog:
         ends = (f"{each.address[0]}:{each.port}" for each in (origin, cdn))
         assert (line["upstream"], line["proxy_host"]) == (" : ".join(ends), cdn.authority)
         assert re.fullmatch(r"\d+\.\d{3} : \d+\.\d{3}", line["upstream_response_time"])
+
+    @pytest.mark.parametrize("path", ["tags/list", "blobs/sha256:{:064x}", "manifests/{}"])
+    def test_at_another_port(
+        self, path: str, proxies: Proxies, origin: Origin, stack: ExitStack, tmp_path: Path
+    ) -> None:
+        """`upstream` is where it was sent to, `proxy_host` who was asked."""
+        toml = tmp_path / "regproxy.toml"
+        toml.write_text(f'[origin."reg.test:443"]\naddress = "{origin.address[0]}"\nport = {origin.port}\n')
+        proxy = proxies(REGPROXY_ACCESS_LOG_FORMAT="rp", REGPROXY_CONFIG=str(toml))
+        client = stack.enter_context(proxy.client("reg.test:443"))
+        path = f"/v2/at{next(NUMBERS)}/" + path.format(next(NUMBERS))
+        client.get(path)
+        (line,) = self.lines(proxy, path, 1)
+        assert line["upstream"] == f"{origin.address[0]}:{origin.port}"
+        assert line["proxy_host"] == "reg.test"
 
     def test_of_no_type(self, proxies: Proxies, origin: Origin, stack: ExitStack) -> None:
         proxy = proxies(REGPROXY_ACCESS_LOG_FORMAT="rp")
@@ -479,3 +500,38 @@ class TestTransparent:
         client = stack.enter_context(Client.connect(place))
         client.send(b"nonsense\r\n\r\n")
         assert client.read_reply("GET").status == 400
+
+
+@pytest.fixture(scope="module", params=["{}:{}", ":{1}", "localhost:{1}"])
+def circle(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    directory = tmp_path_factory.mktemp("circle")
+    place = free_address("127.0.0.1")
+    toml = directory / "regproxy.toml"
+    toml.write_text(f'[origin."dns.test"]\naddress = "{place[0]}"\nport = {place[1]}\nverify = false\n')
+    env = {
+        "REGPROXY_TRANSPARENT_LISTEN": request.param.format(*place),
+        "REGPROXY_CONFIG": str(toml),
+        "ALLOW_PUSH": "true",
+    }
+    with Proxy(directory, env, registries=("dns.test",)) as proxy:
+        yield proxy
+
+
+class TestCircles:
+    """DNS that sends a registry's clients here sends this proxy here too: requests end with what is wrong."""
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE"])
+    @pytest.mark.parametrize(
+        "path",
+        ["/v2/a/manifests/{}", "/v2/a/blobs/sha256:{:064x}", "/v2/a/manifests/sha256:{:064x}",
+         "/v2/a/tags/list", "/token?x={}"],
+    )  # fmt: skip
+    def test_one_request(self, method: str, path: str, circle: Proxy, stack: ExitStack) -> None:
+        path = path.format(next(NUMBERS))
+        client = stack.enter_context(circle.client("dns.test:443"))
+        reply = client.request(method, path)
+        assert reply.status in (502, 503)
+        if method != "HEAD":
+            assert b"is this proxy itself" in reply.body
+        uri = path.partition("?")[0]
+        assert len(circle.access_log(1, check=lambda line: line["uri"] == uri)) <= 24  # one for each test

@@ -137,6 +137,10 @@ def signed_schema1() -> tuple[bytes, str]:
     return (payload[:end] + signatures + "\n}").encode(), digest_of(payload.encode())
 
 
+def schema1_without_digest() -> Odd:
+    return Odd(signed_schema1()[0], {"Content-Type": SIGNED}, "signed-schema1")
+
+
 def schema1() -> Odd:
     body, digest = signed_schema1()
     return Odd(body, {"Content-Type": SIGNED, "Docker-Content-Digest": digest}, "signed-schema1")
@@ -153,6 +157,7 @@ def coded(coding: str) -> Odd:
 
 TAGS: dict[str, Callable[[], Odd]] = {
     "signed schema 1": schema1,
+    "signed schema 1 without a digest": schema1_without_digest,
     "4.4 MiB": lambda: described(manifest(pad="x" * int(4.4 * MIB)), MANIFEST, "too-large"),
     "just over 4 MiB": lambda: described(manifest(pad="x" * (4 * MIB)), MANIFEST, "too-large"),
     "OCI sent as Docker's": lambda: described(manifest(), DOCKER, "media-type"),
@@ -160,6 +165,18 @@ TAGS: dict[str, Callable[[], Odd]] = {
     "mediaType is a number": lambda: described(manifest(mediaType=7), MANIFEST, "media-type"),
     "gzip": lambda: coded("gzip"),
     "zstd": lambda: coded("zstd"),
+    "gzip and aws-chunked": lambda: coded("gzip, aws-chunked"),
+    "no schemaVersion": lambda: described(manifest(schemaVersion=None), MANIFEST, "no-manifest"),
+    "schemaVersion is a text": lambda: described(manifest(schemaVersion="2"), MANIFEST, "no-manifest"),
+    "an index whose manifests are null": lambda: described(
+        manifest(INDEX, manifests=None), INDEX, "no-manifest"
+    ),
+    "letters that are no UTF-8": lambda: described(
+        manifest(by="?").replace(b"?", b"\xfc"), MANIFEST, "no-manifest"
+    ),
+    "a number of 5,000 digits": lambda: described(
+        manifest(n2="?").replace(b'"?"', b"9" * 5000), MANIFEST, "no-manifest"
+    ),
 }
 FRAMINGS = ["length", "chunked", "eof"]
 
@@ -178,9 +195,10 @@ def test_a_tag_goes_on_as_it_came(
         for name, value in odd.headers.items():
             assert reply.get(name) == value
         assert (said(reply)[0], detail(reply)) == ("BYPASS", odd.detail)
+        assert reply.get("Docker-Content-Digest") == odd.headers.get("Docker-Content-Digest")
     assert origin.hits[path] == 3
     head = ask(path, "HEAD")
-    assert (head.status, head.get("Docker-Content-Digest")) == (200, odd.headers["Docker-Content-Digest"])
+    assert (head.status, head.get("Docker-Content-Digest")) == (200, odd.headers.get("Docker-Content-Digest"))
 
 
 def test_it_is_counted(proxy: Proxy, origin: Origin, ask: Ask) -> None:
@@ -221,6 +239,54 @@ def test_what_is_newer_goes_before_an_older_copy(
     wait_until(lambda: client.get(path, ACCEPT).body == odd.body, "the copy expires")
 
 
+@pytest.mark.parametrize("status", [500, 503])
+def test_an_older_copy_goes_before_trouble(
+    status: int, proxy: Proxy, origin: Origin, stack: ExitStack
+) -> None:
+    path, odd = f"/v2/app/manifests/falls{letters()}", TAGS["4.4 MiB"]()
+    image = make_image(size=100, layers=1, seed=next(NUMBERS))
+    client = stack.enter_context(proxy.client(origin.authority))
+    origin.on(path, manifest_answer(image))
+    assert client.get(path, ACCEPT).body == image.manifest
+    origin.on(path, odd.answer())
+    wait_until(lambda: client.get(path, ACCEPT).body == odd.body, "the copy expires")
+    origin.on(path, Answer(b"{}", status))
+    for _ in range(2):
+        reply = client.get(path, ACCEPT)
+        assert (reply.status, reply.body, said(reply)[0]) == (200, image.manifest, "STALE")
+
+
+MOVED = ["OCI sent as Docker's", "an index's type over a manifest", "no schemaVersion", "gzip"]
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_tag_that_has_moved_to_it(name: str, proxy: Proxy, origin: Origin, ask: Ask) -> None:
+    """A HEAD names it, and it comes by its digest; it is sent as the registry sends the tag all the same."""
+    path, odd = f"/v2/app/manifests/moved{letters()}", TAGS[name]()
+    origin.on(path, manifest_answer(make_image(size=100, layers=1, seed=next(NUMBERS))))
+    ask(path)
+    origin.on(path, odd.answer())
+    origin.on(f"/v2/app/manifests/{odd.headers['Docker-Content-Digest']}", odd.answer())
+    wait_until(lambda: ask(path).body == odd.body, "the copy expires")
+    for _ in range(2):
+        reply = ask(path)
+        assert (reply.status, reply.body) == (200, odd.body)
+        assert reply.get("Content-Type") == odd.headers["Content-Type"]
+
+
+def test_a_manifest_that_is_held_as_a_blob(proxy: Proxy, origin: Origin, ask: Ask) -> None:
+    """Its registry says what it is as a manifest."""
+    body = manifest(pad="x" * (5 * MIB))
+    odd = described(body, MANIFEST, "no-manifest")
+    origin.on(blob_path(body), blob_answer(digest_of(body), body))
+    assert ask(blob_path(body)).body == body
+    proxy.wait_kept(digest_of(body))
+    path = f"/v2/app/manifests/{digest_of(body)}"
+    origin.on(path, odd.answer())
+    reply = ask(path)
+    assert (reply.status, reply.body, reply.get("Content-Type")) == (200, body, MANIFEST)
+
+
 BLOBS: dict[str, Callable[[bytes], Odd]] = {
     "gzip": lambda body: described(body, "x/y", "content-coding", 200, **{"Content-Encoding": "gzip"}),
 }
@@ -251,12 +317,23 @@ STORED: dict[str, Callable[[bytes], Script]] = {
     "aws-chunked and identity": lambda body: Answer(
         body, headers={"Content-Encoding": "identity,aws-chunked"}
     ),
+    "status 201": lambda body: Answer(body, 201),
+    "status 202": lambda body: Answer(body, 202),
     "status 203": lambda body: Answer(body, 203),
+    "status 226": lambda body: Answer(body, 226),
+    "206 of an unknown length": lambda body: Answer(
+        body, 206, {"Content-Range": f"bytes 0-{len(body) - 1}/*"}
+    ),
+    "206 without Content-Range": lambda body: Answer(body, 206),
+    "206 with an odd Content-Range": lambda body: Answer(
+        body, 206, {"Content-Range": f"bytes=0-{len(body) - 1}/{len(body)}"}
+    ),
     "206 with all of it": lambda body: Answer(
         body, 206, {"Content-Range": f"bytes 0-{len(body) - 1}/{len(body)}"}
     ),
     "a folded field": lambda body: raw_head(body, "X-Amz-Meta: a", "\tb"),
     "blanks ahead of colons": lambda body: raw_head(body, "Content-Type : x/y", "X\t:z"),
+    "a control character": lambda body: raw_head(body, "X-Amz-Meta: a\x01b"),
     "an odd reason": lambda body: raw_head(body, first="HTTP/1.1 200 \x01\x7f!"),
     "no reason": lambda body: raw_head(body, first="HTTP/1.1 200"),
     "two blanks": lambda body: raw_head(body, first="HTTP/1.1  200 OK"),
@@ -280,6 +357,9 @@ def test_a_blob_that_its_digest_names_is_stored(
     body = noise(size)
     origin.on(blob_path(body), make(body))
     client = stack.enter_context(kept.client(origin.authority))
+    if not isinstance(script := make(body), Answer) or script.raw is None:
+        head = client.request("HEAD", blob_path(body))
+        assert (head.status, head.get("Content-Encoding")) == (200, None)
     first = client.get(blob_path(body))
     assert (first.status, first.digest, first.complete) == (200, digest_of(body), True)
     assert first.get("Content-Encoding") is None
@@ -334,6 +414,47 @@ def other_start(body: bytes) -> Script:
         return Answer(body[start:], 206, headers)
 
     return answer
+
+
+def refused(answer: Callable[[bytes], Answer]) -> Callable[[bytes], Script]:
+    """Answer every range so, and a request without one by the content."""
+
+    def make(body: bytes) -> Script:
+        return lambda seen: (
+            answer(body) if seen.get("range") else blob_answer(digest_of(body), body, ranges=False)
+        )
+
+    return make
+
+
+REFUSED_RANGES: dict[str, Callable[[bytes], Script]] = {
+    **{
+        str(status): refused(lambda body, status=status: Answer(b"", status))  # type: ignore[misc]
+        for status in (204, 304, 400, 403, 404, 406, 416, 422, 500, 501, 502, 503)
+    },
+    "no HTTP": refused(lambda body: Answer(raw=b"garbage\r\n\r\n")),
+    "no answer": refused(lambda body: Answer(cut_at=-1)),
+    "a reset": refused(lambda body: Answer(cut_at=-1, cut=End.RST)),
+}
+
+
+@pytest.mark.parametrize("size", [3 * MIB, 24 * MIB])
+@pytest.mark.parametrize("make", REFUSED_RANGES.values(), ids=REFUSED_RANGES)
+def test_an_origin_that_has_no_ranges(
+    make: Callable[[bytes], Script], size: int, kept: Proxy, origin: Origin
+) -> None:
+    """A client's range, and a body that has broken off: one plain answer brings the rest."""
+    body, other = noise(size), noise(size)
+    origin.on(blob_path(body), make(body))
+    whole = make(other)
+    assert callable(whole)
+    broken = iter([blob_answer(digest_of(other), other, cut_at=size // 2 + 11, ranges=False)])
+    origin.on(blob_path(other), lambda seen: next(broken, None) or whole(seen))
+    with kept.client(origin.authority) as client:
+        part = client.get(blob_path(body), [("Range", f"bytes={2 * MIB}-{2 * MIB + 99}")])
+        assert (part.status, part.body) == (206, body[2 * MIB : 2 * MIB + 100])
+        assert client.get(blob_path(other)).digest == digest_of(other)
+    kept.wait_kept(digest_of(body), digest_of(other))
 
 
 WRONG_RANGES: dict[str, Callable[[bytes], Script]] = {
@@ -467,10 +588,13 @@ def test_the_type_is_the_contents(kept: Proxy, origin: Origin, stack: ExitStack)
     assert client.get(path, ACCEPT).get("Content-Type") == MANIFEST
 
 
-LISTS = ["sha256-" + "a" * 64 + end for end in ("", ".sig", ".att", ".sbom")] + ["sha512-" + "b" * 64]
+LISTS = [
+    *("sha256-" + "a" * 64 + end for end in ("", ".sig", ".att", ".sbom", "-sig", "_1.0")),
+    *("sha256-" + "A" * 64, "sha384-" + "c" * 96, "sha512-" + "b" * 64, "sha512-" + "b" * 120),
+]
 
 
-@pytest.mark.parametrize("tag", LISTS, ids=lambda tag: tag[:7] + tag[-5:])
+@pytest.mark.parametrize("tag", LISTS, ids=lambda tag: tag[:8] + tag[-5:] + str(len(tag)))
 def test_a_tag_that_is_named_after_a_digest(tag: str, kept: Proxy, origin: Origin, stack: ExitStack) -> None:
     """It is a list that grows, however much its name is like a version: asked for again soon, by HEAD."""
     path = f"/v2/app/manifests/{tag}"

@@ -18,7 +18,7 @@ from tests.support.proxy import Proxy, said
 from tests.support.trust import Trust
 
 ACCEPT = [("Accept", MANIFEST), ("Accept", INDEX)]
-HOSTS = 100
+HOSTS = 400
 NUMBERS = itertools.count()
 NAMES = (f"reg{number}.test" for number in range(HOSTS))
 Through = Callable[[], Client]
@@ -196,6 +196,91 @@ def test_what_is_not_there_is_not_there(kind: str, status: int, through: Through
     assert client.request("HEAD", path, ACCEPT).status == status
     methods = [seen.method for seen in origin.requests if seen.path == path]
     assert methods == (["HEAD"] if status in (403, 404) else ["HEAD", "GET"])
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 406])
+@pytest.mark.parametrize("where", ["direct", "cdn"])
+@pytest.mark.parametrize("known", ["another kind", "another repository"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_head_is_known_for_other_content(
+    kind: str, known: str, where: str, status: int, through: Through, origin: Origin
+) -> None:
+    """What a registry has answered says nothing of what it, or its CDN, answers elsewhere."""
+    client = through()
+
+    def put(path: str, script: Script) -> None:
+        if where == "cdn":
+            origin.on(path, redirect(f"https://cdn.test:{origin.port}/cdn{path}"))
+            path = f"/cdn{path}"
+        origin.on(path, script)
+
+    other = kind if known == "another repository" else "manifests" if kind == "blobs" else "blobs"
+    there, _, answer = content(other)
+    there = there.replace("/app/", "/other/") if known == "another repository" else there
+    put(there, answer)
+    assert client.request("HEAD", there, ACCEPT).status == 200
+    path, digest, answer = content(kind)
+    put(path, get_alone(status, answer))
+    reply = client.request("HEAD", path, ACCEPT)
+    assert (reply.status, reply.get("Docker-Content-Digest")) == (200, digest)
+    if known == "another repository":
+        # Which goes on with HEAD.
+        there, _, answer = content(kind)
+        there = there.replace("/app/", "/other/")
+        put(there, answer)
+        assert client.request("HEAD", there, ACCEPT).status == 200
+        assert {seen.method for seen in origin.requests if seen.path.endswith(there)} == {"HEAD"}
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_another_registry_of_the_same_cdn(
+    status: int, proxy: Proxy, through: Through, origin: Origin, stack: ExitStack
+) -> None:
+    """It has answered HEADs for one of them."""
+    second = stack.enter_context(proxy.client(f"{next(NAMES)}:{origin.port}"))
+    for client, knows_head in ((through(), True), (second, False)):
+        path, digest, answer = content("blobs")
+        signed = f"/shared/{next(NUMBERS)}"
+        origin.on(path, redirect(f"https://cdn.test:{origin.port}{signed}"))
+        origin.on(signed, answer if knows_head else get_alone(status, answer))
+        reply = client.request("HEAD", path)
+        assert (reply.status, reply.get("Docker-Content-Digest")) == (200, digest)
+
+
+TROUBLE = {
+    "429": Answer(b"", 429, {"Retry-After": "60"}),
+    "503": Answer(b"", 503),
+    "401": Answer(b"", 401),
+    "cut": Answer(cut_at=-1),
+    "astray": redirect("ftp://elsewhere.example/"),
+}
+
+
+@pytest.mark.parametrize("trouble", TROUBLE)
+@pytest.mark.parametrize("status", [403, 404])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_get_that_tells_no_more(
+    kind: str, status: int, trouble: str, through: Through, origin: Origin
+) -> None:
+    """The HEAD's answer counts: it is what clients hear without the proxy."""
+    path, *_ = content(kind)
+    origin.on(path, lambda seen: TROUBLE[trouble] if seen.method == "GET" else Answer(b"", status))
+    assert through().request("HEAD", path, ACCEPT).status == status
+
+
+@pytest.mark.parametrize("trouble", ["429", "503", "cut"])
+def test_a_doubtful_head_and_trouble_cost_no_copy(trouble: str, through: Through, origin: Origin) -> None:
+    client, (path, digest, answer) = through(), content("tag")
+    origin.on(path, get_alone(405, answer))
+    expired(client, path)
+    origin.on(path, lambda seen: TROUBLE[trouble] if seen.method == "GET" else Answer(b"", 404))
+
+    def stale() -> bool:
+        reply = client.request("HEAD", path, ACCEPT)
+        assert (reply.status, reply.get("Docker-Content-Digest")) == (200, digest)
+        return said(reply)[0] == "STALE"
+
+    wait_until(stale, "it expires, and its registry is in trouble")
 
 
 def test_an_expired_tag_where_there_is_no_head(through: Through, origin: Origin) -> None:

@@ -22,7 +22,7 @@ from tests.support.proxy import Proxy, said
 from tests.support.trust import Trust
 
 NUMBERS = itertools.count()
-HOSTS = 420  # names of the registries: what is learned of one is no business of another's
+HOSTS = 560  # names of the registries: what is learned of one is no business of another's
 ACCEPT = {"Accept": MANIFEST}
 OWN = "Bearer the-clients-own"
 WORDS = ("reg", "auth", "login")
@@ -257,6 +257,17 @@ class TestPlainRedirects:
         (seen,) = field.asked(field.registries, back)
         assert bare(seen)
 
+    def test_what_is_redirected_back_and_refused(self, through: Through, field: Field) -> None:
+        """Nor where the registry asks for it: who is in between has chosen what it would be used for."""
+        item, host = blob(), f"reg298.test:{field.registries.port}"
+        back = blob()
+        field.registries.on(item.path, redirect(field.plain.url + item.path))
+        field.plain.on(item.path, redirect(f"https://{host}{back.path}"))
+        field.registries.on(back.path, Answer(b"", 401, {"WWW-Authenticate": 'Basic realm="r"'}))
+        client = through(host, AUTH_REGISTRIES="reg298.test:u:p")
+        assert client.get(item.path).status == 401
+        assert all(map(bare, field.asked(field.registries, back.path)))
+
     def test_no_configured_login(self, through: Through, field: Field) -> None:
         """Neither the registry's own nor that of the host that it leads to."""
         item, env = blob(), {"AUTH_REGISTRIES": "plain.test:x:y reg299.test:u:p"}
@@ -267,6 +278,59 @@ class TestPlainRedirects:
         assert all(map(bare, field.asked(field.plain, item.path)))
         (seen,) = field.asked(field.registries, item.path)
         assert seen.get("authorization") == "Basic dTpw"
+
+
+# --- redirects as clients follow them ---------------------------------------------------------------------
+
+# What is written behind the path, and what is asked for.
+WRITTEN = {
+    "a blank": (" x?a=b c", "%20x?a=b%20c"),
+    "not ascii": ("/\xe4?b=\xfc", "/%E4?b=%FC"),
+    "punctuation": ('?a="<b>"|^`{}[]\\', '?a="<b>"|^`{}[]\\'),
+    "a fragment": ("?a=b#c", "?a=b"),
+}
+
+
+class TestRedirects:
+    @pytest.mark.parametrize("way", WRITTEN)
+    @pytest.mark.parametrize("make", MAKERS, ids=name)
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_how_they_are_written(
+        self, method: str, make: Callable[[], Item], way: str, through: Through, field: Field, host: str
+    ) -> None:
+        item, (written, asked) = make(), WRITTEN[way]
+        to = f"/kept/r{next(NUMBERS)}"
+        field.registries.on(item.path, redirect(f"https://{elsewhere(field, host)}{to}{written}"))
+        field.others.on(f"{to}*", item.answer)
+        reply = through().request(method, item.path, ACCEPT)
+        assert (reply.status, reply.body) == (200, item.body if method == "GET" else b"")
+        assert [seen.target for seen in field.others.requests if to in seen.path] == [to + asked]
+
+    @pytest.mark.parametrize("make", MAKERS, ids=name)
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_a_long_chain(
+        self, method: str, make: Callable[[], Item], through: Through, field: Field, host: str
+    ) -> None:
+        """To and fro, as many as clients follow; nothing is shown once it has left the registry."""
+        item, place = make(), f"/kept/r{next(NUMBERS)}"
+        turns = [(field.others, elsewhere(field, host)), (field.registries, host)] * 5
+        at, path = field.registries, item.path
+        for number, (to, authority) in enumerate(turns):
+            at.on(path, redirect(f"https://{authority}{place}/{number}"))
+            at, path = to, f"{place}/{number}"
+        at.on(path, item.answer)
+        reply = through().request(method, item.path, {**ACCEPT, "Authorization": OWN})
+        assert (reply.status, reply.body) == (200, item.body if method == "GET" else b"")
+        seen = [seen for to in (field.registries, field.others) for seen in to.requests if place in seen.path]
+        assert len(seen) == 10
+        assert all(map(bare, seen))
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_one_without_an_end(self, method: str, through: Through, field: Field, host: str) -> None:
+        item = tag()
+        moved(field, item, elsewhere(field, host), redirect(f"https://{host}{item.path}"))
+        assert through().request(method, item.path, ACCEPT).status == 502
+        assert field.registries.hits[item.path] + field.others.hits[item.path] == 11
 
 
 # --- hosts that are redirected to, and are busy ------------------------------------------------------------
@@ -739,6 +803,33 @@ class TestHidden:
         field.registries.on(item.path, Answer(b"{}", status))
         assert hider("file").get(item.path, ACCEPT).status == status
         assert shown_to(field, item) == [("GET", None), ("GET", FIRST)]
+
+    @pytest.mark.parametrize("status, then", [(404, 401), (404, 403), (403, 401), (403, 404), (401, 404)])
+    @pytest.mark.parametrize("make", MAKERS, ids=name)
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_what_is_refused_otherwise(
+        self,
+        method: str,
+        make: Callable[[], Item],
+        status: int,
+        then: int,
+        hider: Callable[[str], Client],
+        field: Field,
+    ) -> None:
+        """Clients hear what they hear without the proxy: they look for signatures, say, where none may be."""
+        item, client = make(), hider("file")
+        refusal = Answer(b"{}", then, {"WWW-Authenticate": 'Basic realm="r"'} if then == 401 else {})
+        field.registries.on(
+            item.path, lambda seen: refusal if seen.get("authorization") else Answer(b"hidden", status)
+        )
+        for _ in range(2):
+            reply = client.request(method, item.path, ACCEPT)
+            assert (reply.status, reply.body) == (status, b"hidden" if method == "GET" else b"")
+        # It was of no use: nothing is sent at once.
+        other = blob()
+        field.registries.on(other.path, other.answer)
+        assert client.get(other.path).body == other.body
+        assert shown_to(field, other) == [("GET", None)]
 
     def test_a_registry_that_wants_tokens(self, hider: Callable[[str], Client], field: Field) -> None:
         """It says so to who shows it a login."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -168,6 +169,26 @@ def test_what_is_the_registrys_alone(
     assert client.request("PUT", "/v2/app/manifests/new", body=MANIFEST).body == b"the registry's"
     assert client.request("DELETE", "/v2/app/manifests/new").body == b"the registry's"
     assert mirror.requests == []
+
+
+@pytest.mark.parametrize("path", [BLOB, f"/v2/app/manifests/{digest_of(MANIFEST)}", TAG])
+@pytest.mark.parametrize("told", [False, True], ids=["itself", "where it redirects"])
+def test_a_mirror_that_says_nothing(
+    told: bool, path: str, start: StartProxy, mirror: Origin, registry: Origin, pull: Pull
+) -> None:
+    """The time that content may take to begin is the registry's: there is no other place behind that."""
+    go = threading.Event()
+    silent = Answer(hold_at=-1, hold=go)
+    mirror.on(path, redirect(f"{mirror.url}/kept") if told else silent)
+    mirror.on("/kept", silent)
+    answer = blob_answer(DIGEST, BODY) if path == BLOB else TAGGED
+    registry.on(path, answer)
+    env = {"PROXY_READ_TIMEOUT": "1s", "REGPROXY_FIRST_BYTE_TIMEOUT": "900s"}
+    try:
+        reply = pull(start([mirror.url], mirror, **env), path)
+    finally:
+        go.set()
+    assert (reply.status, reply.body) == (200, answer.body)
 
 
 def test_what_a_mirror_has_cut(start: StartProxy, mirror: Origin, registry: Origin, pull: Pull) -> None:

@@ -80,7 +80,7 @@ async def pull(
     """Ask for a tag as Upstream does; return the statuses and what was sent last."""
     origin, request = asking(registry, repository)
     target = parse_target(request.path)
-    grant = await authorizer.authorization(origin, target, request, background=own)
+    grant = await authorizer.authorization(origin, target, request, own_account=own)
     statuses: list[int] = []
     while True:
         put = () if grant is None else ((b"authorization", grant.value),)
@@ -88,7 +88,7 @@ async def pull(
         statuses.append(status)
         if status != 401 or len(statuses) == 2:
             return statuses, grant
-        grant = await authorizer.refused(origin, target, request, response, grant, background=own)
+        grant = await authorizer.refused(origin, target, request, response, grant, own_account=own)
         if grant is None:
             return statuses, grant
 

@@ -21,6 +21,7 @@ from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.sinks import BytesSink, StreamSink
 from regproxy.dataplane.sources import FileSource
+from regproxy.dataplane.splice import SpliceSink
 from regproxy.dataplane.stream import Stream
 from tests.support.trust import Trust
 
@@ -340,6 +341,8 @@ class Handler:
             case 0 if world.handlers:
                 other = chance.choice(world.handlers)
                 other.known = False
+                if chance.random() < 0.5:
+                    return SpliceSink(other.stream)
                 return StreamSink(other.stream, chance.random() < 0.5)
             case 1 | 2:
                 growth = world.growth(chance)

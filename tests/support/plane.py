@@ -18,6 +18,7 @@ import pytest
 import uvloop
 
 from regproxy.dataplane import file as file_module
+from regproxy.dataplane import splice
 from regproxy.dataplane import stream as stream_module
 from regproxy.dataplane.file import File
 from regproxy.dataplane.growing_file import GrowingFile
@@ -136,7 +137,7 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 @pytest.fixture
 def plane() -> Iterator[Plane]:
     """A reactor; nothing may have gone wrong in it, and nothing be left open, in the end."""
-    before = (file_module.live(), stream_module.live())
+    before = (file_module.live(), stream_module.live(), splice.live())
     plane = Plane()
     try:
         yield plane
@@ -145,7 +146,7 @@ def plane() -> Iterator[Plane]:
     assert plane.errors == []
     del plane
     gc.collect()
-    assert (file_module.live(), stream_module.live()) <= before
+    assert (file_module.live(), stream_module.live(), splice.live()) <= before
 
 
 @pytest.fixture

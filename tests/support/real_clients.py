@@ -98,6 +98,10 @@ class Podman:
         """Pull, and return the image's id (the config's digest without "sha256:")."""
         return run([*self._command, "pull", "--quiet", "--tls-verify=true", image], self.env).decode().strip()
 
+    def push(self, image: str, target: str) -> None:
+        """Push a pulled image."""
+        run([*self._command, "push", "--quiet", "--tls-verify=true", image, f"docker://{target}"], self.env)
+
     def images(self) -> list[dict[str, Any]]:
         """Return what `podman images` knows."""
         found: list[dict[str, Any]] = json.loads(

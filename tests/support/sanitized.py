@@ -30,6 +30,7 @@ TESTS: Final = (
     "unit/dataplane/test_growing_file",
     "unit/dataplane/test_sources",
     "unit/dataplane/test_sinks",
+    "unit/dataplane/test_splice",
     "unit/dataplane/test_block_map",
     "unit/dataplane/test_growing_file_lengths",
     "unit/dataplane/test_block_map_lengths",

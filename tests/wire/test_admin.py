@@ -216,7 +216,7 @@ class TestPages:
         assert client.get("/ca.crt").body == proxy.ca_pem
 
     @pytest.mark.parametrize(
-        "target", ["/elsewhere", "/v2/", "http://example.com/", "http://example.com:8080/x"]
+        "target", ["/elsewhere", "/v2x/", "http://example.com/", "http://example.com:8080/x"]
     )
     def test_what_is_not_there(self, target: str, plain: Client) -> None:
         reply = plain.get(target, {"Host": "example.com"})
@@ -290,7 +290,7 @@ class TestAccessLog:
             ("GET", "/token", {}, "200", 4, "token", "BYPASS"),
             ("GET", "/v2/app/nothing", {}, "404", None, "other", "BYPASS"),
             ("GET", "/v1/_ping", {}, "405", None, "v1", ""),
-            ("PUT", "/v2/app/manifests/refused", {}, "405", None, "manifest-tag", ""),
+            ("PUT", "/v2/app/manifests/refused", {}, "403", None, "manifest-tag", ""),
         ],
         ids=[f"line {number}" for number in range(11)],
     )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import random
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +24,7 @@ from tests.support.proxy import Proxy
 from tests.support.shared_proxy import ended
 
 DATA = random.Random(3).randbytes(8_000_000)
+PIPE = 524_288  # what waits in the proxy for one direction, at most
 Started = Callable[..., Proxy]
 
 
@@ -95,6 +101,42 @@ def receive(stream: Plain, size: int) -> bytes:
     return b"".join(parts)
 
 
+def digest(stream: Plain) -> tuple[str, int]:
+    """Read to the end: SHA-256 and size."""
+    sha256, size = hashlib.sha256(), 0
+    while data := stream.recv():
+        sha256.update(data)
+        size += len(data)
+    return sha256.hexdigest(), size
+
+
+def fill(sender: Plain) -> int:
+    """Send until nothing is taken any more; how much was."""
+    sender.sock.settimeout(0.3)
+    sent = 0
+    with contextlib.suppress(TimeoutError):
+        while sent < 10 * len(DATA):
+            sent += sender.sock.send(DATA[sent % len(DATA) :])
+    sender.sock.settimeout(20)
+    return sent
+
+
+def sent_by_fill(size: int) -> bytes:
+    return (DATA * (size // len(DATA) + 1))[:size]
+
+
+def live(proxy: Proxy) -> dict[str, int]:
+    found: dict[str, int] = json.loads(proxy.admin("/debug/live")[1])
+    return found
+
+
+def resident(pid: int) -> int:
+    """Return the memory of a process, in bytes."""
+    match = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert match is not None
+    return int(match[1]) * 1024
+
+
 class TestBytes:
     """What goes in comes out."""
 
@@ -137,6 +179,45 @@ class TestBytes:
         for job in jobs:
             job.join(20)
         assert got["up"] == DATA
+
+    def test_100_mb_both_ways_at_once(self, ends: Ends) -> None:
+        client, other = ends()
+        near, want = client.layers[0], hashlib.sha256()
+        assert isinstance(near, Plain)
+        times = 100_000_000 // len(DATA) + 1
+        for _ in range(times):
+            want.update(DATA)
+
+        def send_all(end: Plain) -> None:
+            for _ in range(times):
+                end.send(DATA)
+            end.fin()
+
+        got: dict[str, tuple[str, int]] = {}
+        jobs = [threading.Thread(target=send_all, args=(end,)) for end in (near, other)]
+        jobs.append(threading.Thread(target=lambda: got.update(up=digest(other))))
+        for job in jobs:
+            job.start()
+        got["down"] = digest(near)
+        for job in jobs:
+            job.join(60)
+        assert got["up"] == got["down"] == (want.hexdigest(), times * len(DATA))
+        assert near.end is other.end is End.FIN
+
+    @pytest.mark.parametrize("size", [1, 1_400, 5_000])
+    def test_many_small_pieces(self, size: int, ends: Ends) -> None:
+        """Each takes a page of the pipe, however small it is."""
+        client, other = ends()
+        data = DATA[: 300 * size]
+
+        def send_all() -> None:
+            for at in range(0, len(data), size):
+                client.send(data[at : at + size])
+
+        sender = threading.Thread(target=send_all)
+        sender.start()
+        assert receive(other, len(data)) == data
+        sender.join(20)
 
     @pytest.mark.parametrize("direction", ["up", "down"])
     def test_a_slow_reader_holds_the_sender_back(self, direction: str, ends: Ends) -> None:
@@ -201,6 +282,39 @@ class TestEnds:
         near.reset()
         assert end_of(far) is End.RST
 
+    @pytest.mark.parametrize("sending", ["client", "peer"])
+    @pytest.mark.parametrize("leaving", ["sender", "reader"])
+    def test_a_reset_while_much_waits(self, sending: str, leaving: str, ends: Ends) -> None:
+        client, other = ends(recv_buffer=65_536)
+        near, far = (client.layers[0], other) if sending == "client" else (other, client.layers[0])
+        assert isinstance(near, Plain)
+        assert isinstance(far, Plain)
+        fill(near)
+        if leaving == "sender":
+            near.reset()
+            assert end_of(far) is End.RST
+        else:
+            far.reset()
+            assert end_of(near) is End.RST
+
+    @pytest.mark.parametrize("sending", ["client", "peer"])
+    def test_an_end_behind_much_that_waits(self, sending: str, ends: Ends) -> None:
+        """The pipe is full when it comes. The other direction goes on meanwhile, and afterwards."""
+        client, other = ends(recv_buffer=65_536)
+        near, far = (client.layers[0], other) if sending == "client" else (other, client.layers[0])
+        assert isinstance(near, Plain)
+        assert isinstance(far, Plain)
+        sent = fill(near)
+        near.fin()
+        far.send(b"meanwhile")
+        assert receive(near, 9) == b"meanwhile"
+        assert receive(far, sent) == sent_by_fill(sent)
+        assert (far.recv(), far.end) == (b"", End.FIN)
+        far.send(b"afterwards")
+        far.fin()
+        assert receive(near, 11) == b"afterwards"
+        assert near.end is End.FIN
+
     def test_idle(self, ends: Ends) -> None:
         client, other = ends(PROXY_CONNECT_READ_TIMEOUT="500ms")
         client.send(b"x")
@@ -234,6 +348,57 @@ class TestEnds:
         with pytest.raises(ConnectionError):
             while True:
                 near.send(DATA)
+
+
+class TestResources:
+    """What tunnels cost, and what is left of them."""
+
+    def test_clients_that_take_nothing(self, ends: Ends, started: Started) -> None:
+        """What waits for them is in the kernel: a pipe each, and what the sockets hold."""
+        proxy, count = started(), 40
+        pid = proxy.workers(1)[0]
+        opened = [ends(recv_buffer=65_536) for _ in range(count)]
+        before = resident(pid)
+        with ThreadPoolExecutor(count) as pool:
+            sent = list(pool.map(fill, [other for _, other in opened]))
+        assert 0 < min(sent) <= max(sent) < 10 * len(DATA)
+        assert live(proxy)["pipes"] == count
+        assert resident(pid) - before < count * PIPE / 4
+        for client, other in opened:
+            client.reset()
+            other.close()
+        wait_until(lambda: live(proxy)["pipes"] == 0, "no pipe is left")
+
+    def test_200_tunnels(self, ends: Ends, started: Started) -> None:
+        proxy = started()
+        wait_until(lambda: live(proxy)["streams"] == 1, "the admin's stream alone")
+        before = live(proxy)
+        for number in range(200):
+            client, other = ends()
+            client.send(DATA[:1000])
+            assert receive(other, 1000) == DATA[:1000]
+            other.send(DATA[:300_000])
+            if number % 3 == 0:
+                other.reset()
+            elif number % 3 == 1:
+                assert client.read(300_000) == DATA[:300_000]
+                client.reset()
+            else:
+                other.fin()
+                client.fin()
+                assert client.read_end() == (DATA[:300_000], End.FIN)
+        wait_until(lambda: live(proxy) == before, f"as before: {before}")
+
+    def test_idle_ones_have_no_pipes(self, ends: Ends, started: Started) -> None:
+        proxy = started()
+        wait_until(lambda: live(proxy)["pipes"] == 0, "those before are gone")
+        for _ in range(30):
+            client, other = ends()
+            client.send(b"x")
+            assert other.recv() == b"x"
+            other.send(b"y")
+            assert client.read(1) == b"y"
+        assert live(proxy)["pipes"] <= 8
 
 
 class TestRefusals:
@@ -303,21 +468,28 @@ class TestAccounts:
     def test_log_and_metrics(self, ends: Ends, started: Started, peer: Peer) -> None:
         proxy = started(REGPROXY_LOG_LEVEL="info")
         client, other = ends(REGPROXY_LOG_LEVEL="info")
-        client.send(b"u" * 3_000)
-        assert len(receive(other, 3_000)) == 3_000
-        other.send(b"d" * 5_000)
-        assert len(client.read(5_000)) == 5_000
+        up, down = 300_000, 5_000_000
+        client.send(DATA[:up])
+        assert receive(other, up) == DATA[:up]
+        sender = threading.Thread(target=other.send, args=(DATA[:down],))
+        sender.start()
+        assert client.read(down) == DATA[:down]
+        sender.join(20)
         wait_until(lambda: proxy.metric("regproxy_tunnels_open") == 1, "a tunnel is open")
         other.fin()
         client.fin()
         client.read_end()
         (line,) = proxy.access_log(1)
         assert (line["method"], line["request_type"], line["status"]) == ("CONNECT", "tunnel", "200")
-        assert (line["host"], line["bytes_sent"], line["upstream"]) == ("peer.test", "5000", peer.address[0])
+        assert (line["host"], line["bytes_sent"], line["upstream"]) == (
+            "peer.test",
+            str(down),
+            peer.address[0],
+        )
         assert (line["uri"], line["upstream_cache_status"]) == ("", "")
         wait_until(lambda: proxy.metric("regproxy_tunnels_open") == 0, "it is closed")
-        assert proxy.metric("regproxy_tunnel_bytes_total", direction="up") == 3_000
-        assert proxy.metric("regproxy_tunnel_bytes_total", direction="down") == 5_000
+        assert proxy.metric("regproxy_tunnel_bytes_total", direction="up") == up
+        assert proxy.metric("regproxy_tunnel_bytes_total", direction="down") == down
 
     def test_nothing_is_left(self, started: Started, ends: Ends) -> None:
         proxy = started()

@@ -1,5 +1,6 @@
 """The interfaces between a stream and the sources and sinks of bodies."""
 
+from regproxy.dataplane.posix cimport ssize_t
 from regproxy.dataplane.reactor cimport Pollable
 from regproxy.dataplane.status cimport Status
 
@@ -35,10 +36,21 @@ cdef class Source:
         """Go on by n bytes, which sendfile has sent of the last span."""
         raise NotImplementedError
 
+    cdef Status drain(self, int fd, ssize_t* n) except Status.EXC:
+        """Write to a socket itself; n is how much. OK: more is left; END: nothing; FAILED: -errno."""
+        raise NotImplementedError
+
 
 cdef class Sink:
     """The sink of a body that is received."""
 
     cdef Status push(self, Endpoint origin, const char* p, size_t n) except Status.EXC:
         """Take n bytes; FAILED: `reason` says why, and no more are wanted; AGAIN: resume() follows."""
+        raise NotImplementedError
+
+    cdef Status draw(self, Endpoint origin, ssize_t* n) except Status.EXC:
+        """Read from the origin's socket itself; n is how much. AGAIN: resume() follows; END: it has ended.
+
+        FAILED: n is -errno of the origin's socket, or 0 where no more are wanted, and `reason` says why.
+        """
         raise NotImplementedError

@@ -66,6 +66,7 @@ cdef extern from "<sys/mman.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     int close(int fd)
+    int pipe2(int* fds, int flags)
     ssize_t read(int fd, void* buf, size_t n)
     ssize_t pread(int fd, void* buf, size_t n, off_t offset)
     ssize_t pwrite(int fd, const void* buf, size_t n, off_t offset)
@@ -82,7 +83,10 @@ cdef extern from "<linux/sockios.h>" nogil:
 cdef extern from "<fcntl.h>" nogil:
     int fcntl(int fd, int cmd, ...)
     int fallocate(int fd, int mode, off_t offset, off_t n)
-    int F_GETFL, F_SETFL, O_NONBLOCK
+    int F_GETFL, F_SETFL, O_NONBLOCK, O_CLOEXEC
+    int F_SETPIPE_SZ, F_GETPIPE_SZ
+    ssize_t splice(int fd_in, off_t* off_in, int fd_out, off_t* off_out, size_t n, unsigned int flags)
+    unsigned int SPLICE_F_MOVE, SPLICE_F_NONBLOCK
 
 cdef extern from "<linux/falloc.h>" nogil:
     int FALLOC_FL_PUNCH_HOLE, FALLOC_FL_KEEP_SIZE
@@ -132,4 +136,4 @@ cdef extern from "<strings.h>" nogil:
 cdef extern from "<errno.h>" nogil:
     int errno
     int EAGAIN, EINTR, EOPNOTSUPP, EINVAL, ECONNRESET, EPIPE, ENOMEM, EMFILE, ENFILE, ECONNABORTED
-    int EIO, EFBIG, ENOSPC
+    int EIO, EFBIG, ENOSPC, ENOSYS, EPERM

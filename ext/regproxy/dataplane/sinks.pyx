@@ -1,6 +1,7 @@
 """Sinks of received bodies, besides files: another connection, memory."""
 
 from regproxy.dataplane.body cimport Endpoint, Sink
+from regproxy.dataplane.growing_file cimport GrowingFile
 from regproxy.dataplane.status cimport Status
 from regproxy.dataplane.stream cimport Stream
 
@@ -24,6 +25,38 @@ cdef class StreamSink(Sink):
             status = self.target.write(origin, p, n)
         if status == Status.FAILED:
             self.reason = "the receiver is gone"
+        return status
+
+
+cdef class TeeSink(Sink):
+    """Relays a body as a StreamSink does, and keeps a copy of it in a growing file.
+
+    A copy that can't be kept (the disk is full, or the body larger than the file's limit) is given up, and
+    the body relayed to its end: see `kept`.
+    """
+
+    cdef StreamSink relay
+    cdef GrowingFile copy
+
+    def __cinit__(self, StreamSink relay not None, GrowingFile copy not None):
+        self.relay = relay
+        self.copy = copy
+        self.reason = ""
+
+    @property
+    def kept(self) -> bool:
+        """Whether all bytes so far are in the copy."""
+        return self.copy is not None
+
+    cdef Status push(self, Endpoint origin, const char* p, size_t n) except Status.EXC:
+        cdef Status status = self.relay.push(origin, p, n)
+        if status == Status.FAILED:
+            self.reason = self.relay.reason
+        elif self.copy is not None:
+            # In memory it would hold the client back, and nobody reads it there.
+            if self.copy.push(origin, p, n) != Status.OK or self.copy.memory is not None:
+                self.copy.fail("it is not kept")
+                self.copy = None
         return status
 
 

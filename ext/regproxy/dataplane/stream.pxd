@@ -85,6 +85,9 @@ cdef class Stream(Endpoint):
     cdef Status write(self, Endpoint feeder, const char* p, size_t n) except Status.EXC
     cdef Status write_chunk(self, Endpoint feeder, const char* p, size_t n) except Status.EXC
 
+    cdef bint can_drain(self)
+    cdef bint send_from(self, Endpoint feeder, Source source) except -1
+
     cdef bint _sends_files(self)
     cdef int _emit_large(self, bytes body, bint last) except -1
     cdef int _arm(self) except -1
@@ -94,6 +97,7 @@ cdef class Stream(Endpoint):
     cdef bint _not_tls(self, unsigned char first) except -1
     cdef int _shut(self) except -1
     cdef int _read_direct(self) except -1
+    cdef int _draw(self) except -1
     cdef int _take(self, const char* p, size_t n) except -1
     cdef int _process(self) except -1
     cdef bint _cut_head(self) except -1
@@ -115,6 +119,7 @@ cdef class Stream(Endpoint):
     cdef int _pump(self) except -1
     cdef int _pump_file(self) except -1
     cdef int _pump_batch(self) except -1
+    cdef int _pump_drain(self) except -1
     cdef int _drained(self) except -1
     cdef int _send_failed(self, str reason) except -1
     cdef bint _settled(self) except -1

@@ -439,6 +439,9 @@ cdef class Stream(Endpoint):
         cdef ssize_t n
         if self.tls is not None and self.tls.direct:
             return self._read_direct()
+        if self.sink is not None and self.sink.draws and self.framing == FRAMING_EOF and self.inb.len == 0:
+            if self.tls is None:
+                return self._draw()
         n = recv(self.fd, self.reactor.wire_in, SCRATCH_IN, 0)
         if n < 0:
             if errno == EAGAIN or errno == EINTR:
@@ -450,6 +453,21 @@ cdef class Stream(Endpoint):
         if self.tls is None:
             return self._take(self.reactor.wire_in, n)
         return self._decrypt(self.reactor.wire_in, n)
+
+    cdef int _draw(self) except -1:
+        """Let the sink take the body from the socket; such a body ends with the connection."""
+        cdef ssize_t n = 0
+        cdef Status status = self.sink.draw(self, &n)
+        if status == Status.FAILED:
+            return self._broken(strerror(-n).decode()) if n else self._body_over(False, self.sink.reason)
+        if status == Status.END:
+            return self._on_eof(False)
+        self.plain_received += n
+        self.reactor.wire_bytes_in += n
+        if self.in_timeout:
+            self.in_deadline = self.reactor.now + self.in_timeout
+        self.held = status == Status.AGAIN
+        return 0
 
     cdef int _decrypt(self, const char* p, size_t n) except -1:
         """Feed cipher text; plaintext goes on to _take. All of it is used up, whatever the handler does."""
@@ -941,6 +959,8 @@ cdef class Stream(Endpoint):
             self.out_deadline = 0
             if self._sends_files() and not self.chunked_out:
                 self._pump_file()
+            elif self.source.drains:
+                self._pump_drain()
             else:
                 self._pump_batch()
             if self.fd < 0 or self.dead or self.outb.len or self.source is None or self.source_waiting:
@@ -1014,6 +1034,18 @@ cdef class Stream(Endpoint):
             return self._source_failed(f"reading the cache failed: {strerror(errno).decode()}")
         elif errno != EAGAIN and errno != EINTR:
             return self._send_failed(strerror(errno).decode())
+        return 0
+
+    cdef int _pump_drain(self) except -1:
+        """Let the source write to the socket what it takes."""
+        cdef ssize_t n = 0
+        cdef Status status = self.source.drain(self.fd, &n)
+        if status == Status.FAILED:
+            return self._send_failed(strerror(-n).decode())
+        self.plain_sent += n
+        self.reactor.wire_bytes_out += n
+        if status == Status.END:
+            self.source = None
         return 0
 
     cdef int _source_failed(self, str reason) except -1:
@@ -1099,6 +1131,24 @@ cdef class Stream(Endpoint):
         if self.outb.len:
             self._arm()
         return Status.OK
+
+    cdef bint can_drain(self):
+        """Check whether a source's drain() may write to the socket now: nothing waits that goes before it."""
+        return self.fd >= 0 and not self.dead and self.outb.len == 0 and self.source is None
+
+    cdef bint send_from(self, Endpoint feeder, Source source) except -1:
+        """Relay from a source that drains, now; False: not all went, `feeder` is resumed when it has.
+
+        Only where can_drain() says so.
+        """
+        self.source = source
+        self.source_waiting = False
+        self._pump()
+        if self.fd < 0 or self.dead or (self.source is None and self.outb.len == 0):
+            return True
+        self.feeder = feeder
+        self._arm()
+        return False
 
     cdef Status write_chunk(self, Endpoint feeder, const char* p, size_t n) except Status.EXC:
         """Relay n bytes as chunks of the chunked coding."""

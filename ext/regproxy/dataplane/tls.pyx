@@ -58,7 +58,7 @@ cdef int on_servername(SSL* ssl, int* alert, void* arg) noexcept nogil:
 cdef int choose_context(SSL* ssl, Wire* wire, const char* name, int* alert) noexcept with gil:
     # Of the first context only what the handshake has settled by now stays.
     cdef Conn conn = <Conn>wire.chooser
-    cdef Context chosen = conn.choose(name.decode("ascii", "replace")) if name != NULL else None
+    cdef Context chosen = conn.choose(name.decode("ascii", "replace") if name != NULL else "")
     if chosen is None or SSL_set_SSL_CTX(ssl, chosen.ctx) == NULL:
         wire.refused = b"the ClientHello names no host that is intercepted"
         alert[0] = SSL_AD_UNRECOGNIZED_NAME
@@ -168,8 +168,8 @@ def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=F
 def naming_context(choose not None, bint ktls=False, bint seals=False) -> Context:
     """A server's context without a certificate: `choose(name)` returns the one for a ClientHello's name.
 
-    None refuses the connection, as does a ClientHello without a name. `ktls` and `seals` are to be those of
-    the contexts that are chosen. `choose` must not raise.
+    "": it names none. None refuses the connection. `ktls` and `seals` are to be those of the contexts that
+    are chosen. `choose` must not raise.
     """
     cdef Context context = new_server_context(ktls, seals)
     context.choose = choose

@@ -46,6 +46,10 @@ _TAG_ROWS: Final = (
     "SELECT variant, digest, media_type, size, fetched_at, named FROM tags"
     " WHERE host = ? AND port = ? AND repository = ? AND tag = ?"
 )
+_TAGS_OF: Final = (
+    "SELECT DISTINCT tag FROM tags INDEXED BY tags_by_digest"
+    " WHERE digest = ? AND host = ? AND port = ? AND repository = ?"
+)
 _OBJECT: Final = "SELECT digest, size, media_type, last_used, disk FROM objects"
 _OBJECT_ROW: Final = f"{_OBJECT} WHERE digest = ?"
 _BETWEEN: Final = f"{_OBJECT} WHERE digest >= ? AND digest < ?"
@@ -67,7 +71,9 @@ _MEMORY: Final = 8192  # tags, and media types, that are kept in memory
 # journal rows that are read at once: if there are more, everything in memory is dropped
 _NEWS_MAX: Final = 5000
 _SAY_EVERY: Final = 60.0  # seconds between two warnings about the same fault
-_TOLD: Final = "told"  # the variant of a row with a digest in the place of the tag, which no tag can be
+# The variants of rows with a digest in the place of the tag, which no tag can be.
+_TOLD: Final = "told"
+_PRESENCE: Final = "presence"  # `named` 1: the registry has it in that repository; 0: it was deleted there
 _EVER: Final = float("inf")
 _OF_TAGS: Final = frozenset({TAG_PUT, TAG_DROPPED})
 
@@ -176,7 +182,47 @@ class Index:
     def told(self, host: str, port: int, repository: str, digest: str) -> str:
         """Return the type that put_told() has recorded, "" if there is none."""
         rows = self.tag(host, port, repository, digest)
-        return rows[0].media_type if rows else ""
+        return next((row.media_type for row in rows if row.variant == _TOLD), "")
+
+    def put_presence(
+        self, host: str, port: int, repository: str, digest: str, size: int, asked: float | None = None
+    ) -> None:
+        """Record that a registry has content in a repository. `asked`: as for put_tag()."""
+        row = TagRow(_PRESENCE, digest, "", size, self._clock(), 1)
+        self.put_tag(host, port, repository, digest, row, asked=asked)
+
+    def put_absence(self, host: str, port: int, repository: str, digest: str) -> None:
+        """Record that content was deleted from a repository; drop the tags there that name it."""
+        self._notice()
+        for tag in self._tags_of(host, port, repository, digest):
+            self.drop_tag(host, port, repository, tag)
+        key = (host, port, repository, digest)
+        self._dropped(key)
+        row = TagRow(_PRESENCE, digest, "", 0, self._clock(), 0)
+        self._writer.tags.put(key, TagChange(True, {_PRESENCE: row}, self._seq))
+        self._tags.drop(key)
+        self._writer.wake(urgent=True)
+
+    def presence(self, host: str, port: int, repository: str, digest: str) -> bool | None:
+        """Return whether a registry has content in a repository; None: that is not known."""
+        for row in self.tag(host, port, repository, digest):
+            if row.variant == _PRESENCE:
+                return bool(row.named)
+        return None
+
+    def absent_since(self, host: str, port: int, repository: str, digest: str) -> float:
+        """Return when content was deleted from a repository, epoch; 0: it was not, or is there again."""
+        for row in self.tag(host, port, repository, digest):
+            if row.variant == _PRESENCE and not row.named:
+                return row.fetched_at
+        return 0.0
+
+    def _tags_of(self, host: str, port: int, repository: str, digest: str) -> set[str]:
+        """Return the tags of a repository that name some content, as far as they can be read."""
+        place = (host, port, repository)
+        found = {tag for (tag,) in self._read(_TAGS_OF, (digest, *place))}
+        found |= self._writer.tags_naming(place, digest)
+        return found - {digest}
 
     def dropped_at(self, host: str, port: int, repository: str, tag: str) -> float:
         """Return when a tag was last dropped, by any process, as far as this one knows; monotonic."""

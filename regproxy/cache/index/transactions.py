@@ -97,6 +97,10 @@ class Pending(Generic[K, C]):
     def get(self, key: K) -> C | None:
         return self._changes.get(key)
 
+    def items(self) -> list[tuple[K, C]]:
+        with self._lock:
+            return list(self._changes.items())
+
     def put(self, key: K, change: C) -> None:
         with self._lock:
             self._changes[key] = change

@@ -86,6 +86,14 @@ class Writer:
 
     # For other threads
 
+    def tags_naming(self, place: tuple[str, int, str], digest: str) -> set[str]:
+        """Return the tags of a repository (host, port, name) that pending rows say to be this content."""
+        return {
+            key[3]
+            for key, change in self.tags.items()
+            if key[:3] == place and any(row.digest == digest for row in change.rows.values())
+        }
+
     def wake(self, *, urgent: bool = False) -> None:
         """Tell the thread that there are changes. `urgent`: until they are written, others go on using
         removed data.

@@ -164,10 +164,10 @@ class Bench:
         target: Target = TARGET,
     ) -> list[tuple[str, str] | None]:
         """Return what is sent at first and, where that gets the 401 `response`, what then."""
-        sent = [await self.authorizer.authorization(origin, target, request, background=own)]
+        sent = [await self.authorizer.authorization(origin, target, request, own_account=own)]
         if response is not None:
             sent.append(
-                await self.authorizer.refused(origin, target, request, response, sent[0], background=own)
+                await self.authorizer.refused(origin, target, request, response, sent[0], own_account=own)
             )
         return [None if grant is None else (grant.value.decode(), grant.credential) for grant in sent]
 
@@ -225,6 +225,11 @@ def test_ours_goes_where_the_clients_was_refused() -> None:
     async def test() -> None:
         it = bench(OURS)
         assert await it.ask(CLIENT, challenge()) == [THE_CLIENTS, FIRST]
+        # It was refused just now, and is not shown again so soon; elsewhere it is.
+        assert await it.ask(CLIENT) == [FIRST]
+        other = parse_target("/v2/c/blobs/sha256:" + "0" * 64)
+        assert await it.ask(CLIENT, target=other) == [THE_CLIENTS]
+        it.clock.now += 61
         assert await it.ask(CLIENT) == [THE_CLIENTS]
         assert await it.ask(NOBODY) == [FIRST]
         assert it.server.identities == ["u"]
@@ -338,7 +343,9 @@ def test_one_fetch_for_all_who_ask() -> None:
             await asyncio.sleep(0)
         gone.cancel()
         gate.set()
-        assert await asyncio.gather(*askers) == [[THE_CLIENTS, FIRST]] * 49
+        shown = await asyncio.gather(*askers)
+        # Those who come later need not find out that theirs is refused.
+        assert shown == [[THE_CLIENTS, FIRST], *[[FIRST, None]] * 48]
         assert len(it.server.asked) == 1
 
     run(test)

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from regproxy.config import loading
-from regproxy.config.settings import Config, HostRule, load
+from regproxy.config.parent_proxy import ParentProxy
+from regproxy.config.settings import ALWAYS_INTERCEPTED, Config, HostRule, describe, load
 from regproxy.core.errors import ConfigError
 
 
 def rules(config: Config) -> list[str]:
     """Return REGISTRIES without the hosts that always belong to it."""
-    return [str(rule) for rule in config.registries[3:]]
+    return [str(rule) for rule in config.registries[len(ALWAYS_INTERCEPTED) :]]
 
 
 # (variable, value, field, wanted, what the only warning says; "" is none)
@@ -50,6 +51,14 @@ TIMES = [
     ("KEEPALIVE_TIMEOUT", "1h 30m", "keepalive_timeout", 3600.0, "read as 1h"),
     ("KEEPALIVE_TIMEOUT", "75 0", "keepalive_timeout", 75.0, "nginx's Keep-Alive field"),
     ("KEEPALIVE_TIMEOUT", "0", "keepalive_timeout", 0.0, ""),
+    # Quotes that --env-file and Compose lists keep mean nothing to nginx either.
+    ("KEEPALIVE_TIMEOUT", '"300s"', "keepalive_timeout", 300.0, ""),
+    ("KEEPALIVE_TIMEOUT", "'1h 30m'", "keepalive_timeout", 5400.0, ""),
+    ("KEEPALIVE_TIMEOUT", "\"1h 30m\" '60s'", "keepalive_timeout", 5400.0, "Keep-Alive field"),
+    ("SEND_TIMEOUT", '"90s"', "send_timeout", 90.0, ""),
+    ("PROXY_READ_TIMEOUT", "'0'", "proxy_read_timeout", 60.0, "read as 60s"),
+    ("CACHE_MAX_SIZE", '"32g"', "cache_max_size", 32 << 30, ""),
+    ("CACHE_MAX_SIZE", "32g min_free=1g manager_files=100", "cache_max_size", 32 << 30, "read as 32g"),
     ("SEND_TIMEOUT", "0", "send_timeout", 60.0, "read as 60s"),
     ("CLIENT_BODY_TIMEOUT", "0s", "client_body_timeout", 60.0, "read as 60s"),
     ("PROXY_READ_TIMEOUT", "0ms", "proxy_read_timeout", 60.0, "read as 60s"),
@@ -72,9 +81,12 @@ VERIFY = [
 ]
 PROXIES = [
     ("HTTPS_PROXY", "socks5://u:hunter2@p:1080", "parent_proxy", None, "http://host:port"),
-    ("HTTPS_PROXY", "socks5h://p:1080", "parent_proxy", None, "http://host:port"),
+    ("HTTPS_PROXY", "socks5h://p:1080", "parent_proxy", None, "or http://user:password@host:port;"),
     ("HTTPS_PROXY", "https://p:443", "parent_proxy", None, "http://host:port"),
     ("https_proxy", "socks4://p", "parent_proxy", None, "http://host:port"),
+    ("HTTPS_PROXY", "socks5://u:hunter2#x@[p:1", "parent_proxy", None, "http://host:port"),
+    ("HTTPS_PROXY", '""', "parent_proxy", None, ""),
+    ("HTTPS_PROXY", '"http://p:8080"', "parent_proxy", ParentProxy("p", 8080), ""),
 ]
 
 
@@ -117,7 +129,14 @@ def test_nginx_resolvers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
 # (value, seconds)
 @pytest.mark.parametrize(
-    "value, seconds", [("200 1h", 3600.0), ("200 302 10m", 600.0), ("any 1m", 60.0), ("404 1h 30m", None)]
+    "value, seconds",
+    [
+        ("200 1h", 3600.0),
+        ("200 302 10m", 600.0),
+        ("any 1m", 60.0),
+        ("\"200\" '1h 30m'", 5400.0),
+        ("404 1h 30m", None),
+    ],
 )
 def test_statuses_ahead_of_a_tier_time(value: str, seconds: float | None) -> None:
     env = {"MANIFEST_CACHE_DEFAULT_TIME": value}
@@ -145,7 +164,10 @@ REGISTRIES = [
     (r"~(?!a)b gcr.io", ["gcr.io"], 1),
     ("~( gcr.io", ["gcr.io"], 1),
     ("~ gcr.io", ["gcr.io"], 1),
+    # What nginx takes, and nobody can match.
+    (".*.gcr.io *.münchen.example *.gcr.io:99999 quay.io", ["quay.io"], 3),
     ("\"gcr.io\" 'quay.io'", ["gcr.io", "quay.io"], 0),
+    ("https://me:hunter2@reg.example/ me:hunt/er2@reg.example:5000", ["reg.example"], 2),
 ]
 
 
@@ -154,6 +176,7 @@ def test_registries(value: str, wanted: list[str], warnings: int) -> None:
     config = load({"REGISTRIES": value})
     assert (rules(config), len(config.warnings)) == (wanted, warnings)
     assert all(warning.startswith("REGISTRIES=") for warning in config.warnings)
+    assert "hunt" not in f"{config.warnings}{describe(config)}"
 
 
 @pytest.mark.parametrize("value", ["*", "a*b.example", "reg.*.example", "*a.example"])
@@ -174,12 +197,25 @@ EXPRESSIONS = [
     (r"~*^GHCR\.io$", "ghcr.io", True),
     (r"~^(?<name>a|b)\.example$", "b.example", True),
     (r"~^\d+\.example$", "12.example", True),
+    # nginx's configuration has its own backslashes.
+    (r"~^\\d+\\.example$", "12.example", True),
+    (r"~^\\d+\\.example$", "12xexample", False),
 ]
+
+
+@pytest.mark.parametrize(
+    "regex, tag, want",
+    [(r"(\\d|\\.)+-x", "1.2-x", True), (r"v\\.1", "v.1", True), (r"v\\.1", "vx1", False)],
+)
+def test_doubled_backslashes_of_a_tier(regex: str, tag: str, want: bool) -> None:
+    pattern = load({"MANIFEST_CACHE_PRIMARY_REGEX": regex}).tiers[0].pattern
+    assert pattern is not None
+    assert pattern(tag) is want
 
 
 @pytest.mark.parametrize("text, host, want", EXPRESSIONS)
 def test_expressions(text: str, host: str, want: bool) -> None:
-    (rule,) = load({"REGISTRIES": text}).registries[3:]
+    (rule,) = load({"REGISTRIES": text}).registries[len(ALWAYS_INTERCEPTED) :]
     assert (str(rule), rule.is_exact) == (text, False)
     assert rule.matches(host, 443) is rule.matches(host, 5000) is want
 
@@ -203,6 +239,17 @@ MASKS = [
     ),
     ("reg.*:u:p", "reg.* gcr.io", set(), 1),
     ("reg.*:u:p reg.a.example:v:q", "reg.a.example", {("reg.a.example", None)}, 1),
+    # So can one that a regular expression takes; it is for any name that has `gcr.io` in it.
+    (r"~^reg\d\.a\.example$:u:p", "reg1.a.example reg.a.example", {("reg1.a.example", None)}, 1),
+    ("~gcr.io:u:p", "gcr.io ~gcr.io *.gcr.io", {("gcr.io", None)}, 1),
+    ("~gcr.io:u:p", "~gcr.io", set(), 1),
+    ("~docker:u:p auth.*:u:p", "", set(), 2),
+    ("~(:u:p a.example:u:p", "", {("a.example", None)}, 1),
+    ("https://a.example:u:p HTTPS://b.example/:v:q", "", {("a.example", None), ("b.example", None)}, 2),
+    ("https://a.example:5000:u:p", "", {("a.example", 5000)}, 2),
+    ("https://index.docker.io/v1/:u:p a.example:u:p", "", {("a.example", None)}, 2),
+    ("a.example/team:u:p münchen.example:u:p -a:u:p", "", set(), 3),
+    ('"a.example:u:p b.example:u:p"', "", {("a.example", None), ("b.example", None)}, 0),
 ]
 
 
@@ -213,11 +260,12 @@ def test_masks_of_credentials(auth: str, registries: str, wanted: object, warnin
         wanted,
         warnings,
     )
-    if ":v:q" in auth:
+    if " reg.a.example:v:q" in auth:
         assert config.credentials[0].username == "v"
+    assert "u:p" not in f"{config.warnings}"
 
 
-@pytest.mark.parametrize("auth", [r"~^a\.example$:u:p", "*.a.*:u:p", "a*b:u:p", "*:u:p"])
+@pytest.mark.parametrize("auth", ["a.example:u", "*.a.*:u:p", "a*b:u:p", "*:u:p"])
 def test_masks_that_are_none(auth: str) -> None:
     with pytest.raises(ConfigError, match="AUTH_REGISTRIES: entry 1 of 1 is not"):
         load({"AUTH_REGISTRIES": auth})
@@ -226,12 +274,40 @@ def test_masks_that_are_none(auth: str) -> None:
 # (value, how many warnings)
 @pytest.mark.parametrize(
     "value, warnings",
-    [("localhost,<local>;10.*;https://a.example/", 0), ("a..b, a.example", 1), ("10.0.0.0/99;x*y", 2)],
+    [
+        ("localhost,<local>;10.*;https://a.example/", 0),
+        ("a..b, a.example", 1),
+        ("10.0.0.0/99;x*y", 2),
+        ("me:hunter2@a.example:x <LOCAL>", 1),
+    ],
 )
 def test_no_proxy_is_never_fatal(value: str, warnings: int) -> None:
     config = load({"NO_PROXY": value})
     assert len(config.warnings) == warnings
-    assert config.no_proxy.matches("a.example", 443) is ("a.example" in value)
+    assert config.no_proxy.matches("a.example", 443) is (" a.example" in value or "//a.example" in value)
+    assert config.no_proxy.local is ("<local>" in value.lower())
+    assert "hunter2" not in f"{config.warnings}{describe(config)}"
+
+
+# (value, host, port, whether it is reached without a proxy)
+DIRECT = [
+    ("[2001:db8::1]:443", "2001:db8::1", 443, True),
+    ("[2001:db8::1]:443", "2001:db8::1", 444, False),
+    ("[2001:db8::1]", "2001:db8::1", 444, True),
+    ("[2001:db8::]/32", "2001:db8::1", 443, True),
+    ("2001:db8::/32", "2001:db9::1", 443, False),
+    ("::ffff:10.0.0.1", "10.0.0.1", 443, True),
+    ("::ffff:10.0.0.0/104", "10.1.0.1", 443, True),
+    ("10.0.0.0/8", "::ffff:10.0.0.1", 443, True),
+    ("10.0.0.1:443", "10.0.0.1", 444, False),
+]
+
+
+@pytest.mark.parametrize("value, host, port, want", DIRECT)
+def test_addresses_of_no_proxy(value: str, host: str, port: int, want: bool) -> None:
+    config = load({"NO_PROXY": value})
+    assert config.warnings == ()
+    assert config.no_proxy.matches(host, port) is want
 
 
 # What its image sets, and what people have been seen to set beside it.

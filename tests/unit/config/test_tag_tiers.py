@@ -86,6 +86,10 @@ def test_re2_takes_what_blows_up_a_backtracker() -> None:
 
 # (expression, engine, tags that match, tags that do not)
 PCRE = [
+    # Properties.
+    (r"\p{L}+$", "re2", ["stable"], ["v1"]),
+    (r"[\p{Lu}_]", "re2", ["Stable", "_"], ["stable"]),
+    (r"\PN\pN", "re2", ["v1"], ["11"]),
     # Anchors.
     ("stable", "re2", ["stable", "stable-1"], ["unstable", "Stable", ""]),
     ("^stable$", "re2", ["stable"], ["stable-1", "unstable"]),

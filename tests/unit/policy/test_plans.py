@@ -15,7 +15,7 @@ from regproxy.policy.variants import choose_variant
 from regproxy.policy.verdicts import REDIRECTS, STALE_ON, Verdict, after_head
 from regproxy.registry.accept import Accept, parse_accept
 from regproxy.registry.manifests import MANIFEST_TYPES
-from regproxy.registry.targets import parse_target
+from regproxy.registry.targets import Kind, parse_target
 
 DIGEST = "sha256:" + "ab" * 32
 OTHER_DIGEST = "sha256:" + "cd" * 32
@@ -56,6 +56,8 @@ PLANS = [
     ("GET", "/elsewhere", False, Action.PASS, "other"),
     ("GET", "/v1/_ping", False, Action.REFUSE, "v1"),
     ("HEAD", "/v1/_ping", False, Action.REFUSE, "v1"),
+    ("GET", "/v1/search?q=alpine&n=25", False, Action.PASS, "other"),
+    ("GET", "/v1/searches", False, Action.REFUSE, "v1"),
 ]
 
 
@@ -210,7 +212,8 @@ def test_plan_of_a_write(method: str, path: str, closed: Action, opened: Action)
         plan = policy(ALLOW_PUSH=allow).plan(method, parse_target(path), True, 0.0)
         assert plan.action is want
         if want is Action.REFUSE:
-            assert (plan.status, plan.code) == (405, "UNSUPPORTED")
+            v1 = parse_target(path).kind is Kind.V1
+            assert (plan.status, plan.code) == ((405, "UNSUPPORTED") if v1 else (403, "DENIED"))
             assert plan.reason
     if closed is not opened:
         plan = policy().plan(method, parse_target(path), False, None)

@@ -1,0 +1,203 @@
+"""Find out which registry a request to the proxy itself is for, where clients use it as a mirror.
+
+    /v2/library/app/manifests/1?ns=registry.example    containerd, dockerd with the containerd store: `ns`
+    /v2/registry.example/app/manifests/1               a registry's name before the repository's
+    /v2/library/app/manifests/1                        dockerd's registry-mirrors: Docker Hub
+    http://registry.example/v2/app/manifests/1         HTTP_PROXY, for registries that speak plain HTTP
+
+The first three name the registry to the proxy alone. Whatever credentials come with them are for the proxy,
+so none are passed on, and the registry's own are the proxy's to get. The last is a proxy request as any
+other, but for TLS (RFC 9112 3.2.2).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit
+
+from regproxy.config.settings import Config
+from regproxy.core.errors import HeadError
+from regproxy.http.messages import Request, parse_authority
+from regproxy.http.origin import Origin
+from regproxy.policy.lending import loan
+from regproxy.policy.origins import intercepts
+from regproxy.policy.sharing import is_neutral
+from regproxy.registry.targets import Kind, parse_target
+
+OWN_HOST: Final = "docker.caching.proxy.internal"
+DOCKER_HUB: Final = "registry-1.docker.io"
+_HUB_NAMES: Final = frozenset({"docker.io", "index.docker.io", "registry.hub.docker.com", DOCKER_HUB})
+_HUB_ALONE: Final = re.compile(r"/v2/([^/]+)(/(?:manifests|blobs|tags|referrers)/.*)")
+_READS: Final = frozenset({"GET", "HEAD"})
+_CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG, Kind.UPLOAD, Kind.BLOB_MUTABLE, Kind.PING})
+_API: Final = ("/v2", "/v2/")
+_LINK: Final = re.compile(r"<([^<>]*)>")
+_CHALLENGES: Final = frozenset({b"www-authenticate", b"proxy-authenticate"})
+
+Headers = list[tuple[bytes, bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mirrored:
+    """The registry that a request is for. `name`: how the client has called it, "" for the default one.
+
+    `by`: whether by `ns`, as a `prefix` of the path, by `default`, or by an `absolute` URL.
+    """
+
+    origin: Origin
+    by: str
+    name: str = ""
+
+    @property
+    def for_proxy(self) -> bool:
+        """Whether the client speaks to the proxy alone, and leaves the registry's credentials to it."""
+        return self.by != "absolute"
+
+    def sent(self, name: str, text: str, value: str) -> str:
+        """Return a query's field as the registry gets it: a repository to mount from has a prefix, too."""
+        said = unquote(value)
+        if self.by == "prefix" and name == "from" and said.startswith(f"{unquote(self.name)}/"):
+            return f"from={quote(said.partition('/')[2], safe='')}"
+        return text
+
+    def here(self, path: str) -> str:
+        """Return the path by which a client reaches the registry's `path` (and query) through the proxy."""
+        if self.by == "prefix" and path.startswith("/v2/"):
+            return f"/v2/{self.name}/{path[4:]}"
+        if self.by == "ns":
+            return f"{path}{'&' if '?' in path else '?'}ns={self.name}"
+        return path
+
+    def answered(self, status: int, headers: Headers) -> tuple[int, Headers]:
+        """Return the registry's status and fields as the client gets them.
+
+        Its own URLs lead through the proxy. Its 401 is no question to the client, which has no credentials
+        for it: 403.
+        """
+        if not self.for_proxy:
+            return status, headers
+        if status == 401:
+            return 403, [field for field in headers if field[0] not in _CHALLENGES]
+        return status, [(name, self._rewritten(name, value)) for name, value in headers]
+
+    def _rewritten(self, name: bytes, value: bytes) -> bytes:
+        text = value.decode("latin-1")
+        if name == b"location":
+            return self._url_here(text).encode("latin-1")
+        if name == b"link":
+            return _LINK.sub(lambda found: f"<{self._url_here(found[1])}>", text).encode("latin-1")
+        return value
+
+    def _url_here(self, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            itself = not parts.netloc or parts.hostname == self.origin.host
+        except ValueError:
+            return url
+        if not itself or not parts.path.startswith("/v2/"):
+            return url
+        return self.here(parts.path + (f"?{parts.query}" if parts.query else ""))
+
+
+class MirrorMode:
+    """The rules of one configuration for requests without CONNECT."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._rules = config.registries if config.mirror_registries is None else config.mirror_registries
+
+    def find(self, request: Request) -> Mirrored | str | None:
+        """Return the registry that a request is for; a text: why it is not answered; None: for none."""
+        if not self._rules:
+            return None
+        path, _, query = request.path.partition("?")
+        if not request.target.startswith("/"):
+            return self._absolute(request, path)
+        if path not in _API and not path.startswith("/v2/"):
+            return None
+        named = [value for name, _, value in _fields(query) if name == "ns"]
+        if len(named) > 1:
+            return "the query names more than one registry (ns)"
+        if named:
+            return self._found("ns", named[0])
+        first, slash, _ = path[4:].partition("/")
+        if slash and _is_host(unquote(first)):
+            return self._found("prefix", first)
+        if path in _API:
+            return Mirrored(Origin("https", DOCKER_HUB, 443), "default")
+        return self._found("default", "docker.io")
+
+    def request(self, request: Request, mirrored: Mirrored) -> Request:
+        """Return the request as the registry gets it: by its own path, with nothing that is for the proxy."""
+        path, _, query = request.path.partition("?")
+        if not mirrored.for_proxy:
+            return replace(request, target=request.path)
+        if mirrored.by == "prefix":
+            path = "/v2/" + path[4:].partition("/")[2]
+        if mirrored.origin.host == DOCKER_HUB:
+            # Docker Hub's official images; clients that take the proxy for a registry leave the word out.
+            path = _HUB_ALONE.sub(r"/v2/library/\1\2", path)
+        kept = "&".join(
+            mirrored.sent(name, text, value) for name, text, value in _fields(query) if name != "ns"
+        )
+        headers = request.headers
+        if request.method in _READS:
+            headers = tuple(field for field in headers if is_neutral(field[0]))
+        headers = tuple(field for field in headers if field[0] != b"authorization")
+        return replace(request, target=path + (f"?{kept}" if kept else ""), headers=headers)
+
+    def refusal(self, request: Request) -> str:
+        """Return why a rewritten request is none that a mirror answers, "" if it is one."""
+        method, path = request.method, request.path
+        if parse_target(path).kind in _CONTENT or loan(method, path, pushes=True) is not None:
+            return ""
+        return "this path is none of a registry's for images: what a mirror answers is pulls, and pushes"
+
+    def _absolute(self, request: Request, path: str) -> Mirrored | str | None:
+        try:
+            host, port = parse_authority(request.authority, 80)
+        except HeadError:
+            return None
+        # Whether a registry is to be asked by plain HTTP is for its settings to say, not for a client.
+        origin = Origin("https", host, 443 if port == 80 else port)
+        if self._takes(origin) and host != OWN_HOST:
+            return Mirrored(origin, "absolute", request.authority)
+        if path in _API or path.startswith("/v2/"):
+            return _not_configured(request.authority)
+        return None
+
+    def _found(self, by: str, name: str) -> Mirrored | str:
+        said = unquote(name)
+        try:
+            host, port = parse_authority(said, 443)
+        except HeadError:
+            return f"{name[:100]!r} is not the name of a registry (host or host:port)"
+        hub = host in _HUB_NAMES and port == 443
+        origin = Origin("https", DOCKER_HUB if hub else host, port)
+        if self._takes(origin) or (hub and self._takes(Origin("https", "docker.io", 443))):
+            return Mirrored(origin, by, name)
+        return _not_configured(said)
+
+    def _takes(self, origin: Origin) -> bool:
+        return intercepts(self._config, origin.host, origin.port, self._rules)
+
+
+def _not_configured(name: str) -> str:
+    return (
+        f"this proxy is no mirror of {name}: name it in REGPROXY_MIRROR_REGISTRIES"
+        " (not set: the registries in REGISTRIES)"
+    )
+
+
+def _is_host(name: str) -> bool:
+    return "." in name or ":" in name or name == "localhost"
+
+
+def _fields(query: str) -> Iterable[tuple[str, str, str]]:
+    """Yield the fields of a query: name, the text that was sent, value."""
+    for text in query.split("&") if query else ():
+        name, _, value = text.partition("=")
+        yield name, text, value

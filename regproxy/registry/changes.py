@@ -1,0 +1,54 @@
+"""What a client has changed in a repository (OCI distribution spec, "Push" and "Content Management")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+from regproxy.http.messages import Request, Response
+from regproxy.registry.targets import Kind, Target, is_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A tag that was set or deleted, and content that is now in the repository, or (`deleted`) no longer.
+
+    "": none, or not known.
+    """
+
+    tag: str = ""
+    digest: str = ""
+    deleted: bool = False
+
+
+def change_of(request: Request, target: Target, response: Response) -> Change | None:
+    """Return what a request has changed, by its answer; None: nothing that a cache has to know."""
+    method, kind, status = request.method, target.kind, response.status
+    if not 200 <= status < 400:
+        return None
+    if method == "DELETE":
+        if kind is Kind.TAG:
+            return Change(tag=target.reference)
+        return Change(digest=target.reference, deleted=True) if kind in (Kind.BLOB, Kind.MANIFEST) else None
+    if method == "PUT" and kind is Kind.TAG:
+        return Change(target.reference, _told(response) if status == 201 else "")
+    if status != 201:
+        return None
+    if method == "PUT" and kind is Kind.MANIFEST:
+        return Change(digest=target.reference)
+    if kind is Kind.UPLOAD and method in ("PUT", "POST"):
+        # The end of an upload, all of it in one request, or a mount from another repository.
+        digest = _asked(request.path) or _told(response)
+        return Change(digest=digest) if digest else None
+    return None
+
+
+def _told(response: Response) -> str:
+    said = (response.get(b"docker-content-digest") or b"").decode("latin-1")
+    return said if is_digest(said) else ""
+
+
+def _asked(path: str) -> str:
+    query = parse_qs(path.partition("?")[2])
+    said = (query.get("digest") or query.get("mount") or [""])[0]
+    return said if is_digest(said) else ""

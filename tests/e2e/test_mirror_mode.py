@@ -1,0 +1,435 @@
+"""Clients that take the proxy for a mirror or a registry: plain HTTP on the proxy port, no CONNECT."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import Client
+from tests.support.docker_registry import Registry
+from tests.support.images import MANIFEST, Image, make_image
+from tests.support.origin import Answer, Origin
+from tests.support.processes import free_address
+from tests.support.proxy import Proxy, cache_status
+from tests.support.real_clients import client_env, run
+from tests.support.token_server import TokenServer
+from tests.support.trust import Trust
+
+StartProxy = Callable[..., Proxy]
+StartRegistry = Callable[..., Registry]
+StartOrigin = Callable[..., Origin]
+
+ACCEPT = [("Accept", MANIFEST)]
+
+
+@pytest.fixture
+def connect(stack: ExitStack) -> Callable[[Proxy], Client]:
+    """A client of the proxy port, without CONNECT."""
+    return lambda proxy: stack.enter_context(Client.connect(proxy.address))
+
+
+Connect = Callable[[Proxy], Client]
+
+
+def paths(registry: Registry, rest: str, way: str) -> str:
+    """The path of `/v2/lib/app/<rest>` by a way of naming the registry."""
+    if way == "ns":
+        return f"/v2/lib/app/{rest}?ns={registry.authority.replace(':', '%3A')}"
+    if way == "absolute":
+        return f"http://{registry.authority}/v2/lib/app/{rest}"
+    return f"/v2/{registry.authority}/lib/app/{rest}"
+
+
+WAYS = ["ns", "prefix", "absolute"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_one_store_whatever_the_way_in(
+    way: str,
+    start_registry: StartRegistry,
+    start_proxy: StartProxy,
+    talk: Callable[..., Client],
+    connect: Connect,
+    image: Image,
+) -> None:
+    registry = start_registry()
+    registry.push("lib/app", "v1", image)
+    proxy = start_proxy(registry, ENABLE_MANIFEST_CACHE="true")
+    client = connect(proxy)
+    first = client.get(paths(registry, "manifests/v1", way), ACCEPT)
+    assert (first.status, first.digest, cache_status(first)) == (
+        200,
+        image.digest,
+        "regproxy; fwd=miss; stored",
+    )
+    for digest in image.blobs:
+        assert client.get(paths(registry, f"blobs/{digest}", way)).digest == digest
+    before = registry.requests()
+    tunnelled = talk(proxy, registry)
+    assert cache_status(tunnelled.get("/v2/lib/app/manifests/v1", ACCEPT)) == "regproxy; hit"
+    for digest in image.blobs:
+        assert cache_status(tunnelled.get(f"/v2/lib/app/blobs/{digest}")) == "regproxy; hit"
+    for other in WAYS:
+        assert cache_status(client.get(paths(registry, "manifests/v1", other), ACCEPT)) == "regproxy; hit"
+        head = client.request("HEAD", paths(registry, "manifests/v1", other), ACCEPT)
+        assert head.get("docker-content-digest") == image.digest
+    assert registry.requests() == before
+
+
+@pytest.mark.parametrize("path", ["/v2/", "/v2"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_the_ping_is_answered_here(method: str, path: str, start_proxy: StartProxy, connect: Connect) -> None:
+    reply = connect(start_proxy()).request(method, path)
+    assert (reply.status, reply.get("docker-distribution-api-version")) == (200, "registry/2.0")
+
+
+@pytest.mark.parametrize("way", ["ns", "prefix"])
+def test_the_token_flow_is_the_proxys(
+    way: str,
+    start_registry: StartRegistry,
+    start_tokens: Callable[..., TokenServer],
+    start_proxy: StartProxy,
+    connect: Connect,
+    image: Image,
+) -> None:
+    tokens = start_tokens(users={"u": "p"})
+    registry = start_registry(tokens=tokens)
+    registry.push("lib/app", "v1", image, creds="u:p")
+    proxy = start_proxy(registry)
+    client = connect(proxy)
+    lies = [*ACCEPT, ("Authorization", "Bearer of.the.proxy")]
+    assert client.get(paths(registry, "manifests/v1", way), lies).digest == image.digest
+    assert client.request("HEAD", paths(registry, f"manifests/{image.digest}", way), lies).status == 200
+    for digest in image.blobs:
+        assert client.get(paths(registry, f"blobs/{digest}", way), lies).digest == digest
+    listed = client.get(paths(registry, "tags/list", way), lies)
+    assert (listed.status, listed.json()["tags"]) == (200, ["v1"])
+    seen = [value for request in tokens.origin.requests for value in request.all("authorization")]
+    assert not any("of.the.proxy" in value for value in seen)
+
+
+def test_no_credentials_of_the_client_reach_the_registry(
+    start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect, image: Image
+) -> None:
+    origin = start_origin("reg.test")
+    origin.publish("lib/app", image, "v1")
+    client = connect(start_proxy(origin))
+    for path in (
+        f"/v2/lib/app/manifests/v1?ns={origin.authority}",
+        f"/v2/{origin.authority}/lib/app/manifests/{image.digest}",
+        f"/v2/{origin.authority}/lib/app/tags/list",
+        f"/v2/lib/app/blobs/{image.config_digest}?ns={origin.authority}",
+    ):
+        client.get(path, [*ACCEPT, ("Authorization", "Basic dTpw"), ("Cookie", "a=b"), ("X-Own", "1")])
+    assert origin.requests
+    for request in origin.requests:
+        assert not request.all("authorization") + request.all("cookie") + request.all("x-own")
+        assert "ns=" not in request.target
+
+
+def test_what_the_registry_refuses_is_no_question_to_the_client(
+    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+) -> None:
+    registry = start_registry(users={"u": "p"})
+    registry.push("lib/app", "v1", image)
+    client = connect(start_proxy(registry))
+    for method in ("GET", "HEAD"):
+        for rest in ("manifests/v1", f"blobs/{image.config_digest}", "tags/list"):
+            reply = client.request(method, paths(registry, rest, "prefix"), ACCEPT)
+            assert (reply.status, reply.get("www-authenticate")) == (403, None)
+    login = start_proxy(registry, AUTH_REGISTRIES=f"{registry.name}:u:p")
+    assert connect(login).get(paths(registry, "manifests/v1", "ns"), ACCEPT).digest == image.digest
+
+
+REFUSED = [
+    "/v2/lib/app/manifests/v1?ns=other.test",
+    "/v2/lib/app/manifests/v1?ns=reg.test:1",
+    "/v2/lib/app/manifests/v1?ns=",
+    "/v2/lib/app/manifests/v1?ns=a%2Fb",
+    "/v2/lib/app/manifests/v1?ns=reg.test&ns=other.test",
+    "/v2/other.test/app/manifests/v1",
+    "/v2/other.test:5000/app/blobs/sha256:" + 64 * "a",
+    "http://other.test/v2/app/manifests/v1",
+    "/v2/auth.docker.io/token",
+    "/v2/registry-1.docker.io/../secret/x",
+]
+
+
+@pytest.mark.parametrize("path", REFUSED)
+def test_who_is_not_mirrored(path: str, start_proxy: StartProxy, connect: Connect) -> None:
+    """Nothing that looks like "no such image": clients would say so, and nobody would look here."""
+    proxy = start_proxy(registries=("reg.test",))
+    client = connect(proxy)
+    for _ in range(2):
+        reply = client.get(path)
+        assert (reply.status, reply.json()["errors"][0]["code"]) == (403, "DENIED")
+        assert client.request("HEAD", path).status == 403
+    assert proxy.log().count("a request without CONNECT is refused") == 1
+
+
+@pytest.mark.parametrize("value, there", [("reg.test", True), ("other.test", False), ("off", False)])
+def test_mirror_registries(
+    value: str,
+    there: bool,
+    start_origin: StartOrigin,
+    start_proxy: StartProxy,
+    connect: Connect,
+    image: Image,
+) -> None:
+    origin = start_origin("reg.test")
+    origin.publish("lib/app", image, "v1")
+    listed = value.replace("reg.test", origin.authority)
+    client = connect(start_proxy(origin, REGPROXY_MIRROR_REGISTRIES=listed))
+    reply = client.get(f"/v2/lib/app/manifests/v1?ns={origin.authority}", ACCEPT)
+    assert (reply.digest == image.digest) is there
+    if value == "off":
+        assert b"The docker caching proxy is working!" in reply.body
+
+
+@pytest.mark.parametrize(
+    "path, asked",
+    [
+        ("/v2/library/app/manifests/v1", "/v2/library/app/manifests/v1"),
+        ("/v2/some/app/manifests/v1", "/v2/some/app/manifests/v1"),
+        ("/v2/library/app/manifests/v1?ns=docker.io", "/v2/library/app/manifests/v1"),
+        ("/v2/docker.io/app/manifests/v1", "/v2/library/app/manifests/v1"),
+        ("/v2/app/manifests/v1?ns=docker.io", "/v2/library/app/manifests/v1"),
+        ("/v2/index.docker.io/some/app/manifests/v1", "/v2/some/app/manifests/v1"),
+        ("/v2/docker.io/app/tags/list", "/v2/library/app/tags/list"),
+    ],
+)
+def test_docker_hub(
+    path: str,
+    asked: str,
+    start_origin: StartOrigin,
+    start_proxy: StartProxy,
+    connect: Connect,
+    tmp_path: Path,
+    image: Image,
+) -> None:
+    hub = start_origin("registry-1.docker.io")
+    hub.publish("library/app", image, "v1")
+    hub.publish("some/app", image, "v1")
+    hub.on("/v2/library/app/tags/list", Answer(b'{"tags":["v1"]}'))
+    table = tmp_path / "regproxy.toml"
+    table.write_text(f'[origin."registry-1.docker.io"]\nport = {hub.port}\n')
+    client = connect(start_proxy(hub, registries=(), REGPROXY_CONFIG=str(table)))
+    assert client.get(path, ACCEPT).status == 200
+    assert [request.target for request in hub.requests] == [asked]
+
+
+def test_pages_of_links_lead_through_the_proxy(
+    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+) -> None:
+    registry = start_registry()
+    for tag in ("v1", "v2", "v3"):
+        registry.push("lib/app", tag, image)
+    client = connect(start_proxy(registry))
+    for way in ("ns", "prefix"):
+        found: list[str] = []
+        path = paths(registry, "tags/list", way)
+        path += "&n=1" if "?" in path else "?n=1"
+        while path:
+            reply = client.get(path)
+            assert reply.status == 200
+            found += reply.json()["tags"] or []
+            link = reply.get("link")
+            path = link.split("<")[1].split(">")[0] if link else ""
+        assert found == ["v1", "v2", "v3"]
+
+
+@pytest.mark.parametrize("way", ["ns", "prefix"])
+def test_pushes(
+    way: str, start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+) -> None:
+    registry = start_registry()
+    client = connect(start_proxy(registry, ALLOW_PUSH="true"))
+    for digest, body in image.blobs.items():
+        start = client.request("POST", paths(registry, "blobs/uploads/", way), body=b"")
+        place = start.get("location")
+        assert place is not None and place.startswith("/v2/")
+        patched = client.request("PATCH", place, {"Content-Type": "application/octet-stream"}, body)
+        assert patched.status == 202
+        place = patched.get("location")
+        put = client.request("PUT", f"{place}&digest={digest}", body=b"")
+        assert put.status == 201
+        assert client.get(put.get("location") or "").digest == digest
+    put = client.request(
+        "PUT", paths(registry, "manifests/v1", way), {"Content-Type": MANIFEST}, image.manifest
+    )
+    assert put.status == 201
+    assert client.get(paths(registry, "manifests/v1", way), ACCEPT).digest == image.digest
+    assert client.request("DELETE", paths(registry, f"manifests/{image.digest}", way)).status == 202
+    assert client.get(paths(registry, f"manifests/{image.digest}", way), ACCEPT).status == 404
+
+
+def test_a_mount_from_another_repository(
+    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+) -> None:
+    registry = start_registry()
+    registry.push("lib/app", "v1", image)
+    client = connect(start_proxy(registry, ALLOW_PUSH="true"))
+    prefixed, elsewhere = f"{registry.authority}/lib/app", "other.test/lib/app"
+    for source, status in ((prefixed, 201), ("lib/app", 201), (elsewhere, 202)):
+        for spelled in (source, source.replace("/", "%2F").replace(":", "%3A")):
+            path = f"/v2/{registry.authority}/lib/new{len(spelled)}/blobs/uploads/"
+            mounted = client.request("POST", f"{path}?mount={image.config_digest}&from={spelled}", body=b"")
+            assert mounted.status == status
+
+
+def test_no_push_where_pushes_are_not_allowed(
+    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect
+) -> None:
+    registry = start_registry()
+    client = connect(start_proxy(registry))
+    reply = client.request("POST", paths(registry, "blobs/uploads/", "prefix"), body=b"")
+    assert (reply.status, reply.json()["errors"][0]["code"]) == (403, "DENIED")
+
+
+def test_a_plain_registry_by_http_proxy(
+    start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect, tmp_path: Path, image: Image
+) -> None:
+    """The login of a client that names the registry itself is for that registry."""
+    origin = start_origin("plain.test", tls=False)
+    origin.publish("lib/app", image, "v1")
+    table = tmp_path / "regproxy.toml"
+    table.write_text(f'[origin."{origin.authority}"]\nscheme = "http"\n')
+    client = connect(start_proxy(origin, REGPROXY_CONFIG=str(table)))
+    login = ("Authorization", "Basic dTpw")
+    reply = client.get(f"http://{origin.authority}/v2/lib/app/manifests/v1", [*ACCEPT, login])
+    assert (reply.status, reply.digest) == (200, image.digest)
+    assert origin.requests[-1].all("authorization") == ["Basic dTpw"]
+
+
+def test_no_client_takes_tls_away(
+    start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect, image: Image
+) -> None:
+    """An http:// URL asks for a registry, not for plain HTTP to it: its tags are served to others too."""
+    origin = start_origin("plain.test", tls=False)
+    origin.publish("lib/app", image, "v1")
+    client = connect(start_proxy(origin, PROXY_CONNECT_TIMEOUT="1s"))
+    assert client.get(f"http://{origin.authority}/v2/lib/app/manifests/v1", ACCEPT).status in (502, 504)
+    assert origin.requests == []
+
+
+# --- real clients ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stocked(start_registry: StartRegistry) -> Iterator[tuple[Registry, Image]]:
+    image = make_image(size=2_000_000, seed=5)
+    registry = start_registry()
+    registry.push("lib/app", "v1", image)
+    yield registry, image
+
+
+@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
+def test_skopeo_by_registries_conf(
+    stocked: tuple[Registry, Image], start_proxy: StartProxy, tmp_path: Path
+) -> None:
+    """Names of registries with a port are no part of an image's name: here is one on 443."""
+    registry, image = stocked
+    table = tmp_path / "regproxy.toml"
+    table.write_text(f'[origin."{registry.name}"]\nport = {registry.port}\n')
+    proxy = start_proxy(registry, registries=(registry.name,), REGPROXY_CONFIG=str(table))
+    env = client_env(tmp_path / "home", proxy="", ca=None)
+    # Nobody is asked but the mirror, not even for the registry's address.
+    nobody = {"HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "", "NO_PROXY": proxy.address[0]}
+    env |= {**nobody, "_CONTAINERS_ROOTLESS_UID": "1000"}
+    mirror = f"{proxy.address[0]}:{proxy.port}/{registry.name}"
+    Path(env["CONTAINERS_REGISTRIES_CONF"]).write_text(
+        f'[[registry]]\nprefix = "{registry.name}"\nlocation = "{registry.name}"\n'
+        f'[[registry.mirror]]\nlocation = "{mirror}"\ninsecure = true\n'
+    )
+    out = tmp_path / "out"
+    command = ["skopeo", "--registries-conf", env["CONTAINERS_REGISTRIES_CONF"], "--insecure-policy", "copy"]
+    run([*command, f"docker://{registry.name}/lib/app:v1", f"dir:{out}"], env)
+    assert json.loads((out / "manifest.json").read_text()) == json.loads(image.manifest)
+    assert set(proxy.blobs()) >= set(image.blobs)
+    shutil.rmtree(out)
+    named = f"docker://{mirror}/lib/app:v1"
+    run([*command, "--src-tls-verify=false", named, f"dir:{out}"], env)
+    assert json.loads((out / "manifest.json").read_text()) == json.loads(image.manifest)
+
+
+# --- over TLS -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["localhost", ""], ids=["by-name", "by-address"])
+def test_over_tls(
+    name: str, start_registry: StartRegistry, start_proxy: StartProxy, stack: ExitStack, image: Image
+) -> None:
+    registry = start_registry()
+    registry.push("lib/app", "v1", image)
+    address = free_address()
+    proxy = start_proxy(registry, REGPROXY_TLS_LISTEN=f"{address[0]}:{address[1]}")
+    client = stack.enter_context(Client.connect(address))
+    client.start_tls(name or address[0], proxy.ca_pem)
+    assert client.get(paths(registry, "manifests/v1", "ns"), ACCEPT).digest == image.digest
+    assert client.get("/v2/").status == 200
+    assert client.get("/ca.crt").body == proxy.ca_pem
+
+
+def test_a_name_of_somebody_else_is_not_shown(
+    start_proxy: StartProxy, stack: ExitStack, start_registry: StartRegistry
+) -> None:
+    """No certificate of the CA for whatever name a client, or somebody between, brings here."""
+    address = free_address()
+    proxy = start_proxy(start_registry(), REGPROXY_TLS_LISTEN=f"{address[0]}:{address[1]}")
+    with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
+        stack.enter_context(Client.connect(address)).start_tls("bank.test", proxy.ca_pem)
+
+
+def test_the_operators_certificate(
+    start_proxy: StartProxy, start_registry: StartRegistry, stack: ExitStack, trust: Trust
+) -> None:
+    address = free_address()
+    pair = trust.server("proxy.corp.test", address[0])
+    proxy = start_proxy(
+        start_registry(),
+        REGPROXY_TLS_LISTEN=f"{address[0]}:{address[1]}",
+        REGPROXY_TLS_CERT_FILE=str(pair.chain),
+        REGPROXY_TLS_KEY_FILE=str(pair.key),
+    )
+    client = stack.enter_context(Client.connect(address))
+    client.start_tls("proxy.corp.test", trust.path.read_bytes())
+    assert client.get("/v2/").status == 200
+    assert proxy.ready()
+
+
+def test_plain_text_on_the_tls_port(
+    start_proxy: StartProxy, start_registry: StartRegistry, stack: ExitStack
+) -> None:
+    address = free_address()
+    start_proxy(start_registry(), REGPROXY_TLS_LISTEN=f"{address[0]}:{address[1]}")
+    client = stack.enter_context(Client.connect(address))
+    for path in ("/v2/", "/v2/lib/app/manifests/v1", "/ca.crt"):
+        assert client.get(path).status == 400
+    assert client.connect_to("reg.test:443").status == 405
+
+
+@pytest.mark.parametrize(
+    "cert, key, said",
+    [
+        ("/nowhere.pem", "/nowhere.key", "REGPROXY_TLS_CERT_FILE='/nowhere.pem'"),
+        ("/nowhere.pem", None, "REGPROXY_TLS_KEY_FILE"),
+        ("/etc/hostname", "/etc/hostname", "a certificate in PEM"),
+    ],
+)
+def test_a_certificate_of_no_use(cert: str, key: str | None, said: str, tmp_path: Path) -> None:
+    address = free_address()
+    env = {
+        "REGPROXY_TLS_LISTEN": f"{address[0]}:{address[1]}",
+        "REGPROXY_TLS_CERT_FILE": cert,
+        "REGPROXY_TLS_KEY_FILE": key,
+    }
+    with Proxy(tmp_path / "proxy", env, ready=False) as proxy:
+        proxy.daemon.wait()
+        assert proxy.stop() == 2
+        assert said in proxy.log()
