@@ -51,21 +51,74 @@ class Client:
         return CONTENT_TYPES[self.kind]
 
 
-def _script(name: str, title: str, options: str = "") -> Client:
-    run = "curl -fsS {url} | sudo sh"
-    return Client(name, title, "sh", run, f"{run} -s -- --undo", options)
+_CA_TOO: Final = " [--ca]"
 
+
+def _script(name: str, title: str, options: str = "", *, run: str = "sudo sh") -> Client:
+    command = f"curl -fsS {{url}} | {run}"
+    return Client(name, title, "sh", command, f"{command} -s -- --undo", options)
+
+
+def _file(name: str, title: str, kind: Kind, use: str, undo: str) -> Client:
+    """Return a client whose set-up is a file, `{file}`, which goes into a command, or is merged by hand."""
+    file = f"regproxy-{name}.{kind}"
+    return Client(name, title, kind, f"curl -fsSo {file} {{url}}{use.format(file=file)}", undo)
+
+
+_AKS: Final = "az aks update -g GROUP -n CLUSTER"
+_GKE: Final = "gcloud container clusters update CLUSTER --containerd-config-from-file"
+_TALOS: Final = "talosctl patch machineconfig --nodes NODE --patch @{file}"
+_BUILDX: Final = (
+    "docker buildx create --name regproxy --driver docker-container --use --buildkitd-config {file}"
+)
 
 CLIENTS: Final = {
     client.name: client
     for client in (
         _script("docker-systemd", "Docker under systemd, by HTTPS_PROXY"),
+        _script("docker-daemon-json", "Docker 23 and newer, by HTTPS_PROXY in daemon.json"),
         _script(
-            "containerd",
-            "containerd, as Kubernetes has it: mirror mode, hosts.toml for every registry",
-            " [--ca]",
+            "docker-certs-d", "Docker 28 and newer with the containerd image store: mirror mode", _CA_TOO
         ),
+        _file(
+            *("docker-desktop", "Docker Desktop: what to enter where", "txt"),
+            *("", "its last lines say"),
+        ),
+        _script("containerd", "containerd, as Kubernetes has it: mirror mode for every registry", _CA_TOO),
         _script("containerd-proxy", "containerd under systemd, by HTTPS_PROXY"),
+        _script("k3s", "k3s: mirror mode, registries.yaml", _CA_TOO),
+        _script("rke2", "RKE2: mirror mode, registries.yaml", _CA_TOO),
+        _script("kind", "kind: mirror mode in the nodes of a cluster that runs", run="sh"),
+        _script("crio", "CRI-O: mirror mode, registries.conf.d", _CA_TOO),
+        _script("podman", "podman, buildah, skopeo: mirror mode, registries.conf.d", _CA_TOO),
+        _file(
+            *("buildkit", "BuildKit: mirror mode, buildkitd.toml", "toml"),
+            *(f" && {_BUILDX}", "docker buildx rm regproxy"),
+        ),
+        _file(
+            *("gitlab-runner", "GitLab runner: docker in docker in its jobs, parts of config.toml", "toml"),
+            *("", "take the lines out of config.toml again"),
+        ),
+        _file(
+            *("talos", "Talos Linux: mirror mode, a patch of the machine configuration", "yaml"),
+            *(f" && {_TALOS}", "talosctl edit machineconfig --nodes NODE, take the registries out"),
+        ),
+        _file(
+            *("bottlerocket", "Bottlerocket: mirror mode, user data", "toml"),
+            *("", "take the tables out of the user data, replace the nodes"),
+        ),
+        _file(
+            *("aks", "AKS: HTTPS_PROXY and the CA for the nodes, by --http-proxy-config", "json"),
+            *(f" && {_AKS} --http-proxy-config {{file}}", f"{_AKS} --disable-http-proxy"),
+        ),
+        _file(
+            *("gke", "GKE: mirror mode, a containerd configuration file", "yaml"),
+            *(f" && {_GKE}={{file}}", f"echo 'registryHosts: []' >none.yaml && {_GKE}=none.yaml"),
+        ),
+        _file(
+            *("eks", "EKS: mirror mode, user data for nodes with Amazon Linux 2023", "txt"),
+            *("", "the earlier version of the launch template"),
+        ),
     )
 }
 
@@ -80,17 +133,20 @@ class Setup:
 
     def render(self, client: Client) -> str:
         """Return the script or configuration of a client."""
-        values = self._values(client)
-        return fill(f"{client.name}.{client.kind}", values)
+        return fill(f"{client.name}.{client.kind}", self._values(client), self.registries)
 
     def _values(self, client: Client) -> dict[str, str]:
+        containerd = CLIENTS["containerd"]
         return {
             "CLIENT": client.name,
             "USAGE": client.options,
             "PROXY": self.address.authority,
             "CA": self.ca_pem.strip(),
             "CA_BASE64": b64encode(self.ca_pem.encode()).decode(),
+            "CA_COMMENT": "".join(f"#   {line}\n" for line in self.ca_pem.strip().splitlines()).rstrip(),
             "NO_PROXY": ",".join(NO_PROXY),
+            "NO_PROXY_QUOTED": ", ".join(f'"{name}"' for name in NO_PROXY),
+            "SCRIPT_CONTAINERD": self.render(containerd).rstrip() if client is not containerd else "",
         }
 
 
