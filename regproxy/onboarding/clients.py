@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from regproxy.config.values import HostRule
@@ -44,25 +44,25 @@ class Client:
     kind: Kind
     command: str
     undo: str
-    options: str = field(default="")
+    mirror: bool = False
+    """Whether it asks the proxy as a mirror, so that the proxy has to be one."""
+    options: str = ""
 
     @property
     def content_type(self) -> str:
         return CONTENT_TYPES[self.kind]
 
 
-_CA_TOO: Final = " [--ca]"
+def _script(name: str, title: str, *, mirror: bool = False) -> Client:
+    command = "curl -fsS {url} | sudo sh"
+    # Plain HTTP to a mirror needs no CA: it is installed if that is asked for.
+    return Client(name, title, "sh", command, f"{command} -s -- --undo", mirror, " [--ca]" if mirror else "")
 
 
-def _script(name: str, title: str, options: str = "", *, run: str = "sudo sh") -> Client:
-    command = f"curl -fsS {{url}} | {run}"
-    return Client(name, title, "sh", command, f"{command} -s -- --undo", options)
-
-
-def _file(name: str, title: str, kind: Kind, use: str, undo: str) -> Client:
+def _file(name: str, title: str, kind: Kind, use: str, undo: str, *, mirror: bool = True) -> Client:
     """Return a client whose set-up is a file, `{file}`, which goes into a command, or is merged by hand."""
     file = f"regproxy-{name}.{kind}"
-    return Client(name, title, kind, f"curl -fsSo {file} {{url}}{use.format(file=file)}", undo)
+    return Client(name, title, kind, f"curl -fsSo {file} {{url}}{use.format(file=file)}", undo, mirror)
 
 
 _AKS: Final = "az aks update -g GROUP -n CLUSTER"
@@ -78,19 +78,25 @@ CLIENTS: Final = {
         _script("docker-systemd", "Docker under systemd, by HTTPS_PROXY"),
         _script("docker-daemon-json", "Docker 23 and newer, by HTTPS_PROXY in daemon.json"),
         _script(
-            "docker-certs-d", "Docker 28 and newer with the containerd image store: mirror mode", _CA_TOO
+            "docker-certs-d", "Docker 28 and newer with the containerd image store: mirror mode", mirror=True
         ),
         _file(
             *("docker-desktop", "Docker Desktop: what to enter where", "txt"),
             *("", "its last lines say"),
+            mirror=False,
         ),
-        _script("containerd", "containerd, as Kubernetes has it: mirror mode for every registry", _CA_TOO),
+        _script(
+            "containerd", "containerd, as Kubernetes has it: mirror mode for every registry", mirror=True
+        ),
         _script("containerd-proxy", "containerd under systemd, by HTTPS_PROXY"),
-        _script("k3s", "k3s: mirror mode, registries.yaml", _CA_TOO),
-        _script("rke2", "RKE2: mirror mode, registries.yaml", _CA_TOO),
-        _script("kind", "kind: mirror mode in the nodes of a cluster that runs", run="sh"),
-        _script("crio", "CRI-O: mirror mode, registries.conf.d", _CA_TOO),
-        _script("podman", "podman, buildah, skopeo: mirror mode, registries.conf.d", _CA_TOO),
+        _script("k3s", "k3s: mirror mode, registries.yaml", mirror=True),
+        _script("rke2", "RKE2: mirror mode, registries.yaml", mirror=True),
+        Client(
+            *("kind", "kind: mirror mode in the nodes of a cluster that runs", "sh"),
+            *("curl -fsS {url} | sh", "curl -fsS {url} | sh -s -- --undo", True),
+        ),
+        _script("crio", "CRI-O: mirror mode, registries.conf.d", mirror=True),
+        _script("podman", "podman, buildah, skopeo: mirror mode, registries.conf.d", mirror=True),
         _file(
             *("buildkit", "BuildKit: mirror mode, buildkitd.toml", "toml"),
             *(f" && {_BUILDX}", "docker buildx rm regproxy"),
@@ -110,6 +116,7 @@ CLIENTS: Final = {
         _file(
             *("aks", "AKS: HTTPS_PROXY and the CA for the nodes, by --http-proxy-config", "json"),
             *(f" && {_AKS} --http-proxy-config {{file}}", f"{_AKS} --disable-http-proxy"),
+            mirror=False,
         ),
         _file(
             *("gke", "GKE: mirror mode, a containerd configuration file", "yaml"),
@@ -151,11 +158,13 @@ class Setup:
 
 
 def mirrored(rules: Iterable[HostRule]) -> tuple[str, ...]:
-    """Return the registries that images are named by, Docker Hub first, from the hosts that are intercepted.
+    """Return the registries that images are named by, Docker Hub first, of those that the proxy mirrors.
 
     Masks and regular expressions name no registry that could be written into a client's configuration.
     """
+    every = tuple(rules)
+    hub = (HUB,) if any(rule.matches("registry-1.docker.io", 443) for rule in every) else ()
     names = (
-        r.pattern if r.port is None else f"{r.pattern}:{r.port}" for r in rules if _NAME.fullmatch(r.pattern)
+        r.pattern if r.port is None else f"{r.pattern}:{r.port}" for r in every if _NAME.fullmatch(r.pattern)
     )
-    return (HUB, *dict.fromkeys(name for name in names if name not in _HUB_HOSTS | _OWN_HOSTS | {HUB}))
+    return (*hub, *dict.fromkeys(name for name in names if name not in _HUB_HOSTS | _OWN_HOSTS | {HUB}))

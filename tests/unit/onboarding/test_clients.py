@@ -150,3 +150,6 @@ def test_registries_that_can_be_named() -> None:
         HostRule("2001:db8::1"),
     ]
     assert mirrored(rules) == ("docker.io", "dhi.io", "ghcr.io", "reg.example:5000")
+    assert mirrored(rules[5:7]) == ("ghcr.io", "reg.example:5000")
+    assert mirrored([HostRule("*.docker.io")]) == ("docker.io",)
+    assert mirrored([]) == ()
