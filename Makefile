@@ -23,7 +23,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-asan fuzz lint types check build build-packages test-packages demo bench bench-full soak conformance
+.PHONY: help serve test test-asan fuzz lint types check build build-packages test-packages demo bench bench-full soak conformance e2e-new
 .PHONY: format clean
 
 help: ## list the targets
@@ -85,6 +85,9 @@ bench-full: build test-packages ## the same, with the figures that count
 
 conformance: build test-packages ## the distribution-spec's own suite, straight and through the proxy, 2 minutes; builds it by Go
 	$(BIN)/python -m tests.load.conformance
+
+e2e-new: build test-packages ## today's clients from a debootstrap root of Debian sid, as root, 4 minutes and 3 to make that
+	$(BIN)/python -m tests.load.new_clients
 
 soak: build test-packages ## kill it 200 times under load, 500 random fault scripts, then 30 minutes of mixed load on a small cache
 	$(BIN)/python -m tests.load.chaos --rounds 200
