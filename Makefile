@@ -23,7 +23,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-asan fuzz lint types check build build-packages test-packages demo bench bench-full soak
+.PHONY: help serve test test-asan fuzz lint types check build build-packages test-packages demo bench bench-full soak conformance e2e-new
 .PHONY: format clean
 
 help: ## list the targets
@@ -82,6 +82,12 @@ bench: build test-packages ## measure it against nginx, some minutes
 
 bench-full: build test-packages ## the same, with the figures that count
 	@$(MAKE) --no-print-directory -C bench bench-full PYTHON=$(BIN)/python
+
+conformance: build test-packages ## the distribution-spec's own suite on two registries, by all ways in, 10 minutes; builds both by Go
+	$(BIN)/python -m tests.conformance
+
+e2e-new: build test-packages ## today's clients from a debootstrap root of Debian sid, as root, 4 minutes and 3 to make that
+	$(BIN)/python -m tests.load.new_clients
 
 soak: build test-packages ## kill it 200 times under load, 500 random fault scripts, then 30 minutes of mixed load on a small cache
 	$(BIN)/python -m tests.load.chaos --rounds 200

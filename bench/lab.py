@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -153,6 +153,17 @@ class Lab:
     def on_origin(self, load: Load, origin: Origin) -> Sample:
         """A direct download."""
         return self._measure("origin", origin.process.pid, origin.route(), load)
+
+    def as_mirror(self, load: Load) -> Sample:
+        """`load` on the subject without TLS and CONNECT: mirror mode."""
+        registry = self.through(self.origin).host.replace(":", "%3A")
+        item = replace(load.item, path=f"{load.item.path}?ns={registry}")
+        route = self.subject.mirror()
+        return self._measure(self.subject.name, self.subject.pid, route, replace(load, item=item))
+
+    def on_plain_peer(self, load: Load) -> Sample:
+        """The same file by nginx, without TLS."""
+        return self._measure("nginx", self.peer.process.pid, self.peer.plain_route(), load)
 
     def in_tunnel(self, load: Load) -> Sample:
         """`load` without TLS, through a tunnel of the subject's to the origin."""

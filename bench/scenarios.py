@@ -15,7 +15,7 @@ from bench.loadgen import Load
 from bench.material import Item
 
 MIB = 1 << 20
-BLOB = 32_000_000  # S1 and S8
+BLOB = 32_000_000  # S1, S6 and S8
 TUNNELLED = 1024 * MIB  # S7, each answer
 WAITERS = 8  # S5
 STREAMS = 4  # S8
@@ -28,7 +28,7 @@ class Plan:
     """How much a mode runs; counts are for one side of one pair."""
 
     pairs: int
-    blobs: int  # S1
+    blobs: int  # S1, S6
     requests: int  # S2
     connections: int  # S3
     cold: int  # bytes, S4
@@ -234,6 +234,20 @@ def by_streams(lab: Lab, plan: Plan, origin: Origin, where: str) -> list[Figure]
     return figures
 
 
+def mirrored(lab: Lab, plan: Plan) -> list[Figure]:
+    """S6: a blob of 32 MB from the cache in mirror mode, without TLS on either side."""
+    blob = lab.material.blob(BLOB)
+    lab.warm(blob)
+    load = Load(blob, connections=lab.workers, count=plan.blobs * lab.workers)
+    with lab.untouched(blob):
+        lab.as_mirror(Load(blob, count=2, verify=True))
+        pairs = alternate(plan.pairs, lambda: lab.as_mirror(load), lambda: lab.on_plain_peer(load))
+    return [
+        compared("S6", "mirror, CPU", "s/GB", pairs, lambda s: s.cpu_per_gb, ratio_at_most(1.0)),
+        compared("S6", "mirror, throughput", "GB/s", pairs, lambda s: s.gb_per_second),
+    ]
+
+
 def tunnel(lab: Lab, plan: Plan) -> list[Figure]:
     """S7: answers without TLS through a tunnel, beside the same without the tunnel."""
     blob = lab.material.blob(TUNNELLED)
@@ -280,6 +294,7 @@ SCENARIOS: dict[str, Callable[[Lab, Plan], list[Figure]]] = {
     "S3": new_connection,
     "S4": cold_blob,
     "S5": waiters,
+    "S6": mirrored,
     "S7": tunnel,
     "S8": beside_streams,
     "S11": limited,

@@ -96,6 +96,10 @@ class Subject(Protocol):
         """The way through a tunnel to a port of HOST that is not intercepted, without TLS."""
         ...
 
+    def mirror(self) -> Route:
+        """The subject itself, asked as a mirror without TLS."""
+        ...
+
     def command(self) -> list[str]: ...
 
 
@@ -276,6 +280,9 @@ class Regproxy:
     def tunnel(self, port: int) -> Route:
         return Route(f"127.0.0.1:{self.port}", f"{HOST}:{port}", None, connect=True)
 
+    def mirror(self) -> Route:
+        return Route(f"127.0.0.1:{self.port}", f"127.0.0.1:{self.port}", None)
+
 
 class Squid:
     """squid-openssl with ssl-bump and a disk cache: the same job, CONNECT and all."""
@@ -360,3 +367,6 @@ shutdown_lifetime 1 seconds
 
     def tunnel(self, port: int) -> Route:
         raise BenchError("squid is set up to intercept every CONNECT")
+
+    def mirror(self) -> Route:
+        raise BenchError("squid knows no mirror mode")

@@ -8,6 +8,7 @@ its own at most. Plain HTTP is used only where that is configured. See docs/conf
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Hashable
@@ -49,6 +50,7 @@ SCOPES_KEPT: Final = 4096  # registries and repositories whose challenge is reme
 _SHOWN: Final = 200  # characters of a path in the log
 PING: Final = "ping"  # the scope of GET and HEAD /v2/, whoever asks: the same is asked
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
+REFUSED_SECONDS: Final = 60.0  # for which a client's credentials that were refused are not shown again
 YOUNG: Final = 10.0  # seconds; a token that is refused at this age is not fetched anew
 
 # "login": a username and password, or a configured token.
@@ -168,6 +170,8 @@ class Authorizer:
         # By registry and repository, and by registry alone ("") with what was learned last.
         self._asks: Bounded[tuple[Origin, str], Realm | Literal["basic"]] = Bounded(SCOPES_KEPT)
         self._scopes: Bounded[tuple[Origin, str], tuple[str, ...]] = Bounded(SCOPES_KEPT)
+        # Clients' credentials by a hash, and until when they are not shown again.
+        self._refused: Bounded[tuple[Origin, str, bytes], float] = Bounded(SCOPES_KEPT)
 
     # --- called by the pipeline -----------------------------------------------------------------------------
 
@@ -179,7 +183,11 @@ class Authorizer:
         """
         client = client_grant(request)
         if client is not None and self._origins.settings(origin).credentials_first == "client":
-            return client
+            if not self._was_refused(origin, target, client):
+                return client
+            # What the registry has just refused to it is not shown again, if there is anything else.
+            ours = await self._ours_or_none(origin, target, own_account)
+            return ours if ours is not None else client
         try:
             return await self._ours(origin, target, own_account, eager_only=True) or client
         except UpstreamError:
@@ -202,6 +210,8 @@ class Authorizer:
         Raises UpstreamError where a token server is in trouble.
         """
         ours = grant is not None and grant.is_ours
+        if grant is not None and not ours:
+            self._refused.put(_refusal_key(origin, target, grant), self._clock() + REFUSED_SECONDS)
         clean = response if ours or not is_shaped(request) else await self._challenge(origin)
         if clean is not None:
             self._learn(origin, target, clean)
@@ -213,7 +223,20 @@ class Authorizer:
         if self._note_refusal(origin, target, grant):
             another = await self._ours(origin, target, own_account)
         # Sending the same value again would get another 401.
-        return another if another is not None and another.value != grant.value else client_grant(request)
+        if another is not None and another.value != grant.value:
+            return another
+        client = client_grant(request)
+        return None if client is None or self._was_refused(origin, target, client) else client
+
+    def _was_refused(self, origin: Origin, target: Target, client: Grant) -> bool:
+        """Return whether a registry has lately refused a client's credentials for this repository."""
+        return self._clock() < (self._refused.get(_refusal_key(origin, target, client)) or 0.0)
+
+    async def _ours_or_none(self, origin: Origin, target: Target, own_account: bool) -> Grant | None:
+        try:
+            return await self._ours(origin, target, own_account)
+        except UpstreamError:
+            return None
 
     async def hidden(
         self,
@@ -563,6 +586,10 @@ def client_grant(request: Request) -> Grant | None:
     """Return the client's own credentials, None without any."""
     value = request.get(b"authorization")
     return None if value is None else Grant(value, CLIENT)
+
+
+def _refusal_key(origin: Origin, target: Target, client: Grant) -> tuple[Origin, str, bytes]:
+    return origin, target.repository, hashlib.sha256(client.value).digest()
 
 
 def _login_grant(login: Login, scope: Hashable) -> Grant:

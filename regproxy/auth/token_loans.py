@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Final
 
 from regproxy.auth.login_selection import Logins
 from regproxy.auth.token_cache import Key, NoToken, Tokens
@@ -16,7 +17,10 @@ from regproxy.auth.token_realms import Named, Realms
 from regproxy.http.messages import Request
 from regproxy.http.origin import Origin
 from regproxy.policy.lending import is_plain, is_realms, loan, may_ask, parse_token_ask
+from regproxy.policy.sites import same_site
 from regproxy.registry.token_protocol import Issued, Realm
+
+HTTPS_PORT: Final = 443
 
 
 class TokenLoans:
@@ -29,14 +33,30 @@ class TokenLoans:
         self._pushes = pushes
 
     async def learn(self, named: Named) -> None:
-        """Remember a realm that a registry has named, for all workers, if there is a login for it."""
+        """Remember a realm that a registry has named, for all workers, if there is a login for it.
+
+        Also one at a port of its own: clients have to be let through to it.
+        """
         server = named.realm.origin
         if not is_plain(named.realm.target.partition("?")[0]) or self._realms.knows(named):
+            return
+        if server.port != HTTPS_PORT and same_site(named.registry.host, server.host):
+            await self._realms.learn(named)
             return
         if not await self._logins.serves(named.registry, server):
             return
         if (await self._logins.of_server(server)).configured:
             await self._realms.learn(named)
+
+    async def has_port(self, host: str, port: int) -> bool:
+        """Tell whether a registry of the same site has named this as where its tokens are."""
+        for again in (False, True):
+            if again:
+                # Another worker may have learned of it.
+                await self._realms.look()
+            if any(same_site(registry.host, host) for registry in self._realms.of(host, port)):
+                return True
+        return False
 
     async def may_lend(self, server: Origin, request: Request) -> bool:
         """Tell whether a client without credentials may be asking for a token at a realm that a registry has

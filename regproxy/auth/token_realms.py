@@ -71,6 +71,11 @@ class Realms:
             if named.realm.origin == server and named.realm.target.partition("?")[0] == path
         ]
 
+    def of(self, host: str, port: int) -> list[Origin]:
+        """Return the registries that have named an https server at this host and port."""
+        server = Origin("https", host, port)
+        return [named.registry for named in self._known if named.realm.origin == server]
+
     def has_named(self, registry: Origin) -> bool:
         """Tell whether a registry is known to have named a realm."""
         return any(named.registry == registry for named in self._known)

@@ -203,6 +203,11 @@ class Config:
     warnings: tuple[str, ...] = ()
     shown: tuple[tuple[str, str, Origin], ...] = field(default=(), repr=False, compare=False)
 
+    @property
+    def mirrored(self) -> tuple[HostRule, ...]:
+        """The registries that requests without CONNECT may ask for."""
+        return self.registries if self.mirror_registries is None else self.mirror_registries
+
 
 def describe(config: Config) -> list[tuple[str, str, Origin]]:
     """Return (name, value as written, source) of every setting, in SETTINGS' order, then of origins.

@@ -29,4 +29,6 @@ def examine(subject: Subject, now: float) -> list[Finding]:
         needed = any(proxy_variables.is_address(url, address) for url in proxy_variables.used(host))
         found += trust.examine(host, proxy.ca_pem, needed=needed)
     asked = mirrors.examine(host, address)
+    if proxy is not None and asked.by_proxy:
+        asked.findings.append(mirrors.examine_proxy(address, registry))
     return [*found, *proxy_variables.examine(host, address, registry, asked.by_proxy), *asked.findings]

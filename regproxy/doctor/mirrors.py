@@ -6,16 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from regproxy.doctor.findings import Finding, error, ok, warning, without_login
 from regproxy.doctor.host_files import HostFiles, Unreadable, strings, table
+from regproxy.doctor.proxy_requests import NoAnswer, ask
 from regproxy.onboarding.proxy_address import ProxyAddress
 
 SUBJECT: Final = "mirrors"
 DAEMON_JSON: Final = "/etc/docker/daemon.json"
 CONTAINERD: Final = "/etc/containerd/config.toml"
 CERTS_D: Final = ("/etc/containerd/certs.d", "/etc/docker/certs.d")
+_HUB_HOST: Final = "registry-1.docker.io"
 _BESIDE: Final = "take it out, or put the proxy's ahead of it: what it serves is not cached"
 
 
@@ -41,6 +43,20 @@ def examine(host: HostFiles, address: ProxyAddress) -> Mirrors:
                 error(SUBJECT, str(reason), "correct the file: the program can't read it either")
             )
     return found
+
+
+def examine_proxy(address: ProxyAddress, registry: tuple[str, int]) -> Finding:
+    """Ask the proxy whether it is a mirror of a registry, by GET /v2/, which it answers itself."""
+    host, port = registry
+    name = "docker.io" if host == _HUB_HOST else host if port == 443 else f"{host}:{port}"
+    try:
+        answer = ask(address, f"/v2/?ns={quote(name)}")
+    except NoAnswer as reason:
+        return error(SUBJECT, f"the proxy does not answer for {name}: {reason}", "look at the proxy's log")
+    if answer.status == 200 and "cache-status" in answer.fields:
+        return ok(SUBJECT, f"the proxy is a mirror of {name}")
+    what = f"the proxy is no mirror of {name} (status {answer.status})"
+    return error(SUBJECT, what, "name it in REGPROXY_MIRROR_REGISTRIES or REGISTRIES at the proxy")
 
 
 def _is_proxy(url: str, address: ProxyAddress) -> bool:

@@ -1,19 +1,21 @@
 """Fill in the files of regproxy/onboarding/templates.
 
-`@NAME@` is a value; a line `#@ include FILE` is that file's text. A placeholder without a value is an error:
+`@NAME@` is a value; a line `#@ include FILE` is that file's text; what is between the lines `#@ each` and
+`#@ end` is there once for each registry, which is @REGISTRY@. A placeholder without a value is an error:
 nothing half filled in ever reaches a shell.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Final
 
 _VALUE: Final = re.compile(r"@([A-Z][A-Z0-9_]*)@")
 _INCLUDE: Final = re.compile(r"^#@ include (\S+)\n", re.MULTILINE)
+_EACH: Final = re.compile(r"^#@ each\n(.*?)^#@ end\n", re.MULTILINE | re.DOTALL)
 
 
 @cache
@@ -23,6 +25,10 @@ def text_of(name: str) -> str:
     return _INCLUDE.sub(lambda match: text_of(match[1]), source)
 
 
-def fill(name: str, values: Mapping[str, str]) -> str:
+def fill(name: str, values: Mapping[str, str], registries: Iterable[str]) -> str:
     """Return a template with its values; those that it does not name are left out. Raises KeyError."""
-    return _VALUE.sub(lambda match: values[match[1]], text_of(name))
+    each = tuple(registries)
+    text = _EACH.sub(
+        lambda match: "".join(match[1].replace("@REGISTRY@", registry) for registry in each), text_of(name)
+    )
+    return _VALUE.sub(lambda match: values[match[1]], text)

@@ -41,6 +41,8 @@ _MANIFEST = re.compile(rf"/v2/(.+)/manifests/(?:{_DIGEST}|{_TAG})")
 _READS: Final = frozenset({"GET", "HEAD"})
 _QUERY = re.compile(r"(?:(?:n|last|next_page|orderby|artifactType|ns)=[^&;]*(?:&(?!\Z)|\Z))*")
 
+# Nothing, or base64 of a colon.
+_EMPTY_LOGIN = re.compile(rb"[Bb][Aa][Ss][Ii][Cc](?: *| +Og(?:==)?)")
 _PLAIN_PATH = re.compile(r"(?:/(?!\.+(?:/|\Z))[A-Za-z0-9._~!$&'()*+,=:@-]+)+/?|/")
 
 # The only fields that are sent with the login (which replaces any Authorization). None of them can name a
@@ -126,6 +128,14 @@ def trimmed(request: Request) -> Request:
     if not is_shaped(request):
         return request
     return replace(request, headers=tuple(field for field in request.headers if field[0] in _KEPT))
+
+
+def without_empty_login(request: Request) -> Request:
+    """Return the request without a Basic login that has neither user nor password: skopeo 1.9 sends such."""
+    value = request.get(b"authorization")
+    if value is None or _EMPTY_LOGIN.fullmatch(value) is None:
+        return request
+    return replace(request, headers=tuple(field for field in request.headers if field[0] != b"authorization"))
 
 
 def is_shaped(request: Request) -> bool:

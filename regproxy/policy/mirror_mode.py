@@ -100,7 +100,7 @@ class MirrorMode:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._rules = config.registries if config.mirror_registries is None else config.mirror_registries
+        self._rules = config.mirrored
 
     def find(self, request: Request) -> Mirrored | str | None:
         """Return the registry that a request is for; a text: why it is not answered; None: for none."""

@@ -106,7 +106,7 @@ def build(
         contexts=contexts,
         metrics=metrics,
         access=access,
-        pages=Pages(authority.certificate_pem, config.listen.port, config.registries),
+        pages=Pages(authority.certificate_pem, config.listen.port, config.mirrored),
         loop=loop,
         closes=config.keepalive_timeout == 0,
         stretch=quotas.stretch,

@@ -71,6 +71,15 @@ class Services:
         if self._is_news(("mirror", reason)):
             log.warning("%s: a request without CONNECT is refused: %s", peer, reason)
 
+    def say_distrusted(self, peer: str, host: str) -> None:
+        """Log that a client does not trust the proxy's CA, once a minute for each client's address."""
+        address = peer.rpartition(":")[0]
+        if self._is_news(("distrust", address)):
+            log.warning(
+                "%s: %s: the client does not trust this proxy's CA: install /ca.crt of the proxy port there",
+                *(peer, host),
+            )
+
     def say_own(self, host: str, reason: str) -> None:
         """Log that requests to a registry can't be answered from the cache, once a minute for each reason."""
         if self._is_news((host, reason)):

@@ -10,6 +10,7 @@ from regproxy.cache.index.index import TagRow
 from regproxy.http.messages import Request, parse_authority, parse_request
 from regproxy.http.origin import Origin
 from regproxy.policy.freshness import Lifetime
+from regproxy.policy.lending import without_empty_login
 from regproxy.policy.mirror_mode import Mirrored, MirrorMode
 from regproxy.policy.plans import Plan, Policy
 from regproxy.policy.sharing import Shared, shared
@@ -104,6 +105,7 @@ class Routes:
         return self._route(parse_request(head))
 
     def _route(self, request: Request) -> Route:
+        request = without_empty_login(request)
         path = request.path
         target = parse_target(path)
         share = shared(request, target, self._ignored)

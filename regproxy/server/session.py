@@ -44,6 +44,8 @@ REQUEST_TIMEOUT: Final = 408  # in the log only: the client was in the middle of
 CLIENT_GONE: Final = 499  # nginx's status for a client that left before its answer began
 OWN_HOST: Final = "docker.caching.proxy.internal"
 
+# The alerts of clients that don't trust the certificate (RFC 8446 6.2); Go sends bad_certificate.
+_DISTRUST: Final = ("alert unknown ca", "alert bad certificate", "alert certificate unknown")
 _FROM_DISK: Final = frozenset({"HIT", "STALE"})
 
 
@@ -109,8 +111,7 @@ class Session:
         elif plan.decision is Decision.TUNNEL:
             exchange.task = services.loop.create_task(self._tunnel(host, port))
         else:
-            services.say_refused(host, port, plan.reason)
-            responder.plain_error(exchange, 403, f"CONNECT {host}:{port} refused: {plan.reason}")
+            exchange.task = services.loop.create_task(self._refuse(host, port, plan.reason))
 
     def on_foreign(self, kind: str) -> None:
         """Answer with an error: the first byte is of another protocol."""
@@ -232,6 +233,8 @@ class Session:
             self._responder.record(exchange)
         if reason.startswith("TLS handshake failed"):
             log.info("%s: %s: %s", self.stream.peer, exchange.host, reason)
+            if any(alert in reason for alert in _DISTRUST):
+                self._services.say_distrusted(self.stream.peer, exchange.host)
 
     # --- heads -------------------------------------------------------------------------------------------
 
@@ -390,6 +393,15 @@ class Session:
         exchange.begin(self._origin, None)
         timeout = services.config.client_header_timeout
         self.stream.start_tls(context, host.encode(), setup_pages.is_address(host), timeout)
+
+    async def _refuse(self, host: str, port: int, reason: str) -> None:
+        """Refuse a CONNECT to a port, unless a registry sends its clients there for their tokens."""
+        services = self._services
+        if await services.upstream.is_token_server(host, port):
+            await self._tunnel(host, port)
+            return
+        services.say_refused(host, port, reason)
+        self._responder.plain_error(self.exchange, 403, f"CONNECT {host}:{port} refused: {reason}")
 
     async def _tunnel(self, host: str, port: int) -> None:
         """Open a tunnel to a host that is not intercepted."""

@@ -47,7 +47,7 @@ _WORKING: Final = text(
     "docker-registry-proxy: The docker caching proxy is working!\n\n"
     "This is regproxy. Set HTTPS_PROXY to this address and trust the CA certificate at /ca.crt.\n"
     "/setup/systemd is a script that does both for dockerd under systemd; /setup lists other clients.\n"
-    "Requests of container clients come by CONNECT: over plain HTTP nothing is proxied.\n",
+    "As a mirror it is asked here, by plain HTTP: registry-mirrors, hosts.toml, registries.conf.\n",
 )
 
 
@@ -57,8 +57,14 @@ _BAD_HOST: Final = text(
 )
 
 
+_NO_MIRROR: Final = text(
+    404,
+    "This is for mirror mode, and this proxy is a mirror of none (REGPROXY_MIRROR_REGISTRIES).\n",
+)
+
+
 class Pages:
-    """The pages of one proxy; `port` is where it listens, `rules` say which hosts it intercepts."""
+    """The pages of one proxy; `port` is where it listens, `rules` say whose mirror it is."""
 
     def __init__(self, ca_pem: bytes, port: int, rules: Iterable[HostRule] = ()) -> None:
         self._ca = Page(200, b"application/x-x509-ca-cert", ca_pem)
@@ -91,6 +97,8 @@ class Pages:
         client = CLIENTS.get(name)
         if client is None:
             return text(404, f"There is no set-up of that name. These are known:\n\n{overview.listing()}")
+        if client.mirror and not self._registries:
+            return _NO_MIRROR
         setup = Setup(address, self._ca.body.decode(), self._registries)
         return Page(200, client.content_type.encode(), setup.render(client).encode())
 

@@ -32,8 +32,7 @@ class RequestKey(NamedTuple):
 
 def fetch_key(wanted: CacheRequest, accept: Accept) -> RequestKey:
     """Return the key for fetching a tag's content: it includes the credentials."""
-    own = (b"own account",) if wanted.own_account else ()
-    return _key("GET", wanted, (*own, *wanted.request.all(b"authorization")), accept)
+    return _key("GET", wanted, tuple(wanted.request.all(b"authorization")), accept)
 
 
 def look_key(wanted: CacheRequest, accept: Accept, asker: str, presence: bool = False) -> RequestKey:

@@ -240,6 +240,10 @@ class Upstream:
         """Return whether a token may be lent: see TokenLoans.may_lend."""
         return await self._authorizer.loans.may_lend(origin, request)
 
+    async def is_token_server(self, host: str, port: int) -> bool:
+        """Return whether a registry has named this port of its site: see TokenLoans.has_port."""
+        return await self._authorizer.loans.has_port(host, port)
+
     async def lend(self, origin: Origin, request: Request, body: bytes) -> Issued | None:
         """Get a token to lend: see TokenLoans.lend."""
         return await self._authorizer.loans.lend(origin, request, body)

@@ -155,9 +155,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--registry", choices=["docker-registry", "distribution"])
     parser.add_argument("--way", default="", help="those alone whose name begins so")
-    parser.add_argument(
-        "--version", action="append", help="1.1 or dev, of the specification; both if not given"
-    )
+    parser.add_argument("--version", action="append", help="of the specification: 1.1 or dev; else both")
     parser.add_argument("--cache", type=Path, default=CACHE, help="where Go's files and programs are kept")
     parser.add_argument("--keep", type=Path, help="a new directory for the suite's reports and all logs")
     options = parser.parse_args()

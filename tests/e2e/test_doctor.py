@@ -108,12 +108,13 @@ def test_what_never_answers(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_not_intercepted(doctor: Doctor, origin: Origin) -> None:
-    (line,) = wrong(doctor(registry=f"other.test:{origin.port}"))
+    line, mirror = wrong(doctor(registry=f"other.test:{origin.port}"))
+    assert f"the proxy is no mirror of other.test:{origin.port} (status 403)" in mirror
     assert "is not intercepted: its certificate is by CN=test CA; name it in REGISTRIES" in line
 
 
 def test_refused(doctor: Doctor) -> None:
-    (line,) = wrong(doctor(registry="other.test:1"))
+    line, _ = wrong(doctor(registry="other.test:1"))
     assert "the proxy refuses to connect to other.test:1 (Tunnel connection failed: 403" in line
 
 

@@ -93,8 +93,8 @@ class TestWithoutConnect:
     @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"])
     @pytest.mark.parametrize(
         "target",
-        ["/", "/health", "/v2/", "/v2/library/alpine/manifests/latest", "/ca", "/setup", "/?a=b",
-         "http://example.com/", "http://example.com:8080/x", "http://proxy.test:3128/", "/%2e%2e/x"],
+        ["/", "/health", "/v2x/", "/v1/search", "/ca", "/setupx", "/?a=b", "http://example.com/",
+         "http://example.com:8080/x", "http://proxy.test:3128/", "/%2e%2e/x"],
     )  # fmt: skip
     def test_any(self, method: str, target: str, plain: Client) -> None:
         reply = plain.request(method, target)
@@ -107,7 +107,7 @@ class TestWithoutConnect:
         assert (plain.request("HEAD", "/health").status, plain.request("OPTIONS", "*").status) == (200, 200)
 
     def test_with_a_body(self, plain: Client) -> None:
-        reply = plain.request("POST", "/v2/x/blobs/uploads/", body=b"x" * 100_000)
+        reply = plain.request("POST", "/x/blobs/uploads/", body=b"x" * 100_000)
         assert (reply.status, reply.get("Connection"), WORKING in reply.body) == (200, "close", True)
         assert plain.read_end()[1] is End.FIN
 

@@ -22,7 +22,7 @@ from tests.support.proxy import Proxy, said
 from tests.support.trust import Trust
 
 NUMBERS = itertools.count()
-HOSTS = 420  # names of the registries: what is learned of one is no business of another's
+HOSTS = 560  # names of the registries: what is learned of one is no business of another's
 ACCEPT = {"Accept": MANIFEST}
 OWN = "Bearer the-clients-own"
 WORDS = ("reg", "auth", "login")

@@ -579,3 +579,55 @@ def test_one_scope_that_a_token_server_refuses(
         reply = asks_token.get(f"/token?service=s&scope=repository:made-up{number}:pull,push")
         assert reply.status == 401
     assert "; they rest" not in proxy.log()
+
+
+# --- what a client shows and is of no use -----------------------------------------------------------------
+
+
+def picky(seen: Seen) -> Answer:
+    """Lets nobody in but with the configured login."""
+    if seen.get("authorization") == OURS:
+        return Answer(b"{}" if seen.path.endswith("manifests/v1") else b"x")
+    return Answer(b"{}", 401, {"WWW-Authenticate": 'Basic realm="r"'})
+
+
+def test_what_was_refused_is_not_shown_again(hosts: VirtualHosts, proxies: Proxies, talk: Talk) -> None:
+    """Clients without a login show an anonymous token for every blob."""
+    origin = hosts.new()
+    origin.on("/*", picky)
+    theirs = ("Authorization", "Bearer anonymous")
+    client = talk(proxies(REGPROXY_CREDENTIALS_FIRST="client"), origin)
+    paths = [
+        f"/v2/app/blobs/{digest_of(b'x')}",
+        *(f"/v2/app/blobs/sha256:{number:064x}" for number in range(3)),
+    ]
+    for path in paths:
+        client.get(path, [theirs])
+    assert [seen.get("authorization") for seen in origin.requests] == [theirs[1], OURS, OURS, OURS, OURS]
+    # Another repository may take it, and another token may be taken here.
+    client.get(f"/v2/other/blobs/sha256:{9:064x}", [theirs])
+    assert origin.requests[-2].get("authorization") == theirs[1]
+    client.get(f"/v2/app/blobs/sha256:{8:064x}", [("Authorization", "Bearer another")])
+    assert origin.requests[-2].get("authorization") == "Bearer another"
+
+
+def test_what_was_refused_is_shown_where_there_is_nothing_else(
+    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    origin = start_origin("reg.test")
+    origin.on("/*", picky)
+    client = talk(start_proxy(origin), origin)
+    for number in range(3):
+        reply = client.get(f"/v2/app/blobs/sha256:{number:064x}", [("Authorization", "Bearer theirs")])
+        assert (reply.status, reply.get("www-authenticate")) == (401, 'Basic realm="r"')
+    assert [seen.get("authorization") for seen in origin.requests] == ["Bearer theirs"] * 3
+
+
+@pytest.mark.parametrize("value", ["Basic Og==", "Basic", "basic ", "BASIC   Og=="])
+def test_an_empty_login_is_none(value: str, hosts: VirtualHosts, proxies: Proxies, talk: Talk) -> None:
+    origin = hosts.new()
+    origin.on("/*", picky)
+    client = talk(proxies(), origin)
+    for path in ("/v2/", "/v2/app/tags/list", f"/v2/app/blobs/{digest_of(b'x')}"):
+        assert client.get(path, [("Authorization", value)]).status == 200
+    assert {seen.get("authorization") for seen in origin.requests} == {OURS}

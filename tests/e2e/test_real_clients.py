@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.client import Client
 from tests.support.docker_registry import Logged, Registry, blob_cdn
 from tests.support.images import Image, Index, make_image, make_index, write_layout
 from tests.support.origin import Answer, Origin
@@ -304,6 +305,7 @@ def test_a_client_without_the_ca_fails(
     for number, ca in enumerate((None, trust.path)):
         with pytest.raises(Failed, match=NOT_TRUSTED):
             Skopeo(tmp_path / f"nobody-{number}", proxy=proxy.url, ca=ca).copy(target)
+    assert proxy.log().count("the client does not trust this proxy's CA") == 1
 
 
 def test_a_host_that_is_not_intercepted_is_tunnelled(
@@ -371,3 +373,43 @@ def test_a_layer_with_a_wrong_byte(
     assert layer not in proxy.blobs()
     origin.on(f"/v2/app/blobs/{layer}", Answer(image.blobs[layer]))
     assert skopeo(proxy).copy(f"{origin.authority}/app:v1").digest == image.digest
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_registry_with_a_port_and_its_token_server(
+    workers: str,
+    start_registry: StartRegistry,
+    start_tokens: StartTokens,
+    start_proxy: StartProxy,
+    trust: Trust,
+    tmp_path: Path,
+    image: Image,
+) -> None:
+    """The pair names host and port, and the registry its token server: nothing else is to be set."""
+    tokens = start_tokens(name="auth.reg.test", users={"u": "p"}, private=("app",))
+    registry = start_registry("reg.test", tokens=tokens)
+    target = registry.push("app", "v1", image, creds="u:p")
+    login = f"{registry.authority}:u:p"
+    proxy = start_proxy(registry, AUTH_REGISTRIES=login, REGPROXY_WORKERS=workers)
+    with proxy.client(registry.authority) as client:
+        stranger = Client.connect(proxy.address)
+        assert stranger.connect_to(f"auth.reg.test:{tokens.origin.port + 1}").status == 403
+        stranger.close()
+        assert client.get("/v2/").status == 401
+    # Its own certificate is what clients see of it.
+    both = tmp_path / "both.pem"
+    both.write_bytes(trust.path.read_bytes() + proxy.ca_pem)
+    pulled = Skopeo(tmp_path / "skopeo", proxy=proxy.url, ca=both).copy(target)
+    assert pulled.digest == image.digest
+
+
+def test_a_port_of_another_site_stays_closed(
+    start_origin: StartOrigin, start_proxy: StartProxy, talk: Callable[..., Client]
+) -> None:
+    origin, other = start_origin("reg.test"), free_address()
+    realm = f'Bearer realm="https://auth.elsewhere.example:{other[1]}/token",service="s"'
+    origin.on("/v2/", Answer(b"{}", 401, {"WWW-Authenticate": realm}))
+    proxy = start_proxy(origin)
+    assert talk(proxy, origin).get("/v2/").status == 401
+    with Client.connect(proxy.address) as client:
+        assert client.connect_to(f"auth.elsewhere.example:{other[1]}").status == 403

@@ -95,8 +95,9 @@ def test_a_refusal_of_the_content_is_the_clients(status: int, proxy: Proxy, orig
     """And what is there stays for who may have the rest."""
     path, digest, body = blob(status)
     no = Answer(b"no", status, ranges=False)
-    # 503 is often over in a moment, and is asked about again before a client hears of it.
-    origin.on(path, *[no] * (3 if status == 503 else 1), blob_answer(digest, body))
+    # 503 is often over in a moment, and is asked about again before a client hears of it; after a 404 to a
+    # range all of it is asked for.
+    origin.on(path, *[no] * {404: 2, 503: 4}.get(status, 1), blob_answer(digest, body))
     leave(proxy, digest, body[:THERE], total=SIZE)
     assert get(proxy, origin, path).status == status
     # 429 is remembered for a moment.

@@ -18,8 +18,8 @@ BEGIN, END = "<!-- settings: python -m tests.project.test_docs -->\n", "<!-- end
 ARCHITECTURE = ROOT / "docs" / "architecture"
 DOCUMENTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS]
-# Read by others than config/settings.py.
-ELSEWHERE = {"REGPROXY_CONFIG", "REGPROXY_DEBUG"}
+# Read by others than config/settings.py, REGPROXY_SETUP_ROOT by set-up scripts.
+ELSEWHERE = {"REGPROXY_CONFIG", "REGPROXY_DEBUG", "REGPROXY_SETUP_ROOT"}
 
 ENV_LINE = re.compile(r"^\s*(?:- |# )?\s*([A-Z][A-Z0-9_]+)[:=]", re.MULTILINE)
 OWN_NAME = re.compile(r"\bREGPROXY_[A-Z0-9_]+\b")

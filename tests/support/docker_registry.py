@@ -46,8 +46,8 @@ class Registry:
     """A running docker-registry that is `name` to the world, on a free port of a loopback address.
 
     `users` turns htpasswd on, `tokens` token auth, `cdn` (see `blob_cdn`) sends readers of blobs there.
-    Several registries may share one `storage`. `program`: another one that takes the same configuration. `stop` and `start` make it unreachable and reachable again, at
-    one address.
+    Several registries may share one `storage`. `program`: another one that takes the same configuration.
+    `stop` and `start` make it unreachable and reachable again, at one address.
     """
 
     def __init__(

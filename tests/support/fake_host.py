@@ -18,6 +18,7 @@ _ANCHORS: Final[dict[Family, str]] = {
     "suse": "etc/pki/trust/anchors",
 }
 _SYSTEMD: Final = ("etc/systemd/system", "run/systemd/system")
+_SYSTEM: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
 _TOOLS: Final = (
     *(
         "sh",
@@ -56,7 +57,7 @@ class FakeHost:
         ):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         for tool in _TOOLS:
-            place = shutil.which(tool)
+            place = shutil.which(tool, path=_SYSTEM)
             assert place is not None, tool
             (self._bin / tool).symlink_to(place)
         trust = "update-ca-trust" if family == "rhel" else "update-ca-certificates"
@@ -76,7 +77,7 @@ class FakeHost:
 
     def link(self, name: str) -> bool:
         """Put a program of this machine into PATH; False: it is not here."""
-        place = shutil.which(name)
+        place = shutil.which(name, path=_SYSTEM)
         if place is not None:
             (self._bin / name).symlink_to(place)
         return place is not None

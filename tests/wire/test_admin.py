@@ -184,6 +184,13 @@ class TestPages:
         if CLIENTS[client].kind == "sh":
             assert proxy.ca_pem.decode().strip() in text
 
+    def test_setups_of_mirror_mode_where_there_is_none(self, lane: Lane) -> None:
+        with Client.connect(lane.proxy(REGPROXY_MIRROR_REGISTRIES="off").address) as plain:
+            for client in CLIENTS.values():
+                reply = plain.get(f"/setup/{client.name}", {"Host": "proxy.example:3128"})
+                assert reply.status == (404 if client.mirror else 200)
+                assert (b"REGPROXY_MIRROR_REGISTRIES" in reply.body) is client.mirror
+
     def test_setups_are_listed(self, plain: Client) -> None:
         reply = plain.get("/setup", {"Host": "proxy.example:3128"})
         assert (reply.status, reply.get("Content-Type")) == (200, "text/html; charset=utf-8")
@@ -216,7 +223,7 @@ class TestPages:
         assert client.get("/ca.crt").body == proxy.ca_pem
 
     @pytest.mark.parametrize(
-        "target", ["/elsewhere", "/v2/", "http://example.com/", "http://example.com:8080/x"]
+        "target", ["/elsewhere", "/v2x/", "http://example.com/", "http://example.com:8080/x"]
     )
     def test_what_is_not_there(self, target: str, plain: Client) -> None:
         reply = plain.get(target, {"Host": "example.com"})

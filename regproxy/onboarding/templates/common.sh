@@ -50,6 +50,7 @@ put() {
     if same "$STATE/new" "$ROOT$1"; then
         # Another set-up's file is held by both; one that was there already is the machine's own.
         if noted file "$1"; then
+            make_dir "$(dirname "$1")"
             note file "$1"
             cat "$STATE/new" >"$STATE/wrote$1"
         fi

@@ -225,6 +225,11 @@ def test_ours_goes_where_the_clients_was_refused() -> None:
     async def test() -> None:
         it = bench(OURS)
         assert await it.ask(CLIENT, challenge()) == [THE_CLIENTS, FIRST]
+        # It was refused just now, and is not shown again so soon; elsewhere it is.
+        assert await it.ask(CLIENT) == [FIRST]
+        other = parse_target("/v2/c/blobs/sha256:" + "0" * 64)
+        assert await it.ask(CLIENT, target=other) == [THE_CLIENTS]
+        it.clock.now += 61
         assert await it.ask(CLIENT) == [THE_CLIENTS]
         assert await it.ask(NOBODY) == [FIRST]
         assert it.server.identities == ["u"]
@@ -338,7 +343,9 @@ def test_one_fetch_for_all_who_ask() -> None:
             await asyncio.sleep(0)
         gone.cancel()
         gate.set()
-        assert await asyncio.gather(*askers) == [[THE_CLIENTS, FIRST]] * 49
+        shown = await asyncio.gather(*askers)
+        # Those who come later need not find out that theirs is refused.
+        assert shown == [[THE_CLIENTS, FIRST], *[[FIRST, None]] * 48]
         assert len(it.server.asked) == 1
 
     run(test)

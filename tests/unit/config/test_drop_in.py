@@ -9,13 +9,13 @@ import pytest
 
 from regproxy.config import loading
 from regproxy.config.parent_proxy import ParentProxy
-from regproxy.config.settings import Config, HostRule, describe, load
+from regproxy.config.settings import ALWAYS_INTERCEPTED, Config, HostRule, describe, load
 from regproxy.core.errors import ConfigError
 
 
 def rules(config: Config) -> list[str]:
     """Return REGISTRIES without the hosts that always belong to it."""
-    return [str(rule) for rule in config.registries[3:]]
+    return [str(rule) for rule in config.registries[len(ALWAYS_INTERCEPTED) :]]
 
 
 # (variable, value, field, wanted, what the only warning says; "" is none)
@@ -215,7 +215,7 @@ def test_doubled_backslashes_of_a_tier(regex: str, tag: str, want: bool) -> None
 
 @pytest.mark.parametrize("text, host, want", EXPRESSIONS)
 def test_expressions(text: str, host: str, want: bool) -> None:
-    (rule,) = load({"REGISTRIES": text}).registries[3:]
+    (rule,) = load({"REGISTRIES": text}).registries[len(ALWAYS_INTERCEPTED) :]
     assert (str(rule), rule.is_exact) == (text, False)
     assert rule.matches(host, 443) is rule.matches(host, 5000) is want
 

@@ -37,6 +37,12 @@ DEFAULTS: dict[str, object] = {
     "listen": Address("::", 3128),
     "admin_listen": Address("::", 3129),
     "transparent_listen": (),
+    "tls_listen": (),
+    "tls_names": (),
+    "tls_cert_file": None,
+    "tls_key_file": None,
+    "cache_pushes": False,
+    "mirror_registries": None,
     "cache_dir": None,
     "ca_dir": None,
     "ca_key_file": None,
@@ -114,6 +120,10 @@ ENV = [
     ("REGPROXY_LISTEN", "[::]:8080", "listen", Address("::", 8080)),
     ("REGPROXY_ADMIN_LISTEN", ":9000", "admin_listen", Address("", 9000)),
     ("REGPROXY_TRANSPARENT_LISTEN", ":443, :80", "transparent_listen", (Address("", 443), Address("", 80))),
+    ("REGPROXY_TLS_LISTEN", ":8443", "tls_listen", (Address("", 8443),)),
+    ("REGPROXY_TLS_NAMES", "proxy.corp .lan", "tls_names", (HostRule("proxy.corp"), HostRule(".lan"))),
+    ("REGPROXY_CACHE_PUSHES", "true", "cache_pushes", True),
+    ("REGPROXY_MIRROR_REGISTRIES", "docker.io", "mirror_registries", (HostRule("docker.io"),)),
     ("REGPROXY_CACHE_DIR", "/var/cache/regproxy/", "cache_dir", "/var/cache/regproxy"),
     ("REGPROXY_CA_DIR", "/etc/ca", "ca_dir", "/etc/ca"),
     ("CA_KEY_FILE", "/run/secrets/key", "ca_key_file", "/run/secrets/key"),
@@ -199,6 +209,7 @@ def test_every_setting_is_tried() -> None:
     of_tiers = ("MANIFEST_CACHE_", "REGPROXY_SWR_")
     tiers = {setting.name for setting in SETTINGS if setting.name.startswith(of_tiers)}
     others = {"AUTH_REGISTRIES_DELIMITER", "AUTH_REGISTRY_DELIMITER", "CA_SRL_FILE"}
+    others |= {"REGPROXY_TLS_CERT_FILE", "REGPROXY_TLS_KEY_FILE"}  # only together
     assert {row[0] for row in ENV} | tiers | others == {setting.name for setting in SETTINGS}
 
 

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import tomllib
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+import yaml
 
-from regproxy.onboarding.clients import CLIENTS, Setup
+from regproxy.onboarding.clients import CLIENTS, NO_PROXY, Setup
 from regproxy.onboarding.proxy_address import ProxyAddress
 from regproxy.onboarding.templates import text_of
 from tests.support.fake_host import FakeHost, Family
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIBnot/a/real+one=\n-----END CERTIFICATE-----\n"
-SCRIPTS = [client.name for client in CLIENTS.values() if client.kind == "sh"]
+REGISTRIES = ("docker.io", "ghcr.io", "reg.example:5000")
+# kind's changes nothing of the host that it runs on.
+SCRIPTS = [client.name for client in CLIENTS.values() if client.kind == "sh" and client.name != "kind"]
 FAMILIES: tuple[Family, ...] = ("debian", "rhel", "alpine", "suse")
 SHELLS = [("sh",), ("bash",), ("busybox", "sh")]
-HTTPS_PROXY = ["docker-systemd", "containerd-proxy"]
-MIRRORS = ["containerd"]
+HTTPS_PROXY = ["docker-systemd", "docker-daemon-json", "containerd-proxy"]
+MIRRORS = [name for name in SCRIPTS if name not in HTTPS_PROXY]
 UNIT = {"docker-systemd": "docker", "containerd-proxy": "containerd"}
 TRUST = {
     "debian": "update-ca-certificates",
@@ -32,7 +37,7 @@ TRUST = {
 def script(name: str, proxy: str = "proxy.example:3128") -> str:
     address = ProxyAddress.parse(proxy)
     assert address is not None
-    return Setup(address, PEM, ("docker.io", "ghcr.io", "reg.example:5000")).render(CLIENTS[name])
+    return Setup(address, PEM, REGISTRIES).render(CLIENTS[name])
 
 
 def applied(host: FakeHost, name: str, *arguments: str, **env: str) -> str:
@@ -47,7 +52,7 @@ def host(tmp_path: Path) -> FakeHost:
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not here")
-@pytest.mark.parametrize("name", [*SCRIPTS, "undo.sh"])
+@pytest.mark.parametrize("name", [*SCRIPTS, "kind", "undo.sh"])
 def test_shellcheck(name: str) -> None:
     text = text_of(name).replace("@CLIENT@", "x") if name == "undo.sh" else script(name)
     done = subprocess.run(
@@ -223,6 +228,7 @@ def test_no_place_for_a_ca(host: FakeHost) -> None:
     assert {path for path in host.tree() if not path.startswith("var/lib/regproxy-setup")} == before
 
 
+ASKED_FIRST = {"capabilities": ["pull", "resolve"], "dial_timeout": "5s"}
 V2 = '[plugins."io.containerd.grpc.v1.cri".registry]'
 CONFIGS = {
     "version 1": ('disabled_plugins = ["none"]\n', ("cri",)),
@@ -257,7 +263,7 @@ class TestContainerd:
     @staticmethod
     def is_asked_first(host: FakeHost, directory: str = "/etc/containerd/certs.d") -> None:
         hosts = tomllib.loads(host.read(f"{directory}/_default/hosts.toml"))
-        assert hosts == {"host": {"http://proxy.example:3128": {"capabilities": ["pull", "resolve"]}}}
+        assert hosts == {"host": {"http://proxy.example:3128": ASKED_FIRST}}
 
     @pytest.mark.parametrize("path", ["/srv/certs.d", "/srv/certs.d:/etc/docker/certs.d"])
     def test_another_directory(self, path: str, host: FakeHost) -> None:
@@ -307,3 +313,150 @@ class TestContainerd:
             check=True,
         )
         assert '"/etc/containerd/certs.d"' in dump.stdout
+
+
+class TestDaemonJson:
+    """Keys of others stay, by whatever can edit JSON."""
+
+    PATH = "/etc/docker/daemon.json"
+    PROXIES: ClassVar = {"https-proxy": "http://proxy.example:3128", "no-proxy": ",".join(NO_PROXY)}
+
+    def settings(self, host: FakeHost) -> dict[str, object]:
+        found: dict[str, object] = json.loads(host.read(self.PATH))
+        return found
+
+    def test_alone(self, host: FakeHost) -> None:
+        applied(host, "docker-daemon-json")
+        assert self.settings(host) == {"proxies": self.PROXIES}
+        assert host.calls()[1:] == ["systemctl daemon-reload", "systemctl try-restart docker.service"]
+
+    @pytest.mark.parametrize("editor", ["jq", "python3"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"debug":true,"proxies":{"http-proxy":"http://a:1","https-proxy":"http://b:2"},"ä":"ö"}',
+            "{}\n",
+            " \n",
+        ],
+    )
+    def test_merged(self, text: str, editor: str, host: FakeHost) -> None:
+        if not host.link(editor):
+            pytest.skip(f"{editor} is not here")
+        host.write(self.PATH, text)
+        before = host.tree()
+        applied(host, "docker-daemon-json")
+        had = json.loads(text) if text.strip() else {}
+        assert self.settings(host) == {**had, "proxies": {**had.get("proxies", {}), **self.PROXIES}}
+        after = host.tree()
+        applied(host, "docker-daemon-json")
+        assert host.tree() == after
+        applied(host, "docker-daemon-json", "--undo")
+        assert host.tree() == before
+
+    @pytest.mark.parametrize("editor", ["", "jq", "python3"])
+    @pytest.mark.parametrize("text", ['{"debug": true}', "{", "[]"])
+    def test_not_to_be_edited(self, text: str, editor: str, host: FakeHost) -> None:
+        if editor and not host.link(editor):
+            pytest.skip(f"{editor} is not here")
+        if editor and text[-1] == "}":
+            pytest.skip("can be edited")
+        host.write(self.PATH, text)
+        assert host.run(script("docker-daemon-json")).returncode == 1
+        assert (host.read(self.PATH), host.anchor.exists()) == (text, False)
+
+    @pytest.mark.skipif(shutil.which("dockerd") is None, reason="dockerd is not here")
+    def test_dockerd_knows_the_key_or_is_too_old(self, host: FakeHost) -> None:
+        """dockerd has --validate from 23 on, and "proxies" with it."""
+        applied(host, "docker-daemon-json")
+        path = host.root / self.PATH.lstrip("/")
+        done = subprocess.run(
+            ["dockerd", "--validate", f"--config-file={path}"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert "configuration OK" in done.stderr or "unknown flag: --validate" in done.stderr
+
+
+class TestKind:
+    """The script of containerd is run in each node, by `docker exec`."""
+
+    @pytest.fixture
+    def nodes(self, tmp_path: Path) -> FakeHost:
+        """A host whose only "container" is a node with a file system of its own."""
+        node, host = FakeHost(tmp_path / "node"), FakeHost(tmp_path / "host")
+        host.stub("kind", 'echo "$4-control-plane"\n')
+        host.stub("docker", f'shift 3\nREGPROXY_SETUP_ROOT="{node.root}" exec "$@"\n')
+        self.node = node
+        return host
+
+    def test_twice_and_back(self, nodes: FakeHost) -> None:
+        before, untouched = self.node.tree(), nodes.tree()
+        for _ in range(2):
+            done = nodes.run(script("kind"), "test")
+            assert (done.returncode, done.stderr) == (0, "")
+        TestContainerd.is_asked_first(self.node)
+        assert nodes.calls()[:2] == [
+            "kind get nodes --name test",
+            "docker exec -i test-control-plane sh -s --",
+        ]
+        assert nodes.run(script("kind"), "--undo", "test").returncode == 0
+        assert (self.node.tree(), nodes.tree()) == (before, untouched)
+
+    @pytest.mark.parametrize("proxy", ["localhost:3128", "127.0.0.1:3128", "[::1]:3128", "localhost"])
+    def test_the_node_itself(self, proxy: str, nodes: FakeHost) -> None:
+        done = nodes.run(script("kind", proxy))
+        assert (done.returncode, "the node itself" in done.stderr, nodes.calls()) == (1, True, [])
+
+    def test_arguments(self, nodes: FakeHost) -> None:
+        assert nodes.run(script("kind"), "--remove").returncode == 1
+
+
+@pytest.mark.parametrize("name", ["k3s", "rke2"])
+class TestRegistriesYaml:
+    """k3s and RKE2."""
+
+    def test_mirrors(self, name: str, host: FakeHost) -> None:
+        applied(host, name)
+        mirrors = yaml.safe_load(host.read(f"/etc/rancher/{name}/registries.yaml"))["mirrors"]
+        assert mirrors == {registry: {"endpoint": ["http://proxy.example:3128"]} for registry in REGISTRIES}
+        services = ["k3s", "k3s-agent"] if name == "k3s" else ["rke2-server", "rke2-agent"]
+        assert [call.split()[-1] for call in host.calls()[1::2]] == [
+            f"{service}.service" for service in services
+        ]
+
+    def test_what_was_there_stays(self, name: str, host: FakeHost) -> None:
+        text = 'configs:\n  "reg.example":\n    auth: {username: u, password: p}\n'
+        host.write(f"/etc/rancher/{name}/registries.yaml", text)
+        done = host.run(script(name))
+        assert (done.returncode, "add the mirrors" in done.stderr) == (1, True)
+        assert host.read(f"/etc/rancher/{name}/registries.yaml") == text
+
+
+@pytest.mark.parametrize("name", ["podman", "crio"])
+def test_registries_conf(name: str, host: FakeHost) -> None:
+    applied(host, name)
+    found = tomllib.loads(host.read("/etc/containers/registries.conf.d/050-regproxy.conf"))["registry"]
+    assert [entry["location"] for entry in found] == list(REGISTRIES)
+    assert [entry["mirror"] for entry in found] == [
+        [{"location": f"proxy.example:3128/{registry}", "insecure": True}] for registry in REGISTRIES
+    ]
+    assert host.calls()[1:] == (["systemctl try-restart crio.service"] if name == "crio" else [])
+
+
+def test_podman_and_crio_share_a_file(host: FakeHost) -> None:
+    before = host.tree()
+    applied(host, "podman")
+    applied(host, "crio")
+    applied(host, "podman", "--undo")
+    assert "proxy.example" in host.read("/etc/containers/registries.conf.d/050-regproxy.conf")
+    applied(host, "crio", "--undo")
+    assert host.tree() == before
+
+
+def test_docker_certs_d(host: FakeHost) -> None:
+    host.write("/etc/docker/certs.d/ghcr.io/ca.crt", PEM)
+    assert "/etc/docker/certs.d/ghcr.io is left as it is" in applied(host, "docker-certs-d")
+    TestContainerd.is_asked_first(host, "/etc/docker/certs.d")
+    assert host.calls() == []  # it is read at each pull

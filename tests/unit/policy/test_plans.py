@@ -56,6 +56,8 @@ PLANS = [
     ("GET", "/elsewhere", False, Action.PASS, "other"),
     ("GET", "/v1/_ping", False, Action.REFUSE, "v1"),
     ("HEAD", "/v1/_ping", False, Action.REFUSE, "v1"),
+    ("GET", "/v1/search?q=alpine&n=25", False, Action.PASS, "other"),
+    ("GET", "/v1/searches", False, Action.REFUSE, "v1"),
 ]
 
 
