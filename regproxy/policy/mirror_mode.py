@@ -1,7 +1,8 @@
 """Find out which registry a request to the proxy itself is for, where clients use it as a mirror.
 
     /v2/library/app/manifests/1?ns=registry.example    containerd, dockerd with the containerd store: `ns`
-    /v2/registry.example/app/manifests/1               a registry's name before the repository's
+    /v2/registry.example/app/manifests/1               a registry's name before the repository's; maybe
+                                                       with an `ns` that says the same
     /v2/library/app/manifests/1                        dockerd's registry-mirrors: Docker Hub
     http://registry.example/v2/app/manifests/1         HTTP_PROXY, for registries that speak plain HTTP
 
@@ -114,11 +115,14 @@ class MirrorMode:
         named = [value for name, _, value in _fields(query) if name == "ns"]
         if len(named) > 1:
             return "the query names more than one registry (ns)"
-        if named:
-            return self._found("ns", named[0])
         first, slash, _ = path[4:].partition("/")
-        if slash and _is_host(unquote(first)):
-            return self._found("prefix", first)
+        prefixed = self._found("prefix", first) if slash and _is_host(unquote(first)) else None
+        if named:
+            found = self._found("ns", named[0])
+            # containerd adds `ns` to a path of hosts.toml (override_path) that names the registry, too.
+            return prefixed if _same_registry(found, prefixed) else found
+        if prefixed is not None:
+            return prefixed
         if path in _API:
             return Mirrored(Origin("https", DOCKER_HUB, 443), "default")
         return self._found("default", "docker.io")
@@ -206,6 +210,10 @@ def _not_configured(name: str) -> str:
         f"this proxy is no mirror of {name}: name it in REGPROXY_MIRROR_REGISTRIES"
         " (not set: the registries in REGISTRIES)"
     )
+
+
+def _same_registry(one: Mirrored | str, other: Mirrored | str | None) -> bool:
+    return isinstance(one, Mirrored) and isinstance(other, Mirrored) and one.origin == other.origin
 
 
 def _is_host(name: str) -> bool:

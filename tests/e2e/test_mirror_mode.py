@@ -303,6 +303,21 @@ def test_a_blob_is_mounted_from_another_repository(
     assert client.request("HEAD", blob).status == (200 if mounted else 404)
 
 
+def test_a_registry_that_is_named_twice(
+    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+) -> None:
+    """containerd adds `ns` to a path of hosts.toml (override_path) that has the registry's name already."""
+    registry = start_registry()
+    registry.push("lib/app", "v1", image)
+    client = connect(start_proxy(registry))
+    ns = registry.authority.replace(":", "%3A")
+    for rest in ("manifests/v1", f"manifests/{image.digest}", f"blobs/{image.config_digest}"):
+        reply = client.get(f"/v2/{registry.authority}/lib/app/{rest}?ns={ns}", ACCEPT)
+        assert reply.status == 200
+    assert client.get(f"/v2/other.test/lib/app/manifests/v1?ns={ns}", ACCEPT).status == 404
+    assert registry.counted("GET", "/v2/other.test/lib/app/") == 1
+
+
 def test_docker_hubs_official_images_are_mounted_from(
     start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect, tmp_path: Path
 ) -> None:
