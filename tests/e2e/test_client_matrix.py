@@ -101,7 +101,7 @@ def by_connect(program: str) -> Start:
     """HTTPS_PROXY, and the proxy's CA."""
 
     def start(stack: ExitStack, world: World) -> Store:
-        return _start(stack, program, world.place, world.proxy.url, world.proxy.ca_path)
+        return by_client(stack, program, world.place, world.proxy.url, world.proxy.ca_path)
 
     return start
 
@@ -110,7 +110,7 @@ def by_name(program: str) -> Start:
     """The proxy is the registry, by plain HTTP: proxy:port/registry/repository."""
 
     def start(stack: ExitStack, world: World) -> Store:
-        return _start(stack, program, world.place, NOBODY, None, tls=False)
+        return by_client(stack, program, world.place, NOBODY, None, tls=False)
 
     return start
 
@@ -119,7 +119,7 @@ def by_registries_conf(program: str) -> Start:
     """registries.conf, with the proxy as a mirror of the registry."""
 
     def start(stack: ExitStack, world: World) -> Store:
-        client = _start(stack, program, world.place, NOBODY, None, tls=None)
+        client = by_client(stack, program, world.place, NOBODY, None, tls=None)
         mirror = f"{world.proxy.address[0]}:{world.proxy.port}/{world.name}"
         Path(client.env["CONTAINERS_REGISTRIES_CONF"]).write_text(
             f'[[registry]]\nlocation = "{world.name}"\n'
@@ -169,9 +169,10 @@ def by_registry_mirror(stack: ExitStack, world: World) -> Store:
     return stack.enter_context(Docker(directory, proxy=NOBODY, ca=None, mirror=world.proxy.url))
 
 
-def _start(
+def by_client(
     stack: ExitStack, program: str, place: Path, proxy: str, ca: Path | None, tls: bool | None = True
 ) -> Store:
+    """Start a client that is told of a proxy and of a CA."""
     if program == "skopeo":
         return SkopeoStore(place / "skopeo", proxy=proxy, ca=ca, tls=tls)
     if program == "podman":
