@@ -36,6 +36,11 @@ _READS: Final = frozenset({"GET", "HEAD"})
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG, Kind.UPLOAD, Kind.BLOB_MUTABLE, Kind.PING})
 _API: Final = ("/v2", "/v2/")
 _LINK: Final = re.compile(r"<([^<>]*)>")
+# containerd 1.6 sends `ns` with pulls alone: what it pushes to another registry must not end up at Docker Hub.
+_UNNAMED: Final = (
+    "a push has to name its registry: /v2/docker.io/..., or the registry's own name there"
+    " (in hosts.toml by override_path), or ns"
+)
 _CHALLENGES: Final = frozenset({b"www-authenticate", b"proxy-authenticate"})
 
 Headers = list[tuple[bytes, bytes]]
@@ -125,6 +130,8 @@ class MirrorMode:
             return prefixed
         if path in _API:
             return Mirrored(Origin("https", DOCKER_HUB, 443), "default")
+        if request.method not in _READS:
+            return _UNNAMED
         return self._found("default", "docker.io")
 
     def request(self, request: Request, mirrored: Mirrored) -> Request:

@@ -46,8 +46,8 @@ WAYS = (
     Way("connect, pushes kept", KEPT),
     Way("mirror, name in the path", {}),
     Way("mirror, name in the path, pushes kept", KEPT),
-    Way("mirror, Docker Hub's", {}),
-    Way("mirror, Docker Hub's, pushes kept", KEPT),
+    Way("mirror, Docker Hub", {}),
+    Way("mirror, Docker Hub, pushes kept", KEPT),
     Way("HTTP_PROXY", {}),
     Way("HTTP_PROXY, pushes kept", KEPT),
 )
@@ -85,7 +85,7 @@ class Runs:
                 env |= _asked(registry.authority) | {"OCI_TLS": "disabled"}
             else:
                 env |= {"HTTPS_PROXY": "", "HTTP_PROXY": "", "OCI_TLS": "disabled"}
-                prefix = "" if hub else f"{registry.authority}/"
+                prefix = "docker.io/" if hub else f"{registry.authority}/"
                 env |= _asked(f"{proxy.address[0]}:{proxy.port}", prefix)
             return self._run(place, env)
 

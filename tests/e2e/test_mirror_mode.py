@@ -303,6 +303,22 @@ def test_a_blob_is_mounted_from_another_repository(
     assert client.request("HEAD", blob).status == (200 if mounted else 404)
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_no_push_to_docker_hub_by_default(
+    method: str, start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect, tmp_path: Path
+) -> None:
+    """containerd 1.6 sends `ns` with pulls alone: what it pushes elsewhere must not end up there."""
+    hub = start_origin("registry-1.docker.io")
+    table = tmp_path / "regproxy.toml"
+    table.write_text(f'[origin."registry-1.docker.io"]\nport = {hub.port}\n')
+    proxy = start_proxy(hub, registries=(), REGPROXY_CONFIG=str(table), ALLOW_PUSH="true")
+    for path in ("/v2/lib/app/blobs/uploads/", "/v2/lib/app/manifests/v1", "/v2/app/blobs/uploads/1?state=x"):
+        reply = connect(proxy).request(method, path, body=b"")
+        assert (reply.status, reply.json()["errors"][0]["code"]) == (403, "DENIED")
+        assert "has to name its registry" in reply.json()["errors"][0]["message"]
+    assert hub.requests == []
+
+
 def test_a_registry_that_is_named_twice(
     start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
 ) -> None:
@@ -330,7 +346,7 @@ def test_docker_hubs_official_images_are_mounted_from(
     client = connect(start_proxy(hub, registries=(), REGPROXY_CONFIG=str(table), ALLOW_PUSH="true"))
     for repository, source, asked in (
         ("docker.io/app", "docker.io%2Fbase", "/v2/library/app/blobs/uploads/?mount={}&from=library%2Fbase"),
-        ("some/app", "base", "/v2/some/app/blobs/uploads/?mount={}&from=library%2Fbase"),
+        ("docker.io/some/app", "base", "/v2/some/app/blobs/uploads/?mount={}&from=library%2Fbase"),
         (
             "docker.io/some/app",
             "index.docker.io/a/base",
