@@ -83,8 +83,8 @@ bench: build test-packages ## measure it against nginx, some minutes
 bench-full: build test-packages ## the same, with the figures that count
 	@$(MAKE) --no-print-directory -C bench bench-full PYTHON=$(BIN)/python
 
-conformance: build test-packages ## the distribution-spec's own suite, straight and through the proxy, 2 minutes; builds it by Go
-	$(BIN)/python -m tests.load.conformance
+conformance: build test-packages ## the distribution-spec's own suite on two registries, by all ways in, 10 minutes; builds both by Go
+	$(BIN)/python -m tests.conformance
 
 e2e-new: build test-packages ## today's clients from a debootstrap root of Debian sid, as root, 4 minutes and 3 to make that
 	$(BIN)/python -m tests.load.new_clients

@@ -73,15 +73,15 @@ def parse_range(value: bytes | None) -> ByteRange | None:
     """Return the one byte range that is requested.
 
     None if the header is absent, malformed, in another unit or for several ranges: then it is ignored and the
-    whole is sent (RFC 9110 14.2). Numbers from 2**63 up count as 2**63 - 1.
+    whole is sent (RFC 9110 14.2). Numbers from 2**63 up count as 2**63 - 1. A range that ends before it
+    begins may be ignored or rejected (14.1.1, 14.2): it is rejected, as by registries and nginx, since it
+    resolves to nothing.
     """
     match = None if value is None else _RANGE.fullmatch(value)
     if match is None:
         return None
     first, last = (min(int(digits), LENGTH_MAX) if digits else None for digits in match.groups())
-    if (first is None and last is None) or (first is not None and last is not None and last < first):
-        return None
-    return ByteRange(first, last)
+    return None if first is None and last is None else ByteRange(first, last)
 
 
 def parse_ranges(value: bytes | None) -> tuple[ByteRange, ...]:

@@ -1,7 +1,8 @@
 """Find out which registry a request to the proxy itself is for, where clients use it as a mirror.
 
     /v2/library/app/manifests/1?ns=registry.example    containerd, dockerd with the containerd store: `ns`
-    /v2/registry.example/app/manifests/1               a registry's name before the repository's
+    /v2/registry.example/app/manifests/1               a registry's name before the repository's; maybe
+                                                       with an `ns` that says the same
     /v2/library/app/manifests/1                        dockerd's registry-mirrors: Docker Hub
     http://registry.example/v2/app/manifests/1         HTTP_PROXY, for registries that speak plain HTTP
 
@@ -35,6 +36,11 @@ _READS: Final = frozenset({"GET", "HEAD"})
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG, Kind.UPLOAD, Kind.BLOB_MUTABLE, Kind.PING})
 _API: Final = ("/v2", "/v2/")
 _LINK: Final = re.compile(r"<([^<>]*)>")
+# containerd 1.6 sends `ns` with pulls alone: what it pushes to another registry must not end up at Docker Hub.
+_UNNAMED: Final = (
+    "a push has to name its registry: /v2/docker.io/..., or the registry's own name there"
+    " (in hosts.toml by override_path), or ns"
+)
 _CHALLENGES: Final = frozenset({b"www-authenticate", b"proxy-authenticate"})
 
 Headers = list[tuple[bytes, bytes]]
@@ -55,13 +61,6 @@ class Mirrored:
     def for_proxy(self) -> bool:
         """Whether the client speaks to the proxy alone, and leaves the registry's credentials to it."""
         return self.by != "absolute"
-
-    def sent(self, name: str, text: str, value: str) -> str:
-        """Return a query's field as the registry gets it: a repository to mount from has a prefix, too."""
-        said = unquote(value)
-        if self.by == "prefix" and name == "from" and said.startswith(f"{unquote(self.name)}/"):
-            return f"from={quote(said.partition('/')[2], safe='')}"
-        return text
 
     def here(self, path: str) -> str:
         """Return the path by which a client reaches the registry's `path` (and query) through the proxy."""
@@ -121,13 +120,18 @@ class MirrorMode:
         named = [value for name, _, value in _fields(query) if name == "ns"]
         if len(named) > 1:
             return "the query names more than one registry (ns)"
-        if named:
-            return self._found("ns", named[0])
         first, slash, _ = path[4:].partition("/")
-        if slash and _is_host(unquote(first)):
-            return self._found("prefix", first)
+        prefixed = self._found("prefix", first) if slash and _is_host(unquote(first)) else None
+        if named:
+            found = self._found("ns", named[0])
+            # containerd adds `ns` to a path of hosts.toml (override_path) that names the registry, too.
+            return prefixed if _same_registry(found, prefixed) else found
+        if prefixed is not None:
+            return prefixed
         if path in _API:
             return Mirrored(Origin("https", DOCKER_HUB, 443), "default")
+        if request.method not in _READS:
+            return _UNNAMED
         return self._found("default", "docker.io")
 
     def request(self, request: Request, mirrored: Mirrored) -> Request:
@@ -140,14 +144,37 @@ class MirrorMode:
         if mirrored.origin.host == DOCKER_HUB:
             # Docker Hub's official images; clients that take the proxy for a registry leave the word out.
             path = _HUB_ALONE.sub(r"/v2/library/\1\2", path)
-        kept = "&".join(
-            mirrored.sent(name, text, value) for name, text, value in _fields(query) if name != "ns"
-        )
+        kept = "&".join(self._fields_kept(query, mirrored))
         headers = request.headers
         if request.method in _READS:
             headers = tuple(field for field in headers if is_neutral(field[0]))
         headers = tuple(field for field in headers if field[0] != b"authorization")
         return replace(request, target=path + (f"?{kept}" if kept else ""), headers=headers)
+
+    def _fields_kept(self, query: str, mirrored: Mirrored) -> Iterable[str]:
+        """Yield the fields of a query as the registry gets them."""
+        for name, text, value in _fields(query):
+            if name == "from":
+                source = self._source(unquote(value), mirrored)
+                if source:
+                    yield "from=" + quote(source, safe="")
+            elif name != "ns":
+                yield text
+
+    def _source(self, said: str, mirrored: Mirrored) -> str:
+        """Return the repository that a blob is to be mounted from as its registry calls it.
+
+        "" where it is another registry's: there is nothing to mount then, and the client uploads the blob
+        (OCI distribution spec, "Mounting a blob from another repository").
+        """
+        first, slash, rest = said.partition("/")
+        if mirrored.by == "prefix" and slash and _is_host(first):
+            found = self._found("prefix", first)
+            if not isinstance(found, Mirrored) or found.origin != mirrored.origin:
+                return ""
+            said = rest
+        alone = mirrored.origin.host == DOCKER_HUB and said and "/" not in said
+        return f"library/{said}" if alone else said
 
     def refusal(self, request: Request) -> str:
         """Return why a rewritten request is none that a mirror answers, "" if it is one."""
@@ -190,6 +217,10 @@ def _not_configured(name: str) -> str:
         f"this proxy is no mirror of {name}: name it in REGPROXY_MIRROR_REGISTRIES"
         " (not set: the registries in REGISTRIES)"
     )
+
+
+def _same_registry(one: Mirrored | str, other: Mirrored | str | None) -> bool:
+    return isinstance(one, Mirrored) and isinstance(other, Mirrored) and one.origin == other.origin
 
 
 def _is_host(name: str) -> bool:

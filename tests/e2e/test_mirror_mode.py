@@ -269,18 +269,94 @@ def test_pushes(
     assert client.get(paths(registry, f"manifests/{image.digest}", way), ACCEPT).status == 404
 
 
-def test_a_mount_from_another_repository(
-    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+@pytest.mark.parametrize(
+    "way, source, mounted",
+    [
+        ("prefix", "{here}/lib/app", True),
+        ("prefix", "lib/app", True),
+        ("prefix", "other.test/lib/app", False),
+        ("ns", "lib/app", True),
+        ("absolute", "lib/app", True),
+    ],
+)
+def test_a_blob_is_mounted_from_another_repository(
+    way: str,
+    source: str,
+    mounted: bool,
+    start_registry: StartRegistry,
+    start_proxy: StartProxy,
+    connect: Connect,
+    image: Image,
 ) -> None:
+    """Clients name the other repository as they know it: with the registry's name before it."""
     registry = start_registry()
     registry.push("lib/app", "v1", image)
     client = connect(start_proxy(registry, ALLOW_PUSH="true"))
-    prefixed, elsewhere = f"{registry.authority}/lib/app", "other.test/lib/app"
-    for source, status in ((prefixed, 201), ("lib/app", 201), (elsewhere, 202)):
-        for spelled in (source, source.replace("/", "%2F").replace(":", "%3A")):
-            path = f"/v2/{registry.authority}/lib/new{len(spelled)}/blobs/uploads/"
-            mounted = client.request("POST", f"{path}?mount={image.config_digest}&from={spelled}", body=b"")
-            assert mounted.status == status
+    there = paths(registry, "blobs/uploads/", way).replace("lib/app", "lib/other")
+    source = source.format(here=registry.authority).replace(":", "%3A").replace("/", "%2F")
+    mark = "&" if "?" in there else "?"
+    reply = client.request("POST", f"{there}{mark}mount={image.config_digest}&from={source}", body=b"")
+    assert reply.status == (201 if mounted else 202)
+    asked = [request.target for request in registry.requests() if request.method == "POST"][-1]
+    assert asked.endswith("from=lib%2Fapp") is mounted
+    blob = paths(registry, f"blobs/{image.config_digest}", way).replace("lib/app", "lib/other")
+    assert client.request("HEAD", blob).status == (200 if mounted else 404)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_no_push_to_docker_hub_by_default(
+    method: str, start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect, tmp_path: Path
+) -> None:
+    """containerd 1.6 sends `ns` with pulls alone: what it pushes elsewhere must not end up there."""
+    hub = start_origin("registry-1.docker.io")
+    table = tmp_path / "regproxy.toml"
+    table.write_text(f'[origin."registry-1.docker.io"]\nport = {hub.port}\n')
+    proxy = start_proxy(hub, registries=(), REGPROXY_CONFIG=str(table), ALLOW_PUSH="true")
+    for path in ("/v2/lib/app/blobs/uploads/", "/v2/lib/app/manifests/v1", "/v2/app/blobs/uploads/1?state=x"):
+        reply = connect(proxy).request(method, path, body=b"")
+        assert (reply.status, reply.json()["errors"][0]["code"]) == (403, "DENIED")
+        assert "has to name its registry" in reply.json()["errors"][0]["message"]
+    assert hub.requests == []
+
+
+def test_a_registry_that_is_named_twice(
+    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+) -> None:
+    """containerd adds `ns` to a path of hosts.toml (override_path) that has the registry's name already."""
+    registry = start_registry()
+    registry.push("lib/app", "v1", image)
+    client = connect(start_proxy(registry))
+    ns = registry.authority.replace(":", "%3A")
+    for rest in ("manifests/v1", f"manifests/{image.digest}", f"blobs/{image.config_digest}"):
+        reply = client.get(f"/v2/{registry.authority}/lib/app/{rest}?ns={ns}", ACCEPT)
+        assert reply.status == 200
+    assert client.get(f"/v2/other.test/lib/app/manifests/v1?ns={ns}", ACCEPT).status == 404
+    assert registry.counted("GET", "/v2/other.test/lib/app/") == 1
+
+
+def test_docker_hubs_official_images_are_mounted_from(
+    start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect, tmp_path: Path
+) -> None:
+    hub = start_origin("registry-1.docker.io")
+    digest = "sha256:" + 64 * "a"
+    for repository in ("library/app", "some/app"):
+        hub.on(f"/v2/{repository}/blobs/uploads/", Answer(b"", 201))
+    table = tmp_path / "regproxy.toml"
+    table.write_text(f'[origin."registry-1.docker.io"]\nport = {hub.port}\n')
+    client = connect(start_proxy(hub, registries=(), REGPROXY_CONFIG=str(table), ALLOW_PUSH="true"))
+    for repository, source, asked in (
+        ("docker.io/app", "docker.io%2Fbase", "/v2/library/app/blobs/uploads/?mount={}&from=library%2Fbase"),
+        ("docker.io/some/app", "base", "/v2/some/app/blobs/uploads/?mount={}&from=library%2Fbase"),
+        (
+            "docker.io/some/app",
+            "index.docker.io/a/base",
+            "/v2/some/app/blobs/uploads/?mount={}&from=a%2Fbase",
+        ),
+        ("docker.io/some/app", "docker.io:1/base", "/v2/some/app/blobs/uploads/?mount={}"),
+    ):
+        path = f"/v2/{repository}/blobs/uploads/?mount={digest}&from={source}"
+        assert client.request("POST", path, body=b"").status == 201
+        assert hub.requests[-1].target == asked.format(digest)
 
 
 def test_no_push_where_pushes_are_not_allowed(

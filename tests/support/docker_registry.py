@@ -46,8 +46,8 @@ class Registry:
     """A running docker-registry that is `name` to the world, on a free port of a loopback address.
 
     `users` turns htpasswd on, `tokens` token auth, `cdn` (see `blob_cdn`) sends readers of blobs there.
-    Several registries may share one `storage`. `stop` and `start` make it unreachable and reachable again, at
-    one address.
+    Several registries may share one `storage`. `program`: another one that takes the same configuration.
+    `stop` and `start` make it unreachable and reachable again, at one address.
     """
 
     def __init__(
@@ -60,12 +60,14 @@ class Registry:
         tokens: TokenServer | None = None,
         cdn: Origin | None = None,
         storage: Path | None = None,
+        program: Path = PROGRAM,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory, self.name, self.users = directory, name, dict(users or {})
         self.storage = storage or directory / "storage"
         self.address = free_address()
         self.tokens = tokens
+        self._program = program
         self._trust = trust
         self._context = trust.client_context()
         self._context.check_hostname = False
@@ -92,7 +94,7 @@ class Registry:
 
     def start(self) -> None:
         """Start it, and return when it accepts connections."""
-        command: list[str | Path] = [PROGRAM, "serve", self._config]
+        command: list[str | Path] = [self._program, "serve", self._config]
         self._daemon = Daemon(
             f"registry-{self.name}", command, directory=self.directory, env={"OTEL_SDK_DISABLED": "1"}
         )

@@ -1,4 +1,4 @@
-"""Real clients in a world of their own: skopeo and podman, told of one proxy and of one CA alone."""
+"""Real clients in a world of their own: told of one proxy, or of mirrors, and of one CA alone."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
+
+from tests.support.processes import Daemon
 
 TIMEOUT = 60.0
+DOCKER = "/usr/bin/docker"  # Debian's: others may be called so, too
 META = {"version", "manifest.json"}
 
 
@@ -73,16 +76,34 @@ class Skopeo:
         return run(["skopeo", "--insecure-policy", "--command-timeout", "50s", *words], self.env)
 
 
+class Store(Protocol):
+    """A client with a local store of images, which are named "registry/repository:tag"."""
+
+    env: dict[str, str]
+
+    def pull(self, image: str) -> object: ...
+
+    def load(self, archive: Path) -> object:
+        """Take an image, with its name, from a file as `docker save` writes it."""
+
+    def push(self, image: str, target: str) -> object:
+        """Push an image of the store by another name, or by its own."""
+
+    def remove(self, image: str) -> object:
+        """Forget an image and its content."""
+
+
 class Podman:
     """podman with a root of its own (vfs) until `close`; the image store is empty at first.
 
-    Its files are in a directory right below the system's temporary one: podman wants its runroot to have no
-    more than 50 characters.
+    `tls`: whether registries speak it; None: as registries.conf says. Its files are in a directory right
+    below the system's temporary one: podman wants its runroot to have no more than 50 characters.
     As root podman notes blobs in /var/lib/containers/cache whatever it is told; a pull into
     an empty store does not use that.
     """
 
-    def __init__(self, *, proxy: str, ca: Path | None) -> None:
+    def __init__(self, *, proxy: str, ca: Path | None, tls: bool | None = True) -> None:
+        self._tls = [] if tls is None else [f"--tls-verify={'true' if tls else 'false'}"]
         self._place = tempfile.TemporaryDirectory(prefix="podman-")
         place = Path(self._place.name)
         self.env = client_env(place / "home", proxy=proxy, ca=ca)
@@ -96,11 +117,15 @@ class Podman:
 
     def pull(self, image: str) -> str:
         """Pull, and return the image's id (the config's digest without "sha256:")."""
-        return run([*self._command, "pull", "--quiet", "--tls-verify=true", image], self.env).decode().strip()
+        return run([*self._command, "pull", "--quiet", *self._tls, image], self.env).decode().strip()
+
+    def load(self, archive: Path) -> None:
+        """Take an image from a file as `docker save` writes it."""
+        run([*self._command, "load", "--quiet", "--input", str(archive)], self.env)
 
     def push(self, image: str, target: str) -> None:
         """Push a pulled image."""
-        run([*self._command, "push", "--quiet", "--tls-verify=true", image, f"docker://{target}"], self.env)
+        run([*self._command, "push", "--quiet", *self._tls, image, f"docker://{target}"], self.env)
 
     def images(self) -> list[dict[str, Any]]:
         """Return what `podman images` knows."""
@@ -111,6 +136,138 @@ class Podman:
 
     def remove(self, image: str) -> None:
         run([*self._command, "rmi", "--force", image], self.env)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Buildah(Podman):
+    """buildah; all else is as with podman."""
+
+    def __init__(self, *, proxy: str, ca: Path | None, tls: bool | None = True) -> None:
+        super().__init__(proxy=proxy, ca=ca, tls=tls)
+        place = self._place.name
+        self._command = ["buildah", "--storage-driver", "vfs", "--root", f"{place}/root"]
+        self._command += ["--runroot", f"{place}/run"]
+
+    def load(self, archive: Path) -> None:
+        run([*self._command, "pull", "--quiet", f"docker-archive:{archive}"], self.env)
+
+
+class Containerd:
+    """containerd and ctr, with a root of their own below `directory` until `close`.
+
+    `hosts` is a directory of hosts.toml files (`--hosts-dir`); `tls`: whether registries speak it.
+    """
+
+    def __init__(
+        self, directory: Path, *, proxy: str, ca: Path | None, hosts: Path | None = None, tls: bool = True
+    ) -> None:
+        self.env = client_env(directory / "home", proxy=proxy, ca=ca)
+        # An address of a socket has room for 108 bytes.
+        self._place = tempfile.TemporaryDirectory(prefix="containerd-")
+        place = Path(self._place.name)
+        socket, config = place / "c.sock", place / "config.toml"
+        config.write_text(
+            f'version = 2\nroot = "{place}/root"\nstate = "{place}/state"\n'
+            f'disabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\naddress = "{socket}"\n'
+        )
+        self._ctr = ["ctr", "--address", str(socket), "images"]
+        self._ways = ["--hosts-dir", str(hosts)] if hosts else []
+        self._ways += [] if tls else ["--plain-http"]
+        self._daemon = Daemon("containerd", ["containerd", "-c", config], directory=directory, env=self.env)
+        self._daemon.wait_ready(lambda: socket.exists() and self._answers())
+
+    def _answers(self) -> bool:
+        command = [*self._ctr, "list"]
+        return subprocess.run(command, env=self.env, capture_output=True, check=False).returncode == 0
+
+    def pull(self, image: str) -> None:
+        run([*self._ctr, "pull", "--snapshotter", "native", *self._ways, image], self.env)
+
+    def load(self, archive: Path) -> None:
+        run([*self._ctr, "import", "--no-unpack", str(archive)], self.env)
+
+    def push(self, image: str, target: str) -> None:
+        if image != target:
+            run([*self._ctr, "tag", "--force", image, target], self.env)
+        run([*self._ctr, "push", *self._ways, target], self.env)
+
+    def remove(self, image: str) -> None:
+        run([*self._ctr, "rm", "--sync", image], self.env)
+
+    def close(self) -> None:
+        self._daemon.stop()
+        self._place.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Docker:
+    """dockerd and docker, with a root of their own below `directory` until `close`.
+
+    `mirror` is a URL for `--registry-mirror`. dockerd looks up each registry's name, to find out whether it
+    is a loopback address: it has a resolv.conf of its own, by which nobody is asked.
+    """
+
+    def __init__(self, directory: Path, *, proxy: str, ca: Path | None, mirror: str | None = None) -> None:
+        self.env = client_env(directory / "home", proxy=proxy, ca=ca)
+        self._place = tempfile.TemporaryDirectory(prefix="dockerd-")
+        place = Path(self._place.name)
+        names = place / "resolv.conf"
+        names.write_text("nameserver 127.0.0.1\noptions attempts:1 timeout:1\n")
+        socket = f"unix://{place}/d.sock"
+        command = [
+            "dockerd",
+            "--host",
+            socket,
+            "--data-root",
+            f"{place}/data",
+            "--exec-root",
+            f"{place}/exec",
+        ]
+        command += ["--pidfile", f"{place}/pid", "--config-file", f"{place}/none.json", "--bridge=none"]
+        command += ["--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
+        command += ["--storage-driver=vfs", *([f"--registry-mirror={mirror}"] if mirror else [])]
+        (place / "none.json").write_text("{}")
+        within = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
+        within += ['mount --bind "$0" /etc/resolv.conf && exec "$@"', str(names)]
+        self._docker = [DOCKER, "--host", socket]
+        self._daemon = Daemon("dockerd", [*within, *command], directory=directory, env=self.env)
+        self._daemon.wait_ready(self._answers)
+
+    def _answers(self) -> bool:
+        command = [*self._docker, "version"]
+        return subprocess.run(command, env=self.env, capture_output=True, check=False).returncode == 0
+
+    def pull(self, image: str) -> None:
+        run([*self._docker, "pull", "--quiet", image], self.env)
+
+    def load(self, archive: Path) -> None:
+        run([*self._docker, "load", "--quiet", "--input", str(archive)], self.env)
+
+    def push(self, image: str, target: str) -> None:
+        if image != target:
+            run([*self._docker, "tag", image, target], self.env)
+        run([*self._docker, "push", "--quiet", target], self.env)
+
+    def remove(self, image: str) -> None:
+        run([*self._docker, "rmi", "--force", image], self.env)
+
+    def close(self) -> None:
+        self._daemon.stop()
+        self._place.cleanup()
 
     def __enter__(self) -> Self:
         return self

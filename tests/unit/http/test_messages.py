@@ -702,7 +702,7 @@ RANGES = [
     (b"bytes=-0", 10, "416"),
     (b"bytes=0-", 0, "416"),
     (b"bytes=-1", 0, "416"),
-    (b"bytes=5-4", 10, None),
+    (b"bytes=5-4", 10, "416"),
     (b"bytes=-", 10, None),
     (b"bytes=", 10, None),
     (b"bytes", 10, None),
@@ -741,9 +741,6 @@ def test_range_agrees_with_slicing(first: int, last: int | None, total: int) -> 
     value = b"bytes=%d-" % first + (b"" if last is None else b"%d" % last)
     byte_range = parse_range(value)
     body = bytes(total % 251 for _ in range(total))
-    if last is not None and last < first:
-        assert byte_range is None
-        return
     assert byte_range is not None
     want = body[first:] if last is None else body[first : last + 1]
     try:
