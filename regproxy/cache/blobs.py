@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from regproxy.cache import layout
-from regproxy.cache.parts import Part, memory_part, new_part, open_part, take_part, unlink_beside
+from regproxy.cache.parts import Part, boot_id, memory_part, new_part, open_part, take_part, unlink_beside
 from regproxy.core import file_lock
 from regproxy.core.errors import StoreError
 from regproxy.dataplane.board import Board
@@ -248,7 +248,7 @@ class Store:
         Whoever has it first keeps it: the bytes are the same.
         """
         assert part.path is not None
-        part.path.rename(layout.pushed(self.root, digest))
+        part.path.rename(layout.pushed(self.root, digest, boot_id()))
         part.path = None
         part.release()
         part.close()
@@ -256,7 +256,7 @@ class Store:
 
     def take_aside(self, digest: str) -> Part | None:
         """Return the part that set_aside() has left under this digest; None: there is none."""
-        path = layout.pushed(self.root, digest)
+        path = layout.pushed(self.root, digest, boot_id())
         try:
             part = take_part(path, self._loop)
         except OSError:

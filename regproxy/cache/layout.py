@@ -55,9 +55,12 @@ def anonymous_part(root: Path) -> Path:
     return parts(root) / f"{secrets.token_hex(12)}{PART}"
 
 
-def pushed(root: Path, digest: str) -> Path:
-    """Return the file of a body that a client has uploaded, until the registry confirms it as content."""
-    return parts(root) / f"{digest[7:]}{PUSHED}"
+def pushed(root: Path, digest: str, boot: str) -> Path:
+    """Return the file of a body that a client has uploaded, until the registry confirms it as content.
+
+    `boot`: of which boot of the machine; the bytes of an earlier one may not have reached the disk.
+    """
+    return parts(root) / f"{digest[7:]}-{boot}{PUSHED}"
 
 
 def tag_claims(root: Path) -> Path:

@@ -6,7 +6,7 @@
     parts/<64 hex>.want    offsets that others wait for, 8 bytes each, appended by followers
     parts/<64 hex>-<8 hex>.part    the same content from another registry, while the first fill is under way
     parts/<random>.part    content whose digest is not known yet; it has no followers
-    parts/<64 hex>.pushed  what a client has uploaded, until the registry confirms it
+    parts/<64 hex>-<boot id>.pushed    what a client has uploaded, until the registry confirms it
 
 A part without a filler (its process was killed) is resumed where it ends. Bytes written before the machine
 itself went down are not used: those that had not reached the disk may be zeros.

@@ -290,7 +290,7 @@ _STALE_AFTER_MEANING = "a held tag is served stale when upstream has said nothin
 _IGNORE_MEANING = "client headers to drop, instead of passing such requests on uncached; x-foo-* is a mask"
 _KEEP_MEANING = "serve what is held of a tag that upstream says is gone, instead of that 404"
 _OFFLINE_MEANING = "ask no registry: serve what is held, whatever its age"
-_STREAMS_MEANING = "connections for one large blob whose origin is slow; 1 = one, but for ranges ahead"
+_STREAMS_MEANING = "connections for one large blob whose origin is slow; twice as many for parallel ranges"
 _RESUME_MEANING = "a broken download is resumed until it has brought nothing for so long; 0 = never"
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"

@@ -244,11 +244,19 @@ class Bodies:
 
     # --- what breaks -------------------------------------------------------------------------------------
 
-    async def pause(self, error: UpstreamError) -> None:
-        """Wait before the next attempt; raise the error where there must be none."""
+    async def wait_for_turn(self, error: UpstreamError) -> None:
+        """Wait a little where an origin must not be asked yet, as is known here; or raise as pause() does."""
+        self._may_retry(error)
+        await asyncio.sleep(_PAUSE * random.uniform(0.5, 1.5))
+
+    def _may_retry(self, error: UpstreamError) -> None:
         left = self._time_left()
         if left <= 0 or not is_retryable(error) or error.retry_after > left:
             raise error
+
+    async def pause(self, error: UpstreamError) -> None:
+        """Wait before the next attempt; raise the error where there must be none."""
+        self._may_retry(error)
         self._counters.fill_resumed(self.host)
         delay = min(_PAUSE_MAX, _PAUSE * 2**self._failures) * random.uniform(0.5, 1.5)
         self._failures += 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Final
@@ -30,7 +31,7 @@ from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill.fill import Fill
 from regproxy.fill.origin_bodies import NO_RANGES, PROGRESS, Bodies, Limits, check, is_behind, is_retryable
-from regproxy.fill.range_leases import WANTED, Leases, whole_blocks
+from regproxy.fill.range_leases import JUDGED, WANTED, Leases, whole_blocks
 from regproxy.http.messages import Response
 from regproxy.http.ranges import Span, parse_content_range, parse_range
 from regproxy.policy.verdicts import Verdict, after_head
@@ -44,7 +45,10 @@ SCATTERED: Final = 4 << 20  # bytes; shorter content is fetched by one stream
 _RAMP: Final = 0.5  # seconds of one stream, before more are considered
 _ENOUGH: Final = 100e6  # bytes/s of one stream: at this rate a limit per connection is unlikely
 _WORTH: Final = 1.0  # seconds that the rest will take: less is not worth another connection
-_AHEAD: Final = 2  # streams, at least, while a reader waits for bytes further ahead
+_APIECE: Final = 2  # times as many streams, at most, where as many places are waited for at once
+_MOST: Final = 16  # streams, whatever is waited for
+_LINGER: Final = 1.0  # seconds for which a place counts that nobody waits for any more: the next may come
+_NO_TURN: Final = (RateLimited, CircuitOpen, Busy)  # was not even asked for, or is too early
 
 
 class Transfer:
@@ -76,6 +80,7 @@ class Transfer:
         self._tasks: set[asyncio.Task[None]] = set()
         self._poked = asyncio.Event()
         self._ranges = True
+        self._alone = False  # the first answer is all of it where a range was asked for
         self._in_vain = 0  # ranges in a row that were asked for and brought next to nothing
         self._all: Fetched | None = None  # an answer with the whole content, for `_whole`
         self._width = 1
@@ -85,6 +90,10 @@ class Transfer:
         start, stop = self._first_span()
         self._span = start, stop
         self._leases = Leases(self._growth, pieces=stop >= 0)
+        self._most = max(limits.streams, min(_APIECE * limits.streams, _MOST))  # streams at a time
+        self._places = 1  # that are waited for, or were until a moment ago
+        self._counted_at = self._poke_at = 0.0
+        self._first_took = 0.0
 
     async def run(self) -> Response:
         """Complete the part; return the head that opened it. Raises RegproxyError."""
@@ -127,6 +136,7 @@ class Transfer:
     async def _first(self) -> tuple[Fetched, int]:
         """Return the answer that opens the part, and where its body ends. Raises UpstreamAnswer."""
         fetched: Fetched | None = None
+        asked = self._loop.time()
         try:
             fetched = await self._bodies.ask_first(*self._span)
         except (BadResponse, ConnectionLost) as error:
@@ -136,6 +146,7 @@ class Transfer:
         if fetched is None or await self._wants_all(fetched):
             self._span = 0, -1
             fetched = await self._bodies.ask()
+        self._first_took = self._loop.time() - asked
         start, stop = self._span
         verdict = after_head(fetched.response.status, resumed=start > 0 or stop >= 0)
         if verdict in (Verdict.TROUBLE, Verdict.RELAY, Verdict.FOLLOW):
@@ -180,6 +191,7 @@ class Transfer:
         if verdict is not Verdict.COMPLETE:
             total, end = self._check(fetched, start, stop)
         if fetched.response.status == 200:
+            self._alone = self._span != (0, -1)
             self._span = start, stop = 0, -1
         blob = self._fill.wanted.target.kind is Kind.BLOB
         scattered = blob and 0 < total <= MAPPED_MAX and (total >= SCATTERED or start > growth.written)
@@ -369,6 +381,8 @@ class Transfer:
             self._hire()
             if not self._tasks:
                 return
+            # With no stream to be had it is no news who waits.
+            growth.on_wait = self._poked.set if len(self._tasks) < self._most else None
             await self._poked.wait()
             self._poked.clear()
             error = self._reap()
@@ -392,15 +406,42 @@ class Transfer:
     def _hire(self) -> None:
         """Start streams for bytes that readers wait for, and for the rest where one stream alone is slow."""
         now = self._loop.time()
-        if not self._ranges or self._resting or (self._tasks and now < self._not_before):
+        if not self._ranges or self._alone or self._resting or (self._tasks and now < self._not_before):
             return
         self._widen(now)
         self._leases.ask_for(self._part.asked_for())
-        while len(self._tasks) < max(_AHEAD, self._limits.streams):
-            segment = self._leases.next(self._width, behind=len(self._tasks) < self._width)
+        self._count(now)
+        while len(self._tasks) < self._most:
+            segment = self._next(len(self._tasks))
             if segment is None:
+                self._look(now)
                 return
             self._start(segment)
+
+    def _next(self, busy: int) -> RangeWriter | None:
+        """Return the next lease for one of the streams, beside `busy` others."""
+        width = max(self._width, self._places)
+        return self._leases.next(width, behind=busy < width, now=self._loop.time())
+
+    def _count(self, now: float) -> None:
+        """Count the places that are waited for, which is how many streams share what nobody waits for yet.
+
+        One stream that is quick enough for all of them is cheaper.
+        """
+        took = now - self._began
+        quick = took >= JUDGED and self._bodies.received >= _ENOUGH * took
+        self._leases.shared = shared = self._limits.streams > 1 and not quick
+        places = min(self._leases.places(), self._most) if shared and now >= self._not_before else 1
+        if places >= self._places or now >= self._counted_at + _LINGER:
+            self._places, self._counted_at = max(places, 1), now
+        self._leases.crowded = shared and self._places > 1
+
+    def _look(self, now: float) -> None:
+        """Have _hire() called when a stream may have turned out to be too slow for who waits ahead of it."""
+        at = self._leases.look_at
+        if at < math.inf and not now < self._poke_at <= at:
+            self._poke_at = at
+            self._loop.call_at(at, self._poked.set)
 
     def _widen(self, now: float) -> None:
         """Allow more streams where one has run for _RAMP, is slow, and much is still missing."""
@@ -431,7 +472,7 @@ class Transfer:
             passed = error
             # The origin may mind the number of streams.
             log.info("%s: one stream less: %s", self._bodies.host, error)
-            self._width = max(1, len(self._tasks))
+            self._width, self._places = max(1, len(self._tasks)), 1
             self._not_before = self._look_at = self._loop.time() + self._limits.slow
             self._loop.call_at(self._not_before, self._poked.set)
             # The remaining streams fetch, as far as they can, what others were to fetch.
@@ -451,6 +492,7 @@ class Transfer:
         """Fetch one lease after another. The failure of one stream among several is left to _manage()."""
         segment: RangeWriter | None = first
         opening = first if self._opening is not None and self._span == (0, -1) else None
+        brought = False
         try:
             while segment is not None and self._ranges:
                 before = segment.offset
@@ -462,8 +504,13 @@ class Transfer:
                     if self._growth.disk_errno or self._growth.written >= self._growth.total:
                         return
                     self._leases.end(segment)
-                    if len(self._tasks) > 1:
+                    if len(self._tasks) > 1 and not (brought and isinstance(error, _NO_TURN)):
                         raise
+                    if len(self._tasks) > 1:
+                        # It was refused to a stream more than the origin likes, and holds for all of them.
+                        await self._bodies.wait_for_turn(error)
+                        segment = self._next(len(self._tasks) - 1)
+                        continue
                     if segment is not opening and self._was_in_vain(error, segment.offset - before):
                         self._no_ranges()
                         return
@@ -474,14 +521,16 @@ class Transfer:
                     finally:
                         self._resting = False
                     self._try_again()
+                brought = brought or segment.offset > before
                 self._leases.end(segment)
-                segment = self._leases.next(self._width, behind=len(self._tasks) <= self._width)
+                segment = self._next(len(self._tasks) - 1)
         finally:
             if segment is not None:
                 self._leases.end(segment)
 
     async def _fetch(self, segment: RangeWriter) -> None:
         fetched, self._opening = self._opening, None
+        asked, took = self._loop.time(), self._first_took
         if fetched is None:
             found = await self._ask(
                 segment.offset, -1 if segment.stop == self._growth.total else segment.stop
@@ -492,6 +541,8 @@ class Transfer:
                 return
             fetched, segment.body_stop = found
             segment.stop = min(segment.stop, whole_blocks(segment.body_stop, self._growth.total))
+            took = self._loop.time() - asked
+        self._leases.began(segment, self._loop.time(), took)
         await self._take(fetched, segment)
 
     def _no_ranges(self) -> None:

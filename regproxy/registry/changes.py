@@ -35,12 +35,19 @@ def change_of(request: Request, target: Target, response: Response) -> Change | 
     if status != 201:
         return None
     if method == "PUT" and kind is Kind.MANIFEST:
-        return Change(digest=target.reference)
+        return _stored(target.reference, response)
     if kind is Kind.UPLOAD and method in ("PUT", "POST"):
         # The end of an upload, all of it in one request, or a mount from another repository.
-        digest = _asked(request.path) or _told(response)
-        return Change(digest=digest) if digest else None
+        return _stored(_asked(request.path), response)
     return None
+
+
+def _stored(asked: str, response: Response) -> Change | None:
+    """Return what is in the repository now; None where the registry names another digest than the client."""
+    told = _told(response)
+    if asked and told and asked != told:
+        return None
+    return Change(digest=asked or told) if asked or told else None
 
 
 def _told(response: Response) -> str:
@@ -50,5 +57,6 @@ def _told(response: Response) -> str:
 
 def _asked(path: str) -> str:
     query = parse_qs(path.partition("?")[2])
-    said = (query.get("digest") or query.get("mount") or [""])[0]
-    return said if is_digest(said) else ""
+    said = query.get("digest") or query.get("mount") or []
+    # Given twice, it is for the registry to say which one counts.
+    return said[0] if len(said) == 1 and is_digest(said[0]) else ""

@@ -106,11 +106,13 @@ class Lookup:
 
         `asked`: when, monotonic; what was deleted there since stays deleted.
         """
-        if not self._presence(origin, route, digest):
-            blob = self._store.lookup(digest)
-            if blob is not None:
-                place = (origin.host, origin.port, route.shared.repository)
-                self._index.put_presence(*place, digest, blob.size, asked)
+        known = self._presence(origin, route, digest)
+        if known:
+            return
+        blob = self._store.lookup(digest)
+        if blob is not None or known is False:
+            place = (origin.host, origin.port, route.shared.repository)
+            self._index.put_presence(*place, digest, blob.size if blob is not None else 0, asked)
 
     def absent_since(self, origin: Origin, route: Route, digest: str) -> float:
         """Return when a client has deleted content from the route's repository, epoch; 0: it has not."""

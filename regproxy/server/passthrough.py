@@ -131,22 +131,26 @@ class Passthrough:
     ) -> None:
         """Note in the index what a client has pushed or deleted, before it has its answer."""
         lookup = self._services.lookup
-        if response.status < 400 and route.by_digest is not None and lookup.was_deleted(origin, route):
+        own = route.shared.own  # what it has read or set may be another thing than others get
+        there = response.status < 400 and route.by_digest is not None and not own
+        if there and lookup.was_deleted(origin, route):
             lookup.seen_present(origin, route, route.target.reference, started)  # it is there again
         change = change_of(route.request, route.target, response)
         if change is None:
             await self._pushes.taken(copy, origin, route, response, None)
             return
         index, place = self._services.index, (origin.host, origin.port)
+        alone = not own
         # Under its plain name, and under that with the namespace of a mirror.
         for repository in dict.fromkeys((route.target.repository, route.shared.repository)):
             if change.tag:
-                index.drop_tag(*place, repository, change.tag)
+                # With a change meanwhile by another client, only the registry knows which one was last.
+                alone = index.drop_tag(*place, repository, change.tag) < started and alone
             if change.digest and change.deleted:
                 index.put_absence(*place, repository, change.digest)
-            elif change.digest:
+            elif change.digest and not own:
                 index.put_presence(*place, repository, change.digest, 0)
-        await self._pushes.taken(copy, origin, route, response, change)
+        await self._pushes.taken(copy, origin, route, response, change, alone=alone)
         # The client may pull through another process as soon as it has its answer.
         await self._services.tags.written()
 

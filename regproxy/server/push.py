@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import time
 from typing import Final
 
 from regproxy.cache.parts import Part
@@ -85,8 +86,13 @@ class Pushes:
         route: Route,
         response: Response,
         change: Change | None,
+        *,
+        alone: bool = False,
     ) -> None:
-        """Keep what the registry has taken, by its answer to a request. `change`: what that has changed."""
+        """Keep what the registry has taken, by its answer to a request. `change`: what that has changed.
+
+        `alone`: what it says of a tag is so for all clients, and nobody has changed that tag meanwhile.
+        """
         if not self._on:
             return
         if body is not None and not (body.sink.kept and response.status < 300):
@@ -95,7 +101,7 @@ class Pushes:
         digest = change.digest if change is not None and not change.deleted else ""
         if route.target.kind in _MANIFESTS:
             if body is not None:
-                await self._keep_manifest(body, origin, route, digest)
+                await self._keep_manifest(body, origin, route, digest, alone)
         elif body is not None:
             self._keep_upload(body, digest)
         elif digest and route.target.kind is Kind.UPLOAD:
@@ -134,7 +140,10 @@ class Pushes:
 
     # --- manifests ---------------------------------------------------------------------------------------
 
-    async def _keep_manifest(self, body: PushedBody, origin: Origin, route: Route, digest: str) -> None:
+    async def _keep_manifest(
+        self, body: PushedBody, origin: Origin, route: Route, digest: str, alone: bool
+    ) -> None:
+        at = time.monotonic()
         growth, told = body.part.growth, route.request.get(b"content-type") or b""
         content, stated = os.pread(growth.file.fd, growth.written, 0), False
         try:
@@ -149,10 +158,10 @@ class Pushes:
         size = growth.written
         await self._commit(body.part, digest, media_type if stated else None)
         place = (origin.host, origin.port, route.shared.repository)
-        if not stated:
+        if not stated and not route.shared.own:
             self._index.put_told(*place, digest, media_type, size)
-        if route.target.kind is Kind.TAG:
-            self._tags.pushed((*place, route.target.reference), digest, media_type, size)
+        if route.target.kind is Kind.TAG and alone:
+            self._tags.pushed((*place, route.target.reference), digest, media_type, size, at)
 
 
 def _is_whole(route: Route) -> bool:

@@ -44,7 +44,7 @@ from regproxy.tags.answers import (
 from regproxy.tags.claims import TagClaim, TagClaims
 from regproxy.tags.keys import RequestKey, fetch_key
 from regproxy.tags.revalidation import ATTEMPTS, Revalidations, pause
-from regproxy.tags.rows import Recorder, TagRows, name_of
+from regproxy.tags.rows import Recorder, TagRows, concerns, name_of
 from regproxy.upstream.connection import BodyBroken, ConnectionLost
 
 __all__ = ["Recorder", "Tags", "is_for", "name_of"]
@@ -98,9 +98,9 @@ class Tags:
         """Return the origin's answer to a HEAD, or a copy that has become fresh. Raises UpstreamError."""
         return await self._revalidations.look(wanted, tag)
 
-    def pushed(self, tag: TagKey, digest: str, media_type: str, size: int) -> None:
-        """Note that a client has just set a tag to content that is stored."""
-        self._rows.pushed(tag, digest, media_type, size)
+    def pushed(self, tag: TagKey, digest: str, media_type: str, size: int, at: float) -> None:
+        """Note that a client has set a tag at `at` (monotonic), to content that is stored."""
+        self._rows.pushed(tag, digest, media_type, size, at)
 
     def join(self, wanted: CacheRequest, tag: TagAsk) -> tuple[Fill, bool]:
         """Return the tag's fill, shared by equal requests only, and whether this call began it."""
@@ -214,7 +214,7 @@ class Tags:
         self._rows.gone(wanted)
 
     def forget(self, host: str, port: int, repository: str, tag: str) -> None:
-        """Let no later request join one that began before the tag was dropped."""
+        """Let no later request join one that began before the tag was dropped, or some tag's content."""
         name = (host, port, repository, tag)
         self._fills.separate(lambda fill: is_for(fill, name))
         self._revalidations.forget(name)
@@ -289,7 +289,8 @@ class Tags:
 
     def _share(self, fill: Fill, answer: SharedAnswer) -> bool:
         """Use the answer that another process got; False: it is void, or its content is gone."""
-        if self._rows.dropped_since(fill.wanted, answer.began) or isinstance(answer, TagAnswer):
+        digest = answer.digest if isinstance(answer, Content) else ""
+        if self._rows.dropped_since(fill.wanted, answer.began, digest) or isinstance(answer, TagAnswer):
             return False
         if isinstance(answer, Refusal):
             if answer.asker != self._revalidations.asker(fill.wanted):
@@ -329,8 +330,8 @@ def _check_type(blob: Blob, media_type: str) -> None:
 
 
 def is_for(fill: Fill, tag: TagKey) -> bool:
-    """Return whether a fill is for this tag."""
-    return fill.tag is not None and name_of(fill.wanted) == tag
+    """Return whether a fill is for this tag, or for one that may name this content (a digest)."""
+    return fill.tag is not None and concerns(tag, name_of(fill.wanted))
 
 
 def _broken_off(fill: Fill, error: UpstreamError) -> bool:

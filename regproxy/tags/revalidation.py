@@ -22,7 +22,7 @@ from regproxy.fill.tag_request import Held, TagAsk
 from regproxy.tags.answers import Failure, Refusal, TagAnswer, failed_answer, from_json, to_json
 from regproxy.tags.claims import TagClaim, TagClaims
 from regproxy.tags.keys import RequestKey, look_key
-from regproxy.tags.rows import TagRows, name_of
+from regproxy.tags.rows import TagRows, concerns, name_of
 from regproxy.upstream.connection import ConnectionLost
 from regproxy.upstream.fetch import Ask, Fetched
 
@@ -105,9 +105,9 @@ class Revalidations:
         return look
 
     def forget(self, tag: TagKey) -> None:
-        """Let no later request join one that began before the tag was dropped."""
+        """Let no later request join one that began before the tag was dropped, or some tag's content."""
         for key, look in list(self._under_way.items()):
-            if name_of(look.wanted) == tag:
+            if concerns(tag, name_of(look.wanted)):
                 del self._under_way[key]
 
     def _leave(self, look: _Revalidation, key: RequestKey) -> None:
@@ -137,7 +137,8 @@ class Revalidations:
     async def _ask(self, look: _Revalidation, key: RequestKey, claim: TagClaim) -> None:
         wanted = look.wanted
         answer = from_json(claim.answer)
-        if answer is not None and not self._rows.dropped_since(wanted, answer.began):
+        digest = answer.digest if isinstance(answer, TagAnswer) else ""
+        if answer is not None and not self._rows.dropped_since(wanted, answer.began, digest):
             if isinstance(answer, Failure):
                 raise answer.error()
             # A refusal holds for equal clients alone; a TagAnswer has its asker with it: see look().

@@ -18,6 +18,7 @@ from regproxy.fill.fill import CacheRequest
 from regproxy.fill.tag_request import TagAsk
 from regproxy.registry.accept import Accept, bits_above
 from regproxy.registry.manifests import MANIFEST_TYPES
+from regproxy.registry.targets import is_digest
 from regproxy.tags.answers import TagAnswer
 
 _WRITTEN: Final = 5.0  # seconds that are waited for other processes to know an entered row
@@ -35,7 +36,7 @@ class Recorder(Protocol):
     ) -> None:
         """Enter a tag's row, unless the tag was dropped after `asked` (monotonic)."""
 
-    def drop_tag(self, host: str, port: int, repository: str, tag: str) -> None:
+    def drop_tag(self, host: str, port: int, repository: str, tag: str) -> float:
         """Drop all rows of a tag."""
 
     def media_type(self, digest: str) -> str | None:
@@ -65,14 +66,14 @@ class TagRows:
         row = _row(accept, blob.digest, media_type, blob.size)
         self._index.put_tag(*name_of(wanted), row, asked=began)
 
-    def pushed(self, tag: TagKey, digest: str, media_type: str, size: int) -> None:
-        """Enter a tag that a client has just set to this content, by the registry's answer.
+    def pushed(self, tag: TagKey, digest: str, media_type: str, size: int, at: float) -> None:
+        """Enter a tag that a client has set to this content at `at` (monotonic), by the registry's answer.
 
         It is what the registry stores, whatever a request names beside its type.
         """
         named = bits_above(media_type)
         row = TagRow(f"{media_type} {named}", digest, media_type, size, time.time(), named)
-        self._index.put_tag(*tag, row)
+        self._index.put_tag(*tag, row, asked=at)
 
     def seen(self, wanted: CacheRequest, tag: TagAsk, seen: TagAnswer) -> bool:
         """Enter the answer to a HEAD; False: it lacks a digest, or the media type of a manifest."""
@@ -106,9 +107,13 @@ class TagRows:
         """Drop the tag's rows: the registry says that there is no such tag."""
         self._index.drop_tag(*name_of(wanted))
 
-    def dropped_since(self, wanted: CacheRequest, began: float) -> bool:
-        """Tell whether the tag was dropped since `began` (monotonic), which makes answers from then void."""
-        return began <= self._index.dropped_at(*name_of(wanted))
+    def dropped_since(self, wanted: CacheRequest, began: float, digest: str = "") -> bool:
+        """Tell whether the tag, or the content that an answer names (`digest`), was dropped since `began`
+        (monotonic), which makes answers from then void.
+        """
+        name = name_of(wanted)
+        deleted_at = self._index.dropped_at(*name[:3], digest) if digest else 0.0
+        return began <= max(self._index.dropped_at(*name), deleted_at)
 
     async def written(self) -> None:
         """Wait until other processes know the entered rows, a few seconds at most."""
@@ -122,6 +127,11 @@ class TagRows:
 def is_former(row: TagRow) -> bool:
     """Return whether the origin has named another digest since."""
     return row.variant.startswith(_FORMER)
+
+
+def concerns(dropped: TagKey, tag: TagKey) -> bool:
+    """Return whether what was dropped is this tag, or content by digest that this tag may name."""
+    return dropped == tag or (dropped[:3] == tag[:3] and is_digest(dropped[3]))
 
 
 def name_of(wanted: CacheRequest) -> TagKey:

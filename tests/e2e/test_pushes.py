@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from regproxy.cache.parts import boot_id
 from tests.support.client import Client, Reply
 from tests.support.docker_registry import Registry
-from tests.support.images import INDEX, MANIFEST, Image, make_image, write_layout
-from tests.support.origin import Answer, Origin, blob_answer
+from tests.support.images import INDEX, MANIFEST, Image, digest_of, make_image, write_layout
+from tests.support.origin import Answer, Origin, Seen, blob_answer, manifest_answer
 from tests.support.processes import wait_until
 from tests.support.proxy import Proxy, cache_status
 from tests.support.real_clients import Failed, Podman, Skopeo
@@ -420,8 +422,9 @@ def test_a_blob_in_pieces_is_pushed_and_not_kept(keepers: tuple[Pair, Client, Cl
     pair, one, two = keepers
     digest, body = next(iter(image.blobs.items()))
     assert by_patch(one, two, digest, body, pieces=3).status == 201
+    assert pair.proxy.blobs() == {}
     assert two.get(blob("lib/app", digest)).digest == digest  # from the registry
-    assert pair.proxy.blobs().keys() == {digest}
+    pair.proxy.wait_kept(digest)
 
 
 def test_a_push_that_breaks_off_leaves_nothing(
@@ -435,3 +438,162 @@ def test_a_push_that_breaks_off_leaves_nothing(
     one.reset()
     wait_until(lambda: not pair.proxy.parts(), "it is removed")
     assert digest not in pair.proxy.blobs()
+
+
+# --- what others get of it ------------------------------------------------------------------------------
+
+UPLOAD = "/v2/lib/app/blobs/uploads/1"
+V1 = manifest("lib/app", "v1")
+GONE = Answer(b'{"errors":[{"code":"MANIFEST_UNKNOWN"}]}', 404, {"Content-Type": "application/json"})
+
+
+def by_method(**answers: Answer | Callable[[Seen], Answer]) -> Callable[[Seen], Answer]:
+    def answer(seen: Seen) -> Answer:
+        found = answers[seen.method]
+        return found(seen) if callable(found) else found
+
+    return answer
+
+
+def created(digest: str, hold: threading.Event | None = None) -> Answer:
+    hold_at = None if hold is None else -1
+    return Answer(b"", 201, {"Docker-Content-Digest": digest}, hold=hold, hold_at=hold_at)
+
+
+@pytest.mark.parametrize(("query", "header"), [("?tenant=b", {}), ("", {"X-Tenant": "b"})])
+def test_a_tag_that_was_set_by_an_own_request_is_not_for_others(
+    query: str,
+    header: dict[str, str],
+    start_origin: StartOrigin,
+    start_proxy: StartProxy,
+    talk: Talk,
+    image: Image,
+) -> None:
+    """A registry may tell tenants apart by it."""
+    origin, other = start_origin("reg.test"), make_image(seed=78)
+    origin.on(V1, by_method(PUT=created(image.digest), GET=manifest_answer(other)))
+    client = talk(start_proxy(origin, **KEEPS), origin)
+    said = {"Content-Type": MANIFEST, **header}
+    assert client.request("PUT", V1 + query, said, image.manifest).status == 201
+    assert client.get(V1, ACCEPT).digest == other.digest
+
+
+def test_what_was_deleted_is_not_there_again_for_an_own_request_alone(
+    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, image: Image
+) -> None:
+    origin = start_origin("reg.test")
+    digest, body = next(iter(image.blobs.items()))
+    there, deleted = blob_answer(digest, body), threading.Event()
+
+    def get(seen: Seen) -> Answer:
+        return GONE if deleted.is_set() and not seen.get("x-tenant") else there
+
+    origin.on(blob("lib/app", digest), by_method(DELETE=Answer(b"", 202), GET=get))
+    client = talk(start_proxy(origin, **PUSHES), origin)
+    assert client.get(blob("lib/app", digest)).digest == digest
+    assert client.request("DELETE", blob("lib/app", digest)).status == 202
+    deleted.set()
+    assert client.get(blob("lib/app", digest), {"X-Tenant": "b"}).digest == digest
+    assert client.get(blob("lib/app", digest)).status == 404
+
+
+def test_a_tag_that_two_clients_set_at_once_is_asked_for(
+    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, image: Image, hold: threading.Event
+) -> None:
+    """The one whose answer comes last need not have been the last one."""
+    origin, other = start_origin("reg.test"), make_image(seed=78)
+
+    def put(seen: Seen) -> Answer:
+        digest = digest_of(seen.body)
+        return created(digest, hold if digest == image.digest else None)
+
+    origin.on(V1, by_method(PUT=put, GET=manifest_answer(other)))
+    proxy = start_proxy(origin, **KEEPS)
+    one, two = talk(proxy, origin), talk(proxy, origin)
+    one.ask("PUT", V1, {"Content-Type": MANIFEST}, image.manifest)
+    origin.wait_for(lambda origin: origin.count("PUT") == 1)
+    put_manifest(two, "lib/app", "v1", other)
+    hold.set()
+    assert one.read_reply().status == 201
+    assert two.get(V1, ACCEPT).digest == other.digest
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_tag_that_is_being_fetched_while_its_content_is_deleted(
+    workers: str,
+    start_origin: StartOrigin,
+    start_proxy: StartProxy,
+    talk: Talk,
+    stack: ExitStack,
+    image: Image,
+    hold: threading.Event,
+) -> None:
+    origin = start_origin("reg.test")
+    origin.on(V1, manifest_answer(image, hold=hold, hold_at=10), GONE)
+    origin.on(manifest("lib/app", image.digest), by_method(DELETE=Answer(b"", 202)))
+    proxy = start_proxy(origin, **KEEPS, REGPROXY_WORKERS=workers)
+    if workers == "2":
+        pair = Pair(proxy, origin.authority)
+        one, two = (stack.enter_context(pair.client(pid)) for pid in pair.pids())
+    else:
+        one, two = talk(proxy, origin), talk(proxy, origin)
+    one.ask("GET", V1, ACCEPT)
+    origin.wait_for(lambda origin: origin.count("GET") == 1)
+    assert two.request("DELETE", manifest("lib/app", image.digest)).status == 202
+    hold.set()
+    assert one.read_reply().digest == image.digest  # it was asked before
+    for client in (one, two):
+        assert client.get(V1, ACCEPT).status == 404
+
+
+def test_what_is_there_again_is_cached_again(
+    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, image: Image
+) -> None:
+    """Deleted when it was not held, and pushed again past the proxy."""
+    origin = start_origin("reg.test")
+    digest, body = next(iter(image.blobs.items()))
+    origin.on(blob("lib/app", digest), by_method(DELETE=Answer(b"", 202), GET=blob_answer(digest, body)))
+    proxy = start_proxy(origin, **PUSHES)
+    client = talk(proxy, origin)
+    assert client.request("DELETE", blob("lib/app", digest)).status == 202
+    for _ in range(2):
+        assert client.get(blob("lib/app", digest)).digest == digest
+    proxy.wait_kept(digest)
+    assert cache_status(client.get(blob("lib/app", digest))) == "regproxy; hit"
+
+
+@pytest.mark.parametrize("how", ["told", "twice"])
+def test_content_that_the_registry_names_otherwise_is_not_kept(
+    how: str, start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, image: Image
+) -> None:
+    origin, other = start_origin("reg.test"), digest_of(b"other")
+    digest, body = next(iter(image.blobs.items()))
+    query = f"?digest={digest}" + (f"&digest={other}" if how == "twice" else "")
+    origin.on(UPLOAD, created(other), created(digest))
+    proxy = start_proxy(origin, **KEEPS)
+    client = talk(proxy, origin)
+    assert client.request("PUT", UPLOAD + query, body=body).status == 201
+    small = b"the next one"
+    origin.on(UPLOAD, created(digest_of(small)))
+    assert client.request("PUT", f"{UPLOAD}?digest={digest_of(small)}", body=small).status == 201
+    proxy.wait_kept(digest_of(small))
+    assert proxy.blobs().keys() == {digest_of(small)}
+
+
+def test_what_was_uploaded_before_the_machine_went_down_is_not_kept(
+    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, image: Image
+) -> None:
+    """Its last bytes may be zeros."""
+    origin = start_origin("reg.test")
+    digest, body = next(iter(image.blobs.items()))
+    origin.on(UPLOAD, by_method(PATCH=Answer(b"", 202, {"Location": UPLOAD}), PUT=created(digest)))
+    proxy = start_proxy(origin, **KEEPS)
+    client = talk(proxy, origin)
+    assert client.request("PATCH", UPLOAD, body=body).status == 202
+    (aside,) = proxy.parts()
+    aside.write_bytes(bytes(len(body)))
+    older = aside.rename(aside.with_name(aside.name.replace(boot_id(), "another")))
+    assert client.request("PUT", f"{UPLOAD}?digest={digest}", body=b"").status == 201
+    assert proxy.parts() == [older]
+    origin.on(blob("lib/app", digest), blob_answer(digest, body))
+    assert client.get(blob("lib/app", digest)).digest == digest

@@ -143,6 +143,8 @@ def containerd(world: World) -> Iterator[Client]:
     command = world.command("containerd", "-c", str(place / "config.toml"))
     with Daemon("containerd", command, directory=place, env=world.env) as daemon:
         daemon.wait_ready(sock.exists)
+        # What a mirror does not have would be asked of the registry.
+        nobody_else = {"HTTPS_PROXY": "http://127.0.0.1:1"} if world.mirrors else {}
         ctr = ["ctr", "--address", str(sock), "images"]
 
         def push(image: str, name: str) -> None:
@@ -151,7 +153,9 @@ def containerd(world: World) -> Iterator[Client]:
             world.run(*ctr, "push", "--local", *told, name)
 
         yield Client(
-            lambda image: world.run(*ctr, "pull", "--local", "--snapshotter", "native", *told, image),
+            lambda image: world.run(
+                *ctr, "pull", "--local", "--snapshotter", "native", *told, image, **nobody_else
+            ),
             push,
             lambda image: world.run(*ctr, "rm", "--sync", image),
         )

@@ -61,8 +61,8 @@ cdef class GrowingFile(Sink):
     # Called, from the loop, when a reader waits for missing bytes
     cdef public object on_wait
     cdef bint told
-    # A stream fetches at `written`: readers that wait there need not be reported
-    cdef public bint tended
+    # What is being fetched: readers that wait for the next bytes of one need not be reported
+    cdef public tuple tending
 
     # When the disk takes no more: from `disk_end` on bytes are in `memory`, those below `floor` no longer
     cdef readonly int disk_errno
@@ -100,6 +100,7 @@ cdef class GrowingFile(Sink):
     cdef int grow_to(self, long long size) except -1
     cdef int _offer_all(self, long long start, const char* p, size_t n) except -1
     cdef int wait(self, Reader source, Endpoint to) except -1
+    cdef bint _tended(self, long long offset) noexcept
     cdef int wake_all(self) except -1
     cdef bint _waits_on(self, Reader source) noexcept
     cdef int _forget_gone(self) except -1
@@ -107,6 +108,8 @@ cdef class GrowingFile(Sink):
 
 cdef class RangeWriter(Sink):
     cdef readonly GrowingFile growth
+    # The socket that its bytes come from, which may be another's once the body has ended; -1: none have come
+    cdef int fd
     cdef readonly long long start
     cdef readonly long long offset
     cdef public long long stop

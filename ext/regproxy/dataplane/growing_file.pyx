@@ -80,6 +80,7 @@ cdef class GrowingFile(Sink):
         self.limit = limit
         self.total = -1
         self.waiters = []
+        self.tending = ()
         self.reason = ""
         self.md = EVP_MD_CTX_new()
         if self.md == NULL or EVP_DigestInit_ex2(self.md, sha256, NULL) != 1:
@@ -566,12 +567,19 @@ cdef class GrowingFile(Sink):
 
     cdef int wait(self, Reader source, Endpoint to) except -1:
         self.waiters.append((source, to))
-        if self.tended and source.offset <= self.written:
-            return 0
-        if self.on_wait is not None and not self.told:
+        if self.on_wait is not None and not self.told and not self._tended(source.offset):
             self.told = True
             self.file.loop.call_soon(self._tell_waiting)
         return 0
+
+    cdef bint _tended(self, long long offset) noexcept:
+        """Return whether one of the writers brings the block with `offset` next."""
+        cdef RangeWriter writer
+        cdef long long at = max(offset, self.written)
+        for writer in self.tending:
+            if writer.start <= at <= writer.offset < writer.stop:
+                return True
+        return False
 
     def _tell_waiting(self):
         if self.on_wait is not None:
@@ -613,11 +621,19 @@ cdef class RangeWriter(Sink):
         self.start = self.offset = start
         self.stop = stop
         self.body_stop = body_stop
+        self.fd = -1
         self.reason = ""
+
+    @property
+    def unread(self) -> int:
+        """How many bytes of the running body the kernel has for us, with what TLS adds to them."""
+        cdef int n = 0
+        return n if self.fd >= 0 and ioctl(self.fd, SIOCINQ, &n) == 0 else 0
 
     cdef Status push(self, Endpoint origin, const char* p, size_t n) except Status.EXC:
         cdef size_t known = n
         cdef Status status
+        self.fd = origin.fd
         if self.stop - self.offset < <long long>n:
             known = <size_t>max(self.stop - self.offset, 0)
         status = self.growth.put(self, p, known)

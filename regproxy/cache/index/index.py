@@ -160,11 +160,12 @@ class Index:
     ) -> None:
         """Set the tag's row for `row.variant`; its rows for other variants stay.
 
-        `asked`: when the origin was asked, monotonic; its answer is void for a tag that was dropped since.
+        `asked`: when the origin was asked, monotonic; its answer is void for a tag that was dropped since,
+        and where it names content that was deleted from the repository since.
         """
         self._notice()
         key = (host, port, repository, tag)
-        if asked is not None and asked <= self.dropped_at(*key):
+        if asked is not None and asked <= max(self.dropped_at(*key), self.dropped_at(*key[:3], row.digest)):
             return
         waiting = self._writer.tags.get(key)
         cleared, rows = (waiting.cleared, waiting.rows) if waiting is not None else (False, {})
@@ -233,14 +234,16 @@ class Index:
         if self.on_tag_dropped is not None:
             self.on_tag_dropped(*key)
 
-    def drop_tag(self, host: str, port: int, repository: str, tag: str) -> None:
-        """Drop all variants of a tag."""
+    def drop_tag(self, host: str, port: int, repository: str, tag: str) -> float:
+        """Drop all variants of a tag; return when it was last dropped before, as dropped_at() does."""
         self._notice()
         key = (host, port, repository, tag)
+        before = self.dropped_at(*key)
         self._dropped(key)
         self._writer.tags.put(key, TagChange(True, {}, self._seq))
         self._tags.drop(key)
         self._writer.wake(urgent=True)
+        return before
 
     def sweep_tags(self, before: float, limit: int = 1000) -> int:
         """Remove tag rows that were last confirmed before then (epoch) and whose content is not stored;

@@ -34,7 +34,11 @@ _SWEEP_TAGS: Final = (
     "DELETE FROM tags WHERE digest = ?1 AND fetched_at < ?2"
     " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.digest = ?1) RETURNING host, port, repository, tag"
 )
-_DROP_TAGS_OF: Final = "DELETE FROM tags WHERE digest = ? RETURNING host, port, repository, tag"
+# Not where a client has deleted it: it may be stored again, for another repository.
+_DROP_TAGS_OF: Final = (
+    "DELETE FROM tags WHERE digest = ? AND NOT (variant = 'presence' AND named = 0)"
+    " RETURNING host, port, repository, tag"
+)
 # Not INSERT OR REPLACE: it would delete the old row without its trigger.
 _PUT_OBJECT: Final = (
     "INSERT INTO objects (digest, size, media_type, last_used, disk) VALUES (?, ?, ?, ?, ?)"

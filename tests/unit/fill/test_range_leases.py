@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,20 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
 from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.dataplane.sources import FileSource
-from regproxy.fill.range_leases import LEAST, MIB, NEAR, PIECE, WANTED, Leases
+from regproxy.fill.range_leases import (
+    APART,
+    JUDGED,
+    LEAST,
+    MIB,
+    NEAR,
+    PATIENCE,
+    PIECE,
+    SOON,
+    STALLED,
+    UNREAD,
+    WANTED,
+    Leases,
+)
 from tests.support.plane import LIMIT, Plane, plane
 
 __all__ = ["plane"]  # a fixture
@@ -248,6 +262,95 @@ class TestWanted:
         assert leases.next(4, behind=False) is None
 
 
+class TestShared:
+    """Several readers that wait at several places of what is slow."""
+
+    def test_a_lease_ends_where_another_reader_waits(self, plane: Plane, growth: GrowingFile) -> None:
+        leases = Leases(growth, pieces=True, shared=True)
+        for at in (20, 22, 24):
+            waits(plane, growth, at * MIB)
+        found = [span(leases.next(4, behind=False)) for _ in range(4)]
+        assert found == [(20 * MIB, 22 * MIB), (22 * MIB, 24 * MIB), (24 * MIB, 24 * MIB + WANTED), None]
+        assert leases.places() == 3
+
+    def test_readers_that_wait_close_together_share_one(self, plane: Plane, growth: GrowingFile) -> None:
+        leases = Leases(growth, pieces=True, shared=True)
+        for at in (20 * MIB, 20 * MIB + APART - 1):
+            waits(plane, growth, at)
+        assert span(leases.next(4, behind=False)) == (20 * MIB, 20 * MIB + WANTED)
+        assert leases.places() == 1
+
+    @pytest.mark.parametrize(("seconds", "late"), [(JUDGED / 2, False), (1.0, True), (SOON / 2, False)])
+    def test_who_waits_too_far_ahead_gets_another_stream(
+        self, seconds: float, late: bool, plane: Plane, growth: GrowingFile
+    ) -> None:
+        """One MiB has come in so long; the reader is one MiB further."""
+        leases = Leases(growth, pieces=True, shared=True)
+        held = leases.add(0, WANTED, WANTED, now=5.0)
+        leases.began(held, 6.0, 1.0)
+        bring(plane, held, MIB)
+        waits(plane, growth, 2 * MIB)
+        found = leases.next(4, behind=False, now=6.0 + seconds)
+        assert span(found) == ((2 * MIB, 2 * MIB + WANTED) if late else None)
+        assert held.stop == (2 * MIB if late else WANTED)
+        assert late or 6.0 + seconds < leases.look_at < 6.5
+
+    def test_what_has_come_but_was_not_read_is_not_cut(self, plane: Plane, growth: GrowingFile) -> None:
+        leases = Leases(growth, pieces=True, shared=True)
+        held = leases.add(0, WANTED, WANTED)
+        leases.began(held, 0.0, 0.0)
+        waits(plane, growth, 4 * MIB)
+
+        async def run() -> None:
+            stream, _, far = plane.stream()
+            stream.receive(held, "length", WANTED, LIMIT)
+            await plane.loop.sock_sendall(far, bytes(BLOCK_SIZE))
+            while held.offset < BLOCK_SIZE:
+                await asyncio.sleep(0)
+            assert held.unread == 0
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    far.send(bytes(BLOCK_SIZE))
+            assert held.unread > UNREAD
+            assert leases.next(4, behind=False, now=60.0) is None
+            stream.abort()
+
+        plane.loop.run_until_complete(run())
+        assert held.stop == WANTED
+
+    def test_who_has_no_answer_loses_what_is_waited_for(self, plane: Plane, growth: GrowingFile) -> None:
+        leases = Leases(growth, pieces=True, shared=True)
+        held = leases.add(20 * MIB, 22 * MIB, 22 * MIB, now=1.0)
+        waits(plane, growth, 20 * MIB)
+        assert leases.next(4, behind=False, now=1.0) is None
+        assert leases.look_at == 1.0 + STALLED
+        again = leases.next(4, behind=False, now=leases.look_at)
+        assert span(again) == (20 * MIB, 20 * MIB + WANTED)
+        assert leases.active == [again]
+        leases.end(held)  # as if it had not been
+
+    def test_where_all_take_long_to_answer_nobody_does(self, plane: Plane, growth: GrowingFile) -> None:
+        leases = Leases(growth, pieces=True, shared=True)
+        first = leases.add(0, MIB, MIB)
+        leases.began(first, 10.0, 10.0)
+        leases.add(20 * MIB, 22 * MIB, 22 * MIB, now=10.0)
+        waits(plane, growth, 20 * MIB)
+        assert leases.next(4, behind=False, now=10.0 + STALLED) is None
+        assert leases.look_at == 10.0 + 10.0 * PATIENCE
+
+    def test_who_has_nothing_left_helps_the_slowest(self, plane: Plane, tmp_path: Path) -> None:
+        growth = scattered(plane, tmp_path / "another", 16 * MIB)
+        leases = Leases(growth, pieces=True, shared=True)
+        slow, quick = leases.add(0, 8 * MIB, 8 * MIB), leases.add(8 * MIB, 16 * MIB, 16 * MIB)
+        for lease, size in ((slow, 2 * MIB), (quick, 4 * MIB)):
+            leases.began(lease, 0.0, 0.0)
+            bring(plane, lease, size)
+        assert leases.next(4, behind=True, now=1.0) is None
+        leases.crowded = True
+        assert span(leases.next(4, behind=True, now=1.0)) == (5 * MIB, 8 * MIB)
+        assert (slow.stop, quick.stop) == (5 * MIB, 16 * MIB)
+
+
 class TestWidth:
     """Others come to help, and go."""
 
@@ -310,16 +413,22 @@ class Streams(RuleBasedStateMachine):
     """Streams that come, bring something, and break, with readers anywhere: all of it arrives, and no
     whole block twice."""
 
-    @initialize(pieces=st.booleans(), written=st.integers(0, 200_000), total=st.integers(1, LARGEST))
-    def begin(self, pieces: bool, written: int, total: int) -> None:
+    @initialize(
+        pieces=st.booleans(),
+        written=st.integers(0, 200_000),
+        total=st.integers(1, LARGEST),
+        shared=st.booleans(),
+    )
+    def begin(self, pieces: bool, written: int, total: int, shared: bool) -> None:
         self.scratch = TemporaryDirectory()
         self.plane = Plane()
         self.total = total
         self.growth = scattered(
             self.plane, Path(self.scratch.name) / "part", total, written=min(written, total)
         )
-        self.leases = Leases(self.growth, pieces=pieces)
+        self.leases = Leases(self.growth, pieces=pieces, shared=shared)
         self.wanted: list[int] = []
+        self.now = 0.0
 
     @property
     def active(self) -> list[RangeWriter]:
@@ -327,7 +436,7 @@ class Streams(RuleBasedStateMachine):
 
     @rule(streams=st.integers(1, 8), behind=st.booleans())
     def take(self, streams: int, behind: bool) -> None:
-        lease = self.leases.next(streams, behind=behind)
+        lease = self.leases.next(streams, behind=behind, now=self.now)
         if lease is None:
             if behind:
                 self._all_is_somebodys()
@@ -372,6 +481,16 @@ class Streams(RuleBasedStateMachine):
                 waits(self.plane, self.growth, offset)
             else:
                 self.leases.ask_for([offset])
+
+    @rule(crowded=st.booleans(), seconds=st.sampled_from([0.0, JUDGED, SOON, 1.0, STALLED]))
+    def pass_time(self, crowded: bool, seconds: float) -> None:
+        self.leases.crowded = crowded and self.leases.shared
+        self.now += seconds
+
+    @precondition(lambda self: self.active)
+    @rule(which=st.integers(0, 20), took=st.sampled_from([0.0, 0.1, 1.0]))
+    def begin_body(self, which: int, took: float) -> None:
+        self.leases.began(self.active[which % len(self.active)], self.now, took)
 
     @precondition(lambda self: self.active)
     @rule(which=st.integers(0, 20), size=st.integers(1, 4 * MIB))

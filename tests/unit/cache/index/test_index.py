@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -128,6 +129,32 @@ def test_a_change_outlives_the_memory(index: Index, monkeypatch: pytest.MonkeyPa
         for number in range(index_module._MEMORY + 1):
             index.tag("other.example", 443, "b", str(number))
         assert index.tag(*NGINX) == ()
+
+
+def test_what_was_deleted_from_a_repository_stays_so_when_it_is_evicted(
+    index: Index, path: Path, clock: Clock
+) -> None:
+    """It may be stored again, for another repository."""
+    here, there = NGINX[:3], (*NGINX[:2], "library/other")
+    index.put_object(ROW.digest, 9_000, None)
+    index.put_absence(*here, ROW.digest)
+    index.put_presence(*there, ROW.digest, 9_000)
+    assert index.flush()
+    index.remove([ROW.digest])
+    other = reopened(index, path, clock)
+    for seen in (index, other):
+        assert seen.presence(*here, ROW.digest) is False
+        assert seen.presence(*there, ROW.digest) is None
+    other.close()
+
+
+def test_an_answer_about_a_tag_is_void_if_its_content_was_deleted_since(index: Index) -> None:
+    asked = time.monotonic()
+    index.put_absence(*NGINX[:3], ROW.digest)
+    index.put_tag(*NGINX, ROW, asked=asked)
+    assert index.tag(*NGINX) == ()
+    index.put_tag(*NGINX, ROW, asked=time.monotonic())
+    assert index.tag(*NGINX) == (ROW,)
 
 
 # --- objects ---------------------------------------------------------------------------------------------
