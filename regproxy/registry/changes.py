@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs
 
 from regproxy.http.messages import Request, Response
-from regproxy.registry.targets import Kind, Target, is_digest
+from regproxy.registry.targets import Kind, Target, is_digest, is_tag
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A tag that was set or deleted, and content that is now in the repository, or (`deleted`) no longer.
+    """Tags that were set or deleted, and content that is now in the repository, or (`deleted`) no longer.
 
     "": none, or not known.
     """
 
-    tag: str = ""
+    tags: tuple[str, ...] = ()
     digest: str = ""
     deleted: bool = False
 
@@ -28,14 +28,15 @@ def change_of(request: Request, target: Target, response: Response) -> Change | 
         return None
     if method == "DELETE":
         if kind is Kind.TAG:
-            return Change(tag=target.reference)
+            return Change((target.reference,))
         return Change(digest=target.reference, deleted=True) if kind in (Kind.BLOB, Kind.MANIFEST) else None
     if method == "PUT" and kind is Kind.TAG:
-        return Change(target.reference, _told(response) if status == 201 else "")
+        return Change((target.reference,), _told(response) if status == 201 else "")
     if status != 201:
         return None
     if method == "PUT" and kind is Kind.MANIFEST:
-        return _stored(target.reference, response)
+        stored = _stored(target.reference, response)
+        return Change(_tags(request.path), stored.digest if stored is not None else "")
     if kind is Kind.UPLOAD and method in ("PUT", "POST"):
         # The end of an upload, all of it in one request, or a mount from another repository.
         return _stored(_asked(request.path), response)
@@ -48,6 +49,12 @@ def _stored(asked: str, response: Response) -> Change | None:
     if asked and told and asked != told:
         return None
     return Change(digest=asked or told) if asked or told else None
+
+
+def _tags(path: str) -> tuple[str, ...]:
+    """Return the tags that a push of a manifest by digest sets (`?tag=`, in the specification after 1.1)."""
+    values = parse_qs(path.partition("?")[2]).get("tag") or ()
+    return tuple(dict.fromkeys(value for value in values if is_tag(value)))
 
 
 def _told(response: Response) -> str:

@@ -51,6 +51,11 @@ def is_digest(text: str) -> bool:
     return _DIGEST.fullmatch(text) is not None
 
 
+def is_tag(text: str) -> bool:
+    """Tell whether `text` is a tag (OCI distribution spec, "Pulling manifests")."""
+    return _TAG.fullmatch(text) is not None
+
+
 def is_repository(text: str) -> bool:
     """Tell whether `text` is a repository's name (OCI distribution spec, "Pulling manifests")."""
     return len(text) <= _NAME_MAX and _NAME.fullmatch(text) is not None
@@ -104,7 +109,7 @@ def _repository_target(path: str) -> Target | None:
         repository, section, reference = content.groups()
         if is_digest(reference):
             return _target(Kind.BLOB if section == "blobs" else Kind.MANIFEST, repository, reference)
-        if section == "manifests" and _TAG.fullmatch(reference) is not None:
+        if section == "manifests" and is_tag(reference):
             return _target(Kind.TAG, repository, reference)
     for kind, pattern in ((Kind.UPLOAD, _UPLOAD), (Kind.BLOB_MUTABLE, _BLOBS)):
         match = pattern.fullmatch(path)

@@ -143,9 +143,9 @@ class Passthrough:
         alone = not own
         # Under its plain name, and under that with the namespace of a mirror.
         for repository in dict.fromkeys((route.target.repository, route.shared.repository)):
-            if change.tag:
+            for tag in change.tags:
                 # With a change meanwhile by another client, only the registry knows which one was last.
-                alone = index.drop_tag(*place, repository, change.tag) < started and alone
+                alone = index.drop_tag(*place, repository, tag) < started and alone
             if change.digest and change.deleted:
                 index.put_absence(*place, repository, change.digest)
             elif change.digest and not own:

@@ -147,6 +147,25 @@ def test_a_tag_is_what_the_registry_says_it_is(
         assert client.get(manifest("lib/app", "v1"), ACCEPT).digest == image.digest
 
 
+def test_tags_that_are_set_by_a_push_by_digest(
+    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, image: Image
+) -> None:
+    """The specification after 1.1: PUT of a manifest by digest with `tag` in the query, several times."""
+    origin, newer = start_origin("reg.test"), make_image(seed=77)
+    origin.publish("lib/app", image, "v1", "v2", "v3")
+    client = talk(start_proxy(origin, **PUSHES), origin)
+    for tag in ("v1", "v2", "v3"):
+        assert client.get(manifest("lib/app", tag), ACCEPT).digest == image.digest
+    origin.publish("lib/app", newer, "v1", "v2")
+    created = Answer(b"", 201, {"Docker-Content-Digest": newer.digest})
+    origin.on(manifest("lib/app", newer.digest), created)
+    path = manifest("lib/app", newer.digest) + "?tag=v1&tag=v2&tag=no%20tag"
+    assert client.request("PUT", path, {"Content-Type": MANIFEST}, newer.manifest).status == 201
+    assert origin.requests[-1].target == path
+    for tag, expected in (("v1", newer), ("v2", newer), ("v3", image)):
+        assert client.get(manifest("lib/app", tag), ACCEPT).digest == expected.digest
+
+
 def test_a_registry_that_has_lost_its_content(
     clients: tuple[Client, Client], registry: Registry, image: Image
 ) -> None:

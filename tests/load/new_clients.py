@@ -283,6 +283,10 @@ def rooted(place: Path) -> Path:
     if not (place / "usr/bin/skopeo").exists():
         command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "sid", str(place)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=INSTALL_SECONDS)
+    # dockerd looks up each registry's name, as it may be a loopback address. Nobody is to be asked.
+    names = place / "etc/resolv.conf"
+    names.unlink(missing_ok=True)
+    names.write_text("nameserver 127.0.0.1\n")
     return place.resolve()
 
 
