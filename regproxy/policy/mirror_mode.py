@@ -36,7 +36,7 @@ _READS: Final = frozenset({"GET", "HEAD"})
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG, Kind.UPLOAD, Kind.BLOB_MUTABLE, Kind.PING})
 _API: Final = ("/v2", "/v2/")
 _LINK: Final = re.compile(r"<([^<>]*)>")
-# containerd 1.6 sends `ns` with pulls alone: what it pushes elsewhere must not end up at Docker Hub.
+# containerd 1.6 sends `ns` with pulls alone: a push to another registry must not end up at Docker Hub.
 _UNNAMED: Final = (
     "a push has to name its registry: /v2/docker.io/..., or the registry's own name there"
     " (in hosts.toml by override_path), or ns"

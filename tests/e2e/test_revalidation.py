@@ -587,7 +587,10 @@ class TestWhileRevalidated:
         go.set()
         wait_until(lambda: word(client.get(tag.path, BOTH)) == "HIT", "it is fresh again")
         assert client.get(tag.path, BOTH).digest == image.digest
-        assert tag.methods() == ["GET", "HEAD"] + ["digest"] * moves
+        # Between the HEAD and the fetch of what it names, a client's request may be the one that fetches it.
+        asked = tag.methods()
+        assert asked[:2] == ["GET", "HEAD"]
+        assert asked[2:] in ([["digest"], ["GET"]] if moves else [[]])
 
     @pytest.mark.parametrize(
         "name, lifetime, window", [("stable", 600.0, 300.0), ("latest", HOUR, DAY), ("v1.2.3", 60 * DAY, 0.0)]

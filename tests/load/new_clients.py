@@ -3,7 +3,7 @@
 Each pulls cold and warm, pushes, pushes what the cache holds to another repository, and pushes an old image
 over a tag that has moved meanwhile; by CONNECT and, where it knows mirrors, as a mirror. What the registry
 has afterwards is looked up in its storage. Needs root, and some 3 minutes for the root directory the first
-time. Nothing leaves the loopback interface: names are the proxy's alone to know.
+time, and Go for regctl. Nothing leaves the loopback interface: names are the proxy's alone to know.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tests.support.real_clients import client_env
 from tests.support.trust import Trust
 
 PACKAGES: Final = "ca-certificates,docker.io,docker-cli,containerd,runc,buildah,skopeo,podman,crun,crane,oras"
+REGCTL: Final = "github.com/regclient/regclient/cmd/regctl@v0.11.7"  # by the Go module proxy
 INSTALL_SECONDS: Final = 900
 COMMAND_SECONDS: Final = 120
 # In a mount namespace of its own: nothing stays mounted.
@@ -220,6 +221,20 @@ def oras(world: World) -> Iterator[Client]:
     )
 
 
+@contextmanager
+def regctl(world: World) -> Iterator[Client]:
+    place = Path(tempfile.mkdtemp(prefix="rc", dir=world.work))
+
+    def layout(image: str) -> str:
+        return f"ocidir://{place}/{abs(hash(image))}:v1"
+
+    yield Client(
+        lambda image: world.run("regctl", "image", "copy", image, layout(image)),
+        lambda image, name: world.run("regctl", "image", "copy", layout(image), name),
+        lambda image: shutil.rmtree(f"{place}/{abs(hash(image))}"),
+    )
+
+
 CLIENTS: Final[dict[str, Callable[[World], object]]] = {
     "skopeo": skopeo,
     "podman": of_containers("podman"),
@@ -229,6 +244,7 @@ CLIENTS: Final[dict[str, Callable[[World], object]]] = {
     "docker, containerd's store": docker(True),
     "crane": crane,
     "oras": oras,
+    "regctl": regctl,
 }
 MIRRORED: Final = ("containerd",)
 
@@ -283,6 +299,11 @@ def rooted(place: Path) -> Path:
     if not (place / "usr/bin/skopeo").exists():
         command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "sid", str(place)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=INSTALL_SECONDS)
+    if not (place / "usr/bin/regctl").exists():
+        with tempfile.TemporaryDirectory() as work:
+            env = os.environ | {"GOBIN": work, "GOFLAGS": "-mod=mod", "CGO_ENABLED": "0"}
+            subprocess.run(["go", "install", REGCTL], check=True, env=env, timeout=INSTALL_SECONDS)
+            shutil.copy(f"{work}/regctl", place / "usr/bin/regctl")
     # dockerd looks up each registry's name, as it may be a loopback address. Nobody is to be asked.
     names = place / "etc/resolv.conf"
     names.unlink(missing_ok=True)
