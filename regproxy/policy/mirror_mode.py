@@ -16,13 +16,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from regproxy.config.settings import Config
-from regproxy.core.errors import HeadError
+from regproxy.core.errors import BadResponse, HeadError
 from regproxy.http.messages import Request, parse_authority
 from regproxy.http.origin import Origin
-from regproxy.policy.lending import loan
+from regproxy.policy.lending import loan, trimmed
 from regproxy.policy.origins import intercepts
 from regproxy.policy.sharing import is_neutral
 from regproxy.registry.targets import Kind, parse_target
@@ -30,10 +30,15 @@ from regproxy.registry.targets import Kind, parse_target
 OWN_HOST: Final = "docker.caching.proxy.internal"
 DOCKER_HUB: Final = "registry-1.docker.io"
 _HUB_NAMES: Final = frozenset({"docker.io", "index.docker.io", "registry.hub.docker.com", DOCKER_HUB})
-_HUB_ALONE: Final = re.compile(r"/v2/([^/]+)(/(?:manifests|blobs|tags|referrers)/.*)")
+# Not `user/tags` or `user/blobs`, which are repositories' names.
+_HUB_ALONE: Final = re.compile(
+    r"/v2/([^/]+)(/(?:(?:manifests|blobs|referrers)/[^/]+|blobs/uploads/[^/]*|tags/list))\Z"
+)
 _READS: Final = frozenset({"GET", "HEAD"})
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG, Kind.UPLOAD, Kind.BLOB_MUTABLE, Kind.PING})
 _API: Final = ("/v2", "/v2/")
+# What an origin may take for a path outside the repository, to which this one seems to belong.
+_DOTS: Final = re.compile(r"[/\\]\.{1,2}(?:[/\\;]|\Z)")
 _LINK: Final = re.compile(r"<([^<>]*)>")
 _CHALLENGES: Final = frozenset({b"www-authenticate", b"proxy-authenticate"})
 
@@ -71,8 +76,8 @@ class Mirrored:
             return f"{path}{'&' if '?' in path else '?'}ns={self.name}"
         return path
 
-    def answered(self, status: int, headers: Headers) -> tuple[int, Headers]:
-        """Return the registry's status and fields as the client gets them.
+    def answered(self, status: int, headers: Headers, path: str) -> tuple[int, Headers]:
+        """Return the registry's status and fields as the client gets them. `path`: what it was asked for.
 
         Its own URLs lead through the proxy. Its 401 is no question to the client, which has no credentials
         for it: 403.
@@ -81,23 +86,33 @@ class Mirrored:
             return status, headers
         if status == 401:
             return 403, [field for field in headers if field[0] not in _CHALLENGES]
-        return status, [(name, self._rewritten(name, value)) for name, value in headers]
+        return status, [(name, self._rewritten(name, value, path)) for name, value in headers]
 
-    def _rewritten(self, name: bytes, value: bytes) -> bytes:
+    def _rewritten(self, name: bytes, value: bytes, path: str) -> bytes:
         text = value.decode("latin-1")
         if name == b"location":
-            return self._url_here(text).encode("latin-1")
+            return self._url_here(text, path).encode("latin-1")
         if name == b"link":
-            return _LINK.sub(lambda found: f"<{self._url_here(found[1])}>", text).encode("latin-1")
+            links = _LINK.sub(lambda found: f"<{self._url_here(found[1], path)}>", text)
+            return links.encode("latin-1")
         return value
 
-    def _url_here(self, url: str) -> str:
+    def _url_here(self, url: str, path: str) -> str:
+        """Return where a client finds what the registry calls `url`, in its answer for `path`.
+
+        A client would take a reference that is relative (RFC 9110 10.2.2) for one to the proxy: to its
+        default registry.
+        """
+        host = f"[{self.origin.host}]" if ":" in self.origin.host else self.origin.host
         try:
-            parts = urlsplit(url)
-            itself = not parts.netloc or parts.hostname == self.origin.host
-        except ValueError:
+            url = urljoin(f"{self.origin.scheme}://{host}:{self.origin.port}{path}", url)
+            to, parts = Origin.of(url), urlsplit(url)
+        except (ValueError, BadResponse):
             return url
-        if not itself or not parts.path.startswith("/v2/"):
+        usual = 443 if to.scheme == "https" else 80
+        if to.host != self.origin.host or to.port not in (self.origin.port, usual):
+            return url
+        if not parts.path.startswith("/v2/"):
             return url
         return self.here(parts.path + (f"?{parts.query}" if parts.query else ""))
 
@@ -111,7 +126,7 @@ class MirrorMode:
 
     def find(self, request: Request) -> Mirrored | str | None:
         """Return the registry that a request is for; a text: why it is not answered; None: for none."""
-        if not self._rules:
+        if not self._rules or request.target == "*":
             return None
         path, _, query = request.path.partition("?")
         if not request.target.startswith("/"):
@@ -143,7 +158,7 @@ class MirrorMode:
         kept = "&".join(
             mirrored.sent(name, text, value) for name, text, value in _fields(query) if name != "ns"
         )
-        headers = request.headers
+        headers = trimmed(request).headers
         if request.method in _READS:
             headers = tuple(field for field in headers if is_neutral(field[0]))
         headers = tuple(field for field in headers if field[0] != b"authorization")
@@ -152,7 +167,9 @@ class MirrorMode:
     def refusal(self, request: Request) -> str:
         """Return why a rewritten request is none that a mirror answers, "" if it is one."""
         method, path = request.method, request.path
-        if parse_target(path).kind in _CONTENT or loan(method, path, pushes=True) is not None:
+        if parse_target(path).kind in _CONTENT and not _DOTS.search(unquote(path.partition("?")[0])):
+            return ""
+        if loan(method, path, pushes=True) is not None:
             return ""
         return "this path is none of a registry's for images: what a mirror answers is pulls, and pushes"
 

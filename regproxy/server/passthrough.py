@@ -11,6 +11,7 @@ from regproxy.core.errors import BadResponse, UpstreamError, UpstreamTimeout
 from regproxy.dataplane.sinks import StreamSink, TeeSink
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
+from regproxy.policy.lending import loan
 from regproxy.registry.changes import change_of
 from regproxy.registry.targets import Kind, Target
 from regproxy.server.context import Services
@@ -24,7 +25,6 @@ from regproxy.upstream.fetch import Ask
 
 log = logging.getLogger(__name__)
 
-_READS: Final = frozenset({"GET", "HEAD"})
 _PINGS: Final = 2  # times REGPROXY_STALE_AFTER
 
 
@@ -46,7 +46,7 @@ class Passthrough:
         started, body, copy = time.monotonic(), b"", None
         # A request of the client's own goes with the client's credentials, and not with ours.
         lend = not route.shared.own
-        if route.mirrored is not None and route.mirrored.for_proxy and request.method in _READS:
+        if _is_mirrors_pull(route):
             await self._read_as_mirror(exchange, origin, route)
             return
         if lend and await upstream.may_lend(origin, request):
@@ -242,6 +242,14 @@ class Passthrough:
             exchange.stream.close()
             return
         self._responder.finish(exchange)
+
+
+def _is_mirrors_pull(route: Route) -> bool:
+    """Return whether a mirror's client pulls, by a path and query that may carry the proxy's credentials."""
+    request, mirrored = route.request, route.mirrored
+    if mirrored is None or not mirrored.for_proxy:
+        return False
+    return loan(request.method, request.path, pushes=False) is not None
 
 
 def _rechunked(response: Response, request: Request) -> bool:

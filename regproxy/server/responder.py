@@ -265,8 +265,10 @@ class Responder:
 
 def answer_of(route: Route | None, response: Response) -> tuple[int, list[tuple[bytes, bytes]]]:
     """Return an origin's status and fields as the client of this route gets them."""
-    headers, mirrored = forwarded(response), route.mirrored if route is not None else None
-    return (response.status, headers) if mirrored is None else mirrored.answered(response.status, headers)
+    headers = forwarded(response)
+    if route is None or route.mirrored is None:
+        return response.status, headers
+    return route.mirrored.answered(response.status, headers, route.path)
 
 
 def _cache_status(exchange: Exchange, status: int) -> bytes:

@@ -275,7 +275,7 @@ class Session:
             services.say_own(origin.host, route.shared.own)
             plan = passed
         exchange.kind = plan.kind
-        if route.mirrored is not None and target.kind is Kind.PING and plan.action is Action.PASS:
+        if _asks_proxy(route) and target.kind is Kind.PING and plan.action is Action.PASS:
             plan = PONG  # whatever the registry wants of its clients is the proxy's to bring
         if plan.action is Action.REFUSE:
             reason = f"{origin.host}: {plan.reason.replace('{host}', origin.host)}"
@@ -320,8 +320,7 @@ class Session:
         if plan.action is Action.PASS or self._was_deleted(origin, route):
             await handlers.passthrough.run(exchange, origin, route)
             return
-        own_account = route.mirrored is not None and route.mirrored.for_proxy
-        wanted = CacheRequest(origin, route.shared.request, route.target, own_account)
+        wanted = CacheRequest(origin, route.shared.request, route.target, _asks_proxy(route))
         uncacheable = handlers.uncacheable
         detail = uncacheable.detail(wanted)
         if not detail:
@@ -432,3 +431,8 @@ class Session:
         self.exchange.task = None
         self._services.metrics.tunnel_closed(up, down)
         self._responder.record(self.exchange)
+
+
+def _asks_proxy(route: Route) -> bool:
+    """Return whether the client speaks to the proxy alone: see Mirrored.for_proxy."""
+    return route.mirrored is not None and route.mirrored.for_proxy

@@ -8,13 +8,14 @@ import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from tests.support.client import Client
 from tests.support.docker_registry import Registry
 from tests.support.images import MANIFEST, Image, make_image
-from tests.support.origin import Answer, Origin
+from tests.support.origin import Answer, Origin, Seen, manifest_answer
 from tests.support.processes import free_address
 from tests.support.proxy import Proxy, cache_status
 from tests.support.real_clients import client_env, run
@@ -133,6 +134,75 @@ def test_no_credentials_of_the_client_reach_the_registry(
         assert "ns=" not in request.target
 
 
+@pytest.mark.parametrize("method", ["OPTIONS", "POST", "PATCH", "PUT", "DELETE"])
+def test_nothing_of_the_clients_own_goes_with_a_push(
+    method: str, start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect
+) -> None:
+    """Not a key or a session in whatever field, not where it is, nor another method."""
+    origin = start_origin("reg.test")
+    origin.on("/v2/*", Answer(status=202))
+    client = connect(start_proxy(origin, ALLOW_PUSH="true"))
+    own = (
+        "Authorization Cookie Private-Token Proxy-Authorization X-Forwarded-For X-HTTP-Method-Override X-Key"
+    )
+    path = "manifests/v1" if method in ("OPTIONS", "PUT", "DELETE") else "blobs/uploads/x"
+    path = path.removesuffix("x") if method == "POST" else path
+    body = None if method == "OPTIONS" else b"{}"
+    fields = [(name, "Basic dTpw") for name in own.split()]
+    for way in (f"/v2/lib/app/{path}?ns={origin.authority}", f"/v2/{origin.authority}/lib/app/{path}"):
+        assert client.request(method, way, [("Content-Type", MANIFEST), *fields], body).status == 202
+    assert [request.target for request in origin.requests] == [f"/v2/lib/app/{path}"] * 2
+    for request in origin.requests:
+        assert not {name.lower() for name, _ in request.headers} & set(own.lower().split())
+
+
+def test_the_login_goes_with_pulls_alone(
+    start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect, image: Image
+) -> None:
+    def guarded(seen: Seen) -> Answer:
+        if seen.get("authorization") is None:
+            return Answer(status=401, headers={"Www-Authenticate": 'Basic realm="reg"'})
+        return manifest_answer(image)
+
+    origin = start_origin("reg.test")
+    origin.on("/v2/*", guarded)
+    login = {"AUTH_REGISTRIES": f"{origin.authority}:u:p", "REGPROXY_LOGIN_FOR": "pull"}
+    client = connect(start_proxy(origin, ALLOW_PUSH="true", **login))
+    assert client.get(f"/v2/lib/app/manifests/v1?ns={origin.authority}", ACCEPT).digest == image.digest
+    for way in ("/v2/lib/app/{}ns=" + origin.authority, f"/v2/{origin.authority}/lib/app/{{}}"):
+        for rest in NO_PULLS:
+            for method in ("GET", "HEAD"):
+                path = way.format(f"{rest}{'&' if '?' in rest else '?'}")
+                assert client.request(method, path, ACCEPT).status == 403, path
+        assert client.get(way.format("tags/list?"), ACCEPT).status == 200
+    for request in origin.requests:
+        shown = request.target in ("/v2/", "/v2/lib/app/manifests/v1", "/v2/lib/app/tags/list")
+        assert shown or not request.all("authorization")
+        assert ".." not in unquote(request.target)
+
+
+NO_PULLS = [
+    "blobs/../../../api/users",
+    "blobs/%2e%2e/%2e%2e/x",
+    "blobs/uploads/..",
+    "blobs/uploads/1234",
+    "blobs/of/somebody",
+    "%6danifests/v1?format=zip",
+    "manifests/v1?format=zip",
+    "referrers/v1",
+]
+
+
+@pytest.mark.parametrize("push", ["false", "true"])
+def test_what_is_for_the_proxy_itself(
+    push: str, start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect
+) -> None:
+    origin = start_origin("reg.test")
+    client = connect(start_proxy(origin, ALLOW_PUSH=push))
+    reply = client.request("OPTIONS", "*", [("Host", origin.authority)])
+    assert (reply.complete, origin.requests) == (True, [])
+
+
 def test_what_the_registry_refuses_is_no_question_to_the_client(
     start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
 ) -> None:
@@ -202,6 +272,9 @@ def test_mirror_registries(
         ("/v2/app/manifests/v1?ns=docker.io", "/v2/library/app/manifests/v1"),
         ("/v2/index.docker.io/some/app/manifests/v1", "/v2/some/app/manifests/v1"),
         ("/v2/docker.io/app/tags/list", "/v2/library/app/tags/list"),
+        ("/v2/user/tags/manifests/v1", "/v2/user/tags/manifests/v1"),
+        ("/v2/user/blobs/tags/list", "/v2/user/blobs/tags/list"),
+        ("/v2/user/manifests/manifests/v1", "/v2/user/manifests/manifests/v1"),
     ],
 )
 def test_docker_hub(
@@ -215,8 +288,10 @@ def test_docker_hub(
 ) -> None:
     hub = start_origin("registry-1.docker.io")
     hub.publish("library/app", image, "v1")
-    hub.publish("some/app", image, "v1")
-    hub.on("/v2/library/app/tags/list", Answer(b'{"tags":["v1"]}'))
+    for repository in ("some/app", "user/tags", "user/manifests"):
+        hub.publish(repository, image, "v1")
+    for repository in ("library/app", "user/blobs"):
+        hub.on(f"/v2/{repository}/tags/list", Answer(b'{"tags":["v1"]}'))
     table = tmp_path / "regproxy.toml"
     table.write_text(f'[origin."registry-1.docker.io"]\nport = {hub.port}\n')
     client = connect(start_proxy(hub, registries=(), REGPROXY_CONFIG=str(table)))
@@ -242,6 +317,40 @@ def test_pages_of_links_lead_through_the_proxy(
             link = reply.get("link")
             path = link.split("<")[1].split(">")[0] if link else ""
         assert found == ["v1", "v2", "v3"]
+
+
+@pytest.mark.parametrize(
+    "said, path",
+    [
+        ("/v2/lib/app/blobs/uploads/1?a=b", "blobs/uploads/1?a=b"),
+        ("1?a=b", "blobs/uploads/1?a=b"),
+        ("../uploads/1", "blobs/uploads/1"),
+        ("?last=x", "blobs/uploads/?last=x"),
+        ("//HOST/v2/lib/app/blobs/uploads/1", "blobs/uploads/1"),
+        ("https://HOST/v2/lib/app/blobs/uploads/1", "blobs/uploads/1"),
+        ("https://reg.test/v2/lib/app/blobs/uploads/1", "blobs/uploads/1"),
+        ("https://reg.test:1/v2/lib/app/blobs/uploads/1", ""),
+        ("https://other.test/v2/lib/app/blobs/uploads/1", ""),
+        ("/elsewhere/1", "https://HOST/elsewhere/1"),
+    ],
+)
+def test_what_the_registry_calls_itself(
+    said: str, path: str, start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect
+) -> None:
+    """A reference that is relative would lead to the proxy's default registry."""
+    origin = start_origin("reg.test")
+    said, path = said.replace("HOST", origin.authority), path.replace("HOST", origin.authority)
+    origin.on("/v2/*", Answer(status=202, headers={"Location": said, "Link": f'<{said}>; rel="next"'}))
+    client = connect(start_proxy(origin, ALLOW_PUSH="true"))
+    by_ns = f"/v2/lib/app/{path}{'&' if '?' in path else '?'}ns={origin.authority}"
+    by_prefix = f"/v2/{origin.authority}/lib/app/{path}"
+    for way, here in (("ns", by_ns), ("prefix", by_prefix)):
+        expected = path if "://" in path else here if path else said
+        start = f"/v2/lib/app/blobs/uploads/?ns={origin.authority}"
+        if way == "prefix":
+            start = f"/v2/{origin.authority}/lib/app/blobs/uploads/"
+        reply = client.request("POST", start, body=b"")
+        assert (reply.get("location"), reply.get("link")) == (expected, f'<{expected}>; rel="next"')
 
 
 @pytest.mark.parametrize("way", ["ns", "prefix"])
@@ -304,6 +413,18 @@ def test_a_plain_registry_by_http_proxy(
     login = ("Authorization", "Basic dTpw")
     reply = client.get(f"http://{origin.authority}/v2/lib/app/manifests/v1", [*ACCEPT, login])
     assert (reply.status, reply.digest) == (200, image.digest)
+    assert origin.requests[-1].all("authorization") == ["Basic dTpw"]
+
+
+def test_a_registry_by_http_proxy_asks_for_its_own_login(
+    start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect
+) -> None:
+    """`docker login` would take any password, and a client would not learn what to bring."""
+    origin = start_origin("reg.test")
+    origin.on("/v2/", Answer(status=401, headers={"Www-Authenticate": 'Basic realm="reg"'}))
+    client = connect(start_proxy(origin))
+    reply = client.get(f"http://{origin.authority}/v2/", [("Authorization", "Basic dTpw")])
+    assert (reply.status, reply.get("www-authenticate")) == (401, 'Basic realm="reg"')
     assert origin.requests[-1].all("authorization") == ["Basic dTpw"]
 
 
