@@ -74,7 +74,7 @@ class Lookup:
         blob = self._store.lookup(target.reference)
         if blob is None or not (blob.known or self._is_whole(blob)):
             return None
-        if self.was_deleted(origin, route):
+        if self._pushes and self.was_deleted(origin, route):
             return None
         if target.kind is _BLOB:
             return blob, NO_TYPE

@@ -157,8 +157,10 @@ class Session:
         kind, plan, lifetime = "", route.by_digest, route.lifetime
         if plan is not None:
             kind = plan.kind
-            find = services.lookup.present if route.asks_presence else services.lookup.content
-            held = find(origin, target, route)
+            if route.asks_presence:
+                held = services.lookup.present(origin, target, route)
+            else:
+                held = services.lookup.content(origin, target, route)
         elif lifetime is not None:
             kind = lifetime.name
             copy = services.lookup.copy(origin, target, route, lifetime)
