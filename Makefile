@@ -89,9 +89,10 @@ conformance: build test-packages ## the distribution-spec's own suite on two reg
 e2e-new: build test-packages ## today's clients from a debootstrap root of Debian sid, as root, 4 minutes and 3 to make that
 	$(BIN)/python -m tests.load.new_clients
 
-soak: build test-packages ## kill it 200 times under load, 500 random fault scripts, then 30 minutes of mixed load on a small cache
+soak: build test-packages ## kill it 200 times under load, 500 random fault scripts, a push of 10 GB, 30 minutes of mixed load on a small cache
 	$(BIN)/python -m tests.load.chaos --rounds 200
 	$(BIN)/python -m tests.load.scripts --examples 500
+	$(BIN)/python -m tests.load.large_push --gigabytes 10
 	$(BIN)/python -m tests.load.soak --minutes 30
 
 format: build ## let ruff format the Python files

@@ -181,15 +181,14 @@ class Authorizer:
         """Return what to send first, None for nothing. `own_account`: the request is the proxy's own, not a
         client's.
         """
-        client = client_grant(request)
+        client, eager_only = client_grant(request), True
         if client is not None and self._origins.settings(origin).credentials_first == "client":
             if not self._was_refused(origin, target, client):
                 return client
             # What the registry has just refused to it is not shown again, if there is anything else.
-            ours = await self._ours_or_none(origin, target, own_account)
-            return ours if ours is not None else client
+            eager_only = False
         try:
-            return await self._ours(origin, target, own_account, eager_only=True) or client
+            return await self._ours(origin, target, own_account, eager_only=eager_only) or client
         except UpstreamError:
             if client is None:
                 raise
@@ -231,12 +230,6 @@ class Authorizer:
     def _was_refused(self, origin: Origin, target: Target, client: Grant) -> bool:
         """Return whether a registry has lately refused a client's credentials for this repository."""
         return self._clock() < (self._refused.get(_refusal_key(origin, target, client)) or 0.0)
-
-    async def _ours_or_none(self, origin: Origin, target: Target, own_account: bool) -> Grant | None:
-        try:
-            return await self._ours(origin, target, own_account)
-        except UpstreamError:
-            return None
 
     async def hidden(
         self,

@@ -18,15 +18,13 @@ from typing import Any, Final
 
 from regproxy.cache import layout, reconcile
 from regproxy.cache.index.index import Index
+from regproxy.config.hosts import DOCKER_HUB, DOCKER_HUB_NAMES, DOCKER_HUB_REGISTRY
 from regproxy.config.values import parse_host, split_host_port
 from regproxy.core.errors import BadResponse, RegproxyError
 from regproxy.registry import manifests, targets
 from regproxy.registry.manifests import INDEX_TYPES, MANIFEST_MAX
 from regproxy.registry.targets import Kind
 
-HUB: Final = "docker.io"
-_HUB_ORIGIN: Final = "registry-1.docker.io"
-_HUB_NAMES: Final = frozenset({HUB, "index.docker.io", "registry.hub.docker.com", _HUB_ORIGIN})
 _LATEST: Final = "latest"
 _SYNTAX: Final = "an image, such as nginx, registry.k8s.io/pause:3.9 or host/a/b@sha256:..., or sha256:..."
 
@@ -53,7 +51,7 @@ class Reference:
         """The normalised name under which pins are stored."""
         if not self.host:
             return self.digest
-        host = HUB if (self.host, self.port) == (_HUB_ORIGIN, 443) else self.host
+        host = DOCKER_HUB if (self.host, self.port) == (DOCKER_HUB_REGISTRY, 443) else self.host
         host = f"[{host}]" if ":" in host else host
         port = "" if self.port == 443 else f":{self.port}"
         end = f"@{self.digest}" if self.digest else f":{self.tag}"
@@ -77,8 +75,8 @@ def parse(text: str) -> Reference:
     rest, at, digest = text.removeprefix("docker://").partition("@")
     host, port, path = _split_host(rest, text)
     repository, colon, tag = path.partition(":")
-    if host in _HUB_NAMES:
-        host, repository = _HUB_ORIGIN, repository if "/" in repository else f"library/{repository}"
+    if host in DOCKER_HUB_NAMES:
+        host, repository = DOCKER_HUB_REGISTRY, repository if "/" in repository else f"library/{repository}"
     wanted = digest or tag or _LATEST
     target = targets.parse_target(f"/v2/{repository}/manifests/{wanted}")
     if at:
@@ -96,7 +94,7 @@ def _split_host(rest: str, text: str) -> tuple[str, int, str]:
     """
     first, slash, path = rest.partition("/")
     if not slash or not ("." in first or ":" in first or first == "localhost"):
-        return HUB, 443, rest
+        return DOCKER_HUB, 443, rest
     try:
         host, port = split_host_port(first)
         return parse_host(host), port or 443, path

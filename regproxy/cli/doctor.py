@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from regproxy.config.hosts import DOCKER_HUB_REGISTRY
 from regproxy.config.values import split_host_port
 from regproxy.core.errors import ConfigError
 from regproxy.doctor import proxy_variables
@@ -30,7 +31,7 @@ RootOption = Annotated[Path, typer.Option("--root", hidden=True, help="The host'
 
 def doctor(
     proxy: ProxyOption = "",
-    registry: RegistryOption = "registry-1.docker.io",
+    registry: RegistryOption = DOCKER_HUB_REGISTRY,
     as_json: JsonOption = False,
     root: RootOption = Path("/"),
 ) -> None:

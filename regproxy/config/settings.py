@@ -31,6 +31,7 @@ from regproxy.config.drop_in import (
     read_logins,
     spread_masks,
 )
+from regproxy.config.hosts import DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS, OWN_HOST
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
 from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier, nginx_unescaped
@@ -89,8 +90,8 @@ Origin = Literal["env", "toml", "default"]
 PREFIX = "REGPROXY_"
 # Docker Hub, what crane, kaniko, ko and cosign call it, its token server; Docker's hardened images.
 ALWAYS_INTERCEPTED = (
-    *("registry-1.docker.io", "index.docker.io", "auth.docker.io", "dhi.io"),
-    "docker.caching.proxy.internal",
+    *(DOCKER_HUB_REGISTRY, "index.docker.io", DOCKER_HUB_TOKENS, "dhi.io"),
+    OWN_HOST,
 )
 
 # Not read by load(): the path of the TOML file, and the switch of a debug build.

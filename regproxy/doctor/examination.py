@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from regproxy.config.hosts import DOCKER_HUB_REGISTRY
 from regproxy.doctor import clocks, interception, mirrors, proxy_variables, reachability, trust
 from regproxy.doctor.findings import Finding
 from regproxy.doctor.host_files import HostFiles
@@ -15,7 +16,7 @@ class Subject:
     """What is examined: a host's files, the proxy that it should use, a registry to try."""
 
     address: ProxyAddress
-    registry: tuple[str, int] = ("registry-1.docker.io", 443)
+    registry: tuple[str, int] = (DOCKER_HUB_REGISTRY, 443)
     host: HostFiles = field(default_factory=HostFiles)
 
 

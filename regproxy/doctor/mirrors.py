@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import quote, urlsplit
 
+from regproxy.config.hosts import DOCKER_HUB, DOCKER_HUB_REGISTRY
 from regproxy.doctor.findings import Finding, error, ok, warning, without_login
 from regproxy.doctor.host_files import HostFiles, Unreadable, strings, table
 from regproxy.doctor.proxy_requests import NoAnswer, ask
@@ -17,7 +18,6 @@ SUBJECT: Final = "mirrors"
 DAEMON_JSON: Final = "/etc/docker/daemon.json"
 CONTAINERD: Final = "/etc/containerd/config.toml"
 CERTS_D: Final = ("/etc/containerd/certs.d", "/etc/docker/certs.d")
-_HUB_HOST: Final = "registry-1.docker.io"
 _BESIDE: Final = "take it out, or put the proxy's ahead of it: what it serves is not cached"
 
 
@@ -48,7 +48,7 @@ def examine(host: HostFiles, address: ProxyAddress) -> Mirrors:
 def examine_proxy(address: ProxyAddress, registry: tuple[str, int]) -> Finding:
     """Ask the proxy whether it is a mirror of a registry, by GET /v2/, which it answers itself."""
     host, port = registry
-    name = "docker.io" if host == _HUB_HOST else host if port == 443 else f"{host}:{port}"
+    name = DOCKER_HUB if host == DOCKER_HUB_REGISTRY else host if port == 443 else f"{host}:{port}"
     try:
         answer = ask(address, f"/v2/?ns={quote(name)}")
     except NoAnswer as reason:

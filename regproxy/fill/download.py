@@ -122,7 +122,7 @@ class Downloads:
         self._index = index
         self._counters = counters
         self._loop = loop
-        self._largest = largest
+        self.largest = largest
         self._fits = fits
         self.on_stored: list[Callable[[Stored], None]] = [self._enter]
 
@@ -170,7 +170,7 @@ class Downloads:
             message = f"{fetched.origin.host} sends {total} bytes: more than {growth.limit}"
             raise NotUnderstood(message, "too-large")
         growth.expect(total)
-        if 0 < self._largest < total or (total >= LARGE and not self._fits(total, part.path)):
+        if 0 < self.largest < total or (total >= LARGE and not self._fits(total, part.path)):
             # Room for it can't be made, and much else would have been evicted in the attempt.
             self._store.relay(part, errno.EFBIG)
         elif scattered and growth.extents is None and part.path is not None and not part.by_size:
@@ -178,7 +178,7 @@ class Downloads:
                 part.scatter(total)
             except OSError as error:
                 self._store.relay(part, error.errno or errno.EIO)
-        growth.largest = self._largest
+        growth.largest = self.largest
         fill.fetched_from, fill.seconds = fetched.hops, fetched.seconds
         if not fill.opened.done():
             if fill.media_type == NO_TYPE and response.status != 416:

@@ -8,6 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from regproxy.config.hosts import (
+    DOCKER_HUB,
+    DOCKER_HUB_NAMES,
+    DOCKER_HUB_REGISTRY,
+    DOCKER_HUB_TOKENS,
+    OWN_HOST,
+)
 from regproxy.config.values import HostRule
 from regproxy.onboarding.proxy_address import ProxyAddress
 from regproxy.onboarding.templates import fill
@@ -21,10 +28,8 @@ CONTENT_TYPES: Final[dict[Kind, str]] = {
     "yaml": "application/yaml",
     "txt": "text/plain; charset=utf-8",
 }
-HUB: Final = "docker.io"
-# Some hosts of Docker Hub are registries to nobody, or no registry at all: images are named docker.io/...
-_HUB_HOSTS: Final = frozenset({"registry-1.docker.io", "index.docker.io", "auth.docker.io"})
-_OWN_HOSTS: Final = frozenset({"docker.caching.proxy.internal"})
+# Not in names of images, which are docker.io/... for Docker Hub.
+_UNNAMED: Final = DOCKER_HUB_NAMES | {DOCKER_HUB_TOKENS, OWN_HOST}
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 # What never goes through the proxy: the machine itself, clouds' metadata service, and what is inside of
 # clusters. Service and pod ranges are nearly everywhere private addresses (RFC 1918, RFC 4193) or shared ones
@@ -136,7 +141,7 @@ class Setup:
 
     address: ProxyAddress
     ca_pem: str
-    registries: tuple[str, ...] = (HUB,)
+    registries: tuple[str, ...] = (DOCKER_HUB,)
 
     def render(self, client: Client) -> str:
         """Return the script or configuration of a client."""
@@ -163,8 +168,8 @@ def mirrored(rules: Iterable[HostRule]) -> tuple[str, ...]:
     Masks and regular expressions name no registry that could be written into a client's configuration.
     """
     every = tuple(rules)
-    hub = (HUB,) if any(rule.matches("registry-1.docker.io", 443) for rule in every) else ()
+    hub = (DOCKER_HUB,) if any(rule.matches(DOCKER_HUB_REGISTRY, 443) for rule in every) else ()
     names = (
         r.pattern if r.port is None else f"{r.pattern}:{r.port}" for r in every if _NAME.fullmatch(r.pattern)
     )
-    return (*hub, *dict.fromkeys(name for name in names if name not in _HUB_HOSTS | _OWN_HOSTS | {HUB}))
+    return (*hub, *dict.fromkeys(name for name in names if name not in _UNNAMED))

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
+from regproxy.config.hosts import DOCKER_HUB, DOCKER_HUB_NAMES, DOCKER_HUB_REGISTRY, OWN_HOST
 from regproxy.config.settings import Config
 from regproxy.core.errors import BadResponse, HeadError
 from regproxy.http.messages import Request, parse_authority
@@ -28,9 +29,6 @@ from regproxy.policy.origins import intercepts
 from regproxy.policy.sharing import is_neutral
 from regproxy.registry.targets import Kind, parse_target
 
-OWN_HOST: Final = "docker.caching.proxy.internal"
-DOCKER_HUB: Final = "registry-1.docker.io"
-_HUB_NAMES: Final = frozenset({"docker.io", "index.docker.io", "registry.hub.docker.com", DOCKER_HUB})
 # Not `user/tags` or `user/blobs`, which are repositories' names.
 _HUB_ALONE: Final = re.compile(
     r"/v2/([^/]+)(/(?:(?:manifests|blobs|referrers)/[^/]+|blobs/uploads/[^/]*|tags/list))\Z"
@@ -144,10 +142,10 @@ class MirrorMode:
         if prefixed is not None:
             return prefixed
         if path in _API:
-            return Mirrored(Origin("https", DOCKER_HUB, 443), "default")
+            return Mirrored(Origin("https", DOCKER_HUB_REGISTRY, 443), "default")
         if request.method not in _READS:
             return _UNNAMED
-        return self._found("default", "docker.io")
+        return self._found("default", DOCKER_HUB)
 
     def request(self, request: Request, mirrored: Mirrored) -> Request:
         """Return the request as the registry gets it: by its own path, with nothing that is for the proxy."""
@@ -156,7 +154,7 @@ class MirrorMode:
             return replace(request, target=request.path)
         if mirrored.by == "prefix":
             path = "/v2/" + path[4:].partition("/")[2]
-        if mirrored.origin.host == DOCKER_HUB:
+        if mirrored.origin.host == DOCKER_HUB_REGISTRY:
             # Docker Hub's official images; clients that take the proxy for a registry leave the word out.
             path = _HUB_ALONE.sub(r"/v2/library/\1\2", path)
         kept = "&".join(self._fields_kept(query, mirrored))
@@ -188,7 +186,7 @@ class MirrorMode:
             if not isinstance(found, Mirrored) or found.origin != mirrored.origin:
                 return ""
             said = rest
-        alone = mirrored.origin.host == DOCKER_HUB and said and "/" not in said
+        alone = mirrored.origin.host == DOCKER_HUB_REGISTRY and said and "/" not in said
         return f"library/{said}" if alone else said
 
     def refusal(self, request: Request) -> str:
@@ -219,9 +217,9 @@ class MirrorMode:
             host, port = parse_authority(said, 443)
         except HeadError:
             return f"{name[:100]!r} is not the name of a registry (host or host:port)"
-        hub = host in _HUB_NAMES and port == 443
-        origin = Origin("https", DOCKER_HUB if hub else host, port)
-        if self._takes(origin) or (hub and self._takes(Origin("https", "docker.io", 443))):
+        hub = host in DOCKER_HUB_NAMES and port == 443
+        origin = Origin("https", DOCKER_HUB_REGISTRY if hub else host, port)
+        if self._takes(origin) or (hub and self._takes(Origin("https", DOCKER_HUB, 443))):
             return Mirrored(origin, by, name)
         return _not_configured(said)
 

@@ -114,13 +114,14 @@ class Lookup:
             place = (origin.host, origin.port, route.shared.repository)
             self._index.put_presence(*place, digest, blob.size if blob is not None else 0, asked)
 
-    def absent_since(self, origin: Origin, route: Route, digest: str) -> float:
-        """Return when a client has deleted content from the route's repository, epoch; 0: it has not."""
-        return self._index.absent_since(origin.host, origin.port, route.shared.repository, digest)
-
     def was_deleted(self, origin: Origin, route: Route) -> bool:
-        """Return whether a client has deleted the route's content from its repository."""
-        return self._pushes and self.absent_since(origin, route, route.target.reference) > 0
+        """Return whether a client has deleted the route's content by digest from its repository.
+
+        It may be held, but is not to be served.
+        """
+        if not self._pushes or route.by_digest is None:
+            return False
+        return self._absent_since(origin, route, route.target.reference) > 0
 
     def copy(self, origin: Origin, target: Target, route: Route, lifetime: Lifetime) -> Copy | None:
         """Return the copy of a tag that suits a request: the newest, else an older one still in the cache."""
@@ -170,7 +171,7 @@ class Lookup:
         blob = self._store.lookup(row.digest)
         if blob is None or not (blob.known or self._is_whole(blob)):
             return None
-        if self._pushes and self.absent_since(origin, route, row.digest) >= row.fetched_at:
+        if self._pushes and self._absent_since(origin, route, row.digest) >= row.fetched_at:
             return None
         manifest = blob.manifest
         if manifest is not None and manifest.stated:
@@ -185,6 +186,10 @@ class Lookup:
         age = time.time() - row.fetched_at
         usable = lifetime.usable_if_error(age, self._stretch(origin.host))
         return Copy(row, held, age, current, False, usable)
+
+    def _absent_since(self, origin: Origin, route: Route, digest: str) -> float:
+        """Return when a client has deleted content from the route's repository, epoch; 0: it has not."""
+        return self._index.absent_since(origin.host, origin.port, route.shared.repository, digest)
 
     def _presence(self, origin: Origin, route: Route, digest: str) -> bool | None:
         return self._index.presence(origin.host, origin.port, route.shared.repository, digest)

@@ -65,35 +65,44 @@ class Passthrough:
                     return
                 raise
         else:
-            connection, grant = await upstream.begin(origin, request)
-            sink = StreamSink(connection.stream, request.body.kind == "chunked")
-            copy = self._pushes.copy(route, sink)
-            try:
-                response = await self._send_body(exchange, connection, request, copy.sink if copy else sink)
-            except BaseException:
-                connection.abort()
-                if copy is not None:
-                    self._pushes.drop(copy)
-                raise
-            upstream.began(origin, request, grant, response)
+            connection, response, copy = await self._send(exchange, origin, route)
         exchange.asked_seconds = time.monotonic() - started
         exchange.asked = connection.hop(exchange.asked_seconds)
         try:
-            if copy is not None and exchange.body_left:
-                # The registry has answered before the end.
-                self._pushes.drop(copy)
-                copy = None
-            await self._note_change(origin, route, response, exchange.started, copy)
+            await self._note_change(exchange, origin, route, response, copy)
         except BaseException:
             connection.abort()
             raise
         await self.answer(exchange, connection, response, request)
+
+    async def _send(
+        self, exchange: Exchange, origin: Origin, route: Route
+    ) -> tuple[Connection, Response, PushedBody | None]:
+        """Forward a request with its body; return the connection, the answer, and the copy of the body."""
+        request, upstream = route.request, self._services.upstream
+        connection, grant = await upstream.begin(origin, request)
+        relay = StreamSink(connection.stream, request.body.kind == "chunked")
+        copy = self._pushes.copy(route, relay)
+        try:
+            response = await self._send_body(exchange, connection, request, copy.sink if copy else relay)
+        except BaseException:
+            connection.abort()
+            if copy is not None:
+                self._pushes.drop(copy)
+            raise
+        upstream.began(origin, request, grant, response)
+        if copy is not None and exchange.body_left:
+            # The registry has answered before the end.
+            self._pushes.drop(copy)
+            copy = None
+        return connection, response, copy
 
     async def _read_as_mirror(self, exchange: Exchange, origin: Origin, route: Route) -> None:
         """Answer a GET or HEAD with the proxy's own credentials: the client has none for this registry."""
         request = route.request
         fetched = await self._services.upstream.fetch(origin, request, request.method, Ask(own_account=True))
         exchange.asked, exchange.asked_seconds = fetched.hops, fetched.seconds
+        self._note_presence(exchange, origin, route, fetched.response)
         await self.answer(exchange, fetched.connection, fetched.response, request)
 
     async def answer(
@@ -121,31 +130,35 @@ class Passthrough:
         self._responder.pong(exchange)
         return True
 
+    def _note_presence(self, exchange: Exchange, origin: Origin, route: Route, response: Response) -> None:
+        """Note that content that a client had deleted is there again, by the answer to a GET or HEAD."""
+        lookup = self._services.lookup
+        # What a client's own request reads may be another thing than others get.
+        if response.status < 400 and not route.shared.own and lookup.was_deleted(origin, route):
+            lookup.seen_present(origin, route, route.target.reference, exchange.started)
+
     async def _note_change(
         self,
+        exchange: Exchange,
         origin: Origin,
         route: Route,
         response: Response,
-        started: float,
         copy: PushedBody | None = None,
     ) -> None:
         """Note in the index what a client has pushed or deleted, before it has its answer."""
-        lookup = self._services.lookup
-        own = route.shared.own  # what it has read or set may be another thing than others get
-        there = response.status < 400 and route.by_digest is not None and not own
-        if there and lookup.was_deleted(origin, route):
-            lookup.seen_present(origin, route, route.target.reference, started)  # it is there again
+        self._note_presence(exchange, origin, route, response)
         change = change_of(route.request, route.target, response)
         if change is None:
             await self._pushes.taken(copy, origin, route, response, None)
             return
         index, place = self._services.index, (origin.host, origin.port)
+        own = bool(route.shared.own)  # it may have set another thing than others get
         alone = not own
         # Under its plain name, and under that with the namespace of a mirror.
         for repository in dict.fromkeys((route.target.repository, route.shared.repository)):
             for tag in change.tags:
                 # With a change meanwhile by another client, only the registry knows which one was last.
-                alone = index.drop_tag(*place, repository, tag) < started and alone
+                alone = index.drop_tag(*place, repository, tag) < exchange.started and alone
             if change.digest and change.deleted:
                 index.put_absence(*place, repository, change.digest)
             elif change.digest and not own:

@@ -17,6 +17,7 @@ from typing import Final
 from regproxy.cache.parts import Part
 from regproxy.core.errors import BadResponse, RegproxyError, StoreError
 from regproxy.dataplane.sinks import StreamSink, TeeSink
+from regproxy.fill.download import LARGE
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
 from regproxy.registry.changes import Change
@@ -28,7 +29,6 @@ from regproxy.server.routes import Route
 log = logging.getLogger(__name__)
 
 _FIRST: Final = re.compile(rb"(?:bytes[ =])?0-[0-9]*(?:/.*)?")
-_LARGE: Final = 1 << 20  # bytes; for a body of this size room is made before it has come
 _MANIFESTS: Final = frozenset({Kind.TAG, Kind.MANIFEST})
 
 
@@ -50,7 +50,7 @@ class Pushes:
     def __init__(self, services: Services) -> None:
         config = services.config
         self._on = config.allow_push and config.cache_pushes
-        self._largest = config.cache_max_size // 2
+        self._largest = services.fills.downloads.largest
         self._store = services.store
         self._index = services.index
         self._tags = services.tags
@@ -62,7 +62,7 @@ class Pushes:
             return None
         length = route.request.body.length if route.request.body.kind == "length" else 0
         limit = MANIFEST_MAX if route.target.kind in _MANIFESTS else self._largest
-        if length > limit:
+        if 0 < limit < length:
             return None
         try:
             part = self._store.begin(limit=limit)
@@ -71,7 +71,7 @@ class Pushes:
         if part.path is None:
             self._store.abort(part)  # the disk takes nothing
             return None
-        if length >= _LARGE:
+        if length >= LARGE:
             self._index.announce()
         return PushedBody(part, relay)
 
@@ -128,15 +128,20 @@ class Pushes:
         if part is not None:
             self._spawn(self._commit(part, digest))
 
-    async def _commit(self, part: Part, digest: str, media_type: str | None = None) -> None:
+    async def _commit(self, part: Part, digest: str) -> None:
+        await self._is_stored(part, digest)
+
+    async def _is_stored(self, part: Part, digest: str, media_type: str | None = None) -> bool:
+        """Move a part into the store, and return whether that has worked."""
         try:
             blob = await self._store.commit(part, digest)
         except RegproxyError as error:
             log.warning("%s was pushed, and is not kept: %s", digest, error)
             self._store.abort(part)
-            return
+            return False
         blob.known = True
         self._index.put_object(digest, blob.size, media_type, blob.disk)
+        return True
 
     # --- manifests ---------------------------------------------------------------------------------------
 
@@ -156,7 +161,8 @@ class Pushes:
             self.drop(body)
             return
         size = growth.written
-        await self._commit(body.part, digest, media_type if stated else None)
+        if not await self._is_stored(body.part, digest, media_type if stated else None):
+            return
         place = (origin.host, origin.port, route.shared.repository)
         if not stated and not route.shared.own:
             self._index.put_told(*place, digest, media_type, size)

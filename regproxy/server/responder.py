@@ -236,6 +236,12 @@ class Responder:
         if exchange.origin is None or (not exchange.uri.startswith(("/v2", "/token")) and not close):
             self.plain_error(exchange, status, message, retry_after)
             return
+        self.registry_error(exchange, status, code, message, retry_after)
+
+    def registry_error(
+        self, exchange: Exchange, status: int, code: str, message: str, retry_after: int = 0
+    ) -> None:
+        """Answer with an error as registries do (OCI distribution spec, "Error Codes")."""
         body = error_body(code, message)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         if status == 405:

@@ -12,6 +12,7 @@ import os
 import time
 from typing import Final
 
+from regproxy.config.hosts import OWN_HOST
 from regproxy.core.errors import HeadError, NotUnderstood, RegproxyError, UpstreamError
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import CacheRequest, UpstreamAnswer
@@ -20,7 +21,6 @@ from regproxy.http.hops import hop
 from regproxy.http.origin import Origin
 from regproxy.policy.interception import Decision
 from regproxy.policy.plans import PONG, Action, Plan
-from regproxy.registry.error_bodies import error_body
 from regproxy.registry.targets import Kind
 from regproxy.server import setup_pages
 from regproxy.server.context import Services
@@ -42,7 +42,6 @@ log = logging.getLogger(__name__)
 ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 REQUEST_TIMEOUT: Final = 408  # in the log only: the client was in the middle of its body
 CLIENT_GONE: Final = 499  # nginx's status for a client that left before its answer began
-OWN_HOST: Final = "docker.caching.proxy.internal"
 
 # The alerts of clients that don't trust the certificate (RFC 8446 6.2); Go sends bad_certificate.
 _DISTRUST: Final = ("alert unknown ca", "alert bad certificate", "alert certificate unknown")
@@ -77,7 +76,6 @@ class Session:
     __slots__ = ("_addressed", "_handlers", "_origin", "_responder", "_services", "exchange", "stream")
 
     any_port = False  # whether the port that a request names in its Host matters not
-    mirrors = True  # whether requests without CONNECT may be for a registry (see MirrorMode)
 
     def __init__(self, handlers: Handlers, stream: Stream) -> None:
         self._handlers = handlers
@@ -113,6 +111,10 @@ class Session:
         else:
             exchange.task = services.loop.create_task(self._refuse(host, port, plan.reason))
 
+    def may_mirror(self) -> bool:
+        """Return whether requests without CONNECT may be for a registry: see MirrorMode."""
+        return True
+
     def on_foreign(self, kind: str) -> None:
         """Answer with an error: the first byte is of another protocol."""
         exchange = self._begin()
@@ -132,7 +134,7 @@ class Session:
         exchange, services, origin = self.exchange, self._services, self._origin
         exchange.started = time.monotonic()
         try:
-            if origin is not None or not self.mirrors:
+            if origin is not None or not self.may_mirror():
                 route = services.routes.of(head)
             else:
                 route = services.plain_routes.of(head)
@@ -257,9 +259,7 @@ class Session:
         """Answer with a page: plain HTTP on the proxy port, or a request to OWN_HOST."""
         if route.refused:
             self._services.say_not_mirrored(self.stream.peer, route.refused)
-            body = error_body("DENIED", route.refused)
-            headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-            self._responder.answer(self.exchange, 403, headers, body)
+            self._responder.registry_error(self.exchange, 403, "DENIED", route.refused)
             return
         page = self._services.pages.front(route.request)
         self.exchange.kind = "page"
@@ -319,7 +319,7 @@ class Session:
 
     async def _ask(self, plan: Plan, origin: Origin, route: Route, copy: Copy | None) -> None:
         exchange, handlers, fetches = self.exchange, self._handlers, plan.action is Action.FETCH
-        if plan.action is Action.PASS or self._was_deleted(origin, route):
+        if plan.action is Action.PASS or self._services.lookup.was_deleted(origin, route):
             await handlers.passthrough.run(exchange, origin, route)
             return
         wanted = CacheRequest(origin, route.shared.request, route.target, _asks_proxy(route))
@@ -342,11 +342,6 @@ class Session:
                 exchange.detail = ""
                 if exchange.status or not handlers.tags.serve_stale(exchange, copy, error):
                     raise
-
-    def _was_deleted(self, origin: Origin, route: Route) -> bool:
-        """Return whether a client has deleted this content here: it may be held, but is not to be served."""
-        lookup = self._services.lookup
-        return route.by_digest is not None and lookup.was_deleted(origin, route)
 
     async def _ask_cache(self, fetches: bool, wanted: CacheRequest, route: Route, copy: Copy | None) -> None:
         """Answer by what is fetched into the cache, or by a HEAD. Raises NotUnderstood, and others."""

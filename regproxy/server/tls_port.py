@@ -5,7 +5,8 @@ from __future__ import annotations
 from regproxy.dataplane.stream import Stream
 from regproxy.dataplane.tls import Context
 from regproxy.server.routes import Route
-from regproxy.server.session import Handlers, Session
+from regproxy.server.session import Handlers
+from regproxy.server.tls_first import TlsFirstSession
 
 
 class TlsPort:
@@ -20,29 +21,18 @@ class TlsPort:
         TlsSession(self._handlers, stream, self._context)
 
 
-class TlsSession(Session):
+class TlsSession(TlsFirstSession):
     """A Session of the proxy port whose requests come over TLS."""
 
-    __slots__ = ("_context",)
+    __slots__ = ()
 
-    def __init__(self, handlers: Handlers, stream: Stream, context: Context) -> None:
-        self._context = context
-        super().__init__(handlers, stream)
+    connect_refused = (
+        "CONNECT is for the proxy's own port (http:// in HTTPS_PROXY); this one is a registry mirror"
+    )
 
-    @property
-    def mirrors(self) -> bool:  # type: ignore[override]
-        """Whether requests may be for a registry: not in plain text."""
+    def may_mirror(self) -> bool:
+        """Return whether requests may be for a registry: not in plain text."""
         return self.stream.tls is not None
-
-    def on_foreign(self, kind: str) -> None:
-        """Begin TLS: the first byte is that of a ClientHello."""
-        timeout = self._services.config.client_header_timeout
-        self.stream.start_tls(self._context, b"", True, timeout)
-
-    def on_connect(self, host: str | None, port: int) -> None:
-        """Refuse a CONNECT, which would be TLS within TLS."""
-        text = "CONNECT is for the proxy's own port (http:// in HTTPS_PROXY); this one is a registry mirror"
-        self._responder.plain_error(self._begin(), 405, text)
 
     def _show_page(self, route: Route) -> None:
         """Answer with a page, but for plain text on this port."""

@@ -12,11 +12,11 @@ from typing import Final
 
 from regproxy.core.errors import HeadError
 from regproxy.dataplane.stream import Stream
-from regproxy.dataplane.tls import Context
 from regproxy.http.origin import Origin
 from regproxy.policy.interception import Decision, Interception
 from regproxy.server.routes import Route
-from regproxy.server.session import Handlers, Session
+from regproxy.server.session import Handlers
+from regproxy.server.tls_first import TlsFirstSession
 
 REGISTRY_PORT: Final = 443
 MISDIRECTED: Final = 421  # RFC 9110 15.5.20
@@ -35,27 +35,17 @@ class Transparent:
         TransparentSession(self._handlers, stream, self._context)
 
 
-class TransparentSession(Session):
+class TransparentSession(TlsFirstSession):
     """A Session whose origin comes from the server name of TLS, or from Host, instead of a CONNECT."""
 
-    __slots__ = ("_context",)
+    __slots__ = ()
 
-    mirrors = False
     any_port = True  # a Host names the port that clients connect to here, not the registry's
+    connect_refused = "CONNECT is for the proxy's own port; this one takes requests as registries do"
 
-    def __init__(self, handlers: Handlers, stream: Stream, context: Context) -> None:
-        self._context = context
-        super().__init__(handlers, stream)
-
-    def on_connect(self, host: str | None, port: int) -> None:
-        """Refuse a CONNECT: it belongs on the proxy port."""
-        text = "CONNECT is for the proxy's own port; this one takes requests as registries do"
-        self._responder.plain_error(self._begin(), 405, text)
-
-    def on_foreign(self, kind: str) -> None:
-        """Begin TLS: the first byte is that of a ClientHello."""
-        timeout = self._services.config.client_header_timeout
-        self.stream.start_tls(self._context, b"", True, timeout)
+    def may_mirror(self) -> bool:
+        """Return False: whoever is sent here means the registry that its Host names."""
+        return False
 
     def on_handshake(self) -> None:
         """Take the origin from the server name of the handshake that is complete."""

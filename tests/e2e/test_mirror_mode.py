@@ -468,6 +468,23 @@ def test_docker_hubs_official_images_are_mounted_from(
         assert hub.requests[-1].target == asked.format(digest)
 
 
+@pytest.mark.parametrize("way", ["ns", "prefix"])
+def test_what_was_deleted_and_is_there_again(
+    way: str, start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+) -> None:
+    """Pushed again past the proxy: the first pull finds that out, and the next one is a hit."""
+    registry = start_registry()
+    registry.push("lib/app", "v1", image)
+    client = connect(start_proxy(registry, ALLOW_PUSH="true"))
+    by_digest = paths(registry, f"manifests/{image.digest}", way)
+    assert client.get(by_digest, ACCEPT).digest == image.digest
+    assert client.request("DELETE", by_digest).status == 202
+    assert client.get(by_digest, ACCEPT).status == 404
+    registry.push("lib/app", "v1", image)
+    assert client.get(by_digest, ACCEPT).digest == image.digest
+    assert cache_status(client.get(by_digest, ACCEPT)) == "regproxy; hit"
+
+
 def test_no_push_where_pushes_are_not_allowed(
     start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect
 ) -> None:
@@ -571,6 +588,24 @@ def test_over_tls(
     assert client.get(paths(registry, "manifests/v1", "ns"), ACCEPT).digest == image.digest
     assert client.get("/v2/").status == 200
     assert client.get("/ca.crt").body == proxy.ca_pem
+
+
+@pytest.mark.parametrize(
+    "names, named", [("proxy.corp.test", "proxy.corp.test"), ("*.corp.test", "a.corp.test")]
+)
+def test_names_of_the_operators_choice(
+    names: str, named: str, start_proxy: StartProxy, start_registry: StartRegistry, stack: ExitStack
+) -> None:
+    address = free_address()
+    listen = f"{address[0]}:{address[1]}"
+    every = f"{names} {address[0]}"
+    proxy = start_proxy(start_registry(), REGPROXY_TLS_LISTEN=listen, REGPROXY_TLS_NAMES=every)
+    for name in (named, address[0]):
+        client = stack.enter_context(Client.connect(address))
+        client.start_tls(name, proxy.ca_pem)
+        assert client.get("/v2/").status == 200
+    with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
+        stack.enter_context(Client.connect(address)).start_tls("localhost", proxy.ca_pem)
 
 
 def test_a_name_of_somebody_else_is_not_shown(

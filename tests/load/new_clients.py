@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -89,6 +89,9 @@ class Client:
     forget: Callable[[str], object]
 
 
+Make = Callable[[World], AbstractContextManager[Client]]
+
+
 @contextmanager
 def skopeo(world: World) -> Iterator[Client]:
     base = ["skopeo", "--insecure-policy", "copy", "--src-tls-verify=true", "--dest-tls-verify=true"]
@@ -107,7 +110,7 @@ def skopeo(world: World) -> Iterator[Client]:
     )
 
 
-def of_containers(program: str) -> Callable[[World], object]:
+def of_containers(program: str) -> Make:
     """podman or buildah, with a storage of its own."""
 
     @contextmanager
@@ -162,7 +165,7 @@ def containerd(world: World) -> Iterator[Client]:
         )
 
 
-def docker(snapshotter: bool) -> Callable[[World], object]:
+def docker(snapshotter: bool) -> Make:
     """dockerd with its own image store, or with containerd's."""
 
     @contextmanager
@@ -235,7 +238,7 @@ def regctl(world: World) -> Iterator[Client]:
     )
 
 
-CLIENTS: Final[dict[str, Callable[[World], object]]] = {
+CLIENTS: Final[dict[str, Make]] = {
     "skopeo": skopeo,
     "podman": of_containers("podman"),
     "buildah": of_containers("buildah"),
@@ -329,7 +332,7 @@ def run(name: str, root: Path, mirrors: bool) -> list[tuple[str, str]]:
         env = client_env(work / "home", proxy=proxy.url, ca=proxy.ca_path)
         env |= {"_CONTAINERS_ROOTLESS_UID": "", "LC_ALL": "C"}
         world = World(root, work, proxy, registry, env, mirrors)
-        client: Client = stack.enter_context(CLIENTS[name](world))  # type: ignore[arg-type]
+        client: Client = stack.enter_context(CLIENTS[name](world))
         image, newer = make_image(size=3_000_000, seed=1), make_image(seed=2)
         return list(steps(world, client, image, newer))
 

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import grpc
 
+from tests.support.closing import Closing
 from tests.support.processes import Daemon
 from tests.support.real_clients import Failed, client_env
 
 TIMEOUT = 60.0
 
 
-class Cri:
+class Cri(Closing):
     """containerd with its CRI plugin, below `directory` until `close`.
 
     `proxy` and `ca` are in the daemon's environment; `hosts` is a directory of hosts.toml files.
@@ -70,14 +69,6 @@ class Cri:
         )
         answer: bytes = call(message, timeout=TIMEOUT)
         return answer
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _field(number: int, value: bytes) -> bytes:

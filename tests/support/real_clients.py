@@ -10,9 +10,9 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
+from tests.support.closing import Closing
 from tests.support.processes import Daemon
 
 TIMEOUT = 60.0
@@ -93,7 +93,7 @@ class Store(Protocol):
         """Forget an image and its content."""
 
 
-class Podman:
+class Podman(Closing):
     """podman with a root of its own (vfs) until `close`; the image store is empty at first.
 
     `tls`: whether registries speak it; None: as registries.conf says. Its files are in a directory right
@@ -137,14 +137,6 @@ class Podman:
     def remove(self, image: str) -> None:
         run([*self._command, "rmi", "--force", image], self.env)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
 
 class Buildah(Podman):
     """buildah; all else is as with podman."""
@@ -159,7 +151,7 @@ class Buildah(Podman):
         run([*self._command, "pull", "--quiet", f"docker-archive:{archive}"], self.env)
 
 
-class Containerd:
+class Containerd(Closing):
     """containerd and ctr, with a root of their own below `directory` until `close`.
 
     `hosts` is a directory of hosts.toml files (`--hosts-dir`); `tls`: whether registries speak it.
@@ -205,16 +197,8 @@ class Containerd:
         self._daemon.stop()
         self._place.cleanup()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class Docker:
+class Docker(Closing):
     """dockerd and docker, with a root of their own below `directory` until `close`.
 
     `mirror` is a URL for `--registry-mirror`. dockerd looks up each registry's name, to find out whether it
@@ -268,14 +252,6 @@ class Docker:
     def close(self) -> None:
         self._daemon.stop()
         self._place.cleanup()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def client_env(home: Path, *, proxy: str, ca: Path | None) -> dict[str, str]:

@@ -68,18 +68,11 @@ put() {
     say "wrote $1"
 }
 
-# restart SERVICE: has it read its new configuration, if it runs.
+#@ include restart-service.sh
 restart() {
     note restart "$1"
-    if [ "$CHANGED" = no ] || [ "$RESTART" = no ]; then
-        return 0
-    elif [ -d "$ROOT/run/systemd/system" ]; then
-        systemctl daemon-reload
-        systemctl try-restart "$1.service"
-    elif [ -d "$ROOT/run/openrc" ]; then
-        rc-service --ifstarted "$1" restart
-    else
-        say "restart $1 by hand, if it runs"
+    if [ "$CHANGED" = yes ] && [ "$RESTART" = yes ]; then
+        restart_service "$1"
     fi
 }
 

@@ -47,16 +47,10 @@ trust() {
     esac
 }
 
+#@ include restart-service.sh
 restart() {
-    if [ "$changed" = no ] || [ "${RESTART:-yes}" = no ]; then
-        return 0
-    elif [ -d "$ROOT/run/systemd/system" ]; then
-        systemctl daemon-reload
-        systemctl try-restart "$1.service"
-    elif [ -d "$ROOT/run/openrc" ]; then
-        rc-service --ifstarted "$1" restart
-    else
-        echo "regproxy: restart $1 by hand, if it runs"
+    if [ "$changed" = yes ] && [ "${RESTART:-yes}" = yes ]; then
+        restart_service "$1"
     fi
 }
 
