@@ -198,6 +198,7 @@ def test_clients_that_leave_before_the_answer(
                 if number == 4:
                     go.set()
                 client.reset()
+            proxy.access_log(taken + number + 1)
     finally:
         go.set()
     assert shown(origin) - before <= FEW + 2

@@ -122,7 +122,7 @@ class TestContainerd:
         assert containerd(client, blob, 3 * CHUNK + 7) == blob.body[3 * CHUNK + 7 : 4 * CHUNK + 7]
         proxy.wait_kept(blob.digest)
         assert blob.ranges[0] == f"bytes={3 * CHUNK}-{4 * CHUNK - 1}"
-        assert blob.sent == SIZE
+        assert SIZE <= blob.sent <= SIZE + CUT
 
     def test_the_same_connection_goes_on(self, origin: Origin, proxies: Proxies) -> None:
         """Closed ranges, one after another, the last first."""
@@ -132,7 +132,7 @@ class TestContainerd:
                 reply = client.get(blob.path, [("Range", f"bytes={start}-{start + CHUNK - 1}")])
                 assert (reply.status, reply.body) == (206, blob.body[start : start + CHUNK])
         proxy.wait_kept(blob.digest)
-        assert blob.sent == SIZE
+        assert SIZE <= blob.sent <= SIZE + CUT
 
     def test_of_ranges_that_meet_no_border(self, origin: Origin, proxies: Proxies) -> None:
         proxy, blob, chance = proxies(), Cold(origin), random.Random(5)
@@ -145,7 +145,7 @@ class TestContainerd:
 
         at_once(*(lambda span=span: fetch(*span) for span in spans))
         proxy.wait_kept(blob.digest)
-        assert blob.sent == SIZE
+        assert SIZE <= blob.sent <= SIZE + CUT
 
     def test_a_piece_that_is_on_its_way_is_not_cut(self, origin: Origin, proxies: Proxies) -> None:
         """Not even where other streams come to help, as each is slow."""

@@ -14,6 +14,6 @@ ROUNDS = 30
 @pytest.mark.timeout(300)
 def test_whoever_dies_takes_nothing_with_it(tmp_path: Path) -> None:
     tally = chaos.run(tmp_path, ROUNDS, seed=20)
-    assert tally.wrong == []
+    assert not tally.wrong, "\n".join(tally.wrong)
     assert tally.pulled == ROUNDS
     assert set(tally.kills) == set(chaos.VICTIMS)

@@ -221,8 +221,8 @@ class Index:
     def _tags_of(self, host: str, port: int, repository: str, digest: str) -> set[str]:
         """Return the tags of a repository that name some content, as far as they can be read."""
         place = (host, port, repository)
-        found = {tag for (tag,) in self._read(_TAGS_OF, (digest, *place))}
-        found |= self._writer.tags_naming(place, digest)
+        found = self._writer.tags_naming(place, digest)  # first, as in _read_tag
+        found |= {tag for (tag,) in self._read(_TAGS_OF, (digest, *place))}
         return found - {digest}
 
     def dropped_at(self, host: str, port: int, repository: str, tag: str) -> float:
@@ -364,12 +364,13 @@ class Index:
         """
         rows: list[ObjectRow] = []
         before = _EVER if unused_since is None else unused_since
+        # Dropped objects are pending too; the few that are skipped make the scan no longer. They are noted
+        # first: what is settled during the scan still stands in it as it was.
+        busy = self._writer.touched.copy()
+        busy.update(digest for digest, _ in self._writer.objects.items())
         try:
             with closing(self._reader.execute(_OLDEST, (before,))) as cursor:
-                # Dropped objects are pending in `objects` too; the few that are skipped make this scan no
-                # longer.
-                busy, waiting = self._writer.touched, self._writer.objects
-                idle = (row for row in cursor if row[0] not in busy and row[0] not in waiting)
+                idle = (row for row in cursor if row[0] not in busy)
                 rows.extend(ObjectRow(*row) for row in islice(idle, limit))
         except sqlite3.Error as error:
             self._fault(error)

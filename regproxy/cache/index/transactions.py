@@ -95,9 +95,6 @@ class Pending(Generic[K, C]):
     def __len__(self) -> int:
         return len(self._changes)
 
-    def __contains__(self, key: K) -> bool:
-        return key in self._changes
-
     def get(self, key: K) -> C | None:
         return self._changes.get(key)
 

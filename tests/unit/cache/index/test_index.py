@@ -240,6 +240,41 @@ def test_oldest_first(index: Index, path: Path, clock: Clock) -> None:
     other.close()
 
 
+class SettlingReader:
+    """A reader beside which everything that is pending is written, once a certain statement has begun."""
+
+    def __init__(self, index: Index, statement: str) -> None:
+        self._reader, self._index, self._statement = index._reader, index, statement
+
+    def execute(self, sql: str, values: tuple[object, ...] = ()) -> sqlite3.Cursor:
+        cursor = self._reader.execute(sql, values)
+        if sql == self._statement:
+            assert self._index.flush()
+        return cursor
+
+
+def test_what_is_dropped_or_used_is_not_old_when_it_is_written_meanwhile(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 6):
+        index.put_object(digest(number), number, None)
+    assert index.flush()
+    index.drop_object(digest(1))
+    index.touch(digest(2))
+    index.put_object(digest(3), 3, None)
+    monkeypatch.setattr(index, "_reader", SettlingReader(index, index_module._OLDEST))
+    assert {row.size for row in index.oldest(9)} == {4, 5}
+
+
+def test_a_deletion_takes_a_tag_that_is_written_meanwhile(
+    index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.put_tag(*NGINX, ROW)
+    monkeypatch.setattr(index, "_reader", SettlingReader(index, index_module._TAGS_OF))
+    index.put_absence(*NGINX[:3], ROW.digest)
+    assert index.tag(*NGINX) == ()
+
+
 def test_a_use_of_what_is_gone_is_nothing(index: Index) -> None:
     index.touch(digest(1))
     assert index.flush()
