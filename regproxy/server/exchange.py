@@ -9,6 +9,7 @@ from regproxy.dataplane.stream import Stream
 from regproxy.fill.fill import Fill
 from regproxy.http.messages import Request
 from regproxy.http.origin import Origin
+from regproxy.policy.principals import ANONYMOUS, Principal
 from regproxy.server.routes import Route
 from regproxy.tags.resolver import Confirmed
 
@@ -19,6 +20,7 @@ class Exchange:
     """The current request of a connection. One object serves all of its requests, and is reset for each.
 
     `host`: as the CONNECT has named it. `origin`: the origin of this request; None on the proxy port itself.
+    `principal`: who the client is; it stays for the connection's later requests.
     `route`: the parsed head with its target; None where it could not be read. `request`: None also where no
     request is answered, or an error closes the connection. `started`: monotonic, when the head came.
 
@@ -45,6 +47,7 @@ class Exchange:
         "kind",
         "origin",
         "peer",
+        "principal",
         "request",
         "route",
         "sent_waiter",
@@ -58,6 +61,7 @@ class Exchange:
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.peer = stream.peer
+        self.principal: Principal = ANONYMOUS
         self.host = ""
         self.started = 0.0
         self.task: asyncio.Task[None] | None = None

@@ -10,7 +10,8 @@ import logging
 import math
 import os
 import time
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from regproxy.config.hosts import OWN_HOST
 from regproxy.core.errors import HeadError, NotUnderstood, RegproxyError, UpstreamError
@@ -26,6 +27,7 @@ from regproxy.server import setup_pages
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.fetches import Fetches
+from regproxy.server.guards import Guards
 from regproxy.server.hits import Hits
 from regproxy.server.lookup import Copy
 from regproxy.server.passthrough import Passthrough
@@ -51,10 +53,11 @@ _FROM_DISK: Final = frozenset({"HIT", "STALE"})
 class Handlers:
     """The handlers that carry out plans: one set for all sessions of a worker; calls name the exchange."""
 
-    __slots__ = ("fetches", "hits", "passthrough", "responder", "services", "tags", "uncacheable")
+    __slots__ = ("fetches", "guards", "hits", "passthrough", "responder", "services", "tags", "uncacheable")
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, guards: Guards | None = None) -> None:
         self.services = services
+        self.guards = guards
         self.responder = responder = Responder(services)
         self.hits = hits = Hits(services, responder)
         self.fetches = Fetches(services, responder, hits)
@@ -142,7 +145,6 @@ class Session:
         except HeadError as error:
             self._responder.error(self._begin(), error.status, error.code, str(error), close=True)
             return
-        target = route.target
         exchange.begin(origin, route)
         if origin is None or origin.host == OWN_HOST:
             self._show_page(route)
@@ -154,6 +156,15 @@ class Session:
                 self._responder.error(exchange, refusal[0], "UNSUPPORTED", text)
                 return
             self._addressed = route.named
+        guards = self._handlers.guards
+        if guards is None or guards.passes(exchange, origin, route):
+            self._answer(origin, route)
+        else:
+            exchange.task = services.loop.create_task(self._await_guards(guards, origin, route))
+
+    def _answer(self, origin: Origin, route: Route) -> None:
+        """Answer a request that may be answered: at once, if it is a fresh hit."""
+        exchange, services, target = self.exchange, self._services, route.target
         held: Held | None = None
         copy: Copy | None = None
         kind, plan, lifetime = "", route.by_digest, route.lifetime
@@ -300,16 +311,31 @@ class Session:
 
     async def _carry_out(self, plan: Plan, origin: Origin, route: Route, copy: Copy | None) -> None:
         """Answer as planned. `copy`: a tag's; cached content by digest would have been served already."""
+        await self._or_error(self._ask(plan, origin, route, copy))
+
+    async def _await_guards(self, guards: Guards, origin: Origin, route: Route) -> None:
+        """Answer a request of which the guards have to find out whether it may be answered."""
+        await self._or_error(self._ask_guards(guards, origin, route))
+
+    async def _ask_guards(self, guards: Guards, origin: Origin, route: Route) -> None:
+        exchange = self.exchange
+        admitted = await guards.admit(exchange, origin, route)
+        if admitted is not None:
+            exchange.route, exchange.task = admitted, None
+            self._answer(origin, admitted)
+
+    async def _or_error(self, answer: Coroutine[Any, Any, None]) -> None:
+        """Await the answer to a request; where that fails, answer with the error."""
         # Set for this task and all tasks that it starts: a fill's lookups count for the client that began it.
         CLIENT.set(self.stream.peer)
         exchange, responder = self.exchange, self._responder
         try:
-            await self._ask(plan, origin, route, copy)
-        except UpstreamAnswer as answer:
-            responder.relay_answer(exchange, answer)
+            await answer
+        except UpstreamAnswer as refusal:
+            responder.relay_answer(exchange, refusal)
             # The fill has this error too, and the traceback would keep the fill and its files alive until the
             # garbage collector runs.
-            answer.__traceback__ = None
+            refusal.__traceback__ = None
         except RegproxyError as error:
             responder.failed(exchange, error)
             error.__traceback__ = None
