@@ -176,10 +176,16 @@ class Authorizer:
     # --- called by the pipeline -----------------------------------------------------------------------------
 
     async def authorization(
-        self, origin: Origin, target: Target, request: Request, *, own_account: bool = False
+        self,
+        origin: Origin,
+        target: Target,
+        request: Request,
+        *,
+        own_account: bool = False,
+        lends: bool = True,
     ) -> Grant | None:
         """Return what to send first, None for nothing. `own_account`: the request is the proxy's own, not a
-        client's.
+        client's. `lends`: configured logins may be used for it.
         """
         client, eager_only = client_grant(request), True
         if client is not None and self._origins.settings(origin).credentials_first == "client":
@@ -188,7 +194,8 @@ class Authorizer:
             # What the registry has just refused to it is not shown again, if there is anything else.
             eager_only = False
         try:
-            return await self._ours(origin, target, own_account, eager_only=eager_only) or client
+            ours = await self._ours(origin, target, own_account, lends, eager_only=eager_only)
+            return ours or client
         except UpstreamError:
             if client is None:
                 raise
@@ -203,6 +210,7 @@ class Authorizer:
         grant: Grant | None,
         *,
         own_account: bool = False,
+        lends: bool = True,
     ) -> Grant | None:
         """Return what to try, once, after a 401 to `grant`; None: the 401 goes to the client.
 
@@ -216,11 +224,11 @@ class Authorizer:
             self._learn(origin, target, clean)
             await self._share(origin, clean)
         if grant is None or not grant.is_ours:
-            return await self._ours(origin, target, own_account)
+            return await self._ours(origin, target, own_account, lends)
         another = None
         await self._judge_first(origin, grant)
         if self._note_refusal(origin, target, grant):
-            another = await self._ours(origin, target, own_account)
+            another = await self._ours(origin, target, own_account, lends)
         # Sending the same value again would get another 401.
         if another is not None and another.value != grant.value:
             return another
@@ -239,9 +247,10 @@ class Authorizer:
         response: Response,
         *,
         own_account: bool = False,
+        lends: bool = True,
     ) -> Grant | None:
         """Return what to try, once, after an answer that is_hiding() to a request without credentials."""
-        if not self._logins.any:
+        if not self._logins.any or not lends:
             return None
         if not is_shaped(request):
             self._learn(origin, target, response)
@@ -253,7 +262,7 @@ class Authorizer:
             clean = await self._challenge(origin) if choice.configured else None
             if clean is not None:
                 self._learn(origin, target, clean)
-        return await self._ours(origin, target, own_account)
+        return await self._ours(origin, target, own_account, lends)
 
     def found(self, origin: Origin, target: Target, grant: Grant, status: int) -> None:
         """Record the answer to a grant of hidden(): a login that helped is sent at once from now on."""
@@ -275,7 +284,7 @@ class Authorizer:
             return None
         self._learn(at, target, response)
         if self._origins.lends(registry, at):
-            return await self._ours(at, target, True)
+            return await self._ours(at, target, True, True)
         asks = self._asks_by(at, target.repository)
         return await self._anonymous(at, target, asks) if isinstance(asks, Realm) else None
 
@@ -455,14 +464,18 @@ class Authorizer:
     # --- the proxy's own credentials ------------------------------------------------------------------------
 
     async def _ours(
-        self, origin: Origin, target: Target, own_account: bool, *, eager_only: bool = False
+        self, origin: Origin, target: Target, own_account: bool, lends: bool, *, eager_only: bool = False
     ) -> Grant | None:
         """Return one of the proxy's own credentials, of the kind that the registry asks for as far as that is
-        known.
+        known. Without `lends`, an anonymous token at most.
         """
         asks = self._asks_by(origin, target.repository)
         if isinstance(asks, Realm):
-            return await self._token(origin, target, asks, own_account)
+            if lends:
+                return await self._token(origin, target, asks, own_account)
+            return await self._anonymous(origin, target, asks) if own_account else None
+        if not lends:
+            return None
         if asks is None and not eager_only:
             return None
         return await self._direct(origin, target.repository, eager_only=asks is None)

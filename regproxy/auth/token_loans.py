@@ -22,6 +22,8 @@ from regproxy.registry.token_protocol import Issued, Realm
 
 HTTPS_PORT: Final = 443
 
+MayHave = Callable[[Origin, str], bool]
+
 
 class TokenLoans:
     """The tokens that a worker lends. With `pushes` they may be for pushes too."""
@@ -72,9 +74,11 @@ class TokenLoans:
             return False
         return bool(await self._named(server, request, lambda _: True))
 
-    async def lend(self, server: Origin, request: Request, body: bytes) -> Issued | None:
+    async def lend(self, server: Origin, request: Request, body: bytes, may_have: MayHave) -> Issued | None:
         """Return a token that the token server issues to its own login, for a client; None: not for this
         request.
+
+        `may_have`: tells of a registry and a repository there whether its login may serve this client.
 
         The client's request is parsed, cut to what is lent, and rewritten, so nothing of it is sent on and
         only the token comes back. Raises UpstreamError.
@@ -86,7 +90,10 @@ class TokenLoans:
         found = await self._named(server, request, lambda realm: is_realms(ask, realm.target, realm.service))
         if not found:
             return None
-        key = Key(found[-1].registry, found[-1].realm, ask.scopes, None)
+        registry = found[-1].registry
+        if not all(may_have(registry, scope.split(":")[1]) for scope in ask.scopes):
+            return None
+        key = Key(registry, found[-1].realm, ask.scopes, None)
         login = (await self._logins.of_server(server, key.scope)).login
         if login is None:
             return None

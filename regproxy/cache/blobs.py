@@ -54,6 +54,7 @@ class Blob:
     """Stored, verified content. `small`: all of it, if it is small; `heads`: response heads built before.
 
     `known`: it was compared with its index row. `manifest`: its type by its bytes, None if not examined yet.
+    `places`: (host, port, repository) where it is known to be, as far as that was looked up.
     """
 
     digest: str
@@ -63,6 +64,7 @@ class Blob:
     known: bool = False
     manifest: ManifestType | None = None
     heads: dict[tuple[object, ...], bytes] = field(default_factory=dict)
+    places: set[tuple[str, int, str]] = field(default_factory=set)
 
     @property
     def etag(self) -> bytes:
@@ -242,21 +244,23 @@ class Store:
             log.warning("%s: storing works again", self.root)
             self._failing = ""
 
-    def set_aside(self, part: Part, digest: str) -> None:
+    def set_aside(self, part: Part, digest: str, place: str) -> None:
         """Leave an own complete part, whose digest is known, for take_aside() in any process. Raises OSError.
+
+        `place`: the registry and repository that it was uploaded to.
 
         Whoever has it first keeps it: the bytes are the same.
         """
         assert part.path is not None
-        part.path.rename(layout.pushed(self.root, digest, boot_id()))
+        part.path.rename(layout.pushed(self.root, digest, boot_id(), place))
         part.path = None
         part.release()
         part.close()
         part.growth.file.close()
 
-    def take_aside(self, digest: str) -> Part | None:
-        """Return the part that set_aside() has left under this digest; None: there is none."""
-        path = layout.pushed(self.root, digest, boot_id())
+    def take_aside(self, digest: str, place: str) -> Part | None:
+        """Return the part that set_aside() has left under this digest and place; None: there is none."""
+        path = layout.pushed(self.root, digest, boot_id(), place)
         try:
             part = take_part(path, self._loop)
         except OSError:

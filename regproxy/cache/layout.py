@@ -55,12 +55,14 @@ def anonymous_part(root: Path) -> Path:
     return parts(root) / f"{secrets.token_hex(12)}{PART}"
 
 
-def pushed(root: Path, digest: str, boot: str) -> Path:
+def pushed(root: Path, digest: str, boot: str, place: str) -> Path:
     """Return the file of a body that a client has uploaded, until the registry confirms it as content.
 
-    `boot`: of which boot of the machine; the bytes of an earlier one may not have reached the disk.
+    `place`: the registry and repository, for which alone it counts. `boot`: of which boot of the machine; the
+    bytes of an earlier one may not have reached the disk.
     """
-    return parts(root) / f"{digest[7:]}-{boot}{PUSHED}"
+    mark = hashlib.sha256(place.encode()).hexdigest()[:16]
+    return parts(root) / f"{digest[7:]}-{mark}-{boot}{PUSHED}"
 
 
 def tag_claims(root: Path) -> Path:
@@ -91,6 +93,11 @@ def quarantine(root: Path) -> Path:
 def quotas(root: Path) -> Path:
     """Return the file of the known quotas."""
     return root / "state" / "quotas.json"
+
+
+def access_key(root: Path) -> Path:
+    """Return the file of the secret by which askers are named in the index."""
+    return root / "state" / "access.key"
 
 
 def realms(root: Path) -> Path:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from regproxy.config.globs import parse_glob
 from regproxy.config.values import parse_host, parse_positive_time, split_host_port
 
 HELPER_PREFIX: Final = "docker-credential-"
@@ -105,16 +106,20 @@ How = Pair | Files | TokenFile | DockerConfigFile | Helper
 @dataclass(frozen=True, slots=True)
 class CredentialSource:
     """The source of a registry's login. `token_server`: (host, port) of a server in another domain to which
-    it may be sent; port None is any.
+    it may be sent; port None is any. `principals`: names of clients whose requests it may go with, None for
+    all; `repositories`: patterns (see `globs`) of those that it is for, empty for all.
     """
 
     how: How
     token_server: tuple[str, int | None] | None = None
+    principals: tuple[str, ...] | None = None
+    repositories: tuple[str, ...] = ()
 
 
 _KEYS: Final = (
     *("username", "password", "username_file", "password_file", "token_file", "identity_token_file"),
-    *("docker_config", "helper", "exec", "timeout", "server", "token_server"),
+    *("docker_config", "helper", "exec", "timeout", "server", "token_server", "principals"),
+    "repositories",
 )
 # The kind of source for each key.
 _WAYS: Final = {
@@ -152,7 +157,12 @@ def parse_credentials_table(table: object) -> CredentialSource:
     if way not in ("helper", "exec"):
         _without(table, ("timeout", "server"), "helper or exec")
     server = _text(table, "token_server")
-    return CredentialSource(_how(way, table), _host_port(server) if server else None)
+    return CredentialSource(
+        _how(way, table),
+        _host_port(server) if server else None,
+        _names(table, "principals") if "principals" in table else None,
+        tuple(parse_glob(name) for name in _names(table, "repositories")),
+    )
 
 
 def _how(way: str, table: Mapping[str, object]) -> How:
@@ -214,6 +224,15 @@ def _text(table: Mapping[str, object], key: str) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"{key} as a text that is not empty")
     return value
+
+
+def _names(table: Mapping[str, object], key: str) -> tuple[str, ...]:
+    """Return a list of texts; empty only if the key is absent."""
+    value = table.get(key, [])
+    texts = isinstance(value, list) and all(isinstance(name, str) and name for name in value)
+    if not isinstance(value, list) or not texts or (key in table and not value):
+        raise ValueError(f"{key} as a list of names that is not empty")
+    return tuple(value)
 
 
 def _without(table: Mapping[str, object], keys: tuple[str, ...], owner: str) -> None:

@@ -23,6 +23,7 @@ from regproxy.core.errors import ConfigError
 
 Scheme = Literal["http", "https"]
 First = Literal["client", "proxy"]
+AccessMode = Literal["shared", "verified", "denied"]
 # A host in its normal form, and a port, or None for any.
 Key = tuple[str, int | None]
 
@@ -48,7 +49,8 @@ class OriginSettings:
     `scheme`, `address`, `port`: how to connect to it, None for the values that it is asked for by; clients
     don't see them. `parent_proxy`: "inherit" is the environment's, None is none. `ca_file` replaces
     REGPROXY_UPSTREAM_CA_FILE. `mirrors` are asked first, in this order. `credentials_first`: whose
-    Authorization is tried first. `credentials`: the source of the proxy's own. Times are seconds.
+    Authorization is tried first. `credentials`: the source of the proxy's own. `access`: see `policy.access`;
+    None: nothing was said of it. Times are seconds.
     """
 
     connect_timeout: float
@@ -65,6 +67,7 @@ class OriginSettings:
     mirrors: tuple[Mirror, ...] = ()
     credentials_first: First = "client"
     credentials: CredentialSource | None = field(default=None, repr=False)
+    access: AccessMode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,7 @@ _PARSERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "mirrors": _mirrors,
     "credentials_first": _word("client", "proxy"),
     "credentials": parse_credentials_table,
+    "access": _word("shared", "verified", "denied"),
 }
 KEYS: Final = tuple(_PARSERS)
 # Settings that have no effect without TLS.

@@ -42,9 +42,11 @@ from regproxy.config.values import (
     LogFormat,
     LoginFor,
     LogLevel,
+    Outage,
     Raw,
     Records,
     Reserve,
+    parse_access,
     parse_bool,
     parse_directory,
     parse_header_masks,
@@ -57,6 +59,7 @@ from regproxy.config.values import (
     parse_min_free,
     parse_mirror_registries,
     parse_optional_path,
+    parse_outage,
     parse_plain_redirects,
     parse_ports,
     parse_positive_time,
@@ -179,6 +182,12 @@ class Config:
 
     allow_push: bool
     cache_pushes: bool
+
+    # Who may have what: see policy.access.
+    access_ttl: float
+    access_outage: Outage
+    access_grace: float
+
     request_buffering: bool
     verify_ssl: bool
     disable_ipv6: bool
@@ -264,6 +273,7 @@ class Setting:
 _BOOL, _SIZE, _TIME = _text(parse_bool), _text(parse_size), _text(parse_time)
 _TIMEOUT, _LISTEN, _FILE = _text(parse_positive_time), _text(parse_listen), _text(parse_optional_path)
 _DIRECTORY, _FORMAT = _text(parse_directory), _text(parse_log_format)
+_OUTAGE = _text(parse_outage)
 _SWITCH, _WAIT, _KEEP = parse_switch, parse_timeout, parse_keepalive
 
 # Defaults and meanings that are too long for a row.
@@ -302,6 +312,10 @@ _TLS_CERT_MEANING = "certificate to show there, PEM with its chain; not set = on
 _PUSHED_MEANING = "keep what is pushed through this proxy, once the registry has taken it"
 _MIRROR_MEANING = "whom requests without CONNECT may ask for; not set = those in REGISTRIES; off = nobody"
 _DNS_MEANING = "addresses (host:port) for clients without CONNECT, whom DNS sends here for a registry"
+_ACCESS_MEANING = "who may have private content: shared (all), verified (whom the registry lets in), denied"
+_TTL_MEANING = "verified: how long a registry's word that it lets someone in is good"
+_OUTAGE_MEANING = "verified, registry down: deny, same-repository (who was let in there lately) or serve"
+_GRACE_MEANING = "what lately means there"
 _FORMAT_MEANING = "regproxy, or rp = docker-registry-proxy's lines, to the letter"
 _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
 
@@ -342,6 +356,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("AUTH_REGISTRIES", "", "", "host:user:password entries", _verbatim, many=True, secret=True),
     Setting("AUTH_REGISTRIES_DELIMITER", "", " ", "stands between the entries of AUTH_REGISTRIES", _verbatim),
     Setting("AUTH_REGISTRY_DELIMITER", "", ":", "stands between the parts of one entry", _verbatim),
+    Setting("REGPROXY_ACCESS", "", "shared", _ACCESS_MEANING, _text(parse_access)),
+    Setting("REGPROXY_ACCESS_TTL", "access_ttl", "5m", _TTL_MEANING, _TIMEOUT),
+    Setting("REGPROXY_ACCESS_OUTAGE", "access_outage", "same-repository", _OUTAGE_MEANING, _OUTAGE),
+    Setting("REGPROXY_ACCESS_GRACE", "access_grace", "1d", _GRACE_MEANING, _TIME),
     Setting("REGPROXY_DOCKER_CONFIG", "docker_config", "", "path of a docker config.json with logins", _FILE),
     Setting("REGPROXY_LOGIN_FOR", "login_for", "push", _LOGIN_MEANING, _text(parse_login_for)),
     Setting("HTTPS_PROXY", "parent_proxy", "", _PROXY_MEANING, parse_https_proxy, secret=True),
@@ -585,7 +603,10 @@ def _for_all_origins(values: Mapping[str, Any]) -> OriginSettings:
     """Return the settings of origins without a table; invalid values are reported elsewhere."""
     connect, read, send = (values.get(f"PROXY_{side}_TIMEOUT", 60.0) for side in ("CONNECT", "READ", "SEND"))
     verify, ca_file = values.get("VERIFY_SSL", True), values.get("REGPROXY_UPSTREAM_CA_FILE")
-    return OriginSettings(connect, read, send, verify=verify, ca_file=ca_file)
+    access = values.get("REGPROXY_ACCESS")
+    # What shares everything by default is no word on a registry whose login is for some clients alone.
+    access = None if access == "shared" else access
+    return OriginSettings(connect, read, send, verify=verify, ca_file=ca_file, access=access)
 
 
 def _raw(setting: Setting, value: Any) -> Raw:

@@ -19,6 +19,7 @@ LogFormat = Literal["regproxy", "rp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Records = Literal["auto", "openssl"]
 LoginFor = Literal["pull", "push"]
+Outage = Literal["deny", "same-repository", "serve"]
 
 # A list as written: one text, or the entries of a TOML list.
 Raw = str | tuple[str, ...]
@@ -487,6 +488,20 @@ def parse_login_for(text: str) -> LoginFor:
     if text.lower() not in ("pull", "push"):
         raise ValueError("pull (pulls alone) or push (pushes too, where ALLOW_PUSH=true)")
     return cast(LoginFor, text.lower())
+
+
+def parse_access(text: str) -> str:
+    """Return who may have private content: see `policy.access`."""
+    if text.lower() not in ("shared", "verified", "denied"):
+        raise ValueError("shared, verified or denied")
+    return text.lower()
+
+
+def parse_outage(text: str) -> Outage:
+    """Return who may have private content while its registry can't be asked."""
+    if text.lower() not in ("deny", "same-repository", "serve"):
+        raise ValueError("deny, same-repository or serve")
+    return cast(Outage, text.lower())
 
 
 # Quotas.

@@ -43,13 +43,16 @@ class CacheRequest:
     """A request for content; where others may share the answer, `request` comes from sharing.shared().
 
     `own_account`: the proxy asks on its own account, with what some client's request has said: later on, or
-    for a client that can't log in at the registry itself.
+    for a client that can't log in at the registry itself. `lends`: configured logins may be used for it.
+    `private`: what comes of it is for clients of this repository alone (see policy.access).
     """
 
     origin: Origin
     request: Request
     target: Target
     own_account: bool = False
+    lends: bool = True
+    private: bool = False
 
     @property
     def repository(self) -> str:
@@ -59,7 +62,7 @@ class CacheRequest:
     @property
     def identity(self) -> tuple[object, ...]:
         """Origin, repository and credentials: clients for which these are equal may share content."""
-        return (self.origin, self.repository, *self.request.all(b"authorization"))
+        return (self.origin, self.repository, self.lends, *self.request.all(b"authorization"))
 
     @property
     def signature(self) -> tuple[object, ...]:
@@ -69,8 +72,12 @@ class CacheRequest:
 
     @property
     def source(self) -> str:
-        """The registry and the namespace there: the source of content, as the meta of a part names it."""
-        return f"{self.origin.host}:{self.origin.port}{namespace_of(self.request)}"
+        """The registry and the namespace there: the source of content, as the meta of a part names it.
+
+        With the repository where that matters.
+        """
+        within = f"/{self.target.repository}" if self.private else ""
+        return f"{self.origin.host}:{self.origin.port}{within}{namespace_of(self.request)}"
 
     def failed_for_other_client(self, joined: CacheRequest, error: UpstreamError) -> bool:
         """Return whether this request failed because of its own credentials or registry, not `joined`'s."""
@@ -94,8 +101,8 @@ class Fill:
 
     `tag`: the parameters of a request for a tag; None for content by digest. `media_type`: as the registry
     has told it; `manifest`: the type that the bytes state, None where they are no manifest. `joined`: another
-    process fetches it, or has fetched it for us. `stored`: it is in the store. `asked`: when a client asked
-    last, monotonic.
+    process fetches it, or has fetched it for us; `foreign`: maybe from another source than it was asked of.
+    `stored`: it is in the store. `asked`: when a client asked last, monotonic.
     """
 
     __slots__ = (
@@ -103,6 +110,7 @@ class Fill:
         "began",
         "done",
         "fetched_from",
+        "foreign",
         "joined",
         "manifest",
         "media_type",
@@ -122,7 +130,7 @@ class Fill:
         self.manifest: ManifestType | None = None
         self.fetched_from = ""
         self.seconds = 0.0
-        self.joined = self.stored = False
+        self.joined = self.foreign = self.stored = False
         self.began = self.asked = time.monotonic()
 
     @property

@@ -21,6 +21,7 @@ from regproxy.fill import download
 from regproxy.fill.download import Downloads, word_for
 from regproxy.fill.fill import NO_TYPE, CacheRequest, Fill, Opened, UpstreamAnswer
 from regproxy.fill.origin_bodies import Fetcher, Limits
+from regproxy.fill.provenance import OPEN, Provenance
 from regproxy.fill.takeover import PartFiller
 
 __all__ = ["NO_TYPE", "CacheRequest", "Fill", "Fills", "Opened", "Run", "UpstreamAnswer"]
@@ -54,8 +55,10 @@ class Fills:
         patience: float = 300.0,
         fits: Callable[[int, Path | None], bool] = lambda total, part: True,
         limits: Limits | None = None,
+        provenance: Provenance = OPEN,
     ) -> None:
-        """`watch` reports changes to other processes' parts.
+        """`watch` reports changes to other processes' parts. `provenance`: what of the store
+        fills may use.
 
         Content over `largest` bytes is not stored; 0: no limit. `patience`: seconds without any progress
         after which another process's fill is no longer followed. `fits`: see Downloads; `limits`: see Bodies.
@@ -63,7 +66,7 @@ class Fills:
         self._counters = counters
         self._loop = loop
         self.downloads = Downloads(store, upstream, index, counters, loop, largest, fits, limits, watch)
-        self._filler = PartFiller(store, self.downloads, watch, patience)
+        self._filler = PartFiller(store, self.downloads, watch, patience, provenance)
         self._under_way: dict[Hashable, Fill] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.waiters = 0

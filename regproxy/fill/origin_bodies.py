@@ -114,7 +114,7 @@ class Bodies:
 
     async def ask(self, start: int = 0, stop: int = -1) -> Fetched:
         """Return the answer for [start, stop), stop -1: the end; redirects are followed. UpstreamError."""
-        ask = Ask(start, stop, own_account=self._wanted.own_account)
+        ask = Ask(start, stop, own_account=self._wanted.own_account, lends=self._wanted.lends)
         if self._opened:
             ask = replace(ask, validator=self._validator, at=self._url, own_account=True)
         try:

@@ -17,6 +17,7 @@ from regproxy.dataplane.inotify import Watch
 from regproxy.fill.download import OTHERS, Downloads, failure
 from regproxy.fill.fill import Fill, Opened
 from regproxy.fill.follower import SOON, Following, Outcome, alone
+from regproxy.fill.provenance import Provenance
 from regproxy.registry.manifests import MANIFEST_MAX
 from regproxy.registry.targets import Kind
 
@@ -29,8 +30,16 @@ class PartFiller:
     `patience`: seconds without any progress of another process, after which this one downloads by itself.
     """
 
-    def __init__(self, store: Store, downloads: Downloads, watch: Watch | None, patience: float) -> None:
+    def __init__(
+        self,
+        store: Store,
+        downloads: Downloads,
+        watch: Watch | None,
+        patience: float,
+        provenance: Provenance,
+    ) -> None:
         self._store = store
+        self._provenance = provenance
         self._downloads = downloads
         self._watch = watch
         self._patience = patience
@@ -46,7 +55,7 @@ class PartFiller:
         while True:
             part = self._store.claim(target.reference, limit=limit, source=source)
             if part.mine:
-                blob = self._store.lookup(target.reference)
+                blob = self._stored(fill)
                 if blob is not None:
                     # Another process has stored it since this client asked.
                     self._store.abort(part)
@@ -75,8 +84,10 @@ class PartFiller:
         try:
             if part.path is not None:
                 meta = part.read()
-                if meta is not None and (part.size or meta.mapped) and _take_over(fill, part, meta):
+                found = meta is not None and (part.size or meta.mapped)
+                if meta is not None and found and self._take_over(fill, part, meta):
                     _hear(fill, meta)
+                    fill.foreign = meta.host != fill.wanted.source
                 elif growth.written or growth.extents is not None:
                     # A growth can't shrink, and its readers were given bytes that are not known to be right.
                     if fill.opened.done():
@@ -111,8 +122,8 @@ class PartFiller:
             following = Following(part, self._watch, self._patience)
             outcome = await following.run(
                 lambda meta: self._opened_elsewhere(fill, part, meta),
-                lambda: self._stored_fd(fill.wanted.target.reference),
-                lambda meta: _refuse_foreign(fill, meta),
+                lambda: self._stored_fd(fill),
+                lambda meta: self._refuse_foreign(fill, meta),
             )
             if outcome is Outcome.OURS:
                 meta = following.meta
@@ -138,15 +149,22 @@ class PartFiller:
         finally:
             part.close()
 
-    def _stored_fd(self, digest: str) -> int | None:
-        blob = self._store.lookup(digest)
+    def _stored(self, fill: Fill) -> Blob | None:
+        """Return the stored content, if it may be had without asking the fill's registry for it."""
+        blob = self._store.lookup(fill.wanted.target.reference)
+        if blob is None or not self._provenance.covers(fill.wanted.origin, blob.digest):
+            return None
+        return blob
+
+    def _stored_fd(self, fill: Fill) -> int | None:
+        blob = self._stored(fill)
         return blob.file.fd if blob is not None else None
 
     def _followed(self, fill: Fill, part: Part, outcome: Outcome, meta: Meta | None) -> bool:
         """Complete or fail the fill as another process did; False: neither, it has left nothing to use."""
         digest = fill.wanted.target.reference
         if outcome is Outcome.STORED:
-            blob = self._store.lookup(digest)
+            blob = self._stored(fill)
             if blob is not None:
                 self._stored_elsewhere(fill, blob)
                 return True
@@ -161,12 +179,27 @@ class PartFiller:
         part.growth.expect(meta.total)
         _hear(fill, meta)
         fill.fetched_from, fill.seconds = meta.address, meta.seconds
+        fill.foreign = meta.host != fill.wanted.source
         if not fill.opened.done():
             fill.opened.set_result(Opened(part.growth, meta.total))
 
     def _stored_elsewhere(self, fill: Fill, blob: Blob) -> None:
-        fill.joined = True
+        fill.joined = fill.foreign = True
         fill.complete(blob)
+
+    def _refuse_foreign(self, fill: Fill, meta: Meta) -> None:
+        """Raise _Foreign where a part's filler asks another registry: it may be slow, send wrong content, or
+        send what this one's clients may not have.
+        """
+        good = meta.state == VERIFIED and not self._provenance.guarded
+        if not good and meta.host != fill.wanted.source and not fill.opened.done():
+            raise _Foreign
+
+    def _take_over(self, fill: Fill, part: Part, meta: Meta) -> bool:
+        """Take over what another filler has left; False: that can't be trusted, or is not for everybody."""
+        if self._provenance.guarded and meta.host != fill.wanted.source and not fill.opened.done():
+            return False
+        return _take_over(fill, part, meta)
 
     def _failed_elsewhere(self, fill: Fill, meta: Meta | None) -> None:
         """Fail as the filler did, where its failure holds for this fill or clients were sent part of it."""
@@ -177,12 +210,6 @@ class PartFiller:
 
 class _Foreign(Exception):
     """The part is being filled from another registry, and is not verified yet."""
-
-
-def _refuse_foreign(fill: Fill, meta: Meta) -> None:
-    """Raise _Foreign where a part's filler asks another registry, which may be slow or send wrong content."""
-    if meta.state != VERIFIED and meta.host != fill.wanted.source and not fill.opened.done():
-        raise _Foreign
 
 
 def _fails_too(fill: Fill, meta: Meta) -> bool:

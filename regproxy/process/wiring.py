@@ -19,6 +19,7 @@ from regproxy.cache.index.index import Index
 from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
 from regproxy.core.errors import ConfigError
+from regproxy.core.secret_key import shared_key
 from regproxy.dataplane import tls
 from regproxy.dataplane.board import Board
 from regproxy.dataplane.inotify import Watch
@@ -26,6 +27,8 @@ from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.records_self_test import sealing_fault
 from regproxy.fill.fills import Fills
 from regproxy.fill.origin_bodies import CHANCES, Limits
+from regproxy.fill.provenance import Provenance
+from regproxy.policy.access import Access
 from regproxy.policy.interception import Interception
 from regproxy.policy.mirror_mode import MirrorMode
 from regproxy.policy.origins import Origins
@@ -33,6 +36,7 @@ from regproxy.policy.plans import Policy
 from regproxy.process.boot import Record
 from regproxy.server.context import Services
 from regproxy.server.lookup import Lookup
+from regproxy.server.rights import Rights
 from regproxy.server.routes import PlainRoutes, Routes
 from regproxy.server.setup_pages import Pages
 from regproxy.tags.claim_files import FileClaims
@@ -83,9 +87,11 @@ def build(
     )
     watch = _watch(reactor)
     options = _fill_options(config, origins, root)
-    fills = Fills(store, upstream, index, metrics, loop, watch=watch, **options)
+    access_rules = Access(config, origins)
+    provenance = Provenance(index, access_rules.is_shared, guarded=access_rules.guarded)
+    fills = Fills(store, upstream, index, metrics, loop, watch=watch, provenance=provenance, **options)
     claims = FileClaims(layout.tag_claims(root), bytes.fromhex(record.claim_key), watch)
-    tags = Tags(store, index, upstream, fills, claims, loop)
+    tags = Tags(store, index, upstream, fills, claims, loop, provenance)
     index.on_tag_dropped = tags.forget
     access = _access_log(config)
     for source in (reactor, fills, authority, access):
@@ -97,7 +103,7 @@ def build(
         reactor=reactor,
         store=store,
         index=index,
-        lookup=Lookup(store, index, quotas.stretch, config.allow_push),
+        lookup=Lookup(store, index, quotas.stretch, config.allow_push, provenance),
         routes=Routes(policy, config.ignored_headers),
         plain_routes=PlainRoutes(policy, config.ignored_headers, MirrorMode(config)),
         fills=fills,
@@ -106,6 +112,7 @@ def build(
         contexts=contexts,
         metrics=metrics,
         access=access,
+        rights=Rights(access_rules, index, shared_key(layout.access_key(root))),
         pages=Pages(authority.certificate_pem, config.listen.port, config.mirrored),
         loop=loop,
         closes=config.keepalive_timeout == 0,

@@ -19,6 +19,7 @@ from regproxy.fill.fills import Fills
 from regproxy.policy.interception import Interception
 from regproxy.policy.plans import Policy
 from regproxy.server.lookup import Lookup
+from regproxy.server.rights import Rights
 from regproxy.server.routes import PlainRoutes, Routes
 from regproxy.server.setup_pages import Pages
 from regproxy.tags.resolver import Tags
@@ -52,6 +53,7 @@ class Services:
     contexts: Contexts
     metrics: Metrics
     access: AccessLog
+    rights: Rights
     pages: Pages
     loop: asyncio.AbstractEventLoop
     stretch: Callable[[str], float] = lambda host: 1.0  # how many times longer a registry's tags are fresh

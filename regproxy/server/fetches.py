@@ -6,8 +6,9 @@ import asyncio
 import logging
 from typing import Final
 
-from regproxy.core.errors import NotUnderstood, Unsatisfiable, UpstreamError
+from regproxy.core.errors import Busy, NotUnderstood, Unsatisfiable, UpstreamError
 from regproxy.dataplane.sources import FileSource
+from regproxy.fill.fill import Fill
 from regproxy.fill.fills import NO_TYPE, CacheRequest, Opened, UpstreamAnswer
 from regproxy.fill.tag_request import Held
 from regproxy.http.messages import Request, Response
@@ -62,10 +63,12 @@ class Fetches:
                 if is_blob:
                     opened = await asyncio.shield(fill.opened)
                     exchange.note(fill, cache)
+                    await self._check_place(fill, wanted, route, exchange.started)
                     if opened is not None and _can_follow(opened, route.request, target.reference):
                         self._follow(exchange, route, opened)
                         return
                 blob = await asyncio.shield(fill.done)
+                await self._check_place(fill, wanted, route, exchange.started)
                 break
             except UpstreamError as error:
                 if mine or not fill.failed_for_other_client(wanted, error):
@@ -79,6 +82,20 @@ class Fetches:
             # It was stored as a blob, say: only the registry knows what it is as a manifest.
             raise NotUnderstood(f"{target.reference} is stored, but is no manifest by itself", "no-manifest")
         self._hits.serve(exchange, held, exchange.cache)
+
+    async def _check_place(self, fill: Fill, wanted: CacheRequest, route: Route, asked: float) -> None:
+        """Ask the registry whether content is in this repository, where the fill did not ask it for that.
+
+        Raises UpstreamError, and where it is not there the registry's answer (UpstreamAnswer).
+        """
+        if not fill.foreign or not self._lookup.is_doubtful(wanted.origin, route):
+            return
+        if not self._lookup.believes(wanted.origin, wanted.target.reference):
+            raise Busy(f"{wanted.target.reference} has just been stored for others: ask again")
+        fetched = await self._head(wanted)
+        if fetched.response.status != 200:
+            raise UpstreamAnswer(fetched.response, b"", fetched.origin, fetched.hops, fetched.seconds)
+        self._lookup.seen_present(wanted.origin, route, wanted.target.reference, asked)
 
     def _follow(self, exchange: Exchange, route: Route, opened: Opened) -> None:
         """Answer from the growing file."""
@@ -140,7 +157,7 @@ class Fetches:
         return self._fills.opened(wanted)
 
     async def _head(self, wanted: CacheRequest) -> Fetched:
-        ask = Ask(own_account=wanted.own_account)
+        ask = Ask(own_account=wanted.own_account, lends=wanted.lends)
         fetched = await self._upstream.fetch(wanted.origin, wanted.request, "HEAD", ask)
         self._upstream.release(fetched.connection, fetched.response)
         return fetched

@@ -17,6 +17,7 @@ from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import Index, TagRow
 from regproxy.core.errors import BadResponse
 from regproxy.fill.fill import NO_TYPE
+from regproxy.fill.provenance import OPEN, Provenance
 from regproxy.fill.tag_request import Held
 from regproxy.http.origin import Origin
 from regproxy.policy.freshness import Lifetime
@@ -27,6 +28,7 @@ from regproxy.server.routes import BY_DIGEST, Route
 
 log = logging.getLogger(__name__)
 
+PLACES_MAX: Final = 64  # repositories that are remembered for each blob
 _BLOB: Final = Kind.BLOB  # accessing a member of an enum is slow
 
 
@@ -52,14 +54,23 @@ class Lookup:
     """Finds cached content for requests. `stretch`: how many times longer a registry's tags are fresh.
 
     `pushes`: clients may push and delete, so that what a repository holds may change by what they do.
+    `provenance`: if something is kept from somebody, content is found only in repositories in which it is
+    known.
     """
 
-    __slots__ = ("_index", "_pushes", "_store", "_stretch")
+    __slots__ = ("_guarded", "_index", "_provenance", "_pushes", "_store", "_stretch")
 
     def __init__(
-        self, store: Store, index: Index, stretch: Callable[[str], float], pushes: bool = False
+        self,
+        store: Store,
+        index: Index,
+        stretch: Callable[[str], float],
+        pushes: bool = False,
+        provenance: Provenance = OPEN,
     ) -> None:
         self._store = store
+        self._provenance = provenance
+        self._guarded = provenance.guarded
         self._index = index
         self._stretch = stretch
         self._pushes = pushes
@@ -76,6 +87,8 @@ class Lookup:
             return None
         if self._pushes and self.was_deleted(origin, route):
             return None
+        if self._guarded and not self._is_known(origin, route, blob):
+            return None
         if target.kind is _BLOB:
             return blob, NO_TYPE
         manifest = blob.manifest
@@ -84,6 +97,29 @@ class Lookup:
         else:
             media_type = self._told_type(origin, target, route, blob, "")
         return (blob, media_type) if media_type else None
+
+    def is_doubtful(self, origin: Origin, route: Route) -> bool:
+        """Return whether content by digest is stored, and not known to be in the route's repository."""
+        if not self._guarded:
+            return False
+        blob = self._store.lookup(route.target.reference)
+        return blob is not None and not self._is_known(origin, route, blob)
+
+    def believes(self, origin: Origin, digest: str) -> bool:
+        """Return whether a registry's word is enough for its clients to have stored content."""
+        return self._provenance.covers(origin, digest)
+
+    def _is_known(self, origin: Origin, route: Route, blob: Blob) -> bool:
+        """Return whether stored content is known to be in the route's repository."""
+        place = (origin.host, origin.port, route.shared.repository)
+        if place in blob.places:
+            return True
+        if not self._index.presence(*place, blob.digest):
+            return False
+        if len(blob.places) >= PLACES_MAX:
+            blob.places.clear()
+        blob.places.add(place)
+        return True
 
     def present(self, origin: Origin, target: Target, route: Route) -> Held | None:
         """Return content by digest for a HEAD: only where its registry need not be asked whether it is there.
@@ -109,9 +145,13 @@ class Lookup:
         known = self._presence(origin, route, digest)
         if known:
             return
+        place = (origin.host, origin.port, route.shared.repository)
+        if not self._provenance.covers(origin, digest):
+            if known is False:
+                self._index.drop_tag(*place, digest)  # not deleted any more, and not known either
+            return
         blob = self._store.lookup(digest)
         if blob is not None or known is False:
-            place = (origin.host, origin.port, route.shared.repository)
             self._index.put_presence(*place, digest, blob.size if blob is not None else 0, asked)
 
     def was_deleted(self, origin: Origin, route: Route) -> bool:
@@ -172,6 +212,8 @@ class Lookup:
         if blob is None or not (blob.known or self._is_whole(blob)):
             return None
         if self._pushes and self._absent_since(origin, route, row.digest) >= row.fetched_at:
+            return None
+        if self._guarded and not self._is_known(origin, route, blob):
             return None
         manifest = blob.manifest
         if manifest is not None and manifest.stated:

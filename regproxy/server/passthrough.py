@@ -45,11 +45,12 @@ class Passthrough:
         exchange.cache = "BYPASS"
         started, body, copy = time.monotonic(), b"", None
         # A request of the client's own goes with the client's credentials, and not with ours.
-        lend = not route.shared.own
+        lends = self._services.rights.lends(exchange.principal, origin, route.target.repository)
+        lend = lends and not route.shared.own
         if _is_mirrors_pull(route):
-            await self._read_as_mirror(exchange, origin, route)
+            await self._read_as_mirror(exchange, origin, route, lends)
             return
-        if lend and await upstream.may_lend(origin, request):
+        if not route.shared.own and await upstream.may_lend(origin, request):
             request, body = await self._tokens.read_form(exchange, request)
             if await self._tokens.lend(exchange, origin, request, body):
                 return
@@ -65,7 +66,7 @@ class Passthrough:
                     return
                 raise
         else:
-            connection, response, copy = await self._send(exchange, origin, route)
+            connection, response, copy = await self._send(exchange, origin, route, lends)
         exchange.asked_seconds = time.monotonic() - started
         exchange.asked = connection.hop(exchange.asked_seconds)
         try:
@@ -76,11 +77,11 @@ class Passthrough:
         await self.answer(exchange, connection, response, request)
 
     async def _send(
-        self, exchange: Exchange, origin: Origin, route: Route
+        self, exchange: Exchange, origin: Origin, route: Route, lends: bool
     ) -> tuple[Connection, Response, PushedBody | None]:
         """Forward a request with its body; return the connection, the answer, and the copy of the body."""
         request, upstream = route.request, self._services.upstream
-        connection, grant = await upstream.begin(origin, request)
+        connection, grant = await upstream.begin(origin, request, lend=lends)
         relay = StreamSink(connection.stream, request.body.kind == "chunked")
         copy = self._pushes.copy(route, relay)
         try:
@@ -97,10 +98,10 @@ class Passthrough:
             copy = None
         return connection, response, copy
 
-    async def _read_as_mirror(self, exchange: Exchange, origin: Origin, route: Route) -> None:
+    async def _read_as_mirror(self, exchange: Exchange, origin: Origin, route: Route, lends: bool) -> None:
         """Answer a GET or HEAD with the proxy's own credentials: the client has none for this registry."""
-        request = route.request
-        fetched = await self._services.upstream.fetch(origin, request, request.method, Ask(own_account=True))
+        request, ask = route.request, Ask(own_account=True, lends=lends)
+        fetched = await self._services.upstream.fetch(origin, request, request.method, ask)
         exchange.asked, exchange.asked_seconds = fetched.hops, fetched.seconds
         self._note_presence(exchange, origin, route, fetched.response)
         await self.answer(exchange, fetched.connection, fetched.response, request)
@@ -161,7 +162,7 @@ class Passthrough:
                 alone = index.drop_tag(*place, repository, tag) < exchange.started and alone
             if change.digest and change.deleted:
                 index.put_absence(*place, repository, change.digest)
-            elif change.digest and not own:
+            elif change.digest and not own and self._services.lookup.believes(origin, change.digest):
                 index.put_presence(*place, repository, change.digest, 0)
         await self._pushes.taken(copy, origin, route, response, change, alone=alone)
         # The client may pull through another process as soon as it has its answer.

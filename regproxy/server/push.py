@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 from regproxy.cache.parts import Part
 from regproxy.core.errors import BadResponse, RegproxyError, StoreError
@@ -30,6 +30,15 @@ log = logging.getLogger(__name__)
 
 _FIRST: Final = re.compile(rb"(?:bytes[ =])?0-[0-9]*(?:/.*)?")
 _MANIFESTS: Final = frozenset({Kind.TAG, Kind.MANIFEST})
+
+
+class _Place(NamedTuple):
+    """Where a body is pushed to. `own`: by a request that may have set another thing than others get."""
+
+    host: str
+    port: int
+    repository: str
+    own: bool
 
 
 class PushedBody:
@@ -103,35 +112,35 @@ class Pushes:
             if body is not None:
                 await self._keep_manifest(body, origin, route, digest, alone)
         elif body is not None:
-            self._keep_upload(body, digest)
+            self._keep_upload(body, _place_of(origin, route), digest)
         elif digest and route.target.kind is Kind.UPLOAD:
-            self._keep_aside(digest)
+            self._keep_aside(_place_of(origin, route), digest)
 
     # --- blobs -------------------------------------------------------------------------------------------
 
-    def _keep_upload(self, body: PushedBody, digest: str) -> None:
+    def _keep_upload(self, body: PushedBody, place: _Place, digest: str) -> None:
         own = "sha256:" + body.part.growth.hexdigest()
         if digest == own:
-            self._spawn(self._commit(body.part, own))
+            self._spawn(self._commit(body.part, place, own))
         elif digest:
-            self._keep_aside(digest)  # an earlier PATCH had all of it, or nobody has
+            self._keep_aside(place, digest)  # an earlier PATCH had all of it, or nobody has
             self.drop(body)
         else:
             try:
-                self._store.set_aside(body.part, own)
+                self._store.set_aside(body.part, own, _name_of(place))
             except OSError as error:
                 log.warning("a pushed blob is not kept: %s", error.strerror)
                 self.drop(body)
 
-    def _keep_aside(self, digest: str) -> None:
-        part = self._store.take_aside(digest)
+    def _keep_aside(self, place: _Place, digest: str) -> None:
+        part = self._store.take_aside(digest, _name_of(place))
         if part is not None:
-            self._spawn(self._commit(part, digest))
+            self._spawn(self._commit(part, place, digest))
 
-    async def _commit(self, part: Part, digest: str) -> None:
-        await self._is_stored(part, digest)
+    async def _commit(self, part: Part, place: _Place, digest: str) -> None:
+        await self._is_stored(part, place, digest)
 
-    async def _is_stored(self, part: Part, digest: str, media_type: str | None = None) -> bool:
+    async def _is_stored(self, part: Part, place: _Place, digest: str, media_type: str | None = None) -> bool:
         """Move a part into the store, and return whether that has worked."""
         try:
             blob = await self._store.commit(part, digest)
@@ -141,6 +150,9 @@ class Pushes:
             return False
         blob.known = True
         self._index.put_object(digest, blob.size, media_type, blob.disk)
+        if not place.own:
+            # The client had these bytes, and the registry has taken them.
+            self._index.put_presence(*place[:3], digest, blob.size)
         return True
 
     # --- manifests ---------------------------------------------------------------------------------------
@@ -161,13 +173,21 @@ class Pushes:
             self.drop(body)
             return
         size = growth.written
-        if not await self._is_stored(body.part, digest, media_type if stated else None):
+        place = _place_of(origin, route)
+        if not await self._is_stored(body.part, place, digest, media_type if stated else None):
             return
-        place = (origin.host, origin.port, route.shared.repository)
         if not stated and not route.shared.own:
-            self._index.put_told(*place, digest, media_type, size)
+            self._index.put_told(*place[:3], digest, media_type, size)
         if route.target.kind is Kind.TAG and alone:
-            self._tags.pushed((*place, route.target.reference), digest, media_type, size, at)
+            self._tags.pushed((*place[:3], route.target.reference), digest, media_type, size, at)
+
+
+def _place_of(origin: Origin, route: Route) -> _Place:
+    return _Place(origin.host, origin.port, route.shared.repository, bool(route.shared.own))
+
+
+def _name_of(place: _Place) -> str:
+    return f"{place.host}:{place.port}/{place.repository}"
 
 
 def _is_whole(route: Route) -> bool:

@@ -34,7 +34,8 @@ class Route:
 
     `path`: the request's, with its query. `by_digest`: the plan for a cache hit, None unless the request is
     for content by digest; `lifetime`: that of a tag's copies, None unless it is for a tag that may be
-    answered from the cache. `shared`: the request as others may share it. `named`: the host and port that
+    answered from the cache. `credential`: its Authorization, b"" without. `shared`: the request as others may
+    share it. `named`: the host and port that
     the request names, port 0 where it names none. `asks_presence`: see Policy.asks_presence. `conditional`:
     because of a range or validator the answer may not be the complete content. `mirrored`: which registry a
     request without CONNECT is for; `refused`: why it is not answered. `rows` and `chosen`: the last choice
@@ -52,6 +53,7 @@ class Route:
     accept: Accept
     named: tuple[str, int] | None = None
     asks_presence: bool = False
+    credential: bytes = b""
     mirrored: Mirrored | None = None
     refused: str = ""
     rows: tuple[TagRow, ...] = ()
@@ -122,7 +124,8 @@ class Routes:
         named = _named(request.authority) if request.method != "CONNECT" else None
         presence = self._policy.asks_presence(request.method, target)
         return Route(
-            *(request, path, target, share, by_digest, lifetime, conditional, body, accept, named, presence)
+            *(request, path, target, share, by_digest, lifetime, conditional, body, accept, named, presence),
+            credential=b"\n".join(request.all(b"authorization")),
         )
 
 

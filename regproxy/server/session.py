@@ -24,6 +24,7 @@ from regproxy.policy.interception import Decision
 from regproxy.policy.plans import PONG, Action, Plan
 from regproxy.registry.targets import Kind
 from regproxy.server import setup_pages
+from regproxy.server.access_guard import AccessGuard
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.fetches import Fetches
@@ -55,15 +56,16 @@ class Handlers:
 
     __slots__ = ("fetches", "guards", "hits", "passthrough", "responder", "services", "tags", "uncacheable")
 
-    def __init__(self, services: Services, guards: Guards | None = None) -> None:
+    def __init__(self, services: Services) -> None:
         self.services = services
-        self.guards = guards
         self.responder = responder = Responder(services)
         self.hits = hits = Hits(services, responder)
         self.fetches = Fetches(services, responder, hits)
         self.tags = TagRequests(services, responder, hits)
         self.passthrough = Passthrough(services, responder, TokenRequests(services, responder))
         self.uncacheable = Uncacheable(services, self.passthrough)
+        guarded = services.rights.access.guarded
+        self.guards = Guards(AccessGuard(services, self.passthrough)) if guarded else None
 
     def accept(self, stream: Stream) -> None:
         """Take a client's stream."""
@@ -298,9 +300,7 @@ class Session:
         elif plan.action is Action.STALE and copy is not None:
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.RENEW and copy is not None:
-            handlers.tags.renew(
-                route, CacheRequest(origin, route.shared.request, target, own_account=True), copy
-            )
+            handlers.tags.renew(route, self._wanted(origin, route, own_account=True), copy)
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.PONG:
             handlers.responder.pong(exchange)
@@ -348,7 +348,7 @@ class Session:
         if plan.action is Action.PASS or self._services.lookup.was_deleted(origin, route):
             await handlers.passthrough.run(exchange, origin, route)
             return
-        wanted = CacheRequest(origin, route.shared.request, route.target, _asks_proxy(route))
+        wanted = self._wanted(origin, route, own_account=_asks_proxy(route))
         uncacheable = handlers.uncacheable
         detail = uncacheable.detail(wanted)
         if not detail:
@@ -368,6 +368,13 @@ class Session:
                 exchange.detail = ""
                 if exchange.status or not handlers.tags.serve_stale(exchange, copy, error):
                     raise
+
+    def _wanted(self, origin: Origin, route: Route, *, own_account: bool) -> CacheRequest:
+        """Return the request for a registry; nobody gets more by it than its client may have."""
+        rights, target = self._services.rights, route.target
+        lends = rights.lends(self.exchange.principal, origin, target.repository)
+        private = rights.mode(origin) != "shared"
+        return CacheRequest(origin, route.shared.request, target, own_account, lends, private)
 
     async def _ask_cache(self, fetches: bool, wanted: CacheRequest, route: Route, copy: Copy | None) -> None:
         """Answer by what is fetched into the cache, or by a HEAD. Raises NotUnderstood, and others."""

@@ -21,17 +21,22 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 class TokenRequests:
     """Hands out tokens."""
 
-    __slots__ = ("_loop", "_responder", "_timeout", "_upstream")
+    __slots__ = ("_loop", "_responder", "_rights", "_timeout", "_upstream")
 
     def __init__(self, services: Services, responder: Responder) -> None:
         self._upstream = services.upstream
+        self._rights = services.rights
         self._timeout = services.config.client_body_timeout
         self._loop = services.loop
         self._responder = responder
 
     async def lend(self, exchange: Exchange, server: Origin, request: Request, body: bytes) -> bool:
         """Answer with a token that the configured login has got; False: there is none, nothing was sent."""
-        issued = await self._upstream.lend(server, request, body)
+        rights, principal = self._rights, exchange.principal
+        issued = await self._upstream.lend(
+            *(server, request, body),
+            lambda registry, repository: rights.lends(principal, registry, repository),
+        )
         if issued is None:
             return False
         answer = {"token": issued.value, "access_token": issued.value, "expires_in": int(issued.lifetime)}

@@ -60,7 +60,7 @@ class Uncacheable:
         upstream, request = self._services.upstream, route.request
         exchange.cache, exchange.detail = "BYPASS", detail
         self._services.metrics.passed_on(wanted.origin.host, detail)
-        ask = Ask(own_account=wanted.own_account, spare=spare)
+        ask = Ask(own_account=wanted.own_account, lends=wanted.lends, spare=spare)
         answer = upstream.fetch(wanted.origin, wanted.request, request.method, ask)
         fetched = await in_time(answer, self._services.config.stale_after if spare else 0.0)
         if spare and fetched.response.status in STALE_ON:

@@ -32,7 +32,8 @@ class RequestKey(NamedTuple):
 
 def fetch_key(wanted: CacheRequest, accept: Accept) -> RequestKey:
     """Return the key for fetching a tag's content: it includes the credentials."""
-    return _key("GET", wanted, tuple(wanted.request.all(b"authorization")), accept)
+    who = wanted.request.all(b"authorization")
+    return _key("GET", wanted, (*who,) if wanted.lends else (*who, b"no login"), accept)
 
 
 def look_key(wanted: CacheRequest, accept: Accept, asker: str, presence: bool = False) -> RequestKey:

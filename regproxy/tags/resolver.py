@@ -27,6 +27,7 @@ from regproxy.core.errors import (
 from regproxy.fill.fill import NO_TYPE, CacheRequest, Fill, UpstreamAnswer
 from regproxy.fill.fills import Fills
 from regproxy.fill.origin_bodies import Fetcher
+from regproxy.fill.provenance import OPEN, Provenance
 from regproxy.fill.tag_request import Held, TagAsk
 from regproxy.policy.verdicts import STALE_ON
 from regproxy.registry.manifests import MANIFEST_MAX
@@ -82,12 +83,13 @@ class Tags:
         fills: Fills,
         claims: TagClaims,
         loop: asyncio.AbstractEventLoop,
+        provenance: Provenance = OPEN,
     ) -> None:
         self._store = store
         self._fills = fills
         self._claims = claims
         self._loop = loop
-        self._rows = TagRows(store, index, loop)
+        self._rows = TagRows(store, index, loop, provenance)
         self._revalidations = Revalidations(upstream, self._rows, claims, loop, fills.spawn)
         self._renewing: set[RequestKey] = set()
         self._troubled: OrderedDict[TagKey, float] = OrderedDict()
@@ -133,7 +135,7 @@ class Tags:
             raise UpstreamAnswer(found.response, b"", wanted.origin)
         if not found.digest:
             return None
-        held = self._store.lookup(found.digest)
+        held = self._rows.held(wanted, found)
         # The type that came with the content goes before what a HEAD says of it.
         known = tag.row.media_type if tag.row.digest == found.digest else ""
         media_type = known or found.media_type or NO_TYPE

@@ -91,7 +91,7 @@ class Revalidations:
         """
         said = (wanted.request.all(name) for name in (b"authorization", b"user-agent"))
         told = [[value.decode("latin-1") for value in each] for each in said]
-        return self._claims.mark(json.dumps([wanted.own_account, *told]))
+        return self._claims.mark(json.dumps([wanted.own_account, wanted.lends, *told]))
 
     def _join(self, wanted: CacheRequest, tag: TagAsk, asker: str) -> _Revalidation:
         key = look_key(wanted, tag.accept, asker, tag.presence)
@@ -174,7 +174,7 @@ class Revalidations:
 
     async def _head(self, look: _Revalidation) -> Fetched:
         wanted = look.wanted
-        ask = Ask(own_account=wanted.own_account, spare=look.tag.usable_if_error)
+        ask = Ask(own_account=wanted.own_account, lends=wanted.lends, spare=look.tag.usable_if_error)
         # Where a stale copy can be served instead, the client is not kept waiting.
         for attempt in range(1, 1 if look.tag.usable_if_error else ATTEMPTS):
             try:

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import TagKey, TagRow
 from regproxy.fill.fill import CacheRequest
+from regproxy.fill.provenance import OPEN, Provenance
 from regproxy.fill.tag_request import TagAsk
 from regproxy.registry.accept import Accept, bits_above
 from regproxy.registry.manifests import MANIFEST_TYPES
@@ -52,8 +53,11 @@ class Recorder(Protocol):
 class TagRows:
     """Enters origins' answers in the index."""
 
-    def __init__(self, store: Store, index: Recorder, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, store: Store, index: Recorder, loop: asyncio.AbstractEventLoop, provenance: Provenance = OPEN
+    ) -> None:
         self._store = store
+        self._provenance = provenance
         self._index = index
         self._loop = loop
         # Threads of its own: a locked database must not make cold pages and name lookups wait for a thread.
@@ -80,7 +84,7 @@ class TagRows:
         if not seen.digest:
             return False
         known = tag.row if tag.row is not None and tag.row.digest == seen.digest else None
-        held = self._store.lookup(seen.digest)
+        held = self.held(wanted, seen)
         # The media type that came with the content takes precedence over that of a HEAD.
         media_type = known.media_type if known is not None else self._type_of(seen)
         if known is None and media_type not in MANIFEST_TYPES:
@@ -92,6 +96,16 @@ class TagRows:
             self._keep_former(wanted, row, seen.began)
         self._index.put_tag(*name_of(wanted), row, asked=seen.began)
         return True
+
+    def held(self, wanted: CacheRequest, seen: TagAnswer) -> Blob | None:
+        """Return the stored content that a registry has named, None also where its word is not enough."""
+        blob = self._store.lookup(seen.digest)
+        if blob is None:
+            return None
+        named = self._provenance.named(
+            *(wanted.origin, wanted.repository, seen.digest, blob.size), asked=seen.began
+        )
+        return blob if named else None
 
     def _type_of(self, seen: TagAnswer) -> str:
         return self._index.media_type(seen.digest) or seen.media_type

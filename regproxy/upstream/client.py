@@ -17,6 +17,7 @@ from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from regproxy.auth.authorizer import Authorizer, Exchange, Grant, client_grant
+from regproxy.auth.token_loans import MayHave
 from regproxy.core.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
 from regproxy.core.lru import Bounded, Seldom
 from regproxy.http.forwarding import upstream_head
@@ -209,12 +210,14 @@ class Upstream:
                 raise
         return connection, response
 
-    async def begin(self, origin: Origin, request: Request) -> tuple[Connection, Grant | None]:
+    async def begin(
+        self, origin: Origin, request: Request, *, lend: bool = True
+    ) -> tuple[Connection, Grant | None]:
         """Send the head of a request whose body follows; on a new connection, as it can't be sent twice.
 
-        The caller must pass the answer to began().
+        `lend`: as in pass_on(). The caller must pass the answer to began().
         """
-        grant = await self._authorizer.passing(origin, request)
+        grant = await self._authorizer.passing(origin, request) if lend else None
         if not await self._authorizer.may_show(origin, grant):
             grant = None
         head = upstream_head(_lent(request, grant), authority(origin), put=self._fields(origin, grant))
@@ -244,9 +247,9 @@ class Upstream:
         """Return whether a registry has named this port of its site: see TokenLoans.has_port."""
         return await self._authorizer.loans.has_port(host, port)
 
-    async def lend(self, origin: Origin, request: Request, body: bytes) -> Issued | None:
+    async def lend(self, origin: Origin, request: Request, body: bytes, may_have: MayHave) -> Issued | None:
         """Get a token to lend: see TokenLoans.lend."""
-        return await self._authorizer.loans.lend(origin, request, body)
+        return await self._authorizer.loans.lend(origin, request, body, may_have)
 
     async def exchange(
         self,
@@ -360,7 +363,7 @@ class Upstream:
                 continue
             try:
                 fetched = await self._fetch_at(
-                    place, _anonymous(request), method, replace(ask, patient=False)
+                    place, _anonymous(request), method, replace(ask, patient=False, lends=True)
                 )
             except (UpstreamError, Refused) as error:
                 log.info("%s: the mirror %s: %s", origin.host, place.origin.host, error)
@@ -430,14 +433,16 @@ class Upstream:
         if across:
             return await self._send_redirected(origin, at, request, method, url, ask)
         target, authorizer = parse_target(request.path), self._authorizer
-        grant = await authorizer.authorization(origin, target, request, own_account=ask.own_account)
+        grant = await authorizer.authorization(
+            origin, target, request, own_account=ask.own_account, lends=ask.lends
+        )
         if grant is not None:
             return await self._show(origin, at, grant, request, method, url, ask)
         first = await self._send(at, None, request, method, url, ask)
         if is_hiding(first[1]):
             try:
                 grant = await authorizer.hidden(
-                    origin, target, request, first[1], own_account=ask.own_account
+                    origin, target, request, first[1], own_account=ask.own_account, lends=ask.lends
                 )
             except BaseException:
                 first[0].abort()
@@ -470,7 +475,9 @@ class Upstream:
         target, authorizer = parse_target(request.path), self._authorizer
         async with authorizer.trial(origin, grant) as rests:
             if rests:
-                again = await authorizer.authorization(origin, target, request, own_account=ask.own_account)
+                again = await authorizer.authorization(
+                    origin, target, request, own_account=ask.own_account, lends=ask.lends
+                )
                 # Another sort of credentials may do; a login must wait for its turn.
                 grant = None if again is not None and again.sort == "login" else again
             connection, response = first or await self._send(at, grant, request, method, url, ask)
@@ -481,7 +488,7 @@ class Upstream:
                 await authorizer.note(origin, target, response, grant)
         try:
             other = await authorizer.refused(
-                origin, target, request, response, grant, own_account=ask.own_account
+                *(origin, target, request, response, grant), own_account=ask.own_account, lends=ask.lends
             )
         except BaseException:
             connection.abort()

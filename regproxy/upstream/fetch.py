@@ -48,8 +48,8 @@ class Ask:
     URL of an earlier answer, instead of the registry's. `own_account`: it is the proxy's own request: no
     client gets a token for it, and what one has sent may be too old by now. `itself`: no mirror is asked.
     `bare`: no credentials are sent, as a redirect has come over plain HTTP.
-    `patient`: content by digest may begin late. `spare`: there
-    is a copy to serve where the origin is in trouble.
+    `lends`: configured logins may be used for it. `patient`: content by digest may begin late. `spare`:
+    there is a copy to serve where the origin is in trouble.
     """
 
     start: int = 0
@@ -59,6 +59,7 @@ class Ask:
     own_account: bool = False
     itself: bool = False
     bare: bool = False
+    lends: bool = True
     patient: bool = True
     spare: bool = False
 

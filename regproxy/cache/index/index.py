@@ -50,6 +50,10 @@ _TAGS_OF: Final = (
     "SELECT DISTINCT tag FROM tags INDEXED BY tags_by_digest"
     " WHERE digest = ? AND host = ? AND port = ? AND repository = ?"
 )
+_PLACES: Final = (
+    "SELECT DISTINCT host, port FROM tags INDEXED BY tags_by_digest"
+    " WHERE digest = ? AND variant = 'presence' AND named"
+)
 _OBJECT: Final = "SELECT digest, size, media_type, last_used, disk FROM objects"
 _OBJECT_ROW: Final = f"{_OBJECT} WHERE digest = ?"
 _BETWEEN: Final = f"{_OBJECT} WHERE digest >= ? AND digest < ?"
@@ -74,6 +78,7 @@ _SAY_EVERY: Final = 60.0  # seconds between two warnings about the same fault
 # The variants of rows with a digest in the place of the tag, which no tag can be.
 _TOLD: Final = "told"
 _PRESENCE: Final = "presence"  # `named` 1: the registry has it in that repository; 0: it was deleted there
+_ACCESS: Final = "access"  # `named` 1: the registry has let someone in; 0: it has not
 _EVER: Final = float("inf")
 _OF_TAGS: Final = frozenset({TAG_PUT, TAG_DROPPED})
 
@@ -217,6 +222,22 @@ class Index:
             if row.variant == _PRESENCE and not row.named:
                 return row.fetched_at
         return 0.0
+
+    def registries_of(self, digest: str) -> set[tuple[str, int]]:
+        """Return the registries (host, port) that are known to have some content, in any repository."""
+        found = self._writer.registries_naming(digest, _PRESENCE)  # first, as in _read_tag
+        return found | {(host, port) for host, port in self._read(_PLACES, (digest,))}
+
+    def put_access(self, host: str, port: int, repository: str, who: str, let_in: bool) -> None:
+        """Record whether a registry has let someone into a repository just now. `who`: a mark, no secret."""
+        row = TagRow(_ACCESS, "", "", 0, self._clock(), int(let_in))
+        self.put_tag(host, port, repository, _asker(who), row)
+
+    def access(self, host: str, port: int, repository: str, who: str) -> tuple[bool, float] | None:
+        """Return what put_access() has recorded last, and when (epoch); None: nothing."""
+        for row in self.tag(host, port, repository, _asker(who)):
+            return bool(row.named), row.fetched_at
+        return None
 
     def _tags_of(self, host: str, port: int, repository: str, digest: str) -> set[str]:
         """Return the tags of a repository that name some content, as far as they can be read."""
@@ -557,6 +578,11 @@ class Index:
         if str(error) != self._said or now >= self._say_at:
             self._said, self._say_at = str(error), now + _SAY_EVERY
             logger.warning("index: %s", error)
+
+
+def _asker(who: str) -> str:
+    """Return the name of an access row in the place of the tag, which no tag can have."""
+    return f"access:{who}"
 
 
 class _Memory(Generic[K, V]):

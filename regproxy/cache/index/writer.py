@@ -94,6 +94,11 @@ class Writer:
             if key[:3] == place and any(row.digest == digest for row in change.rows.values())
         }
 
+    def registries_naming(self, digest: str, variant: str) -> set[tuple[str, int]]:
+        """Return the registries (host, port) that pending rows of this variant say to have this content."""
+        changes = [(key, change.rows.get(variant)) for key, change in self.tags.items() if key[3] == digest]
+        return {key[:2] for key, row in changes if row is not None and row.named}
+
     def wake(self, *, urgent: bool = False) -> None:
         """Tell the thread that there are changes. `urgent`: until they are written, others go on using
         removed data.

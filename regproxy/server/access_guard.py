@@ -1,0 +1,261 @@
+"""Let a request for private content pass only if its registry lets the client in.
+
+The registry is asked by HEAD for what the client asks for: first without credentials (that works for public
+content, and is good for an hour), then with the client's own, then with the configured login where that is
+meant for this client by name. What it says is remembered by all workers.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, replace
+from typing import Final
+
+from regproxy.core.errors import Refused, UpstreamError
+from regproxy.core.lru import Bounded, Seldom
+from regproxy.core.single_flight import Flights
+from regproxy.fill.fill import UpstreamAnswer
+from regproxy.http.messages import Request
+from regproxy.http.origin import Origin
+from regproxy.policy.access import PUBLIC_SECONDS
+from regproxy.policy.principals import Principal
+from regproxy.policy.verdicts import STALE_ON
+from regproxy.registry.error_bodies import error_body
+from regproxy.registry.targets import Kind
+from regproxy.server.context import Services
+from regproxy.server.exchange import Exchange
+from regproxy.server.passthrough import Passthrough
+from regproxy.server.patience import in_time
+from regproxy.server.rights import PUBLIC
+from regproxy.server.routes import Route
+from regproxy.upstream.fetch import Ask, Fetched
+
+log = logging.getLogger(__name__)
+
+PASSED_MAX: Final = 8192  # askers that a worker remembers
+REFUSED_MAX: Final = 1024
+REFUSED_SECONDS: Final = 10.0  # for which a refusal is not asked for again
+PASSED_SECONDS: Final = 10.0  # until what is remembered is looked up again
+OUTAGE_SECONDS: Final = 30.0  # for which a registry in trouble is not asked again
+_CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
+_READS: Final = frozenset({"GET", "HEAD"})
+_CODES: Final = {401: "UNAUTHORIZED", 403: "DENIED", 404: "NAME_UNKNOWN"}
+
+# Who asks for what: registry's host and port, repository, credential, client.
+_Key = tuple[str, int, str, bytes, Principal]
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """One way to be let in. `mark`: under which it is remembered; `lasts`: for how many seconds.
+
+    `request`, `ask`: how the registry is asked.
+    """
+
+    mark: str
+    lasts: float
+    request: Request
+    ask: Ask
+
+
+class AccessGuard:
+    """The Guard of private content. One for each worker."""
+
+    def __init__(self, services: Services, passthrough: Passthrough) -> None:
+        self._services = services
+        self._rights = services.rights
+        self._access = services.rights.access
+        self._lookup = services.lookup
+        self._passthrough = passthrough
+        self._passed: dict[_Key, float] = {}
+        self._refused: Bounded[tuple[object, ...], tuple[UpstreamAnswer, float]] = Bounded(REFUSED_MAX)
+        self._flights: Flights[tuple[object, ...], UpstreamAnswer | None] = Flights()
+        self._seldom = Seldom()
+
+    # --- called for each request -------------------------------------------------------------------------
+
+    def passes(self, exchange: Exchange, origin: Origin, route: Route) -> bool:
+        """Return whether the client is known to be let in, and where the content is.
+
+        Other requests than for content are passed on, and are for the registry to judge.
+        """
+        by_digest = route.by_digest
+        if by_digest is None and (route.target.kind not in _CONTENT or route.request.method not in _READS):
+            return True
+        if self._rights.mode(origin) != "shared":
+            until = self._passed.get(_key(exchange, origin, route))
+            if until is None or time.monotonic() >= until or route.shared.own:
+                return False
+        return by_digest is None or not self._has_to_ask(origin, route)
+
+    async def admit(self, exchange: Exchange, origin: Origin, route: Route) -> Route | None:
+        """Ask the registry, and return the route: the client is let in. Raises RegproxyError."""
+        exchange.kind = route.by_digest.kind if route.by_digest is not None else route.target.kind.value
+        if self._rights.mode(origin) != "shared":
+            if route.shared.own and not self._services.config.offline:
+                # It may be a field of the client's own that lets it in: the registry sees all of them.
+                await self._passthrough.run(exchange, origin, route)
+                return None
+            await self._let_in(exchange, origin, route)
+        if self._has_to_ask(origin, route) and not self._services.config.offline:
+            await self._find_place(exchange, origin, route)
+        return route
+
+    # --- whether the client is let in --------------------------------------------------------------------
+
+    async def _let_in(self, exchange: Exchange, origin: Origin, route: Route) -> None:
+        """Return if the registry lets the client in. Raises RegproxyError, its own refusal among them."""
+        repository, refusal = route.shared.repository, None
+        trouble: UpstreamError | None = None
+        ways = self._ways(origin, route, exchange.principal)
+        for way in ways:
+            known = self._rights.recall(origin, repository, way.mark, way.lasts)
+            # Without anything else to show, the client has to hear what the registry wants.
+            if known is False and len(ways) > 1:
+                continue
+            try:
+                answer = None if known else await self._ask(origin, route, way)
+            except UpstreamError as error:
+                trouble = error
+                continue
+            if answer is None:
+                self._note(exchange, origin, route, way, known=bool(known))
+                return
+            refusal = answer
+            if way.mark != PUBLIC:
+                trouble = None  # it can be asked, and says no
+        if trouble is not None:
+            self._in_outage(exchange, origin, route, trouble)
+        elif self._rights.mode(origin) == "denied" or refusal is None:
+            raise Refused(f"{origin.host}/{route.target.repository} is not public: not served by this proxy")
+        else:
+            raise refusal
+
+    def _ways(self, origin: Origin, route: Route, principal: Principal) -> list[_Way]:
+        """Return the ways in which the client may be let in, in the order in which they are tried."""
+        rights, access, request = self._rights, self._access, route.shared.request
+        bare = replace(
+            request, headers=tuple(field for field in request.headers if field[0] != b"authorization")
+        )
+        itself = Ask(own_account=True, itself=True, lends=False)
+        ways = [_Way(PUBLIC, PUBLIC_SECONDS, bare, itself)]
+        if rights.mode(origin) == "denied":
+            return ways
+        if route.credential:
+            mark = rights.mark("credential", route.credential)
+            ways.append(_Way(mark, access.ttl, request, replace(itself, own_account=False)))
+        if access.is_named(principal, origin, route.target.repository):
+            ways.append(_Way(self._named(principal), access.ttl, bare, replace(itself, lends=True)))
+        return ways
+
+    def _named(self, principal: Principal) -> str:
+        return self._rights.mark("login", f"{principal.kind}:{principal.name}".encode())
+
+    def _proven(self, principal: Principal) -> str:
+        return self._rights.mark("principal", f"{principal.kind}:{principal.name}".encode())
+
+    async def _ask(self, origin: Origin, route: Route, way: _Way) -> UpstreamAnswer | None:
+        """Return None if the registry lets in whoever asks this way, else its refusal. Raises UpstreamError.
+
+        Equal askers share the question.
+        """
+        if self._services.config.offline:
+            raise UpstreamError(f"{origin.host} is not asked (REGPROXY_OFFLINE=true)")
+        key = (origin, way.request.path, way.mark)
+        answer, until = self._refused.get(key) or (None, 0.0)
+        if answer is not None and time.monotonic() < until:
+            return answer
+        limit = self._services.config.stale_after if self._access.outage != "deny" else 0.0
+        answer = await in_time(self._flights.join(key, lambda: self._head(origin, route, way)), limit)
+        if answer is not None:
+            self._refused.put(key, (answer, time.monotonic() + REFUSED_SECONDS))
+        return answer
+
+    async def _head(self, origin: Origin, route: Route, way: _Way) -> UpstreamAnswer | None:
+        fetched = await self._services.upstream.fetch(origin, way.request, "HEAD", way.ask)
+        self._services.upstream.release(fetched.connection, fetched.response)
+        status, repository = fetched.response.status, route.shared.repository
+        if status in STALE_ON or status == 408:
+            raise UpstreamError(f"{fetched.origin.host} answered {status}")
+        if 200 <= status < 300:
+            return None
+        if way.mark == PUBLIC and status in (401, 403):
+            self._rights.note(origin, repository, PUBLIC, False)
+        return _refusal(origin, route, fetched)
+
+    # --- what is remembered ------------------------------------------------------------------------------
+
+    def _note(self, exchange: Exchange, origin: Origin, route: Route, way: _Way, *, known: bool) -> None:
+        """Note that the client is let in this way; `known`: that was remembered."""
+        principal, repository = exchange.principal, route.shared.repository
+        if not known:
+            self._rights.note(origin, repository, way.mark, True)
+            if way.mark != PUBLIC and principal.proven:
+                # For an outage, in which tokens can't be had.
+                self._rights.note(origin, repository, self._proven(principal), True)
+        self._pass(exchange, origin, route, min(self._access.ttl, PASSED_SECONDS))
+
+    def _pass(self, exchange: Exchange, origin: Origin, route: Route, seconds: float) -> None:
+        """Let the client's next requests pass without a question."""
+        if len(self._passed) >= PASSED_MAX:
+            del self._passed[next(iter(self._passed))]
+        self._passed[_key(exchange, origin, route)] = time.monotonic() + seconds
+
+    def _in_outage(self, exchange: Exchange, origin: Origin, route: Route, trouble: UpstreamError) -> None:
+        """Let a client pass whose registry can't be asked, as far as the settings allow it."""
+        outage, principal = self._access.outage, exchange.principal
+        marks = [way.mark for way in self._ways(origin, route, principal)]
+        if principal.proven:
+            marks.append(self._proven(principal))
+        repository, grace = route.shared.repository, self._access.grace
+        if outage == "deny" or (
+            outage == "same-repository"
+            and not any(self._rights.recall(origin, repository, mark, grace) for mark in marks)
+        ):
+            raise trouble
+        if self._seldom.lets(origin, time.monotonic()):
+            log.warning(
+                "%s can't say who may have its content (%s): REGPROXY_ACCESS_OUTAGE=%s decides",
+                *(origin.host, trouble, outage),
+            )
+        trouble.__traceback__ = None
+        self._pass(exchange, origin, route, OUTAGE_SECONDS)
+
+    # --- where content is --------------------------------------------------------------------------------
+
+    def _has_to_ask(self, origin: Origin, route: Route) -> bool:
+        """Return whether content is stored of which only the registry knows whether this repository has it.
+
+        A HEAD is for the registry to answer anyway. Where its word is not enough, the content is fetched.
+        """
+        if route.by_digest is None or route.asks_presence or route.shared.own:
+            return False
+        if not self._lookup.is_doubtful(origin, route):
+            return False
+        return self._lookup.believes(origin, route.target.reference)
+
+    async def _find_place(self, exchange: Exchange, origin: Origin, route: Route) -> None:
+        """Ask the registry whether it has content in this repository. Raises its refusal, UpstreamError."""
+        lends = self._rights.lends(exchange.principal, origin, route.target.repository)
+        asks_proxy = route.mirrored is not None and route.mirrored.for_proxy
+        ask = Ask(own_account=asks_proxy, itself=True, lends=lends)
+        fetched = await self._services.upstream.fetch(origin, route.shared.request, "HEAD", ask)
+        self._services.upstream.release(fetched.connection, fetched.response)
+        if fetched.response.status != 200:
+            raise _refusal(origin, route, fetched)
+        self._lookup.seen_present(origin, route, route.target.reference, exchange.started)
+
+
+def _key(exchange: Exchange, origin: Origin, route: Route) -> _Key:
+    return origin.host, origin.port, route.shared.repository, route.credential, exchange.principal
+
+
+def _refusal(origin: Origin, route: Route, fetched: Fetched) -> UpstreamAnswer:
+    """Return a registry's answer to a HEAD as a refusal, with a body for a GET."""
+    response = fetched.response
+    text = f"{origin.host} answers {response.status} for this request in {route.target.repository}"
+    headers = (field for field in response.headers if field[0] != b"content-type")
+    response = replace(response, headers=(*headers, (b"content-type", b"application/json")))
+    body = error_body(_CODES.get(response.status, "UNKNOWN"), text)
+    return UpstreamAnswer(response, body, origin, fetched.hops, fetched.seconds)

@@ -1,0 +1,91 @@
+"""Remember whom a registry lets into a repository, for all workers, and say whose requests carry its login.
+
+Askers are named by marks: keyed hashes of a credential or a client's name. Nothing that could be shown to a
+registry is stored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from typing import Final, Protocol
+
+from regproxy.config.origin_tables import AccessMode
+from regproxy.http.origin import Origin
+from regproxy.policy.access import PUBLIC_SECONDS, Access
+from regproxy.policy.principals import Principal
+
+PUBLIC: Final = "public"  # the mark of a request without credentials
+_MARK: Final = 32  # hex digits
+_MODES_MAX: Final = 4096
+
+
+class Verdicts(Protocol):
+    """The index, as far as it says who was let in."""
+
+    def put_access(self, host: str, port: int, repository: str, who: str, let_in: bool) -> None:
+        """Record whether a registry has let someone into a repository just now."""
+
+    def access(self, host: str, port: int, repository: str, who: str) -> tuple[bool, float] | None:
+        """Return what was recorded last, and when (epoch); None: nothing."""
+
+
+class Rights:
+    """Who may have what, by the settings and by what registries have said. One for each worker.
+
+    `key`: of the marks, the same in all workers.
+    """
+
+    __slots__ = ("_key", "_modes", "_verdicts", "access")
+
+    def __init__(self, access: Access, verdicts: Verdicts, key: bytes) -> None:
+        self.access = access
+        self._verdicts = verdicts
+        self._key = key
+        self._modes: dict[tuple[str, int], AccessMode] = {}
+
+    def mode(self, origin: Origin) -> AccessMode:
+        """Return a registry's access mode."""
+        if not self.access.guarded:
+            return "shared"
+        place = (origin.host, origin.port)
+        mode = self._modes.get(place)
+        if mode is None:
+            if len(self._modes) >= _MODES_MAX:
+                self._modes.clear()
+            mode = self._modes[place] = self.access.mode(origin)
+        return mode
+
+    def lends(self, principal: Principal, origin: Origin, repository: str) -> bool:
+        """Return whether the registry's configured login may go with a client's request."""
+        if not self.access.restricted:
+            return True
+        return self.access.lends(principal, origin, repository, lambda: self.is_public(origin, repository))
+
+    def is_public(self, origin: Origin, repository: str) -> bool:
+        """Return whether a request without credentials has worked in this repository lately."""
+        return self.recall(origin, repository, PUBLIC, PUBLIC_SECONDS) is True
+
+    # --- who was let in ----------------------------------------------------------------------------------
+
+    def mark(self, kind: str, value: bytes) -> str:
+        """Return the mark of an asker. `kind` keeps credentials and names apart."""
+        return hmac.new(self._key, kind.encode() + b"\0" + value, hashlib.sha256).hexdigest()[:_MARK]
+
+    def note(self, origin: Origin, repository: str, who: str, let_in: bool) -> None:
+        """Remember what a registry has just said to an asker."""
+        self._verdicts.put_access(origin.host, origin.port, repository, who, let_in)
+
+    def recall(self, origin: Origin, repository: str, who: str, seconds: float) -> bool | None:
+        """Return what a registry has said to an asker within the last seconds, None if nothing.
+
+        A refusal is remembered for REGPROXY_ACCESS_TTL at most.
+        """
+        found = self._verdicts.access(origin.host, origin.port, repository, who)
+        if found is None:
+            return None
+        let_in, at = found
+        limit = seconds if let_in else min(seconds, self.access.ttl)
+        # A clock that was set back makes nothing valid for longer.
+        return let_in if 0 <= time.time() - at < limit else None
