@@ -25,7 +25,8 @@ ISSUER = "token server for tests"
 class TokenServer:
     """Serves `https://<name>:<port>/token`: anonymous may pull, `users` may pull and push.
 
-    `origin.requests` are the requests it got. `private` names repositories that anonymous may not even pull.
+    `origin.requests` are the requests it got. `private` names repositories that anonymous may not even pull,
+    `owners` the users who alone may have anything of a repository.
     POST (OAuth2 form, as newer clients send it) is answered like GET.
     """
 
@@ -36,11 +37,13 @@ class TokenServer:
         name: str = "auth.test",
         users: Mapping[str, str] | None = None,
         private: tuple[str, ...] = (),
+        owners: Mapping[str, tuple[str, ...]] | None = None,
         lifetime: float = 300,
     ) -> None:
         pair = trust.server(f"signer of {name}")
         self.users = dict(users or {})
         self.private = private
+        self.owners = dict(owners or {})
         self.lifetime = lifetime
         self.root_bundle: Path = trust.path
         self._key = pair.key.read_text()
@@ -82,6 +85,8 @@ class TokenServer:
         allowed = {"pull", "push"}
         if user is None:
             allowed = {"pull"} - ({"pull"} if name in self.private else set())
+        if name in self.owners and user not in self.owners[name]:
+            allowed = set()
         granted = [action for action in actions.split(",") if action in allowed]
         return {"type": kind, "name": name, "actions": granted} if granted else None
 
