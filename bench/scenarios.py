@@ -288,6 +288,29 @@ def stream_rate(sample: Sample) -> float:
     return streams.bytes / streams.seconds / 1e9 if streams else 0.0
 
 
+def verified_access(lab: Lab, plan: Plan) -> list[Figure]:
+    """S12: the requests of S2 where private content is kept from others, beside where it is not."""
+
+    def side(access: str, load: Load) -> Sample:
+        lab.restart({"REGPROXY_ACCESS": access})
+        lab.warm(load.item)
+        lab.on_subject(load)
+        with lab.untouched(load.item):
+            return lab.on_subject(load)
+
+    figures = []
+    for name, item in (("by digest", lab.material.manifest()), ("by tag", lab.material.tagged())):
+        load = Load(item, connections=8, count=plan.requests)
+        pairs = [(side("verified", load), side("shared", load)) for _ in range(plan.pairs)]
+        figure = compared(
+            *("S12", f"cached manifest {name}, verified access beside shared, CPU", "us/request", pairs),
+            lambda s: s.cpu_us_per_request,
+            ratio_at_most(1.05),
+        )
+        figures.append(figure)
+    return figures
+
+
 SCENARIOS: dict[str, Callable[[Lab, Plan], list[Figure]]] = {
     "S1": cached_blob,
     "S2": cached_manifest,
@@ -298,4 +321,5 @@ SCENARIOS: dict[str, Callable[[Lab, Plan], list[Figure]]] = {
     "S7": tunnel,
     "S8": beside_streams,
     "S11": limited,
+    "S12": verified_access,
 }

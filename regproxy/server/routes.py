@@ -13,6 +13,7 @@ from regproxy.policy.freshness import Lifetime
 from regproxy.policy.lending import without_empty_login
 from regproxy.policy.mirror_mode import Mirrored, MirrorMode
 from regproxy.policy.plans import Plan, Policy
+from regproxy.policy.principals import Principal
 from regproxy.policy.sharing import Shared, shared
 from regproxy.policy.variants import choose_variant
 from regproxy.registry.accept import Accept, parse_accept
@@ -39,7 +40,8 @@ class Route:
     the request names, port 0 where it names none. `asks_presence`: see Policy.asks_presence. `conditional`:
     because of a range or validator the answer may not be the complete content. `mirrored`: which registry a
     request without CONNECT is for; `refused`: why it is not answered. `rows` and `chosen`: the last choice
-    among a tag's variants.
+    among a tag's variants. `passed`: a client that the guards have let pass with it, the registry's host and
+    port, and until when (monotonic).
     """
 
     request: Request
@@ -58,6 +60,7 @@ class Route:
     refused: str = ""
     rows: tuple[TagRow, ...] = ()
     chosen: TagRow | None = None
+    passed: tuple[Principal, str, int, float] | None = None
 
     def refusal(self, origin: Origin, any_port: bool = False) -> tuple[int, str] | None:
         """Return status and reason where the request can't be passed to `origin`, None where it can.

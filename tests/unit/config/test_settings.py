@@ -42,6 +42,9 @@ DEFAULTS: dict[str, object] = {
     "tls_cert_file": None,
     "tls_key_file": None,
     "cache_pushes": False,
+    "access_ttl": 300.0,
+    "access_outage": "same-repository",
+    "access_grace": DAY,
     "mirror_registries": None,
     "cache_dir": None,
     "ca_dir": None,
@@ -131,6 +134,9 @@ ENV = [
     ("REGPROXY_UPSTREAM_CA_FILE", "/etc/more.pem", "upstream_ca_file", "/etc/more.pem"),
     ("REGPROXY_DOCKER_CONFIG", "/run/secrets/config.json", "docker_config", "/run/secrets/config.json"),
     ("REGPROXY_LOGIN_FOR", "Pull", "login_for", "pull"),
+    ("REGPROXY_ACCESS_TTL", "1m", "access_ttl", 60.0),
+    ("REGPROXY_ACCESS_OUTAGE", "Serve", "access_outage", "serve"),
+    ("REGPROXY_ACCESS_GRACE", "0", "access_grace", 0.0),
     ("REGPROXY_RESOLVE", "a.test=127.0.0.5 a.test=::1", "resolve", {"a.test": ("127.0.0.5", "::1")}),
     ("REGPROXY_WORKERS", "3", "workers", 3),
     ("REGPROXY_HANG_TIMEOUT", "5s", "hang_timeout", 5.0),
@@ -209,6 +215,7 @@ def test_every_setting_is_tried() -> None:
     of_tiers = ("MANIFEST_CACHE_", "REGPROXY_SWR_")
     tiers = {setting.name for setting in SETTINGS if setting.name.startswith(of_tiers)}
     others = {"AUTH_REGISTRIES_DELIMITER", "AUTH_REGISTRY_DELIMITER", "CA_SRL_FILE"}
+    others |= {"REGPROXY_ACCESS"}  # of origins: see test_origins
     others |= {"REGPROXY_TLS_CERT_FILE", "REGPROXY_TLS_KEY_FILE"}  # only together
     assert {row[0] for row in ENV} | tiers | others == {setting.name for setting in SETTINGS}
 
@@ -310,6 +317,16 @@ ERRORS = [
     ({"SEND_TIMEOUT": "1.5s"}, None, "SEND_TIMEOUT='1.5s': an nginx time: 90s"),
     ({"REGPROXY_HANG_TIMEOUT": "0"}, None, "REGPROXY_HANG_TIMEOUT='0': a time above 0"),
     ({"REGPROXY_OFFLINE": "maybe"}, None, "REGPROXY_OFFLINE='maybe': true or false (also 1/0, yes/no, on"),
+    (
+        {"REGPROXY_ACCESS": "open"},
+        None,
+        "REGPROXY_ACCESS='open': shared, verified or denied",
+    ),
+    (
+        {"REGPROXY_ACCESS_OUTAGE": "allow"},
+        None,
+        "REGPROXY_ACCESS_OUTAGE='allow': deny, same-repository or serve",
+    ),
     (
         {"REGPROXY_LOGIN_FOR": "all"},
         None,

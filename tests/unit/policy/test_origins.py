@@ -58,6 +58,8 @@ VALUES = [
     ('credentials_first = "proxy"', "credentials_first", "proxy"),
     ("", "credentials_first", "client"),
     ("", "credentials", None),
+    ('access = "Verified"', "access", "verified"),
+    ("", "access", None),
 ]
 
 

@@ -275,6 +275,45 @@ def test_a_deletion_takes_a_tag_that_is_written_meanwhile(
     assert index.tag(*NGINX) == ()
 
 
+def test_registries_that_have_some_content(index: Index, path: Path, clock: Clock) -> None:
+    """Pending rows count, and so do those on disk; what was deleted, told or named by a tag does not."""
+    assert index.registries_of(ROW.digest) == set()
+    for written in (False, True):
+        index.put_presence("a.example", 443, "app", ROW.digest, 5)
+        index.put_presence("a.example", 443, "other", ROW.digest, 5)
+        index.put_presence("b.example", 5000, "app", ROW.digest, 5)
+        index.put_told("c.example", 443, "app", ROW.digest, "text/plain", 5)
+        index.put_tag(*NGINX, ROW)
+        index.put_absence("d.example", 443, "app", ROW.digest)
+        if written:
+            assert index.flush()
+        assert index.registries_of(ROW.digest) == {("a.example", 443), ("b.example", 5000)}
+    index.put_absence("b.example", 5000, "app", ROW.digest)
+    assert index.flush()
+    other = Index.open(path, clock=clock)
+    assert other.registries_of(ROW.digest) == {("a.example", 443)}
+    other.close()
+
+
+def test_who_was_let_in(index: Index, path: Path, clock: Clock) -> None:
+    place = ("reg.example", 443, "app")
+    assert index.access(*place, "someone") is None
+    index.put_access(*place, "someone", True)
+    index.put_access(*place, "other", False)
+    assert index.access(*place, "someone") == (True, clock())
+    assert index.access(*place, "other") == (False, clock())
+    assert index.access("reg.example", 443, "app2", "someone") is None
+    # It is no tag, and none that anybody may ask for.
+    assert index.tag(*place, "someone") == ()
+    assert index.flush()
+    other = Index.open(path, clock=clock)
+    assert other.access(*place, "someone") == (True, clock())
+    other.close()
+    # The sweep takes it with what is as old and not stored.
+    assert index.sweep_tags(clock() + 1) == 2
+    assert index.access(*place, "someone") is None
+
+
 def test_a_use_of_what_is_gone_is_nothing(index: Index) -> None:
     index.touch(digest(1))
     assert index.flush()
