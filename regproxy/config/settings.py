@@ -34,6 +34,7 @@ from regproxy.config.drop_in import (
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS, OWN_HOST
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
+from regproxy.config.principal_tables import PrincipalTables, parse_principals
 from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier, nginx_unescaped
 from regproxy.config.values import (
     Address,
@@ -46,6 +47,7 @@ from regproxy.config.values import (
     Raw,
     Records,
     Reserve,
+    UnknownClients,
     parse_access,
     parse_bool,
     parse_directory,
@@ -70,6 +72,7 @@ from regproxy.config.values import (
     parse_size,
     parse_streams,
     parse_time,
+    parse_unknown,
     parse_workers,
 )
 from regproxy.core.errors import ConfigError, RegproxyError
@@ -182,6 +185,11 @@ class Config:
 
     allow_push: bool
     cache_pushes: bool
+
+    # Who clients are: see policy.principals.
+    principals: PrincipalTables
+    htpasswd: str | None
+    unknown_clients: UnknownClients
 
     # Who may have what: see policy.access.
     access_ttl: float
@@ -312,6 +320,8 @@ _TLS_CERT_MEANING = "certificate to show there, PEM with its chain; not set = on
 _PUSHED_MEANING = "keep what is pushed through this proxy, once the registry has taken it"
 _MIRROR_MEANING = "whom requests without CONNECT may ask for; not set = those in REGISTRIES; off = nobody"
 _DNS_MEANING = "addresses (host:port) for clients without CONNECT, whom DNS sends here for a registry"
+_HTPASSWD_MEANING = "htpasswd file (bcrypt, argon2) of the users that may show a password to this proxy"
+_UNKNOWN_MEANING = "clients that are no principal: allow, or deny (407, or 403 where no password would help)"
 _ACCESS_MEANING = "who may have private content: shared (all), verified (whom the registry lets in), denied"
 _TTL_MEANING = "verified: how long a registry's word that it lets someone in is good"
 _OUTAGE_MEANING = "verified, registry down: deny, same-repository (who was let in there lately) or serve"
@@ -356,6 +366,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("AUTH_REGISTRIES", "", "", "host:user:password entries", _verbatim, many=True, secret=True),
     Setting("AUTH_REGISTRIES_DELIMITER", "", " ", "stands between the entries of AUTH_REGISTRIES", _verbatim),
     Setting("AUTH_REGISTRY_DELIMITER", "", ":", "stands between the parts of one entry", _verbatim),
+    Setting("REGPROXY_HTPASSWD", "htpasswd", "", _HTPASSWD_MEANING, _FILE),
+    Setting("REGPROXY_UNKNOWN_CLIENTS", "unknown_clients", "allow", _UNKNOWN_MEANING, _text(parse_unknown)),
     Setting("REGPROXY_ACCESS", "", "shared", _ACCESS_MEANING, _text(parse_access)),
     Setting("REGPROXY_ACCESS_TTL", "access_ttl", "5m", _TTL_MEANING, _TIMEOUT),
     Setting("REGPROXY_ACCESS_OUTAGE", "access_outage", "same-repository", _OUTAGE_MEANING, _OUTAGE),
@@ -464,7 +476,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     `toml_name` is the file's name in error texts. Raises ConfigError, or ConfigErrors for more than one.
     """
     errors: list[ConfigError] = []
-    file = _File(toml_name or "TOML", {}, {})
+    file = _File(toml_name or "TOML", {}, {}, {})
     if toml_text is not None:
         file = _read_toml(toml_text, file.name, errors)
     given = {setting.name: _find(setting, env, file.found) for setting in SETTINGS}
@@ -483,6 +495,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
         credentials, notes = spread_masks(credentials, named)
         warnings += [f"{auth.label}: {doubt}" for doubt in doubts + notes]
     tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
+    principals = parse_principals(file.principals, file.name, errors)
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
     pair = [name for name in _TLS_PAIR if values.get(name)]
     if len(pair) == 1:
@@ -492,6 +505,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
         raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
     fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}
     fields |= {"credentials": credentials, "tiers": _tiers(matchers, values), "origin_tables": tables}
+    fields["principals"] = principals
     return _assemble(fields, given, warnings)
 
 
@@ -521,7 +535,7 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
     for name, item in given.items():
         derived = name == "REGPROXY_LOG_LEVEL"
         shown.append((name, _printable(fields[item.setting.field]) if derived else item.shown, item.origin))
-    shown += [(name, _printable(text), "toml") for name, text in tables.shown]
+    shown += [(name, _printable(text), "toml") for name, text in (*tables.shown, *fields["principals"].shown)]
     return Config(**fields, warnings=tuple(warnings), shown=tuple(shown))
 
 
@@ -566,11 +580,12 @@ _BY_KEY = {key: setting for setting in SETTINGS for key in (setting.key, setting
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A TOML file: its values by the settings' names, and its unparsed tables of origins."""
+    """A TOML file: its values by the settings' names, and its unparsed tables of origins and principals."""
 
     name: str
     found: Mapping[str, _Given]
     origins: Any
+    principals: Any
 
 
 def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
@@ -579,7 +594,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(file, None, f"a TOML file: {error}") from None
-    origins = table.pop("origin", {})
+    origins, principals = table.pop("origin", {}), table.pop("principal", {})
     found: dict[str, _Given] = {}
     for key, value in table.items():
         setting = _BY_KEY.get(key)
@@ -596,7 +611,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
                 errors.append(ConfigError(f"{file}: {key}", None, str(error)))
             else:
                 found[setting.name] = _Given(setting, f"{file}: {key}", raw, "toml")
-    return _File(file, found, origins)
+    return _File(file, found, origins, principals)
 
 
 def _for_all_origins(values: Mapping[str, Any]) -> OriginSettings:

@@ -19,6 +19,7 @@ LogFormat = Literal["regproxy", "rp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Records = Literal["auto", "openssl"]
 LoginFor = Literal["pull", "push"]
+UnknownClients = Literal["allow", "deny"]
 Outage = Literal["deny", "same-repository", "serve"]
 
 # A list as written: one text, or the entries of a TOML list.
@@ -495,6 +496,13 @@ def parse_access(text: str) -> str:
     if text.lower() not in ("shared", "verified", "denied"):
         raise ValueError("shared, verified or denied")
     return text.lower()
+
+
+def parse_unknown(text: str) -> UnknownClients:
+    """Return what becomes of clients that are no principal."""
+    if text.lower() not in ("allow", "deny"):
+        raise ValueError("allow or deny")
+    return cast(UnknownClients, text.lower())
 
 
 def parse_outage(text: str) -> Outage:

@@ -1,9 +1,18 @@
-"""Who a client is, for rules that name clients."""
+"""Say who a client is, for rules that name clients.
+
+A client is known by what it shows: a user with a password, or a certificate. Else by its address: the longest
+network that has it decides.
+"""
 
 from __future__ import annotations
 
+import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
+
+from regproxy.config.networks import Network
+from regproxy.config.principal_tables import CERTIFICATE_KINDS, PrincipalTables, identity
 
 # How a client was told apart: not at all, by its address, by a user name and password, by its certificate.
 Kind = Literal["anonymous", "address", "user", "certificate"]
@@ -23,3 +32,64 @@ class Principal:
 
 
 ANONYMOUS: Final = Principal("", "anonymous")
+
+
+class Principals:
+    """The principals of one configuration. At most 33 + 129 dictionary look-ups find an address."""
+
+    __slots__ = ("_by_length", "_certificates", "_users")
+
+    def __init__(self, tables: PrincipalTables) -> None:
+        # For IPv4 and IPv6: (bits to drop, principals by the bits that are left), the longest prefix first.
+        self._by_length = {version: _by_length(tables, version) for version in (4, 6)}
+        self._users = {user: Principal(name, "user") for user, name in tables.users.items()}
+        self._certificates = {
+            text: Principal(name, "certificate") for text, name in tables.certificates.items()
+        }
+
+    def of_address(self, address: str) -> Principal:
+        """Return who has this IP address; "" is nobody's. IPv4 mapped into IPv6 is IPv4."""
+        try:
+            ip = ipaddress.ip_address(address.partition("%")[0])
+        except ValueError:
+            return ANONYMOUS
+        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
+            ip = ip.ipv4_mapped
+        number = int(ip)
+        for dropped, known in self._by_length[ip.version]:
+            found = known.get(number >> dropped)
+            if found is not None:
+                return found
+        return ANONYMOUS
+
+    def of_user(self, user: str) -> Principal:
+        """Return who a user is that has shown its password: without a table, that very name."""
+        return self._users.get(user) or Principal(user, "user")
+
+    def of_certificate(self, said: Iterable[tuple[str, str]]) -> Principal:
+        """Return whose certificate it is, by what it says: pairs of one of CERTIFICATE_KINDS and a value.
+
+        Among several that have a table, the first kind decides; without a table the first of what it says is
+        the name, such as `CN:builder`, which can be no user's. A certificate that says nothing is nobody's.
+        """
+        ranked = sorted(said, key=lambda pair: CERTIFICATE_KINDS.index(pair[0]))
+        names = [identity(kind, value) for kind, value in ranked]
+        for name in names:
+            found = self._certificates.get(name)
+            if found is not None:
+                return found
+        return Principal(names[0], "certificate") if names else ANONYMOUS
+
+
+def _by_length(tables: PrincipalTables, version: int) -> tuple[tuple[int, dict[int, Principal]], ...]:
+    found: dict[int, dict[int, Principal]] = {}
+    for network, name in tables.addresses.items():
+        if network.version == version:
+            dropped = _dropped(network)
+            known = found.setdefault(dropped, {})
+            known[int(network.network_address) >> dropped] = Principal(name, "address")
+    return tuple(sorted(found.items()))
+
+
+def _dropped(network: Network) -> int:
+    return network.max_prefixlen - network.prefixlen

@@ -23,6 +23,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from regproxy.auth.client_logins import check_file
 from regproxy.config import directories, loading
 from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
@@ -133,6 +134,8 @@ class Supervisor:
         for warning in config.warnings:
             log.warning("%s", warning)
         _check_ca(places)
+        if config.htpasswd is not None:
+            check_file(config.htpasswd)
         if config.tls_listen:
             # A certificate of no use is an error of the configuration, not of each worker.
             mirror_context(config, Contexts(Authority.open(places.ca_crt, places.ca_key)))

@@ -34,6 +34,7 @@ from regproxy.policy.mirror_mode import MirrorMode
 from regproxy.policy.origins import Origins
 from regproxy.policy.plans import Policy
 from regproxy.process.boot import Record
+from regproxy.server.clients import clients
 from regproxy.server.context import Services
 from regproxy.server.lookup import Lookup
 from regproxy.server.rights import Rights
@@ -115,6 +116,7 @@ def build(
         rights=Rights(access_rules, index, shared_key(layout.access_key(root))),
         pages=Pages(authority.certificate_pem, config.listen.port, config.mirrored),
         loop=loop,
+        clients=clients(config),
         closes=config.keepalive_timeout == 0,
         stretch=quotas.stretch,
     )

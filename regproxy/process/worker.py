@@ -194,6 +194,8 @@ class Worker:
         for listener in self._listeners:
             listener.close()
         services.upstream.close()
+        if services.clients is not None:
+            services.clients.close()
         for item in self._reactor.items():
             if isinstance(item, Stream):
                 if item.idle and isinstance(item.handler, AdminSession):

@@ -40,6 +40,7 @@ PURE = {
     *("http", "registry", "policy", "onboarding"),
     "core.addresses",
     *("core.errors", "core.lru"),
+    *("config.networks", "config.principal_tables", "auth.htpasswd"),
     *("config.drop_in", "config.globs", "config.host_regex", "config.hosts"),
     *("config.credentials", "config.origin_tables", "config.parent_proxy"),
     *("config.settings", "config.tag_tiers", "config.values"),

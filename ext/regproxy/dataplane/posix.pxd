@@ -132,6 +132,7 @@ cdef extern from "<string.h>" nogil:
 
 cdef extern from "<strings.h>" nogil:
     int strcasecmp(const char* a, const char* b)
+    int strncasecmp(const char* a, const char* b, size_t n)
 
 cdef extern from "<errno.h>" nogil:
     int errno

@@ -2,7 +2,8 @@
 
 A Stream tells its handler (a Python object) what happened, once per message head and never per chunk:
 
-    on_connect(host, port)      a CONNECT head; host is None where its target can't be understood
+    on_connect(host, port, login)   a CONNECT head; host is None where its target can't be understood, login is
+                                its Proxy-Authorization, None without one
     on_foreign(kind)            the first byte is not what was expected: "tls" before, "plain" after CONNECT
     on_head(head)               a whole head, blank line included; nothing more is read until asked for
     on_head_too_large()         no blank line within the limit
@@ -23,7 +24,7 @@ from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.buffer cimport Buf, buf_append, buf_consume, buf_free
 from regproxy.dataplane.http1 cimport (
     CHUNK_END, CHUNK_MALFORMED, CHUNK_SIZE_MAX, HEAD_PARTIAL, HEAD_TOO_LARGE,
-    cut_head, decode_chunks, empty_lines, find_head_end, parse_connect, write_chunk_size,
+    cut_head, decode_chunks, empty_lines, find_field, find_head_end, parse_connect, write_chunk_size,
 )
 from regproxy.dataplane.reactor cimport (
     BATCH, CROWD_BATCH, FEW, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Reactor,
@@ -692,9 +693,10 @@ cdef class Stream(Endpoint):
         if self.front and head.startswith(b"CONNECT "):
             target = parse_connect(<const char*>head, len(head))
             if target is None:
-                self.handler.on_connect(None, 0)
+                self.handler.on_connect(None, 0, None)
             else:
-                self.handler.on_connect(target[0], target[1])
+                login = find_field(<const char*>head, len(head), b"proxy-authorization", 19)
+                self.handler.on_connect(target[0], target[1], login)
         else:
             self.handler.on_head(head)
         return 0

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from regproxy.config import settings as config_module
 from regproxy.config.origin_tables import OriginSettings, Tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy
+from regproxy.config.principal_tables import PrincipalTables
 from regproxy.config.settings import (
     SETTINGS,
     Address,
@@ -52,6 +53,9 @@ DEFAULTS: dict[str, object] = {
     "ca_crt_file": None,
     "upstream_ca_file": None,
     "docker_config": None,
+    "principals": PrincipalTables(),
+    "htpasswd": None,
+    "unknown_clients": "allow",
     "login_for": "push",
     "resolve": {},
     "workers": 0,
@@ -132,6 +136,8 @@ ENV = [
     ("CA_KEY_FILE", "/run/secrets/key", "ca_key_file", "/run/secrets/key"),
     ("CA_CRT_FILE", "/run/secrets/crt", "ca_crt_file", "/run/secrets/crt"),
     ("REGPROXY_UPSTREAM_CA_FILE", "/etc/more.pem", "upstream_ca_file", "/etc/more.pem"),
+    ("REGPROXY_HTPASSWD", "/run/secrets/users", "htpasswd", "/run/secrets/users"),
+    ("REGPROXY_UNKNOWN_CLIENTS", "deny", "unknown_clients", "deny"),
     ("REGPROXY_DOCKER_CONFIG", "/run/secrets/config.json", "docker_config", "/run/secrets/config.json"),
     ("REGPROXY_LOGIN_FOR", "Pull", "login_for", "pull"),
     ("REGPROXY_ACCESS_TTL", "1m", "access_ttl", 60.0),
@@ -487,7 +493,7 @@ def test_settings_are_a_table() -> None:
     assert [setting.name for setting in SETTINGS if setting.secret] == ["AUTH_REGISTRIES", "HTTPS_PROXY"]
     fields = {item.name for item in dataclasses.fields(Config)}
     single = {setting.field for setting in SETTINGS if setting.field}
-    several = {"credentials", "tiers", "origin_tables"}
+    several = {"credentials", "tiers", "origin_tables", "principals"}
     assert fields - single == {*several, "warnings", "shown"} and single < fields
 
 
