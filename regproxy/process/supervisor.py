@@ -29,6 +29,7 @@ from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
 from regproxy.core.errors import RegproxyError
 from regproxy.dataplane import board as board_module
+from regproxy.policy.exposure import exposed
 from regproxy.process import boot
 from regproxy.process.boot import Role
 from regproxy.process.children import Child, Commons, Setup
@@ -133,6 +134,8 @@ class Supervisor:
             log.info("%s", note)
         for warning in config.warnings:
             log.warning("%s", warning)
+        if exposure := exposed(config):
+            log.warning("%s", exposure)
         _check_ca(places)
         if config.htpasswd is not None:
             check_file(config.htpasswd)
