@@ -32,6 +32,7 @@ from regproxy.config.drop_in import (
     spread_masks,
 )
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS, OWN_HOST
+from regproxy.config.networks import Network
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
 from regproxy.config.principal_tables import PrincipalTables, parse_principals
@@ -60,6 +61,7 @@ from regproxy.config.values import (
     parse_login_for,
     parse_min_free,
     parse_mirror_registries,
+    parse_networks,
     parse_optional_path,
     parse_outage,
     parse_plain_redirects,
@@ -190,6 +192,7 @@ class Config:
     principals: PrincipalTables
     htpasswd: str | None
     unknown_clients: UnknownClients
+    proxy_protocol: tuple[Network, ...]
 
     # Who may have what: see policy.access.
     access_ttl: float
@@ -322,6 +325,7 @@ _MIRROR_MEANING = "whom requests without CONNECT may ask for; not set = those in
 _DNS_MEANING = "addresses (host:port) for clients without CONNECT, whom DNS sends here for a registry"
 _HTPASSWD_MEANING = "htpasswd file (bcrypt, argon2) of the users that may show a password to this proxy"
 _UNKNOWN_MEANING = "clients that are no principal: allow, or deny (407, or 403 where no password would help)"
+_PROXY_PROTOCOL_MEANING = "balancers (addresses, networks) that say by the PROXY protocol who connects"
 _ACCESS_MEANING = "who may have private content: shared (all), verified (whom the registry lets in), denied"
 _TTL_MEANING = "verified: how long a registry's word that it lets someone in is good"
 _OUTAGE_MEANING = "verified, registry down: deny, same-repository (who was let in there lately) or serve"
@@ -368,6 +372,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("AUTH_REGISTRY_DELIMITER", "", ":", "stands between the parts of one entry", _verbatim),
     Setting("REGPROXY_HTPASSWD", "htpasswd", "", _HTPASSWD_MEANING, _FILE),
     Setting("REGPROXY_UNKNOWN_CLIENTS", "unknown_clients", "allow", _UNKNOWN_MEANING, _text(parse_unknown)),
+    Setting(
+        *("REGPROXY_PROXY_PROTOCOL", "proxy_protocol", "", _PROXY_PROTOCOL_MEANING),
+        *(parse_networks, True),
+    ),
     Setting("REGPROXY_ACCESS", "", "shared", _ACCESS_MEANING, _text(parse_access)),
     Setting("REGPROXY_ACCESS_TTL", "access_ttl", "5m", _TTL_MEANING, _TIMEOUT),
     Setting("REGPROXY_ACCESS_OUTAGE", "access_outage", "same-repository", _OUTAGE_MEANING, _OUTAGE),

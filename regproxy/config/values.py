@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeVar, cast
 
 from regproxy.config.host_regex import compile_host_regex
+from regproxy.config.networks import Network, parse_network
 
 LogFormat = Literal["regproxy", "rp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -313,6 +314,11 @@ def _header_mask(word: str) -> bytes:
 def parse_ports(raw: Raw) -> frozenset[int]:
     """Return the ports of a list; ANY_PORT among them for `*`."""
     return frozenset(_each(_words(raw), lambda word: ANY_PORT if word == "*" else parse_port(word)))
+
+
+def parse_networks(raw: Raw) -> tuple[Network, ...]:
+    """Return the networks of a list, each once."""
+    return tuple(dict.fromkeys(_each(_words(raw), parse_network)))
 
 
 def parse_resolve(raw: Raw) -> Mapping[str, tuple[str, ...]]:

@@ -6,12 +6,11 @@ network that has it decides.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from regproxy.config.networks import Network
+from regproxy.config.networks import Prefixes
 from regproxy.config.principal_tables import CERTIFICATE_KINDS, PrincipalTables, identity
 
 # How a client was told apart: not at all, by its address, by a user name and password, by its certificate.
@@ -35,13 +34,14 @@ ANONYMOUS: Final = Principal("", "anonymous")
 
 
 class Principals:
-    """The principals of one configuration. At most 33 + 129 dictionary look-ups find an address."""
+    """The principals of one configuration."""
 
-    __slots__ = ("_by_length", "_certificates", "_users")
+    __slots__ = ("_addresses", "_certificates", "_users")
 
     def __init__(self, tables: PrincipalTables) -> None:
-        # For IPv4 and IPv6: (bits to drop, principals by the bits that are left), the longest prefix first.
-        self._by_length = {version: _by_length(tables, version) for version in (4, 6)}
+        self._addresses = Prefixes(
+            {network: Principal(name, "address") for network, name in tables.addresses.items()}
+        )
         self._users = {user: Principal(name, "user") for user, name in tables.users.items()}
         self._certificates = {
             text: Principal(name, "certificate") for text, name in tables.certificates.items()
@@ -49,18 +49,7 @@ class Principals:
 
     def of_address(self, address: str) -> Principal:
         """Return who has this IP address; "" is nobody's. IPv4 mapped into IPv6 is IPv4."""
-        try:
-            ip = ipaddress.ip_address(address.partition("%")[0])
-        except ValueError:
-            return ANONYMOUS
-        if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-            ip = ip.ipv4_mapped
-        number = int(ip)
-        for dropped, known in self._by_length[ip.version]:
-            found = known.get(number >> dropped)
-            if found is not None:
-                return found
-        return ANONYMOUS
+        return self._addresses.of(address) or ANONYMOUS
 
     def of_user(self, user: str) -> Principal:
         """Return who a user is that has shown its password: without a table, that very name."""
@@ -79,17 +68,3 @@ class Principals:
             if found is not None:
                 return found
         return Principal(names[0], "certificate") if names else ANONYMOUS
-
-
-def _by_length(tables: PrincipalTables, version: int) -> tuple[tuple[int, dict[int, Principal]], ...]:
-    found: dict[int, dict[int, Principal]] = {}
-    for network, name in tables.addresses.items():
-        if network.version == version:
-            dropped = _dropped(network)
-            known = found.setdefault(dropped, {})
-            known[int(network.network_address) >> dropped] = Principal(name, "address")
-    return tuple(sorted(found.items()))
-
-
-def _dropped(network: Network) -> int:
-    return network.max_prefixlen - network.prefixlen

@@ -75,6 +75,14 @@ class Services:
         if self._is_news(("mirror", reason)):
             log.warning("%s: a request without CONNECT is refused: %s", peer, reason)
 
+    def say_no_preface(self, peer: str, reason: str) -> None:
+        """Log a balancer that does not say who connects, once a minute for each and reason."""
+        if self._is_news(("preface", peer, reason)):
+            log.warning(
+                "%s is in REGPROXY_PROXY_PROTOCOL and has to begin with a header of the PROXY protocol: %s",
+                *(peer, reason),
+            )
+
     def say_distrusted(self, peer: str, host: str) -> None:
         """Log that a client does not trust the proxy's CA, once a minute for each client's address."""
         address = peer.rpartition(":")[0]

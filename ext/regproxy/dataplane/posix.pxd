@@ -51,6 +51,7 @@ cdef extern from "<netinet/in.h>" nogil:
     unsigned short ntohs(unsigned short n)
 
 cdef extern from "<arpa/inet.h>" nogil:
+    int inet_pton(int af, const char* src, void* dst)
     const char* inet_ntop(int af, const void* src, char* dst, socklen_t size)
     int INET6_ADDRSTRLEN
 

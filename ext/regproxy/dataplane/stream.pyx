@@ -29,6 +29,9 @@ from regproxy.dataplane.http1 cimport (
 from regproxy.dataplane.reactor cimport (
     BATCH, CROWD_BATCH, FEW, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Reactor,
 )
+from regproxy.dataplane.proxy_protocol cimport (
+    PREFACE_BAD, PREFACE_PARTIAL, PREFACE_SOURCE, parse_preface,
+)
 from regproxy.dataplane.tls cimport Conn, Context
 from regproxy.dataplane.posix cimport *
 from regproxy.dataplane.status cimport Status
@@ -49,7 +52,7 @@ cdef enum:
     TLS_HANDSHAKE_BYTE = 0x16
 
 cdef long long live_streams = 0
-cdef tuple STATES = ("paused", "head", "body", "idle", "lingering")
+cdef tuple STATES = ("paused", "head", "body", "idle", "preface", "lingering")
 
 
 def live() -> int:
@@ -65,23 +68,26 @@ cdef int unsent(int fd) noexcept nogil:
 
 # Which states of reading may follow which, as bits. Who begins to read, whatever it is, has been told (or has
 # said) that nothing is read any more; only an idle connection goes straight to the head of its next answer.
-# One that lingers has sent its last byte, and is read from until it is closed.
+# One that lingers has sent its last byte, and is read from until it is closed. A preface comes before a handler.
 #
-#                      to  PAUSED  HEAD  BODY  IDLE  LINGERING
-#   from PAUSED              x      x     x     x       x
-#        HEAD                x      x                   x
-#        BODY                x                          x
-#        IDLE                x      x                   x
-#        LINGERING           x                          x
+#                      to  PAUSED  HEAD  BODY  IDLE  PREFACE  LINGERING
+#   from PAUSED              x      x     x     x       x        x
+#        HEAD                x      x                            x
+#        BODY                x                                   x
+#        IDLE                x      x                            x
+#        PREFACE             x
+#        LINGERING           x                                   x
 cdef enum:
     TO_PAUSED = 1 << READ_PAUSED
     TO_HEAD = 1 << READ_HEAD
     TO_BODY = 1 << READ_BODY
     TO_IDLE = 1 << READ_IDLE
+    TO_PREFACE = 1 << READ_PREFACE
     TO_LINGERING = 1 << READ_LINGERING
 
-cdef unsigned char ALLOWED[5]
-ALLOWED[<int>READ_PAUSED] = TO_PAUSED | TO_HEAD | TO_BODY | TO_IDLE | TO_LINGERING
+cdef unsigned char ALLOWED[6]
+ALLOWED[<int>READ_PAUSED] = TO_PAUSED | TO_HEAD | TO_BODY | TO_IDLE | TO_PREFACE | TO_LINGERING
+ALLOWED[<int>READ_PREFACE] = TO_PAUSED
 ALLOWED[<int>READ_HEAD] = TO_PAUSED | TO_HEAD | TO_LINGERING
 ALLOWED[<int>READ_BODY] = TO_PAUSED | TO_LINGERING
 ALLOWED[<int>READ_IDLE] = TO_PAUSED | TO_HEAD | TO_LINGERING
@@ -392,6 +398,8 @@ cdef class Stream(Endpoint):
                 self._leave()
             elif self.closing:
                 self._destroy()
+            elif self.state == READ_PREFACE:
+                self._refuse_preface("none came in time")
             else:
                 self.handler.on_timeout("read")
         elif self.out_deadline and now > self.out_deadline:
@@ -612,8 +620,46 @@ cdef class Stream(Endpoint):
             if self.fd >= 0:
                 self._arm()
 
+    cdef int expect_preface(self, object on_welcome, object on_refused, long timeout) except -1:
+        """Read a header of the PROXY protocol, then call on_welcome(stream): before that it has no handler.
+
+        A header that is none, or has not come after `timeout` ms, is the end: on_refused(peer, reason).
+        """
+        self.on_welcome = on_welcome
+        self.on_refused = on_refused
+        self.in_deadline = self.reactor.now + timeout
+        return _set_state(self, READ_PREFACE)
+
+    cdef int _read_preface(self) except -1:
+        cdef sockaddr_storage source
+        cdef size_t used = 0
+        cdef int found = parse_preface(self.inb.data + self.inb.start, self.inb.len, &source, &used)
+        if found == PREFACE_PARTIAL:
+            return 0
+        if found == PREFACE_BAD:
+            return self._refuse_preface("what came is none")
+        buf_consume(&self.inb, used)
+        if found == PREFACE_SOURCE:
+            memcpy(&self.peer_address, &source, sizeof(sockaddr_storage))
+        _set_state(self, READ_PAUSED)
+        self.in_deadline = 0
+        welcome = self.on_welcome
+        self.on_welcome = self.on_refused = None
+        welcome(self)
+        return 0
+
+    cdef int _refuse_preface(self, str reason) except -1:
+        refused = self.on_refused
+        peer = self.peer
+        self.abort()
+        refused(peer, reason)
+        return 0
+
     cdef int _take(self, const char* p, size_t n) except -1:
         cdef long end
+        if self.state == READ_PREFACE:
+            buf_append(&self.inb, p, n)
+            return self._read_preface()
         self.plain_received += n
         if self.state == READ_LINGERING:
             return 0
@@ -784,6 +830,9 @@ cdef class Stream(Endpoint):
             return 0
         self.eof_in = True
         self.eof_clean = clean
+        if self.state == READ_PREFACE:
+            # Balancers look so whether somebody listens.
+            return self._destroy()
         if self.closing or self.state == READ_LINGERING:
             if self.leaving:
                 return self._leave()
@@ -1214,6 +1263,7 @@ cdef class Stream(Endpoint):
         self.source = None
         self.sink = None
         self.handler = None
+        self.on_welcome = self.on_refused = None
         feeder = self.feeder
         self.feeder = None
         if feeder is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from regproxy.config.networks import parse_network
+from regproxy.config.networks import Prefixes, parse_network
 
 RIGHT = [
     ("192.0.2.0/24", "192.0.2.0/24"),
@@ -40,3 +40,20 @@ def test_what_is_no_network(text: str, why: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_network(text)
     assert why in str(caught.value)
+
+
+def test_the_longest_prefix_has_an_address() -> None:
+    texts = ["192.0.2.0/24", "192.0.2.128/25", "192.0.2.129", "2001:db8::/32", "::/0"]
+    prefixes = Prefixes({parse_network(text): text for text in texts})
+    for address, want in [
+        ("192.0.2.1", "192.0.2.0/24"),
+        ("192.0.2.130", "192.0.2.128/25"),
+        ("192.0.2.129", "192.0.2.129"),
+        ("::ffff:192.0.2.129", "192.0.2.129"),
+        ("192.0.3.1", None),
+        ("2001:db8::1", "2001:db8::/32"),
+        ("fe80::1%eth0", "::/0"),
+        ("", None),
+        ("example", None),
+    ]:
+        assert prefixes.of(address) == want, address

@@ -26,7 +26,7 @@ from regproxy.config.settings import (
     describe,
     load,
 )
-from regproxy.config.values import ANY_PORT, Reserve
+from regproxy.config.values import ANY_PORT, Reserve, parse_networks
 from regproxy.core.errors import ConfigError
 
 DAY = 86_400.0
@@ -56,6 +56,7 @@ DEFAULTS: dict[str, object] = {
     "principals": PrincipalTables(),
     "htpasswd": None,
     "unknown_clients": "allow",
+    "proxy_protocol": (),
     "login_for": "push",
     "resolve": {},
     "workers": 0,
@@ -137,6 +138,7 @@ ENV = [
     ("CA_CRT_FILE", "/run/secrets/crt", "ca_crt_file", "/run/secrets/crt"),
     ("REGPROXY_UPSTREAM_CA_FILE", "/etc/more.pem", "upstream_ca_file", "/etc/more.pem"),
     ("REGPROXY_HTPASSWD", "/run/secrets/users", "htpasswd", "/run/secrets/users"),
+    ("REGPROXY_PROXY_PROTOCOL", "192.0.2.1 ::/0", "proxy_protocol", parse_networks("192.0.2.1/32,::/0")),
     ("REGPROXY_UNKNOWN_CLIENTS", "deny", "unknown_clients", "deny"),
     ("REGPROXY_DOCKER_CONFIG", "/run/secrets/config.json", "docker_config", "/run/secrets/config.json"),
     ("REGPROXY_LOGIN_FOR", "Pull", "login_for", "pull"),
