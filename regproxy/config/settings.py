@@ -39,6 +39,7 @@ from regproxy.config.principal_tables import PrincipalTables, parse_principals
 from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier, nginx_unescaped
 from regproxy.config.values import (
     Address,
+    ClientCerts,
     Credential,
     HostRule,
     LogFormat,
@@ -51,6 +52,7 @@ from regproxy.config.values import (
     UnknownClients,
     parse_access,
     parse_bool,
+    parse_client_certs,
     parse_directory,
     parse_header_masks,
     parse_level,
@@ -193,6 +195,8 @@ class Config:
     htpasswd: str | None
     unknown_clients: UnknownClients
     proxy_protocol: tuple[Network, ...]
+    client_ca_file: str | None
+    client_certs: ClientCerts
 
     # Who may have what: see policy.access.
     access_ttl: float
@@ -317,7 +321,7 @@ _RESUME_MEANING = "a broken download is resumed until it has brought nothing for
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
 _TLS_PAIR = ("REGPROXY_TLS_CERT_FILE", "REGPROXY_TLS_KEY_FILE")
-_TLS_MEANING = "addresses (host:port) for clients of mirror mode that speak TLS"
+_TLS_MEANING = "addresses (host:port) for clients that speak TLS to the proxy: https:// proxies, mirrors"
 _NAMES_MEANING = "the proxy's own names there; not set = the machine's, localhost and REGPROXY_TLS_LISTEN's"
 _TLS_CERT_MEANING = "certificate to show there, PEM with its chain; not set = one by the proxy's own CA"
 _PUSHED_MEANING = "keep what is pushed through this proxy, once the registry has taken it"
@@ -326,6 +330,8 @@ _DNS_MEANING = "addresses (host:port) for clients without CONNECT, whom DNS send
 _HTPASSWD_MEANING = "htpasswd file (bcrypt, argon2) of the users that may show a password to this proxy"
 _UNKNOWN_MEANING = "clients that are no principal: allow, or deny (407, or 403 where no password would help)"
 _PROXY_PROTOCOL_MEANING = "balancers (addresses, networks) that say by the PROXY protocol who connects"
+_CLIENT_CA_MEANING = "CAs of clients' certificates on REGPROXY_TLS_LISTEN: PEM, maybe with their CRLs"
+_CLIENT_CERTS_MEANING = "whether a client there may come without a certificate: optional, or required"
 _ACCESS_MEANING = "who may have private content: shared (all), verified (whom the registry lets in), denied"
 _TTL_MEANING = "verified: how long a registry's word that it lets someone in is good"
 _OUTAGE_MEANING = "verified, registry down: deny, same-repository (who was let in there lately) or serve"
@@ -375,6 +381,11 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         *("REGPROXY_PROXY_PROTOCOL", "proxy_protocol", "", _PROXY_PROTOCOL_MEANING),
         *(parse_networks, True),
+    ),
+    Setting("REGPROXY_CLIENT_CA_FILE", "client_ca_file", "", _CLIENT_CA_MEANING, _FILE),
+    Setting(
+        *("REGPROXY_CLIENT_CERTS", "client_certs", "optional", _CLIENT_CERTS_MEANING),
+        _text(parse_client_certs),
     ),
     Setting("REGPROXY_ACCESS", "", "shared", _ACCESS_MEANING, _text(parse_access)),
     Setting("REGPROXY_ACCESS_TTL", "access_ttl", "5m", _TTL_MEANING, _TIMEOUT),
@@ -509,6 +520,9 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     if len(pair) == 1:
         other = _TLS_PAIR[1 - _TLS_PAIR.index(pair[0])]
         errors.append(ConfigError(pair[0], given[pair[0]].told, f"a file in {other} too"))
+    if values.get("REGPROXY_CLIENT_CERTS") == "required" and not values.get("REGPROXY_CLIENT_CA_FILE"):
+        text = "the file of their CAs in REGPROXY_CLIENT_CA_FILE too"
+        errors.append(ConfigError("REGPROXY_CLIENT_CERTS", "required", text))
     if errors:
         raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
     fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}
@@ -526,6 +540,8 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
             warnings.append(f"{name} has no effect in this image: there is no debug page")
     if not fields["verify_ssl"]:
         warnings.append("VERIFY_SSL is off: whoever is between this proxy and a registry can change tags")
+    if fields["client_ca_file"] and not fields["tls_listen"]:
+        warnings.append("REGPROXY_CLIENT_CA_FILE has no effect without REGPROXY_TLS_LISTEN")
     parent = fields["parent_proxy"]
     if parent is not None and is_own(parent, (fields["listen"], fields["admin_listen"])):
         warnings.append("HTTPS_PROXY is this proxy itself, and is not used")

@@ -20,6 +20,7 @@ LogFormat = Literal["regproxy", "rp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Records = Literal["auto", "openssl"]
 LoginFor = Literal["pull", "push"]
+ClientCerts = Literal["optional", "required"]
 UnknownClients = Literal["allow", "deny"]
 Outage = Literal["deny", "same-repository", "serve"]
 
@@ -502,6 +503,13 @@ def parse_access(text: str) -> str:
     if text.lower() not in ("shared", "verified", "denied"):
         raise ValueError("shared, verified or denied")
     return text.lower()
+
+
+def parse_client_certs(text: str) -> ClientCerts:
+    """Return whether clients have to show a certificate."""
+    if text.lower() not in ("optional", "required"):
+        raise ValueError("optional or required")
+    return cast(ClientCerts, text.lower())
 
 
 def parse_unknown(text: str) -> UnknownClients:

@@ -23,6 +23,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from regproxy.auth.client_certificates import check_client_cas
 from regproxy.auth.client_logins import check_file
 from regproxy.config import directories, loading
 from regproxy.config.directories import Directories
@@ -139,6 +140,7 @@ class Supervisor:
         _check_ca(places)
         if config.htpasswd is not None:
             check_file(config.htpasswd)
+        check_client_cas(config)
         if config.tls_listen:
             # A certificate of no use is an error of the configuration, not of each worker.
             mirror_context(config, Contexts(Authority.open(places.ca_crt, places.ca_key)))
@@ -149,7 +151,7 @@ class Supervisor:
             every = ", ".join(map(str, config.transparent_listen))
             log.info("listening on %s for clients without CONNECT", every)
         if config.tls_listen:
-            log.info("listening on %s for TLS (mirror mode)", ", ".join(map(str, config.tls_listen)))
+            log.info("listening on %s for TLS", ", ".join(map(str, config.tls_listen)))
         return Setup(config, text, str(self._path or ""), places, listeners, config.workers or cores())
 
     def _make_commons(self, setup: Setup) -> Commons:

@@ -17,6 +17,7 @@ from typing import Final
 
 import uvloop
 
+from regproxy.auth.client_certificates import client_cas
 from regproxy.config.networks import Prefixes
 from regproxy.config.settings import Config
 from regproxy.dataplane import file as file_module
@@ -108,7 +109,8 @@ class Worker:
             takers += [(fd, Transparent(handlers).accept) for fd in record.transparent]
         if record.tls:
             context = mirror_context(services.config, services.contexts)
-            takers += [(fd, TlsPort(handlers, context).accept) for fd in record.tls]
+            port = TlsPort(handlers, context, client_cas(services.config))
+            takers += [(fd, port.accept) for fd in record.tls]
         balances = _balances(services.config)
         for fd, take in takers:
             # Whoever watches over the proxy asks it itself.

@@ -7,6 +7,7 @@ import secrets
 import time
 from typing import Final
 
+from regproxy.auth.client_certificates import said_by
 from regproxy.auth.client_logins import ClientLogins, Login
 from regproxy.config.settings import Config
 from regproxy.core.errors import RegproxyError
@@ -49,6 +50,11 @@ class Clients:
     def at(self, peer: str) -> Principal:
         """Return who connects from an address."""
         return self._principals.of_address(peer)
+
+    def with_certificate(self, certificate: bytes, at: Principal) -> Principal:
+        """Return who has shown a certificate (DER) that was verified; `at`: who has its address."""
+        found = self._principals.of_certificate(said_by(certificate))
+        return at if found is ANONYMOUS else found
 
     def recall(self, shown: bytes | None, at: Principal) -> Principal | None:
         """Return who a client is, None: identify() has to find out, or to refuse it.
@@ -99,5 +105,5 @@ class Clients:
 
 def clients(config: Config) -> Clients | None:
     """Return the clients of a configuration, None where every client is alike to it."""
-    tells = config.principals.names or config.htpasswd
+    tells = config.principals.names or config.htpasswd or config.client_ca_file
     return Clients(config) if tells or config.unknown_clients == "deny" else None

@@ -124,6 +124,14 @@ class Session:
         else:
             self._identify(self._clients, login, lambda: self._connect(host, port))
 
+    def go_on(self, host: str, port: int, client: Exchange) -> None:
+        """Take over a CONNECT that came over another connection, of a client that may be here."""
+        self.stream.pause()
+        exchange = self._begin()
+        exchange.kind, exchange.host = "connect", host
+        exchange.peer, exchange.principal = client.peer, client.principal
+        self._connect(host, port)
+
     def _connect(self, host: str, port: int) -> None:
         """Do what is planned for a CONNECT, of a client that may be here."""
         exchange, services = self.exchange, self._services

@@ -29,6 +29,8 @@ cdef class Stream(Endpoint):
     cdef public object handler
     cdef readonly Conn tls
     cdef sockaddr_storage peer_address
+    # One of a pair within this process: the other end's close() ends both directions at once
+    cdef bint paired
 
     # READ_PREFACE: called with the stream once it is known who connects, or with what was wrong
     cdef object on_welcome

@@ -173,6 +173,11 @@ cdef class Stream(Endpoint):
     def set_send_timeout(self, double seconds) -> None:
         self.out_timeout = <long>(seconds * 1000)
 
+    def stand_in(self, Stream client not None) -> None:
+        """Be the connection of this client from now on, whose address is `peer`: this is one end of a pair."""
+        self.peer_address = client.peer_address
+        self.paired = True
+
     def start_tls(self, Context context not None, bytes host not None, bint is_ip, double timeout) -> None:
         """Begin the handshake, as the context's side, for `timeout` seconds at most.
 
@@ -375,7 +380,8 @@ cdef class Stream(Endpoint):
                     self._readable()
                     if self.fd >= 0 and events & (EPOLLERR | EPOLLHUP) and self.state != READ_PAUSED:
                         return 0    # whatever is left to read comes before the end
-            if self.fd >= 0 and events & EPOLLHUP and not events & EPOLLERR and self.write_shut:
+            if self.fd >= 0 and events & EPOLLHUP and not events & EPOLLERR and (
+                    self.write_shut or (self.paired and self.state == READ_BODY)):
                 # Both sides have ended, in order: what the kernel still holds is read first, when it can be.
                 self.hup = True
                 self.rdhup = True

@@ -57,6 +57,8 @@ DEFAULTS: dict[str, object] = {
     "htpasswd": None,
     "unknown_clients": "allow",
     "proxy_protocol": (),
+    "client_ca_file": None,
+    "client_certs": "optional",
     "login_for": "push",
     "resolve": {},
     "workers": 0,
@@ -139,6 +141,7 @@ ENV = [
     ("REGPROXY_UPSTREAM_CA_FILE", "/etc/more.pem", "upstream_ca_file", "/etc/more.pem"),
     ("REGPROXY_HTPASSWD", "/run/secrets/users", "htpasswd", "/run/secrets/users"),
     ("REGPROXY_PROXY_PROTOCOL", "192.0.2.1 ::/0", "proxy_protocol", parse_networks("192.0.2.1/32,::/0")),
+    ("REGPROXY_CLIENT_CA_FILE", "/run/secrets/ca.pem", "client_ca_file", "/run/secrets/ca.pem"),
     ("REGPROXY_UNKNOWN_CLIENTS", "deny", "unknown_clients", "deny"),
     ("REGPROXY_DOCKER_CONFIG", "/run/secrets/config.json", "docker_config", "/run/secrets/config.json"),
     ("REGPROXY_LOGIN_FOR", "Pull", "login_for", "pull"),
@@ -224,6 +227,7 @@ def test_every_setting_is_tried() -> None:
     tiers = {setting.name for setting in SETTINGS if setting.name.startswith(of_tiers)}
     others = {"AUTH_REGISTRIES_DELIMITER", "AUTH_REGISTRY_DELIMITER", "CA_SRL_FILE"}
     others |= {"REGPROXY_ACCESS"}  # of origins: see test_origins
+    others |= {"REGPROXY_CLIENT_CERTS"}  # only with their CAs
     others |= {"REGPROXY_TLS_CERT_FILE", "REGPROXY_TLS_KEY_FILE"}  # only together
     assert {row[0] for row in ENV} | tiers | others == {setting.name for setting in SETTINGS}
 
