@@ -258,6 +258,25 @@ def test_an_outage(outage: str, grace: str, owner: bool, others: bool, start_sce
     assert told == {"owner": owner, "other": others, "nobody": others}
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_as_a_mirror(mode: str, start_scene: StartScene, stack: ExitStack) -> None:
+    """The proxy asks with nothing of the client's: content that is not public is for no client there."""
+    scene = start_scene(mode)
+    if mode != "denied":
+        scene.pull()
+    registry = scene.registry.authority
+    client = stack.enter_context(Client.connect(scene.proxy.address))
+    for (method, path, more), headers in itertools.product(WAYS, (scene.alice, [])):
+        where = path.replace("/v2/", f"/v2/{registry}/")
+        by_ns = f"{path}?ns={registry.replace(':', '%3A')}"
+        for target in (where, by_ns):
+            reply = client.request(method, target, [*ACCEPT, *headers, *more])
+            assert gives_content(reply) is (mode == "shared"), (method, target, reply)
+            assert mode == "shared" or reply.status == 403
+    public = client.request("GET", f"/v2/{registry}/{PUBLIC}/blobs/{OPEN.layers[0]}")
+    assert public.digest == OPEN.layers[0]
+
+
 # --- two tenants -------------------------------------------------------------------------------------------
 
 
