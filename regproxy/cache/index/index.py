@@ -78,7 +78,7 @@ _SAY_EVERY: Final = 60.0  # seconds between two warnings about the same fault
 # The variants of rows with a digest in the place of the tag, which no tag can be.
 _TOLD: Final = "told"
 _PRESENCE: Final = "presence"  # `named` 1: the registry has it in that repository; 0: it was deleted there
-_ACCESS: Final = "access"  # `named` 1: the registry has let someone in; 0: it has not
+_ACCESS: Final = "access"
 _EVER: Final = float("inf")
 _OF_TAGS: Final = frozenset({TAG_PUT, TAG_DROPPED})
 
@@ -228,16 +228,14 @@ class Index:
         found = self._writer.registries_naming(digest, _PRESENCE)  # first, as in _read_tag
         return found | {(host, port) for host, port in self._read(_PLACES, (digest,))}
 
-    def put_access(self, host: str, port: int, repository: str, who: str, let_in: bool) -> None:
-        """Record whether a registry has let someone into a repository just now. `who`: a mark, no secret."""
-        row = TagRow(_ACCESS, "", "", 0, self._clock(), int(let_in))
+    def put_access(self, host: str, port: int, repository: str, who: str) -> None:
+        """Record that a registry has let someone into a repository just now. `who`: a mark, no secret."""
+        row = TagRow(_ACCESS, "", "", 0, self._clock(), 1)
         self.put_tag(host, port, repository, _asker(who), row)
 
-    def access(self, host: str, port: int, repository: str, who: str) -> tuple[bool, float] | None:
-        """Return what put_access() has recorded last, and when (epoch); None: nothing."""
-        for row in self.tag(host, port, repository, _asker(who)):
-            return bool(row.named), row.fetched_at
-        return None
+    def accessed_at(self, host: str, port: int, repository: str, who: str) -> float:
+        """Return when put_access() has recorded someone last (epoch); 0: never."""
+        return max((row.fetched_at for row in self.tag(host, port, repository, _asker(who))), default=0.0)
 
     def _tags_of(self, host: str, port: int, repository: str, digest: str) -> set[str]:
         """Return the tags of a repository that name some content, as far as they can be read."""

@@ -297,21 +297,19 @@ def test_registries_that_have_some_content(index: Index, path: Path, clock: Cloc
 
 def test_who_was_let_in(index: Index, path: Path, clock: Clock) -> None:
     place = ("reg.example", 443, "app")
-    assert index.access(*place, "someone") is None
-    index.put_access(*place, "someone", True)
-    index.put_access(*place, "other", False)
-    assert index.access(*place, "someone") == (True, clock())
-    assert index.access(*place, "other") == (False, clock())
-    assert index.access("reg.example", 443, "app2", "someone") is None
+    assert index.accessed_at(*place, "someone") == 0
+    index.put_access(*place, "someone")
+    assert index.accessed_at(*place, "someone") == clock()
+    assert index.accessed_at(*place, "other") == index.accessed_at(*place[:2], "app2", "someone") == 0
     # It is no tag, and none that anybody may ask for.
     assert index.tag(*place, "someone") == ()
     assert index.flush()
     other = Index.open(path, clock=clock)
-    assert other.access(*place, "someone") == (True, clock())
+    assert other.accessed_at(*place, "someone") == clock()
     other.close()
     # The sweep takes it with what is as old and not stored.
-    assert index.sweep_tags(clock() + 1) == 2
-    assert index.access(*place, "someone") is None
+    assert index.sweep_tags(clock() + 1) == 1
+    assert index.accessed_at(*place, "someone") == 0
 
 
 def test_a_use_of_what_is_gone_is_nothing(index: Index) -> None:
