@@ -442,7 +442,7 @@ def test_a_registry_can_not_claim_what_it_does_not_have(
 def test_a_page_to_log_in_at_is_no_yes(
     held: bool, start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk
 ) -> None:
-    """What stands before a registry answers 200 to whoever is not logged in; the pull goes on all the same."""
+    """What stands before a registry answers 200 to whoever is not logged in; pulls go on all the same."""
     body, origin = random.Random(8).randbytes(50_000), start_origin("reg.test")
     digest = digest_of(body)
     path = f"/v2/app/blobs/{digest}"
