@@ -26,6 +26,7 @@ from regproxy.registry.evidence import Evidence, evidence
 from regproxy.registry.targets import Kind
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
+from regproxy.server.guards import PASSED_SECONDS
 from regproxy.server.passthrough import Passthrough
 from regproxy.server.patience import in_time
 from regproxy.server.rights import PUBLIC
@@ -37,7 +38,6 @@ log = logging.getLogger(__name__)
 PASSED_MAX: Final = 8192  # askers that a worker remembers
 REFUSED_MAX: Final = 1024
 REFUSED_SECONDS: Final = 10.0  # for which a refusal is not asked for again
-PASSED_SECONDS: Final = 10.0  # until what is remembered is looked up again
 OUTAGE_SECONDS: Final = 30.0  # for which a registry in trouble is not asked again
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
 _READS: Final = frozenset({"GET", "HEAD"})
@@ -82,24 +82,14 @@ class AccessGuard:
 
         Other requests than for content are passed on, and are for the registry to judge.
         """
-        memo = route.passed
-        # The way of a hit: no call of a Python function.
-        if memo is not None and memo[0] is exchange.principal and memo[1] == origin.host:  # noqa: SIM102
-            if memo[2] == origin.port and exchange.started < memo[3]:
-                return True
         by_digest = route.by_digest
         if by_digest is None and (route.target.kind not in _CONTENT or route.request.method not in _READS):
             return True
-        until = exchange.started + PASSED_SECONDS
         if self._rights.mode(origin) != "shared":
-            let_in = self._passed.get(_key(exchange, origin, route))
-            if let_in is None or exchange.started >= let_in or route.shared.own:
+            until = self._passed.get(_key(exchange, origin, route))
+            if until is None or exchange.started >= until or route.shared.own:
                 return False
-            until = min(until, let_in)
-        if by_digest is not None and self._has_to_ask(origin, route):
-            return False
-        route.passed = (exchange.principal, origin.host, origin.port, until)
-        return True
+        return by_digest is None or not self._has_to_ask(origin, route)
 
     async def admit(self, exchange: Exchange, origin: Origin, route: Route) -> Route | None:
         """Ask the registry, and return the route: the client is let in. Raises RegproxyError."""
