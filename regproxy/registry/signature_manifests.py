@@ -61,7 +61,7 @@ def referrers_tag(digest: str) -> str:
 def signature_layers(manifest: bytes) -> list[SignatureLayer]:
     """Return the layers of a manifest that are signatures or bundles, in its order.
 
-    Raises ValueError: not a manifest, or more than LAYERS_MAX layers.
+    None of one that calls itself an attestation: its word may only make less of it. Raises ValueError: not a manifest, or more than LAYERS_MAX layers.
     """
     document = _document(manifest)
     layers = document.get("layers")
@@ -69,7 +69,7 @@ def signature_layers(manifest: bytes) -> list[SignatureLayer]:
         raise ValueError("a manifest without layers")
     if len(layers) > LAYERS_MAX:
         raise ValueError(f"a manifest of {len(layers)} layers, more than {LAYERS_MAX}")
-    return list(_signature_layers(layers))
+    return list(_signature_layers(layers)) if _may_be_signature(document) else []
 
 
 def _signature_layers(layers: list[Any]) -> Iterator[SignatureLayer]:
@@ -105,7 +105,11 @@ def _may_sign(entry: Any) -> bool:
     kind = entry.get("artifactType")
     if kind not in (None, "", SIGNATURE_ARTIFACT) and not is_bundle_type(kind):
         return False
-    return _annotations(entry).get(_PREDICATE) in (None, SIGN_PREDICATE)
+    return _may_be_signature(entry)
+
+
+def _may_be_signature(document: dict[str, Any]) -> bool:
+    return _annotations(document).get(_PREDICATE) in (None, SIGN_PREDICATE)
 
 
 def is_bundle_type(media_type: object) -> bool:
