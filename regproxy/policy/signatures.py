@@ -18,6 +18,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from nacl import bindings
+from nacl.exceptions import BadSignatureError
 
 from regproxy.config.signing_keys import SigningKey
 from regproxy.registry.signature_manifests import SIGN_PREDICATE, is_bundle_type
@@ -194,13 +196,27 @@ def _signer(keys: Sequence[SigningKey], signature: bytes, message: bytes) -> Sig
 def _has_signed(key: SigningKey, signature: bytes, message: bytes) -> bool:
     public = key.key
     if isinstance(public, ed25519.Ed25519PublicKey):
-        return _holds(lambda: public.verify(signature, message))
+        return _holds(lambda: public.verify(signature, message)) or _has_signed_prehashed(
+            public, signature, message
+        )
     if isinstance(public, rsa.RSAPublicKey):
         return _has_signed_digest(key, signature, hashlib.sha256(message).digest())
     return any(
         _holds(lambda algorithm=algorithm: public.verify(signature, message, ec.ECDSA(algorithm)))  # type: ignore[misc]
         for algorithm in _HASHES[public.curve.name]
     )
+
+
+def _has_signed_prehashed(key: ed25519.Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
+    """Return whether a key has signed by Ed25519ph (RFC 8032 5.1), as cosign 3 does."""
+    if len(signature) != bindings.crypto_sign_BYTES:
+        return False
+    state = bindings.crypto_sign_ed25519ph_state()
+    bindings.crypto_sign_ed25519ph_update(state, message)
+    try:
+        return bindings.crypto_sign_ed25519ph_final_verify(state, signature, key.public_bytes_raw())
+    except BadSignatureError:
+        return False
 
 
 def _has_signed_digest(key: SigningKey, signature: bytes, value: bytes) -> bool:

@@ -61,7 +61,8 @@ def referrers_tag(digest: str) -> str:
 def signature_layers(manifest: bytes) -> list[SignatureLayer]:
     """Return the layers of a manifest that are signatures or bundles, in its order.
 
-    None of one that calls itself an attestation: its word may only make less of it. Raises ValueError: not a manifest, or more than LAYERS_MAX layers.
+    None of one that calls itself an attestation: its word may only make less of it. Raises ValueError: not a
+    manifest, or more than LAYERS_MAX layers.
     """
     document = _document(manifest)
     layers = document.get("layers")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,8 +13,10 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from nacl import bindings
 
 from regproxy.config.signing_keys import SigningKey, parse_public_key
+from tests.support.trust import Trust
 
 SIMPLE_SIGNING = "application/vnd.dev.cosign.simplesigning.v1+json"
 SIGNATURE_ARTIFACT = "application/vnd.dev.cosign.artifact.sig.v1+json"
@@ -55,11 +58,12 @@ def statement_of(
 
 @dataclass(frozen=True)
 class Signer:
-    """A key pair. `algorithm`: the hash that it signs by; `pss`: RSA by PSS, not PKCS #1 v1.5."""
+    """A key pair. `algorithm`: the hash that it signs by; `pss`: RSA by PSS; `ph`: Ed25519ph."""
 
     private: Private
     algorithm: hashes.HashAlgorithm = field(default_factory=hashes.SHA256)
     pss: bool = False
+    ph: bool = False
 
     @classmethod
     def new(cls) -> Signer:
@@ -78,6 +82,11 @@ class Signer:
         """Return the signature of a message in base64."""
         private = self.private
         if isinstance(private, ed25519.Ed25519PrivateKey):
+            if self.ph:
+                state = bindings.crypto_sign_ed25519ph_state()
+                bindings.crypto_sign_ed25519ph_update(state, message)
+                secret = private.private_bytes_raw() + private.public_key().public_bytes_raw()
+                return encoded(bindings.crypto_sign_ed25519ph_final_create(state, secret))
             return encoded(private.sign(message))
         if isinstance(private, ec.EllipticCurvePrivateKey):
             return encoded(private.sign(message, ec.ECDSA(self.algorithm)))
@@ -158,3 +167,32 @@ def index_of(*entries: dict[str, Any]) -> bytes:
 
 def descriptor(media_type: str, body: bytes) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": digest_of(body), "size": len(body)}
+
+
+class Uploader:
+    """Puts what is stored into a docker-registry at this address, by its API."""
+
+    def __init__(self, address: tuple[str, int], trust: Trust, authorization: str = "") -> None:
+        self._address, self._context = address, trust.client_context()
+        self._fields = {"Authorization": authorization} if authorization else {}
+
+    def put(self, repository: str, stored: Stored) -> None:
+        """Push blobs, and then manifests."""
+        for digest, body in stored.blobs.items():
+            place = self._ask("POST", f"/v2/{repository}/blobs/uploads/", b"", 202)
+            path = place[place.index("/v2/") :]
+            self._ask("PUT", f"{path}&digest={digest}", body, 201)
+        # A list is refused before what it lists is there.
+        for name, body in sorted(stored.manifests.items(), key=lambda item: INDEX.encode() in item[1]):
+            media_type = json.loads(body)["mediaType"]
+            self._ask("PUT", f"/v2/{repository}/manifests/{name}", body, 201, media_type)
+
+    def _ask(self, method: str, path: str, body: bytes, want: int, media_type: str = "") -> str:
+        connection = http.client.HTTPSConnection(*self._address, context=self._context, timeout=20)
+        fields = self._fields | {"Content-Type": media_type or "application/octet-stream"}
+        connection.request(method, path, body, fields)
+        response = connection.getresponse()
+        said = response.read()
+        connection.close()
+        assert response.status == want, (method, path, response.status, said)
+        return response.headers.get("Location", "")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from regproxy.policy.signatures import (
     verify_bundle,
     verify_payload,
 )
+from tests.support import ROOT
 from tests.support.signatures import SIGN, Signer, bundle_of, digest_of, encoded, payload_of, statement_of
 
 MANIFEST = b'{"schemaVersion": 2}'
@@ -29,7 +29,7 @@ DIGEST = digest_of(MANIFEST)
 OTHER = digest_of(b"another image")
 MINE, THEIRS = Signer.new(), Signer.new()
 RSA = rsa.generate_private_key(65537, 2048)
-FIXTURES = json.loads((Path(__file__).parent / "signed_by_cosign.json").read_text())
+FIXTURES = json.loads((ROOT / "tests/unit/policy/signed_by_cosign.json").read_text())
 
 SIGNERS = {
     "P-256": MINE,
@@ -37,6 +37,7 @@ SIGNERS = {
     "P-384, SHA-256": Signer(ec.generate_private_key(ec.SECP384R1())),
     "P-521, SHA-512": Signer(ec.generate_private_key(ec.SECP521R1()), hashes.SHA512()),
     "Ed25519": Signer(ed25519.Ed25519PrivateKey.generate()),
+    "Ed25519ph": Signer(ed25519.Ed25519PrivateKey.generate(), ph=True),
     "RSA, PKCS #1": Signer(RSA),
     "RSA, PSS": Signer(RSA, pss=True),
 }
