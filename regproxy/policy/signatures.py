@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -29,7 +29,6 @@ PAYLOAD_MAX: Final = 65_536  # bytes of what was signed
 BUNDLE_MAX: Final = 262_144  # bytes; the certificates and log entries in it are not used, but there
 SUBJECTS_MAX: Final = 256  # of a statement
 _SIGNATURE_MAX: Final = 2048  # bytes; RSA of 8192 bits makes 1024
-_ENVELOPE_SIGNATURES_MAX: Final = 8
 
 # cosign up to version 2, and later ones.
 _TYPES: Final = frozenset({"cosign container image signature", SIGN_PREDICATE})
@@ -125,22 +124,16 @@ def _verify_envelope(envelope: dict[str, Any], digest: str, keys: Sequence[Signi
         raise ValueError("an envelope that holds no in-toto statement")
     payload = _base64(envelope.get("payload"), PAYLOAD_MAX, "an envelope's payload")
     signed = pre_authentication_encoding(_IN_TOTO, payload)
-    signer = next(
-        (key for raw in _envelope_signatures(envelope) if (key := _signer(keys, raw, signed)) is not None),
-        None,
-    )
+    signatures = envelope.get("signatures")
+    # sigstore_bundle.proto: one that has not exactly one signature must be rejected.
+    if not isinstance(signatures, list) or len(signatures) != 1:
+        raise ValueError("an envelope of other than one signature")
+    raw = _base64(_object(signatures[0], "a signature").get("sig"), _SIGNATURE_MAX, "a signature")
+    signer = _signer(keys, raw, signed)
     if signer is None:
         return _by_none(keys)
     _check_statement(payload, digest)
     return _signed(signer)
-
-
-def _envelope_signatures(envelope: dict[str, Any]) -> Iterator[bytes]:
-    signatures = envelope.get("signatures")
-    if not isinstance(signatures, list) or not 0 < len(signatures) <= _ENVELOPE_SIGNATURES_MAX:
-        raise ValueError(f"an envelope of other than 1 to {_ENVELOPE_SIGNATURES_MAX} signatures")
-    for signature in signatures:
-        yield _base64(_object(signature, "a signature").get("sig"), _SIGNATURE_MAX, "a signature")
 
 
 def _check_statement(payload: bytes, digest: str) -> None:

@@ -60,7 +60,7 @@ def test_behind_tokens(
     tmp_path: Path,
 ) -> None:
     """A public repository for everybody; a private one for the proxy's own account or the client's token."""
-    tokens = start_tokens(users={"u": "p"}, private=("lib/private",))
+    tokens = start_tokens(name="auth.reg.test", users={"u": "p"}, private=("lib/private",))
     registry = start_registry(tokens=tokens)
     for repository in ("lib/public", "lib/private"):
         token = tokens.token(registry.name, [f"repository:{repository}:pull,push"], "u")
@@ -73,7 +73,7 @@ def test_behind_tokens(
         assert "does not show" in asker.check("lib/private", image.digest).reason
         assert asker.check("lib/private", image.digest, authorization=f"Bearer {pull}").signed
         assert asker.check("lib/private", image.digest).signed
-    login = "reg.test:u:p auth.test:u:p"
+    login = "reg.test:u:p"
     with SignatureAsker(tmp_path / "own", trust, registry, KEYS, AUTH_REGISTRIES=login) as asker:
         assert asker.check("lib/private", image.digest).signed
 
