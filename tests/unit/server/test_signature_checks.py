@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import parse_qs
 
 import pytest
 
-from regproxy.core.errors import DigestMismatch, UpstreamError
+from regproxy.core.errors import BadResponse, DigestMismatch, UpstreamError
 from regproxy.server.signature_checks import FETCHES_MAX, UNSIGNED_SECONDS
 from tests.support.origin import Answer, Origin, Seen
 from tests.support.signature_asker import SignatureAsker
@@ -198,11 +200,13 @@ class TestBounds:
 
     @pytest.mark.parametrize("framing", ["length", "chunked", "eof"])
     def test_sizes_that_are_not(self, origin: Origin, asker: SignatureAsker, framing: str) -> None:
-        body = b" " * 5_000_000
-        origin.on(f"{TAG}.sig", Answer(body, framing=framing))  # type: ignore[arg-type]
-        with pytest.raises(UpstreamError):
+        """Reading ends at the limit: the rest, which never comes, is not waited for."""
+        body, never = b" " * 5_000_000, threading.Event()
+        answer = Answer(body, framing=framing, hold_at=2_000_000, hold=never)  # type: ignore[arg-type]
+        origin.on(f"{TAG}.sig", answer)
+        with pytest.raises(BadResponse):
             asker.check("lib/app", DIGEST)
-        assert origin.requests[0].sent < len(body)
+        never.set()
 
     def test_garbage(self, origin: Origin, asker: SignatureAsker) -> None:
         origin.on(f"{TAG}.sig", Answer(b"<html>"))
@@ -362,6 +366,54 @@ class TestCredentials:
     def test_they_go_to_this_repository_alone(self, private: Origin, asker: SignatureAsker) -> None:
         assert asker.check("lib/app", DIGEST, authorization="Bearer mine").signed
         assert {seen.path.startswith(f"{APP}/") for seen in private.requests} == {True}
+
+
+class TestTokens:
+    """A registry whose tokens are for one repository each, also for lists of referrers."""
+
+    REPOSITORIES = ("lib/app", "lib/else")
+
+    @pytest.fixture
+    def guarded(self, origin: Origin) -> Origin:
+        stored = Stored()
+        index = stored.sign_by_bundles(DIGEST, [MINE], at="nowhere")
+
+        def token(seen: Seen) -> Answer:
+            scope = parse_qs(seen.target.partition("?")[2]).get("scope", ["none"])[0]
+            return Answer(json.dumps({"token": scope.replace(":", "_").replace("/", "_")}).encode())
+
+        def serve(repository: str) -> Callable[[Seen], Answer]:
+            def answer(seen: Seen) -> Answer:
+                scope = f"repository:{repository}:pull"
+                if seen.get("Authorization") != f"Bearer repository_{repository.replace('/', '_')}_pull":
+                    realm = f'Bearer realm="{origin.url}/token",service="reg",scope="{scope}"'
+                    return Answer(b"", 401, {"WWW-Authenticate": realm})
+                if "/referrers/" in seen.path:
+                    return Answer(index)
+                section, _, name = seen.path.removeprefix(f"/v2/{repository}/").partition("/")
+                body = (stored.blobs if section == "blobs" else stored.manifests).get(name)
+                return Answer(b"", 404) if body is None else Answer(body)
+
+            return answer
+
+        origin.on("/token", token)
+        for repository in self.REPOSITORIES:
+            origin.on(f"/v2/{repository}/*", serve(repository))
+        return origin
+
+    def test_are_of_the_repository(self, guarded: Origin, asker: SignatureAsker) -> None:
+        for repository in self.REPOSITORIES:
+            assert asker.check(repository, DIGEST).signed
+        # Only the first request of each repository is refused: the one for the tag.
+        lists = [seen for seen in guarded.requests if "/referrers/" in seen.path]
+        assert len(lists) == len(self.REPOSITORIES)
+
+    def test_of_several_at_once(self, guarded: Origin, asker: SignatureAsker) -> None:
+        async def both() -> list[bool]:
+            found = [asker.ask(repository, DIGEST) for repository in self.REPOSITORIES]
+            return [verdict.signed for verdict in await asyncio.gather(*found)]
+
+        assert asker.loop.run_until_complete(both()) == [True, True]
 
 
 def test_namespaces(origin: Origin, asker: SignatureAsker) -> None:
