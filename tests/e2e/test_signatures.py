@@ -13,6 +13,7 @@ from tests.support import cosign
 from tests.support.cosign import Cosign
 from tests.support.docker_registry import Registry
 from tests.support.images import Image, make_index
+from tests.support.proxy import Proxy
 from tests.support.signature_asker import SignatureAsker
 from tests.support.signatures import Signer, Stored, Uploader
 from tests.support.token_server import TokenServer
@@ -121,3 +122,12 @@ def test_by_cosign(
         for digest in (index.digest, *(child.digest for child in index.images)):
             assert asker.check("lib/app", digest, "other", "cosign").signed
             assert not asker.check("lib/app", digest, "other").signed
+
+
+def test_the_proxy_starts_with_keys(
+    start_registry: Callable[..., Registry], start_proxy: Callable[..., Proxy], tmp_path: Path
+) -> None:
+    config, key = tmp_path / "regproxy.toml", tmp_path / "cosign.pub"
+    key.write_text(MINE.pem)
+    config.write_text(f'[key.release]\nfile = "{key}"\n')
+    assert start_proxy(start_registry(), REGPROXY_CONFIG=str(config)).admin("/readyz")[0] == 200
