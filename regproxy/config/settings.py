@@ -34,6 +34,7 @@ from regproxy.config.drop_in import (
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS, OWN_HOST
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
+from regproxy.config.signing_keys import KeySource, parse_key_tables, shown_keys
 from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier, nginx_unescaped
 from regproxy.config.values import (
     Address,
@@ -161,6 +162,7 @@ class Config:
     parent_proxy: ParentProxy | None
     no_proxy: NoProxy
     origin_tables: Tables
+    signing_keys: Mapping[str, KeySource]
 
     # Caching and retention.
     manifest_cache: bool
@@ -464,7 +466,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     `toml_name` is the file's name in error texts. Raises ConfigError, or ConfigErrors for more than one.
     """
     errors: list[ConfigError] = []
-    file = _File(toml_name or "TOML", {}, {})
+    file = _File(toml_name or "TOML", {}, {}, {})
     if toml_text is not None:
         file = _read_toml(toml_text, file.name, errors)
     given = {setting.name: _find(setting, env, file.found) for setting in SETTINGS}
@@ -483,6 +485,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
         credentials, notes = spread_masks(credentials, named)
         warnings += [f"{auth.label}: {doubt}" for doubt in doubts + notes]
     tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
+    signing_keys = parse_key_tables(file.keys, file.name, errors)
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
     pair = [name for name in _TLS_PAIR if values.get(name)]
     if len(pair) == 1:
@@ -492,6 +495,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
         raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
     fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}
     fields |= {"credentials": credentials, "tiers": _tiers(matchers, values), "origin_tables": tables}
+    fields |= {"signing_keys": signing_keys}
     return _assemble(fields, given, warnings)
 
 
@@ -522,6 +526,7 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
         derived = name == "REGPROXY_LOG_LEVEL"
         shown.append((name, _printable(fields[item.setting.field]) if derived else item.shown, item.origin))
     shown += [(name, _printable(text), "toml") for name, text in tables.shown]
+    shown += [(name, _printable(text), "toml") for name, text in shown_keys(fields["signing_keys"])]
     return Config(**fields, warnings=tuple(warnings), shown=tuple(shown))
 
 
@@ -566,11 +571,12 @@ _BY_KEY = {key: setting for setting in SETTINGS for key in (setting.key, setting
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A TOML file: its values by the settings' names, and its unparsed tables of origins."""
+    """A TOML file: its values by the settings' names, and its unparsed tables of origins and keys."""
 
     name: str
     found: Mapping[str, _Given]
     origins: Any
+    keys: Any
 
 
 def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
@@ -579,7 +585,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(file, None, f"a TOML file: {error}") from None
-    origins = table.pop("origin", {})
+    origins, keys = table.pop("origin", {}), table.pop("key", {})
     found: dict[str, _Given] = {}
     for key, value in table.items():
         setting = _BY_KEY.get(key)
@@ -596,7 +602,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
                 errors.append(ConfigError(f"{file}: {key}", None, str(error)))
             else:
                 found[setting.name] = _Given(setting, f"{file}: {key}", raw, "toml")
-    return _File(file, found, origins)
+    return _File(file, found, origins, keys)
 
 
 def _for_all_origins(values: Mapping[str, Any]) -> OriginSettings:

@@ -18,6 +18,7 @@ from regproxy.cache.blobs import Store
 from regproxy.cache.index.index import Index
 from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
+from regproxy.config.signing_keys import read_keys
 from regproxy.core.errors import ConfigError
 from regproxy.core.secret_key import shared_key
 from regproxy.dataplane import tls
@@ -39,6 +40,7 @@ from regproxy.server.lookup import Lookup
 from regproxy.server.rights import Rights
 from regproxy.server.routes import PlainRoutes, Routes
 from regproxy.server.setup_pages import Pages
+from regproxy.server.signature_checks import SignatureChecks
 from regproxy.tags.claim_files import FileClaims
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
@@ -113,6 +115,7 @@ def build(
         metrics=metrics,
         access=access,
         rights=Rights(access_rules, index, shared_key(layout.access_key(root))),
+        signatures=SignatureChecks(upstream, read_keys(config.signing_keys), index, offline=config.offline),
         pages=Pages(authority.certificate_pem, config.listen.port, config.mirrored),
         loop=loop,
         closes=config.keepalive_timeout == 0,

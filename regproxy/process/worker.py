@@ -161,6 +161,7 @@ class Worker:
             stream.abort()
         self.cut += [f"fill of {name}" for name in await services.fills.finish(0.0)]
         services.tags.close()
+        services.signatures.close()
         for what in self.cut:
             log.warning("cut: %s", what)
         log.info("stopped; %d connections and fills were cut", len(self.cut))

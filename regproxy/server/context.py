@@ -22,6 +22,7 @@ from regproxy.server.lookup import Lookup
 from regproxy.server.rights import Rights
 from regproxy.server.routes import PlainRoutes, Routes
 from regproxy.server.setup_pages import Pages
+from regproxy.server.signature_checks import SignatureChecks
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.metrics import Metrics
@@ -54,6 +55,7 @@ class Services:
     metrics: Metrics
     access: AccessLog
     rights: Rights
+    signatures: SignatureChecks
     pages: Pages
     loop: asyncio.AbstractEventLoop
     stretch: Callable[[str], float] = lambda host: 1.0  # how many times longer a registry's tags are fresh

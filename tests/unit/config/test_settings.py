@@ -69,6 +69,7 @@ DEFAULTS: dict[str, object] = {
     "parent_proxy": None,
     "no_proxy": NoProxy(),
     "origin_tables": Tables(OriginSettings(60.0, 60.0, 60.0)),
+    "signing_keys": {},
     "manifest_cache": False,
     "ignored_headers": (),
     "max_stale": 365 * DAY,
@@ -487,7 +488,7 @@ def test_settings_are_a_table() -> None:
     assert [setting.name for setting in SETTINGS if setting.secret] == ["AUTH_REGISTRIES", "HTTPS_PROXY"]
     fields = {item.name for item in dataclasses.fields(Config)}
     single = {setting.field for setting in SETTINGS if setting.field}
-    several = {"credentials", "tiers", "origin_tables"}
+    several = {"credentials", "tiers", "origin_tables", "signing_keys"}
     assert fields - single == {*several, "warnings", "shown"} and single < fields
 
 

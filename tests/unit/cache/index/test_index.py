@@ -72,6 +72,24 @@ def test_a_tag_is_there_at_once_and_after_a_restart(index: Index, path: Path, cl
     other.close()
 
 
+def test_a_signature_is_remembered_with_its_image(index: Index, path: Path, clock: Clock) -> None:
+    """For one key in one repository, in all processes; forgotten when the image is evicted."""
+    place = (*NGINX[:3], digest(1))
+    index.put_object(digest(1), 5, MANIFEST)
+    assert not index.signed(*place, "key")
+    index.put_signed(*place, "key")
+    other = reopened(index, path, clock)
+    for each in (index, other):
+        assert each.signed(*place, "key")
+        assert not each.signed(*place, "another")
+        assert not each.signed(*NGINX[:2], "library/redis", digest(1), "key")
+        assert not each.signed(*NGINX[:3], digest(2), "key")
+    index.remove([digest(1)])
+    other.sync()
+    assert not other.signed(*place, "key")
+    other.close()
+
+
 @pytest.mark.parametrize(
     "key",
     [
