@@ -32,18 +32,27 @@ def choose(config: Config, env: Mapping[str, str]) -> Directories:
     """
     home = Path(env.get("HOME") or "/nonexistent")
     user_cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache") / "regproxy"
-    user_data = Path(env.get("XDG_DATA_HOME") or home / ".local" / "share") / "regproxy" / "ca"
     cache, cache_note = _pick("cache", "REGPROXY_CACHE_DIR", config.cache_dir, VOLUME_CACHE, user_cache)
-    notes = [cache_note]
+    ca_crt, ca_key, ca_note = _ca(config, _users_ca(env))
+    return Directories(cache, ca_crt, ca_key, (cache_note, ca_note))
+
+
+def ca_paths(config: Config, env: Mapping[str, str]) -> tuple[Path, Path]:
+    """Return where the CA's certificate and key are, without a look at the cache. Raises StoreError."""
+    return _ca(config, _users_ca(env))[:2]
+
+
+def _users_ca(env: Mapping[str, str]) -> Path:
+    home = Path(env.get("HOME") or "/nonexistent")
+    return Path(env.get("XDG_DATA_HOME") or home / ".local" / "share") / "regproxy" / "ca"
+
+
+def _ca(config: Config, users: Path) -> tuple[Path, Path, str]:
     if config.ca_crt_file and config.ca_key_file:
         ca_crt, ca_key = Path(config.ca_crt_file), Path(config.ca_key_file)
-        notes.append(f"CA: {ca_crt} and {ca_key} (CA_CRT_FILE, CA_KEY_FILE)")
-    else:
-        ca, ca_note = _pick("CA", "REGPROXY_CA_DIR", config.ca_dir, VOLUME_CA, user_data)
-        notes.append(ca_note)
-        ca_crt = Path(config.ca_crt_file or ca / "ca.crt")
-        ca_key = Path(config.ca_key_file or ca / "ca.key")
-    return Directories(cache, ca_crt, ca_key, tuple(notes))
+        return ca_crt, ca_key, f"CA: {ca_crt} and {ca_key} (CA_CRT_FILE, CA_KEY_FILE)"
+    ca, note = _pick("CA", "REGPROXY_CA_DIR", config.ca_dir, VOLUME_CA, users)
+    return Path(config.ca_crt_file or ca / "ca.crt"), Path(config.ca_key_file or ca / "ca.key"), note
 
 
 def _pick(what: str, variable: str, configured: str | None, volume: str, users: Path) -> tuple[Path, str]:

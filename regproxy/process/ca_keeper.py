@@ -30,7 +30,7 @@ class CaKeeper:
 
         Raises CertificateError.
         """
-        self._files = files_of(config, directories)
+        self._files = files_of(config, directories.ca_crt, directories.ca_key)
         now = time.time()
         self._remind_at = now + _REMIND_SECONDS
         pairs, notes = ca_rotation.prepare(self._files, wanted(config), now)

@@ -68,7 +68,7 @@ def build(
     root, policy, origins = directories.cache, Policy(config), Origins(config)
     interception = Interception(config)
     reactor = Reactor(loop, record.debug)
-    ca_files = files_of(config, directories)
+    ca_files = files_of(config, directories.ca_crt, directories.ca_key)
     ca_watch = CaWatch(ca_files)
     authority = Authority(load(ca_files, time.time()), time.time)
     metrics = Metrics(CollectorRegistry())

@@ -25,7 +25,6 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
-from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
 from regproxy.core.errors import CertificateError
 from regproxy.tls.name_constraints import Scope
@@ -85,10 +84,10 @@ class CaFiles:
             yield
 
 
-def files_of(config: Config, directories: Directories) -> CaFiles:
-    """Return the CA's files of a configuration."""
+def files_of(config: Config, crt: Path, key: Path) -> CaFiles:
+    """Return the CA's files: where they were found to be, and the passphrase as it is configured."""
     secret = config.ca_passphrase_file
-    return CaFiles(directories.ca_crt, directories.ca_key, None if secret is None else Path(secret))
+    return CaFiles(crt, key, None if secret is None else Path(secret))
 
 
 @dataclass(frozen=True, slots=True)

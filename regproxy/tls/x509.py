@@ -250,6 +250,11 @@ def private_pem(key: SigningKey, passphrase: bytes | None = None) -> bytes:
     return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, how)
 
 
+def key_kind(key: SigningKey) -> str:
+    """Return what kind of key it is, such as `EC secp256r1` or `RSA 4096`."""
+    return f"EC {key.curve.name}" if isinstance(key, ec.EllipticCurvePrivateKey) else f"RSA {key.key_size}"
+
+
 def fingerprint(certificate: x509.Certificate) -> str:
     """Return the SHA-256 of a certificate as `openssl x509 -fingerprint -sha256` writes it."""
     return certificate.fingerprint(hashes.SHA256()).hex(":").upper()

@@ -147,7 +147,7 @@ def test_rotation(program: Program, place: Place, first: Callable[[Place], tuple
 
 
 def test_a_third_ca(program: Program, place: Place) -> None:
-    """The ones that wait may be several: what clients had goes on, and the newest is enough for everything."""
+    """Several may wait: what clients had goes on, and the newest is enough for everything."""
     for names in ("reg.example", "reg.example b.example", "reg.example b.example c.example"):
         pairs = place.prepare(REGISTRIES=names)
     assert len(pairs) == 3
