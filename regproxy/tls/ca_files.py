@@ -149,8 +149,8 @@ def load(files: CaFiles, now: float, make: Scope | None = None) -> tuple[CaPair,
     try:
         if make is not None:
             ensure_files(files, now, make)
+        first = read_pair(files, passphrase, now, may_be_over=files.next.exists())
         coming = read_next(files, passphrase)
-        first = read_pair(files, passphrase, now, may_be_over=bool(coming))
     except OSError as error:
         name = error.filename or files.crt
         raise CertificateError(
