@@ -86,13 +86,14 @@ class Authority:
     def use(self, pairs: Sequence[CaPair]) -> None:
         """Sign with these CAs from now on, the first ones first. Leaves of others are made anew."""
         now = self._clock()
+        signers = [_Signer(pair, pairs[at + 1 :], now) for at, pair in enumerate(pairs)]
+        for signer in signers:
+            signer.prepare(self._leaf_public, now)
         # The newest is first, since some clients read one certificate alone. It is the one that will last,
         # and links lead from it to the former ones.
         self.certificate_pem = b"".join(pair.anchors_pem for pair in reversed(pairs))
         self.not_after = float(min(pair.ends for pair in pairs))
-        self._signers = [_Signer(pair, pairs[at + 1 :], now) for at, pair in enumerate(pairs)]
-        for signer in self._signers:
-            signer.prepare(self._leaf_public, now)
+        self._signers = signers
         self._leaves.clear()
 
     def leaf(self, host: str) -> Leaf:

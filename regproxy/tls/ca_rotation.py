@@ -55,7 +55,7 @@ def prepare(files: CaFiles, wanted: Wanted, now: float) -> tuple[tuple[CaPair, .
     pairs = load(files, now, make=wanted.scope)
     notes = [Note(f"made a new CA, {files.crt}: clients have to trust it")] if made else []
     if made:
-        notes += [Note(text) for text in wanted.notes if wanted.scope.is_limited or wanted.open_rules]
+        notes += map(Note, wanted.notes)
         notes.append(Note(f"{files.crt}: it may sign {pairs[0].scope}", warns=False))
     elif wanted.scope.is_limited and not pairs[0].is_limited:
         text = f"{files.crt}: it may sign every name; `regproxy ca rotate` makes one that is limited"
@@ -64,8 +64,9 @@ def prepare(files: CaFiles, wanted: Wanted, now: float) -> tuple[tuple[CaPair, .
         notes.append(Note(_not_encrypted(files)))
     lacking = wanted.lacking(pairs[-1])
     if lacking:
+        before = pairs
         pairs, text = _grown(files, wanted, lacking, pairs, now)
-        notes.append(Note(text))
+        notes += map(Note, (text, *(wanted.notes if pairs is not before else ())))
     elif len(pairs) > 1:
         notes.append(Note(_overlap(files, pairs), warns=False))
     notes += [Note(text) for text in expiring(files, pairs, now)]

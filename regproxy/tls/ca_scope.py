@@ -67,8 +67,7 @@ def wanted(config: Config) -> Wanted:
     every = bool(open_rules)
     scope = Scope.of_names([*names, *extra], every_domain=every, every_address=every)
     if not config.ca_constraints:
-        # Names are no reason for a new CA then, unless the one that is there lacks them.
-        scope = Scope()
+        scope, notes = Scope(), []
     return Wanted(tuple(dict.fromkeys(names)), tuple(open_rules), tuple(extra), scope, tuple(notes))
 
 

@@ -116,7 +116,7 @@ def test_a_mask_that_no_constraint_can_say(files: CaFiles) -> None:
     prepare(files, "a.example")
     pairs, said = prepare(files, "a.example", "reg.*")
     assert (len(pairs), pairs[1].is_limited) == (2, False)
-    assert "for reg.*" in said
+    assert "for reg.*" in said and "W reg.* can't be said by a name constraint" in said
     assert issuers(pairs, "a.example", "reg.anything") == [0, 1]
 
 
