@@ -49,6 +49,7 @@ from regproxy.config.values import (
     Reserve,
     parse_access,
     parse_bool,
+    parse_ca_names,
     parse_directory,
     parse_header_masks,
     parse_level,
@@ -140,6 +141,9 @@ class Config:
     ca_dir: str | None
     ca_key_file: str | None
     ca_crt_file: str | None
+    ca_passphrase_file: str | None
+    ca_constraints: bool
+    ca_names: tuple[HostRule, ...]
     upstream_ca_file: str | None
     resolve: Mapping[str, tuple[str, ...]]
     workers: int
@@ -286,6 +290,9 @@ _CACHE_MEANING = (
     "where content is kept; not set = /docker_mirror_cache if writable, else the user's XDG cache"
 )
 _CA_MEANING = "where the CA's files are; not set = /ca if writable, else the user's XDG data directory"
+_SECRET_MEANING = "its first line is the passphrase of the CA's key; not set = the key is not encrypted"
+_CONSTRAINTS_MEANING = "whether a CA that is made here may sign only the names that are intercepted"
+_CA_NAMES_MEANING = "names that it may sign besides, for later; *.example.com is all of that domain"
 _HANG_MEANING = "a worker that is silent for so long is replaced"
 _PORTS_MEANING = "ports that clients may CONNECT to; * = every port"
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
@@ -333,6 +340,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_CA_DIR", "ca_dir", "", _CA_MEANING, _DIRECTORY),
     Setting("CA_KEY_FILE", "ca_key_file", "", "the CA's key; not set = ca.key in the CA directory", _FILE),
     Setting("CA_CRT_FILE", "ca_crt_file", "", "its certificate; not set = ca.crt in the CA directory", _FILE),
+    Setting("REGPROXY_CA_PASSPHRASE_FILE", "ca_passphrase_file", "", _SECRET_MEANING, _FILE),
+    Setting("REGPROXY_CA_CONSTRAINTS", "ca_constraints", "true", _CONSTRAINTS_MEANING, _BOOL),
+    Setting("REGPROXY_CA_NAMES", "ca_names", "", _CA_NAMES_MEANING, parse_ca_names, many=True),
     Setting("CA_SRL_FILE", "", "", "no effect: serial numbers are random", parse_serial_file),
     Setting("REGPROXY_UPSTREAM_CA_FILE", "upstream_ca_file", "", "PEM of more CAs to trust upstream", _FILE),
     Setting("REGPROXY_RESOLVE", "resolve", "", "host=address, before the resolver", parse_resolve, many=True),

@@ -46,6 +46,8 @@ from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.metrics import Metrics
 from regproxy.tls.authority import Authority, throwaway
+from regproxy.tls.ca_files import files_of, load
+from regproxy.tls.ca_watch import CaWatch
 from regproxy.tls.client_contexts import Trust
 from regproxy.tls.ktls import kernel_tls
 from regproxy.tls.server_contexts import Contexts
@@ -68,7 +70,9 @@ def build(
     root, policy, origins = directories.cache, Policy(config), Origins(config)
     interception = Interception(config)
     reactor = Reactor(loop, record.debug)
-    authority = Authority.open(directories.ca_crt, directories.ca_key)
+    ca_files = files_of(config, directories.ca_crt, directories.ca_key)
+    ca_watch = CaWatch(ca_files)
+    authority = Authority(load(ca_files, time.time()), time.time)
     metrics = Metrics(CollectorRegistry())
     board = Board(record.board)
     store = Store(root, loop, board=board, counters=metrics)
@@ -117,6 +121,8 @@ def build(
         rights=Rights(access_rules, index, shared_key(layout.access_key(root))),
         signatures=SignatureChecks(upstream, read_keys(config.signing_keys), index, offline=config.offline),
         pages=Pages(authority.certificate_pem, config.listen.port, config.mirrored),
+        authority=authority,
+        ca_watch=ca_watch,
         loop=loop,
         closes=config.keepalive_timeout == 0,
         stretch=quotas.stretch,

@@ -84,12 +84,14 @@ class Worker:
         gc.collect()
         gc.freeze()
         flusher = loop.create_task(self._flush(services))
+        ca_watcher = loop.create_task(services.ca_watch.run(services.use_cas))
         self._control.say(boot.READY)
         try:
             await self._told.wait()
             await self._finish(services)
         finally:
             flusher.cancel()
+            ca_watcher.cancel()
             loop.remove_reader(self._control.fileno())
             self._close(services)
             self._control.say(boot.CUT, len(self.cut))
