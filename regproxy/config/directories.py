@@ -32,32 +32,43 @@ def choose(config: Config, env: Mapping[str, str]) -> Directories:
     """
     home = Path(env.get("HOME") or "/nonexistent")
     user_cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache") / "regproxy"
-    user_data = Path(env.get("XDG_DATA_HOME") or home / ".local" / "share") / "regproxy" / "ca"
     cache, cache_note = _pick("cache", "REGPROXY_CACHE_DIR", config.cache_dir, VOLUME_CACHE, user_cache)
-    notes = [cache_note]
+    ca_crt, ca_key, ca_note = _ca(config, _users_ca(env))
+    return Directories(cache, ca_crt, ca_key, (cache_note, ca_note))
+
+
+def ca_paths(config: Config, env: Mapping[str, str]) -> tuple[Path, Path]:
+    """Return where the CA's certificate and key are, without making any directory."""
+    return _ca(config, _users_ca(env), make=False)[:2]
+
+
+def _users_ca(env: Mapping[str, str]) -> Path:
+    home = Path(env.get("HOME") or "/nonexistent")
+    return Path(env.get("XDG_DATA_HOME") or home / ".local" / "share") / "regproxy" / "ca"
+
+
+def _ca(config: Config, users: Path, *, make: bool = True) -> tuple[Path, Path, str]:
     if config.ca_crt_file and config.ca_key_file:
         ca_crt, ca_key = Path(config.ca_crt_file), Path(config.ca_key_file)
-        notes.append(f"CA: {ca_crt} and {ca_key} (CA_CRT_FILE, CA_KEY_FILE)")
-    else:
-        ca, ca_note = _pick("CA", "REGPROXY_CA_DIR", config.ca_dir, VOLUME_CA, user_data)
-        notes.append(ca_note)
-        ca_crt = Path(config.ca_crt_file or ca / "ca.crt")
-        ca_key = Path(config.ca_key_file or ca / "ca.key")
-    return Directories(cache, ca_crt, ca_key, tuple(notes))
+        return ca_crt, ca_key, f"CA: {ca_crt} and {ca_key} (CA_CRT_FILE, CA_KEY_FILE)"
+    ca, note = _pick("CA", "REGPROXY_CA_DIR", config.ca_dir, VOLUME_CA, users, make=make)
+    return Path(config.ca_crt_file or ca / "ca.crt"), Path(config.ca_key_file or ca / "ca.key"), note
 
 
-def _pick(what: str, variable: str, configured: str | None, volume: str, users: Path) -> tuple[Path, str]:
+def _pick(
+    what: str, variable: str, configured: str | None, volume: str, users: Path, *, make: bool = True
+) -> tuple[Path, str]:
     if configured:
         path = Path(configured)
-        return path if _has_ca(path) else _made(
-            path, variable
-        ), f"{what} directory: {configured} ({variable})"
+        found = path if not make or _has_ca(path) else _made(path, variable)
+        return found, f"{what} directory: {configured} ({variable})"
     if os.access(volume, os.W_OK | os.X_OK):
         return Path(volume), f"{what} directory: {volume} (it exists and is writable)"
     if volume == VOLUME_CA and _has_ca(Path(volume)):
         return Path(volume), f"{what} directory: {volume} (read-only, with a CA in it)"
     why = "is not writable" if Path(volume).exists() else "does not exist"
-    return _made(users, variable), f"{what} directory: {users} ({volume} {why}; {variable} names another)"
+    note = f"{what} directory: {users} ({volume} {why}; {variable} names another)"
+    return _made(users, variable) if make else users, note
 
 
 def _has_ca(path: Path) -> bool:

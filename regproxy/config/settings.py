@@ -36,6 +36,7 @@ from regproxy.config.networks import Network
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
 from regproxy.config.principal_tables import PrincipalTables, parse_principals
+from regproxy.config.signing_keys import KeySource, parse_key_tables, shown_keys
 from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier, nginx_unescaped
 from regproxy.config.values import (
     Address,
@@ -52,6 +53,7 @@ from regproxy.config.values import (
     UnknownClients,
     parse_access,
     parse_bool,
+    parse_ca_names,
     parse_client_certs,
     parse_directory,
     parse_header_masks,
@@ -146,6 +148,9 @@ class Config:
     ca_dir: str | None
     ca_key_file: str | None
     ca_crt_file: str | None
+    ca_passphrase_file: str | None
+    ca_constraints: bool
+    ca_names: tuple[HostRule, ...]
     upstream_ca_file: str | None
     resolve: Mapping[str, tuple[str, ...]]
     workers: int
@@ -168,6 +173,7 @@ class Config:
     parent_proxy: ParentProxy | None
     no_proxy: NoProxy
     origin_tables: Tables
+    signing_keys: Mapping[str, KeySource]
 
     # Caching and retention.
     manifest_cache: bool
@@ -299,6 +305,9 @@ _CACHE_MEANING = (
     "where content is kept; not set = /docker_mirror_cache if writable, else the user's XDG cache"
 )
 _CA_MEANING = "where the CA's files are; not set = /ca if writable, else the user's XDG data directory"
+_SECRET_MEANING = "its first line is the passphrase of the CA's key; not set = the key is not encrypted"
+_CONSTRAINTS_MEANING = "whether a CA that is made here may sign only the names that are intercepted"
+_CA_NAMES_MEANING = "names that it may sign besides, for later; *.example.com is all of that domain"
 _HANG_MEANING = "a worker that is silent for so long is replaced"
 _PORTS_MEANING = "ports that clients may CONNECT to; * = every port"
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
@@ -351,6 +360,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_CA_DIR", "ca_dir", "", _CA_MEANING, _DIRECTORY),
     Setting("CA_KEY_FILE", "ca_key_file", "", "the CA's key; not set = ca.key in the CA directory", _FILE),
     Setting("CA_CRT_FILE", "ca_crt_file", "", "its certificate; not set = ca.crt in the CA directory", _FILE),
+    Setting("REGPROXY_CA_PASSPHRASE_FILE", "ca_passphrase_file", "", _SECRET_MEANING, _FILE),
+    Setting("REGPROXY_CA_CONSTRAINTS", "ca_constraints", "true", _CONSTRAINTS_MEANING, _BOOL),
+    Setting("REGPROXY_CA_NAMES", "ca_names", "", _CA_NAMES_MEANING, parse_ca_names, many=True),
     Setting("CA_SRL_FILE", "", "", "no effect: serial numbers are random", parse_serial_file),
     Setting("REGPROXY_UPSTREAM_CA_FILE", "upstream_ca_file", "", "PEM of more CAs to trust upstream", _FILE),
     Setting("REGPROXY_RESOLVE", "resolve", "", "host=address, before the resolver", parse_resolve, many=True),
@@ -495,7 +507,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     `toml_name` is the file's name in error texts. Raises ConfigError, or ConfigErrors for more than one.
     """
     errors: list[ConfigError] = []
-    file = _File(toml_name or "TOML", {}, {}, {})
+    file = _File(toml_name or "TOML", {}, {}, {}, {})
     if toml_text is not None:
         file = _read_toml(toml_text, file.name, errors)
     given = {setting.name: _find(setting, env, file.found) for setting in SETTINGS}
@@ -515,6 +527,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
         warnings += [f"{auth.label}: {doubt}" for doubt in doubts + notes]
     tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
     principals = parse_principals(file.principals, file.name, errors)
+    signing_keys = parse_key_tables(file.keys, file.name, errors)
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
     pair = [name for name in _TLS_PAIR if values.get(name)]
     if len(pair) == 1:
@@ -528,6 +541,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}
     fields |= {"credentials": credentials, "tiers": _tiers(matchers, values), "origin_tables": tables}
     fields["principals"] = principals
+    fields |= {"signing_keys": signing_keys}
     return _assemble(fields, given, warnings)
 
 
@@ -559,7 +573,9 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
     for name, item in given.items():
         derived = name == "REGPROXY_LOG_LEVEL"
         shown.append((name, _printable(fields[item.setting.field]) if derived else item.shown, item.origin))
-    shown += [(name, _printable(text), "toml") for name, text in (*tables.shown, *fields["principals"].shown)]
+    shown += [(name, _printable(text), "toml") for name, text in tables.shown]
+    shown += [(name, _printable(text), "toml") for name, text in shown_keys(fields["signing_keys"])]
+    shown += [(name, _printable(text), "toml") for name, text in fields["principals"].shown]
     return Config(**fields, warnings=tuple(warnings), shown=tuple(shown))
 
 
@@ -604,12 +620,13 @@ _BY_KEY = {key: setting for setting in SETTINGS for key in (setting.key, setting
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A TOML file: its values by the settings' names, and its unparsed tables of origins and principals."""
+    """A TOML file: its values by the settings' names, and its unparsed tables."""
 
     name: str
     found: Mapping[str, _Given]
     origins: Any
     principals: Any
+    keys: Any
 
 
 def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
@@ -618,7 +635,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(file, None, f"a TOML file: {error}") from None
-    origins, principals = table.pop("origin", {}), table.pop("principal", {})
+    origins, principals, keys = (table.pop(name, {}) for name in ("origin", "principal", "key"))
     found: dict[str, _Given] = {}
     for key, value in table.items():
         setting = _BY_KEY.get(key)
@@ -635,7 +652,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
                 errors.append(ConfigError(f"{file}: {key}", None, str(error)))
             else:
                 found[setting.name] = _Given(setting, f"{file}: {key}", raw, "toml")
-    return _File(file, found, origins, principals)
+    return _File(file, found, origins, principals, keys)
 
 
 def _for_all_origins(values: Mapping[str, Any]) -> OriginSettings:

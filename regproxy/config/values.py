@@ -277,6 +277,18 @@ def parse_rules(raw: Raw) -> tuple[HostRule, ...]:
     return tuple(dict.fromkeys(_each(_words(raw), parse_rule)))
 
 
+def parse_ca_names(raw: Raw) -> tuple[HostRule, ...]:
+    """Return the HostRules of a list: names, addresses, and masks that are whole domains."""
+
+    def parse(word: str) -> HostRule:
+        rule = parse_rule(word)
+        if rule.pattern.endswith(".*") or rule.port is not None:
+            raise ValueError("a name, an address, or a mask such as *.example.com, without a port")
+        return rule
+
+    return tuple(dict.fromkeys(_each(_words(raw), parse)))
+
+
 def parse_mirror_registries(raw: Raw) -> tuple[HostRule, ...] | None:
     """Return the HostRules of a list; None where it is empty, no rule for `off`."""
     words = [word.lower() for word in _words(raw)]

@@ -41,7 +41,8 @@ def _why_not(proxy: Reached, registry: tuple[str, int], name: str, reason: str) 
     except (NoAnswer, ValueError):
         fix = "look at the proxy's log"
         return error(SUBJECT, f"no TLS handshake with {name} through the proxy: {reason}", fix)
-    if issuer == proxy.ca.subject.rfc4514_string() or "CN=regproxy intermediate " in issuer:
+    names = {ca.subject.rfc4514_string() for ca in proxy.cas}
+    if issuer in names or "CN=regproxy intermediate " in issuer:
         return error(
             SUBJECT, f"the certificate for {name} is not valid: {reason}", "look at this host's clock"
         )

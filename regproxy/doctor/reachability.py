@@ -19,12 +19,20 @@ _CHECK: Final = "check its address and port, that it runs, and firewalls between
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """A proxy that answers: its CA, and what its clock said (seconds since the epoch; None: nothing)."""
+    """A proxy that answers: its CAs, of which `ca` is the newest, and what its clock said.
+
+    `date`: seconds since the epoch; None: nothing.
+    """
 
     address: ProxyAddress
     ca_pem: str
-    ca: x509.Certificate
+    cas: tuple[x509.Certificate, ...]
     date: float | None
+
+    @property
+    def ca(self) -> x509.Certificate:
+        """The one that will last."""
+        return self.cas[0]
 
 
 def examine(address: ProxyAddress) -> tuple[Reached | None, list[Finding]]:
@@ -38,10 +46,10 @@ def examine(address: ProxyAddress) -> tuple[Reached | None, list[Finding]]:
         return None, [error(SUBJECT, what, _CHECK)]
     try:
         pem = ca.body.decode("ascii")
-        certificate = x509.load_pem_x509_certificate(ca.body)
+        certificates = tuple(x509.load_pem_x509_certificates(ca.body))
     except ValueError:
         return None, [error(SUBJECT, f"{address.url}/ca.crt is no certificate", "look at the proxy's log")]
-    return Reached(address, pem, certificate, _date(front)), [ok(SUBJECT, f"{address.url} answers")]
+    return Reached(address, pem, certificates, _date(front)), [ok(SUBJECT, f"{address.url} answers")]
 
 
 def _date(answer: Answer) -> float | None:

@@ -45,8 +45,8 @@ def certificates(pem: str) -> Iterator[bytes]:
 
 def examine(host: HostFiles, ca_pem: str, *, needed: bool) -> list[Finding]:
     """Return what is to be said. `needed`: something on the host reaches the proxy by HTTPS_PROXY."""
-    ca = next(certificates(ca_pem), b"")
-    return [*_system(host, ca, needed), *_docker(host, ca), *_containerd(host, ca)]
+    ca, *former = list(certificates(ca_pem)) or [b""]
+    return [*_system(host, ca, former, needed), *_docker(host, ca), *_containerd(host, ca)]
 
 
 def _holds(host: HostFiles, path: str, ca: bytes) -> bool | None:
@@ -58,7 +58,8 @@ def _holds(host: HostFiles, path: str, ca: bytes) -> bool | None:
     return None if text is None else ca in certificates(text)
 
 
-def _system(host: HostFiles, ca: bytes, needed: bool) -> Iterator[Finding]:
+def _system(host: HostFiles, ca: bytes, former: list[bytes], needed: bool) -> Iterator[Finding]:
+    """Look at the system's store. `former`: CAs that the proxy still signs with, until `ca` replaces them."""
     bundles = {path: has for path in BUNDLES if (has := _holds(host, path, ca)) is not None}
     anchors = {path: has for path in _ANCHORS if (has := _holds(host, path, ca)) is not None}
     if any(bundles.values()):
@@ -67,6 +68,9 @@ def _system(host: HostFiles, ca: bytes, needed: bool) -> Iterator[Finding]:
         path = next(path for path, has in anchors.items() if has)
         fix = "run update-ca-certificates (RHEL: update-ca-trust), then restart what pulls"
         yield error(SUBJECT, f"{path} is there, but the system's bundle was not made anew", fix)
+    elif any(_holds(host, path, other) for path in bundles for other in former):
+        what = "the system trusts the CA that the proxy is about to replace, and not the new one"
+        yield warning(SUBJECT, what, _INSTALL)
     elif anchors:
         yield error(SUBJECT, f"{next(iter(anchors))} is the CA of another or an earlier proxy", _INSTALL)
     elif needed:

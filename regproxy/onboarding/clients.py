@@ -30,6 +30,7 @@ CONTENT_TYPES: Final[dict[Kind, str]] = {
 }
 # Not in names of images, which are docker.io/... for Docker Hub.
 _UNNAMED: Final = DOCKER_HUB_NAMES | {DOCKER_HUB_TOKENS, OWN_HOST}
+_BEGIN: Final = "-----BEGIN CERTIFICATE-----"
 _NAME: Final = re.compile(r"[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?")
 # What never goes through the proxy: the machine itself, clouds' metadata service, and what is inside of
 # clusters. Service and pod ranges are nearly everywhere private addresses (RFC 1918, RFC 4193) or shared ones
@@ -153,13 +154,23 @@ class Setup:
             "CLIENT": client.name,
             "USAGE": client.options,
             "PROXY": self.address.authority,
-            "CA": self.ca_pem.strip(),
+            "CA_ANCHORS": _anchors(self.ca_pem),
+            "CA_COUNT": str(self.ca_pem.count(_BEGIN)),
             "CA_BASE64": b64encode(self.ca_pem.encode()).decode(),
             "CA_COMMENT": "".join(f"#   {line}\n" for line in self.ca_pem.strip().splitlines()).rstrip(),
             "NO_PROXY": ",".join(NO_PROXY),
             "NO_PROXY_QUOTED": ", ".join(f'"{name}"' for name in NO_PROXY),
             "SCRIPT_CONTAINERD": self.render(containerd).rstrip() if client is not containerd else "",
         }
+
+
+def _anchors(ca_pem: str) -> str:
+    """Return the commands of a script that put each certificate into a file of its own."""
+    commands = []
+    for number, text in enumerate(ca_pem.split(_BEGIN)[1:], 1):
+        name = '"$anchor"' if number == 1 else f'"${{anchor%.crt}}-{number}.crt"'
+        commands.append(f"    put {name} <<'CERTIFICATE'\n{_BEGIN}{text.rstrip()}\nCERTIFICATE")
+    return "\n".join(commands)
 
 
 def mirrored(rules: Iterable[HostRule]) -> tuple[str, ...]:

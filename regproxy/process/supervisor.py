@@ -26,13 +26,13 @@ from prometheus_client import CollectorRegistry
 from regproxy.auth.client_certificates import check_client_cas
 from regproxy.auth.client_logins import check_file
 from regproxy.config import directories, loading
-from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
 from regproxy.core.errors import RegproxyError
 from regproxy.dataplane import board as board_module
 from regproxy.policy.exposure import exposed
 from regproxy.process import boot
 from regproxy.process.boot import Role
+from regproxy.process.ca_keeper import CaKeeper
 from regproxy.process.children import Child, Commons, Setup
 from regproxy.process.cpus import cores
 from regproxy.process.listeners import Listeners
@@ -102,6 +102,7 @@ class Supervisor:
         self._code = 0
         self._debug = debug
         self._shelf: Shelf | None = None
+        self._ca = CaKeeper()
 
     def run(self, text: str | None, config: Config) -> int:
         """Serve with a configuration that was read. Returns the exit code, or raises as run() does."""
@@ -137,13 +138,13 @@ class Supervisor:
             log.warning("%s", warning)
         if exposure := exposed(config):
             log.warning("%s", exposure)
-        _check_ca(places)
         if config.htpasswd is not None:
             check_file(config.htpasswd)
         check_client_cas(config)
+        cas = self._ca.prepare(config, places)
         if config.tls_listen:
             # A certificate of no use is an error of the configuration, not of each worker.
-            mirror_context(config, Contexts(Authority.open(places.ca_crt, places.ca_key)))
+            mirror_context(config, Contexts(Authority(cas, time.time)))
         former = self._setup.listeners if self._setup is not None else None
         listeners = Listeners.open(config, former, 0.0 if former else _PORT_PATIENCE)
         log.info("listening on %s, admin on %s", config.listen, config.admin_listen)
@@ -184,6 +185,7 @@ class Supervisor:
         timeout = self._timeout()
         for key, _ in self._selector.select(timeout):
             key.data()
+        self._ca.remind(time.time())
         now = time.monotonic()
         late = now - self._looked - timeout
         self._looked = now
@@ -449,14 +451,6 @@ class Backoff:
             return False
         self._said = now
         return True
-
-
-def _check_ca(places: Directories) -> None:
-    """Make the CA if there is none, before several workers would. Raises CertificateError."""
-    made = not places.ca_crt.exists()
-    Authority.open(places.ca_crt, places.ca_key)
-    if made:
-        log.warning("made a new CA, %s: clients have to trust it", places.ca_crt)
 
 
 def _how(code: int) -> str:

@@ -18,6 +18,7 @@ from regproxy.cache.blobs import Store
 from regproxy.cache.index.index import Index
 from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
+from regproxy.config.signing_keys import read_keys
 from regproxy.core.errors import ConfigError
 from regproxy.core.secret_key import shared_key
 from regproxy.dataplane import tls
@@ -40,11 +41,14 @@ from regproxy.server.lookup import Lookup
 from regproxy.server.rights import Rights
 from regproxy.server.routes import PlainRoutes, Routes
 from regproxy.server.setup_pages import Pages
+from regproxy.server.signature_checks import SignatureChecks
 from regproxy.tags.claim_files import FileClaims
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.metrics import Metrics
 from regproxy.tls.authority import Authority, throwaway
+from regproxy.tls.ca_files import files_of, load
+from regproxy.tls.ca_watch import CaWatch
 from regproxy.tls.client_contexts import Trust
 from regproxy.tls.ktls import kernel_tls
 from regproxy.tls.server_contexts import Contexts
@@ -67,7 +71,9 @@ def build(
     root, policy, origins = directories.cache, Policy(config), Origins(config)
     interception = Interception(config)
     reactor = Reactor(loop, record.debug)
-    authority = Authority.open(directories.ca_crt, directories.ca_key)
+    ca_files = files_of(config, directories.ca_crt, directories.ca_key)
+    ca_watch = CaWatch(ca_files)
+    authority = Authority(load(ca_files, time.time()), time.time)
     metrics = Metrics(CollectorRegistry())
     board = Board(record.board)
     store = Store(root, loop, board=board, counters=metrics)
@@ -114,7 +120,10 @@ def build(
         metrics=metrics,
         access=access,
         rights=Rights(access_rules, index, shared_key(layout.access_key(root))),
+        signatures=SignatureChecks(upstream, read_keys(config.signing_keys), index, offline=config.offline),
         pages=Pages(authority.certificate_pem, config.listen.port, config.mirrored),
+        authority=authority,
+        ca_watch=ca_watch,
         loop=loop,
         clients=clients(config),
         closes=config.keepalive_timeout == 0,

@@ -87,12 +87,14 @@ class Worker:
         gc.collect()
         gc.freeze()
         flusher = loop.create_task(self._flush(services))
+        ca_watcher = loop.create_task(services.ca_watch.run(services.use_cas))
         self._control.say(boot.READY)
         try:
             await self._told.wait()
             await self._finish(services)
         finally:
             flusher.cancel()
+            ca_watcher.cancel()
             loop.remove_reader(self._control.fileno())
             self._close(services)
             self._control.say(boot.CUT, len(self.cut))
@@ -170,6 +172,7 @@ class Worker:
             stream.abort()
         self.cut += [f"fill of {name}" for name in await services.fills.finish(0.0)]
         services.tags.close()
+        services.signatures.close()
         for what in self.cut:
             log.warning("cut: %s", what)
         log.info("stopped; %d connections and fills were cut", len(self.cut))

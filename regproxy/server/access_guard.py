@@ -22,9 +22,11 @@ from regproxy.policy.access import PUBLIC_SECONDS
 from regproxy.policy.principals import Principal
 from regproxy.policy.verdicts import STALE_ON
 from regproxy.registry.error_bodies import error_body
+from regproxy.registry.evidence import Evidence, evidence
 from regproxy.registry.targets import Kind
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
+from regproxy.server.guards import PASSED_SECONDS
 from regproxy.server.passthrough import Passthrough
 from regproxy.server.patience import in_time
 from regproxy.server.rights import PUBLIC
@@ -36,7 +38,6 @@ log = logging.getLogger(__name__)
 PASSED_MAX: Final = 8192  # askers that a worker remembers
 REFUSED_MAX: Final = 1024
 REFUSED_SECONDS: Final = 10.0  # for which a refusal is not asked for again
-PASSED_SECONDS: Final = 10.0  # until what is remembered is looked up again
 OUTAGE_SECONDS: Final = 30.0  # for which a registry in trouble is not asked again
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
 _READS: Final = frozenset({"GET", "HEAD"})
@@ -70,7 +71,8 @@ class AccessGuard:
         self._passthrough = passthrough
         self._passed: dict[_Key, float] = {}
         self._refused: Bounded[tuple[object, ...], tuple[UpstreamAnswer, float]] = Bounded(REFUSED_MAX)
-        self._flights: Flights[tuple[object, ...], UpstreamAnswer | None] = Flights()
+        self._private: Bounded[tuple[Origin, str], float] = Bounded(PASSED_MAX)
+        self._flights: Flights[tuple[object, ...], Evidence | UpstreamAnswer] = Flights()
         self._seldom = Seldom()
 
     # --- called for each request -------------------------------------------------------------------------
@@ -80,24 +82,14 @@ class AccessGuard:
 
         Other requests than for content are passed on, and are for the registry to judge.
         """
-        memo = route.passed
-        # The way of a hit: no call of a Python function.
-        if memo is not None and memo[0] is exchange.principal and memo[1] == origin.host:  # noqa: SIM102
-            if memo[2] == origin.port and exchange.started < memo[3]:
-                return True
         by_digest = route.by_digest
         if by_digest is None and (route.target.kind not in _CONTENT or route.request.method not in _READS):
             return True
-        until = exchange.started + PASSED_SECONDS
         if self._rights.mode(origin) != "shared":
-            let_in = self._passed.get(_key(exchange, origin, route))
-            if let_in is None or exchange.started >= let_in or route.shared.own:
+            until = self._passed.get(_key(exchange, origin, route))
+            if until is None or exchange.started >= until or route.shared.own:
                 return False
-            until = min(until, let_in)
-        if by_digest is not None and self._has_to_ask(origin, route):
-            return False
-        route.passed = (exchange.principal, origin.host, origin.port, until)
-        return True
+        return by_digest is None or not self._has_to_ask(origin, route)
 
     async def admit(self, exchange: Exchange, origin: Origin, route: Route) -> Route | None:
         """Ask the registry, and return the route: the client is let in. Raises RegproxyError."""
@@ -107,40 +99,54 @@ class AccessGuard:
                 # It may be a field of the client's own that lets it in: the registry sees all of them.
                 await self._passthrough.run(exchange, origin, route)
                 return None
-            await self._let_in(exchange, origin, route)
+            if not await self._is_let_in(exchange, origin, route):
+                # What the registry says can't be judged here: it may judge the request itself.
+                await self._passthrough.run(exchange, origin, route)
+                return None
         if self._has_to_ask(origin, route) and not self._services.config.offline:
             await self._find_place(exchange, origin, route)
         return route
 
     # --- whether the client is let in --------------------------------------------------------------------
 
-    async def _let_in(self, exchange: Exchange, origin: Origin, route: Route) -> None:
-        """Return if the registry lets the client in. Raises RegproxyError, its own refusal among them."""
-        repository, refusal = route.shared.repository, None
+    async def _is_let_in(self, exchange: Exchange, origin: Origin, route: Route) -> bool:
+        """Return True if the registry lets the client in, False if its answers say neither yes nor no.
+
+        Raises RegproxyError, the registry's refusal among them.
+        """
+        repository, ways = route.shared.repository, self._ways(origin, route, exchange.principal)
+        refusal: UpstreamAnswer | None = None
         trouble: UpstreamError | None = None
-        ways = self._ways(origin, route, exchange.principal)
+        unclear = False
+        if any(self._rights.recall(origin, repository, way.mark, way.lasts) for way in ways):
+            self._pass(exchange, origin, route, min(self._access.ttl, PASSED_SECONDS))
+            return True
         for way in ways:
-            known = self._rights.recall(origin, repository, way.mark, way.lasts)
             # Without anything else to show, the client has to hear what the registry wants.
-            if known is False and len(ways) > 1:
+            if way.mark == PUBLIC and len(ways) > 1 and self._is_private(origin, repository):
                 continue
             try:
-                answer = None if known else await self._ask(origin, route, way)
+                said = await self._ask(origin, route, way)
             except UpstreamError as error:
                 trouble = error
                 continue
-            if answer is None:
-                self._note(exchange, origin, route, way, known=bool(known))
-                return
-            refusal = answer
+            if said is Evidence.CLEAR:
+                self._note(exchange, origin, route, way)
+            if said in (Evidence.CLEAR, Evidence.WEAK):
+                return True
+            if isinstance(said, UpstreamAnswer):
+                refusal = said
+            unclear = unclear or said is Evidence.NONE
             if way.mark != PUBLIC:
-                trouble = None  # it can be asked, and says no
+                trouble = None  # it can be asked, and does not say yes
         if trouble is not None:
             self._in_outage(exchange, origin, route, trouble)
-        elif self._rights.mode(origin) == "denied" or refusal is None:
+            return True
+        if self._rights.mode(origin) == "denied":
             raise Refused(f"{origin.host}/{route.target.repository} is not public: not served by this proxy")
-        else:
+        if refusal is not None and not unclear:
             raise refusal
+        return False
 
     def _ways(self, origin: Origin, route: Route, principal: Principal) -> list[_Way]:
         """Return the ways in which the client may be let in, in the order in which they are tried."""
@@ -165,45 +171,49 @@ class AccessGuard:
     def _proven(self, principal: Principal) -> str:
         return self._rights.mark("principal", f"{principal.kind}:{principal.name}".encode())
 
-    async def _ask(self, origin: Origin, route: Route, way: _Way) -> UpstreamAnswer | None:
-        """Return None if the registry lets in whoever asks this way, else its refusal. Raises UpstreamError.
+    async def _ask(self, origin: Origin, route: Route, way: _Way) -> Evidence | UpstreamAnswer:
+        """Return whether the registry lets in whoever asks this way, or its refusal. Raises UpstreamError.
 
         Equal askers share the question.
         """
         if self._services.config.offline:
             raise UpstreamError(f"{origin.host} is not asked (REGPROXY_OFFLINE=true)")
-        key = (origin, way.request.path, way.mark)
+        # All that the registry is told: what one client adds must not decide for another.
+        key = (origin, way.request.path, way.mark, way.request.headers)
         answer, until = self._refused.get(key) or (None, 0.0)
         if answer is not None and time.monotonic() < until:
             return answer
         limit = self._services.config.stale_after if self._access.outage != "deny" else 0.0
-        answer = await in_time(self._flights.join(key, lambda: self._head(origin, route, way)), limit)
-        if answer is not None:
-            self._refused.put(key, (answer, time.monotonic() + REFUSED_SECONDS))
-        return answer
+        said = await in_time(self._flights.join(key, lambda: self._head(origin, route, way)), limit)
+        if isinstance(said, UpstreamAnswer):
+            self._refused.put(key, (said, time.monotonic() + REFUSED_SECONDS))
+            if way.mark == PUBLIC and said.response.status in (401, 403):
+                self._private.put((origin, route.shared.repository), time.monotonic() + self._access.ttl)
+        return said
 
-    async def _head(self, origin: Origin, route: Route, way: _Way) -> UpstreamAnswer | None:
+    def _is_private(self, origin: Origin, repository: str) -> bool:
+        """Return whether a request without credentials was refused lately."""
+        return time.monotonic() < (self._private.get((origin, repository)) or 0.0)
+
+    async def _head(self, origin: Origin, route: Route, way: _Way) -> Evidence | UpstreamAnswer:
         fetched = await self._services.upstream.fetch(origin, way.request, "HEAD", way.ask)
         self._services.upstream.release(fetched.connection, fetched.response)
-        status, repository = fetched.response.status, route.shared.repository
+        status = fetched.response.status
         if status in STALE_ON or status == 408:
             raise UpstreamError(f"{fetched.origin.host} answered {status}")
-        if 200 <= status < 300:
-            return None
-        if way.mark == PUBLIC and status in (401, 403):
-            self._rights.note(origin, repository, PUBLIC, False)
-        return _refusal(origin, route, fetched)
+        if status != 200:
+            return _refusal(origin, route, fetched)
+        return evidence(route.target, fetched.response, self._lookup.size_of(route.target))
 
     # --- what is remembered ------------------------------------------------------------------------------
 
-    def _note(self, exchange: Exchange, origin: Origin, route: Route, way: _Way, *, known: bool) -> None:
-        """Note that the client is let in this way; `known`: that was remembered."""
+    def _note(self, exchange: Exchange, origin: Origin, route: Route, way: _Way) -> None:
+        """Note that the registry has just let the client in this way."""
         principal, repository = exchange.principal, route.shared.repository
-        if not known:
-            self._rights.note(origin, repository, way.mark, True)
-            if way.mark != PUBLIC and principal.proven:
-                # For an outage, in which tokens can't be had.
-                self._rights.note(origin, repository, self._proven(principal), True)
+        self._rights.note(origin, repository, way.mark)
+        if way.mark != PUBLIC and principal.proven:
+            # For an outage, in which tokens can't be had.
+            self._rights.note(origin, repository, self._proven(principal))
         self._pass(exchange, origin, route, min(self._access.ttl, PASSED_SECONDS))
 
     def _pass(self, exchange: Exchange, origin: Origin, route: Route, seconds: float) -> None:
@@ -254,7 +264,7 @@ class AccessGuard:
         self._services.upstream.release(fetched.connection, fetched.response)
         if fetched.response.status != 200:
             raise _refusal(origin, route, fetched)
-        self._lookup.seen_present(origin, route, route.target.reference, exchange.started)
+        self._lookup.shown_present(origin, route, fetched.response, exchange.started)
 
 
 def _key(exchange: Exchange, origin: Origin, route: Route) -> _Key:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Final
@@ -23,9 +23,13 @@ from regproxy.server.lookup import Lookup
 from regproxy.server.rights import Rights
 from regproxy.server.routes import PlainRoutes, Routes
 from regproxy.server.setup_pages import Pages
+from regproxy.server.signature_checks import SignatureChecks
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.metrics import Metrics
+from regproxy.tls.authority import Authority
+from regproxy.tls.ca_files import CaPair
+from regproxy.tls.ca_watch import CaWatch
 from regproxy.tls.server_contexts import Contexts
 from regproxy.upstream.client import Upstream
 
@@ -55,7 +59,10 @@ class Services:
     metrics: Metrics
     access: AccessLog
     rights: Rights
+    signatures: SignatureChecks
     pages: Pages
+    authority: Authority
+    ca_watch: CaWatch
     loop: asyncio.AbstractEventLoop
     clients: Clients | None = None  # None: every client is alike
     stretch: Callable[[str], float] = lambda host: 1.0  # how many times longer a registry's tags are fresh
@@ -64,6 +71,11 @@ class Services:
     _said: Bounded[tuple[object, ...], float] = field(default_factory=lambda: Bounded(SAID_MAX))
     _second: int = 0
     _date: bytes = b""
+
+    def use_cas(self, pairs: Sequence[CaPair]) -> None:
+        """Sign with these CAs from now on, and hand them out."""
+        self.authority.use(pairs)
+        self.pages.use_ca(self.authority.certificate_pem)
 
     def say_refused(self, host: str, port: int, reason: str) -> None:
         """Log a CONNECT that is refused, once a minute for each target: clients show only the status."""

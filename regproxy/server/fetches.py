@@ -95,7 +95,9 @@ class Fetches:
         fetched = await self._head(wanted)
         if fetched.response.status != 200:
             raise UpstreamAnswer(fetched.response, b"", fetched.origin, fetched.hops, fetched.seconds)
-        self._lookup.seen_present(wanted.origin, route, wanted.target.reference, asked)
+        self._lookup.shown_present(wanted.origin, route, fetched.response, asked)
+        if self._lookup.is_doubtful(wanted.origin, route):
+            raise Busy(f"{wanted.target.reference}: the registry does not say that it is there")
 
     def _follow(self, exchange: Exchange, route: Route, opened: Opened) -> None:
         """Answer from the growing file."""
@@ -177,7 +179,7 @@ class Fetches:
             digest = wanted.target.reference
             headers = [h for h in headers if h[0] != b"docker-content-digest"]
             headers.append((b"docker-content-digest", digest.encode()))
-            self._lookup.seen_present(wanted.origin, route, digest, exchange.started)
+            self._lookup.shown_present(wanted.origin, route, response, exchange.started)
         self._responder.send(exchange, status, self._responder.head(exchange, status, headers))
 
 

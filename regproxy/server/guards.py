@@ -6,11 +6,13 @@ the session does not come here.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from regproxy.http.origin import Origin
 from regproxy.server.exchange import Exchange
 from regproxy.server.routes import Route
+
+PASSED_SECONDS: Final = 10.0  # for which equal requests of one client pass at once
 
 
 class Guard(Protocol):
@@ -28,18 +30,23 @@ class Guard(Protocol):
 
 
 class Guards:
-    """The guards of a worker, in the order in which they are asked."""
+    """The guards of a worker, in the order in which they are asked.
 
-    __slots__ = ("_guards",)
+    `lasts`: seconds for which it is remembered that a client's request has passed.
+    """
 
-    def __init__(self, *guards: Guard) -> None:
+    __slots__ = ("_guards", "_lasts")
+
+    def __init__(self, *guards: Guard, lasts: float = PASSED_SECONDS) -> None:
         self._guards = guards
+        self._lasts = lasts
 
     def passes(self, exchange: Exchange, origin: Origin, route: Route) -> bool:
         """Return whether every guard lets the request pass at once."""
-        for guard in self._guards:  # noqa: SIM110 (a generator would double what this costs a hit)
+        for guard in self._guards:
             if not guard.passes(exchange, origin, route):
                 return False
+        route.passed = (exchange.principal, origin.host, origin.port, exchange.started + self._lasts)
         return True
 
     async def admit(self, exchange: Exchange, origin: Origin, route: Route) -> Route | None:

@@ -19,9 +19,11 @@ from regproxy.core.errors import BadResponse
 from regproxy.fill.fill import NO_TYPE
 from regproxy.fill.provenance import OPEN, Provenance
 from regproxy.fill.tag_request import Held
+from regproxy.http.messages import Response
 from regproxy.http.origin import Origin
 from regproxy.policy.freshness import Lifetime
 from regproxy.policy.variants import variants
+from regproxy.registry.evidence import Evidence, evidence
 from regproxy.registry.manifests import MANIFEST_MAX, NO_MANIFEST, ManifestType, manifest_type
 from regproxy.registry.targets import Kind, Target
 from regproxy.server.routes import BY_DIGEST, Route
@@ -153,6 +155,21 @@ class Lookup:
         blob = self._store.lookup(digest)
         if blob is not None or known is False:
             self._index.put_presence(*place, digest, blob.size if blob is not None else 0, asked)
+
+    def shown_present(self, origin: Origin, route: Route, response: Response, asked: float) -> None:
+        """Do as seen_present() if a registry's success shows that it has the route's content.
+
+        Where something is kept from somebody, any success will not do.
+        """
+        target = route.target
+        if self._guarded and evidence(target, response, self.size_of(target)) is not Evidence.CLEAR:
+            return
+        self.seen_present(origin, route, target.reference, asked)
+
+    def size_of(self, target: Target) -> int | None:
+        """Return the bytes of content by digest that is stored, else None."""
+        blob = self._store.lookup(target.reference) if target.kind in BY_DIGEST else None
+        return blob.size if blob is not None else None
 
     def was_deleted(self, origin: Origin, route: Route) -> bool:
         """Return whether a client has deleted the route's content by digest from its repository.

@@ -136,7 +136,7 @@ class Passthrough:
         lookup = self._services.lookup
         # What a client's own request reads may be another thing than others get.
         if response.status < 400 and not route.shared.own and lookup.was_deleted(origin, route):
-            lookup.seen_present(origin, route, route.target.reference, exchange.started)
+            lookup.shown_present(origin, route, response, exchange.started)
 
     async def _note_change(
         self,

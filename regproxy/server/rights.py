@@ -24,11 +24,11 @@ _MODES_MAX: Final = 4096
 class Verdicts(Protocol):
     """The index, as far as it says who was let in."""
 
-    def put_access(self, host: str, port: int, repository: str, who: str, let_in: bool) -> None:
-        """Record whether a registry has let someone into a repository just now."""
+    def put_access(self, host: str, port: int, repository: str, who: str) -> None:
+        """Record that a registry has let someone into a repository just now."""
 
-    def access(self, host: str, port: int, repository: str, who: str) -> tuple[bool, float] | None:
-        """Return what was recorded last, and when (epoch); None: nothing."""
+    def accessed_at(self, host: str, port: int, repository: str, who: str) -> float:
+        """Return when someone was recorded last (epoch); 0: never."""
 
 
 class Rights:
@@ -65,7 +65,7 @@ class Rights:
 
     def is_public(self, origin: Origin, repository: str) -> bool:
         """Return whether a request without credentials has worked in this repository lately."""
-        return self.recall(origin, repository, PUBLIC, PUBLIC_SECONDS) is True
+        return self.recall(origin, repository, PUBLIC, PUBLIC_SECONDS)
 
     # --- who was let in ----------------------------------------------------------------------------------
 
@@ -73,19 +73,12 @@ class Rights:
         """Return the mark of an asker. `kind` keeps credentials and names apart."""
         return hmac.new(self._key, kind.encode() + b"\0" + value, hashlib.sha256).hexdigest()[:_MARK]
 
-    def note(self, origin: Origin, repository: str, who: str, let_in: bool) -> None:
-        """Remember what a registry has just said to an asker."""
-        self._verdicts.put_access(origin.host, origin.port, repository, who, let_in)
+    def note(self, origin: Origin, repository: str, who: str) -> None:
+        """Remember that a registry has just let an asker in."""
+        self._verdicts.put_access(origin.host, origin.port, repository, who)
 
-    def recall(self, origin: Origin, repository: str, who: str, seconds: float) -> bool | None:
-        """Return what a registry has said to an asker within the last seconds, None if nothing.
-
-        A refusal is remembered for REGPROXY_ACCESS_TTL at most.
-        """
-        found = self._verdicts.access(origin.host, origin.port, repository, who)
-        if found is None:
-            return None
-        let_in, at = found
-        limit = seconds if let_in else min(seconds, self.access.ttl)
+    def recall(self, origin: Origin, repository: str, who: str, seconds: float) -> bool:
+        """Return whether a registry has let an asker in within the last seconds."""
+        at = self._verdicts.accessed_at(origin.host, origin.port, repository, who)
         # A clock that was set back makes nothing valid for longer.
-        return let_in if 0 <= time.time() - at < limit else None
+        return 0 <= time.time() - at < seconds

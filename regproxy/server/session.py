@@ -31,7 +31,7 @@ from regproxy.server.clients import Clients, LoginWanted, NotKnown
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.fetches import Fetches
-from regproxy.server.guards import Guards
+from regproxy.server.guards import PASSED_SECONDS, Guards
 from regproxy.server.hits import Hits
 from regproxy.server.lookup import Copy
 from regproxy.server.passthrough import Passthrough
@@ -67,8 +67,13 @@ class Handlers:
         self.tags = TagRequests(services, responder, hits)
         self.passthrough = Passthrough(services, responder, TokenRequests(services, responder))
         self.uncacheable = Uncacheable(services, self.passthrough)
-        guarded = services.rights.access.guarded
-        self.guards = Guards(AccessGuard(services, self.passthrough)) if guarded else None
+        self.guards = self._guards(services)
+
+    def _guards(self, services: Services) -> Guards | None:
+        access = services.rights.access
+        if not access.guarded:
+            return None
+        return Guards(AccessGuard(services, self.passthrough), lasts=min(access.ttl, PASSED_SECONDS))
 
     def accept(self, stream: Stream) -> None:
         """Take a client's stream."""
@@ -199,8 +204,19 @@ class Session:
                 self._responder.error(exchange, refusal[0], "UNSUPPORTED", text)
                 return
             self._addressed = route.named
-        guards = self._handlers.guards
-        if guards is None or guards.passes(exchange, origin, route):
+        guards, memo = self._handlers.guards, route.passed
+        if (
+            guards is None
+            or (
+                # The way of a hit: no call of a Python function.
+                memo is not None
+                and memo[0] is exchange.principal
+                and memo[1] == origin.host
+                and memo[2] == origin.port
+                and exchange.started < memo[3]
+            )
+            or guards.passes(exchange, origin, route)
+        ):
             self._answer(origin, route)
         else:
             exchange.task = services.loop.create_task(self._await_guards(guards, origin, route))

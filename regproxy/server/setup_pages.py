@@ -67,9 +67,13 @@ class Pages:
     """The pages of one proxy; `port` is where it listens, `rules` say whose mirror it is."""
 
     def __init__(self, ca_pem: bytes, port: int, rules: Iterable[HostRule] = ()) -> None:
-        self._ca = Page(200, b"application/x-x509-ca-cert", ca_pem)
+        self.use_ca(ca_pem)
         self._port = port
         self._registries = mirrored(rules)
+
+    def use_ca(self, ca_pem: bytes) -> None:
+        """Hand out these CA certificates from now on."""
+        self._ca = Page(200, b"application/x-x509-ca-cert", ca_pem)
 
     def front(self, request: Request) -> Page:
         """The answer to a request that did not come through a CONNECT, whatever its method.

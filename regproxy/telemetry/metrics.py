@@ -52,7 +52,9 @@ _GAUGES: Final = {
     ),
     "active": _Watched("fills_active", "Objects that are being fetched into the cache."),
     "waiters": _Watched("fill_waiters", "Requests that read from an object while it is being fetched."),
-    "not_after": _Watched("ca_not_after_timestamp_seconds", "When the CA expires.", "livemin", min),
+    "not_after": _Watched(
+        "ca_not_after_timestamp_seconds", "When the first CA in use expires.", "livemin", min
+    ),
     "leaf_not_after_min": _Watched(
         "leaf_not_after_timestamp_seconds",
         "When the first of the leaf certificates in use expires; +Inf: there are none.",

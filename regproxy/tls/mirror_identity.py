@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 from pathlib import Path
 
 from regproxy.config.settings import Config
 from regproxy.core.addresses import as_address
 from regproxy.core.errors import ConfigError
 from regproxy.dataplane.tls import Context
+from regproxy.tls.ca_scope import listened_names, machine_name
 from regproxy.tls.server_contexts import Contexts
 
 
@@ -28,16 +28,13 @@ def mirror_context(config: Config, contexts: Contexts) -> Context:
             expected = f"a certificate in PEM with the key in {key}: {error}"
             raise ConfigError("REGPROXY_TLS_CERT_FILE", cert, expected) from None
     rules = config.tls_names
-    names = tuple(rule.pattern for rule in rules if rule.is_exact) if rules else _own_names(config)
+    names = (
+        tuple(rule.pattern for rule in rules if rule.is_exact)
+        if rules
+        else (machine_name(), *listened_names(config))
+    )
     # Clients send no name where they connect to an address.
     unnamed = next((name for name in names if as_address(name) is not None), next(iter(names), ""))
     return contexts.by_name(
         lambda host: host in names or any(rule.matches(host, 0) for rule in rules), unnamed
     )
-
-
-def _own_names(config: Config) -> tuple[str, ...]:
-    """Return what clients may call this machine. No name server is asked: it may not answer."""
-    listened = (address.host for address in config.tls_listen)
-    hosts = (host for host in listened if host not in ("", "::", "0.0.0.0"))
-    return tuple(dict.fromkeys((*hosts, socket.gethostname().lower(), "localhost")))

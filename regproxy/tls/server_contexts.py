@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
 from regproxy.core.errors import RegproxyError
+from regproxy.core.lru import Seldom
 from regproxy.dataplane.tls import Context, naming_context, server_context
 from regproxy.tls.authority import Authority, Leaf
 
@@ -23,6 +25,7 @@ class Contexts:
         self._authority = authority
         self._ktls = ktls
         self._seals = seals
+        self._seldom = Seldom()
         self._known: OrderedDict[str, tuple[Leaf, Context]] = OrderedDict()
 
     def for_host(self, host: str) -> Context:
@@ -40,6 +43,11 @@ class Contexts:
             self._known.popitem(last=False)
         return context
 
+    def _say(self, host: str, error: RegproxyError) -> None:
+        """Log why there is no certificate, once a minute for each host: clients try again and again."""
+        if self._seldom.lets(host, time.monotonic()):
+            log.warning("no certificate for %s: %s", host, error)
+
     def given(self, chain_pem: bytes, key_pem: bytes) -> Context:
         """Return a context that presents a certificate of the operator's. Raises ValueError."""
         return server_context(chain_pem, key_pem, self._ktls, self._seals)
@@ -55,7 +63,7 @@ class Contexts:
             try:
                 return self.for_host(host) if is_ours(host) else None
             except RegproxyError as error:
-                log.warning("no certificate for %s: %s", host, error)
+                self._say(host, error)
                 return None
 
         return naming_context(choose, self._ktls, self._seals)

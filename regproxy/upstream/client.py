@@ -23,11 +23,11 @@ from regproxy.core.lru import Bounded, Seldom
 from regproxy.http.forwarding import upstream_head
 from regproxy.http.messages import NONE, Framing, Headers, Request, Response
 from regproxy.http.origin import Origin, follow
-from regproxy.policy.lending import trimmed
+from regproxy.policy.lending import loan, trimmed
 from regproxy.policy.origins import Origins, Place
 from regproxy.policy.sharing import SENT
 from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS, STALE_ON, is_hiding, is_refused_otherwise
-from regproxy.registry.targets import Kind, parse_target
+from regproxy.registry.targets import Kind, Target, parse_target
 from regproxy.registry.token_protocol import Issued
 from regproxy.upstream.admission import Gate, credential_of
 from regproxy.upstream.backoff import Backoff
@@ -432,7 +432,7 @@ class Upstream:
         """
         if across:
             return await self._send_redirected(origin, at, request, method, url, ask)
-        target, authorizer = parse_target(request.path), self._authorizer
+        target, authorizer = _lent_target(request.path), self._authorizer
         grant = await authorizer.authorization(
             origin, target, request, own_account=ask.own_account, lends=ask.lends
         )
@@ -472,7 +472,7 @@ class Upstream:
         first: tuple[Connection, Response] | None = None,
     ) -> tuple[Connection, Response]:
         """Ask the registry with these credentials; `first`: its answer, where that is there already."""
-        target, authorizer = parse_target(request.path), self._authorizer
+        target, authorizer = _lent_target(request.path), self._authorizer
         async with authorizer.trial(origin, grant) as rests:
             if rests:
                 again = await authorizer.authorization(
@@ -618,6 +618,15 @@ def _lent(request: Request, grant: Grant | None) -> Request:
     asked.
     """
     return trimmed(request) if grant is not None and grant.is_ours else request
+
+
+def _lent_target(path: str) -> Target:
+    """Return the target of a fetch, with the repository that its tokens are for: lists of referrers are in
+    one, too.
+    """
+    target = parse_target(path)
+    found = loan("GET", path, pushes=False) if target.kind is Kind.OTHER else None
+    return target if found is None else replace(target, repository=found.repository)
 
 
 def _kind(request: Request) -> Kind:

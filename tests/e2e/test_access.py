@@ -201,7 +201,7 @@ def test_one_question_for_each_credential_and_repository(start_scene: StartScene
 def let_in(proxy: Proxy) -> int:
     """How many rows of the index say that somebody was let in."""
     with closing(sqlite3.connect(proxy.cache_dir / "index.sqlite3")) as index:
-        ((count,),) = index.execute("SELECT count(*) FROM tags WHERE variant = 'access' AND named")
+        ((count,),) = index.execute("SELECT count(*) FROM tags WHERE variant = 'access'")
     return int(count)
 
 
@@ -256,6 +256,25 @@ def test_an_outage(outage: str, grace: str, owner: bool, others: bool, start_sce
     with down(scene.registry):
         told = {who: gives_content(scene.ask(path, headers)) for who, headers in scene.who.items()}
     assert told == {"owner": owner, "other": others, "nobody": others}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_as_a_mirror(mode: str, start_scene: StartScene, stack: ExitStack) -> None:
+    """The proxy asks with nothing of the client's: content that is not public is for no client there."""
+    scene = start_scene(mode)
+    if mode != "denied":
+        scene.pull()
+    registry = scene.registry.authority
+    client = stack.enter_context(Client.connect(scene.proxy.address))
+    for (method, path, more), headers in itertools.product(WAYS, (scene.alice, [])):
+        where = path.replace("/v2/", f"/v2/{registry}/")
+        by_ns = f"{path}?ns={registry.replace(':', '%3A')}"
+        for target in (where, by_ns):
+            reply = client.request(method, target, [*ACCEPT, *headers, *more])
+            assert gives_content(reply) is (mode == "shared"), (method, target, reply)
+            assert mode == "shared" or reply.status == 403
+    public = client.request("GET", f"/v2/{registry}/{PUBLIC}/blobs/{OPEN.layers[0]}")
+    assert public.digest == OPEN.layers[0]
 
 
 # --- two tenants -------------------------------------------------------------------------------------------
@@ -417,6 +436,48 @@ def test_a_registry_can_not_claim_what_it_does_not_have(
                 assert reply.digest != digest, (method, reference)
                 if method == "GET":
                     assert reply.status >= 400, (reference, reply)
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_page_to_log_in_at_is_no_yes(
+    held: bool, start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    """What stands before a registry answers 200 to whoever is not logged in; pulls go on all the same."""
+    body, origin = random.Random(8).randbytes(50_000), start_origin("reg.test")
+    digest = digest_of(body)
+    path = f"/v2/app/blobs/{digest}"
+
+    def answer(seen: Seen) -> Answer:
+        if seen.get("authorization") != "Bearer right":
+            return Answer(b"<html>log in</html>", headers={"Content-Type": "text/html"})
+        return Answer(body, headers={"Docker-Content-Digest": digest})
+
+    origin.on("/v2/*", answer)
+    client = talk(start_proxy(origin, REGPROXY_ACCESS="verified"), origin)
+    if held:
+        assert client.get(path, {"Authorization": "Bearer right"}).digest == digest
+    for headers in ({}, {"Authorization": "Bearer wrong"}):
+        assert client.get(path, headers).body == b"<html>log in</html>"
+        assert client.request("HEAD", path, list(headers.items())).get("Content-Length") == "19"
+    assert client.get(path, {"Authorization": "Bearer right"}).digest == digest
+
+
+def test_what_one_client_adds_decides_for_nobody_else(
+    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk
+) -> None:
+    """A refusal is remembered for equal requests alone."""
+    origin = start_origin("reg.test")
+
+    def answer(seen: Seen) -> Answer:
+        good = "manifest" in (seen.get("accept") or "") and seen.get("user-agent") != "bad"
+        return Answer(OPEN.manifest, headers={"Content-Type": MANIFEST}) if good else Answer(b"{}", 404)
+
+    origin.on("/v2/*", answer)
+    client = talk(start_proxy(origin, REGPROXY_ACCESS="verified"), origin)
+    path = "/v2/app/manifests/1"
+    assert client.get(path, [("Accept", "text/plain")]).status == 404
+    assert client.get(path, [*ACCEPT, ("User-Agent", "bad")]).status == 404
+    assert client.get(path, ACCEPT).digest == OPEN.digest
 
 
 # --- the configured login ----------------------------------------------------------------------------------

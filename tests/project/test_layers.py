@@ -43,7 +43,7 @@ PURE = {
     *("config.networks", "config.principal_tables", "auth.htpasswd"),
     *("config.drop_in", "config.globs", "config.host_regex", "config.hosts"),
     *("config.credentials", "config.origin_tables", "config.parent_proxy"),
-    *("config.settings", "config.tag_tiers", "config.values"),
+    *("config.settings", "config.signing_keys", "config.tag_tiers", "config.values"),
     *("auth.docker_config", "auth.lockout"),
 }
 NOT_PURE = {"asyncio", "os", "socket", "ssl", "time", "uvloop"}

@@ -78,7 +78,8 @@ _SAY_EVERY: Final = 60.0  # seconds between two warnings about the same fault
 # The variants of rows with a digest in the place of the tag, which no tag can be.
 _TOLD: Final = "told"
 _PRESENCE: Final = "presence"  # `named` 1: the registry has it in that repository; 0: it was deleted there
-_ACCESS: Final = "access"  # `named` 1: the registry has let someone in; 0: it has not
+_SIGNED: Final = "signed"  # the image has a signature by the key in the row's name
+_ACCESS: Final = "access"
 _EVER: Final = float("inf")
 _OF_TAGS: Final = frozenset({TAG_PUT, TAG_DROPPED})
 
@@ -228,16 +229,24 @@ class Index:
         found = self._writer.registries_naming(digest, _PRESENCE)  # first, as in _read_tag
         return found | {(host, port) for host, port in self._read(_PLACES, (digest,))}
 
-    def put_access(self, host: str, port: int, repository: str, who: str, let_in: bool) -> None:
-        """Record whether a registry has let someone into a repository just now. `who`: a mark, no secret."""
-        row = TagRow(_ACCESS, "", "", 0, self._clock(), int(let_in))
+    def put_access(self, host: str, port: int, repository: str, who: str) -> None:
+        """Record that a registry has let someone into a repository just now. `who`: a mark, no secret."""
+        row = TagRow(_ACCESS, "", "", 0, self._clock(), 1)
         self.put_tag(host, port, repository, _asker(who), row)
 
-    def access(self, host: str, port: int, repository: str, who: str) -> tuple[bool, float] | None:
-        """Return what put_access() has recorded last, and when (epoch); None: nothing."""
-        for row in self.tag(host, port, repository, _asker(who)):
-            return bool(row.named), row.fetched_at
-        return None
+    def accessed_at(self, host: str, port: int, repository: str, who: str) -> float:
+        """Return when put_access() has recorded someone last (epoch); 0: never."""
+        return max((row.fetched_at for row in self.tag(host, port, repository, _asker(who))), default=0.0)
+
+    def put_signed(self, host: str, port: int, repository: str, digest: str, key: str) -> None:
+        """Record that an image is signed by the key with this fingerprint; forgotten with the image."""
+        row = TagRow(_SIGNED, digest, "", 0, self._clock(), 1)
+        self.put_tag(host, port, repository, _signature(digest, key), row)
+
+    def signed(self, host: str, port: int, repository: str, digest: str, key: str) -> bool:
+        """Return whether put_signed() has recorded that."""
+        rows = self.tag(host, port, repository, _signature(digest, key))
+        return any(row.variant == _SIGNED and row.digest == digest for row in rows)
 
     def _tags_of(self, host: str, port: int, repository: str, digest: str) -> set[str]:
         """Return the tags of a repository that name some content, as far as they can be read."""
@@ -583,6 +592,11 @@ class Index:
 def _asker(who: str) -> str:
     """Return the name of an access row in the place of the tag, which no tag can have."""
     return f"access:{who}"
+
+
+def _signature(digest: str, key: str) -> str:
+    """Return the name of a signature's row in the place of the tag, which no tag can have."""
+    return f"signed:{key}:{digest}"
 
 
 class _Memory(Generic[K, V]):

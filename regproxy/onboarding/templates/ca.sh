@@ -14,9 +14,17 @@ install_ca() {
     fi
     command -v "$trust" >/dev/null || die "$trust is not here: install the package ca-certificates first"
     trusted_before=$CHANGED CHANGED=no
-    put "$anchor" <<'CERTIFICATE'
-@CA@
-CERTIFICATE
+    # A file for each certificate: openssl rehash passes over those that have several.
+@CA_ANCHORS@
+    number=@CA_COUNT@
+    while [ "$number" -lt 9 ]; do # those of CAs that were replaced
+        number=$((number + 1)) former="${anchor%.crt}-$number.crt"
+        if [ -e "$ROOT$former" ] && noted file "$former"; then
+            rm -f "$ROOT$former"
+            CHANGED=yes
+            say "removed $former"
+        fi
+    done
     note trust "$trust"
     case "$CHANGED$trust" in
         yesupdate-ca-trust) update-ca-trust extract ;;

@@ -51,6 +51,9 @@ DEFAULTS: dict[str, object] = {
     "ca_dir": None,
     "ca_key_file": None,
     "ca_crt_file": None,
+    "ca_passphrase_file": None,
+    "ca_constraints": True,
+    "ca_names": (),
     "upstream_ca_file": None,
     "docker_config": None,
     "principals": PrincipalTables(),
@@ -76,6 +79,7 @@ DEFAULTS: dict[str, object] = {
     "parent_proxy": None,
     "no_proxy": NoProxy(),
     "origin_tables": Tables(OriginSettings(60.0, 60.0, 60.0)),
+    "signing_keys": {},
     "manifest_cache": False,
     "ignored_headers": (),
     "max_stale": 365 * DAY,
@@ -138,6 +142,9 @@ ENV = [
     ("REGPROXY_CA_DIR", "/etc/ca", "ca_dir", "/etc/ca"),
     ("CA_KEY_FILE", "/run/secrets/key", "ca_key_file", "/run/secrets/key"),
     ("CA_CRT_FILE", "/run/secrets/crt", "ca_crt_file", "/run/secrets/crt"),
+    ("REGPROXY_CA_PASSPHRASE_FILE", "/run/secrets/phrase", "ca_passphrase_file", "/run/secrets/phrase"),
+    ("REGPROXY_CA_CONSTRAINTS", "off", "ca_constraints", False),
+    ("REGPROXY_CA_NAMES", ".lan ::1", "ca_names", (HostRule(".lan"), HostRule("::1"))),
     ("REGPROXY_UPSTREAM_CA_FILE", "/etc/more.pem", "upstream_ca_file", "/etc/more.pem"),
     ("REGPROXY_HTPASSWD", "/run/secrets/users", "htpasswd", "/run/secrets/users"),
     ("REGPROXY_PROXY_PROTOCOL", "192.0.2.1 ::/0", "proxy_protocol", parse_networks("192.0.2.1/32,::/0")),
@@ -499,7 +506,7 @@ def test_settings_are_a_table() -> None:
     assert [setting.name for setting in SETTINGS if setting.secret] == ["AUTH_REGISTRIES", "HTTPS_PROXY"]
     fields = {item.name for item in dataclasses.fields(Config)}
     single = {setting.field for setting in SETTINGS if setting.field}
-    several = {"credentials", "tiers", "origin_tables", "principals"}
+    several = {"credentials", "tiers", "origin_tables", "signing_keys", "principals"}
     assert fields - single == {*several, "warnings", "shown"} and single < fields
 
 

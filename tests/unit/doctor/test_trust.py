@@ -47,6 +47,14 @@ def test_anchors(tmp_path: Path) -> None:
     assert "another or an earlier proxy" in finding.what
 
 
+def test_a_ca_that_is_being_replaced(tmp_path: Path) -> None:
+    host = HostFiles(tmp_path)
+    for bundle, level in ((OTHER, "warning"), (OTHER + CA, "ok"), (CA, "ok"), ("", "error")):
+        levels(tmp_path, {BUNDLES[0]: bundle})
+        (finding,) = examine(host, CA + OTHER, needed=True)
+        assert finding.level == level
+
+
 def test_dockerd(tmp_path: Path) -> None:
     assert levels(tmp_path, {BUNDLES[0]: CA, f"{DOCKER}/regproxy.crt": CA}) == ["ok", "ok"]
     assert levels(tmp_path, {f"{DOCKER}/regproxy.crt": OTHER, f"{DOCKER}/own.crt": OTHER}) == [

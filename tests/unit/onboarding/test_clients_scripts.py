@@ -34,10 +34,10 @@ TRUST = {
 }
 
 
-def script(name: str, proxy: str = "proxy.example:3128") -> str:
+def script(name: str, proxy: str = "proxy.example:3128", pem: str = PEM) -> str:
     address = ProxyAddress.parse(proxy)
     assert address is not None
-    return Setup(address, PEM, REGISTRIES).render(CLIENTS[name])
+    return Setup(address, pem, REGISTRIES).render(CLIENTS[name])
 
 
 def applied(host: FakeHost, name: str, *arguments: str, **env: str) -> str:
@@ -49,6 +49,25 @@ def applied(host: FakeHost, name: str, *arguments: str, **env: str) -> str:
 @pytest.fixture
 def host(tmp_path: Path) -> FakeHost:
     return FakeHost(tmp_path)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_ca_that_is_replaced(family: Family, tmp_path: Path) -> None:
+    """Both have a file of their own; the former one goes when the proxy no longer has it."""
+    host, new = FakeHost(tmp_path, family), PEM.replace("real", "new")
+    before, place = host.tree(), host.root / "var/lib/regproxy-setup"
+    for pem, want in (
+        (PEM, {"regproxy.crt": PEM}),
+        (new + PEM, {"regproxy.crt": new, "regproxy-2.crt": PEM}),
+        (new, {"regproxy.crt": new}),
+    ):
+        done = host.run(script("docker-daemon-json", pem=pem))
+        assert (done.returncode, done.stderr) == (0, "")
+        found = [path for path in host.root.rglob("regproxy*.crt") if not path.is_relative_to(place)]
+        assert {path.name: path.read_text() for path in found} == want
+        assert TRUST[family] in map(str.strip, host.calls())
+    assert host.run(script("docker-daemon-json", pem=new), "--undo").returncode == 0
+    assert host.tree() == before
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not here")

@@ -494,7 +494,7 @@ BROKEN = [
     (swap_key, "ca.key: not the key of .*ca.crt; put the pair back"),
     (swap_kind_of_key, "ca.key: not the key of .*ca.crt; put the pair back"),
     (ed25519, "ca.key: not an RSA or EC key"),
-    (other_passphrase, "ca.key: encrypted with another passphrase .*; decrypt it with `openssl pkey"),
+    (other_passphrase, "ca.key: encrypted with another passphrase .*, or decrypt it with `openssl pkey"),
     (cut_key, "ca.key: "),
     (empty_key, "ca.key: not a private key in PEM"),
     (rubbish_certificate, "ca.crt: not a certificate in PEM"),

@@ -1,0 +1,143 @@
+"""Parse the TOML file's [key.NAME] tables: public keys whose signatures rules for images may ask for."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
+from regproxy.config.values import parse_optional_path
+from regproxy.core.errors import ConfigError
+
+PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
+
+KEYS_MAX: Final = 64  # tables; each signature is tried with every key of a rule
+FILE_MAX: Final = 65_536  # bytes of a file
+_RSA_BITS: Final = range(2048, 8193)
+_CURVES: Final = ("secp256r1", "secp384r1", "secp521r1")
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
+_PUBLIC: Final = (b"PUBLIC KEY", b"RSA PUBLIC KEY")
+_WANT: Final = "a public key in PEM, as in cosign.pub (-----BEGIN PUBLIC KEY-----)"
+
+
+@dataclass(frozen=True, slots=True)
+class KeySource:
+    """Where a key is: its name, and the file that it is in, or ("") its text."""
+
+    name: str
+    file: str = ""
+    pem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A public key. `fingerprint`: SHA-256 of its SubjectPublicKeyInfo, in hex."""
+
+    name: str
+    fingerprint: str
+    key: PublicKey = field(repr=False, compare=False)
+
+
+def parse_key_tables(raw: Any, file: str, errors: list[ConfigError]) -> dict[str, KeySource]:
+    """Return the tables in `key` of a TOML file by their names; errors are added to `errors`."""
+    if not isinstance(raw, dict) or not all(isinstance(table, dict) for table in raw.values()):
+        errors.append(
+            ConfigError(f"{file}: key", None, 'tables, such as [key.release] with file = "cosign.pub"')
+        )
+        return {}
+    if len(raw) > KEYS_MAX:
+        errors.append(ConfigError(f"{file}: key", None, f"{len(raw)} tables; {KEYS_MAX} at most"))
+        return {}
+    found: dict[str, KeySource] = {}
+    for name, table in raw.items():
+        try:
+            found[name] = _source(name, table)
+        except ValueError as error:
+            errors.append(ConfigError(f"{file}: key.{name}", None, str(error)))
+    return found
+
+
+def _source(name: str, table: Mapping[str, Any]) -> KeySource:
+    if not _NAME.fullmatch(name):
+        raise ValueError("the name of a key has letters, digits, dots, dashes and underscores, 64 at most")
+    odd = [key for key in table if key not in ("file", "pem")]
+    if odd:
+        raise ValueError(f"{odd[0]}: no such setting of a key; there are file and pem")
+    if len(table) != 1:
+        raise ValueError('either file = "cosign.pub" or pem = """-----BEGIN PUBLIC KEY-----..."""')
+    ((kind, value),) = table.items()
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{kind}: a string that is not empty")
+    if kind == "pem":
+        parse_public_key(name, value.encode())
+        return KeySource(name, pem=value)
+    return KeySource(name, file=parse_optional_path(value.strip()) or "")
+
+
+def shown_keys(sources: Mapping[str, KeySource]) -> list[tuple[str, str]]:
+    """Return names and values of the tables as check-config shows them."""
+    return [
+        (f"key.{source.name}.file", source.file) if source.file else (f"key.{source.name}.pem", "(set)")
+        for source in sources.values()
+    ]
+
+
+def parse_public_key(name: str, pem: bytes) -> SigningKey:
+    """Return the one public key in a PEM text.
+
+    Taken is what cosign signs with: ECDSA on P-256, P-384 or P-521, Ed25519, RSA of 2048 to 8192 bits.
+    Raises ValueError, without any of the text.
+    """
+    labels = _BEGIN.findall(pem)
+    if any(b"PRIVATE" in label for label in labels):
+        raise ValueError(f"{_WANT}, not a private one, which has no business here")
+    if any(b"CERTIFICATE" in label for label in labels):
+        raise ValueError(f"{_WANT}, not a certificate: openssl x509 -pubkey -noout prints its key")
+    if len(labels) != 1 or labels[0] not in _PUBLIC:
+        raise ValueError(f"{_WANT}; one key for each table")
+    try:
+        key = load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError(_WANT) from None
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        if key.curve.name not in _CURVES:
+            raise ValueError(f"an ECDSA key on P-256, P-384 or P-521, not on {key.curve.name}")
+    elif isinstance(key, rsa.RSAPublicKey):
+        if key.key_size not in _RSA_BITS:
+            raise ValueError(f"an RSA key of 2048 to 8192 bits, not of {key.key_size}")
+    elif not isinstance(key, ed25519.Ed25519PublicKey):
+        raise ValueError("an ECDSA, Ed25519 or RSA key")
+    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return SigningKey(name, hashlib.sha256(der).hexdigest(), key)
+
+
+def read_keys(sources: Mapping[str, KeySource]) -> dict[str, SigningKey]:
+    """Return the keys by their names; their files are read now. Raises ConfigError."""
+    return {name: _read(source) for name, source in sources.items()}
+
+
+def _read(source: KeySource) -> SigningKey:
+    label = f"key.{source.name}.file" if source.file else f"key.{source.name}.pem"
+    try:
+        pem = _read_file(source.file) if source.file else source.pem.encode()
+        return parse_public_key(source.name, pem)
+    except OSError as error:
+        raise ConfigError(label, source.file, f"can't be read: {error.strerror}; {_WANT}") from None
+    except ValueError as error:
+        raise ConfigError(label, source.file or None, str(error)) from None
+
+
+def _read_file(path: str) -> bytes:
+    with Path(path).open("rb") as file:
+        pem = file.read(FILE_MAX + 1)
+    if len(pem) > FILE_MAX:
+        raise ValueError(f"{_WANT}: {FILE_MAX} bytes at most")
+    return pem

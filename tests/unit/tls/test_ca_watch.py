@@ -1,0 +1,110 @@
+"""Reading the CA's files again: what counts as a change, and what becomes of files that can't be used."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from regproxy.tls import ca_watch
+from regproxy.tls.ca_files import CaFiles, CaPair, load
+from regproxy.tls.ca_watch import CaWatch
+from regproxy.tls.name_constraints import Scope
+from regproxy.tls.x509 import make_ca
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> CaFiles:
+    found = CaFiles(tmp_path / "ca.crt", tmp_path / "ca.key")
+    load(found, time.time(), make=Scope())
+    return found
+
+
+def write(files: CaFiles, pair: tuple[bytes, bytes]) -> None:
+    files.crt.write_bytes(pair[0])
+    files.key.write_bytes(pair[1])
+
+
+def test_what_is_as_it_was(files: CaFiles) -> None:
+    assert CaWatch(files).look() is None
+
+
+def test_a_new_pair(files: CaFiles) -> None:
+    watch, pair = CaWatch(files), make_ca(time.time())
+    write(files, pair)
+    (found,) = watch.look() or ()
+    assert found.anchors_pem == pair[0]
+    assert watch.look() is None
+
+
+def test_a_ca_that_waits(files: CaFiles) -> None:
+    watch = CaWatch(files)
+    files.next.write_bytes(b"".join(make_ca(time.time())))
+    assert len(watch.look() or ()) == 2
+    files.next.unlink()
+    assert len(watch.look() or ()) == 1
+
+
+def test_a_passphrase_that_changes(tmp_path: Path) -> None:
+    phrase = tmp_path / "phrase"
+    phrase.write_text("one")
+    files = CaFiles(tmp_path / "ca.crt", tmp_path / "ca.key", phrase)
+    load(files, time.time(), make=Scope())
+    watch = CaWatch(files)
+    write(files, make_ca(time.time(), Scope(), b"two words"))
+    assert watch.look() is None
+    phrase.write_text("two words")
+    assert watch.look() is not None
+
+
+def test_half_a_pair_is_said_once(files: CaFiles, caplog: pytest.LogCaptureFixture) -> None:
+    watch, (crt, key) = CaWatch(files), make_ca(time.time())
+    files.crt.write_bytes(crt)
+    with caplog.at_level(logging.WARNING):
+        assert [watch.look() for _ in range(3)] == [None] * 3
+        files.key.unlink()
+        assert watch.look() is None
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        f"not the key of {files.crt}; put the pair back, or remove both; the CA that is in use goes on",
+        "No such file or directory; this user has to be able to read it, or to make it;"
+        " the CA that is in use goes on",
+    ]
+    assert not files.key.exists()  # nothing is made here
+    files.key.write_bytes(key)
+    assert watch.look() is not None
+
+
+def test_files_that_change_while_they_are_read(files: CaFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody knows then which of them were read: they are read once more."""
+    watch, pair = CaWatch(files), make_ca(time.time())
+    write(files, pair)
+
+    def slowly(*args: object) -> tuple[CaPair, ...]:
+        found = load(files, time.time())
+        os.utime(files.key, (1, 1))
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ca_watch, "load", slowly)
+        assert watch.look() is None
+    assert watch.look() is not None
+
+
+def test_the_event_loop_gets_what_is_new(files: CaFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ca_watch, "LOOK_SECONDS", 0.0)
+    pair = make_ca(time.time())
+
+    async def run() -> bytes:
+        watch, got = CaWatch(files), asyncio.get_running_loop().create_future()
+        running = asyncio.ensure_future(watch.run(got.set_result))
+        write(files, pair)
+        (found,) = await got
+        running.cancel()
+        pem: bytes = found.anchors_pem
+        return pem
+
+    assert asyncio.run(run()) == pair[0]
