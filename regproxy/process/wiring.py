@@ -34,6 +34,7 @@ from regproxy.policy.mirror_mode import MirrorMode
 from regproxy.policy.origins import Origins
 from regproxy.policy.plans import Policy
 from regproxy.process.boot import Record
+from regproxy.server.audit import Audit
 from regproxy.server.context import Services
 from regproxy.server.lookup import Lookup
 from regproxy.server.rights import Rights
@@ -42,6 +43,8 @@ from regproxy.server.setup_pages import Pages
 from regproxy.tags.claim_files import FileClaims
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
+from regproxy.telemetry.audit_events import Teller
+from regproxy.telemetry.log_sink import LineSink
 from regproxy.telemetry.metrics import Metrics
 from regproxy.tls.authority import Authority, throwaway
 from regproxy.tls.client_contexts import Trust
@@ -93,7 +96,9 @@ def build(
     claims = FileClaims(layout.tag_claims(root), bytes.fromhex(record.claim_key), watch)
     tags = Tags(store, index, upstream, fills, claims, loop, provenance)
     index.on_tag_dropped = tags.forget
-    access = _access_log(config)
+    access, audit = _access_log(config), _audit(config, record, loop)
+    if audit is not None:
+        metrics.watch(audit)
     for source in (reactor, fills, authority, access):
         metrics.watch(source)
     return Services(
@@ -117,6 +122,7 @@ def build(
         loop=loop,
         closes=config.keepalive_timeout == 0,
         stretch=quotas.stretch,
+        audit=audit,
     )
 
 
@@ -170,6 +176,20 @@ def _access_log(config: Config) -> AccessLog:
     except OSError as error:
         expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
         raise ConfigError("REGPROXY_ACCESS_LOG", config.access_log, expected) from None
+
+
+def _audit(config: Config, record: Record, loop: asyncio.AbstractEventLoop) -> Audit | None:
+    """Return what tells the janitor of pulls, None with REGPROXY_AUDIT_LOG=off."""
+    if not record.audit:
+        return None
+    if config.audit_log != "-":
+        # The janitor writes it, but a setup is tried by a worker.
+        try:
+            LineSink.probe(Path(config.audit_log))
+        except OSError as error:
+            expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
+            raise ConfigError("REGPROXY_AUDIT_LOG", config.audit_log, expected) from None
+    return Audit(Teller(record.audit[0]), config.audit_idle, loop)
 
 
 def _watch(reactor: Reactor) -> Watch | None:

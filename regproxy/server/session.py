@@ -80,6 +80,7 @@ class Session:
 
     __slots__ = ("_addressed", "_handlers", "_origin", "_responder", "_services", "exchange", "stream")
 
+    way = "connect"  # the word for how clients come here
     any_port = False  # whether the port that a request names in its Host matters not
 
     def __init__(self, handlers: Handlers, stream: Stream) -> None:
@@ -88,6 +89,7 @@ class Session:
         self._services = services = handlers.services
         self.stream = stream
         self.exchange = Exchange(stream)
+        self.exchange.way = self.way
         # The origin of an intercepted CONNECT.
         self._origin: Origin | None = None
         # The last `Route.named` that was found to be that origin.

@@ -55,6 +55,11 @@ class LineSink:
         self._thread = threading.Thread(target=self._run, name=name.replace(" ", "-"), daemon=True)
         self._thread.start()
 
+    @staticmethod
+    def probe(path: Path, mode: int = 0o640) -> None:
+        """Raise OSError if a log can't be opened there; it is created if it is not there."""
+        os.close(_append_to(path, mode))
+
     def put(self, lines: list[str]) -> None:
         """Hand over some lines, each with its end; never waits."""
         with self._changed:
