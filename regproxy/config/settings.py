@@ -157,6 +157,8 @@ class Config:
     hang_timeout: float
     access_log: str
     access_log_format: LogFormat
+    audit_log: str
+    audit_idle: float
     log_level: LogLevel
     tls_records: Records
 
@@ -346,6 +348,8 @@ _TTL_MEANING = "verified: how long a registry's word that it lets someone in is 
 _OUTAGE_MEANING = "verified, registry down: deny, same-repository (who was let in there lately) or serve"
 _GRACE_MEANING = "what lately means there"
 _FORMAT_MEANING = "regproxy, or rp = docker-registry-proxy's lines, to the letter"
+_AUDIT_MEANING = "a line for each pull and push: path, - (standard output) or off"
+_IDLE_MEANING = "a pull has ended when its client has asked for nothing of it for so long"
 _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
 
 SETTINGS: tuple[Setting, ...] = (
@@ -370,6 +374,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_HANG_TIMEOUT", "hang_timeout", "30s", _HANG_MEANING, _TIMEOUT),
     Setting("REGPROXY_ACCESS_LOG", "access_log", "-", "path, - (standard output) or off", _text(parse_log)),
     Setting("REGPROXY_ACCESS_LOG_FORMAT", "access_log_format", "regproxy", _FORMAT_MEANING, _FORMAT),
+    Setting("REGPROXY_AUDIT_LOG", "audit_log", "off", _AUDIT_MEANING, _text(parse_log)),
+    Setting("REGPROXY_AUDIT_IDLE", "audit_idle", "30s", _IDLE_MEANING, _TIMEOUT),
     Setting("REGPROXY_LOG_LEVEL", "log_level", "info", "debug, info, warning or error", _text(parse_level)),
     Setting("REGPROXY_TLS_RECORDS", "tls_records", "auto", _RECORDS_MEANING, _text(parse_records)),
     Setting("REGISTRIES", "registries", _REGISTRIES, _HOSTS_MEANING, _registries, many=True),

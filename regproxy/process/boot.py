@@ -55,8 +55,8 @@ class Record:
 
     `slot` is the lowest number that no other child has: log and metrics name the child by it. `workers`: how
     many share the listening sockets. `claim_key`: a secret that all children of a supervisor know. The last
-    seven are descriptors, -1 for one that the child has no use for; `transparent`, `tls`: of any number of
-    sockets.
+    eight are descriptors, -1 for one that the child has no use for; `transparent`, `tls`: of any number of
+    sockets; `audit`: by which workers tell of pulls, and for the janitor also by which that is read.
     """
 
     role: Role
@@ -75,6 +75,7 @@ class Record:
     commits: int
     proxy: int = -1
     admin: int = -1
+    audit: tuple[int, ...] = ()
     transparent: tuple[int, ...] = ()
     tls: tuple[int, ...] = ()
 
@@ -82,7 +83,7 @@ class Record:
     def descriptors(self) -> tuple[int, ...]:
         """Those that there are."""
         single = (self.control, self.board, self.commits, self.proxy, self.admin)
-        every = (*single, *self.transparent, *self.tls)
+        every = (*single, *self.audit, *self.transparent, *self.tls)
         return tuple(fd for fd in every if fd >= 0)
 
     def write(self) -> int:
@@ -98,7 +99,7 @@ class Record:
         text = os.pread(fd, _RECORD_MAX, 0)
         os.close(fd)
         told = json.loads(text)
-        record = cls(**told | {name: tuple(told[name]) for name in ("transparent", "tls")})
+        record = cls(**told | {name: tuple(told[name]) for name in ("audit", "transparent", "tls")})
         for descriptor in record.descriptors:
             os.set_inheritable(descriptor, False)
         return record

@@ -38,11 +38,15 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Commons:
-    """The resources that all children of a supervisor share, with any setup. `board`, `commits`: fds."""
+    """The resources that all children of a supervisor share, with any setup. `board`, `commits`: fds.
+
+    `audit`: a pair of datagram sockets, by which workers tell of pulls, and by which that is read.
+    """
 
     shelf: Shelf
     board: int
     commits: int
+    audit: tuple[socket.socket, socket.socket]
     claim_key: str
     debug: bool
 
@@ -161,9 +165,17 @@ def _record(role: Role, slot: int, setup: Setup, commons: Commons, control: int)
         # A child that does not accept must not keep the ports open either.
         proxy=proxy if is_worker else -1,
         admin=admin if is_worker else -1,
+        audit=_audit_ends(is_worker, setup, commons),
         transparent=listeners.of("REGPROXY_TRANSPARENT_LISTEN") if is_worker else (),
         tls=listeners.of("REGPROXY_TLS_LISTEN") if is_worker else (),
     )
+
+
+def _audit_ends(is_worker: bool, setup: Setup, commons: Commons) -> tuple[int, ...]:
+    if setup.config.audit_log == "off":
+        return ()
+    sends, reads = (each.fileno() for each in commons.audit)
+    return (sends,) if is_worker else (sends, reads)
 
 
 def _spawn(record: Record) -> subprocess.Popen[bytes]:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,9 @@ from regproxy.core.errors import StoreError
 from regproxy.dataplane.board import Board
 from regproxy.process import boot
 from regproxy.process.boot import Boot, Control
+from regproxy.registry.descriptors import Named, named
+from regproxy.registry.manifests import MANIFEST_MAX
+from regproxy.telemetry.audit_log import AuditLog
 from regproxy.telemetry.metrics import Metrics
 
 log = logging.getLogger("regproxy.process.janitor")  # also where this module is the program
@@ -156,6 +160,7 @@ class Chores:
             coming, _ = parts_disk(self._root, self._clock())
             self._metrics.cache_holds(totals.objects, totals.disk + coming, self._limits.max_size, free)
             self._metrics.index_is_complete(self._index.complete)
+        self._metrics.publish()
 
     def _sweep_piece(self) -> None:
         if self._sweep is None:
@@ -217,13 +222,19 @@ class Chores:
 
 
 class Janitor:
-    """The process. `control` and `commits` (an eventfd, or -1) tell it of events in other processes."""
+    """The process. `control` and `commits` (an eventfd, or -1) tell it of events in other processes.
 
-    def __init__(self, chores: Chores, control: Control, commits: int = -1) -> None:
+    `audit`: what writes the audit log beside it, None without one.
+    """
+
+    def __init__(
+        self, chores: Chores, control: Control, commits: int = -1, audit: AuditLog | None = None
+    ) -> None:
         self._chores = chores
         self._control = control
         self._commits = commits
-        self._ended = False
+        self._audit = audit
+        self._ended = self._retires = False
 
     def run(self) -> int:
         """Work until the supervisor or end() ends it; return the exit code. In the main thread."""
@@ -242,6 +253,8 @@ class Janitor:
                 self._loop(selector, bell)
             finally:
                 signal.set_wakeup_fd(before)
+                if self._audit is not None:
+                    self._audit.close(hands_over=self._retires)
                 self._chores.close()
         self._control.say(boot.CUT, 0)
         return 0
@@ -268,9 +281,29 @@ class Janitor:
     def _obey(self, words: list[str]) -> None:
         for word in words:
             if word in _ENDINGS:
-                self._ended = True
+                self._ended, self._retires = True, word == boot.RETIRE
             elif word == boot.RECONCILE:
                 self._chores.compare()
+
+
+def _audit_log(start: Boot) -> AuditLog | None:
+    config, ends, root = start.config, start.record.audit, start.directories.cache
+    if len(ends) != 2:
+        return None
+    try:
+        return AuditLog((ends[0], ends[1]), config.audit_log, partial(_named_by, root), config.audit_idle)
+    except OSError as error:
+        log.error("no audit log: %s: %s", config.audit_log, error.strerror)
+        return None
+
+
+def _named_by(root: Path, digest: str) -> Named | None:
+    """Return what a manifest in the cache names, None for one that is not there."""
+    try:
+        with Path(layout.blob(root, digest)).open("rb") as file:
+            return named(file.read(MANIFEST_MAX))
+    except OSError:
+        return None
 
 
 def _serve(start: Boot) -> int:
@@ -279,7 +312,10 @@ def _serve(start: Boot) -> int:
     board = Board(record.board) if record.board >= 0 else None
     limits, metrics = Limits.of(start.config), Metrics(CollectorRegistry())
     chores = Chores(start.directories.cache, limits, metrics, board)
-    janitor = Janitor(chores, start.control, record.commits)
+    audit = _audit_log(start)
+    if audit is not None:
+        metrics.watch(audit)
+    janitor = Janitor(chores, start.control, record.commits, audit)
     signal.signal(signal.SIGTERM, lambda *_: janitor.end())
     boot.open_to_sigterm()
     return janitor.run()

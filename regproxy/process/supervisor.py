@@ -165,7 +165,8 @@ class Supervisor:
         board = os.memfd_create("regproxy-board")
         os.ftruncate(board, board_module.SIZE)
         commits = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        return Commons(self._shelf, board, commits, secrets.token_hex(16), self._debug)
+        audit = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        return Commons(self._shelf, board, commits, audit, secrets.token_hex(16), self._debug)
 
     # --- the loop ----------------------------------------------------------------------------------------
 

@@ -35,6 +35,7 @@ from regproxy.policy.mirror_mode import MirrorMode
 from regproxy.policy.origins import Origins
 from regproxy.policy.plans import Policy
 from regproxy.process.boot import Record
+from regproxy.server.audit import Audit
 from regproxy.server.clients import clients
 from regproxy.server.context import Services
 from regproxy.server.lookup import Lookup
@@ -45,6 +46,8 @@ from regproxy.server.signature_checks import SignatureChecks
 from regproxy.tags.claim_files import FileClaims
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
+from regproxy.telemetry.audit_events import Teller
+from regproxy.telemetry.log_sink import LineSink
 from regproxy.telemetry.metrics import Metrics
 from regproxy.tls.authority import Authority, throwaway
 from regproxy.tls.ca_files import files_of, load
@@ -100,7 +103,9 @@ def build(
     claims = FileClaims(layout.tag_claims(root), bytes.fromhex(record.claim_key), watch)
     tags = Tags(store, index, upstream, fills, claims, loop, provenance)
     index.on_tag_dropped = tags.forget
-    access = _access_log(config)
+    access, audit = _access_log(config), _audit(config, record, loop)
+    if audit is not None:
+        metrics.watch(audit)
     for source in (reactor, fills, authority, access):
         metrics.watch(source)
     return Services(
@@ -128,6 +133,7 @@ def build(
         clients=clients(config),
         closes=config.keepalive_timeout == 0,
         stretch=quotas.stretch,
+        audit=audit,
     )
 
 
@@ -181,6 +187,20 @@ def _access_log(config: Config) -> AccessLog:
     except OSError as error:
         expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
         raise ConfigError("REGPROXY_ACCESS_LOG", config.access_log, expected) from None
+
+
+def _audit(config: Config, record: Record, loop: asyncio.AbstractEventLoop) -> Audit | None:
+    """Return what tells the janitor of pulls, None with REGPROXY_AUDIT_LOG=off."""
+    if not record.audit:
+        return None
+    if config.audit_log != "-":
+        # The janitor writes it, but a setup is tried by a worker.
+        try:
+            LineSink.probe(Path(config.audit_log))
+        except OSError as error:
+            expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
+            raise ConfigError("REGPROXY_AUDIT_LOG", config.audit_log, expected) from None
+    return Audit(Teller(record.audit[0]), config.audit_idle, loop)
 
 
 def _watch(reactor: Reactor) -> Watch | None:

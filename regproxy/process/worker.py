@@ -148,11 +148,21 @@ class Worker:
             self._control.beat(time.monotonic())
             try:
                 services.access.flush()
+                self._flush_audit(services)
                 services.index.tick()
                 services.metrics.publish()
             except Exception:
                 # Without beats a worker that serves well would be taken for one that hangs.
                 log.exception("what is done now and then")
+
+    def _flush_audit(self, services: Services) -> None:
+        audit = services.audit
+        if audit is None:
+            return
+        if audit.is_due():
+            handlers = (item.handler for item in self._reactor.items() if isinstance(item, Stream))
+            audit.note_alive(each.exchange for each in handlers if isinstance(each, Session))
+        audit.flush()
 
     async def _finish(self, services: Services) -> None:
         """Accept no connection, finish requests as `_ending` says, cut the rest and log it."""
@@ -218,6 +228,8 @@ class Worker:
         services.store.close()
         services.index.close()
         services.access.close()
+        if services.audit is not None:
+            services.audit.close()
 
 
 def _describe(stream: Stream) -> str:

@@ -18,6 +18,7 @@ from regproxy.dataplane.reactor import Reactor
 from regproxy.fill.fills import Fills
 from regproxy.policy.interception import Interception
 from regproxy.policy.plans import Policy
+from regproxy.server.audit import Audit
 from regproxy.server.clients import Clients
 from regproxy.server.lookup import Lookup
 from regproxy.server.rights import Rights
@@ -67,6 +68,7 @@ class Services:
     clients: Clients | None = None  # None: every client is alike
     stretch: Callable[[str], float] = lambda host: 1.0  # how many times longer a registry's tags are fresh
     closes: bool = False  # every answer announces the connection's end: in shutdown, or without keep-alive
+    audit: Audit | None = None
     drains: bool = False  # a connection ends with its answer, whatever the answer has announced
     _said: Bounded[tuple[object, ...], float] = field(default_factory=lambda: Bounded(SAID_MAX))
     _second: int = 0

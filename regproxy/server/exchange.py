@@ -30,6 +30,10 @@ class Exchange:
     sent before the body. `keeps`: the connection may go on; `body_left`: some of the request's body was not
     read. `ending`: with what was sent last the answer is out. `waiting`: it reads from what is being fetched.
 
+    `way`: by which the client came: connect (also mirror mode, which the route tells) or transparent.
+    `digest`: of the manifest that was answered or taken, "" where that is not known. `received`: bytes of the
+    request's body. `decision`, `rule`: what a rule for images has decided, and its name; "" without one.
+
     `task` works on it; `sent_waiter` and `body_over` are what the task awaits from the stream.
     """
 
@@ -40,7 +44,9 @@ class Exchange:
         "body_left",
         "body_over",
         "cache",
+        "decision",
         "detail",
+        "digest",
         "ending",
         "host",
         "keeps",
@@ -48,14 +54,17 @@ class Exchange:
         "origin",
         "peer",
         "principal",
+        "received",
         "request",
         "route",
+        "rule",
         "sent_waiter",
         "started",
         "status",
         "stream",
         "task",
         "waiting",
+        "way",
     )
 
     def __init__(self, stream: Stream) -> None:
@@ -63,6 +72,7 @@ class Exchange:
         self.peer = stream.peer
         self.principal: Principal = ANONYMOUS
         self.host = ""
+        self.way = "connect"
         self.started = 0.0
         self.task: asyncio.Task[None] | None = None
         self.sent_waiter: asyncio.Future[None] | None = None
@@ -84,6 +94,8 @@ class Exchange:
         self.status = 0
         self.ending = False
         self.kind = self.cache = self.detail = self.asked = ""
+        self.digest = self.decision = self.rule = ""
+        self.received = 0
         self.asked_seconds: float | None = None
         self.base = self.stream.plain_sent
 

@@ -27,7 +27,7 @@ class Hits:
     def serve(self, exchange: Exchange, held: Held, cache: str) -> None:
         """Answer with the content that the lookup has found."""
         blob, media_type = held
-        exchange.cache = cache
+        exchange.cache, exchange.digest = cache, blob.digest
         self._index.touch(blob.digest)
         request, route, responder = exchange.request, exchange.route, self._responder
         assert request is not None

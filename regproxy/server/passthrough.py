@@ -13,7 +13,7 @@ from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
 from regproxy.policy.lending import loan
 from regproxy.registry.changes import change_of
-from regproxy.registry.targets import Kind, Target
+from regproxy.registry.targets import Kind, Target, is_digest
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.push import PushedBody, Pushes
@@ -70,6 +70,7 @@ class Passthrough:
         exchange.asked_seconds = time.monotonic() - started
         exchange.asked = connection.hop(exchange.asked_seconds)
         try:
+            exchange.digest = _digest_of(response)
             await self._note_change(exchange, origin, route, response, copy)
         except BaseException:
             connection.abort()
@@ -103,6 +104,7 @@ class Passthrough:
         request, ask = route.request, Ask(own_account=True, lends=lends)
         fetched = await self._services.upstream.fetch(origin, request, request.method, ask)
         exchange.asked, exchange.asked_seconds = fetched.hops, fetched.seconds
+        exchange.digest = _digest_of(fetched.response)
         self._note_presence(exchange, origin, route, fetched.response)
         await self.answer(exchange, fetched.connection, fetched.response, request)
 
@@ -178,6 +180,7 @@ class Passthrough:
         chunked = request.body.kind == "chunked"
         over = exchange.body_over = services.loop.create_future()
         connection.wait_without_limit()
+        before = connection.stream.plain_sent
         answer = services.loop.create_task(self._final_head(exchange, connection, request))
         try:
             timeout = services.config.client_body_timeout
@@ -195,6 +198,8 @@ class Passthrough:
             return await answer
         finally:
             answer.cancel()
+            # As it was relayed, chunk framing included.
+            exchange.received = connection.stream.plain_sent - before
             if exchange.body_over is not None:
                 exchange.body_over = None
                 stream.pause()
@@ -260,6 +265,12 @@ class Passthrough:
             exchange.stream.close()
             return
         self._responder.finish(exchange)
+
+
+def _digest_of(response: Response) -> str:
+    """Return the digest that a registry tells with a manifest, "" without one."""
+    told = (response.get(b"docker-content-digest") or b"").decode("latin-1")
+    return told if is_digest(told) else ""
 
 
 def _is_mirrors_pull(route: Route) -> bool:

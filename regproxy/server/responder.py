@@ -85,6 +85,8 @@ class Responder:
         tally.add(sent, took)
         if cache in _SAVED:
             tally.add_saved(sent)
+        if services.audit is not None and route is not None and exchange.origin is not None:
+            services.audit.note(exchange, route, took, sent)
         access = services.access
         if exchange.asked or access.rp:
             self._log_asked(exchange, sent, took)

@@ -91,6 +91,7 @@ class Session:
         "stream",
     )
 
+    way = "connect"  # the word for how clients come here
     any_port = False  # whether the port that a request names in its Host matters not
     takes_logins = True  # whether clients can say here who they are
 
@@ -104,6 +105,7 @@ class Session:
         self._clients = clients = services.clients
         self._at = exchange.principal if clients is None else clients.at(exchange.peer)
         exchange.principal = self._at
+        exchange.way = self.way
         # The origin of an intercepted CONNECT.
         self._origin: Origin | None = None
         # The last `Route.named` that was found to be that origin.

@@ -106,6 +106,7 @@ class TagRequests:
             self._hits.serve_brought(exchange, *found, "REVALIDATED")
             return
         exchange.asked, exchange.asked_seconds = found.address, found.seconds
+        exchange.digest = found.digest or ""
         if copy is not None and found.digest == copy.row.digest:
             self._hits.serve(exchange, copy.held, "REVALIDATED")
             return

@@ -6,31 +6,18 @@ slow or stalled reader of the log costs lines and never a request.
 
 from __future__ import annotations
 
-import errno
 import json
-import logging
-import os
-import select
-import stat
-import threading
-from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from time import gmtime, localtime, monotonic, strftime
+from time import gmtime, localtime, strftime
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
 from regproxy.http.hops import Hop
-
-logger = logging.getLogger(__name__)
+from regproxy.telemetry.log_sink import LineSink
 
 _BATCH: Final = 512  # lines that are handed to the thread without waiting for flush()
-_QUEUE: Final = 128  # batches; about 65,000 lines and 30 MB while the log is not read
-_CHUNK: Final = 65536  # bytes per write
-_STALL: Final = 0.5  # seconds between two checks of whether close() still waits
-_SAY_EVERY: Final = 60.0  # seconds between two warnings
 # C code; quotes, and escapes everything but printable ASCII: no request can forge a line
 _quote = json.encoder.encode_basestring_ascii
 # The same few texts recur.
@@ -87,7 +74,7 @@ class AccessLog:
     are exactly docker-registry-proxy's, and are to be given to `rp_line()`.
     """
 
-    def __init__(self, sink: _Sink | None, rp: bool = False) -> None:
+    def __init__(self, sink: LineSink | None, rp: bool = False) -> None:
         self._sink = sink
         self.rp = rp
         self._on = sink is not None
@@ -103,7 +90,7 @@ class AccessLog:
         """
         if where == "off":
             return cls(None, rp)
-        return cls(_Sink(None if where == "-" else Path(where)), rp)
+        return cls(LineSink(None if where == "-" else Path(where), "access log"), rp)
 
     @property
     def dropped(self) -> int:
@@ -200,122 +187,3 @@ class AccessLog:
         if self._sink is not None and self._on:
             self._on = False
             self._sink.close(timeout)
-
-
-class _Sink:
-    """The file and its thread. Batches are added by `put()`, and dropped if too many wait."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        self._fd = 1 if path is None else _append_to(path)
-        # Writes of at most PIPE_BUF to a pipe are never interleaved with those of other processes, and do not
-        # block when poll() has reported room (pipe(7)).
-        self._chunk = _CHUNK if stat.S_ISREG(os.fstat(self._fd).st_mode) else select.PIPE_BUF
-        self._torn = False
-        self.dropped = 0
-        self._said = 0
-        self._said_at = -_SAY_EVERY
-        self._why = ""
-        self._closing = False
-        self._given_up = False
-        self._queue: deque[list[str]] = deque()
-        self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
-        self._thread.start()
-
-    def put(self, lines: list[str]) -> None:
-        with self._changed:
-            if len(self._queue) >= _QUEUE:
-                self._drop(len(lines), "it is read too slowly")
-            else:
-                self._queue.append(lines)
-                self._changed.notify()
-
-    def close(self, timeout: float) -> None:
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
-        self._thread.join(timeout)
-        self._given_up = True
-        self._thread.join(2 * _STALL)
-        # A thread that hangs in write() (a stopped terminal) is left behind, with its file.
-        if self._path is not None and not self._thread.is_alive():
-            os.close(self._fd)
-
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closing)
-                if not self._queue:
-                    break
-                lines = self._queue.popleft()
-            self._follow_rename()
-            for text, count in _pack(lines, self._chunk):
-                self._write(text, count)
-            self._say()
-        self._say(at_once=True)
-
-    def _write(self, text: bytes, count: int) -> None:
-        """Write some whole lines. After a partly written line, the next write begins with a line end."""
-        rest = memoryview(b"\n" + text if self._torn else text)
-        try:
-            while rest:
-                if not self._wait_writable():
-                    raise TimeoutError(errno.ETIMEDOUT, "it is not read")
-                with suppress(BlockingIOError):
-                    written = os.write(self._fd, rest)
-                    self._torn = written < len(rest)
-                    rest = rest[written:]
-        except OSError as error:
-            with self._changed:
-                self._drop(count, error.strerror or type(error).__name__)
-
-    def _wait_writable(self) -> bool:
-        """Wait for room; False: close() does not wait any longer."""
-        poll = select.poll()
-        poll.register(self._fd, select.POLLOUT)
-        while not poll.poll(0 if self._given_up else _STALL * 1000):
-            if self._given_up:
-                return False
-            self._say()
-        return True
-
-    def _follow_rename(self) -> None:
-        """Open the path again if it no longer names the open file, as after logrotate."""
-        if self._path is None:
-            return
-        with suppress(OSError):  # the old file is used until the new one can be opened
-            try:
-                if os.path.samestat(self._path.stat(), os.fstat(self._fd)):
-                    return
-            except FileNotFoundError:
-                pass
-            old, self._fd = self._fd, _append_to(self._path)
-            os.close(old)
-
-    def _drop(self, count: int, why: str) -> None:
-        self.dropped += count
-        self._why = why
-
-    def _say(self, *, at_once: bool = False) -> None:
-        # Always from this thread: if the access log stalls, standard error may stall too.
-        new = self.dropped - self._said
-        if new and (at_once or monotonic() - self._said_at >= _SAY_EVERY):
-            logger.warning("access log: %d lines dropped: %s", new, self._why)
-            self._said += new
-            self._said_at = monotonic()
-
-
-def _append_to(path: Path) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
-
-
-def _pack(lines: list[str], limit: int) -> Iterator[tuple[bytes, int]]:
-    """Join whole lines into pieces of at most `limit` bytes (a longer line is a piece of its own)."""
-    first, size = 0, 0
-    for index, line in enumerate(lines):
-        if size + len(line) > limit and index > first:
-            yield "".join(lines[first:index]).encode("utf-8", "replace"), index - first
-            first, size = index, 0
-        size += len(line)
-    yield "".join(lines[first:]).encode("utf-8", "replace"), len(lines) - first

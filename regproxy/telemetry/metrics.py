@@ -70,6 +70,8 @@ _COUNTERS: Final = {
     "wire_bytes_in": ("wire_bytes", ("in",)),
     "wire_bytes_out": ("wire_bytes", ("out",)),
     "dropped": ("access_log_dropped", ()),
+    "events_lost": ("audit_lost", ("events",)),
+    "lines_lost": ("audit_lost", ("lines",)),
 }
 
 
@@ -186,7 +188,12 @@ class Metrics:
             "tls_handshakes": counter("tls_handshakes", "TLS handshakes.", ["side", "result"]),
             "wire_bytes": counter("wire_bytes", "Bytes on all connections, TLS included.", ["direction"]),
             "access_log_dropped": counter("access_log_dropped", "Lines that the access log lost."),
+            "audit_lost": counter(
+                "audit_lost", "Requests that no line of the audit log counts, and lines lost.", ["what"]
+            ),
         }
+        for what in ("events", "lines"):
+            self._watched_counters["audit_lost"].labels(what)
         self._declare_registries()
         self._declare_cache()
         self._declare_processes()

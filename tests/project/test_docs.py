@@ -129,6 +129,15 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert anchor in anchors, target + anchor
 
 
+def test_security_names_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "security.md").read_text()
+    named = re.findall(r"`([\w/]+\.py)(?:::(\w+))?`", text)
+    assert named
+    for file, function in named:
+        source = (ROOT / "tests" / file).read_text()
+        assert not function or re.search(rf"^ *def {function}\(", source, re.MULTILINE), (file, function)
+
+
 def main() -> None:
     """Write the table anew."""
     before, _, after = parts_of(CONFIGURATION.read_text())
