@@ -317,7 +317,7 @@ class Dialer:
         if registry is not None:
             text = f"{registry.host} leads to {host}, which resolves to {address}, {reach.value}"
         elif reach is Reach.PRIVATE:
-            text += ", and REGPROXY_PRIVATE_TARGETS is false"
+            text += f", and REGPROXY_PRIVATE_TARGETS is {self._config.private_targets}"
         text += f"; name {host} in REGPROXY_ALLOW_TARGETS to allow it"
         if self._counters is not None:
             self._counters.target_refused("client" if registry is None else "answer")
@@ -336,7 +336,7 @@ class Dialer:
             self._told_of_private = True
             log.warning(
                 "CONNECT %s:%d leads to %s: private addresses can be reached through this proxy;"
-                " REGPROXY_PRIVATE_TARGETS=false allows only hosts that the settings name",
+                " REGPROXY_PRIVATE_TARGETS=registries allows only registries and hosts that are named",
                 *(trip.host, way.port, address),
             )
 
