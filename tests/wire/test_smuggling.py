@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 import pytest
@@ -19,6 +20,7 @@ import pytest
 from tests.support.byte_streams import Tls
 from tests.support.client import Client
 from tests.support.origin import Answer, Origin, Seen
+from tests.support.processes import free_address
 from tests.support.proxy import Proxy
 from tests.support.shared_proxy import UPLOADS, Bare, Lane, ended, take_head
 from tests.support.trust import Trust
@@ -30,25 +32,87 @@ PLAIN = "/v2/"
 NUMBERS = itertools.count()
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How clients get to reg.test. `host`: what the origin is asked by; `url`: ahead of their targets."""
+
+    dial: Callable[[], Client]
+    host: str
+    url: bytes = b""
+
+    def sent(self, head: bytes) -> bytes:
+        """Return a request as it is sent on this way."""
+        return re.sub(rb" (?=/(?:v2/|token) HTTP/)", b" " + self.url, head, count=1)
+
+
 @pytest.fixture(scope="module")
-def pushing(lane: Lane) -> Proxy:
+def listening() -> tuple[str, int]:
+    """Where clients come whom DNS has sent."""
+    return free_address()
+
+
+@pytest.fixture(scope="module")
+def pushing(lane: Lane, listening: tuple[str, int], tmp_path_factory: pytest.TempPathFactory) -> Proxy:
     """One that lets pushes through: more of what a client sends reaches the origin."""
-    return lane.proxy(ALLOW_PUSH="true")
+    host, port = lane.origin.address
+    toml = tmp_path_factory.mktemp("smuggling") / "regproxy.toml"
+    toml.write_text(f'[origin."reg.test:443"]\naddress = "{host}"\nport = {port}\n')
+    return lane.proxy(
+        ALLOW_PUSH="true",
+        REGISTRIES=f"reg.test {lane.origin.authority}",
+        REGPROXY_CONFIG=str(toml),
+        REGPROXY_TRANSPARENT_LISTEN="{}:{}".format(*listening),
+    )
+
+
+@pytest.fixture
+def way(
+    request: pytest.FixtureRequest,
+    pushing: Proxy,
+    origin: Origin,
+    listening: tuple[str, int],
+    talk: Talk,
+    stack: ExitStack,
+) -> Way:
+    """By CONNECT; by a URL to the proxy (HTTP_PROXY); by DNS, with TLS and without."""
+
+    def plain(address: tuple[str, int]) -> Client:
+        return stack.enter_context(Client.connect(address, authority="reg.test"))
+
+    def tls() -> Client:
+        client = plain(listening)
+        client.start_tls("reg.test", pushing.ca_pem)
+        return client
+
+    ways = {
+        "CONNECT": Way(lambda: talk(pushing, origin), origin.authority),
+        "URL": Way(lambda: plain(pushing.address), origin.authority, f"http://{origin.authority}".encode()),
+        "DNS": Way(lambda: plain(listening), "reg.test"),
+        "DNS, TLS": Way(tls, "reg.test"),
+    }
+    return ways[request.param]
+
+
+by_any_way = pytest.mark.parametrize("way", ["CONNECT", "URL", "DNS", "DNS, TLS"], indirect=True)
+# Where the host that a request names is the one that it is for.
+by_tls = pytest.mark.parametrize("way", ["CONNECT", "DNS, TLS"], indirect=True)
 
 
 class Witness:
     """Another client, who asks before and after. `seen`: what the origin has got between its two requests."""
 
-    def __init__(self, proxy: Proxy, origin: Origin, talk: Talk) -> None:
-        self._ask = lambda: talk(proxy, origin).get(f"{PLAIN}?{next(NUMBERS)}")
-        self._origin = origin
+    def __init__(self, way: Way, origin: Origin) -> None:
+        self._way, self._origin = way, origin
         origin.on(PLAIN, Answer(b"{}"))
         self.before = self._own()
 
     def _own(self) -> Seen:
-        reply = self._ask()
+        client, target = self._way.dial(), f"{PLAIN}?{next(NUMBERS)}"
+        reply = client.get(self._way.url.decode() + target)
         assert (reply.status, reply.body) == (200, b"{}")
-        return self._origin.requests[-1]
+        seen = self._origin.requests[-1]
+        assert seen.target == target
+        return seen
 
     def check(self) -> list[Seen]:
         """Ask again, and return what the origin has got meanwhile."""
@@ -182,13 +246,13 @@ CLOSED: dict[str, tuple[bytes, int]] = {
 }
 
 
+@by_any_way
 @pytest.mark.parametrize("name", CLOSED)
-def test_refused_and_closed(name: str, pushing: Proxy, origin: Origin, talk: Talk) -> None:
+def test_refused_and_closed(name: str, way: Way, origin: Origin) -> None:
     data, status = CLOSED[name]
-    witness = Witness(pushing, origin, talk)
-    client = talk(pushing, origin)
+    witness, client = Witness(way, origin), way.dial()
     with suppress(OSError):  # it may be closed before all of it is sent
-        client.send(data + SMUGGLED)
+        client.send(way.sent(data) + SMUGGLED)
     reply = client.read_reply("HEAD" if data.startswith(b"HEAD ") else "GET")
     assert reply.status == status
     assert reply.get("Connection") == "close"
@@ -202,22 +266,30 @@ STAYS: dict[str, tuple[bytes, int]] = {
     "an empty Host": (get(b"/v2/", b""), 421),
     "a Host above": (get(b"/v2/", b"reg.test.other.test"), 421),
     "a Host below": (get(b"/v2/", b"a.reg.test"), 421),
-    "another port": (get(b"/v2/", b"reg.test:1"), 421),
     "an address": (get(b"/v2/", b"[::1]"), 421),
     "another URL": (get(b"https://other.test/v2/"), 421),
-    "another URL's port": (get(b"https://reg.test:1/v2/"), 421),
-    "http's own port": (get(b"http://reg.test:80/v2/"), 421),
     "OPTIONS for another Host": (get(b"*", b"other.test", b"OPTIONS"), 421),
     "CONNECT": (get(b"reg.test:443", method=b"CONNECT"), 405),
     "the first API": (get(b"/v1/users/"), 405),
 }
 
 
-@pytest.mark.parametrize("name", STAYS)
-def test_refused_and_gone_on(name: str, pushing: Proxy, origin: Origin, talk: Talk) -> None:
-    data, status = STAYS[name]
-    witness = Witness(pushing, origin, talk)
-    client = talk(pushing, origin)
+# Who is sent here by DNS names the port that it has connected to, whichever that is.
+PORTS: dict[str, tuple[bytes, int]] = {
+    "another port": (get(b"/v2/", b"reg.test:1"), 421),
+    "another URL's port": (get(b"https://reg.test:1/v2/"), 421),
+    "http's own port": (get(b"http://reg.test:80/v2/"), 421),
+}
+
+
+@pytest.mark.parametrize(
+    "name, way",
+    [*((name, "CONNECT") for name in (*STAYS, *PORTS)), *((name, "DNS, TLS") for name in STAYS)],
+    indirect=["way"],
+)
+def test_refused_and_gone_on(name: str, way: Way, origin: Origin) -> None:
+    data, status = (STAYS | PORTS)[name]
+    witness, client = Witness(way, origin), way.dial()
     client.send(data + client.head("GET", PLAIN) + data)
     assert client.read_reply("GET").status == status
     assert client.read_reply("GET").body == b"{}"
@@ -225,15 +297,41 @@ def test_refused_and_gone_on(name: str, pushing: Proxy, origin: Origin, talk: Ta
     assert [(seen.method, seen.target) for seen in witness.check()] == [("GET", PLAIN)]
 
 
-@pytest.mark.parametrize("layer", ["length", "chunked"])
-def test_nothing_is_taken_behind_a_close(layer: str, pushing: Proxy, origin: Origin, talk: Talk) -> None:
+@by_any_way
+def test_nothing_is_taken_behind_a_close(way: Way, origin: Origin) -> None:
     """A client that says that it closes has sent its last request."""
-    witness = Witness(pushing, origin, talk)
-    client = talk(pushing, origin)
-    client.send(post(b"Connection: close\r\n\r\n", b"GET /v2/ HTTP/1.1") + SMUGGLED)
+    witness, client = Witness(way, origin), way.dial()
+    client.send(way.sent(post(b"Connection: close\r\n\r\n", b"GET /v2/ HTTP/1.1")) + SMUGGLED)
     assert client.read_reply("GET").body == b"{}"
     ended(client)
     assert [seen.target for seen in witness.check()] == [PLAIN]
+
+
+# A CONNECT has no content (RFC 9110 9.3.6), and what follows it is no request of its own.
+CONNECTS = {
+    "a length": b"\r\nHost: reg.test\r\nContent-Length: 44\r\n\r\n",
+    "chunked": b"\r\nHost: reg.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a bare LF": b"\nHost: reg.test\r\n\r\n",
+    "two bare LFs": b"\r\nHost: reg.test\n\n",
+    "a bare LF in a field": b"\r\nHost: reg.test\nX: y\r\n\r\n",
+    "a bare CR in a field": b"\r\nHost: reg.test\rX: y\r\n\r\n",
+    "a NUL": b"\r\nHost: reg.test\0\r\n\r\n",
+    "a folded line": b"\r\nHost: reg.test\r\n X: y\r\n\r\n",
+    "a blank before the colon": b"\r\nHost : reg.test\r\n\r\n",
+    "a nameless field": b"\r\n: reg.test\r\n\r\n",
+    "a line without a colon": b"\r\nHost: reg.test\r\nnonsense\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("way", ["URL"], indirect=True)
+@pytest.mark.parametrize("name", CONNECTS)
+def test_connects_that_are_refused(name: str, way: Way, origin: Origin) -> None:
+    witness, client = Witness(way, origin), way.dial()
+    client.send(f"CONNECT {origin.authority} HTTP/1.1".encode() + CONNECTS[name] + SMUGGLED)
+    reply = client.read_reply("GET")
+    assert (reply.status, reply.get("Connection")) == (400, "close")
+    ended(client)
+    assert witness.check() == []
 
 
 # --- clients: what is passed on --------------------------------------------------------------------------
@@ -247,8 +345,12 @@ class Onward:
     method: str
     target: str
     body: bytes = b""
-    fields: dict[str, str | None] = field(default_factory=dict)
+    fields: Mapping[str, str | None] = field(default_factory=dict)
     status: int = 200
+
+
+def gone(*names: str) -> dict[str, str | None]:
+    return dict.fromkeys(names)
 
 
 PUT = f"PUT {UPLOADS}1 HTTP/1.1".encode()
@@ -296,14 +398,14 @@ PASSED: dict[str, Onward] = {
             b"GET /v2/ HTTP/1.1",
         ),
         *("GET", PLAIN, b""),
-        dict.fromkeys(("proxy-authorization", "proxy-connection", "te", "trailer")),
+        gone("proxy-authorization", "proxy-connection", "te", "trailer"),
     ),
     "h2c": Onward(
         post(
             b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAM\r\n\r\n",
             b"GET /v2/ HTTP/1.1",
         ),
-        *("GET", PLAIN, b"", dict.fromkeys(("upgrade", "http2-settings", "connection"))),
+        *("GET", PLAIN, b"", gone("upgrade", "http2-settings", "connection")),
     ),
     "Upgrade with a body": Onward(
         post(b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc", PUT),
@@ -343,16 +445,16 @@ PASSED: dict[str, Onward] = {
 }
 
 
+@by_tls
 @pytest.mark.parametrize("name", PASSED)
-def test_passed_on(name: str, pushing: Proxy, origin: Origin, talk: Talk) -> None:
+def test_passed_on(name: str, way: Way, origin: Origin) -> None:
     row = PASSED[name]
-    witness = Witness(pushing, origin, talk)
-    client = talk(pushing, origin)
+    witness, client = Witness(way, origin), way.dial()
     client.send(row.sent)
     assert client.read_reply("GET").status == row.status
     (seen,) = witness.check()
     assert (seen.method, seen.target, seen.body) == (row.method, row.target, row.body)
-    assert seen.all("Host") == [origin.authority]
+    assert seen.all("Host") == [way.host]
     assert len(seen.all("Content-Length") + seen.all("Transfer-Encoding")) == bool(
         seen.get("Content-Length") or row.body
     )
