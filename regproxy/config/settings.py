@@ -47,6 +47,7 @@ from regproxy.config.values import (
     LoginFor,
     LogLevel,
     Outage,
+    PrivateTargets,
     Raw,
     Records,
     Reserve,
@@ -71,6 +72,7 @@ from regproxy.config.values import (
     parse_plain_redirects,
     parse_ports,
     parse_positive_time,
+    parse_private_targets,
     parse_records,
     parse_reserve,
     parse_resolve,
@@ -166,7 +168,7 @@ class Config:
     registries: tuple[HostRule, ...]
     connect_ports: frozenset[int]
     allow_targets: tuple[HostRule, ...]
-    private_targets: bool
+    private_targets: PrivateTargets
     mirror_registries: tuple[HostRule, ...] | None
     http_redirects: tuple[HostRule, ...] | None
     credentials: tuple[Credential, ...]
@@ -296,7 +298,7 @@ class Setting:
 _BOOL, _SIZE, _TIME = _text(parse_bool), _text(parse_size), _text(parse_time)
 _TIMEOUT, _LISTEN, _FILE = _text(parse_positive_time), _text(parse_listen), _text(parse_optional_path)
 _DIRECTORY, _FORMAT = _text(parse_directory), _text(parse_log_format)
-_OUTAGE = _text(parse_outage)
+_OUTAGE, _PRIVATE = _text(parse_outage), _text(parse_private_targets)
 _SWITCH, _WAIT, _KEEP = parse_switch, parse_timeout, parse_keepalive
 
 # Defaults and meanings that are too long for a row.
@@ -315,7 +317,7 @@ _PORTS_MEANING = "ports that clients may CONNECT to; * = every port"
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
 _LOGIN_MEANING = "whose requests get the credentials: pull = pulls, push = pushes too where ALLOW_PUSH=true"
 _TARGETS_MEANING = "hosts that may be at loopback, link-local, metadata and private addresses"
-_PRIVATE_MEANING = "whether clients may reach private addresses; false = only hosts that the settings name"
+_PRIVATE_MEANING = "who may be at private addresses: allow (all), registries (intercepted or named), deny"
 _PLAIN_MEANING = "registries whose http:// redirects are followed for tags too, not just digests; off = none"
 _FREE_MEANING = "bytes of the disk that the cache leaves free; auto = 1g or 5 % of it, the smaller"
 _PROXY_MEANING = "http://[user:password@]host:port of a proxy that upstream is reached through"
@@ -385,7 +387,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("REGPROXY_CONNECT_PORTS", "connect_ports", "443", _PORTS_MEANING, parse_ports, many=True),
     Setting("REGPROXY_ALLOW_TARGETS", "allow_targets", "", _TARGETS_MEANING, parse_rules, many=True),
-    Setting("REGPROXY_PRIVATE_TARGETS", "private_targets", "true", _PRIVATE_MEANING, _BOOL),
+    Setting("REGPROXY_PRIVATE_TARGETS", "private_targets", "registries", _PRIVATE_MEANING, _PRIVATE),
     Setting(
         *("REGPROXY_ALLOW_HTTP_REDIRECTS", "http_redirects", "", _PLAIN_MEANING),
         parse_plain_redirects,
