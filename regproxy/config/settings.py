@@ -32,6 +32,8 @@ from regproxy.config.drop_in import (
     spread_masks,
 )
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS, OWN_HOST
+from regproxy.config.image_rules import RuleSet
+from regproxy.config.image_rules import parse_rules as parse_image_rules
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
 from regproxy.config.signing_keys import KeySource, parse_key_tables, shown_keys
@@ -193,6 +195,7 @@ class Config:
     access_ttl: float
     access_outage: Outage
     access_grace: float
+    image_rules: RuleSet
 
     request_buffering: bool
     verify_ssl: bool
@@ -476,7 +479,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     `toml_name` is the file's name in error texts. Raises ConfigError, or ConfigErrors for more than one.
     """
     errors: list[ConfigError] = []
-    file = _File(toml_name or "TOML", {}, {}, {})
+    file = _File(toml_name or "TOML", {}, {}, {}, [])
     if toml_text is not None:
         file = _read_toml(toml_text, file.name, errors)
     given = {setting.name: _find(setting, env, file.found) for setting in SETTINGS}
@@ -496,6 +499,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
         warnings += [f"{auth.label}: {doubt}" for doubt in doubts + notes]
     tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
     signing_keys = parse_key_tables(file.keys, file.name, errors)
+    image_rules = parse_image_rules(file.rules, file.name, errors)
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
     pair = [name for name in _TLS_PAIR if values.get(name)]
     if len(pair) == 1:
@@ -506,6 +510,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}
     fields |= {"credentials": credentials, "tiers": _tiers(matchers, values), "origin_tables": tables}
     fields |= {"signing_keys": signing_keys}
+    fields |= {"image_rules": image_rules}
     return _assemble(fields, given, warnings)
 
 
@@ -537,6 +542,8 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
         shown.append((name, _printable(fields[item.setting.field]) if derived else item.shown, item.origin))
     shown += [(name, _printable(text), "toml") for name, text in tables.shown]
     shown += [(name, _printable(text), "toml") for name, text in shown_keys(fields["signing_keys"])]
+    shown += [(name, _printable(text), "toml") for name, text in fields["image_rules"].shown]
+    warnings += [_printable(text) for text in fields["image_rules"].warnings]
     return Config(**fields, warnings=tuple(warnings), shown=tuple(shown))
 
 
@@ -581,12 +588,13 @@ _BY_KEY = {key: setting for setting in SETTINGS for key in (setting.key, setting
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A TOML file: its values by the settings' names, and its unparsed tables of origins and keys."""
+    """A TOML file: its values by the settings' names, and its unparsed tables of origins, keys and rules."""
 
     name: str
     found: Mapping[str, _Given]
     origins: Any
     keys: Any
+    rules: Any
 
 
 def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
@@ -596,6 +604,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
     except (ValueError, RecursionError) as error:
         raise ConfigError(file, None, f"a TOML file: {error}") from None
     origins, keys = table.pop("origin", {}), table.pop("key", {})
+    rules = table.pop("rule", [])
     found: dict[str, _Given] = {}
     for key, value in table.items():
         setting = _BY_KEY.get(key)
@@ -612,7 +621,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
                 errors.append(ConfigError(f"{file}: {key}", None, str(error)))
             else:
                 found[setting.name] = _Given(setting, f"{file}: {key}", raw, "toml")
-    return _File(file, found, origins, keys)
+    return _File(file, found, origins, keys, rules)
 
 
 def _for_all_origins(values: Mapping[str, Any]) -> OriginSettings:
