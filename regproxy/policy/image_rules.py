@@ -193,6 +193,10 @@ class ImageRules:
                 return _with(step.decision, dry)
         return _with(ALLOWED, dry)
 
+    def narrowed(self, facts: Facts) -> ImageRules:
+        """Return the rules that may be for requests to this registry and repository, of this principal."""
+        return ImageRules(rule for rule in self.rules if not _is_elsewhere(rule, facts))
+
     def explain(self, facts: Facts) -> Explanation:
         """Say what each rule has to say, up to the one that decides."""
         steps: list[Step] = []
@@ -240,22 +244,28 @@ def _examine(rule: Rule, facts: Facts) -> Step:
     return Step(rule.name, "dry run", judged.reason, decision=judged)
 
 
-def _is_for_other(rule: Rule, facts: Facts) -> str | Need:
-    """Return why a rule is not for a request, "" if it is."""
+def _is_elsewhere(rule: Rule, facts: Facts) -> str:
+    """Return why a rule is for no request like this, by where and by whom it is made; "" if it may be."""
     if ("push" if facts.push else "pull") not in rule.on:
         return f"it is for {' and '.join(rule.on)}"
     if rule.registry and not _is_among(rule.registry, facts.host, facts.port):
         return "another registry"
     if rule.principal and not _is_whom(rule.principal, facts.principal):
         return "another principal"
+    if rule.repository and facts.repository is not None:
+        return "" if matches_any(rule.repository, facts.repository) else "another repository"
+    return ""
+
+
+def _is_for_other(rule: Rule, facts: Facts) -> str | Need:
+    """Return why a rule is not for a request, "" if it is."""
+    elsewhere = _is_elsewhere(rule, facts)
+    if elsewhere:
+        return elsewhere
     unsure = "what can't be told is not allowed by it" if rule.action == "allow" else ""
-    if rule.repository:
-        if facts.repository is None:
-            return unsure
-        if not matches_any(rule.repository, facts.repository):
-            return "another repository"
     if facts.odd:
-        return unsure if rule.tag or rule.digest or rule.media_type else ""
+        unknown = facts.repository is None and rule.repository
+        return unsure if unknown or rule.tag or rule.digest or rule.media_type else ""
     if rule.tag and not any(_glob(pattern)(facts.tag) for pattern in rule.tag if facts.tag):
         return "another tag" if facts.tag else "it is for tags"
     return _is_other_content(rule, facts)

@@ -25,6 +25,8 @@ class Exchange:
     request is answered, or an error closes the connection. `started`: monotonic, when the head came.
 
     `kind`, `cache`, `status`: the words for headers, log and metrics; a status of 0: no head has gone out.
+    `rule`, `decision`: which rule for images has decided, and what; "" where none has. `warning`: what the
+    client is warned of by it, a Warning field's value.
     `detail`: a word for why the cache was passed by (RFC 9211 2.8).
     `asked`, `asked_seconds`: who was asked (`http.hops`), and how long it took. `base`: what the stream had
     sent before the body. `keeps`: the connection may go on; `body_left`: some of the request's body was not
@@ -40,6 +42,7 @@ class Exchange:
         "body_left",
         "body_over",
         "cache",
+        "decision",
         "detail",
         "ending",
         "host",
@@ -50,12 +53,14 @@ class Exchange:
         "principal",
         "request",
         "route",
+        "rule",
         "sent_waiter",
         "started",
         "status",
         "stream",
         "task",
         "waiting",
+        "warning",
     )
 
     def __init__(self, stream: Stream) -> None:
@@ -84,6 +89,8 @@ class Exchange:
         self.status = 0
         self.ending = False
         self.kind = self.cache = self.detail = self.asked = ""
+        self.rule = self.decision = ""
+        self.warning = b""
         self.asked_seconds: float | None = None
         self.base = self.stream.plain_sent
 

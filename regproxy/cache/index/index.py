@@ -63,7 +63,8 @@ _OLDEST: Final = (
 )
 _NOT_HELD: Final = (
     "SELECT DISTINCT digest FROM tags WHERE fetched_at < ?"
-    " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.digest = tags.digest) LIMIT ?"
+    " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.digest = tags.digest)"
+    " AND tag NOT GLOB 'seen:*' LIMIT ?"
 )
 _TOTALS: Final = "SELECT objects, bytes, disk FROM totals"
 _IS_COMPLETE: Final = "SELECT value FROM state WHERE key = 'complete'"
