@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.client import Client, Reply
+from tests.support.client import Reply
 from tests.support.images import INDEX, MANIFEST, Image, Index, make_image, make_index
 from tests.support.origin import Answer, Origin, manifest_answer
 from tests.support.processes import wait_until
@@ -47,7 +46,11 @@ class Ruled:
         return self.path(f"/v2/{repository}/{section}/{reference}", method, headers, body)
 
     def path(
-        self, path: str, method: str = "GET", headers: list[tuple[str, str]] | None = None, body: bytes | None = None
+        self,
+        path: str,
+        method: str = "GET",
+        headers: list[tuple[str, str]] | None = None,
+        body: bytes | None = None,
     ) -> Reply:
         with self.proxy.client(self.origin.authority) as client:
             return client.request(method, path, [*ACCEPT, *(headers or [])], body)
@@ -102,3 +105,275 @@ def test_a_denied_tag(ruled: Callable[..., Ruled]) -> None:
     assert scene.ask("latest", repository="other/app").status == 200
     labels = {"rule": "no-latest", "action": "deny"}
     wait_until(lambda: scene.proxy.metric("regproxy_rule_decisions_total", **labels) == 4, "four are counted")
+
+
+# --- only what is allowed -----------------------------------------------------------------------------------
+
+ONLY_RELEASES = """
+[[rule]]
+name = "releases"
+repository = "team/**"
+tag = "v*"
+action = "allow"
+
+[[rule]]
+name = "nothing-else"
+action = "deny"
+"""
+
+
+def pull_by_digest(scene: Ruled, index: Index) -> list[int]:
+    """Fetch an index, a child, and what that names, as containerd does; return the statuses."""
+    child = index.images[0]
+    statuses = [scene.ask(digest).status for digest in (index.digest, child.digest)]
+    return statuses + [scene.ask(digest, section="blobs").status for digest in child.blobs]
+
+
+def test_a_pull_of_an_allowed_image_works(ruled: Callable[..., Ruled]) -> None:
+    """Its parts are asked for by digest, for which no rule is but that against everything."""
+    scene = ruled(ONLY_RELEASES)
+    scene.publish(WHOLE, "v1", "beta")
+    # Nobody has asked for it by an allowed tag.
+    assert set(pull_by_digest(scene, WHOLE)[:2]) == {403}
+    assert scene.ask("beta").status == 403
+    assert scene.ask("v1", "HEAD").status == 200
+    assert set(pull_by_digest(scene, WHOLE)) == {200}
+    assert scene.ask("v1").digest == WHOLE.digest
+    assert scene.ask(OTHER.digest).status == 403
+    assert scene.ask(OTHER.layers[0], section="blobs").status == 403
+
+
+def test_what_is_allowed_is_known_after_a_restart(
+    ruled: Callable[..., Ruled], start_proxy: StartProxy
+) -> None:
+    scene = ruled(ONLY_RELEASES, ENABLE_MANIFEST_CACHE="false")
+    scene.publish(WHOLE, "v1")
+    assert scene.ask("v1", "HEAD").status == 200
+    assert scene.ask(WHOLE.digest).status == 200
+    assert scene.proxy.stop() == 0
+    config = scene.proxy.directory.parent / "rules.toml"
+    scene.proxy = start_proxy(scene.origin, at=scene.proxy.directory, REGPROXY_CONFIG=str(config))
+    assert set(pull_by_digest(scene, WHOLE)) == {200}
+
+
+# --- digests ------------------------------------------------------------------------------------------------
+
+
+def deny_digest(*digests: str) -> str:
+    return f'[[rule]]\nname = "bad"\ndigest = {json.dumps(digests)}\naction = "deny"\n'
+
+
+@pytest.mark.parametrize("cached", ["true", "false"])
+def test_a_denied_digest_has_no_way_in(cached: str, ruled: Callable[..., Ruled]) -> None:
+    """By tag, by digest, by its parts, by any method."""
+    scene = ruled(deny_digest(WHOLE.digest), ENABLE_MANIFEST_CACHE=cached)
+    scene.publish(WHOLE, "1", "2")
+    scene.publish(IMAGE, "good")
+    for method in ("GET", "HEAD"):
+        for reference in ("1", "2", WHOLE.digest):
+            assert scene.ask(reference, method).status == 403, (method, reference)
+            assert scene.ask(reference, method, headers=[("Range", "bytes=0-9")]).status == 403
+            known = [("If-None-Match", f'"{WHOLE.digest}"')]
+            assert scene.ask(reference, method, headers=known).status == 403
+        for child in WHOLE.images:
+            assert scene.ask(child.digest, method).status == 403
+    assert scene.ask("1?x=y").status == 403
+    assert scene.ask("1", headers=[("X-Own", "1")]).status == 403
+    assert scene.ask("good").digest == IMAGE.digest
+    assert scene.ask("good").digest == IMAGE.digest
+
+
+def test_a_denied_layer(ruled: Callable[..., Ruled]) -> None:
+    scene = ruled(deny_digest(IMAGE.layers[0]))
+    scene.publish(IMAGE, "1")
+    assert scene.ask("1").status == 200
+    assert scene.ask(IMAGE.layers[0], section="blobs").status == 403
+    assert scene.ask(IMAGE.layers[1], section="blobs").status == 200
+    odd = f"/v2/{REPOSITORY}/blobs/sha512:{'0' * 128}"
+    assert scene.path(odd).status == 403  # it may be the same
+
+
+def test_a_tag_that_moves_to_what_is_denied(ruled: Callable[..., Ruled]) -> None:
+    """A remembered decision is on the digest, not on the tag."""
+    scene = ruled(deny_digest(OTHER.digest), MANIFEST_CACHE_DEFAULT_TIME="0")
+    scene.publish(IMAGE, "main")
+    assert scene.ask("main").digest == IMAGE.digest
+    assert scene.ask("main", "HEAD").status == 200
+    scene.publish(OTHER, "main")
+    assert scene.ask("main").status == 403
+    assert scene.ask("main", "HEAD").status == 403
+    scene.publish(IMAGE, "main")
+    assert scene.ask("main").digest == IMAGE.digest
+
+
+def test_a_tag_that_moves_while_it_is_judged(ruled: Callable[..., Ruled]) -> None:
+    """What was judged is what is served: the GET that follows is by digest, or has its content already."""
+    scene = ruled(deny_digest(OTHER.digest), MANIFEST_CACHE_DEFAULT_TIME="0")
+    scene.publish(IMAGE, "main")
+    scene.publish(OTHER)
+    assert scene.ask("main").digest == IMAGE.digest
+    path = f"/v2/{REPOSITORY}/manifests/main"
+    # HEAD says the good one, GET the bad one.
+    scene.origin.on(path, lambda seen: manifest_answer(IMAGE if seen.method == "HEAD" else OTHER))
+    assert scene.ask("main").digest == IMAGE.digest
+    scene.origin.on(path, lambda seen: manifest_answer(OTHER if seen.method == "HEAD" else IMAGE))
+    assert scene.ask("main").status == 403
+
+
+MEDIA = f"""
+[[rule]]
+name = "single"
+media_type = "{MANIFEST}"
+repository = "team/**"
+action = "deny"
+"""
+
+
+def test_media_types(ruled: Callable[..., Ruled]) -> None:
+    """Of an index that is allowed, the manifests are, too."""
+    scene = ruled(MEDIA)
+    scene.publish(WHOLE, "index")
+    scene.publish(IMAGE, "image")
+    assert scene.ask("image").status == 403
+    assert scene.ask(IMAGE.digest).status == 403
+    assert scene.ask(IMAGE.digest, "HEAD").status == 403
+    assert scene.ask("index").status == 200
+    assert set(pull_by_digest(scene, WHOLE)) == {200}
+
+
+# --- warnings -----------------------------------------------------------------------------------------------
+
+WARN = """
+[[rule]]
+name = "soon"
+tag = "beta"
+action = "warn"
+message = 'Say "stable" instead'
+
+[[rule]]
+name = "later"
+repository = "team/**"
+tag = "old*"
+action = "deny"
+dry_run = true
+"""
+SAID = '299 - "Say \\"stable\\" instead (rule \'soon\')"'
+
+
+def test_warnings(ruled: Callable[..., Ruled]) -> None:
+    scene = ruled(WARN)
+    scene.publish(IMAGE, "beta", "old", "1")
+    for _ in range(3):  # also from the cache, whose heads are kept
+        for method in ("GET", "HEAD"):
+            assert scene.ask("beta", method).get("Warning") == SAID
+            assert scene.ask("1", method).get("Warning") is None
+            dry = scene.ask("old", method)
+            assert dry.status == 200
+            assert dry.get("Warning") == (
+                "299 - \"the image policy is being tried out (rule 'later': this would be denied)\""
+            )
+    known = [("If-None-Match", f'"{IMAGE.digest}"')]
+    assert scene.ask("beta", headers=known).get("Warning") == SAID
+    wanted = {"soon": "warn", "later": "would-deny"}
+    for rule, action in wanted.items():
+        found = lambda: scene.proxy.metric("regproxy_rule_decisions_total", rule=rule, action=action)  # noqa: B023, E731
+        wait_until(lambda: found() >= 6, f"{rule} is counted")  # noqa: B023
+
+
+# --- the age of a digest under its tag ----------------------------------------------------------------------
+
+AGED = """
+[[rule]]
+name = "cool-down"
+repository = "team/**"
+min_tag_age = "3d"
+action = "deny"
+"""
+
+
+def make_older(scene: Ruled, start_proxy: StartProxy, days: float, **env: str) -> None:
+    """Restart the proxy as if all that it has seen under tags were that much longer ago."""
+    assert scene.proxy.stop() == 0
+    with closing(sqlite3.connect(scene.proxy.cache_dir / "index.sqlite3")) as index, index:
+        changed = index.execute(
+            "UPDATE tags SET fetched_at = fetched_at - ?1, size = size - ?1 WHERE tag GLOB 'seen:*'",
+            (int(days * DAY),),
+        )
+        assert changed.rowcount > 0
+    config = scene.proxy.directory.parent / "rules.toml"
+    settings = {
+        "REGPROXY_CONFIG": str(config),
+        "ENABLE_MANIFEST_CACHE": "true",
+        "MANIFEST_CACHE_DEFAULT_TIME": "0",
+    }
+    scene.proxy = start_proxy(scene.origin, at=scene.proxy.directory, **{**settings, **env})
+
+
+def test_the_digest_before_is_served(ruled: Callable[..., Ruled], start_proxy: StartProxy) -> None:
+    scene = ruled(AGED, MANIFEST_CACHE_DEFAULT_TIME="0")
+    scene.publish(WHOLE, "main")
+    assert scene.ask("main").digest == WHOLE.digest  # at first sight
+    moved = make_index(seed=954)
+    scene.publish(moved, "main")
+    scene.origin.publish(REPOSITORY, WHOLE)
+    for _ in range(2):
+        for method in ("GET", "HEAD"):
+            reply = scene.ask("main", method)
+            assert (reply.status, reply.get("Docker-Content-Digest")) == (200, WHOLE.digest)
+    assert scene.ask("main", headers=[("If-None-Match", f'"{WHOLE.digest}"')]).status == 304
+    # Whoever has the digest from elsewhere has chosen it.
+    assert scene.ask(moved.digest).status == 200
+    make_older(scene, start_proxy, 2.9)
+    assert scene.ask("main").digest == WHOLE.digest
+    make_older(scene, start_proxy, 0.2)
+    assert scene.ask("main").digest == moved.digest
+
+
+def test_history_outlives_the_content(ruled: Callable[..., Ruled], start_proxy: StartProxy) -> None:
+    scene = ruled(AGED, MANIFEST_CACHE_DEFAULT_TIME="0")
+    scene.publish(IMAGE, "main")
+    assert scene.ask("main").digest == IMAGE.digest
+    scene.proxy.wait_kept(IMAGE.digest)
+    scene.publish(OTHER, "main")
+    scene.origin.publish(REPOSITORY, IMAGE)
+    assert scene.ask("main").digest == IMAGE.digest
+    make_older(scene, start_proxy, 0.5, CACHE_INACTIVE="1s")
+    wait_until(lambda: IMAGE.digest not in scene.proxy.blobs(), "it is evicted", timeout=60)
+    hits = scene.origin.count("GET", IMAGE.digest)
+    assert scene.ask("main").digest == IMAGE.digest
+    assert scene.origin.count("GET", IMAGE.digest) > hits
+
+
+def test_first_sight(ruled: Callable[..., Ruled], start_proxy: StartProxy) -> None:
+    rules = AGED + f'first_sight = "deny"\nat_once = ["{OTHER.digest}"]\n'
+    scene = ruled(rules, MANIFEST_CACHE_DEFAULT_TIME="0")
+    scene.publish(IMAGE, "main")
+    scene.publish(OTHER, "listed")
+    reply = scene.ask("main")
+    assert reply.status == 403
+    assert "3 days" in told(reply)[1]
+    assert scene.ask("main", "HEAD").status == 403
+    assert scene.ask("listed").digest == OTHER.digest
+    make_older(scene, start_proxy, 3.1)
+    assert scene.ask("main").digest == IMAGE.digest
+    # Aged as the tag is, it goes back at once.
+    scene.publish(OTHER, "main")
+    assert scene.ask("main").digest == OTHER.digest
+
+
+def test_each_kind_of_client_has_a_history(ruled: Callable[..., Ruled]) -> None:
+    """A client without indexes gets no index for a digest that is too young, and the other way round."""
+    scene = ruled(AGED, MANIFEST_CACHE_DEFAULT_TIME="0")
+    child = WHOLE.images[0]
+
+    def answer(seen: Any) -> Answer:
+        return manifest_answer(WHOLE if INDEX in (seen.get("accept") or "") else child)
+
+    scene.publish(WHOLE)
+    scene.origin.on(f"/v2/{REPOSITORY}/manifests/main", answer)
+    old = [("Accept", MANIFEST)]
+    for _ in range(2):
+        assert scene.ask("main").digest == WHOLE.digest
+        with scene.proxy.client(scene.origin.authority) as client:
+            reply = client.get(f"/v2/{REPOSITORY}/manifests/main", old)
+        assert reply.digest == child.digest
