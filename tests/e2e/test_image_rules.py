@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.client import Reply
+from tests.support.client import Client, Reply
 from tests.support.images import INDEX, MANIFEST, Image, Index, make_image, make_index
-from tests.support.origin import Answer, Origin, manifest_answer
+from tests.support.origin import Answer, Origin, Seen, manifest_answer
 from tests.support.processes import wait_until
 from tests.support.proxy import Proxy
 
@@ -274,10 +278,12 @@ def test_warnings(ruled: Callable[..., Ruled]) -> None:
             )
     known = [("If-None-Match", f'"{IMAGE.digest}"')]
     assert scene.ask("beta", headers=known).get("Warning") == SAID
-    wanted = {"soon": "warn", "later": "would-deny"}
-    for rule, action in wanted.items():
-        found = lambda: scene.proxy.metric("regproxy_rule_decisions_total", rule=rule, action=action)  # noqa: B023, E731
-        wait_until(lambda: found() >= 6, f"{rule} is counted")  # noqa: B023
+    for rule, action in (("soon", "warn"), ("later", "would-deny")):
+        wait_until(functools.partial(_counted, scene, rule, action, 6), f"{rule} is counted")
+
+
+def _counted(scene: Ruled, rule: str, action: str, least: int) -> bool:
+    return scene.proxy.metric("regproxy_rule_decisions_total", rule=rule, action=action) >= least
 
 
 # --- the age of a digest under its tag ----------------------------------------------------------------------
@@ -377,3 +383,228 @@ def test_each_kind_of_client_has_a_history(ruled: Callable[..., Ruled]) -> None:
         with scene.proxy.client(scene.origin.authority) as client:
             reply = client.get(f"/v2/{REPOSITORY}/manifests/main", old)
         assert reply.digest == child.digest
+
+
+# --- verdicts by others -------------------------------------------------------------------------------------
+
+
+class Hook:
+    """A service that gives verdicts, and counts who asks."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+        self.verdicts: dict[str, dict[str, str]] = {}
+        self.down = False
+        origin.on("/verdict", self._answer)
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.origin.address[0]}:{self.origin.port}/verdict"
+
+    def asked(self) -> list[dict[str, str]]:
+        return [json.loads(seen.body) for seen in list(self.origin.requests)]
+
+    def _answer(self, seen: Seen) -> Answer:
+        if self.down:
+            return Answer(b"out of order", 500)
+        said = self.verdicts.get(json.loads(seen.body)["digest"], {"verdict": "pending"})
+        return Answer(json.dumps(said).encode(), headers={"Content-Type": "application/json"})
+
+
+@pytest.fixture
+def hook(start_origin: StartOrigin) -> Hook:
+    return Hook(start_origin("hook.test", tls=False))
+
+
+def asking(verdict: str, more: str = "") -> str:
+    return f'[[rule]]\nname = "scanned"\nverdict = "{verdict}"\naction = "deny"\n{more}'
+
+
+def test_verdicts_by_a_service(ruled: Callable[..., Ruled], hook: Hook) -> None:
+    scene = ruled(asking(hook.url), REGPROXY_PRIVATE_TARGETS="false")
+    scene.publish(WHOLE, "good")
+    scene.publish(IMAGE, "bad")
+    scene.publish(OTHER, "unknown")
+    hook.verdicts[WHOLE.digest] = {"verdict": "allow"}
+    hook.verdicts[IMAGE.digest] = {"verdict": "deny", "reason": "CVE-1"}
+    for _ in range(2):
+        assert scene.ask("good").digest == WHOLE.digest
+        # Its parts go with it, though nothing is known of them.
+        assert set(pull_by_digest(scene, WHOLE)) == {200}
+        bad = scene.ask("bad")
+        assert bad.status == 403
+        assert "CVE-1" in told(bad)[1]
+        assert scene.ask(IMAGE.digest).status == 403
+        held = scene.ask("unknown")
+        assert held.status == 503
+        assert held.get("Retry-After") == "30"
+        assert told(held)[0] == "UNAVAILABLE"
+    authority = scene.origin.authority
+    asked = [each for each in hook.asked() if each["digest"] == WHOLE.digest]
+    assert asked == [{"registry": authority, "repository": REPOSITORY, "digest": WHOLE.digest}]
+    # Of a layer nobody is asked.
+    assert {each["digest"] for each in hook.asked()} <= {
+        *(WHOLE.digest, IMAGE.digest, OTHER.digest),
+        *(child.digest for child in WHOLE.images),
+    }
+
+
+@pytest.mark.parametrize("on_error, status", [("deny", 503), ("allow", 200)])
+def test_a_service_that_is_down(on_error: str, status: int, ruled: Callable[..., Ruled], hook: Hook) -> None:
+    scene = ruled(asking(hook.url, f'on_error = "{on_error}"'))
+    scene.publish(IMAGE, "1")
+    hook.down = True
+    assert scene.ask("1").status == status
+    assert scene.ask(IMAGE.digest).status == status
+
+
+def test_verdicts_in_a_file(ruled: Callable[..., Ruled], tmp_path: Path) -> None:
+    file = tmp_path / "verdicts"
+    file.write_text(f"# by the scanner\n{IMAGE.digest} allow\n{OTHER.digest} deny too old\n* deny\n")
+    scene = ruled(asking(str(file), 'verdict_ttl = "1ms"'))
+    scene.publish(IMAGE, "1")
+    scene.publish(OTHER, "2")
+    assert scene.ask("1").status == 200
+    denied = scene.ask("2")
+    assert denied.status == 403
+    assert "too old" in told(denied)[1]
+    file.write_text(f"{OTHER.digest} allow\n")
+    assert scene.ask("2").status == 200
+    file.write_text("nonsense\n")
+    assert scene.ask("2", "HEAD").status in (200, 503)  # it is remembered for some seconds
+
+
+# --- signatures ---------------------------------------------------------------------------------------------
+
+
+def test_what_is_to_be_signed_and_has_no_signature(ruled: Callable[..., Ruled]) -> None:
+    scene = ruled('[[rule]]\nname = "signed"\nsigned = ["team"]\nrepository = "team/*"\naction = "deny"\n')
+    scene.publish(IMAGE, "1")
+    scene.publish(IMAGE, "1", repository="free/app")
+    for reference in ("1", IMAGE.digest):
+        for method in ("GET", "HEAD"):
+            assert scene.ask(reference, method).status == 403
+    assert scene.ask("1", repository="free/app").status == 200
+    # Seen as a part of the unsigned image.
+    assert scene.ask(IMAGE.layers[0], section="blobs").status == 403
+
+
+# --- ways around --------------------------------------------------------------------------------------------
+
+NO_TEAM = '[[rule]]\nname = "no-team"\nrepository = "team/**"\naction = "deny"\n'
+ODD = [
+    "/v2/team%2Fapp/manifests/1",
+    "/v2/team%252Fapp/manifests/1",
+    "/v2//team/app/manifests/1",
+    "/v2/./team/app/manifests/1",
+    "/v2/x/../team/app/manifests/1",
+    "/v2/team/app/manifests/1/",
+    "/v2/team/app/manifests/1;x",
+    "/v2/team/app/%6danifests%2F1",
+    "/v2/Team/app/manifests/1",
+    "/some/prefix/v2/team/app/manifests/1",
+    f"/v2/team/app/manifests/sha512:{'0' * 128}",
+    f"/v2/team/app/blobs/sha512:{'0' * 128}",
+    "/v2/team/app/manifests/1?x=1",
+    "/v2/team/app/blobs/uploads/x",
+]
+
+
+@pytest.mark.parametrize("path", ODD)
+def test_odd_paths(path: str, ruled: Callable[..., Ruled]) -> None:
+    scene = ruled(NO_TEAM)
+    scene.origin.on("/*", Answer(IMAGE.manifest, headers={"Content-Type": MANIFEST}))
+    reply = scene.path(path)
+    expected = 200 if path.endswith("uploads/x") else 403  # what an upload has got so far is no content
+    assert reply.status == expected, reply
+    assert scene.path("/v2/team/app/tags/list").status == 200
+    assert scene.path(f"/v2/team/app/referrers/{IMAGE.digest}").status == 200
+    assert scene.path("/v2/").status == 200
+
+
+def test_pushes(ruled: Callable[..., Ruled]) -> None:
+    rules = """
+[[rule]]
+name = "read-only"
+on = "push"
+repository = "team/**"
+action = "deny"
+
+[[rule]]
+name = "write-only"
+on = "pull"
+repository = "in/**"
+action = "deny"
+"""
+    scene = ruled(rules, ALLOW_PUSH="true")
+    scene.publish(IMAGE, "1")
+    scene.publish(IMAGE, "1", repository="in/app")
+    scene.origin.on("/v2/in/app/blobs/uploads/", Answer(b"", 202, {"Location": "/v2/in/app/blobs/uploads/1"}))
+    assert scene.ask("1").status == 200
+    assert scene.ask("1", "PUT", body=b"{}").status == 403
+    assert scene.ask("1", "DELETE").status == 403
+    assert scene.ask("uploads/", "POST", section="blobs", body=b"").status == 403
+    assert scene.ask("1", repository="in/app").status == 403
+    assert scene.ask("uploads/", "POST", section="blobs", repository="in/app", body=b"").status == 202
+    assert scene.origin.count("PUT") == scene.origin.count("DELETE") == 0
+
+
+def test_as_a_mirror(ruled: Callable[..., Ruled]) -> None:
+    scene = ruled(DENY_LATEST + deny_digest(OTHER.digest))
+    scene.publish(IMAGE, "latest", "1.0")
+    scene.publish(OTHER, "2.0")
+    path = f"/v2/{scene.origin.authority}/{REPOSITORY}/manifests"
+    with Client.connect(scene.proxy.address) as client:
+        for reference, status in (("latest", 403), ("1.0", 200), ("2.0", 403), (OTHER.digest, 403)):
+            assert client.get(f"{path}/{reference}", ACCEPT).status == status, reference
+
+
+@pytest.mark.parametrize("gone", ["offline", "down"])
+def test_without_the_registry(gone: str, ruled: Callable[..., Ruled], start_proxy: StartProxy) -> None:
+    """What is held is judged as what is fetched."""
+    scene = ruled("", MANIFEST_CACHE_DEFAULT_TIME="0")
+    scene.publish(IMAGE, "1")
+    scene.publish(OTHER, "2")
+    for tag, image in (("1", IMAGE), ("2", OTHER)):
+        assert scene.ask(tag).digest == image.digest
+        scene.proxy.wait_kept(image.digest)
+    assert scene.proxy.stop() == 0
+    config = scene.proxy.directory.parent / "rules.toml"
+    config.write_text(deny_digest(OTHER.digest))
+    env = {"REGPROXY_OFFLINE": "true"} if gone == "offline" else {}
+    if gone == "down":
+        scene.origin.on("/v2/*", Answer(b"", 503))
+        for tag in ("1", "2"):
+            scene.origin.on(f"/v2/{REPOSITORY}/manifests/{tag}", Answer(b"", 503))
+    scene.proxy = start_proxy(
+        scene.origin,
+        at=scene.proxy.directory,
+        REGPROXY_CONFIG=str(config),
+        MANIFEST_CACHE_DEFAULT_TIME="0",
+        **env,
+    )
+    assert scene.ask("1").digest == IMAGE.digest
+    for reference in ("2", OTHER.digest):
+        for method in ("GET", "HEAD"):
+            assert scene.ask(reference, method).status == 403
+
+
+def test_clients_that_wait_for_one_fill(ruled: Callable[..., Ruled], hold: threading.Event) -> None:
+    """Who joins a download is judged as whoever began it."""
+    scene = ruled(deny_digest(OTHER.digest))
+    scene.publish(OTHER)
+    path = f"/v2/{REPOSITORY}/manifests/main"
+    scene.origin.on(path, replace(manifest_answer(OTHER), hold=hold, hold_at=10))
+    with ThreadPoolExecutor(4) as pool:
+        replies = [pool.submit(scene.ask, "main") for _ in range(4)]
+        scene.origin.wait_for(lambda origin: origin.count(part="main") > 0)
+        hold.set()
+        assert {reply.result().status for reply in replies} == {403}
+
+
+def test_two_workers_share_what_is_known(ruled: Callable[..., Ruled]) -> None:
+    scene = ruled(ONLY_RELEASES, REGPROXY_WORKERS="2")
+    scene.publish(WHOLE, "v1")
+    assert scene.ask("v1", "HEAD").status == 200
+    for _ in range(4):  # connections are spread
+        assert set(pull_by_digest(scene, WHOLE)) == {200}
