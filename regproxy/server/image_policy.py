@@ -228,7 +228,12 @@ class ImagePolicy:
     def _shared_route(self, route: Route) -> Route:
         lifetime = self._services.policy.lifetime(route.target.reference)
         return replace(
-            route, shared=replace(route.shared, own=""), lifetime=lifetime, passed=None, let_in=None, judged=None
+            route,
+            shared=replace(route.shared, own=""),
+            lifetime=lifetime,
+            passed=None,
+            let_in=None,
+            judged=None,
         )
 
     def _by_digest(self, route: Route, digest: str) -> Route:
