@@ -119,8 +119,9 @@ class Decision:
     def text(self, image: str) -> str:
         """Return what a client is told when it is refused."""
         verb = "held back" if self.action == "hold" else "denied"
-        said = f"{self.message} ({image}: " if self.message else f"{image} is {verb} ("
-        return f"{said}rule {self.rule!r}: {self.reason})"
+        said = f"{self.message} ({image}, " if self.message else f"{image} is {verb} ("
+        why = "" if self.basis in ("rule", "digest") else f": {self.reason}"
+        return f"{said}rule {self.rule!r}{why})"
 
     @property
     def warning(self) -> str:
@@ -408,8 +409,9 @@ def _glob(pattern: str) -> Callable[[str], bool]:
 
 def duration(seconds: float) -> str:
     """Return a time in words, such as "3 days" or "5 hours"."""
-    for unit, name in ((86_400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= unit:
-            count = int(seconds / unit + 0.5)
-            return f"{count} {name}{'s' if count != 1 else ''}"
-    return f"{int(seconds + 0.999)} seconds"
+    unit, name = next(
+        ((unit, name) for unit, name in ((86_400, "day"), (3600, "hour"), (60, "minute")) if seconds >= unit),
+        (1, "second"),
+    )
+    count = int(seconds / unit + 0.5)
+    return f"{count} {name}{'s' if count != 1 else ''}"

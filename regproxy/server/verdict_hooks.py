@@ -107,9 +107,7 @@ class VerdictHook:
         """Return the body of the answer. Raises HookError, OSError, EOFError (IncompleteReadError)."""
         parts = urlsplit(self._rule.verdict)
         port = parts.port or (80 if self._tls is None else 443)
-        reader, writer = await asyncio.open_connection(
-            parts.hostname, port, ssl=self._tls, limit=_HEAD_MAX, happy_eyeballs_delay=0.25
-        )
+        reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=self._tls, limit=_HEAD_MAX)
         try:
             path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
             head = (
