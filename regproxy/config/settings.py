@@ -32,7 +32,7 @@ from regproxy.config.drop_in import (
     spread_masks,
 )
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS, OWN_HOST
-from regproxy.config.image_rules import RuleSet
+from regproxy.config.image_rules import RuleSet, unknown_keys
 from regproxy.config.image_rules import parse_rules as parse_image_rules
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
@@ -500,6 +500,9 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
     signing_keys = parse_key_tables(file.keys, file.name, errors)
     image_rules = parse_image_rules(file.rules, file.name, errors)
+    for rule, key in unknown_keys(image_rules.rules, signing_keys):
+        text = f"there is no table [key.{key}]{_did_you_mean(key, signing_keys)}"
+        errors.append(ConfigError(f"{file.name}: rule {rule!r}: signed", None, text))
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
     pair = [name for name in _TLS_PAIR if values.get(name)]
     if len(pair) == 1:

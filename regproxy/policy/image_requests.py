@@ -14,7 +14,13 @@ from urllib.parse import unquote
 from regproxy.registry.targets import Kind, Target, is_digest, is_repository
 
 _READS: Final = frozenset({"GET", "HEAD"})
+# What a registry may take for content all the same: a ".." may lead there.
+_OTHERS: Final = frozenset({Kind.OTHER, Kind.TOKEN, Kind.UPLOAD, Kind.BLOB_MUTABLE})
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
+# Of an upload, as registries name them: no segment that leads elsewhere.
+_UPLOAD: Final = re.compile(
+    r"/v2/([a-z0-9._/-]+)/blobs/uploads(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~=@:+,-]+)*/?"
+)
 _IN_REPOSITORY: Final = re.compile(r"/v2/([a-z0-9._/-]+)/(?:manifests|blobs)/[^/%\\]*")
 # Lists of names: no content.
 _LISTS: Final = re.compile(r"/v2/([a-z0-9._/-]+)/(?:tags/list|referrers/([^/%]*))")
@@ -35,16 +41,16 @@ def place_of(method: str, target: Target, path: str) -> Place | None:
 
     `path`: the request's, with its query.
     """
-    kind = target.kind
-    if method in _READS:
-        if kind in _CONTENT:
-            return Place(target.repository, False, False)
-        if kind is Kind.BLOB_MUTABLE:
-            return Place(target.repository, False, True)
-        return _odd_place(path, push=False) if kind is Kind.OTHER else None
-    if kind is Kind.UPLOAD or kind is Kind.BLOB_MUTABLE or kind in _CONTENT:
-        return None if method == "OPTIONS" else Place(target.repository, True, False)
-    return _odd_place(path, push=True) if kind is Kind.OTHER and method != "OPTIONS" else None
+    kind, push = target.kind, method not in _READS
+    if kind in _CONTENT:
+        return Place(target.repository, push, False) if method != "OPTIONS" else None
+    if kind not in _OTHERS or method == "OPTIONS":
+        return None
+    upload = _UPLOAD.fullmatch(path.partition("?")[0])
+    if upload is not None and is_repository(upload[1]):
+        # What has arrived of an upload is no content yet.
+        return Place(upload[1], True, False) if push else None
+    return _odd_place(path, push=push)
 
 
 def _odd_place(path: str, *, push: bool) -> Place | None:

@@ -22,6 +22,7 @@ from regproxy.config.image_rules import ANONYMOUS_WORD, Rule, RuleAction
 from regproxy.policy.tag_history import Seen, old_enough_at, settled
 
 HOLD_SECONDS: Final = 30  # after which a client is told to ask again
+_FOR_THIS: Final = "it is for this"
 _ODD: Final = "what is asked for can't be told from the request"
 
 NeedKind = Literal["digest", "media type", "history", "signed", "verdict"]
@@ -40,11 +41,15 @@ class Need:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Whether content has what a rule asks for. `pending`: that is not known yet, and may be soon."""
+    """Whether content has what a rule asks for. `pending`: that is not known yet, and may be soon.
+
+    `named`: it was said of this digest, and not of what nothing is known of.
+    """
 
     met: bool
     reason: str
     pending: bool = False
+    named: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,7 @@ class Decision:
         """Return what a client is told when it is refused."""
         verb = "held back" if self.action == "hold" else "denied"
         said = f"{self.message} ({image}, " if self.message else f"{image} is {verb} ("
-        why = "" if self.basis in ("rule", "digest") else f": {self.reason}"
+        why = "" if self.reason == _FOR_THIS else f": {self.reason}"
         return f"{said}rule {self.rule!r}{why})"
 
     @property
@@ -291,8 +296,7 @@ def _is_other_content(rule: Rule, facts: Facts) -> str | Need:
 def _judge(rule: Rule, facts: Facts) -> Decision | Need | None:
     """Return what a rule decides of a request that it is for; None: it leaves it to the rules behind it."""
     if not rule.asks:
-        reason = "it is for this"
-        return _decision(rule, rule.action, reason, "digest" if rule.digest else "rule")
+        return _decision(rule, rule.action, _FOR_THIS, "digest" if rule.digest else "rule")
     if facts.blob:
         return _decision(rule, "allow", "blobs go with their manifests", "asked")
     digest, judged = facts.digest or "", facts.digest
@@ -357,7 +361,8 @@ def _refusal(rule: Rule, outcome: Outcome) -> Decision | None:
     if rule.action == "allow":
         return None
     held = outcome.pending and rule.action == "deny"
-    return _decision(rule, "hold" if held else rule.action, outcome.reason, "asked")
+    basis: Basis = "digest" if outcome.named else "asked"
+    return _decision(rule, "hold" if held else rule.action, outcome.reason, basis)
 
 
 def _decision(rule: Rule, action: RuleAction, reason: str, basis: Basis, digest: str = "") -> Decision:

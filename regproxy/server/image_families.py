@@ -68,9 +68,13 @@ class Families:
         """Note that content was served under a tag."""
         self._note(place, _WITHIN + digest, _TAG + tag, BELONGS_MAX)
 
-    def judged(self, place: Place, digest: str) -> None:
-        """Note that a manifest is about to be judged: what it names belongs to it."""
-        if not self._enter(place, digest):
+    def judged(self, place: Place, digest: str, *, passes: bool) -> None:
+        """Note that a manifest is judged: what it names belongs to it.
+
+        `passes`: it may be served, and what it names is found out when it is there. Of others, which anybody
+        may make up, only those that are stored are noted.
+        """
+        if not self._enter(place, digest) and passes:
             self._note(place, _JUDGED, digest, PENDING_MAX)
 
     def of(self, place: Place, digest: str) -> Family:

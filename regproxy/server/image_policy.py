@@ -12,12 +12,11 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol
+from typing import Final
 
 from regproxy.core.errors import OnHold, Refused, UpstreamError
 from regproxy.core.lru import Bounded
 from regproxy.fill.fill import CacheRequest
-from regproxy.http.messages import Request
 from regproxy.http.origin import Origin
 from regproxy.policy.image_requests import place_of
 from regproxy.policy.image_rules import Decision, Facts, ImageRules, Need, Outcome, with_parents
@@ -29,6 +28,7 @@ from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.image_families import Families
 from regproxy.server.routes import Judged, Route
+from regproxy.server.signature_checks import SignatureChecks
 from regproxy.server.tag_requests import FoundTag, TagRequests
 from regproxy.server.verdict_hooks import VerdictHook
 from regproxy.tags.history import TagHistory
@@ -43,25 +43,6 @@ _NEEDS_MAX: Final = 2048  # things that are found out for one decision: rules as
 _READS: Final = frozenset({"GET", "HEAD"})
 
 _Key = tuple[str, int, str, str, Principal]
-
-
-class Verdict(Protocol):
-    """Whether an image is signed, and why."""
-
-    @property
-    def signed(self) -> bool: ...
-
-    @property
-    def reason(self) -> str: ...
-
-
-class Signatures(Protocol):
-    """The signatures of images."""
-
-    async def check(
-        self, origin: Origin, repository: str, digest: str, keys: tuple[str, ...], request: Request | None
-    ) -> Verdict:
-        """Find out whether a manifest is signed by one of the keys of these names. Raises UpstreamError."""
 
 
 @dataclass(slots=True)
@@ -81,9 +62,9 @@ class _Case:
 
 
 class ImagePolicy:
-    """The Guard of images. One for each worker. `signatures` None: no key is configured."""
+    """The Guard of images. One for each worker."""
 
-    def __init__(self, services: Services, tags: TagRequests, signatures: Signatures | None) -> None:
+    def __init__(self, services: Services, tags: TagRequests, signatures: SignatureChecks) -> None:
         self._services = services
         self._tags = tags
         self._signatures = signatures
@@ -261,10 +242,17 @@ class ImagePolicy:
         own = await self._decide(case, facts)
         if facts.push or not case.rules.traces or not digest:
             return own
+        decision = own
+        if own.basis != "digest" and depth < _DEPTH_MAX:
+            decision = await self._with_family(case, facts, digest, own, depth)
         if not facts.blob:
-            self._families.judged(case.place, digest)
-        if own.basis == "digest" or depth >= _DEPTH_MAX:
-            return own
+            self._families.judged(case.place, digest, passes=not decision.refuses)
+        return decision
+
+    async def _with_family(
+        self, case: _Case, facts: Facts, digest: str, own: Decision, depth: int
+    ) -> Decision:
+        """Return the decision on content, by the tags that it was served under, and by what names it."""
         family = self._families.of(case.place, digest)
         if not facts.tag and own.refuses:
             for tag in family.tags:
@@ -303,8 +291,6 @@ class ImagePolicy:
         if need.kind == "verdict":
             hook = self._hooks[need.names[0]]
             return await hook.ask(origin.host, origin.port, route.target.repository, need.digest)
-        if self._signatures is None:
-            return Outcome(False, "there is no key to check signatures by")
         where = (origin, route.shared.repository, need.digest, need.names)
         try:
             verdict = await self._signatures.check(*where, route.shared.request)

@@ -69,7 +69,11 @@ class Handlers:
 
     def _guards(self, services: Services) -> Guards | None:
         access = services.rights.access
-        rules = ImagePolicy(services, self.tags, None) if services.config.image_rules.rules else None
+        rules = (
+            ImagePolicy(services, self.tags, services.signatures)
+            if services.config.image_rules.rules
+            else None
+        )
         if not access.guarded:
             return Guards(last=rules) if rules is not None else None
         guard = AccessGuard(services, self.passthrough)

@@ -17,6 +17,7 @@ import os
 import ssl
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -90,7 +91,7 @@ class VerdictHook:
         loop = asyncio.get_running_loop()
         verdicts = await loop.run_in_executor(None, self._file.read)
         word, reason = verdicts.get(digest) or verdicts.get(_OTHERS) or ("pending", "the file does not say")
-        return _outcome(word, reason)
+        return replace(_outcome(word, reason), named=digest in verdicts)
 
     # --- by HTTP -----------------------------------------------------------------------------------------
 

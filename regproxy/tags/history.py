@@ -46,24 +46,22 @@ class TagHistory:
     ) -> tuple[Seen, ...]:
         """Note what a tag (of a host, port and repository) is now; return its history for this Accept."""
         rows = self._index.tag(*place, SEEN + tag)
-        usable = [row for row in rows if _may_answer(row, accept)]
+        # What this request has got may answer it, whoever has seen it before.
+        usable = [row for row in rows if _may_answer(row, accept) or _seen(row).digest == digest]
         others = [_seen(row) for row in rows if row not in usable]
         history = [_seen(row) for row in usable]
         new = noted(history, others, digest, age=self._age, now=now)
         if new is None:
             return tuple(history)
-        self._put(place, tag, new, media_type, accept)
+        named = accept.named & bits_above(media_type)
+        for row in usable:
+            named |= row.named if _seen(row).digest == digest else 0
+        variant = _FIRST + digest if new.first else digest
+        row = TagRow(variant, "", media_type, int(new.last_at), new.first_at, named)
+        self._index.put_tag(*place, SEEN + tag, row)
         if len(rows) >= SEEN_MAX:
             self._shorten(place, tag, usable, now)
         return (*(seen for seen in history if seen.digest != digest), new)
-
-    def _put(
-        self, place: tuple[str, int, str], tag: str, seen: Seen, media_type: str, accept: Accept
-    ) -> None:
-        variant = _FIRST + seen.digest if seen.first else seen.digest
-        named = accept.named & bits_above(media_type)
-        row = TagRow(variant, "", media_type, int(seen.last_at), seen.first_at, named)
-        self._index.put_tag(*place, SEEN + tag, row)
 
     def _shorten(self, place: tuple[str, int, str], tag: str, usable: Iterable[TagRow], now: float) -> None:
         """Drop what matters no more; what others see under the tag stays."""

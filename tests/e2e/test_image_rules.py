@@ -474,21 +474,6 @@ def test_verdicts_in_a_file(ruled: Callable[..., Ruled], tmp_path: Path) -> None
     assert scene.ask("2", "HEAD").status in (200, 503)  # it is remembered for some seconds
 
 
-# --- signatures ---------------------------------------------------------------------------------------------
-
-
-def test_what_is_to_be_signed_and_has_no_signature(ruled: Callable[..., Ruled]) -> None:
-    scene = ruled('[[rule]]\nname = "signed"\nsigned = ["team"]\nrepository = "team/*"\naction = "deny"\n')
-    scene.publish(IMAGE, "1")
-    scene.publish(IMAGE, "1", repository="free/app")
-    for reference in ("1", IMAGE.digest):
-        for method in ("GET", "HEAD"):
-            assert scene.ask(reference, method).status == 403
-    assert scene.ask("1", repository="free/app").status == 200
-    # Seen as a part of the unsigned image.
-    assert scene.ask(IMAGE.layers[0], section="blobs").status == 403
-
-
 # --- ways around --------------------------------------------------------------------------------------------
 
 NO_TEAM = '[[rule]]\nname = "no-team"\nrepository = "team/**"\naction = "deny"\n'

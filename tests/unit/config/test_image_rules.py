@@ -131,3 +131,9 @@ def test_the_configuration_has_them() -> None:
     assert [rule.name for rule in config.image_rules.rules] == ["all", "rule 2"]
     assert ("rule.all.action", "deny", "toml") in config.shown
     assert any("never reached" in warning for warning in config.warnings)
+
+
+def test_a_key_without_a_table() -> None:
+    text = '[key.team]\nfile = "x"\n[[rule]]\naction = "deny"\nsigned = "taem"'
+    with pytest.raises(ConfigError, match=r"no table \[key.taem\]; did you mean team"):
+        load({}, text, "r.toml")
