@@ -283,7 +283,7 @@ class Index:
         No more than `limit` digests are looked at. Raises StoreError.
         """
         digests = [digest for (digest,) in self._read_or_raise(_NOT_HELD, (before, limit))]
-        gone = self._run(lambda changes: changes.sweep_tags(digests, before)) if digests else []
+        gone = self._run(lambda changes: changes.sweep_tags(digests, before))
         for key in gone:
             self._tags.drop(key)
         return len(gone)

@@ -219,13 +219,14 @@ class Changes:
         return gone
 
     def sweep_tags(self, digests: Iterable[str], before: float) -> list[TagKey]:
-        """Remove tag rows older than `before` that name one of these, if not stored; return a key for
-        each.
+        """Remove tag rows older than `before` that name one of these, if not stored, and the histories of
+        tags that nobody has asked for in SEEN_FOR; return a key for each.
         """
         gone: list[TagKey] = []
         for digest in digests:
             gone += self._connection.execute(_SWEEP_TAGS, (digest, before)).fetchall()
-        for key in {*gone, *self._connection.execute(_SWEEP_SEEN, (before - SEEN_FOR,)).fetchall()}:
+        gone += self._connection.execute(_SWEEP_SEEN, (before - SEEN_FOR,)).fetchall()
+        for key in set(gone):
             self._note(TAG_PUT, name_of(key))
         return gone
 

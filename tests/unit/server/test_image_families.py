@@ -11,7 +11,7 @@ import pytest
 
 from regproxy.cache.index.index import Index
 from regproxy.server.image_families import BELONGS_MAX, PENDING_MAX, Families
-from tests.support.images import digest_of, make_image, make_index
+from tests.support.images import digest_of, make_index
 
 PLACE = ("reg.test", 443, "team/app")
 WHOLE = make_index(size=1000)
@@ -73,7 +73,7 @@ def test_what_is_made_up_leaves_nothing(index: Index) -> None:
 
 
 def test_limits(index: Index) -> None:
-    families, store = Families(index, Contents()), Contents()
+    families = Families(index, Contents())
     for number in range(3 * PENDING_MAX):
         families.judged(PLACE, f"sha256:{number:064x}", passes=True)
     assert len(index.tag(*PLACE, "judged:")) <= PENDING_MAX
@@ -82,4 +82,3 @@ def test_limits(index: Index) -> None:
     tags = families.of(PLACE, WHOLE.digest).tags
     assert len(tags) <= BELONGS_MAX
     assert f"v{3 * BELONGS_MAX - 1}" in tags
-    store.add(make_image().manifest)

@@ -89,12 +89,8 @@ def test_the_sweep_leaves_it(index: Index) -> None:
     """It names no stored content; and is gone when nobody has asked for the tag for very long."""
     history = TagHistory(index, AGE)
     history.note(PLACE, "main", digest(1), INDEX, ALL, NOW)
-    index.put_access(*PLACE, "who", True)
     index.flush()
     index.sweep_tags(NOW + 300 * DAY)
     assert index.tag(*PLACE, "seen:main")
-    index.put_access("reg.test", 443, "x", "who", True)
-    index.put_tag(*PLACE, "gone", index.tag(*PLACE, "seen:main")[0])
-    index.flush()
     index.sweep_tags(NOW + 500 * DAY)
     assert not index.tag(*PLACE, "seen:main")
