@@ -9,11 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from regproxy.cli.main import app
+from tests.support.signatures import Signer
 
 D = "sha256:" + "d" * 64
 RULES = f"""
 [key.team]
-file = "team.pub"
+pem = '''{Signer.new().pem}'''
 
 [[rule]]
 name = "bad"
