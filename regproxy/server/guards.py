@@ -29,6 +29,13 @@ class Guard(Protocol):
         """
 
 
+class LastGuard(Guard, Protocol):
+    """The one that is asked behind all others, and each time."""
+
+    def prepared(self, exchange: Exchange, origin: Origin, route: Route) -> Route:
+        """Return the route that the guards ahead are asked for, if they may have to answer themselves."""
+
+
 class Guards:
     """The guards of a worker, in the order in which they are asked.
 
@@ -38,7 +45,7 @@ class Guards:
 
     __slots__ = ("_guards", "_last", "_lasts")
 
-    def __init__(self, *guards: Guard, lasts: float = PASSED_SECONDS, last: Guard | None = None) -> None:
+    def __init__(self, *guards: Guard, lasts: float = PASSED_SECONDS, last: LastGuard | None = None) -> None:
         self._guards = guards
         self._lasts = lasts
         self._last = last
@@ -69,8 +76,11 @@ class Guards:
 
     async def admit(self, exchange: Exchange, origin: Origin, route: Route) -> Route | None:
         """Ask the guards one after the other; return the route to answer, None: one of them has answered."""
+        last, guards = self._last, self._guards
         admitted: Route | None = route
-        for guard in self._guards if self._last is None else (*self._guards, self._last):
+        if last is not None:
+            admitted, guards = last.prepared(exchange, origin, route), (*guards, last)
+        for guard in guards:
             if admitted is not None and not guard.passes(exchange, origin, admitted):
                 admitted = await guard.admit(exchange, origin, admitted)
         return admitted

@@ -123,6 +123,16 @@ class ImagePolicy:
         copy = self._services.lookup.copy(origin, route.target, route, lifetime)
         return copy is not None and copy.fresh and copy.row.digest == digest
 
+    def prepared(self, exchange: Exchange, origin: Origin, route: Route) -> Route:
+        """Return the route that the guards ahead are asked for.
+
+        They may pass on a request with fields of the client's own as it came. So these are left out where the
+        rules have more to find out.
+        """
+        if not route.shared.own or self.passes(exchange, origin, route):
+            return route
+        return self._shared_route(route)
+
     async def admit(self, exchange: Exchange, origin: Origin, route: Route) -> Route | None:
         """Find out whether the rules let a request pass. Raises Refused, OnHold, UpstreamError."""
         facts = self._facts(exchange, origin, route)
@@ -207,7 +217,8 @@ class ImagePolicy:
         return await self._tags.find(exchange, route, self._wanted(case), None)
 
     def _shared_route(self, route: Route) -> Route:
-        lifetime = self._services.policy.lifetime(route.target.reference)
+        is_tag = route.target.kind is Kind.TAG
+        lifetime = self._services.policy.lifetime(route.target.reference) if is_tag else None
         return replace(
             route,
             shared=replace(route.shared, own=""),

@@ -593,3 +593,46 @@ def test_two_workers_share_what_is_known(ruled: Callable[..., Ruled]) -> None:
     assert scene.ask("v1", "HEAD").status == 200
     for _ in range(4):  # connections are spread
         assert set(pull_by_digest(scene, WHOLE)) == {200}
+
+
+def test_a_lost_index_is_a_lost_history(ruled: Callable[..., Ruled], start_proxy: StartProxy) -> None:
+    """Then what is seen next is seen for the first time."""
+    scene = ruled(AGED, MANIFEST_CACHE_DEFAULT_TIME="0")
+    scene.publish(IMAGE, "main")
+    assert scene.ask("main").digest == IMAGE.digest
+    scene.publish(OTHER, "main")
+    scene.origin.publish(REPOSITORY, IMAGE)
+    assert scene.ask("main").digest == IMAGE.digest
+    assert scene.proxy.stop() == 0
+    for path in scene.proxy.cache_dir.glob("index.sqlite3*"):
+        path.unlink()
+    config = scene.proxy.directory.parent / "rules.toml"
+    env = {"REGPROXY_CONFIG": str(config), "MANIFEST_CACHE_DEFAULT_TIME": "0"}
+    scene.proxy = start_proxy(scene.origin, at=scene.proxy.directory, **env)
+    assert scene.ask("main").digest == OTHER.digest
+
+
+def test_with_access_that_is_verified(ruled: Callable[..., Ruled]) -> None:
+    """Whom the registry lets in is judged by the rules, each time; whom it does not hears nothing of them."""
+    scene = ruled(DENY_LATEST + deny_digest(OTHER.digest), REGPROXY_ACCESS="verified")
+    for image, tag in ((IMAGE, "1.0"), (IMAGE, "latest"), (OTHER, "2.0")):
+        scene.publish(image, tag)
+    for _ in range(3):
+        assert scene.ask("1.0").digest == IMAGE.digest
+        assert scene.ask("latest").status == 403
+        assert scene.ask("2.0").status == 403
+        assert scene.ask(IMAGE.layers[0], section="blobs").status == 200
+    # Requests that would be passed on as they came.
+    for headers in ([], [("X-Own", "1")]):
+        for reference in ("latest?x=1", "2.0?x=1", f"{OTHER.digest}?x=1"):
+            for method in ("GET", "HEAD"):
+                assert scene.ask(reference, method, headers=headers).status == 403, (reference, method)
+        assert scene.ask("1.0?x=1", headers=headers).digest == IMAGE.digest
+    assert scene.ask("2.0", headers=[("X-Own", "1")]).status == 403
+    closed = Answer(b"{}", 401, {"WWW-Authenticate": 'Basic realm="x"'})
+    scene.publish(IMAGE, "1.0", repository="team/private")
+    for reference in ("latest", "1.0", IMAGE.digest):
+        scene.origin.on(f"/v2/team/private/manifests/{reference}", closed)
+    assert scene.ask("1.0", repository="team/private").status == 401
+    assert scene.ask("latest", repository="team/private").status == 401
+    assert scene.ask(IMAGE.digest, repository="team/private").status == 401
