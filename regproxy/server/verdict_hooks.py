@@ -32,6 +32,7 @@ from regproxy.policy.image_rules import Outcome
 log = logging.getLogger(__name__)
 
 VERDICTS_MAX: Final = 8192  # that a worker remembers for each hook
+ASKED_MAX: Final = 32  # questions at a time, for each hook and worker
 SOON_SECONDS: Final = 5.0  # for which "pending" and failures are remembered
 ANSWER_MAX: Final = 65_536  # bytes of an answer's body
 FILE_MAX: Final = 16 * 1024 * 1024  # bytes
@@ -57,6 +58,7 @@ class VerdictHook:
         self._known: Bounded[_Key, tuple[Outcome, float]] = Bounded(VERDICTS_MAX)
         self._flights: Flights[_Key, Outcome] = Flights()
         self._seldom = Seldom()
+        self._slots = asyncio.Semaphore(ASKED_MAX)
         is_url = "://" in rule.verdict
         self._file = None if is_url else _VerdictFile(Path(rule.verdict))
         is_tls = rule.verdict.lower().startswith("https:")
@@ -74,7 +76,8 @@ class VerdictHook:
         rule = self._rule
         lasts = rule.verdict_ttl
         try:
-            async with asyncio.timeout(rule.verdict_timeout):
+            # Clients may ask for as many digests as they like: the service is spared.
+            async with asyncio.timeout(rule.verdict_timeout), self._slots:
                 outcome = await (self._ask_file(key[3]) if self._file is not None else self._ask_service(key))
         except (OSError, TimeoutError, HookError, RegproxyError, EOFError, ValueError) as error:
             if self._seldom.lets("", self._clock()):
