@@ -34,12 +34,15 @@ from regproxy.config.drop_in import (
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS, OWN_HOST
 from regproxy.config.image_rules import RuleSet, unknown_keys
 from regproxy.config.image_rules import parse_rules as parse_image_rules
+from regproxy.config.networks import Network
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
+from regproxy.config.principal_tables import PrincipalTables, parse_principals
 from regproxy.config.signing_keys import KeySource, parse_key_tables, shown_keys
 from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier, nginx_unescaped
 from regproxy.config.values import (
     Address,
+    ClientCerts,
     Credential,
     HostRule,
     LogFormat,
@@ -49,9 +52,11 @@ from regproxy.config.values import (
     Raw,
     Records,
     Reserve,
+    UnknownClients,
     parse_access,
     parse_bool,
     parse_ca_names,
+    parse_client_certs,
     parse_directory,
     parse_header_masks,
     parse_level,
@@ -62,6 +67,7 @@ from regproxy.config.values import (
     parse_login_for,
     parse_min_free,
     parse_mirror_registries,
+    parse_networks,
     parse_optional_path,
     parse_outage,
     parse_plain_redirects,
@@ -74,6 +80,7 @@ from regproxy.config.values import (
     parse_size,
     parse_streams,
     parse_time,
+    parse_unknown,
     parse_workers,
 )
 from regproxy.core.errors import ConfigError, RegproxyError
@@ -190,6 +197,14 @@ class Config:
 
     allow_push: bool
     cache_pushes: bool
+
+    # Who clients are: see policy.principals.
+    principals: PrincipalTables
+    htpasswd: str | None
+    unknown_clients: UnknownClients
+    proxy_protocol: tuple[Network, ...]
+    client_ca_file: str | None
+    client_certs: ClientCerts
 
     # Who may have what: see policy.access.
     access_ttl: float
@@ -318,12 +333,17 @@ _RESUME_MEANING = "a broken download is resumed until it has brought nothing for
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
 _TLS_PAIR = ("REGPROXY_TLS_CERT_FILE", "REGPROXY_TLS_KEY_FILE")
-_TLS_MEANING = "addresses (host:port) for clients of mirror mode that speak TLS"
+_TLS_MEANING = "addresses (host:port) for clients that speak TLS to the proxy: https:// proxies, mirrors"
 _NAMES_MEANING = "the proxy's own names there; not set = the machine's, localhost and REGPROXY_TLS_LISTEN's"
 _TLS_CERT_MEANING = "certificate to show there, PEM with its chain; not set = one by the proxy's own CA"
 _PUSHED_MEANING = "keep what is pushed through this proxy, once the registry has taken it"
 _MIRROR_MEANING = "whom requests without CONNECT may ask for; not set = those in REGISTRIES; off = nobody"
 _DNS_MEANING = "addresses (host:port) for clients without CONNECT, whom DNS sends here for a registry"
+_HTPASSWD_MEANING = "htpasswd file (bcrypt, argon2) of the users that may show a password to this proxy"
+_UNKNOWN_MEANING = "clients that are no principal: allow, or deny (407, or 403 where no password would help)"
+_PROXY_PROTOCOL_MEANING = "balancers (addresses, networks) that say by the PROXY protocol who connects"
+_CLIENT_CA_MEANING = "CAs of clients' certificates on REGPROXY_TLS_LISTEN: PEM, maybe with their CRLs"
+_CLIENT_CERTS_MEANING = "whether a client there may come without a certificate: optional, or required"
 _ACCESS_MEANING = "who may have private content: shared (all), verified (whom the registry lets in), denied"
 _TTL_MEANING = "verified: how long a registry's word that it lets someone in is good"
 _OUTAGE_MEANING = "verified, registry down: deny, same-repository (who was let in there lately) or serve"
@@ -371,6 +391,17 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("AUTH_REGISTRIES", "", "", "host:user:password entries", _verbatim, many=True, secret=True),
     Setting("AUTH_REGISTRIES_DELIMITER", "", " ", "stands between the entries of AUTH_REGISTRIES", _verbatim),
     Setting("AUTH_REGISTRY_DELIMITER", "", ":", "stands between the parts of one entry", _verbatim),
+    Setting("REGPROXY_HTPASSWD", "htpasswd", "", _HTPASSWD_MEANING, _FILE),
+    Setting("REGPROXY_UNKNOWN_CLIENTS", "unknown_clients", "allow", _UNKNOWN_MEANING, _text(parse_unknown)),
+    Setting(
+        *("REGPROXY_PROXY_PROTOCOL", "proxy_protocol", "", _PROXY_PROTOCOL_MEANING),
+        *(parse_networks, True),
+    ),
+    Setting("REGPROXY_CLIENT_CA_FILE", "client_ca_file", "", _CLIENT_CA_MEANING, _FILE),
+    Setting(
+        *("REGPROXY_CLIENT_CERTS", "client_certs", "optional", _CLIENT_CERTS_MEANING),
+        _text(parse_client_certs),
+    ),
     Setting("REGPROXY_ACCESS", "", "shared", _ACCESS_MEANING, _text(parse_access)),
     Setting("REGPROXY_ACCESS_TTL", "access_ttl", "5m", _TTL_MEANING, _TIMEOUT),
     Setting("REGPROXY_ACCESS_OUTAGE", "access_outage", "same-repository", _OUTAGE_MEANING, _OUTAGE),
@@ -479,7 +510,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     `toml_name` is the file's name in error texts. Raises ConfigError, or ConfigErrors for more than one.
     """
     errors: list[ConfigError] = []
-    file = _File(toml_name or "TOML", {}, {}, {}, [])
+    file = _File(toml_name or "TOML", {}, {}, {}, {}, [])
     if toml_text is not None:
         file = _read_toml(toml_text, file.name, errors)
     given = {setting.name: _find(setting, env, file.found) for setting in SETTINGS}
@@ -498,6 +529,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
         credentials, notes = spread_masks(credentials, named)
         warnings += [f"{auth.label}: {doubt}" for doubt in doubts + notes]
     tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
+    principals = parse_principals(file.principals, file.name, errors)
     signing_keys = parse_key_tables(file.keys, file.name, errors)
     image_rules = parse_image_rules(file.rules, file.name, errors)
     for rule, key in unknown_keys(image_rules.rules, signing_keys):
@@ -508,10 +540,14 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     if len(pair) == 1:
         other = _TLS_PAIR[1 - _TLS_PAIR.index(pair[0])]
         errors.append(ConfigError(pair[0], given[pair[0]].told, f"a file in {other} too"))
+    if values.get("REGPROXY_CLIENT_CERTS") == "required" and not values.get("REGPROXY_CLIENT_CA_FILE"):
+        text = "the file of their CAs in REGPROXY_CLIENT_CA_FILE too"
+        errors.append(ConfigError("REGPROXY_CLIENT_CERTS", "required", text))
     if errors:
         raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
     fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}
     fields |= {"credentials": credentials, "tiers": _tiers(matchers, values), "origin_tables": tables}
+    fields["principals"] = principals
     fields |= {"signing_keys": signing_keys}
     fields |= {"image_rules": image_rules}
     return _assemble(fields, given, warnings)
@@ -526,6 +562,8 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
             warnings.append(f"{name} has no effect in this image: there is no debug page")
     if not fields["verify_ssl"]:
         warnings.append("VERIFY_SSL is off: whoever is between this proxy and a registry can change tags")
+    if fields["client_ca_file"] and not fields["tls_listen"]:
+        warnings.append("REGPROXY_CLIENT_CA_FILE has no effect without REGPROXY_TLS_LISTEN")
     parent = fields["parent_proxy"]
     if parent is not None and is_own(parent, (fields["listen"], fields["admin_listen"])):
         warnings.append("HTTPS_PROXY is this proxy itself, and is not used")
@@ -547,6 +585,7 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
     shown += [(name, _printable(text), "toml") for name, text in shown_keys(fields["signing_keys"])]
     shown += [(name, _printable(text), "toml") for name, text in fields["image_rules"].shown]
     warnings += [_printable(text) for text in fields["image_rules"].warnings]
+    shown += [(name, _printable(text), "toml") for name, text in fields["principals"].shown]
     return Config(**fields, warnings=tuple(warnings), shown=tuple(shown))
 
 
@@ -591,11 +630,12 @@ _BY_KEY = {key: setting for setting in SETTINGS for key in (setting.key, setting
 
 @dataclass(frozen=True, slots=True)
 class _File:
-    """A TOML file: its values by the settings' names, and its unparsed tables of origins, keys and rules."""
+    """A TOML file: its values by the settings' names, and its unparsed tables."""
 
     name: str
     found: Mapping[str, _Given]
     origins: Any
+    principals: Any
     keys: Any
     rules: Any
 
@@ -606,7 +646,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
         table = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise ConfigError(file, None, f"a TOML file: {error}") from None
-    origins, keys = table.pop("origin", {}), table.pop("key", {})
+    origins, principals, keys = (table.pop(name, {}) for name in ("origin", "principal", "key"))
     rules = table.pop("rule", [])
     found: dict[str, _Given] = {}
     for key, value in table.items():
@@ -624,7 +664,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
                 errors.append(ConfigError(f"{file}: {key}", None, str(error)))
             else:
                 found[setting.name] = _Given(setting, f"{file}: {key}", raw, "toml")
-    return _File(file, found, origins, keys, rules)
+    return _File(file, found, origins, principals, keys, rules)
 
 
 def _for_all_origins(values: Mapping[str, Any]) -> OriginSettings:

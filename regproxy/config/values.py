@@ -14,11 +14,14 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeVar, cast
 
 from regproxy.config.host_regex import compile_host_regex
+from regproxy.config.networks import Network, parse_network
 
 LogFormat = Literal["regproxy", "rp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 Records = Literal["auto", "openssl"]
 LoginFor = Literal["pull", "push"]
+ClientCerts = Literal["optional", "required"]
+UnknownClients = Literal["allow", "deny"]
 Outage = Literal["deny", "same-repository", "serve"]
 
 # A list as written: one text, or the entries of a TOML list.
@@ -326,6 +329,11 @@ def parse_ports(raw: Raw) -> frozenset[int]:
     return frozenset(_each(_words(raw), lambda word: ANY_PORT if word == "*" else parse_port(word)))
 
 
+def parse_networks(raw: Raw) -> tuple[Network, ...]:
+    """Return the networks of a list, each once."""
+    return tuple(dict.fromkeys(_each(_words(raw), parse_network)))
+
+
 def parse_resolve(raw: Raw) -> Mapping[str, tuple[str, ...]]:
     """Return host -> addresses, in their order, from entries `host=address`."""
     addresses: dict[str, tuple[str, ...]] = {}
@@ -507,6 +515,20 @@ def parse_access(text: str) -> str:
     if text.lower() not in ("shared", "verified", "denied"):
         raise ValueError("shared, verified or denied")
     return text.lower()
+
+
+def parse_client_certs(text: str) -> ClientCerts:
+    """Return whether clients have to show a certificate."""
+    if text.lower() not in ("optional", "required"):
+        raise ValueError("optional or required")
+    return cast(ClientCerts, text.lower())
+
+
+def parse_unknown(text: str) -> UnknownClients:
+    """Return what becomes of clients that are no principal."""
+    if text.lower() not in ("allow", "deny"):
+        raise ValueError("allow or deny")
+    return cast(UnknownClients, text.lower())
 
 
 def parse_outage(text: str) -> Outage:

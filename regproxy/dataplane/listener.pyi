@@ -13,5 +13,7 @@ class Listener(Pollable):
         front: bool = True,
         head_limit: int = 32768,
         accepts: int = 32,
+        balances: Callable[[str], bool] | None = None,
+        on_refused: Callable[[str, str], object] | None = None,
     ) -> Self: ...
     def close(self) -> None: ...

@@ -1,7 +1,12 @@
 from collections.abc import Callable
 from typing import Self
 
+class ClientTrust:
+    @property
+    def required(self) -> bool: ...
+
 class Context:
+    client_trust: ClientTrust | None
     records_max: int
     @property
     def server(self) -> bool: ...
@@ -25,6 +30,8 @@ class Conn:
     @property
     def keeps_secret(self) -> bool: ...
     @property
+    def client_certificate(self) -> bytes: ...
+    @property
     def server_name(self) -> str: ...
     @property
     def version(self) -> str: ...
@@ -42,3 +49,4 @@ def client_context(
     chain_pem: bytes | None = None,
     key_pem: bytes | None = None,
 ) -> Context: ...
+def client_trust(pem: bytes, required: bool = False) -> ClientTrust: ...

@@ -22,9 +22,10 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 from regproxy.config.hosts import DOCKER_HUB, DOCKER_HUB_NAMES, DOCKER_HUB_REGISTRY, OWN_HOST
 from regproxy.config.settings import Config
 from regproxy.core.errors import BadResponse, HeadError
+from regproxy.http.basic_auth import is_basic
 from regproxy.http.messages import Request, parse_authority
 from regproxy.http.origin import Origin
-from regproxy.policy.lending import loan, trimmed
+from regproxy.policy.lending import loan, trimmed, without_empty_login
 from regproxy.policy.origins import intercepts
 from regproxy.policy.sharing import is_neutral
 from regproxy.registry.targets import Kind, parse_target
@@ -225,6 +226,18 @@ class MirrorMode:
 
     def _takes(self, origin: Origin) -> bool:
         return intercepts(self._config, origin.host, origin.port, self._rules)
+
+
+def shown_login(request: Request, mirrored: Mirrored | None) -> bytes | None:
+    """Return the login that a client shows to the proxy itself, as in Proxy-Authorization; None for none.
+
+    Authorization is for the proxy where `mirrored` says so. Only Basic logins are, as no other is asked for:
+    a token is left from another registry, or made up.
+    """
+    shown = request.all(b"proxy-authorization")
+    if not shown and mirrored is not None and mirrored.for_proxy:
+        shown = [value for value in without_empty_login(request).all(b"authorization") if is_basic(value)]
+    return b"\n".join(shown) if shown else None
 
 
 def _not_configured(name: str) -> str:

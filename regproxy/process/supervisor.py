@@ -23,10 +23,13 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from regproxy.auth.client_certificates import check_client_cas
+from regproxy.auth.client_logins import check_file
 from regproxy.config import directories, loading
 from regproxy.config.settings import Config
 from regproxy.core.errors import RegproxyError
 from regproxy.dataplane import board as board_module
+from regproxy.policy.exposure import exposed
 from regproxy.process import boot
 from regproxy.process.boot import Role
 from regproxy.process.ca_keeper import CaKeeper
@@ -133,6 +136,11 @@ class Supervisor:
             log.info("%s", note)
         for warning in config.warnings:
             log.warning("%s", warning)
+        if exposure := exposed(config):
+            log.warning("%s", exposure)
+        if config.htpasswd is not None:
+            check_file(config.htpasswd)
+        check_client_cas(config)
         cas = self._ca.prepare(config, places)
         if config.tls_listen:
             # A certificate of no use is an error of the configuration, not of each worker.
@@ -144,7 +152,7 @@ class Supervisor:
             every = ", ".join(map(str, config.transparent_listen))
             log.info("listening on %s for clients without CONNECT", every)
         if config.tls_listen:
-            log.info("listening on %s for TLS (mirror mode)", ", ".join(map(str, config.tls_listen)))
+            log.info("listening on %s for TLS", ", ".join(map(str, config.tls_listen)))
         return Setup(config, text, str(self._path or ""), places, listeners, config.workers or cores())
 
     def _make_commons(self, setup: Setup) -> Commons:

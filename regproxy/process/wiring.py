@@ -35,6 +35,7 @@ from regproxy.policy.mirror_mode import MirrorMode
 from regproxy.policy.origins import Origins
 from regproxy.policy.plans import Policy
 from regproxy.process.boot import Record
+from regproxy.server.clients import clients
 from regproxy.server.context import Services
 from regproxy.server.lookup import Lookup
 from regproxy.server.rights import Rights
@@ -124,6 +125,7 @@ def build(
         authority=authority,
         ca_watch=ca_watch,
         loop=loop,
+        clients=clients(config),
         closes=config.keepalive_timeout == 0,
         stretch=quotas.stretch,
     )

@@ -10,13 +10,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
 import uvloop
 
+from regproxy.auth.client_certificates import client_cas
+from regproxy.config.networks import Prefixes
+from regproxy.config.settings import Config
 from regproxy.dataplane import file as file_module
 from regproxy.dataplane import splice, tls
 from regproxy.dataplane import stream as stream_module
@@ -108,8 +111,14 @@ class Worker:
             takers += [(fd, Transparent(handlers).accept) for fd in record.transparent]
         if record.tls:
             context = mirror_context(services.config, services.contexts)
-            takers += [(fd, TlsPort(handlers, context).accept) for fd in record.tls]
-        self._listeners = [Listener(reactor, fd, take, True, HEAD_MAX, accepts) for fd, take in takers]
+            port = TlsPort(handlers, context, client_cas(services.config))
+            takers += [(fd, port.accept) for fd in record.tls]
+        balances = _balances(services.config)
+        for fd, take in takers:
+            # Whoever watches over the proxy asks it itself.
+            asks = balances if fd != record.admin else None
+            refused = services.say_no_preface
+            self._listeners.append(Listener(reactor, fd, take, True, HEAD_MAX, accepts, asks, refused))
         self._listening = True
 
     def _why_not_ready(self) -> str | None:
@@ -197,6 +206,8 @@ class Worker:
         for listener in self._listeners:
             listener.close()
         services.upstream.close()
+        if services.clients is not None:
+            services.clients.close()
         for item in self._reactor.items():
             if isinstance(item, Stream):
                 if item.idle and isinstance(item.handler, AdminSession):
@@ -214,6 +225,14 @@ def _describe(stream: Stream) -> str:
     if isinstance(handler, Session):
         return f"{stream.peer} {handler.exchange.host} {handler.exchange.uri}"
     return f"{stream.peer} tunnel"
+
+
+def _balances(config: Config) -> Callable[[str], bool] | None:
+    """Return what tells the addresses of balancers that speak the PROXY protocol, None without any."""
+    if not config.proxy_protocol:
+        return None
+    prefixes = Prefixes(dict.fromkeys(config.proxy_protocol, True))
+    return lambda peer: prefixes.of(peer) is not None
 
 
 def live() -> dict[str, int]:

@@ -131,7 +131,7 @@ class AdminSession:
         self._keep_alive = False
         self._answer(text(400, "this port speaks plain HTTP, not TLS\n"), "GET")
 
-    def on_connect(self, host: str | None, port: int) -> None:
+    def on_connect(self, host: str | None, port: int, login: bytes | None) -> None:
         """Refuse CONNECT: this is no proxy port."""
         self._keep_alive = False
         self._answer(text(405, "this is the admin port; the proxy listens on another\n"), "GET")

@@ -18,6 +18,7 @@ from regproxy.dataplane.reactor import Reactor
 from regproxy.fill.fills import Fills
 from regproxy.policy.interception import Interception
 from regproxy.policy.plans import Policy
+from regproxy.server.clients import Clients
 from regproxy.server.lookup import Lookup
 from regproxy.server.rights import Rights
 from regproxy.server.routes import PlainRoutes, Routes
@@ -63,6 +64,7 @@ class Services:
     authority: Authority
     ca_watch: CaWatch
     loop: asyncio.AbstractEventLoop
+    clients: Clients | None = None  # None: every client is alike
     stretch: Callable[[str], float] = lambda host: 1.0  # how many times longer a registry's tags are fresh
     closes: bool = False  # every answer announces the connection's end: in shutdown, or without keep-alive
     drains: bool = False  # a connection ends with its answer, whatever the answer has announced
@@ -84,6 +86,14 @@ class Services:
         """Log a request that takes the proxy for a mirror that it is not, once a minute for each reason."""
         if self._is_news(("mirror", reason)):
             log.warning("%s: a request without CONNECT is refused: %s", peer, reason)
+
+    def say_no_preface(self, peer: str, reason: str) -> None:
+        """Log a balancer that does not say who connects, once a minute for each and reason."""
+        if self._is_news(("preface", peer, reason)):
+            log.warning(
+                "%s is in REGPROXY_PROXY_PROTOCOL and has to begin with a header of the PROXY protocol: %s",
+                *(peer, reason),
+            )
 
     def say_distrusted(self, peer: str, host: str) -> None:
         """Log that a client does not trust the proxy's CA, once a minute for each client's address."""

@@ -14,6 +14,7 @@ from regproxy.http.forwarding import build_head, forwarded
 from regproxy.http.hops import parse_hops
 from regproxy.http.messages import Response
 from regproxy.registry.error_bodies import error_body
+from regproxy.server.clients import REALM, LoginWanted
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.routes import Route
@@ -260,6 +261,28 @@ class Responder:
             headers.append((b"retry-after", b"%d" % retry_after))
         self.answer(exchange, status, headers, body)
 
+    def not_let_in(self, exchange: Exchange, error: RegproxyError) -> None:
+        """Answer a client that is not let in, or not yet: LoginWanted, with a question for its login.
+
+        To whom speaks to the proxy as to a registry that question is a registry's: 401.
+        """
+        route, status, headers = exchange.route, error.status, [(b"content-type", b"application/json")]
+        body = error_body(error.code, str(error))
+        if status == LoginWanted.status:
+            if route is not None and _speaks_to_proxy(route):
+                status = 401
+            name = b"www-authenticate" if status == 401 else b"proxy-authenticate"
+            headers.append((name, REALM))
+        if route is None:  # a CONNECT: people see its answer
+            headers[0], body = (
+                (b"content-type", b"text/plain; charset=utf-8"),
+                f"regproxy: {error}\n".encode(),
+            )
+        if error.retry_after:
+            headers.append((b"retry-after", b"%d" % error.retry_after))
+        headers.append((b"content-length", b"%d" % len(body)))
+        self.answer(exchange, status, headers, body)
+
     def unsatisfiable(self, exchange: Exchange, total: int) -> None:
         """Answer 416 to a range outside of the content (RFC 9110 15.5.17). `total`: its size in bytes."""
         body = error_body("RANGE_INVALID", f"the content has {total} bytes")
@@ -277,6 +300,12 @@ def answer_of(route: Route | None, response: Response) -> tuple[int, list[tuple[
     if route is None or route.mirrored is None:
         return response.status, headers
     return route.mirrored.answered(response.status, headers, route.path)
+
+
+def _speaks_to_proxy(route: Route) -> bool:
+    """Return whether a request without CONNECT takes this proxy for a registry."""
+    mirrored = route.mirrored
+    return route.request.target.startswith("/") if mirrored is None else mirrored.for_proxy
 
 
 def _cache_status(exchange: Exchange, status: int) -> bytes:

@@ -11,7 +11,7 @@ from regproxy.http.messages import Request, parse_authority, parse_request
 from regproxy.http.origin import Origin
 from regproxy.policy.freshness import Lifetime
 from regproxy.policy.lending import without_empty_login
-from regproxy.policy.mirror_mode import Mirrored, MirrorMode
+from regproxy.policy.mirror_mode import Mirrored, MirrorMode, shown_login
 from regproxy.policy.plans import Plan, Policy
 from regproxy.policy.principals import Principal
 from regproxy.policy.sharing import Shared, shared
@@ -57,10 +57,10 @@ class Route:
     share it. `named`: the host and port that
     the request names, port 0 where it names none. `asks_presence`: see Policy.asks_presence. `conditional`:
     because of a range or validator the answer may not be the complete content. `mirrored`: which registry a
-    request without CONNECT is for; `refused`: why it is not answered. `rows` and `chosen`: the last choice
-    among a tag's variants. `passed`: a client that the guards have let pass with it, the registry's host and
-    port, and until when (monotonic). `let_in`: the same where the rules
-    for images are asked behind them; `judged`: of these.
+    request without CONNECT is for; `refused`: why it is not answered; `login`: what it shows to the proxy,
+    None for nothing. `rows` and `chosen`: the last choice among a tag's variants. `passed`: a client that the
+    guards have let pass with it, the registry's host and port, and until when (monotonic). `let_in`: the same
+    where the rules for images are asked behind them; `judged`: of these.
     """
 
     request: Request
@@ -77,6 +77,7 @@ class Route:
     credential: bytes = b""
     mirrored: Mirrored | None = None
     refused: str = ""
+    login: bytes | None = None
     rows: tuple[TagRow, ...] = ()
     chosen: TagRow | None = None
     passed: tuple[Principal, str, int, float] | None = None
@@ -171,9 +172,11 @@ class PlainRoutes(Routes):
             # Its Host is the proxy's.
             route.mirrored, route.named = found, None
             route.refused = self._mode.refusal(asked) if found.for_proxy else ""
+            route.login = shown_login(request, found)
             return route
         route = self._route(request)
         route.refused = found or ""
+        route.login = shown_login(request, None)
         return route
 
 

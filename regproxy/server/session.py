@@ -10,9 +10,10 @@ import logging
 import math
 import os
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from regproxy.auth.client_logins import LoginsBusy, LoginsUnavailable
 from regproxy.config.hosts import OWN_HOST
 from regproxy.core.errors import HeadError, NotUnderstood, RegproxyError, UpstreamError
 from regproxy.dataplane.stream import Stream
@@ -22,9 +23,11 @@ from regproxy.http.hops import hop
 from regproxy.http.origin import Origin
 from regproxy.policy.interception import Decision
 from regproxy.policy.plans import PONG, Action, Plan
+from regproxy.policy.principals import ANONYMOUS
 from regproxy.registry.targets import Kind
 from regproxy.server import setup_pages
 from regproxy.server.access_guard import AccessGuard
+from regproxy.server.clients import Clients, LoginWanted, NotKnown
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.fetches import Fetches
@@ -90,16 +93,24 @@ class Session:
     `exchange`: the request that is being answered.
     """
 
-    __slots__ = ("_addressed", "_handlers", "_origin", "_responder", "_services", "exchange", "stream")
+    __slots__ = (
+        *("_addressed", "_at", "_clients", "_handlers", "_origin", "_responder", "_services", "exchange"),
+        "stream",
+    )
 
     any_port = False  # whether the port that a request names in its Host matters not
+    takes_logins = True  # whether clients can say here who they are
 
     def __init__(self, handlers: Handlers, stream: Stream) -> None:
         self._handlers = handlers
         self._responder = handlers.responder
         self._services = services = handlers.services
         self.stream = stream
-        self.exchange = Exchange(stream)
+        self.exchange = exchange = Exchange(stream)
+        # Who has the client's address; who says who each request's client is, None once that is settled.
+        self._clients = clients = services.clients
+        self._at = exchange.principal if clients is None else clients.at(exchange.peer)
+        exchange.principal = self._at
         # The origin of an intercepted CONNECT.
         self._origin: Origin | None = None
         # The last `Route.named` that was found to be that origin.
@@ -111,15 +122,32 @@ class Session:
 
     # --- callbacks of the stream -------------------------------------------------------------------------
 
-    def on_connect(self, host: str | None, port: int) -> None:
+    def on_connect(self, host: str | None, port: int, login: bytes | None) -> None:
         """Intercept, tunnel or refuse a CONNECT."""
-        exchange, services, responder = self._begin(), self._services, self._responder
+        exchange, responder = self._begin(), self._responder
         exchange.kind = "connect"
         if host is None:
             text = "CONNECT wants host:port and HTTP/1.1, such as CONNECT ghcr.io:443 HTTP/1.1"
             responder.plain_error(exchange, 400, text)
             return
         exchange.host = host
+        if self._clients is None:
+            self._connect(host, port)
+        else:
+            self._identify(self._clients, login, lambda: self._connect(host, port))
+
+    def go_on(self, host: str, port: int, client: Exchange) -> None:
+        """Take over a CONNECT that came over another connection, of a client that may be here."""
+        self.stream.pause()
+        exchange = self._begin()
+        exchange.kind, exchange.host = "connect", host
+        exchange.peer, exchange.principal = client.peer, client.principal
+        self._connect(host, port)
+
+    def _connect(self, host: str, port: int) -> None:
+        """Do what is planned for a CONNECT, of a client that may be here."""
+        exchange, services = self.exchange, self._services
+        self._clients = None
         plan = services.interception.plan_connect(host, port)
         if plan.decision is Decision.INTERCEPT:
             self._intercept(host, port)
@@ -160,6 +188,19 @@ class Session:
             self._responder.error(self._begin(), error.status, error.code, str(error), close=True)
             return
         exchange.begin(origin, route)
+        if self._clients is None:
+            self._answer_head(origin, route)
+        elif origin is None and not route.refused:
+            # Pages are for everybody: who is to be let in has to find out how.
+            exchange.principal = self._at
+            self._answer_head(origin, route)
+        else:
+            login = route.login if self.takes_logins else None
+            self._identify(self._clients, login, lambda: self._answer_head(origin, route))
+
+    def _answer_head(self, origin: Origin | None, route: Route) -> None:
+        """Answer a request of a client that may be here: at once, if it is a fresh hit."""
+        exchange, services = self.exchange, self._services
         if origin is None or origin.host == OWN_HOST:
             self._show_page(route)
             return
@@ -275,6 +316,33 @@ class Session:
             log.info("%s: %s: %s", self.stream.peer, exchange.host, reason)
             if any(alert in reason for alert in _DISTRUST):
                 self._services.say_distrusted(self.stream.peer, exchange.host)
+
+    # --- who the client is -------------------------------------------------------------------------------
+
+    def _identify(self, clients: Clients, login: bytes | None, go_on: Callable[[], None]) -> None:
+        """Go on once it is known who the client is. `login`: what it shows to the proxy, None for nothing."""
+        exchange = self.exchange
+        # Requests that share a connection need not be one client's, as behind a balancer.
+        exchange.principal = ANONYMOUS
+        principal = clients.recall(login, self._at)
+        if principal is not None:
+            exchange.principal = principal
+            go_on()
+        else:
+            identified = self._identified(clients, login, go_on)
+            exchange.task = self._services.loop.create_task(self._or_error(identified))
+
+    async def _identified(self, clients: Clients, login: bytes | None, go_on: Callable[[], None]) -> None:
+        exchange = self.exchange
+        try:
+            exchange.principal = await clients.identify(
+                login, self._at, self.stream.peer, takes_logins=self.takes_logins
+            )
+        except (LoginWanted, NotKnown, LoginsBusy, LoginsUnavailable) as error:
+            self._responder.not_let_in(exchange, error)
+            return
+        exchange.task = None
+        go_on()
 
     # --- heads -------------------------------------------------------------------------------------------
 

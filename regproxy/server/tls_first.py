@@ -18,7 +18,7 @@ class TlsFirstSession(Session):
         self._context = context
         super().__init__(handlers, stream)
 
-    def on_connect(self, host: str | None, port: int) -> None:
+    def on_connect(self, host: str | None, port: int, login: bytes | None) -> None:
         """Refuse a CONNECT: it belongs on the proxy port."""
         self._responder.plain_error(self._begin(), 405, self.connect_refused)
 

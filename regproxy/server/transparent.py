@@ -40,6 +40,7 @@ class TransparentSession(TlsFirstSession):
 
     __slots__ = ()
 
+    takes_logins = False  # clients take this for the registry: what they show is for that
     any_port = True  # a Host names the port that clients connect to here, not the registry's
     connect_refused = "CONNECT is for the proxy's own port; this one takes requests as registries do"
 

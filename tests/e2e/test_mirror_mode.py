@@ -643,7 +643,7 @@ def test_plain_text_on_the_tls_port(
     client = stack.enter_context(Client.connect(address))
     for path in ("/v2/", "/v2/lib/app/manifests/v1", "/ca.crt"):
         assert client.get(path).status == 400
-    assert client.connect_to("reg.test:443").status == 405
+    assert client.connect_to("reg.test:443").status == 400
 
 
 @pytest.mark.parametrize(

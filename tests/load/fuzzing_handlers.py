@@ -190,7 +190,7 @@ class Handler:
             self.at = begin + len(head)
         self.act("on_head")
 
-    def on_connect(self, host: object, port: int) -> None:
+    def on_connect(self, host: object, port: int, login: object) -> None:
         self.at = None
         self.act("on_connect")
 

@@ -40,6 +40,7 @@ PURE = {
     *("http", "registry", "policy", "onboarding"),
     "core.addresses",
     *("core.errors", "core.lru"),
+    *("config.networks", "config.principal_tables", "auth.htpasswd"),
     *("config.drop_in", "config.globs", "config.host_regex", "config.hosts", "config.image_rules"),
     *("config.credentials", "config.origin_tables", "config.parent_proxy"),
     *("config.settings", "config.signing_keys", "config.tag_tiers", "config.values"),

@@ -40,6 +40,7 @@ cdef struct ChunkDecoder:
 
 cdef size_t decode_chunks(ChunkDecoder* d, char* p, size_t n, char** run, size_t* run_len) noexcept nogil
 cdef object parse_connect(const char* p, size_t n)
+cdef bytes find_field(const char* p, size_t n, const char* name, size_t name_len)
 
 
 cdef inline long find_head_end(const char* p, size_t n, size_t start) noexcept nogil:

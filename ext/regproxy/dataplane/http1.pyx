@@ -1,12 +1,12 @@
 """HTTP/1.1 framing: the end of a head, the chunked coding (RFC 9112 section 7.1), CONNECT (section 3.2.3).
 
-All of it works on bytes alone. `head_end`, `ChunkReader` and `connect_target` are for Python; streams call
-the C functions behind them.
+All of it works on bytes alone. `head_end`, `ChunkReader`, `connect_target` and `proxy_login` are for Python;
+streams call the C functions behind them.
 """
 
 from libc.string cimport memset
 
-from regproxy.dataplane.posix cimport memchr, memmove
+from regproxy.dataplane.posix cimport memchr, memmove, strncasecmp
 
 cdef enum:
     HOST_MAX = 255
@@ -221,6 +221,37 @@ cdef object parse_connect(const char* p, size_t n):
         if not host:
             return None
     return host, port
+
+
+cdef bytes find_field(const char* p, size_t n, const char* name, size_t name_len):
+    """The value of a field of a head, without blanks around it; several come with a line feed between them.
+
+    None where there is none. Lines are not checked otherwise: one that is folded (RFC 9112 section 5.2) gives
+    its first line alone.
+    """
+    cdef const char* end
+    cdef size_t i = 0, line, start, stop
+    cdef bytes found = None
+    while i < n:
+        end = <const char*>memchr(p + i, 10, n - i)
+        line = i
+        i = n if end == NULL else <size_t>(end - p) + 1
+        if line == 0 or i - line <= name_len or p[line + name_len] != 58:
+            continue    # the request line, or another field
+        if strncasecmp(p + line, name, name_len) != 0:
+            continue
+        start, stop = line + name_len + 1, i
+        while start < stop and (p[start] == 32 or p[start] == 9):
+            start += 1
+        while stop > start and (p[stop - 1] == 32 or 9 <= p[stop - 1] <= 13):
+            stop -= 1
+        found = p[start:stop] if found is None else found + b"\n" + p[start:stop]
+    return found
+
+
+def proxy_login(bytes head not None):
+    """Return the Proxy-Authorization of a CONNECT request's head, or None."""
+    return find_field(<const char*>head, len(head), b"proxy-authorization", 19)
 
 
 def connect_target(bytes head not None):

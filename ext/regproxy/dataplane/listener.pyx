@@ -6,25 +6,34 @@ from regproxy.dataplane.posix cimport *
 from regproxy.dataplane.reactor cimport Pollable, Reactor
 from regproxy.dataplane.stream cimport Stream
 
+cdef enum:
+    PREFACE_MS = 5000
+
 
 cdef class Listener(Pollable):
     """Accepts from a listening, non-blocking socket: `on_accept(stream)` for each new connection.
 
     `front` marks the proxy port, whose heads may be CONNECT and whose first byte is looked at. `accepts`: how
     many connections are taken at a time; where other processes listen too, 1 leaves them their share.
+    `balances(peer)` says whether an address is a balancer's, which has to say who connects by a header of the PROXY
+    protocol; without a proper one within 5 s the connection is cut: `on_refused(peer, reason)`.
 
     Takes over `fd`, but for where it fails.
     """
 
     cdef object on_accept
+    cdef object balances
+    cdef object on_refused
     cdef bint front
     cdef size_t head_limit
     cdef int accepts
 
     def __cinit__(self, Reactor reactor not None, int fd, on_accept, bint front=True,
-                  size_t head_limit=32768, int accepts=32):
+                  size_t head_limit=32768, int accepts=32, balances=None, on_refused=None):
         self.fd = fd
         self.on_accept = on_accept
+        self.balances = balances
+        self.on_refused = on_refused
         self.front = front
         self.head_limit = head_limit
         self.accepts = accepts
@@ -62,7 +71,10 @@ cdef class Listener(Pollable):
                 raise
             memcpy(&stream.peer_address, &address, n)
             try:
-                self.on_accept(stream)
+                if self.balances is not None and self.balances(stream.peer):
+                    stream.expect_preface(self.on_accept, self.on_refused, PREFACE_MS)
+                else:
+                    self.on_accept(stream)
             except BaseException:
                 stream.abort()
                 raise

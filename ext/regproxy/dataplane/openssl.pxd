@@ -10,6 +10,8 @@ cdef extern from "<openssl/ssl.h>" nogil:
     ctypedef struct BIO
     ctypedef struct BIO_METHOD
     ctypedef struct X509
+    ctypedef struct X509_CRL
+    ctypedef struct X509_STORE
     ctypedef struct EVP_PKEY
     ctypedef struct EVP_MD
     ctypedef struct EVP_MD_CTX
@@ -36,6 +38,16 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_CTX_check_private_key(const SSL_CTX* ctx)
     int SSL_CTX_set_default_verify_paths(SSL_CTX* ctx)
     int SSL_CTX_load_verify_file(SSL_CTX* ctx, const char* path)
+    void SSL_set_verify(SSL* ssl, int mode, void* callback)
+    int SSL_set1_verify_cert_store(SSL* ssl, X509_STORE* store)
+    X509* SSL_get0_peer_certificate(const SSL* ssl)
+    int i2d_X509(const X509* x, unsigned char** out)
+    X509_STORE* X509_STORE_new()
+    void X509_STORE_free(X509_STORE* store)
+    int X509_STORE_add_cert(X509_STORE* store, X509* x)
+    int X509_STORE_add_crl(X509_STORE* store, X509_CRL* x)
+    int X509_STORE_set_flags(X509_STORE* store, unsigned long flags)
+    unsigned long X509_V_FLAG_CRL_CHECK, X509_V_FLAG_CRL_CHECK_ALL, X509_V_FLAG_EXTENDED_CRL_SUPPORT
     void SSL_CTX_set_verify(SSL_CTX* ctx, int mode, void* callback)
     int SSL_CTX_set_alpn_protos(SSL_CTX* ctx, const unsigned char* protos, unsigned int n)
     void SSL_CTX_set_alpn_select_cb(
@@ -91,7 +103,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     uint64_t SSL_OP_CIPHER_SERVER_PREFERENCE, SSL_OP_IGNORE_UNEXPECTED_EOF
     long SSL_MODE_RELEASE_BUFFERS, SSL_MODE_ENABLE_PARTIAL_WRITE, SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER
     long SSL_SESS_CACHE_OFF
-    int SSL_VERIFY_NONE, SSL_VERIFY_PEER
+    int SSL_VERIFY_NONE, SSL_VERIFY_PEER, SSL_VERIFY_FAIL_IF_NO_PEER_CERT
     int SSL_ERROR_WANT_READ, SSL_ERROR_WANT_WRITE, SSL_ERROR_ZERO_RETURN, SSL_ERROR_SYSCALL, SSL_ERROR_SSL
     int SSL_TLSEXT_ERR_OK, SSL_TLSEXT_ERR_NOACK, SSL_TLSEXT_ERR_ALERT_FATAL
     int TLSEXT_NAMETYPE_host_name, SSL_AD_UNRECOGNIZED_NAME
@@ -123,6 +135,8 @@ cdef extern from "<openssl/bio.h>" nogil:
 cdef extern from "<openssl/pem.h>" nogil:
     X509* PEM_read_bio_X509(BIO* b, X509** x, void* cb, void* arg)
     EVP_PKEY* PEM_read_bio_PrivateKey(BIO* b, EVP_PKEY** key, void* cb, void* arg)
+    X509_CRL* PEM_read_bio_X509_CRL(BIO* b, X509_CRL** x, void* cb, void* arg)
+    void X509_CRL_free(X509_CRL* x)
     void X509_free(X509* x)
     void EVP_PKEY_free(EVP_PKEY* key)
 

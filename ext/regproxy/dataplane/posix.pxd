@@ -51,6 +51,7 @@ cdef extern from "<netinet/in.h>" nogil:
     unsigned short ntohs(unsigned short n)
 
 cdef extern from "<arpa/inet.h>" nogil:
+    int inet_pton(int af, const char* src, void* dst)
     const char* inet_ntop(int af, const void* src, char* dst, socklen_t size)
     int INET6_ADDRSTRLEN
 
@@ -132,6 +133,7 @@ cdef extern from "<string.h>" nogil:
 
 cdef extern from "<strings.h>" nogil:
     int strcasecmp(const char* a, const char* b)
+    int strncasecmp(const char* a, const char* b, size_t n)
 
 cdef extern from "<errno.h>" nogil:
     int errno

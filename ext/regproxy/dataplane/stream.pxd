@@ -14,6 +14,7 @@ cdef enum ReadState:
     READ_HEAD       # a message head, until the blank line
     READ_BODY       # a body, to the sink, by its framing
     READ_IDLE       # an origin's connection between requests: any byte, like its end, makes it useless
+    READ_PREFACE    # what a balancer says ahead of all else (PROXY protocol)
     READ_LINGERING  # after our last byte: read and dropped until the peer closes (RFC 9112 section 9.6)
 
 
@@ -28,6 +29,12 @@ cdef class Stream(Endpoint):
     cdef public object handler
     cdef readonly Conn tls
     cdef sockaddr_storage peer_address
+    # One of a pair within this process: the other end's close() ends both directions at once
+    cdef bint paired
+
+    # READ_PREFACE: called with the stream once it is known who connects, or with what was wrong
+    cdef object on_welcome
+    cdef object on_refused
 
     # Incoming flow
     cdef ReadState state
@@ -98,6 +105,9 @@ cdef class Stream(Endpoint):
     cdef int _shut(self) except -1
     cdef int _read_direct(self) except -1
     cdef int _draw(self) except -1
+    cdef int expect_preface(self, object on_welcome, object on_refused, long timeout) except -1
+    cdef int _read_preface(self) except -1
+    cdef int _refuse_preface(self, str reason) except -1
     cdef int _take(self, const char* p, size_t n) except -1
     cdef int _process(self) except -1
     cdef bint _cut_head(self) except -1

@@ -2,7 +2,8 @@
 
 A Stream tells its handler (a Python object) what happened, once per message head and never per chunk:
 
-    on_connect(host, port)      a CONNECT head; host is None where its target can't be understood
+    on_connect(host, port, login)   a CONNECT head; host is None where its target can't be understood, login is
+                                its Proxy-Authorization, None without one
     on_foreign(kind)            the first byte is not what was expected: "tls" before, "plain" after CONNECT
     on_head(head)               a whole head, blank line included; nothing more is read until asked for
     on_head_too_large()         no blank line within the limit
@@ -23,10 +24,13 @@ from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.buffer cimport Buf, buf_append, buf_consume, buf_free
 from regproxy.dataplane.http1 cimport (
     CHUNK_END, CHUNK_MALFORMED, CHUNK_SIZE_MAX, HEAD_PARTIAL, HEAD_TOO_LARGE,
-    cut_head, decode_chunks, empty_lines, find_head_end, parse_connect, write_chunk_size,
+    cut_head, decode_chunks, empty_lines, find_field, find_head_end, parse_connect, write_chunk_size,
 )
 from regproxy.dataplane.reactor cimport (
     BATCH, CROWD_BATCH, FEW, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Reactor,
+)
+from regproxy.dataplane.proxy_protocol cimport (
+    PREFACE_BAD, PREFACE_PARTIAL, PREFACE_SOURCE, parse_preface,
 )
 from regproxy.dataplane.tls cimport Conn, Context
 from regproxy.dataplane.posix cimport *
@@ -48,7 +52,7 @@ cdef enum:
     TLS_HANDSHAKE_BYTE = 0x16
 
 cdef long long live_streams = 0
-cdef tuple STATES = ("paused", "head", "body", "idle", "lingering")
+cdef tuple STATES = ("paused", "head", "body", "idle", "preface", "lingering")
 
 
 def live() -> int:
@@ -64,23 +68,26 @@ cdef int unsent(int fd) noexcept nogil:
 
 # Which states of reading may follow which, as bits. Who begins to read, whatever it is, has been told (or has
 # said) that nothing is read any more; only an idle connection goes straight to the head of its next answer.
-# One that lingers has sent its last byte, and is read from until it is closed.
+# One that lingers has sent its last byte, and is read from until it is closed. A preface comes before a handler.
 #
-#                      to  PAUSED  HEAD  BODY  IDLE  LINGERING
-#   from PAUSED              x      x     x     x       x
-#        HEAD                x      x                   x
-#        BODY                x                          x
-#        IDLE                x      x                   x
-#        LINGERING           x                          x
+#                      to  PAUSED  HEAD  BODY  IDLE  PREFACE  LINGERING
+#   from PAUSED              x      x     x     x       x        x
+#        HEAD                x      x                            x
+#        BODY                x                                   x
+#        IDLE                x      x                            x
+#        PREFACE             x
+#        LINGERING           x                                   x
 cdef enum:
     TO_PAUSED = 1 << READ_PAUSED
     TO_HEAD = 1 << READ_HEAD
     TO_BODY = 1 << READ_BODY
     TO_IDLE = 1 << READ_IDLE
+    TO_PREFACE = 1 << READ_PREFACE
     TO_LINGERING = 1 << READ_LINGERING
 
-cdef unsigned char ALLOWED[5]
-ALLOWED[<int>READ_PAUSED] = TO_PAUSED | TO_HEAD | TO_BODY | TO_IDLE | TO_LINGERING
+cdef unsigned char ALLOWED[6]
+ALLOWED[<int>READ_PAUSED] = TO_PAUSED | TO_HEAD | TO_BODY | TO_IDLE | TO_PREFACE | TO_LINGERING
+ALLOWED[<int>READ_PREFACE] = TO_PAUSED
 ALLOWED[<int>READ_HEAD] = TO_PAUSED | TO_HEAD | TO_LINGERING
 ALLOWED[<int>READ_BODY] = TO_PAUSED | TO_LINGERING
 ALLOWED[<int>READ_IDLE] = TO_PAUSED | TO_HEAD | TO_LINGERING
@@ -165,6 +172,11 @@ cdef class Stream(Endpoint):
 
     def set_send_timeout(self, double seconds) -> None:
         self.out_timeout = <long>(seconds * 1000)
+
+    def stand_in(self, Stream client not None) -> None:
+        """Be the connection of this client from now on, whose address is `peer`: this is one end of a pair."""
+        self.peer_address = client.peer_address
+        self.paired = True
 
     def start_tls(self, Context context not None, bytes host not None, bint is_ip, double timeout) -> None:
         """Begin the handshake, as the context's side, for `timeout` seconds at most.
@@ -368,7 +380,8 @@ cdef class Stream(Endpoint):
                     self._readable()
                     if self.fd >= 0 and events & (EPOLLERR | EPOLLHUP) and self.state != READ_PAUSED:
                         return 0    # whatever is left to read comes before the end
-            if self.fd >= 0 and events & EPOLLHUP and not events & EPOLLERR and self.write_shut:
+            if self.fd >= 0 and events & EPOLLHUP and not events & EPOLLERR and (
+                    self.write_shut or (self.paired and self.state == READ_BODY)):
                 # Both sides have ended, in order: what the kernel still holds is read first, when it can be.
                 self.hup = True
                 self.rdhup = True
@@ -391,6 +404,8 @@ cdef class Stream(Endpoint):
                 self._leave()
             elif self.closing:
                 self._destroy()
+            elif self.state == READ_PREFACE:
+                self._refuse_preface("none came in time")
             else:
                 self.handler.on_timeout("read")
         elif self.out_deadline and now > self.out_deadline:
@@ -611,8 +626,46 @@ cdef class Stream(Endpoint):
             if self.fd >= 0:
                 self._arm()
 
+    cdef int expect_preface(self, object on_welcome, object on_refused, long timeout) except -1:
+        """Read a header of the PROXY protocol, then call on_welcome(stream): before that it has no handler.
+
+        A header that is none, or has not come after `timeout` ms, is the end: on_refused(peer, reason).
+        """
+        self.on_welcome = on_welcome
+        self.on_refused = on_refused
+        self.in_deadline = self.reactor.now + timeout
+        return _set_state(self, READ_PREFACE)
+
+    cdef int _read_preface(self) except -1:
+        cdef sockaddr_storage source
+        cdef size_t used = 0
+        cdef int found = parse_preface(self.inb.data + self.inb.start, self.inb.len, &source, &used)
+        if found == PREFACE_PARTIAL:
+            return 0
+        if found == PREFACE_BAD:
+            return self._refuse_preface("what came is none")
+        buf_consume(&self.inb, used)
+        if found == PREFACE_SOURCE:
+            memcpy(&self.peer_address, &source, sizeof(sockaddr_storage))
+        _set_state(self, READ_PAUSED)
+        self.in_deadline = 0
+        welcome = self.on_welcome
+        self.on_welcome = self.on_refused = None
+        welcome(self)
+        return 0
+
+    cdef int _refuse_preface(self, str reason) except -1:
+        refused = self.on_refused
+        peer = self.peer
+        self.abort()
+        refused(peer, reason)
+        return 0
+
     cdef int _take(self, const char* p, size_t n) except -1:
         cdef long end
+        if self.state == READ_PREFACE:
+            buf_append(&self.inb, p, n)
+            return self._read_preface()
         self.plain_received += n
         if self.state == READ_LINGERING:
             return 0
@@ -692,9 +745,10 @@ cdef class Stream(Endpoint):
         if self.front and head.startswith(b"CONNECT "):
             target = parse_connect(<const char*>head, len(head))
             if target is None:
-                self.handler.on_connect(None, 0)
+                self.handler.on_connect(None, 0, None)
             else:
-                self.handler.on_connect(target[0], target[1])
+                login = find_field(<const char*>head, len(head), b"proxy-authorization", 19)
+                self.handler.on_connect(target[0], target[1], login)
         else:
             self.handler.on_head(head)
         return 0
@@ -782,6 +836,9 @@ cdef class Stream(Endpoint):
             return 0
         self.eof_in = True
         self.eof_clean = clean
+        if self.state == READ_PREFACE:
+            # Balancers look so whether somebody listens.
+            return self._destroy()
         if self.closing or self.state == READ_LINGERING:
             if self.leaving:
                 return self._leave()
@@ -1212,6 +1269,7 @@ cdef class Stream(Endpoint):
         self.source = None
         self.sink = None
         self.handler = None
+        self.on_welcome = self.on_refused = None
         feeder = self.feeder
         self.feeder = None
         if feeder is not None:

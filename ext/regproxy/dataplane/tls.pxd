@@ -2,8 +2,13 @@ from libc.stdint cimport uint64_t
 
 from regproxy.dataplane.records cimport Seal
 from regproxy.dataplane.tls_bio cimport Wire
-from regproxy.dataplane.openssl cimport SSL, SSL_CTX
+from regproxy.dataplane.openssl cimport SSL, SSL_CTX, X509_STORE
 from regproxy.dataplane.status cimport Status
+
+
+cdef class ClientTrust:
+    cdef X509_STORE* store
+    cdef readonly bint required
 
 
 cdef class Context:
@@ -14,6 +19,8 @@ cdef class Context:
     cdef readonly bint seals
     # What takes the name of a ClientHello and returns the context for it, or None
     cdef object choose
+    # Whose certificates clients may, or must, show; None: they are not asked for any
+    cdef public ClientTrust client_trust
     # How many records a connection may send that makes them itself; half of that many, and it should end
     cdef public uint64_t records_max
 
@@ -24,6 +31,7 @@ cdef class Conn:
     cdef Wire wire
     cdef bytes host
     cdef object choose
+    cdef ClientTrust client_trust
     # The socket's own BIO (kTLS): OpenSSL reads and writes the fd by itself
     cdef readonly bint direct
     # And the kernel encrypts what is written to it
@@ -35,6 +43,7 @@ cdef class Conn:
     cdef bint unsealable
     cdef uint64_t records
 
+    cdef int ask_client(self) except -1
     cdef int _expect_peer(self, bint is_ip) except -1
     cdef Status _outcome(self, int ret) except Status.EXC
     cdef Status handshake(self) except Status.EXC

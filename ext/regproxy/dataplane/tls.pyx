@@ -7,6 +7,7 @@ remembers the address of the caller's bytes instead of the bytes, and a retry se
 (https://github.com/openssl/openssl/issues/21202).
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memset, strncmp, strrchr
 
 from regproxy.dataplane.records cimport RECORD_MAX, SECRET_MAX, can_seal, make_seal
@@ -64,6 +65,10 @@ cdef int choose_context(SSL* ssl, Wire* wire, const char* name, int* alert) noex
         alert[0] = SSL_AD_UNRECOGNIZED_NAME
         return SSL_TLSEXT_ERR_ALERT_FATAL
     conn.context = chosen
+    try:
+        conn.ask_client()  # the new context has brought its own, empty store
+    except MemoryError:
+        return SSL_TLSEXT_ERR_ALERT_FATAL
     return SSL_TLSEXT_ERR_OK
 
 
@@ -125,6 +130,51 @@ cdef inline void forget_errors() noexcept:
 
 
 # --- contexts --------------------------------------------------------------------------------------------
+
+cdef class ClientTrust:
+    """The CAs of clients' certificates, and what they have revoked: see client_trust()."""
+
+    def __dealloc__(self):
+        X509_STORE_free(self.store)
+
+
+def client_trust(bytes pem not None, bint required=False) -> ClientTrust:
+    """Return the trust in the CAs of a PEM text; CRLs in it say which certificates are revoked.
+
+    With any CRL, each CA of a client's chain has to have one that is in force. `required`: who shows no
+    certificate is refused. ValueError: there is no CA certificate in it.
+    """
+    cdef ClientTrust trust = ClientTrust.__new__(ClientTrust)
+    cdef X509* cert
+    cdef X509_CRL* crl
+    cdef int count = 0, revoking = 0
+    cdef BIO* text = BIO_new_mem_buf(<char*>pem, <int>len(pem))
+    trust.required = required
+    trust.store = X509_STORE_new()
+    while True:
+        cert = PEM_read_bio_X509(text, NULL, NULL, NULL)
+        if cert == NULL:
+            break
+        count += X509_STORE_add_cert(trust.store, cert)
+        X509_free(cert)
+    BIO_free(text)
+    text = BIO_new_mem_buf(<char*>pem, <int>len(pem))
+    while True:
+        crl = PEM_read_bio_X509_CRL(text, NULL, NULL, NULL)
+        if crl == NULL:
+            break
+        revoking += X509_STORE_add_crl(trust.store, crl)
+        X509_CRL_free(crl)
+    BIO_free(text)
+    ERR_clear_error()
+    if count == 0:
+        raise ValueError("no CA certificate in the PEM text")
+    if revoking:
+        X509_STORE_set_flags(trust.store, X509_V_FLAG_CRL_CHECK | X509_V_FLAG_CRL_CHECK_ALL)
+    if pem.count(b"-----BEGIN CERTIFICATE-----") > count or pem.count(b"-----BEGIN X509 CRL-----") > revoking:
+        raise ValueError("a certificate or CRL that can't be read")
+    return trust
+
 
 cdef class Context:
     """An SSL_CTX. Build one with `server_context` or `client_context`."""
@@ -295,6 +345,8 @@ cdef class Conn:
                 self.wire.chooser = <void*>self
             elif not is_ip:
                 self.wire.host = <const char*>self.host
+            self.client_trust = context.client_trust
+            self.ask_client()
             SSL_set_accept_state(self.ssl)
         else:
             self._expect_peer(is_ip)
@@ -308,6 +360,18 @@ cdef class Conn:
             live_connections -= 1
         OPENSSL_cleanse(self.wire.secret, sizeof(self.wire.secret))
 
+    cdef int ask_client(self) except -1:
+        """Ask for the client's certificate, where the first context has it so."""
+        cdef int mode = SSL_VERIFY_PEER
+        if self.client_trust is None:
+            return 0
+        if self.client_trust.required:
+            mode |= SSL_VERIFY_FAIL_IF_NO_PEER_CERT
+        SSL_set_verify(self.ssl, mode, NULL)
+        if SSL_set1_verify_cert_store(self.ssl, self.client_trust.store) != 1:
+            raise MemoryError(drain_errors())
+        return 0
+
     cdef int _expect_peer(self, bint is_ip) except -1:
         # RFC 6066: no SNI for IP literals; RFC 6125: the name or address that we meant to reach.
         if is_ip:
@@ -319,6 +383,23 @@ cdef class Conn:
                 or SSL_set1_host(self.ssl, <const char*>self.host) != 1):
             raise ValueError(f"{self.host!r} can't be checked as a name")
         return 0
+
+    @property
+    def client_certificate(self) -> bytes:
+        """What a client has shown, verified by the context's client_trust, as DER; b"" for nothing."""
+        cdef unsigned char* out = NULL
+        cdef X509* cert
+        cdef int n
+        if self.client_trust is None or not self.established or SSL_get_verify_result(self.ssl) != X509_V_OK:
+            return b""
+        cert = SSL_get0_peer_certificate(self.ssl)
+        n = i2d_X509(cert, NULL) if cert != NULL else 0
+        if n <= 0:
+            return b""
+        der = PyBytes_FromStringAndSize(NULL, n)
+        out = <unsigned char*>PyBytes_AS_STRING(der)
+        i2d_X509(cert, &out)
+        return der
 
     @property
     def sealed(self) -> bool:
@@ -502,6 +583,9 @@ cdef class Conn:
         if self.context.verify and verdict != X509_V_OK:
             text = X509_verify_cert_error_string(verdict).decode()
             return f"certificate verify failed: {text} (expected host {self.host.decode()})"
+        if self.client_trust is not None and verdict != X509_V_OK:
+            text = X509_verify_cert_error_string(verdict).decode()
+            return f"the client's certificate is refused: {text}"
         if not reason and self.os_error:
             reason = strerror(self.os_error).decode()
         return reason or "TLS failed"

@@ -16,6 +16,7 @@ from regproxy.config import settings as config_module
 from regproxy.config.image_rules import RuleSet
 from regproxy.config.origin_tables import OriginSettings, Tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy
+from regproxy.config.principal_tables import PrincipalTables
 from regproxy.config.settings import (
     SETTINGS,
     Address,
@@ -26,7 +27,7 @@ from regproxy.config.settings import (
     describe,
     load,
 )
-from regproxy.config.values import ANY_PORT, Reserve
+from regproxy.config.values import ANY_PORT, Reserve, parse_networks
 from regproxy.core.errors import ConfigError
 
 DAY = 86_400.0
@@ -56,6 +57,12 @@ DEFAULTS: dict[str, object] = {
     "ca_names": (),
     "upstream_ca_file": None,
     "docker_config": None,
+    "principals": PrincipalTables(),
+    "htpasswd": None,
+    "unknown_clients": "allow",
+    "proxy_protocol": (),
+    "client_ca_file": None,
+    "client_certs": "optional",
     "login_for": "push",
     "resolve": {},
     "workers": 0,
@@ -141,6 +148,10 @@ ENV = [
     ("REGPROXY_CA_CONSTRAINTS", "off", "ca_constraints", False),
     ("REGPROXY_CA_NAMES", ".lan ::1", "ca_names", (HostRule(".lan"), HostRule("::1"))),
     ("REGPROXY_UPSTREAM_CA_FILE", "/etc/more.pem", "upstream_ca_file", "/etc/more.pem"),
+    ("REGPROXY_HTPASSWD", "/run/secrets/users", "htpasswd", "/run/secrets/users"),
+    ("REGPROXY_PROXY_PROTOCOL", "192.0.2.1 ::/0", "proxy_protocol", parse_networks("192.0.2.1/32,::/0")),
+    ("REGPROXY_CLIENT_CA_FILE", "/run/secrets/ca.pem", "client_ca_file", "/run/secrets/ca.pem"),
+    ("REGPROXY_UNKNOWN_CLIENTS", "deny", "unknown_clients", "deny"),
     ("REGPROXY_DOCKER_CONFIG", "/run/secrets/config.json", "docker_config", "/run/secrets/config.json"),
     ("REGPROXY_LOGIN_FOR", "Pull", "login_for", "pull"),
     ("REGPROXY_ACCESS_TTL", "1m", "access_ttl", 60.0),
@@ -225,6 +236,7 @@ def test_every_setting_is_tried() -> None:
     tiers = {setting.name for setting in SETTINGS if setting.name.startswith(of_tiers)}
     others = {"AUTH_REGISTRIES_DELIMITER", "AUTH_REGISTRY_DELIMITER", "CA_SRL_FILE"}
     others |= {"REGPROXY_ACCESS"}  # of origins: see test_origins
+    others |= {"REGPROXY_CLIENT_CERTS"}  # only with their CAs
     others |= {"REGPROXY_TLS_CERT_FILE", "REGPROXY_TLS_KEY_FILE"}  # only together
     assert {row[0] for row in ENV} | tiers | others == {setting.name for setting in SETTINGS}
 
@@ -496,7 +508,7 @@ def test_settings_are_a_table() -> None:
     assert [setting.name for setting in SETTINGS if setting.secret] == ["AUTH_REGISTRIES", "HTTPS_PROXY"]
     fields = {item.name for item in dataclasses.fields(Config)}
     single = {setting.field for setting in SETTINGS if setting.field}
-    several = {"credentials", "tiers", "origin_tables", "signing_keys", "image_rules"}
+    several = {"credentials", "tiers", "origin_tables", "signing_keys", "image_rules", "principals"}
     assert fields - single == {*several, "warnings", "shown"} and single < fields
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from regproxy.dataplane.http1 import ChunkReader, connect_target, head_end
+from regproxy.dataplane.http1 import ChunkReader, connect_target, head_end, proxy_login
 
 BAD_SIZE = "a chunk size is not a hexadecimal number"
 BAD_EXTENSION = "a chunk extension is malformed or too long"
@@ -223,3 +223,35 @@ def test_connect(line: bytes, want: tuple[str, int] | None) -> None:
     for end in (b"\r\n\r\n", b"\n\n", b"\r\nHost: x\r\n\r\n"):
         assert connect_target(line + end) == want
     assert connect_target(line) is None
+
+
+LOGINS = [
+    (b"", None),
+    (b"Proxy-Authorization: Basic x\r\n", b"Basic x"),
+    (b"proxy-AUTHORIZATION:Basic x \t\r\n", b"Basic x"),
+    (b"Host: a\r\nProxy-Authorization: \t Basic x\r\nB: c\r\n", b"Basic x"),
+    (b"Proxy-Authorization: Basic x\n", b"Basic x"),
+    (b"Proxy-Authorization:\r\n", b""),
+    (b"Proxy-Authorization: a\r\nproxy-authorization: b\r\n", b"a\nb"),
+    (b"Proxy-Authorization:\r\n Basic x\r\n", b""),
+    (b"Proxy-Authorization : Basic x\r\n", None),
+    (b" Proxy-Authorization: Basic x\r\n", None),
+    (b"X-Proxy-Authorization: Basic x\r\n", None),
+    (b"Proxy-Authorizatio: Basic x\r\n", None),
+    (b"Proxy-Authorization", None),
+    (b"A: Proxy-Authorization: Basic x\r\n", None),
+]
+
+
+@pytest.mark.parametrize("fields, want", LOGINS)
+def test_the_login_of_a_connect(fields: bytes, want: bytes | None) -> None:
+    assert proxy_login(b"CONNECT reg.test:443 HTTP/1.1\r\n" + fields + b"\r\n") == want
+
+
+def test_a_connect_line_is_no_field() -> None:
+    assert proxy_login(b"Proxy-Authorization: x HTTP/1.1\r\n\r\n") is None
+
+
+@given(st.binary(max_size=200))
+def test_any_head_can_be_looked_through(data: bytes) -> None:
+    assert isinstance(proxy_login(data), bytes | None)
