@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import functools
 import json
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -638,3 +640,21 @@ def test_with_access_that_is_verified(ruled: Callable[..., Ruled]) -> None:
     assert scene.ask("1.0", repository="team/private").status == 401
     assert scene.ask("latest", repository="team/private").status == 401
     assert scene.ask(IMAGE.digest, repository="team/private").status == 401
+
+
+def test_principals(ruled: Callable[..., Ruled], tmp_path: Path) -> None:
+    """What one client is let have is not what others get."""
+    users = tmp_path / "users"
+    made = subprocess.run(["htpasswd", "-Bbn", "ci", "secret"], check=True, capture_output=True)
+    users.write_bytes(made.stdout)
+    allow = '[[rule]]\nname = "ci"\nprincipal = "ci"\naction = "allow"\n'
+    scene = ruled(allow + deny_digest(IMAGE.digest), REGPROXY_HTPASSWD=str(users))
+    scene.publish(IMAGE, "1")
+    login = [("Proxy-Authorization", "Basic " + base64.b64encode(b"ci:secret").decode())]
+    for _ in range(2):
+        for reference in ("1", IMAGE.digest):
+            assert scene.ask(reference).status == 403
+            with Client.connect(scene.proxy.address) as client:
+                assert client.connect_to(scene.origin.authority, headers=login).status == 200
+                client.start_tls(scene.origin.name, scene.proxy.ca_pem)
+                assert client.get(f"/v2/{REPOSITORY}/manifests/{reference}", ACCEPT).digest == IMAGE.digest
