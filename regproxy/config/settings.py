@@ -32,6 +32,8 @@ from regproxy.config.drop_in import (
     spread_masks,
 )
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS, OWN_HOST
+from regproxy.config.image_rules import RuleSet, unknown_keys
+from regproxy.config.image_rules import parse_rules as parse_image_rules
 from regproxy.config.networks import Network
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
@@ -212,6 +214,7 @@ class Config:
     access_ttl: float
     access_outage: Outage
     access_grace: float
+    image_rules: RuleSet
 
     request_buffering: bool
     verify_ssl: bool
@@ -515,7 +518,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     `toml_name` is the file's name in error texts. Raises ConfigError, or ConfigErrors for more than one.
     """
     errors: list[ConfigError] = []
-    file = _File(toml_name or "TOML", {}, {}, {}, {})
+    file = _File(toml_name or "TOML", {}, {}, {}, {}, [])
     if toml_text is not None:
         file = _read_toml(toml_text, file.name, errors)
     given = {setting.name: _find(setting, env, file.found) for setting in SETTINGS}
@@ -536,6 +539,10 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
     principals = parse_principals(file.principals, file.name, errors)
     signing_keys = parse_key_tables(file.keys, file.name, errors)
+    image_rules = parse_image_rules(file.rules, file.name, errors)
+    for rule, key in unknown_keys(image_rules.rules, signing_keys):
+        text = f"there is no table [key.{key}]{_did_you_mean(key, signing_keys)}"
+        errors.append(ConfigError(f"{file.name}: rule {rule!r}: signed", None, text))
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
     pair = [name for name in _TLS_PAIR if values.get(name)]
     if len(pair) == 1:
@@ -550,6 +557,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     fields |= {"credentials": credentials, "tiers": _tiers(matchers, values), "origin_tables": tables}
     fields["principals"] = principals
     fields |= {"signing_keys": signing_keys}
+    fields |= {"image_rules": image_rules}
     return _assemble(fields, given, warnings)
 
 
@@ -583,6 +591,8 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
         shown.append((name, _printable(fields[item.setting.field]) if derived else item.shown, item.origin))
     shown += [(name, _printable(text), "toml") for name, text in tables.shown]
     shown += [(name, _printable(text), "toml") for name, text in shown_keys(fields["signing_keys"])]
+    shown += [(name, _printable(text), "toml") for name, text in fields["image_rules"].shown]
+    warnings += [_printable(text) for text in fields["image_rules"].warnings]
     shown += [(name, _printable(text), "toml") for name, text in fields["principals"].shown]
     return Config(**fields, warnings=tuple(warnings), shown=tuple(shown))
 
@@ -635,6 +645,7 @@ class _File:
     origins: Any
     principals: Any
     keys: Any
+    rules: Any
 
 
 def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
@@ -644,6 +655,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
     except (ValueError, RecursionError) as error:
         raise ConfigError(file, None, f"a TOML file: {error}") from None
     origins, principals, keys = (table.pop(name, {}) for name in ("origin", "principal", "key"))
+    rules = table.pop("rule", [])
     found: dict[str, _Given] = {}
     for key, value in table.items():
         setting = _BY_KEY.get(key)
@@ -660,7 +672,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
                 errors.append(ConfigError(f"{file}: {key}", None, str(error)))
             else:
                 found[setting.name] = _Given(setting, f"{file}: {key}", raw, "toml")
-    return _File(file, found, origins, principals, keys)
+    return _File(file, found, origins, principals, keys, rules)
 
 
 def _for_all_origins(values: Mapping[str, Any]) -> OriginSettings:

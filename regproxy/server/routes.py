@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from regproxy.cache.index.index import TagRow
 from regproxy.http.messages import Request, parse_authority, parse_request
@@ -29,6 +29,24 @@ _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _CONDITIONS: Final = frozenset({b"range", b"if-none-match"})
 
 
+class Judged(NamedTuple):
+    """What the rules for images have let pass, until `until` (monotonic), for one client and registry.
+
+    `digest`: only while that is what the tag is; "" if that matters not. The rest: see Exchange; `counter`:
+    how often it was so, in its only item.
+    """
+
+    principal: Principal
+    host: str
+    port: int
+    until: float
+    digest: str
+    rule: str
+    decision: str
+    warning: bytes
+    counter: list[int]
+
+
 @dataclass(slots=True)
 class Route:
     """A parsed head and all that follows from it alone.
@@ -41,7 +59,8 @@ class Route:
     because of a range or validator the answer may not be the complete content. `mirrored`: which registry a
     request without CONNECT is for; `refused`: why it is not answered; `login`: what it shows to the proxy,
     None for nothing. `rows` and `chosen`: the last choice among a tag's variants. `passed`: a client that the
-    guards have let pass with it, the registry's host and port, and until when (monotonic).
+    guards have let pass with it, the registry's host and port, and until when (monotonic). `let_in`: the same
+    where the rules for images are asked behind them; `judged`: of these.
     """
 
     request: Request
@@ -62,6 +81,8 @@ class Route:
     rows: tuple[TagRow, ...] = ()
     chosen: TagRow | None = None
     passed: tuple[Principal, str, int, float] | None = None
+    let_in: tuple[Principal, str, int, float] | None = None
+    judged: Judged | None = None
 
     def refusal(self, origin: Origin, any_port: bool = False) -> tuple[int, str] | None:
         """Return status and reason where the request can't be passed to `origin`, None where it can.

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regproxy.config import settings as config_module
+from regproxy.config.image_rules import RuleSet
 from regproxy.config.origin_tables import OriginSettings, Tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy
 from regproxy.config.principal_tables import PrincipalTables
@@ -82,6 +83,7 @@ DEFAULTS: dict[str, object] = {
     "no_proxy": NoProxy(),
     "origin_tables": Tables(OriginSettings(60.0, 60.0, 60.0)),
     "signing_keys": {},
+    "image_rules": RuleSet(),
     "manifest_cache": False,
     "ignored_headers": (),
     "max_stale": 365 * DAY,
@@ -512,7 +514,7 @@ def test_settings_are_a_table() -> None:
     assert [setting.name for setting in SETTINGS if setting.secret] == ["AUTH_REGISTRIES", "HTTPS_PROXY"]
     fields = {item.name for item in dataclasses.fields(Config)}
     single = {setting.field for setting in SETTINGS if setting.field}
-    several = {"credentials", "tiers", "origin_tables", "signing_keys", "principals"}
+    several = {"credentials", "tiers", "origin_tables", "signing_keys", "image_rules", "principals"}
     assert fields - single == {*several, "warnings", "shown"} and single < fields
 
 
