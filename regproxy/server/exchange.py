@@ -34,7 +34,7 @@ class Exchange:
 
     `way`: by which the client came: connect (also mirror mode, which the route tells) or transparent.
     `digest`: of the manifest that was answered or taken, "" where that is not known. `received`: bytes of the
-    request's body. `decision`, `rule`: what a rule for images has decided, and its name; "" without one.
+    request's body.
 
     `task` works on it; `sent_waiter` and `body_over` are what the task awaits from the stream.
     """

@@ -425,7 +425,7 @@ def asking(verdict: str, more: str = "") -> str:
 
 
 def test_verdicts_by_a_service(ruled: Callable[..., Ruled], hook: Hook) -> None:
-    scene = ruled(asking(hook.url), REGPROXY_PRIVATE_TARGETS="false")
+    scene = ruled(asking(hook.url), REGPROXY_PRIVATE_TARGETS="deny")
     scene.publish(WHOLE, "good")
     scene.publish(IMAGE, "bad")
     scene.publish(OTHER, "unknown")
