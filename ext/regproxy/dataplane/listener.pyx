@@ -15,8 +15,8 @@ cdef class Listener(Pollable):
 
     `front` marks the proxy port, whose heads may be CONNECT and whose first byte is looked at. `accepts`: how
     many connections are taken at a time; where other processes listen too, 1 leaves them their share.
-    `balances(peer)` says whether an address is a balancer's, which has to say who connects by a header of the PROXY
-    protocol; without a proper one within 5 s the connection is cut: `on_refused(peer, reason)`.
+    `balances(peer)` says whether an address is a balancer's, which has to say who connects by a header of the
+    PROXY protocol; without a proper one within 5 s the connection is cut: `on_refused(peer, reason)`.
 
     Takes over `fd`, but for where it fails.
     """

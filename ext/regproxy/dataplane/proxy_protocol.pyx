@@ -155,4 +155,5 @@ def preface(bytes data not None) -> tuple:
             address = &(<sockaddr_in6*>&source).sin6_addr
         inet_ntop(source.ss_family, address, text, 64)
         return "source", used, (<bytes>text).decode()
-    return {PREFACE_BAD: "bad", PREFACE_PARTIAL: "partial", PREFACE_LOCAL: "local"}[found], used if found > 0 else 0, ""
+    words = {PREFACE_BAD: "bad", PREFACE_PARTIAL: "partial", PREFACE_LOCAL: "local"}
+    return words[found], used if found > 0 else 0, ""

@@ -2,8 +2,9 @@
 
 A Stream tells its handler (a Python object) what happened, once per message head and never per chunk:
 
-    on_connect(host, port, login)   a CONNECT head; host is None where its target can't be understood, login is
-                                its Proxy-Authorization, None without one
+    on_connect(host, port, login)
+                                a CONNECT head; host is None where its target can't be understood, login is its
+                                Proxy-Authorization, None without one
     on_foreign(kind)            the first byte is not what was expected: "tls" before, "plain" after CONNECT
     on_head(head)               a whole head, blank line included; nothing more is read until asked for
     on_head_too_large()         no blank line within the limit
@@ -68,7 +69,8 @@ cdef int unsent(int fd) noexcept nogil:
 
 # Which states of reading may follow which, as bits. Who begins to read, whatever it is, has been told (or has
 # said) that nothing is read any more; only an idle connection goes straight to the head of its next answer.
-# One that lingers has sent its last byte, and is read from until it is closed. A preface comes before a handler.
+# One that lingers has sent its last byte, and is read from until it is closed. A preface comes before a
+# handler.
 #
 #                      to  PAUSED  HEAD  BODY  IDLE  PREFACE  LINGERING
 #   from PAUSED              x      x     x     x       x        x
@@ -174,7 +176,7 @@ cdef class Stream(Endpoint):
         self.out_timeout = <long>(seconds * 1000)
 
     def stand_in(self, Stream client not None) -> None:
-        """Be the connection of this client from now on, whose address is `peer`: this is one end of a pair."""
+        """Be the connection of this client from now on: this is one end of a pair. `peer` is its address."""
         self.peer_address = client.peer_address
         self.paired = True
 
