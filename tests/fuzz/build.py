@@ -25,6 +25,7 @@ _HARNESS: Final = HERE / "harness"
 _DATAPLANE: Final = ROOT / "ext" / "regproxy" / "dataplane"
 # What the harnesses are about, and what that imports.
 _MODULES: Final = ("http1", "block_map", "records", "tls_bio", "tls")
+_SEARCHED: Final = ("-I", ROOT / "ext", "-I", _HARNESS)
 _SUFFIX: Final = sysconfig.get_config_var("EXT_SUFFIX")
 _DIRECTIVES: Final = ("boundscheck=False", "wraparound=False", "cdivision=True", "initializedcheck=False")
 _CHECKS: Final = (
@@ -72,7 +73,17 @@ def _build_module(module: _Module, declared: list[Path]) -> None:
     for path in (module.c_file, module.library):
         path.parent.mkdir(parents=True, exist_ok=True)
     directives = [word for directive in _DIRECTIVES for word in ("-X", directive)]
-    cython = [sys.executable, "-m", "cython", "-3", *directives, "-I", ROOT / "ext", "-I", _HARNESS]
+    cython: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "cython",
+        "-3",
+        *directives,
+        "-I",
+        ROOT / "ext",
+        "-I",
+        _HARNESS,
+    ]
     _run(*cython, "--module-name", module.name, module.source, "-o", module.c_file)
     checks = ("-fsanitize=fuzzer-no-link", *_CHECKS)
     made = module.library.with_suffix(".new")

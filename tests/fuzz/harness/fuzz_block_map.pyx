@@ -1,4 +1,4 @@
-"""The map of a part: as plain arrays have it, and never more than was written, however its file is damaged."""
+"""The map of a part: as plain arrays have it, and never more than was written, whatever its file is."""
 
 from libc.string cimport memset
 
@@ -87,7 +87,7 @@ cdef int mark(Extents extents, Model* model, long long place, long long count) e
     cdef long long block = start // BLOCK
     if extents.mark(start, stop) != 0:
         wrong(b"a map is not written")
-    while block < model.blocks and (block + 1) * BLOCK <= stop or (block < model.blocks and stop == model.total):
+    while block < model.blocks and ((block + 1) * BLOCK <= stop or stop == model.total):
         model.marked[block] = 1
         block += 1
     return 0
@@ -124,8 +124,9 @@ cdef int compare(Extents extents, Model* model, const char* what) except -1:
             if extents.end_of(offset) != end or extents.next_at(offset) != after:
                 wrong(what)
             offset = min(offset + 17, model.total - 1)
-            if model.marked[block] and (extents.end_of(offset) != end or extents.next_at(offset) != offset):
-                wrong(what)
+            if model.marked[block]:
+                if extents.end_of(offset) != end or extents.next_at(offset) != offset:
+                    wrong(what)
         block -= 1
     if extents.end_of(model.total) != model.total or extents.next_at(model.total) != model.total:
         wrong(what)
@@ -135,7 +136,7 @@ cdef int compare(Extents extents, Model* model, const char* what) except -1:
 
 
 cdef int damage(const unsigned char* data, size_t count, Model* model) except -1:
-    """Change bytes of the file, cut it or make it longer; what is read of it is still no more than was written."""
+    """Change bytes of the file, cut it or make it longer: no more is read than was written."""
     cdef size_t i
     cdef long size = HEADER + 16 * ((model.blocks + 63) // 64), place
     cdef unsigned char byte

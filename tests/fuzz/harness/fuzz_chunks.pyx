@@ -1,4 +1,4 @@
-"""The chunked coding: in one piece, cut anywhere, and by a decoder that reads the grammar from its beginning."""
+"""The chunked coding: in one piece, cut anywhere, and by a decoder that follows the grammar."""
 
 from libc.string cimport memcmp, memcpy, memset
 

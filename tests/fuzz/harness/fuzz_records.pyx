@@ -4,10 +4,10 @@ from libc.stdint cimport uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 from regproxy.dataplane.openssl cimport (
-    EVP_CIPHER, EVP_CIPHER_CTX, EVP_CIPHER_CTX_ctrl, EVP_CIPHER_CTX_free, EVP_CIPHER_CTX_new,
+    EVP_CIPHER, EVP_CIPHER_CTX, EVP_CIPHER_CTX_ctrl, EVP_CIPHER_CTX_new,
     EVP_CIPHER_fetch, SSL_CTX_set_ciphersuites,
 )
-from regproxy.dataplane.records cimport RECORD_EXTRA, RECORD_MAX, Seal, make_seal
+from regproxy.dataplane.records cimport RECORD_EXTRA, RECORD_MAX, make_seal
 from regproxy.dataplane.status cimport Status
 from regproxy.dataplane.tls cimport Conn, Context
 
@@ -161,7 +161,7 @@ cdef int on_a_connection(const unsigned char* data, size_t size) except -1:
 # --- a seal by itself ------------------------------------------------------------------------------------
 
 cdef int by_ciphers(const unsigned char* data, size_t size) except -1:
-    """Bytes: suite, content type, record number (8), which bit is damaged (4), secret's length; secret; data."""
+    """Bytes: suite, content type, record number (8), which bit is damaged (4); secret; data."""
     cdef unsigned int suite = AES_256_GCM_SHA384 if data[0] & 1 else AES_128_GCM_SHA256
     cdef unsigned char kind = data[1]
     cdef uint64_t sequence = 0
