@@ -4,8 +4,8 @@
     python -m tests.fuzz --seconds 60 --targets chunks,records
     python -m tests.fuzz --runs 10000000 --targets chunks
 
-What breaks a target is kept in build/fuzz/found, and what its corpus has grown to in build/fuzz/corpus. The target
-`handlers` is tests.load.fuzzing: random handlers and peers on the data plane's connections.
+What breaks a target is kept in build/fuzz/found, and what its corpus has grown to in build/fuzz/corpus. The
+target `handlers` is tests.load.fuzzing: random handlers and peers on the data plane's connections.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ cdef long long end_of(Model* model, long long offset) noexcept:
 cdef int compare(Extents extents, Model* model, const char* what) except -1:
     """Both have the same blocks: asked for where something begins or ends, at words' borders, and within."""
     cdef long long block = model.blocks - 1, offset, end = model.total, after = model.total
-    # `end`: where the bytes that are there from this block on end; `after`: where the next that is there begins
+    # Of this block on: `end`, where the bytes that are there end; `after`, where the next ones begin
     while block >= 0:
         offset = block * BLOCK
         if model.marked[block]:
