@@ -176,10 +176,17 @@ def _index_bytes() -> bytes:
 
 def index_file(data: bytes) -> None:
     """Changes of an index's file, of four bytes each: where (3), how. It opens, and works, in any case."""
-    logging.disable(logging.CRITICAL)
     content = bytearray(_index_bytes())
     for at in range(0, min(len(data) - 3, 64), 4):
         content[int.from_bytes(data[at : at + 3], "little") % len(content)] ^= data[at + 3]
+    logging.disable(logging.CRITICAL)
+    try:
+        _use_index(content)
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def _use_index(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "index"
         path.write_bytes(content)
