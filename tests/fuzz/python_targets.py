@@ -181,7 +181,7 @@ def index_file(data: bytes) -> None:
         content[int.from_bytes(data[at : at + 3], "little") % len(content)] ^= data[at + 3]
     logging.disable(logging.CRITICAL)
     try:
-        _use_index(content)
+        _use_index(bytes(content))
     finally:
         logging.disable(logging.NOTSET)
 
