@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from regproxy.cli import ca, cache, doctor, setup
+from regproxy.cli import ca, cache, doctor, policy, setup
 from regproxy.config import loading
 from regproxy.config import settings as configuration
 from regproxy.config.settings import Config
@@ -31,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(cache.app, name="cache")
 app.add_typer(ca.app, name="ca")
+app.add_typer(policy.app, name="policy")
 app.command("setup")(setup.setup)
 app.command("doctor")(doctor.doctor)
 

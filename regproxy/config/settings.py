@@ -32,6 +32,8 @@ from regproxy.config.drop_in import (
     spread_masks,
 )
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS, OWN_HOST
+from regproxy.config.image_rules import RuleSet, unknown_keys
+from regproxy.config.image_rules import parse_rules as parse_image_rules
 from regproxy.config.networks import Network
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
@@ -47,6 +49,7 @@ from regproxy.config.values import (
     LoginFor,
     LogLevel,
     Outage,
+    PrivateTargets,
     Raw,
     Records,
     Reserve,
@@ -71,6 +74,7 @@ from regproxy.config.values import (
     parse_plain_redirects,
     parse_ports,
     parse_positive_time,
+    parse_private_targets,
     parse_records,
     parse_reserve,
     parse_resolve,
@@ -166,7 +170,7 @@ class Config:
     registries: tuple[HostRule, ...]
     connect_ports: frozenset[int]
     allow_targets: tuple[HostRule, ...]
-    private_targets: bool
+    private_targets: PrivateTargets
     mirror_registries: tuple[HostRule, ...] | None
     http_redirects: tuple[HostRule, ...] | None
     credentials: tuple[Credential, ...]
@@ -210,6 +214,7 @@ class Config:
     access_ttl: float
     access_outage: Outage
     access_grace: float
+    image_rules: RuleSet
 
     request_buffering: bool
     verify_ssl: bool
@@ -296,7 +301,7 @@ class Setting:
 _BOOL, _SIZE, _TIME = _text(parse_bool), _text(parse_size), _text(parse_time)
 _TIMEOUT, _LISTEN, _FILE = _text(parse_positive_time), _text(parse_listen), _text(parse_optional_path)
 _DIRECTORY, _FORMAT = _text(parse_directory), _text(parse_log_format)
-_OUTAGE = _text(parse_outage)
+_OUTAGE, _PRIVATE = _text(parse_outage), _text(parse_private_targets)
 _SWITCH, _WAIT, _KEEP = parse_switch, parse_timeout, parse_keepalive
 
 # Defaults and meanings that are too long for a row.
@@ -315,7 +320,7 @@ _PORTS_MEANING = "ports that clients may CONNECT to; * = every port"
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
 _LOGIN_MEANING = "whose requests get the credentials: pull = pulls, push = pushes too where ALLOW_PUSH=true"
 _TARGETS_MEANING = "hosts that may be at loopback, link-local, metadata and private addresses"
-_PRIVATE_MEANING = "whether clients may reach private addresses; false = only hosts that the settings name"
+_PRIVATE_MEANING = "who may be at private addresses: allow (all), registries (intercepted or named), deny"
 _PLAIN_MEANING = "registries whose http:// redirects are followed for tags too, not just digests; off = none"
 _FREE_MEANING = "bytes of the disk that the cache leaves free; auto = 1g or 5 % of it, the smaller"
 _PROXY_MEANING = "http://[user:password@]host:port of a proxy that upstream is reached through"
@@ -385,7 +390,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting("REGPROXY_CONNECT_PORTS", "connect_ports", "443", _PORTS_MEANING, parse_ports, many=True),
     Setting("REGPROXY_ALLOW_TARGETS", "allow_targets", "", _TARGETS_MEANING, parse_rules, many=True),
-    Setting("REGPROXY_PRIVATE_TARGETS", "private_targets", "true", _PRIVATE_MEANING, _BOOL),
+    Setting("REGPROXY_PRIVATE_TARGETS", "private_targets", "registries", _PRIVATE_MEANING, _PRIVATE),
     Setting(
         *("REGPROXY_ALLOW_HTTP_REDIRECTS", "http_redirects", "", _PLAIN_MEANING),
         parse_plain_redirects,
@@ -513,7 +518,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     `toml_name` is the file's name in error texts. Raises ConfigError, or ConfigErrors for more than one.
     """
     errors: list[ConfigError] = []
-    file = _File(toml_name or "TOML", {}, {}, {}, {})
+    file = _File(toml_name or "TOML", {}, {}, {}, {}, [])
     if toml_text is not None:
         file = _read_toml(toml_text, file.name, errors)
     given = {setting.name: _find(setting, env, file.found) for setting in SETTINGS}
@@ -534,6 +539,10 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
     principals = parse_principals(file.principals, file.name, errors)
     signing_keys = parse_key_tables(file.keys, file.name, errors)
+    image_rules = parse_image_rules(file.rules, file.name, errors)
+    for rule, key in unknown_keys(image_rules.rules, signing_keys):
+        text = f"there is no table [key.{key}]{_did_you_mean(key, signing_keys)}"
+        errors.append(ConfigError(f"{file.name}: rule {rule!r}: signed", None, text))
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
     pair = [name for name in _TLS_PAIR if values.get(name)]
     if len(pair) == 1:
@@ -548,6 +557,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     fields |= {"credentials": credentials, "tiers": _tiers(matchers, values), "origin_tables": tables}
     fields["principals"] = principals
     fields |= {"signing_keys": signing_keys}
+    fields |= {"image_rules": image_rules}
     return _assemble(fields, given, warnings)
 
 
@@ -581,6 +591,8 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
         shown.append((name, _printable(fields[item.setting.field]) if derived else item.shown, item.origin))
     shown += [(name, _printable(text), "toml") for name, text in tables.shown]
     shown += [(name, _printable(text), "toml") for name, text in shown_keys(fields["signing_keys"])]
+    shown += [(name, _printable(text), "toml") for name, text in fields["image_rules"].shown]
+    warnings += [_printable(text) for text in fields["image_rules"].warnings]
     shown += [(name, _printable(text), "toml") for name, text in fields["principals"].shown]
     return Config(**fields, warnings=tuple(warnings), shown=tuple(shown))
 
@@ -633,6 +645,7 @@ class _File:
     origins: Any
     principals: Any
     keys: Any
+    rules: Any
 
 
 def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
@@ -642,6 +655,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
     except (ValueError, RecursionError) as error:
         raise ConfigError(file, None, f"a TOML file: {error}") from None
     origins, principals, keys = (table.pop(name, {}) for name in ("origin", "principal", "key"))
+    rules = table.pop("rule", [])
     found: dict[str, _Given] = {}
     for key, value in table.items():
         setting = _BY_KEY.get(key)
@@ -658,7 +672,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
                 errors.append(ConfigError(f"{file}: {key}", None, str(error)))
             else:
                 found[setting.name] = _Given(setting, f"{file}: {key}", raw, "toml")
-    return _File(file, found, origins, principals, keys)
+    return _File(file, found, origins, principals, keys, rules)
 
 
 def _for_all_origins(values: Mapping[str, Any]) -> OriginSettings:

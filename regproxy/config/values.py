@@ -23,6 +23,7 @@ LoginFor = Literal["pull", "push"]
 ClientCerts = Literal["optional", "required"]
 UnknownClients = Literal["allow", "deny"]
 Outage = Literal["deny", "same-repository", "serve"]
+PrivateTargets = Literal["allow", "registries", "deny"]
 
 # A list as written: one text, or the entries of a TOML list.
 Raw = str | tuple[str, ...]
@@ -536,6 +537,19 @@ def parse_outage(text: str) -> Outage:
     if text.lower() not in ("deny", "same-repository", "serve"):
         raise ValueError("deny, same-repository or serve")
     return cast(Outage, text.lower())
+
+
+# Targets at private addresses.
+
+
+def parse_private_targets(text: str) -> PrivateTargets:
+    """Return who may be at private addresses: see Interception.address_allowed."""
+    if text.lower() not in ("allow", "registries", "deny"):
+        raise ValueError(
+            "allow (every host that a client names), registries (those that are intercepted, and those that"
+            " the settings name) or deny (only addresses that the settings have, and REGPROXY_ALLOW_TARGETS)"
+        )
+    return cast(PrivateTargets, text.lower())
 
 
 # Quotas.

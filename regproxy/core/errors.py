@@ -49,6 +49,17 @@ class Refused(RegproxyError):
     code = "DENIED"
 
 
+class OnHold(Refused):
+    """A request that policy does not allow yet; it is worth asking again after `retry_after` seconds."""
+
+    status = 503
+    code = "UNAVAILABLE"
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class StoreError(RegproxyError):
     """The cache directory can't be used."""
 

@@ -14,8 +14,9 @@ _HOP_BY_HOP = frozenset(b"connection keep-alive te trailer transfer-encoding upg
 # A Connection option may not remove these (RFC 9110 7.6.1: never list a field meant for all recipients).
 # Otherwise `Connection: authorization` would make the proxy judge one request and send another.
 _NEVER_HOP_BY_HOP = frozenset(
-    b"accept authorization content-encoding content-length content-range content-type docker-content-digest"
-    b" host if-match if-none-match if-range location range www-authenticate".split()
+    b"accept accept-encoding authorization content-encoding content-length content-range content-type cookie"
+    b" docker-content-digest expect host if-match if-modified-since if-none-match if-range"
+    b" if-unmodified-since location range user-agent www-authenticate".split()
 )
 _COOKIES = frozenset({b"set-cookie", b"set-cookie2"})
 
@@ -37,11 +38,11 @@ def upstream_head(
 ) -> bytes:
     """Return the HTTP/1.1 head that carries `request` to the origin `host` (`name[:port]`).
 
-    Left out: hop-by-hop fields, those that Connection names, Proxy-*, Host, and the names in `drop`. A field
-    in `put` replaces those of its name. The body's framing is written from `request.body`, so that no header
-    can change it; only `drop` and `put` can. `target` defaults to the request's path. Names in lower case.
-    Raises BadResponse for a host, target or value that can't stand in a head: such come from an origin's
-    redirect or token, never from `request`.
+    Left out: hop-by-hop fields, those that Connection names, Proxy-*, Host, the names in `drop`, and Expect
+    where no body follows (RFC 9110 10.1.1). A field in `put` replaces those of its name. The body's framing
+    is written from `request.body`, so that no header can change it; only `drop` and `put` can. `target`
+    defaults to the request's path. Names in lower case. Raises BadResponse for a host, target or value that
+    can't stand in a head: such come from an origin's redirect or token, never from `request`.
     """
     put = tuple(put)
     method, path = method or request.method, request.path if target is None else target
@@ -50,6 +51,9 @@ def upstream_head(
         raise BadResponse("a host or target that can't be asked for")
     replaced = {name.lower() for name, _ in put}
     skip = _hop_by_hop(request.headers) | FRAMING | {b"host"} | drop | replaced
+    if not request.expect_continue:
+        # An origin that waits for a body which does not come would take the next request for it.
+        skip |= {b"expect"}
     lines = [f"{method} {path} HTTP/1.1".encode("ascii"), b"host: " + host]
     lines += [
         name + b": " + value

@@ -35,6 +35,9 @@ _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _CONTROL = re.compile(rb"[\1-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _ABOUT_LENGTH = re.compile(rb"content.?length|transfer.?encoding", re.IGNORECASE)
+# Content_Length and the like: CGI (RFC 3875 4.1.18), and what is built like it, reads it as the field itself.
+_PUNCTUATION = b"!#$%&'*+-.^_`|~"
+_ALIKE = frozenset({b"contentlength", b"transferencoding"})
 HOST = re.compile(f"{_NAME}?(?::[0-9]{{0,5}})?".encode())
 _AUTHORITY = re.compile(f"{_NAME}(?::([0-9]{{1,5}}))?")
 _ABSOLUTE = re.compile(r"[hH][tT][tT][pP][sS]?://([^/?]+)(/[^?]*)?(\?.*)?")
@@ -218,6 +221,9 @@ def _parse_request(head: bytes) -> Request:
         raise HeadError(400, f"malformed request: {error}") from None
     _check_target(method, target)
     found = _judged(headers)
+    for name, _ in headers:
+        if name.translate(None, _PUNCTUATION) in _ALIKE and name not in FRAMING:
+            raise HeadError(400, "a field that may be read as Content-Length or Transfer-Encoding")
     _check_host(found.get(b"host", []), minor)
     body = _request_framing(found, minor)
     if method == "CONNECT" and not body.empty:

@@ -13,7 +13,7 @@ from typing import Final
 from regproxy.config.settings import Config
 from regproxy.config.values import ANY_PORT, HostRule
 from regproxy.core.addresses import Reach, reach_of
-from regproxy.policy.origins import intercepts
+from regproxy.policy.origins import intercepts, names_suffice
 
 _KNOWN_HOSTS_MAX: Final = 4096
 
@@ -84,34 +84,42 @@ class Interception:
         `itself`: it is the host of that origin, at any port: its token server or storage is often there.
 
         Public addresses always may. Loopback, link-local and metadata addresses are for hosts that names()
-        takes. Private ones are for anybody that a client has named, unless REGPROXY_PRIVATE_TARGETS=false;
-        else for hosts that names() takes, an origin's own host if the settings have it, hosts with a login,
-        and, unless that setting is false, hosts below a domain in REGISTRIES.
+        takes. So are private ones; the rest is REGPROXY_PRIVATE_TARGETS:
+
+        deny         nobody else
+        registries   an origin's own host if the settings have it, hosts with a login, and hosts below a
+                     domain in REGISTRIES
+        allow        these, and every host that a client has named
         """
         reach = reach_of(address)
         if reach is Reach.PUBLIC or self.names(host, port):
             return True
-        if reach is Reach.SPECIAL:
-            return False
         config = self._config
-        if (not answered and config.private_targets) or (itself and self.is_written(host)):
+        mode = config.private_targets
+        if reach is Reach.SPECIAL or mode == "deny":
+            return False
+        if (not answered and mode == "allow") or (itself and self.is_written(host)):
             return True
         if (host, port) in self._logins or (host, None) in self._logins:
             return True
         # Names below a domain are given by its owner; anybody can have one that `reg.*` matches.
         below = (rule for rule in config.registries if rule.pattern.startswith((".", "*.")))
-        return config.private_targets and any(rule.matches(host, port) for rule in below)
+        return any(rule.matches(host, port) for rule in below)
 
     def names(self, host: str, port: int) -> bool:
         """Tell whether REGISTRIES (without a mask), REGPROXY_RESOLVE or REGPROXY_ALLOW_TARGETS has a host.
 
-        Origins with a table, and mirrors, are not asked about here: see `Way.named`.
+        REGISTRIES only where names_suffice(). Origins with a table, and mirrors, are not asked about here:
+        see `Way.named`.
         """
         config = self._config
         return (
             host in config.resolve
-            or any(rule.pattern == host and rule.matches(host, port) for rule in config.registries)
             or any(rule.matches(host, port) for rule in config.allow_targets)
+            or (
+                any(rule.pattern == host and rule.matches(host, port) for rule in config.registries)
+                and names_suffice(config, host)
+            )
         )
 
     def is_written(self, host: str) -> bool:

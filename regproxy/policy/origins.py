@@ -9,6 +9,7 @@ from regproxy.config.origin_tables import Mirror, OriginSettings, Scheme
 from regproxy.config.parent_proxy import ParentProxy, is_loopback
 from regproxy.config.settings import Config
 from regproxy.config.values import ANY_PORT, HostRule
+from regproxy.core.addresses import as_address
 from regproxy.http.origin import Origin
 
 # Statuses accepted from a mirror; after any other, the next place is asked. 206 and 416 answer resumed
@@ -40,7 +41,8 @@ class Place:
 class Way:
     """How to connect. `host`, `port`: the target to connect to; the name in TLS is still the origin's.
 
-    `named`: the configuration names this exact target, so any address is allowed. `proxy`: to go through.
+    `named`: the configuration names this exact target, so any address is allowed; see names_suffice().
+    `proxy`: to go through.
     """
 
     scheme: Scheme
@@ -124,7 +126,7 @@ class Origins:
         scheme: Scheme = settings.scheme or ("https" if origin.scheme == "https" else "http")
         port = settings.port or (80 if scheme == "http" and origin.port == 443 else origin.port)
         host = settings.address or origin.host
-        named = settings.address is not None or self._named(origin.host, origin.port)
+        named = self._is_trusted(settings, origin.host, origin.port)
         proxy = settings.parent_proxy
         if proxy == "inherit":
             # HTTPS_PROXY is not for plain HTTP.
@@ -135,11 +137,17 @@ class Origins:
         """Return how to connect to a host that is not intercepted: only its network settings apply."""
         settings = self._of(host, port)
         to = settings.address or host
-        named = settings.address is not None or self._named(host, port)
+        named = self._is_trusted(settings, host, port)
         proxy = settings.parent_proxy
         return Way(
             "https", to, port, named, self._inherited({host, to}, port) if proxy == "inherit" else proxy
         )
+
+    def _is_trusted(self, settings: OriginSettings, host: str, port: int) -> bool:
+        """Return whether a target may be at any address, by its table or as a mirror."""
+        if settings.address is not None:
+            return names_suffice(self._config, settings.address)
+        return self._named(host, port) and names_suffice(self._config, host)
 
     def _named(self, host: str, port: int) -> bool:
         return (host, port) in self._names or (host, None) in self._names
@@ -163,6 +171,15 @@ class Origins:
     def _patience(self, settings: OriginSettings) -> float:
         mirrors = (self._of(mirror.host, mirror.port) for mirror in settings.mirrors)
         return sum(max(each.connect_timeout, each.read_timeout) for each in (settings, *mirrors))
+
+
+def names_suffice(config: Config, host: str) -> bool:
+    """Return whether a host that the settings name may be at any address, whatever its name stands for.
+
+    With REGPROXY_PRIVATE_TARGETS=deny only a host that is written as an address may: whoever answers for a
+    name could have it stand for any.
+    """
+    return config.private_targets != "deny" or as_address(host) is not None
 
 
 def intercepts(config: Config, host: str, port: int, rules: tuple[HostRule, ...] | None = None) -> bool:

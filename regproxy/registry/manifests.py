@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from regproxy.core.errors import BadResponse, NotUnderstood
+from regproxy.registry.targets import is_digest
 
 MANIFEST_MAX: Final = 4 * 1024 * 1024  # bytes; the limit that the spec asks registries to take at least
 OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -99,6 +100,23 @@ def check_manifest(body: bytes, content_type: str, vouched: bool = False) -> str
     media_type = _media_type(declared, own, document)
     _check_shape(media_type, document, vouched or declared in MANIFEST_TYPES)
     return media_type
+
+
+def named_in(body: bytes) -> tuple[str, ...]:
+    """Return the digests that a manifest or an index names: of manifests, its config, its layers.
+
+    Empty for what is none. What `subject` names does not belong to it.
+    """
+    try:
+        document = _json_object(body)
+    except BadResponse:
+        return ()
+    entries: list[Any] = [document.get("config")]
+    for key in ("manifests", "layers", "blobs", "fsLayers"):
+        listed = document.get(key)
+        entries += listed if isinstance(listed, list) else []
+    names = (entry.get("digest", entry.get("blobSum")) for entry in entries if isinstance(entry, dict))
+    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and is_digest(name)))
 
 
 def _no_manifest(message: str, vouched: bool) -> BadResponse:

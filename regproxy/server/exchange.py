@@ -25,6 +25,8 @@ class Exchange:
     request is answered, or an error closes the connection. `started`: monotonic, when the head came.
 
     `kind`, `cache`, `status`: the words for headers, log and metrics; a status of 0: no head has gone out.
+    `rule`, `decision`: which rule for images has decided, and what; "" where none has. `warning`: what the
+    client is warned of by it, a Warning field's value.
     `detail`: a word for why the cache was passed by (RFC 9211 2.8).
     `asked`, `asked_seconds`: who was asked (`http.hops`), and how long it took. `base`: what the stream had
     sent before the body. `keeps`: the connection may go on; `body_left`: some of the request's body was not
@@ -32,7 +34,7 @@ class Exchange:
 
     `way`: by which the client came: connect (also mirror mode, which the route tells) or transparent.
     `digest`: of the manifest that was answered or taken, "" where that is not known. `received`: bytes of the
-    request's body. `decision`, `rule`: what a rule for images has decided, and its name; "" without one.
+    request's body.
 
     `task` works on it; `sent_waiter` and `body_over` are what the task awaits from the stream.
     """
@@ -64,6 +66,7 @@ class Exchange:
         "stream",
         "task",
         "waiting",
+        "warning",
         "way",
     )
 
@@ -96,6 +99,7 @@ class Exchange:
         self.kind = self.cache = self.detail = self.asked = ""
         self.digest = self.decision = self.rule = ""
         self.received = 0
+        self.warning = b""
         self.asked_seconds: float | None = None
         self.base = self.stream.plain_sent
 

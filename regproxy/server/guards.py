@@ -29,30 +29,58 @@ class Guard(Protocol):
         """
 
 
+class LastGuard(Guard, Protocol):
+    """The one that is asked behind all others, and each time."""
+
+    def prepared(self, exchange: Exchange, origin: Origin, route: Route) -> Route:
+        """Return the route that the guards ahead are asked for, if they may have to answer themselves."""
+
+
 class Guards:
     """The guards of a worker, in the order in which they are asked.
 
-    `lasts`: seconds for which it is remembered that a client's request has passed.
+    `lasts`: seconds for which it is remembered that a client's request has passed. `last`: one more, which is
+    asked each time: whether a request passes it may depend on what a tag is by now.
     """
 
-    __slots__ = ("_guards", "_lasts")
+    __slots__ = ("_guards", "_last", "_lasts")
 
-    def __init__(self, *guards: Guard, lasts: float = PASSED_SECONDS) -> None:
+    def __init__(self, *guards: Guard, lasts: float = PASSED_SECONDS, last: LastGuard | None = None) -> None:
         self._guards = guards
         self._lasts = lasts
+        self._last = last
 
     def passes(self, exchange: Exchange, origin: Origin, route: Route) -> bool:
         """Return whether every guard lets the request pass at once."""
-        for guard in self._guards:
+        last = self._last
+        if last is None:
+            if not self._pass(exchange, origin, route):
+                return False
+            route.passed = (exchange.principal, origin.host, origin.port, exchange.started + self._lasts)
+            return True
+        if self._guards:
+            memo = route.let_in
+            if memo is None or memo[:3] != (exchange.principal, origin.host, origin.port):
+                memo = None
+            if memo is None or exchange.started >= memo[3]:
+                if not self._pass(exchange, origin, route):
+                    return False
+                route.let_in = (exchange.principal, origin.host, origin.port, exchange.started + self._lasts)
+        return last.passes(exchange, origin, route)
+
+    def _pass(self, exchange: Exchange, origin: Origin, route: Route) -> bool:
+        for guard in self._guards:  # noqa: SIM110 (a generator would double what this costs a hit)
             if not guard.passes(exchange, origin, route):
                 return False
-        route.passed = (exchange.principal, origin.host, origin.port, exchange.started + self._lasts)
         return True
 
     async def admit(self, exchange: Exchange, origin: Origin, route: Route) -> Route | None:
         """Ask the guards one after the other; return the route to answer, None: one of them has answered."""
+        last, guards = self._last, self._guards
         admitted: Route | None = route
-        for guard in self._guards:
+        if last is not None:
+            admitted, guards = last.prepared(exchange, origin, route), (*guards, last)
+        for guard in guards:
             if admitted is not None and not guard.passes(exchange, origin, admitted):
                 admitted = await guard.admit(exchange, origin, admitted)
         return admitted

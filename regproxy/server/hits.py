@@ -34,7 +34,8 @@ class Hits:
         if route is None or route.conditional:
             self._serve_conditional(exchange, blob, request, media_type)
             return
-        key = (exchange.kind, cache, responder.closes(exchange), request.minor, media_type)
+        closes = responder.closes(exchange)
+        key = (exchange.kind, cache, closes, request.minor, media_type, exchange.warning)
         head = blob.heads.get(key)
         if head is None:
             headers = content_headers(blob.digest, media_type, blob.size)

@@ -176,6 +176,8 @@ class Responder:
             if shown:
                 headers.append((b"x-docker-registry-proxy-cache-upstream-status", exchange.cache.encode()))
             headers.append((b"cache-status", _cache_status(exchange, status)))
+        if exchange.warning:
+            headers.append((b"warning", exchange.warning))
         if self.closes(exchange):
             headers.append((b"connection", b"close"))
         elif request is not None and request.minor == 0:

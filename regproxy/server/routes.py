@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from regproxy.cache.index.index import TagRow
 from regproxy.http.messages import Request, parse_authority, parse_request
@@ -25,8 +25,26 @@ ROUTE_HEAD_MAX: Final = 2048  # bytes; with it the memory is bounded
 
 BY_DIGEST: Final = frozenset({Kind.BLOB, Kind.MANIFEST})
 _READS: Final = frozenset({"GET", "HEAD"})
-_BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _CONDITIONS: Final = frozenset({b"range", b"if-none-match"})
+
+
+class Judged(NamedTuple):
+    """What the rules for images have let pass, until `until` (monotonic), for one client and registry.
+
+    `digest`: only while that is what the tag is; "" if that matters not. The rest: see Exchange; `counter`:
+    how often it was so, in its only item.
+    """
+
+    principal: Principal
+    host: str
+    port: int
+    until: float
+    digest: str
+    rule: str
+    decision: str
+    warning: bytes
+    counter: list[int]
 
 
 @dataclass(slots=True)
@@ -41,7 +59,8 @@ class Route:
     because of a range or validator the answer may not be the complete content. `mirrored`: which registry a
     request without CONNECT is for; `refused`: why it is not answered; `login`: what it shows to the proxy,
     None for nothing. `rows` and `chosen`: the last choice among a tag's variants. `passed`: a client that the
-    guards have let pass with it, the registry's host and port, and until when (monotonic).
+    guards have let pass with it, the registry's host and port, and until when (monotonic). `let_in`: the same
+    where the rules for images are asked behind them; `judged`: of these.
     """
 
     request: Request
@@ -62,17 +81,21 @@ class Route:
     rows: tuple[TagRow, ...] = ()
     chosen: TagRow | None = None
     passed: tuple[Principal, str, int, float] | None = None
+    let_in: tuple[Principal, str, int, float] | None = None
+    judged: Judged | None = None
 
     def refusal(self, origin: Origin, any_port: bool = False) -> tuple[int, str] | None:
         """Return status and reason where the request can't be passed to `origin`, None where it can.
 
-        421: it names another host than the CONNECT did (RFC 9110 15.5.20). 400: it has a body where a body
-        has no meaning (RFC 9110 9.3.1, 9.3.2, 9.3.7): an origin that leaves it unread takes it for a request.
+        421: it names another host than the CONNECT did (RFC 9110 15.5.20), or none in its Host. 400: it has a
+        body where none has a meaning (RFC 9110 9.3.1, 9.3.2, 9.3.7, 9.3.8): an origin that leaves it unread
+        takes it for a request.
         """
         named = self.named
         if named is not None and (named[0] != origin.host or not (any_port or named[1] in (0, origin.port))):
             there = f"{origin.host}:{origin.port}"
-            return 421, f"the request is for {self.request.authority}, the CONNECT was for {there}"
+            host = self.request.authority or "no host"
+            return 421, f"the request is for {host}, the CONNECT was for {there}"
         if self.has_body and self.request.method in _BODILESS:
             return 400, f"a {self.request.method} with a body is not passed on"
         return None
@@ -125,7 +148,7 @@ class Routes:
         accept = parse_accept(request.all(b"accept"))
         body = not request.body.empty
         # A CONNECT in here is refused as a CONNECT, not for its host.
-        named = _named(request.authority) if request.method != "CONNECT" else None
+        named = _named(request) if request.method != "CONNECT" else None
         presence = self._policy.asks_presence(request.method, target)
         return Route(
             *(request, path, target, share, by_digest, lifetime, conditional, body, accept, named, presence),
@@ -159,10 +182,14 @@ class PlainRoutes(Routes):
         return route
 
 
-def _named(authority: str) -> tuple[str, int] | None:
-    """Return the host and port that a request names, port 0 without one; None where it names no host."""
+def _named(request: Request) -> tuple[str, int] | None:
+    """Return the host and port that a request names, port 0 without one; the host is "" for an empty Host.
+
+    None where it has no Host, as in HTTP/1.0.
+    """
+    authority = request.authority
     if not authority:
-        return None
+        return None if request.get(b"host") is None else ("", 0)
     name, _, port = authority.rpartition(":")
     if not port or port.endswith("]") or not name:
         # `host:` means the scheme's own port (RFC 3986 3.2.3).

@@ -33,6 +33,7 @@ from regproxy.server.exchange import Exchange
 from regproxy.server.fetches import Fetches
 from regproxy.server.guards import PASSED_SECONDS, Guards
 from regproxy.server.hits import Hits
+from regproxy.server.image_policy import ImagePolicy
 from regproxy.server.lookup import Copy
 from regproxy.server.passthrough import Passthrough
 from regproxy.server.responder import Responder
@@ -71,9 +72,15 @@ class Handlers:
 
     def _guards(self, services: Services) -> Guards | None:
         access = services.rights.access
+        rules = (
+            ImagePolicy(services, self.tags, services.signatures)
+            if services.config.image_rules.rules
+            else None
+        )
         if not access.guarded:
-            return None
-        return Guards(AccessGuard(services, self.passthrough), lasts=min(access.ttl, PASSED_SECONDS))
+            return Guards(last=rules) if rules is not None else None
+        guard = AccessGuard(services, self.passthrough)
+        return Guards(guard, lasts=min(access.ttl, PASSED_SECONDS), last=rules)
 
     def accept(self, stream: Stream) -> None:
         """Take a client's stream."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from regproxy.cache.blobs import Blob
 from regproxy.core.errors import NotUnderstood, UpstreamError
 from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import TagAsk
@@ -23,6 +25,20 @@ from regproxy.tags.answers import TagAnswer
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class FoundTag:
+    """What a tag is. `cache`: the word for how it was found.
+
+    `blob`: its content, None where only a HEAD's `answer` is known. `digest`: "" where that names none.
+    """
+
+    digest: str
+    media_type: str
+    cache: str
+    blob: Blob | None
+    answer: TagAnswer | None = None
 
 
 class TagRequests:
@@ -43,19 +59,29 @@ class TagRequests:
 
     async def get(self, exchange: Exchange, route: Route, wanted: CacheRequest, copy: Copy | None) -> None:
         """Revalidate the cached copy; fetch the tag if there is none, or if the HEAD does not tell enough."""
+        self.serve(exchange, route, await self.find(exchange, route, wanted, copy))
+
+    async def find(
+        self, exchange: Exchange, route: Route, wanted: CacheRequest, copy: Copy | None
+    ) -> FoundTag:
+        """Return what a tag is, with its content: see get()."""
         self._responder.wait_for_fill(exchange, True)
         exchange.cache = "MISS" if copy is None else "EXPIRED"
         tag = self._ask_of(route, wanted, copy)
         try:
-            if not await self._in_time(self._confirm(exchange, wanted, tag), tag):
-                await self._in_time(self._fetch(exchange, wanted, tag), tag)
+            found = await self._in_time(self._confirm(exchange, wanted, tag), tag)
+            if found is None:
+                found = await self._in_time(self._fetch(exchange, wanted, tag), tag)
+            return found
         except UpstreamError as error:
             status = error.response.status if isinstance(error, UpstreamAnswer) else 0
             # What this proxy can't store is newer than the copy, and clients may take it: it is passed on.
-            if isinstance(error, NotUnderstood) or not self.serve_stale(
-                exchange, copy, error, status, kept=tag.kept
-            ):
+            stale = None
+            if not isinstance(error, NotUnderstood):
+                stale = self._stale(exchange, copy, error, status, kept=tag.kept)
+            if stale is None:
                 raise
+            return stale
 
     async def _in_time(self, answer: Coroutine[Any, Any, T], tag: TagAsk) -> T:
         """Await an origin's answer; where a stale copy can be served, for REGPROXY_STALE_AFTER at most.
@@ -64,18 +90,17 @@ class TagRequests:
         """
         return await in_time(answer, self._config.stale_after if tag.usable_if_error else 0.0)
 
-    async def _confirm(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> bool:
-        """Answer with the content whose digest a HEAD gives; False: no HEAD was sent, or it gave none."""
+    async def _confirm(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> FoundTag | None:
+        """Return the content whose digest a HEAD gives; None: no HEAD was sent, or it gave none."""
         found = await self._tags.confirm(wanted, tag)
         if found is None:
-            return False
+            return None
         exchange.note(found, exchange.cache)
         cache = "REVALIDATED" if found.revalidated else exchange.cache
-        self._hits.serve_brought(exchange, found.blob, found.media_type, cache)
-        return True
+        return FoundTag(found.blob.digest, found.media_type, cache, found.blob)
 
-    async def _fetch(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> None:
-        """Join the tag's fill or begin it, and answer with its content once that is verified."""
+    async def _fetch(self, exchange: Exchange, wanted: CacheRequest, tag: TagAsk) -> FoundTag:
+        """Join the tag's fill or begin it, and return its content once that is verified."""
         begun = exchange.cache
         while True:
             fill, mine = self._tags.join(wanted, tag)
@@ -89,35 +114,48 @@ class TagRequests:
                     raise
                 # The failure may be due to the other client's credentials: try with this one's.
         exchange.note(fill, cache)
-        self._hits.serve_brought(exchange, blob, fill.media_type, exchange.cache)
+        return FoundTag(blob.digest, fill.media_type, exchange.cache, blob)
 
     async def head(self, exchange: Exchange, route: Route, wanted: CacheRequest, copy: Copy | None) -> None:
         """Answer a HEAD by asking the origin by HEAD, which confirms the copy, too, for later requests."""
+        self.serve(exchange, route, await self.find_by_head(exchange, route, wanted, copy))
+
+    async def find_by_head(
+        self, exchange: Exchange, route: Route, wanted: CacheRequest, copy: Copy | None
+    ) -> FoundTag:
+        """Return what a tag is, by a HEAD; its content, if that is held."""
         exchange.cache = "MISS" if copy is None else "EXPIRED"
         self._responder.wait_for_fill(exchange, True)
         tag = self._ask_of(route, wanted, copy)
         try:
             found = await self._in_time(self._tags.look(wanted, tag), tag)
         except UpstreamError as error:
-            if self.serve_stale(exchange, copy, error):
-                return
-            raise
+            stale = self._stale(exchange, copy, error)
+            if stale is None:
+                raise
+            return stale
         if not isinstance(found, TagAnswer):
-            self._hits.serve_brought(exchange, *found, "REVALIDATED")
-            return
+            blob, told = found
+            return FoundTag(blob.digest, told, "REVALIDATED", blob)
         exchange.asked, exchange.asked_seconds = found.address, found.seconds
         exchange.digest = found.digest or ""
         if copy is not None and found.digest == copy.row.digest:
-            self._hits.serve(exchange, copy.held, "REVALIDATED")
-            return
-        if self.serve_stale(
-            exchange, copy, f"{exchange.host} answered {found.status}", found.status, kept=tag.kept
-        ):
-            return
+            return _of_copy(copy, "REVALIDATED")
+        said = f"{exchange.host} answered {found.status}"
+        stale = self._stale(exchange, copy, said, found.status, kept=tag.kept)
+        if stale is not None:
+            return stale
         if found.status == 404 and found.direct and copy is not None and not self._config.keep_on_404:
             self._tags.gone(wanted)
-        status, headers = answer_of(route, found.response)
-        self._responder.send(exchange, status, self._responder.head(exchange, status, headers))
+        return FoundTag(found.digest, found.media_type, exchange.cache, None, found)
+
+    def serve(self, exchange: Exchange, route: Route, found: FoundTag) -> None:
+        """Answer with what a tag is."""
+        if found.blob is not None:
+            self._hits.serve_brought(exchange, found.blob, found.media_type, found.cache)
+        elif found.answer is not None:
+            status, headers = answer_of(route, found.answer.response)
+            self._responder.send(exchange, status, self._responder.head(exchange, status, headers))
 
     def renew(self, route: Route, wanted: CacheRequest, copy: Copy) -> None:
         """Revalidate in the background, for later requests."""
@@ -139,18 +177,30 @@ class TagRequests:
             presence=route.asks_presence,
         )
 
-    def serve_stale(
-        self, exchange: Exchange, copy: Copy | None, error: object, status: int = 0, *, kept: bool = False
-    ) -> bool:
-        """Serve the stale copy where the origin's answer (`status`; 0: none) is an error that allows it.
+    def serve_stale(self, exchange: Exchange, copy: Copy | None, error: object) -> bool:
+        """Serve the stale copy where the origin is in trouble; False: nothing was sent."""
+        found = self._stale(exchange, copy, error)
+        if found is None or copy is None:
+            return False
+        self._hits.serve(exchange, copy.held, found.cache)
+        return True
 
-        `kept`: a 404 does, too. False: nothing was sent.
+    def _stale(
+        self, exchange: Exchange, copy: Copy | None, error: object, status: int = 0, *, kept: bool = False
+    ) -> FoundTag | None:
+        """Return the stale copy where the origin's answer (`status`; 0: none) is an error that allows it.
+
+        `kept`: a 404 does, too.
         """
         if copy is None or not copy.usable_if_error:
-            return False
+            return None
         gone = status == 404 and kept
         if status and status not in STALE_ON and not gone:
-            return False
+            return None
         log.warning("%s %s: serving a stale copy: %s", exchange.host, exchange.uri, error)
-        self._hits.serve(exchange, copy.held, "STALE")
-        return True
+        return _of_copy(copy, "STALE")
+
+
+def _of_copy(copy: Copy, cache: str) -> FoundTag:
+    blob, media_type = copy.held
+    return FoundTag(blob.digest, media_type, cache, blob)

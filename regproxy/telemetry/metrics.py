@@ -147,6 +147,8 @@ class Metrics:
         self._requests: list[_Requests] = []
         self._upstream_requests: list[_UpstreamRequests] = []
         self._registries, self._hosts, self._credentials = _Names(), _Names(), _Names()
+        self._rule_names = _Names()
+        self._decided: dict[tuple[str, str], tuple[list[int], Counter]] = {}
         self._sources: list[tuple[object, str]] = []
         self._counted: list[tuple[object, str, Counter, list[int]]] = []
 
@@ -229,6 +231,11 @@ class Metrics:
         )
         for by in ("client", "answer"):
             self._targets_refused.labels(by)
+        self._decisions = counter(
+            "rule_decisions",
+            "Requests for images, by the rule that has decided and what.",
+            ["rule", "action"],
+        )
         self._withheld = counter(
             "logins_withheld", "Requests that went without the login that there is.", ["registry"]
         )
@@ -375,6 +382,17 @@ class Metrics:
         """Count a client's request that is of no kind for which logins are used."""
         self._withheld.labels(self._hosts.bound(registry)).inc()
 
+    def rule_count(self, rule: str, action: str) -> list[int]:
+        """Return the list whose only item is the number of requests that a rule has decided so.
+
+        The caller adds to it. `action`: a word of a small set.
+        """
+        key = (self._rule_names.bound(rule), action)
+        found = self._decided.get(key)
+        if found is None:
+            found = self._decided[key] = ([0], self._decisions.labels(*key))
+        return found[0]
+
     def passed_on(self, registry: str, reason: str) -> None:
         """Count an answer that could not be stored. `reason`: one of NotUnderstood.DETAILS."""
         self._passed_on.labels(self._hosts.bound(registry), reason).inc()
@@ -483,6 +501,9 @@ class Metrics:
             if delta is not None:
                 upstream.count.inc(delta[0])
                 _observe_all(upstream.duration, delta[4], delta[3])
+        for counted, series in self._decided.values():
+            series.inc(counted[0])
+            counted[0] = 0
         self._publish_watched()
 
     def _publish_watched(self) -> None:

@@ -182,10 +182,13 @@ class Dialer:
                 *(self._resolvers[trip.lane], way.host, way.port, trip.asker),
                 lambda infos: self._only_allowed(trip, infos),
             )
-        # Where DNS sends a registry's clients here, it may send us too. A tunnel goes no further by itself.
-        if trip.lane is not Lane.TUNNEL and self._is_self(sock):
+        if self._is_self(sock):
             at = str(Address(*sock.getpeername()[:2]))
             sock.close()
+            if trip.lane is Lane.TUNNEL:
+                # Whoever comes in by it would have the proxy's own address, and so may be let in to more.
+                raise Refused(f"{at} is this proxy itself")
+            # Where DNS sends a registry's clients here, it may send us too.
             raise ConnectFailed(f"{at} is this proxy itself; REGPROXY_RESOLVE says where the registry is")
         return sock
 
@@ -283,14 +286,14 @@ class Dialer:
         return sock
 
     def _is_self(self, sock: socket.socket) -> bool:
-        """Return whether the peer is a listener of this proxy for clients: requests would go in circles."""
+        """Return whether the peer is a listener of this proxy: requests would go in circles."""
         try:
             peer, port = sock.getpeername()[:2]
             own = sock.getsockname()[0]
         except OSError:  # it was reset; _open() says so
             return False
         config = self._config
-        listens = (config.listen, *config.transparent_listen)
+        listens = (config.listen, config.admin_listen, *config.transparent_listen, *config.tls_listen)
         return any(port == each.port and _is_at(peer, own, each.host) for each in listens)
 
     # --- which addresses ---------------------------------------------------------------------------------
@@ -317,7 +320,7 @@ class Dialer:
         if registry is not None:
             text = f"{registry.host} leads to {host}, which resolves to {address}, {reach.value}"
         elif reach is Reach.PRIVATE:
-            text += ", and REGPROXY_PRIVATE_TARGETS is false"
+            text += f", and REGPROXY_PRIVATE_TARGETS is {self._config.private_targets}"
         text += f"; name {host} in REGPROXY_ALLOW_TARGETS to allow it"
         if self._counters is not None:
             self._counters.target_refused("client" if registry is None else "answer")
@@ -336,7 +339,7 @@ class Dialer:
             self._told_of_private = True
             log.warning(
                 "CONNECT %s:%d leads to %s: private addresses can be reached through this proxy;"
-                " REGPROXY_PRIVATE_TARGETS=false allows only hosts that the settings name",
+                " REGPROXY_PRIVATE_TARGETS=registries allows only registries and hosts that are named",
                 *(trip.host, way.port, address),
             )
 

@@ -41,7 +41,7 @@ PURE = {
     "core.addresses",
     *("core.errors", "core.lru"),
     *("config.networks", "config.principal_tables", "auth.htpasswd"),
-    *("config.drop_in", "config.globs", "config.host_regex", "config.hosts"),
+    *("config.drop_in", "config.globs", "config.host_regex", "config.hosts", "config.image_rules"),
     *("config.credentials", "config.origin_tables", "config.parent_proxy"),
     *("config.settings", "config.signing_keys", "config.tag_tiers", "config.values"),
     *("auth.docker_config", "auth.lockout"),

@@ -116,15 +116,18 @@ class Bare:
         with contextlib.suppress(OSError):
             while True:
                 sock, _ = self._listener.accept()
-                plain = Plain(sock)
-                with contextlib.suppress(OSError):
-                    tls = Tls(plain, self._context, server_side=True)
-                    tls.handshake()
-                    self._script(tls)
-                    tls.finish()
-                    while plain.recv():  # closing with bytes unread would turn the FIN into an RST
-                        pass
-                plain.close()
+                self._take(sock)
+
+    def _take(self, sock: socket.socket) -> None:
+        plain = Plain(sock)
+        with contextlib.suppress(OSError):
+            tls = Tls(plain, self._context, server_side=True)
+            tls.handshake()
+            self._script(tls)
+            tls.finish()
+            while plain.recv():  # closing with bytes unread would turn the FIN into an RST
+                pass
+        plain.close()
 
     def __enter__(self) -> Self:
         return self

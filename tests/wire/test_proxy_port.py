@@ -14,7 +14,7 @@ from tests.support.byte_streams import End, Tls
 from tests.support.client import Client, open_tunnel
 from tests.support.images import digest_of
 from tests.support.origin import Origin
-from tests.support.processes import wait_until
+from tests.support.processes import free_address, wait_until
 from tests.support.proxy import STATUS, Proxy
 from tests.support.shared_proxy import BIG, BIG_PATH, SMALL, SMALL_PATH, Lane, ended
 from tests.support.trust import Trust, trusting
@@ -379,6 +379,22 @@ class TestConnect:
         assert word in text
         assert "REGPROXY_" in text
         assert ended(client) is End.FIN
+
+    def test_no_tunnel_leads_back_here(self, lane: Lane, dial: Dial) -> None:
+        """Who comes in by one has the proxy's own address, and so maybe more rights than by its own."""
+        transparent, tls = free_address(), free_address()
+        proxy = lane.proxy(
+            REGPROXY_CONNECT_PORTS="*",
+            REGPROXY_ALLOW_TARGETS="127.*",
+            REGPROXY_TRANSPARENT_LISTEN="{}:{}".format(*transparent),
+            REGPROXY_TLS_LISTEN="{}:{}".format(*tls),
+        )
+        for host, port in (proxy.address, proxy.admin_address, transparent, tls):
+            for spelling in (host, f"{host}."):
+                client = dial(proxy)
+                reply = client.connect_to(f"{spelling}:{port}", extra=SMUGGLED)
+                assert (reply.status, ended(client)) == (403, End.FIN)
+                assert f"{host}:{port} is this proxy itself" in reply.body.decode()
 
     def test_spellings_of_one_host(self, proxy: Proxy, origin: Origin, stack: ExitStack) -> None:
         for host in ("reg.test", "REG.test", "reg.test."):

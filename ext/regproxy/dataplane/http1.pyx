@@ -53,9 +53,57 @@ cdef const char* take_size_byte(ChunkDecoder* d, unsigned char c) noexcept nogil
         d.length += 1
     elif d.length and (c == 13 or c == 59 or c == 32 or c == 9):
         d.state = CHUNK_SIZE_LF if c == 13 else CHUNK_EXTENSION
-        d.length = 0
+        d.length = 1 if c == 59 else 0
     else:
         return b"a chunk size is not a hexadecimal number"
+    return NULL
+
+
+cdef bint is_control(unsigned char c) noexcept nogil:
+    """A byte that no line of text has (RFC 9110 5.5): some parsers take one for a line's end."""
+    return (c < 32 and c != 9) or c == 127
+
+
+cdef const char* take_extension_byte(ChunkDecoder* d, unsigned char c) noexcept nogil:
+    """Behind a size: blanks, which are counted downwards, then `;` and the extension, counted upwards."""
+    if c == 13:
+        d.state = CHUNK_SIZE_LF
+        d.length = 0
+    elif is_control(c):
+        return b"a chunk extension is malformed or too long"
+    elif d.length > 0:
+        d.length += 1
+    elif c == 59:
+        d.length = 1
+    elif c == 32 or c == 9:
+        d.length -= 1
+    else:
+        # `3 0` is 3 for one parser and 30 for another.
+        return b"a chunk extension is malformed or too long"
+    # Its `;` counts for nothing.
+    if d.length > EXTENSION_MAX + 1 or d.length < -EXTENSION_MAX:
+        return b"a chunk extension is malformed or too long"
+    return NULL
+
+
+cdef const char* take_trailer_byte(ChunkDecoder* d, unsigned char c) noexcept nogil:
+    if d.state == CHUNK_TRAILER_START:
+        if c == 13:
+            d.state = CHUNK_LAST_LF
+            return NULL
+        d.state = CHUNK_TRAILER
+        if c == 32 or c == 9 or c == 58:
+            return b"a trailer line without a name"
+    else:
+        d.length += 1
+        if c == 13:
+            d.state = CHUNK_TRAILER_LF
+    if c == 10:
+        return b"a trailer line does not end in CRLF"
+    if c != 13 and is_control(c):
+        return b"a control character in a trailer line"
+    if d.length > TRAILER_MAX:
+        return b"the trailer is too long"
     return NULL
 
 
@@ -64,12 +112,7 @@ cdef const char* take_byte(ChunkDecoder* d, unsigned char c) noexcept nogil:
     if d.state == CHUNK_SIZE:
         return take_size_byte(d, c)
     elif d.state == CHUNK_EXTENSION:
-        d.length += 1
-        if c == 13:
-            d.state = CHUNK_SIZE_LF
-            d.length = 0
-        elif c == 10 or d.length > EXTENSION_MAX:
-            return b"a chunk extension is malformed or too long"
+        return take_extension_byte(d, c)
     elif d.state == CHUNK_SIZE_LF:
         if c != 10:
             return b"a chunk size is not followed by CRLF"
@@ -82,18 +125,8 @@ cdef const char* take_byte(ChunkDecoder* d, unsigned char c) noexcept nogil:
         if c != 10:
             return b"a chunk is not followed by CRLF"
         d.state = CHUNK_SIZE
-    elif d.state == CHUNK_TRAILER_START:
-        if c == 10:
-            return b"a trailer line does not end in CRLF"
-        d.state = CHUNK_LAST_LF if c == 13 else CHUNK_TRAILER
-    elif d.state == CHUNK_TRAILER:
-        d.length += 1
-        if d.length > TRAILER_MAX:
-            return b"the trailer is too long"
-        if c == 10:
-            return b"a trailer line does not end in CRLF"
-        if c == 13:
-            d.state = CHUNK_TRAILER_LF
+    elif d.state == CHUNK_TRAILER_START or d.state == CHUNK_TRAILER:
+        return take_trailer_byte(d, c)
     elif d.state == CHUNK_TRAILER_LF:
         if c != 10:
             return b"a trailer line does not end in CRLF"
@@ -184,6 +217,63 @@ cdef bint address_byte(unsigned char c) noexcept nogil:
     return (48 <= c <= 58) or (97 <= c <= 102) or (65 <= c <= 70) or c == 46
 
 
+cdef bint token_byte(unsigned char c) noexcept nogil:
+    """A byte of a field's name (RFC 9110 5.6.2)."""
+    return c > 32 and c < 127 and memchr(b'"(),/:;<=>?@[\\]{}', c, 17) == NULL
+
+
+cdef bint same_name(const char* p, size_t n, const char* name, size_t name_len) noexcept nogil:
+    cdef size_t i
+    if n != name_len:
+        return False
+    for i in range(n):
+        if (p[i] | 32 if 65 <= p[i] <= 90 else p[i]) != name[i]:
+            return False
+    return True
+
+
+cdef bint is_bodiless_field(const char* p, size_t n) noexcept nogil:
+    """Whether a line is `name: value`, and none by which a body would follow."""
+    cdef size_t i = 0, k
+    while i < n and token_byte(<unsigned char>p[i]):
+        i += 1
+    if i == 0 or i == n or p[i] != 58:
+        return False
+    for k in range(i, n):
+        if is_control(<unsigned char>p[k]):
+            return False
+    if same_name(p, i, b"content-length", 14):
+        i += 1
+        while i < n and (p[i] == 32 or p[i] == 9):
+            i += 1
+        while n > i and (p[n - 1] == 32 or p[n - 1] == 9):
+            n -= 1
+        return n == i + 1 and p[i] == 48
+    return not same_name(p, i, b"transfer-encoding", 17)
+
+
+cdef bint has_plain_fields(const char* p, size_t n) noexcept nogil:
+    """Whether the lines of a CONNECT's head are fields that each end in CRLF, and it has no content.
+
+    RFC 9110 9.3.6: what follows is the tunnel; who would take it for a body, or this head for two, is led
+    astray.
+    """
+    cdef size_t i = 0
+    cdef const char* lf
+    cdef size_t length
+    while i < n:
+        lf = <const char*>memchr(p + i, 10, n - i)
+        if lf == NULL:
+            return False
+        length = lf - p - i
+        if length == 0 or p[i + length - 1] != 13:
+            return False
+        if length > 1 and i > 0 and not is_bodiless_field(p + i, length - 1):
+            return False
+        i += length + 1
+    return True
+
+
 cdef size_t name_end(const char* p, size_t i, size_t line, size_t* stop) noexcept nogil:
     """Return the index after the host name at i, 0 for none; `stop`: where it ends but for a trailing dot."""
     cdef size_t start = i
@@ -214,7 +304,7 @@ cdef size_t address_end(const char* p, size_t i, size_t line, size_t* stop) noex
 
 
 cdef object parse_connect(const char* p, size_t n):
-    """(host, port) of a head that starts with `CONNECT `; None where it is not `host:port HTTP/1.x`.
+    """(host, port) of a head that starts with `CONNECT `; None if it is not `host:port HTTP/1.x` and fields.
 
     The host comes in lower case, without a trailing dot and without the brackets of an IPv6 literal: as
     `http.messages.parse_authority` has it, which refuses what is refused here.
@@ -224,11 +314,9 @@ cdef object parse_connect(const char* p, size_t n):
     cdef long port = 0
     cdef int digits = 0
     cdef bint bracket
-    if end == NULL:
+    if end == NULL or not has_plain_fields(p, n):
         return None
-    line = end - p
-    if line and p[line - 1] == 13:
-        line -= 1
+    line = end - p - 1
     bracket = line > 8 and p[8] == 91
     i = address_end(p, 8, line, &stop) if bracket else name_end(p, 8, line, &stop)
     if i == 0 or i >= line or p[i] != 58:

@@ -63,7 +63,8 @@ _OLDEST: Final = (
 )
 _NOT_HELD: Final = (
     "SELECT DISTINCT digest FROM tags WHERE fetched_at < ?"
-    " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.digest = tags.digest) LIMIT ?"
+    " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.digest = tags.digest)"
+    " AND tag NOT GLOB 'seen:*' LIMIT ?"
 )
 _TOTALS: Final = "SELECT objects, bytes, disk FROM totals"
 _IS_COMPLETE: Final = "SELECT value FROM state WHERE key = 'complete'"
@@ -282,7 +283,7 @@ class Index:
         No more than `limit` digests are looked at. Raises StoreError.
         """
         digests = [digest for (digest,) in self._read_or_raise(_NOT_HELD, (before, limit))]
-        gone = self._run(lambda changes: changes.sweep_tags(digests, before)) if digests else []
+        gone = self._run(lambda changes: changes.sweep_tags(digests, before))
         for key in gone:
             self._tags.drop(key)
         return len(gone)

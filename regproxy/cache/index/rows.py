@@ -14,6 +14,9 @@ TAG_DROPPED: Final = "tag dropped"
 STORED: Final = "object stored"
 REMOVED: Final = "object removed"
 
+# The start of a row's name in the place of the tag, which no tag can have: what was seen under that tag.
+SEEN: Final = "seen:"
+
 _BLOCK: Final = 4096  # bytes; the least that most file systems allocate for a file
 
 

@@ -27,12 +27,19 @@ from regproxy.cache.index.rows import (
 )
 
 JOURNAL_MAX: Final = 50_000  # rows to keep
+SEEN_FOR: Final = 400 * 86_400.0  # seconds for which the history of a tag is kept that nobody asks for
 
 _DROP_TAG: Final = "DELETE FROM tags WHERE host = ? AND port = ? AND repository = ? AND tag = ?"
 _PUT_TAG: Final = "INSERT OR REPLACE INTO tags VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _SWEEP_TAGS: Final = (
     "DELETE FROM tags WHERE digest = ?1 AND fetched_at < ?2"
-    " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.digest = ?1) RETURNING host, port, repository, tag"
+    " AND NOT EXISTS (SELECT 1 FROM objects WHERE objects.digest = ?1) AND tag NOT GLOB 'seen:*'"
+    " RETURNING host, port, repository, tag"
+)
+# Of tags that nobody has asked for since; `size` is when they were last seen.
+_SWEEP_SEEN: Final = (
+    "DELETE FROM tags WHERE digest = '' AND tag GLOB 'seen:*' AND size < ?"
+    " RETURNING host, port, repository, tag"
 )
 # Not where a client has deleted it: it may be stored again, for another repository.
 _DROP_TAGS_OF: Final = (
@@ -212,12 +219,13 @@ class Changes:
         return gone
 
     def sweep_tags(self, digests: Iterable[str], before: float) -> list[TagKey]:
-        """Remove tag rows older than `before` that name one of these, if not stored; return a key for
-        each.
+        """Remove tag rows older than `before` that name one of these, if not stored, and the histories of
+        tags that nobody has asked for in SEEN_FOR; return a key for each.
         """
         gone: list[TagKey] = []
         for digest in digests:
             gone += self._connection.execute(_SWEEP_TAGS, (digest, before)).fetchall()
+        gone += self._connection.execute(_SWEEP_SEEN, (before - SEEN_FOR,)).fetchall()
         for key in set(gone):
             self._note(TAG_PUT, name_of(key))
         return gone

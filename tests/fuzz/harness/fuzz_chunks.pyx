@@ -104,6 +104,10 @@ cdef int hex_value(int c) noexcept nogil:
     return (c | 32) - 87 if 97 <= (c | 32) <= 102 else -1
 
 
+cdef bint is_text(int c) noexcept nogil:
+    return c == 9 or (c >= 32 and c != 127)
+
+
 cdef int take_line(Cursor* c, int* left, bint with_cr) noexcept nogil:
     """Take what is left of a line and its CRLF; `left`: how many bytes may still come, `with_cr`: CR too."""
     cdef int byte
@@ -112,7 +116,7 @@ cdef int take_line(Cursor* c, int* left, bint with_cr) noexcept nogil:
         if byte == 13 and not (with_cr and left[0] == 0):
             left[0] -= 1
             return expect(c, 10)
-        if byte == PARTIAL or byte == 10:
+        if byte == PARTIAL or not is_text(byte):
             return byte if byte == PARTIAL else BROKEN
         left[0] -= 1
         if left[0] < 0:
@@ -120,7 +124,7 @@ cdef int take_line(Cursor* c, int* left, bint with_cr) noexcept nogil:
 
 
 cdef int take_size(Cursor* c, size_t* size) noexcept nogil:
-    """chunk-size [ chunk-ext ] CRLF"""
+    """chunk-size BWS [ chunk-ext ] CRLF"""
     cdef int digits = 0, byte = take(c), left = LINES_MAX
     size[0] = 0
     while hex_value(byte) >= 0:
@@ -129,23 +133,35 @@ cdef int take_size(Cursor* c, size_t* size) noexcept nogil:
         size[0] = size[0] * 16 + hex_value(byte)
         digits += 1
         byte = take(c)
-    if byte == PARTIAL:
-        return PARTIAL
-    if digits == 0 or not (byte == 13 or byte == 59 or byte == 32 or byte == 9):
+    if digits == 0 and byte != PARTIAL:
         return BROKEN
-    return expect(c, 10) if byte == 13 else take_line(c, &left, False)
+    # The first blank is not counted.
+    left += 1
+    while byte == 32 or byte == 9:
+        left -= 1
+        if left < 0:
+            return BROKEN
+        byte = take(c)
+    if byte == 13:
+        return expect(c, 10)
+    left = LINES_MAX
+    if byte == 59:
+        return take_line(c, &left, False)
+    return byte if byte == PARTIAL else BROKEN
 
 
 cdef int take_trailer(Cursor* c) noexcept nogil:
-    """*( field-line CRLF ) CRLF. A line's first byte is not counted, its CR is."""
+    """*( field-line CRLF ) CRLF, where no line is a folded one. A first byte is not counted, CR is."""
     cdef int byte, left = LINES_MAX
     while True:
         byte = take(c)
         if byte == 13:
             byte = expect(c, 10)
             return WHOLE if byte == 10 else byte
-        if byte == PARTIAL or byte == 10:
-            return byte if byte == PARTIAL else BROKEN
+        if byte == PARTIAL:
+            return byte
+        if byte == 32 or byte == 58 or byte == 9 or not is_text(byte):
+            return BROKEN
         byte = take_line(c, &left, True)
         if byte != 10:
             return byte

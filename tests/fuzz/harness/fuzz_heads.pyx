@@ -9,7 +9,8 @@ from support cimport EXPANDED_MAX, MARGIN, expand, fence, unfence, wrong
 import re
 import traceback
 
-CONNECT_LINE = re.compile(rb"CONNECT ([^\n]*?) HTTP/1\.[0-9]\r?\n")
+CONNECT_LINE = re.compile(rb"CONNECT ([^\n]*?) HTTP/1\.[0-9]\r\n")
+FIELD_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([\t -~\x80-\xff]*)\r")
 
 cdef char room[EXPANDED_MAX + MARGIN]
 
@@ -80,7 +81,20 @@ cdef object reference_connect(bytes line):
     match = CONNECT_LINE.match(line)
     if match is None:
         return None
+    lines = line[match.end():].split(b"\n")
+    lines.pop()
+    if not all(is_field(each) for each in lines):
+        return None
     try:
         return parse_authority(match[1].decode("latin-1"), None)
     except HeadError:
         return None
+
+
+cdef bint is_field(bytes line) except -1:
+    """Whether a line, its CR included, is empty or a field by which no content follows."""
+    match = FIELD_LINE.fullmatch(line)
+    if match is None:
+        return line == b"\r"
+    name = match[1].lower()
+    return name != b"transfer-encoding" and (name != b"content-length" or match[2].strip(b" \t") == b"0")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regproxy.config import settings as config_module
+from regproxy.config.image_rules import RuleSet
 from regproxy.config.origin_tables import OriginSettings, Tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy
 from regproxy.config.principal_tables import PrincipalTables
@@ -75,13 +76,14 @@ DEFAULTS: dict[str, object] = {
     "registries": HUB + OTHERS,
     "connect_ports": {443},
     "allow_targets": (),
-    "private_targets": True,
+    "private_targets": "registries",
     "http_redirects": (),
     "credentials": (),
     "parent_proxy": None,
     "no_proxy": NoProxy(),
     "origin_tables": Tables(OriginSettings(60.0, 60.0, 60.0)),
     "signing_keys": {},
+    "image_rules": RuleSet(),
     "manifest_cache": False,
     "ignored_headers": (),
     "max_stale": 365 * DAY,
@@ -172,7 +174,8 @@ ENV = [
     ("REGPROXY_CONNECT_PORTS", "", "connect_ports", set()),
     ("REGPROXY_CONNECT_PORTS", "*", "connect_ports", {ANY_PORT}),
     ("REGPROXY_ALLOW_TARGETS", ".lan 127.0.0.1:5000", "allow_targets", LOCAL),
-    ("REGPROXY_PRIVATE_TARGETS", "false", "private_targets", False),
+    ("REGPROXY_PRIVATE_TARGETS", "allow", "private_targets", "allow"),
+    ("REGPROXY_PRIVATE_TARGETS", "Deny", "private_targets", "deny"),
     ("REGPROXY_ALLOW_HTTP_REDIRECTS", ".lan 127.0.0.1:5000", "http_redirects", LOCAL),
     ("REGPROXY_ALLOW_HTTP_REDIRECTS", "off", "http_redirects", None),
     ("REGPROXY_ALLOW_HTTP_REDIRECTS", "", "http_redirects", ()),
@@ -356,6 +359,7 @@ ERRORS = [
         "REGPROXY_LOGIN_FOR='all': pull (pulls alone) or push (pushes too, where ALLOW_PUSH=true)",
     ),
     ({"REGISTRIES": "gcr.io a*b"}, None, "REGISTRIES='gcr.io a*b': 'a*b' is not a mask with one *"),
+    ({"REGPROXY_PRIVATE_TARGETS": "false"}, None, "allow (every host that a client names), registries ("),
     ({"REGPROXY_ALLOW_TARGETS": r"~\.gcr\.io$"}, None, "regular expressions (~) are not supported"),
     ({"REGPROXY_LISTEN": "3128"}, None, "REGPROXY_LISTEN='3128': host:port, such as"),
     ({"REGPROXY_TRANSPARENT_LISTEN": "443"}, None, "'443' is not host:port, such as"),
@@ -510,7 +514,7 @@ def test_settings_are_a_table() -> None:
     assert [setting.name for setting in SETTINGS if setting.secret] == ["AUTH_REGISTRIES", "HTTPS_PROXY"]
     fields = {item.name for item in dataclasses.fields(Config)}
     single = {setting.field for setting in SETTINGS if setting.field}
-    several = {"credentials", "tiers", "origin_tables", "signing_keys", "principals"}
+    several = {"credentials", "tiers", "origin_tables", "signing_keys", "image_rules", "principals"}
     assert fields - single == {*several, "warnings", "shown"} and single < fields
 
 

@@ -18,6 +18,8 @@ LONG_CHUNK = "a chunk is longer than its size"
 NO_CHUNK_LF = "a chunk is not followed by CRLF"
 NO_TRAILER_LF = "a trailer line does not end in CRLF"
 NO_LAST_LF = "the last chunk is not followed by CRLF"
+NO_TRAILER_NAME = "a trailer line without a name"
+TRAILER_CONTROL = "a control character in a trailer line"
 LONG_TRAILER = "the trailer is too long"
 
 # What comes, the data in it, what is awaited behind it, what is wrong with it, how much was not taken.
@@ -43,13 +45,30 @@ CHUNKS = [
     (b"6\r\n\r\n0\r\n\r\r\n0\r\n\r\n", b"\r\n0\r\n\r", "end", "", 0),
     # Extensions, with white space ahead of them or not
     (b"2;a=b\r\nhi\r\n0;c\r\n\r\n", b"hi", "end", "", 0),
-    (b'2 ; a="\x00;"\r\nhi\r\n0\t\r\n\r\n', b"hi", "end", "", 0),
+    (b'2 ; a="\xff;"\r\nhi\r\n0\t\r\n\r\n', b"hi", "end", "", 0),
+    (b"2 \t \r\nhi\r\n0 \r\n\r\n", b"hi", "end", "", 0),
+    (b"2;\r\nhi\r\n", b"hi", "size", "", 0),
+    # `2 0` is 2 or 32, by who reads it
+    (b"2 0\r\nhi", b"", "malformed", BAD_EXTENSION, 4),
+    (b"2 a=b\r\nhi", b"", "malformed", BAD_EXTENSION, 6),
+    (b"2\ta\r\nhi", b"", "malformed", BAD_EXTENSION, 4),
+    (b'2;a="\x00"\r\nhi', b"", "malformed", BAD_EXTENSION, 5),
+    (b"2;a\x7f\r\nhi", b"", "malformed", BAD_EXTENSION, 4),
+    (b"2 \n\r\nhi", b"", "malformed", BAD_EXTENSION, 4),
     # Trailers
     (b"0\r\nA: b\r\n\r\n", b"", "end", "", 0),
     (b"0\r\nA: b", b"", "trailer", "", 0),
     (b"0\r\nA: b\r", b"", "trailer-lf", "", 0),
     (b"0\r\nA: b\r\nC: d\r\n\r\nx", b"", "end", "", 1),
+    (b"0\r\nA: b\n\r\n\r\n", b"", "malformed", NO_TRAILER_LF, 4),
+    (b"0\r\n\n\r\n", b"", "malformed", NO_TRAILER_LF, 2),
+    (b"0\r\nA: b\nGET / HTTP/1.1\r\n\r\n", b"", "malformed", NO_TRAILER_LF, 18),
+    (b"0\r\nA: b\r\n folded\r\n\r\n", b"", "malformed", NO_TRAILER_NAME, 10),
+    (b"0\r\n: b\r\n\r\n", b"", "malformed", NO_TRAILER_NAME, 6),
+    (b"0\r\nA: \x00\r\n\r\n", b"", "malformed", TRAILER_CONTROL, 4),
+    (b"0\r\n\x01A: b\r\n\r\n", b"", "malformed", TRAILER_CONTROL, 8),
     # Sizes
+    (b"1_0\r\n", b"", "malformed", BAD_SIZE, 3),
     (b"7fffffffffffff\r\nhi", b"hi", "data", "", 0),
     (b"000000000000002\r\nhi\r\n", b"hi", "size", "", 0),
     (b"0000000000000002\r\nhi\r\n", b"", "malformed", BAD_SIZE, 6),
@@ -80,6 +99,8 @@ CHUNKS = [
 LONG = [
     (b"2;%b\r\nhi" % (b"x" * 8191), b"hi", "data-cr", "", 0),
     (b"2;%b\r\nhi" % (b"x" * 8193), b"", "malformed", BAD_EXTENSION, 4),
+    (b"2%b\r\nhi" % (b" " * 8193), b"hi", "data-cr", "", 0),
+    (b"2%b\r\nhi" % (b" " * 8194), b"", "malformed", BAD_EXTENSION, 4),
     (b"0\r\nx%b\r\n\r\n" % (b"x" * 8191), b"", "end", "", 0),
     (b"0\r\nx%b\r\n\r\n" % (b"x" * 8193), b"", "malformed", LONG_TRAILER, 4),
     # All of its lines together
@@ -211,6 +232,7 @@ def test_head_limit(data: bytes, limit: int, want: int) -> None:
         (b"CONNECT a.test:443 HTTP/1.1 ", None),
         (b"CONNECT :443 HTTP/1.1", None),
         (b"CONNECT .:443 HTTP/1.1", None),
+        (b"CONNECT a.test..:443 HTTP/1.1", None),
         (b"CONNECT [::1:443 HTTP/1.1", None),
         (b"CONNECT []:443 HTTP/1.1", None),
         (b"CONNECT a/b:443 HTTP/1.1", None),
@@ -229,7 +251,7 @@ def test_head_limit(data: bytes, limit: int, want: int) -> None:
     ],
 )
 def test_connect(line: bytes, want: tuple[str, int] | None) -> None:
-    for end in (b"\r\n\r\n", b"\n\n", b"\r\nHost: x\r\n\r\n"):
+    for end in (b"\r\n\r\n", b"\r\nHost: x\r\nA:\r\nB: \xe4\t\r\nContent-Length: 0 \r\n\r\n"):
         assert connect_target(line + end) == want
     assert connect_target(line) is None
 
@@ -264,3 +286,32 @@ def test_a_connect_line_is_no_field() -> None:
 @given(st.binary(max_size=200))
 def test_any_head_can_be_looked_through(data: bytes) -> None:
     assert isinstance(proxy_login(data), bytes | None)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"\n\n",
+        b"\nHost: x\r\n\r\n",
+        b"\r\nHost: x\n\r\n",
+        b"\r\nHost: x\r\n\n",
+        b"\r\nHost: x\ry: z\r\n\r\n",
+        b"\r\nHost: x\r\r\n\r\n",
+        b"\r\nHost: x\r\n folded\r\n\r\n",
+        b"\r\nHost : x\r\n\r\n",
+        b"\r\n: x\r\n\r\n",
+        b"\r\nnonsense\r\n\r\n",
+        b"\r\nA\x00: x\r\n\r\n",
+        b"\r\nA: \x00\r\n\r\n",
+        b"\r\nA(b): x\r\n\r\n",
+        b"\r\nContent-Length: 5\r\n\r\n",
+        b"\r\ncontent-LENGTH: 00\r\n\r\n",
+        b"\r\nContent-Length:\r\n\r\n",
+        b"\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"\r\ntransfer-encoding:\r\n\r\n",
+    ],
+    ids=str,
+)
+def test_connect_heads_that_can_be_read_in_two_ways(end: bytes) -> None:
+    """RFC 9110 9.3.6: it has no content; RFC 9112 2.2, 5.1 and 5.2: what no line of a head is."""
+    assert connect_target(b"CONNECT a.test:443 HTTP/1.1" + end) is None

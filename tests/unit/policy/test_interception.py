@@ -110,8 +110,7 @@ SPECIAL = [
     "::ffff:127.0.0.1",
     "::ffff:169.254.169.254",
 ]
-# Registries live in private networks, so these are as good as public ones.
-ORDINARY = ["192.0.2.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "2001:db8::1", "fd00::1", "::ffff:10.0.0.1"]
+PRIVATE = ["192.0.2.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "2001:db8::1", "fd00::1", "::ffff:10.0.0.1"]
 
 NAMED = [
     {"REGPROXY_ALLOW_TARGETS": "reg.test"},
@@ -141,6 +140,58 @@ def test_special_addresses_are_for_hosts_that_are_named(address: str) -> None:
         assert interception(**env).address_allowed("reg.test", 443, address), env
 
 
-@pytest.mark.parametrize("address", ORDINARY, ids=str)
-def test_ordinary_addresses_are_for_everybody(address: str) -> None:
-    assert interception().address_allowed("reg.test", 443, address)
+MODES = ("allow", "registries", "deny")
+BELOW = {"REGISTRIES": "*.test"}
+LOGIN = {"AUTH_REGISTRIES": "reg.test:u:p"}
+WRITTEN = {"REGISTRIES": "reg.test:5000"}
+PRIVATE_TARGETS: list[tuple[dict[str, str], bool, bool, str]] = [
+    # the settings, whether an answer has named reg.test:443, whether its own, modes that let it be private
+    ({}, False, False, "allow"),
+    ({}, True, False, ""),
+    ({}, True, True, ""),
+    ({"REGISTRIES": "reg.test"}, False, False, "allow registries"),
+    ({"REGISTRIES": "reg.test"}, True, False, "allow registries"),
+    (BELOW, False, False, "allow registries"),
+    (BELOW, True, False, "allow registries"),
+    (LOGIN, False, False, "allow registries"),
+    (LOGIN, True, False, "allow registries"),
+    (WRITTEN, False, False, "allow"),
+    (WRITTEN, True, False, ""),
+    (WRITTEN, True, True, "allow registries"),
+    # anybody can have a name that these match
+    ({"REGISTRIES": "reg.*"}, False, False, "allow"),
+    ({"REGISTRIES": "reg.*"}, True, False, ""),
+    ({"REGISTRIES": r"~reg\.test"}, False, False, "allow"),
+    # exceptions, and addresses that the settings themselves have
+    ({"REGPROXY_ALLOW_TARGETS": ".test"}, True, False, "allow registries deny"),
+    ({"REGPROXY_ALLOW_TARGETS": "reg.test:443"}, False, False, "allow registries deny"),
+    ({"REGPROXY_RESOLVE": "reg.test=10.0.0.1"}, False, False, "allow registries deny"),
+]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("env, answered, itself, modes", PRIVATE_TARGETS, ids=str)
+def test_who_may_be_at_a_private_address(
+    env: dict[str, str], answered: bool, itself: bool, modes: str, mode: str
+) -> None:
+    rules = interception(REGPROXY_PRIVATE_TARGETS=mode, **env)
+    for address in PRIVATE:
+        allowed = rules.address_allowed("reg.test", 443, address, answered=answered, itself=itself)
+        assert allowed is (mode in modes.split()), address
+    assert rules.address_allowed("reg.test", 443, "8.8.8.8", answered=answered, itself=itself)
+
+
+def test_registries_are_the_default() -> None:
+    for address in PRIVATE:
+        assert not interception().address_allowed("app.test", 443, address)
+        assert interception(REGISTRIES="app.test").address_allowed("app.test", 443, address)
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "127.0.0.1", "::1", "fd00::1"])
+def test_denied_are_names_but_not_addresses_that_the_settings_have(address: str) -> None:
+    """Whoever answers for a registry's name may not lead into this network; an address is what it is."""
+    env = {"REGPROXY_PRIVATE_TARGETS": "deny"}
+    bracketed = f"[{address}]" if ":" in address else address
+    assert not interception(REGISTRIES="reg.test", **env).address_allowed("reg.test", 443, address)
+    assert interception(REGISTRIES=bracketed, **env).address_allowed(address, 443, address)
+    assert not interception(REGISTRIES=f"{bracketed}:5000", **env).address_allowed(address, 443, address)

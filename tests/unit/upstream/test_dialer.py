@@ -121,7 +121,8 @@ class Bench:
     """A dialer of these settings within a Net."""
 
     def __init__(self, net: Net, toml: str = "", **env: str) -> None:
-        env = {"REGISTRIES": "reg.test *.masked.test wide.*", **env}
+        usual = {"REGISTRIES": "reg.test *.masked.test wide.*", "REGPROXY_PRIVATE_TARGETS": "allow"}
+        env = {**usual, **env}
         config = settings.load(env, toml)
         self.net, self.origins = net, Origins(config)
 
@@ -277,8 +278,8 @@ NOT_NAMED = [
     {"REGISTRIES": "reg.test cdn.*"},
     {"REGPROXY_ALLOW_TARGETS": "cdn.test:5000"},
     {"AUTH_REGISTRIES": "cdn.test:5000:u:p"},
-    # Masks are for those whose private addresses clients may name, too.
-    {"REGISTRIES": "reg.test *.test", "REGPROXY_PRIVATE_TARGETS": "false"},
+    {"REGISTRIES": "reg.test *.test", "REGPROXY_PRIVATE_TARGETS": "deny"},
+    {"REGISTRIES": "reg.test cdn.test", "REGPROXY_PRIVATE_TARGETS": "deny"},
 ]
 
 
@@ -327,7 +328,7 @@ def test_a_registry_that_is_named_leads_to_other_ports_of_its_host(net: Net) -> 
 
 def test_public_addresses_are_for_everybody(net: Net) -> None:
     async def test() -> None:
-        it = Bench(net, REGPROXY_PRIVATE_TARGETS="false")
+        it = Bench(net, REGPROXY_PRIVATE_TARGETS="deny")
         for address in PUBLIC:
             net.names = {"cdn.test": [address]}
             net.now += 10_000
@@ -346,6 +347,22 @@ def test_a_proxy_resolves_names(net: Net) -> None:
         assert net.through == [("cdn.test", 443)]
         await refusal(it.connect("10.0.0.1", REGISTRY), OffLimits)
         assert net.asked == []
+
+    run(test)
+
+
+@pytest.mark.parametrize("host", ["localhost", "any.localhost", "127.0.0.1", "0x7f.1", "[::1]", "10.0.0.1"])
+@pytest.mark.parametrize("mode", ["registries", "deny"])
+def test_a_proxy_is_not_asked_for_its_own_loopback(net: Net, mode: str, host: str) -> None:
+    """RFC 6761 6.3: whoever resolves such a name has its own loopback for it."""
+
+    async def test() -> None:
+        it = Bench(net, HTTPS_PROXY="http://192.0.2.77:3128", REGPROXY_PRIVATE_TARGETS=mode)
+        net.names = {host: ["127.0.0.1"]}
+        await refusal(it.tunnel(host.strip("[]")), Refused)
+        await refusal(it.connect(host.strip("[]"), REGISTRY), OffLimits)
+        assert net.tried == []
+        assert net.through == []
 
     run(test)
 
@@ -388,7 +405,7 @@ def test_a_connection_of_somebody_who_may_is_not_for_one_who_may_not(net: Net, p
 
 
 @pytest.mark.parametrize("address", PRIVATE, ids=str)
-def test_clients_reach_private_addresses_unless_that_is_switched_off(
+def test_clients_reach_private_addresses_where_that_is_allowed(
     net: Net, address: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test() -> None:
@@ -397,10 +414,13 @@ def test_clients_reach_private_addresses_unless_that_is_switched_off(
         for _ in range(2):
             assert await it.tunnel("app.lan") == address
             assert await it.connect("wide.lan") == address
-        told = [record for record in caplog.records if "REGPROXY_PRIVATE_TARGETS=false" in record.message]
+        told = [
+            record for record in caplog.records if "REGPROXY_PRIVATE_TARGETS=registries" in record.message
+        ]
         assert len(told) == 1
         net.tried.clear()
-        closed = Bench(net, REGPROXY_PRIVATE_TARGETS="false", REGPROXY_ALLOW_TARGETS="named.lan")
+        env = {"REGPROXY_PRIVATE_TARGETS": "registries", "REGPROXY_ALLOW_TARGETS": "named.lan"}
+        closed = Bench(net, **env)
         for dialled in (closed.tunnel("app.lan"), closed.connect("wide.lan"), closed.tunnel(address)):
             text = await refusal(dialled, Refused)
             for word in (address, "REGPROXY_PRIVATE_TARGETS", "REGPROXY_ALLOW_TARGETS"):
@@ -408,11 +428,65 @@ def test_clients_reach_private_addresses_unless_that_is_switched_off(
         assert net.tried == []
         assert net.refused == ["client"] * 3
         net.names["named.lan"] = [address]
+        net.names["a.masked.test"] = [address]
         assert await closed.tunnel("named.lan") == address
         assert await closed.connect("reg.test") == address
+        assert await closed.connect("a.masked.test") == address
+        assert await closed.connect("a.masked.test", REGISTRY) == address
 
     with caplog.at_level(logging.WARNING):
         run(test)
+
+
+@pytest.mark.parametrize("address", [*PRIVATE, *SPECIAL], ids=str)
+def test_denied_is_whatever_a_name_leads_to(net: Net, address: str) -> None:
+    """Registries, mirrors and tables too: only what is written as an address, and the exceptions."""
+
+    async def test() -> None:
+        toml = """
+[origin."tabled.test"]
+address = "inner.test"
+[origin."reg.test"]
+mirrors = ["https://mirror.test"]
+[origin."fixed.test"]
+address = "10.0.0.9"
+"""
+        env = {"AUTH_REGISTRIES": "login.test:u:p", "REGPROXY_ALLOW_TARGETS": "named.lan"}
+        it = Bench(net, toml, REGPROXY_PRIVATE_TARGETS="deny", REGPROXY_RESOLVE="put.test=10.0.0.8", **env)
+        hosts = ("reg.test", "tabled.test", "inner.test", "mirror.test", "login.test", "a.masked.test")
+        net.names = {host: [address] for host in (*hosts, "named.lan")}
+        for host in hosts:
+            await refusal(it.tunnel(host), Refused)
+            await refusal(it.connect(host), Refused)
+            await refusal(it.connect(host, REGISTRY), OffLimits)
+        assert net.tried == []
+        assert await it.connect("fixed.test") == "10.0.0.9"
+        assert await it.connect("put.test", REGISTRY) == "10.0.0.8"
+        assert await it.tunnel("named.lan") == address
+
+    run(test)
+
+
+@pytest.mark.parametrize("mode", ["registries", "deny"])
+def test_a_name_that_is_rebound_is_judged_each_time(net: Net, mode: str) -> None:
+    """What is dialled is what was judged: of several addresses, of new ones, and of kept connections."""
+
+    async def test() -> None:
+        it = Bench(net, REGPROXY_PRIVATE_TARGETS=mode)
+        inside = ["10.0.0.1", "fd00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::1", "127.0.0.1"]
+        net.names["app.test"] = [*inside[:3], *PUBLIC, *inside[3:]]
+        assert await it.tunnel("app.test") in PUBLIC
+        net.now += FOUND_SECONDS
+        net.names["app.test"] = inside
+        net.dead |= set(PUBLIC)
+        await refusal(it.tunnel("app.test"), ConnectFailed)  # the old ones; the new ones came meanwhile
+        await refusal(it.tunnel("app.test"), Refused)
+        assert set(net.tried) == set(PUBLIC)
+        for address in inside:
+            assert not it.dialer.may_reuse(kept("app.test", address), None)
+        assert it.dialer.may_reuse(kept("app.test", PUBLIC[0]), None)
+
+    run(test)
 
 
 def test_a_refusal_is_logged_once_a_minute(net: Net, caplog: pytest.LogCaptureFixture) -> None:

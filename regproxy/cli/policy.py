@@ -1,0 +1,113 @@
+"""`regproxy policy explain`: say which rule for images decides on a pull, and why."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from regproxy.cache.pins import parse
+from regproxy.config import loading
+from regproxy.config.image_rules import ANONYMOUS_WORD
+from regproxy.core.errors import ConfigError, RegproxyError
+from regproxy.policy.image_rules import Explanation, Facts, ImageRules, Need
+from regproxy.registry.targets import is_digest
+
+USAGE_ERROR = 2
+
+app = typer.Typer(help="Rules for images.", no_args_is_help=True)
+
+ImageArgument = Annotated[str, typer.Argument(help="An image's name, such as ghcr.io/team/app:1.0.")]
+AsOption = Annotated[
+    str, typer.Option("--as", help=f"The principal who pulls it; {ANONYMOUS_WORD}: nobody by name.")
+]
+DigestOption = Annotated[str, typer.Option("--digest", help="What the tag is, if that is known.")]
+TypeOption = Annotated[str, typer.Option("--media-type", help="The manifest's media type, if known.")]
+PushOption = Annotated[bool, typer.Option("--push", help="Explain a push instead of a pull.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
+]
+
+
+@app.callback()
+def root() -> None:
+    """Rules for images."""
+
+
+@app.command()
+def explain(
+    image: ImageArgument,
+    principal: AsOption = ANONYMOUS_WORD,
+    digest: DigestOption = "",
+    media_type: TypeOption = "",
+    push: PushOption = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Say which rule decides on a pull, and why; exit code 0, whatever it decides.
+
+    Nobody is asked: where a decision depends on something else than the configuration, it says on what.
+    """
+    try:
+        rules = ImageRules(loading.read(config, os.environ)[1].image_rules.rules)
+        facts = _facts(image, principal, digest, media_type, push=push)
+    except (ConfigError, RegproxyError) as error:
+        _fail(str(error))
+    explanation = rules.explain(facts)
+    typer.echo(json.dumps(asdict(explanation), indent=2) if as_json else _written(explanation))
+
+
+def _facts(image: str, principal: str, digest: str, media_type: str, *, push: bool) -> Facts:
+    name = parse(image)
+    if not name.host:
+        _fail(f"{image}: with its registry and repository, such as ghcr.io/team/app@{image}")
+    if digest and not is_digest(digest):
+        _fail(f"--digest {digest}: sha256: and 64 hex digits")
+    return Facts(
+        *(name.host, name.port, name.repository),
+        tag=name.tag if not name.digest else "",
+        digest=name.digest or digest or None,
+        media_type=media_type or None,
+        principal="" if principal == ANONYMOUS_WORD else principal,
+        push=push,
+        now=time.time(),
+    )
+
+
+def _written(explanation: Explanation) -> str:
+    lines = [f"{explanation.image}, for {explanation.principal}:"]
+    lines += [f"  {step.rule}: {step.state}, {step.reason}" for step in explanation.steps]
+    decision = explanation.decision
+    if decision is None:
+        needed = " and ".join(_needed(need) for need in explanation.needs)
+        lines.append(f"it depends on {needed}, which only the proxy finds out")
+    else:
+        by = f"by rule {decision.rule!r}" if decision.rule else "no rule is for it"
+        lines.append(f"{decision.action}: {by} ({decision.reason})" if decision.rule else f"allow: {by}")
+        if decision.message:
+            lines.append(f"the client is told: {decision.message}")
+        if decision.dry is not None:
+            lines.append(f"in dry run, rule {decision.dry.rule!r} would {decision.dry.action}")
+    return "\n".join(lines)
+
+
+def _needed(need: Need) -> str:
+    return {
+        "digest": "the digest that the tag is now (--digest)",
+        "media type": "its media type (--media-type)",
+        "history": "which digests the proxy has seen under the tag, and since when",
+        "signed": f"whether it is signed by {' or '.join(need.names)}",
+        "verdict": f"the verdict that rule {' '.join(need.names)!r} asks for",
+    }[need.kind]
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"regproxy: {message}", err=True)
+    raise typer.Exit(USAGE_ERROR)
