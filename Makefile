@@ -54,7 +54,7 @@ test: ## install what is missing, build, lint, check types, run all tests
 lint: build test-packages ## ruff, cython-lint and shellcheck
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
-	$(BIN)/cython-lint ext
+	$(BIN)/cython-lint ext tests/fuzz/harness
 	shellcheck .ci/run .ci/packages
 
 types: build ## mypy, and the stubs against the built modules
@@ -71,8 +71,8 @@ test-asan: build test-packages ## the data plane's tests with AddressSanitizer a
 	$(BIN)/python -m tests.support.sanitized
 
 FUZZ ?= --seconds 600
-fuzz: build test-packages ## random handlers on the data plane, with ASan and UBSan, 10 minutes; FUZZ='--seconds 60 --seed N' to choose
-	$(BIN)/python -m tests.support.sanitized -m tests.load.fuzzing $(FUZZ)
+fuzz: build test-packages ## all fuzzing targets, two at a time, with ASan and UBSan, 10 minutes; FUZZ='--seconds 60 --targets chunks' to choose
+	$(BIN)/python -m tests.fuzz $(FUZZ)
 
 demo: build test-packages ## pull an image twice through the proxy and watch it
 	@env -u HTTPS_PROXY -u https_proxy -u HTTP_PROXY -u http_proxy $(BIN)/python -m tests.e2e.demo

@@ -37,7 +37,7 @@ LEFT: Final = "left"  # given up for now; its bytes are good and can be resumed,
 FAILED: Final = "failed"  # given up; `reason` says why
 
 # A map of more than 8 MiB is too large to write or load at once.
-MAPPED_MAX: Final = 1 << 42  # bytes
+MAPPED_MAX: Final = 1 << 41  # bytes
 # What lies beside a part and belongs to it.
 _META_MAX: Final = 16384
 _OFFSET: Final = struct.Struct("=q")

@@ -24,7 +24,8 @@ MEMO_HEAD_MAX: Final = 2048  # bytes of a head that is remembered
 MEMO_ENTRIES: Final = 1024
 LENGTH_MAX: Final = 2**63 - 1
 
-_NAME = r"(\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]|[A-Za-z0-9._-]{0,252}[A-Za-z0-9_-]\.?)"
+# dataplane.http1 reads the same in a CONNECT.
+_NAME = r"(\[[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{0,39}[0-9A-Fa-f:]\]|[A-Za-z0-9._-]{0,252}[A-Za-z0-9_-]\.?)"
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~]+) HTTP/([0-9])\.([0-9])\r\n")
 # 101 is no valid answer: Upgrade is never sent on.
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) (?!101)([1-5][0-9][0-9])(?: ([\t -~\x80-\xff]*))?\r\n")

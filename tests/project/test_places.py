@@ -10,7 +10,7 @@ from tests.support import ROOT
 
 TESTS = ROOT / "tests"
 FOLDERS = {
-    *("unit", "wire", "e2e", "faults", "processes", "load", "kernel", "project", "conformance"),
+    *("unit", "wire", "e2e", "faults", "processes", "load", "kernel", "project", "conformance", "fuzz"),
     *("support", "support_tests"),
 }
 FILES = sorted(path for path in TESTS.rglob("*.py") if "__pycache__" not in path.parts)

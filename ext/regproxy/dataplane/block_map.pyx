@@ -3,12 +3,15 @@
 The bits are in a file too, so that other processes see them and a restart finds them. Plain reads and writes,
 no shared memory: a disk that fails is an error here, and would be a signal there.
 
-    8 bytes    "regproxm"
+    8 bytes    "regproxn"
     8          the content's length
-    8          how many bytes are there from the beginning on, to the byte
     8          of which device and
     8          inode the part is
-    then       a bit for each block of BLOCK bytes, in words of 64
+    16         how many bytes are there from the beginning on, to the byte
+    then       16 each: a bit for each of 64 blocks of BLOCK bytes
+
+What is in 16 bytes is a number of 64 bits and the check of it, which depends on its place and on the part. A
+number that does not agree with its check counts as 0: what a damaged map says is there has been written.
 """
 
 from libc.stdint cimport uint64_t
@@ -17,13 +20,27 @@ from libc.stdlib cimport calloc, free, malloc
 from regproxy.dataplane.posix cimport *
 
 cdef enum:
-    HEADER = 40
-    WRITTEN_AT = 16
+    HEADER = 48
+    WRITTEN_AT = 32
+    # A number and its check
+    PAIR = 16
 
-cdef uint64_t MAGIC = 0x6d78_6f72_7067_6572
+cdef uint64_t MAGIC = 0x6e78_6f72_7067_6572
 cdef uint64_t ALL = 0xffff_ffff_ffff_ffff
+# SplitMix64's (https://prng.di.unimi.it/splitmix64.c)
+cdef uint64_t GAMMA = 0x9e37_79b9_7f4a_7c15
+cdef uint64_t FIRST = 0xbf58_476d_1ce4_e5b9
+cdef uint64_t SECOND = 0x94d0_49bb_1331_11eb
 
 BLOCK_SIZE = BLOCK
+
+
+cdef inline uint64_t mix(uint64_t value) noexcept nogil:
+    """Return 64 bits, half of which change with any one of `value`."""
+    value += GAMMA
+    value = (value ^ (value >> 30)) * FIRST
+    value = (value ^ (value >> 27)) * SECOND
+    return value ^ (value >> 31)
 
 
 cdef class Extents:
@@ -50,12 +67,14 @@ cdef class Extents:
 
     def start(self, long long device, long long inode, long long written) -> None:
         """Write a new map file, for a part that has its first `written` bytes. Raises OSError."""
-        cdef uint64_t header[5]
-        cdef size_t n = HEADER + self.words * sizeof(uint64_t)
+        cdef uint64_t header[6]
+        cdef size_t n = HEADER + self.words * PAIR
         cdef char* whole
         cdef ssize_t put
-        header[:] = [MAGIC, <uint64_t>self.total, <uint64_t>written, <uint64_t>device, <uint64_t>inode]
+        self._belong(device, inode)
         self.written = written
+        header[:] = [MAGIC, <uint64_t>self.total, <uint64_t>device, <uint64_t>inode, <uint64_t>written,
+                     self.check(<uint64_t>written, 0)]
         if self.fd < 0:
             return
         whole = <char*>calloc(n, 1)
@@ -70,38 +89,52 @@ cdef class Extents:
 
     def load(self, long long device, long long inode) -> bool:
         """Load the file; False where it is no map of this part. Raises OSError."""
-        cdef uint64_t header[5]
+        cdef uint64_t header[6]
         cdef ssize_t got = pread(self.fd, header, HEADER, 0)
         if got < 0:
             raise OSError(errno, "a map can't be read")
         if got != HEADER or header[0] != MAGIC or <long long>header[1] != self.total:
             return False
-        if <long long>header[3] != device or <long long>header[4] != inode:
+        if <long long>header[2] != device or <long long>header[3] != inode:
             return False
+        self._belong(device, inode)
         if self.refresh():
             raise OSError(errno, "a map can't be read")
         return True
 
+    cdef int _belong(self, long long device, long long inode) noexcept:
+        self.part = mix(<uint64_t>device) ^ <uint64_t>inode
+        return 0
+
+    cdef uint64_t check(self, uint64_t value, size_t place) noexcept:
+        """Return the check of a number: place 0 is how many bytes are there, 1 and on are the bits."""
+        return mix(value ^ mix(self.part + place))
+
     cdef int refresh(self) noexcept:
         """Read the file again; 0, or -1 and errno. A bit that was set stays set."""
-        cdef uint64_t written = 0
-        cdef size_t n = self.words * sizeof(uint64_t), i
+        cdef uint64_t written[2]
+        cdef size_t n = self.words * PAIR, i
         cdef uint64_t* found = <uint64_t*>malloc(n)
         cdef ssize_t got
         if found == NULL:
             return -1
+        written[0] = 0
         # `written` first: it is written last.
-        got = pread(self.fd, &written, sizeof(written), WRITTEN_AT)
-        if got == sizeof(written):
+        got = pread(self.fd, written, PAIR, WRITTEN_AT)
+        if got != PAIR or written[1] != self.check(written[0], 0):
+            written[0] = 0
+        if got == PAIR:
             got = pread(self.fd, found, n, HEADER)
         if got < 0:
             free(found)
             return -1
-        for i in range(<size_t>got // sizeof(uint64_t)):
-            self.bits[i] |= found[i]
+        # One that is just being written may not agree with its check: it is read again, once it is written.
+        for i in range(<size_t>got // PAIR):
+            if found[2 * i + 1] == self.check(found[2 * i], i + 1):
+                self.bits[i] |= found[2 * i]
         free(found)
-        if <long long>written > self.written and <long long>written <= self.total:
-            self.written = <long long>written
+        if <long long>written[0] > self.written and <long long>written[0] <= self.total:
+            self.written = <long long>written[0]
         # Its filler may have been killed between the two.
         self.written = max(self.written, self.end_of(self.written))
         return 0
@@ -143,8 +176,7 @@ cdef class Extents:
         """Mark all blocks from that of `start` up to `stop` as present. 0, or -1 and errno."""
         cdef long long block = start // BLOCK
         cdef long long last = self.blocks() if stop == self.total else stop // BLOCK
-        cdef size_t first = <size_t>(block >> 6), n
-        cdef ssize_t put
+        cdef size_t first = <size_t>(block >> 6)
         if block >= last:
             return 0
         while block < last:
@@ -152,17 +184,30 @@ cdef class Extents:
             block += 1
         if self.fd < 0:
             return 0
-        n = (<size_t>((last - 1) >> 6) - first + 1) * sizeof(uint64_t)
-        put = pwrite(self.fd, &self.bits[first], n, HEADER + first * sizeof(uint64_t))
-        return 0 if put == <ssize_t>n else -1
+        return self._write_words(first, <size_t>((last - 1) >> 6) - first + 1)
+
+    cdef int _write_words(self, size_t first, size_t count) noexcept:
+        """Write words of bits, with their checks. 0, or -1 and errno."""
+        cdef uint64_t* pairs = <uint64_t*>malloc(count * PAIR)
+        cdef ssize_t put
+        cdef size_t i
+        if pairs == NULL:
+            return -1
+        for i in range(count):
+            pairs[2 * i] = self.bits[first + i]
+            pairs[2 * i + 1] = self.check(self.bits[first + i], first + i + 1)
+        put = pwrite(self.fd, pairs, count * PAIR, HEADER + first * PAIR)
+        free(pairs)
+        return 0 if put == <ssize_t>(count * PAIR) else -1
 
     cdef int note(self, long long written) noexcept:
         """Note that the first `written` bytes are present. 0, or -1 and errno."""
-        cdef uint64_t value = <uint64_t>written
+        cdef uint64_t pair[2]
+        pair[:] = [<uint64_t>written, self.check(<uint64_t>written, 0)]
         self.written = written
         if self.fd < 0:
             return 0
-        return 0 if pwrite(self.fd, &value, sizeof(value), WRITTEN_AT) == sizeof(value) else -1
+        return 0 if pwrite(self.fd, pair, PAIR, WRITTEN_AT) == PAIR else -1
 
     def end(self, long long offset) -> int:
         """Return the end of the present bytes from `offset` on, as far as whole blocks tell."""

@@ -9,7 +9,11 @@ from libc.string cimport memset
 from regproxy.dataplane.posix cimport memchr, memmove, strncasecmp
 
 cdef enum:
-    HOST_MAX = 255
+    # A host name without a trailing dot; what is ahead of an IPv6 literal's first colon, and behind it
+    NAME_MAX = 253
+    GROUP_MAX = 4
+    ADDRESS_MAX = 40
+    PORT_DIGITS = 5
     # A chunk up to this size is moved to the one before it; a larger one is taken by itself.
     MOVED = 4096
     SIZE_DIGITS = 15
@@ -270,36 +274,55 @@ cdef bint has_plain_fields(const char* p, size_t n) noexcept nogil:
     return True
 
 
+cdef size_t name_end(const char* p, size_t i, size_t line, size_t* stop) noexcept nogil:
+    """Return the index after the host name at i, 0 for none; `stop`: where it ends but for a trailing dot."""
+    cdef size_t start = i
+    while i < line and host_byte(p[i]):
+        i += 1
+    stop[0] = i - 1 if i > start and p[i - 1] == 46 else i
+    if stop[0] == start or p[stop[0] - 1] == 46 or stop[0] - start > NAME_MAX:
+        return 0
+    return i
+
+
+cdef size_t address_end(const char* p, size_t i, size_t line, size_t* stop) noexcept nogil:
+    """Return the index after the IPv6 literal whose bracket is at i, 0 for none; `stop`: that of its end."""
+    cdef size_t start = i + 1, colon
+    i = start
+    while i < line and hex_digit(p[i]) >= 0:
+        i += 1
+    if i - start > GROUP_MAX or i >= line or p[i] != 58:
+        return 0
+    colon = i
+    i += 1
+    while i < line and address_byte(p[i]):
+        i += 1
+    stop[0] = i
+    if i - colon < 2 or i - colon > ADDRESS_MAX + 1 or p[i - 1] == 46 or i >= line or p[i] != 93:
+        return 0
+    return i + 1
+
+
 cdef object parse_connect(const char* p, size_t n):
     """(host, port) of a head that starts with `CONNECT `; None if it is not `host:port HTTP/1.x` and fields.
 
-    The host comes in lower case, without a trailing dot and without the brackets of an IPv6 literal.
+    The host comes in lower case, without a trailing dot and without the brackets of an IPv6 literal: as
+    `http.messages.parse_authority` has it, which refuses what is refused here.
     """
     cdef const char* end = <const char*>memchr(p, 10, n)
-    cdef size_t start = 8, i = 8, stop, line
+    cdef size_t i, stop = 0, line
     cdef long port = 0
     cdef int digits = 0
     cdef bint bracket
     if end == NULL or not has_plain_fields(p, n):
         return None
     line = end - p - 1
-    bracket = i < line and p[i] == 91
-    if bracket:
-        start = i = i + 1
-        while i < line and address_byte(p[i]):
-            i += 1
-        stop = i
-        if i >= line or p[i] != 93:
-            return None
-        i += 1
-    else:
-        while i < line and host_byte(p[i]):
-            i += 1
-        stop = i
-    if stop == start or stop - start > HOST_MAX or i >= line or p[i] != 58:
+    bracket = line > 8 and p[8] == 91
+    i = address_end(p, 8, line, &stop) if bracket else name_end(p, 8, line, &stop)
+    if i == 0 or i >= line or p[i] != 58:
         return None
     i += 1
-    while i < line and 48 <= p[i] <= 57 and digits < 6:
+    while i < line and 48 <= p[i] <= 57 and digits < PORT_DIGITS:
         port = port * 10 + (p[i] - 48)
         digits += 1
         i += 1
@@ -307,12 +330,7 @@ cdef object parse_connect(const char* p, size_t n):
         return None
     if line - i != 9 or p[i:i + 8] != b" HTTP/1." or not 48 <= p[i + 8] <= 57:
         return None
-    host = p[start:stop].decode("ascii").lower()
-    if not bracket:
-        host = host.removesuffix(".")
-        if not host or host.endswith("."):
-            return None
-    return host, port
+    return p[9 if bracket else 8:stop].decode("ascii").lower(), port
 
 
 cdef bytes find_field(const char* p, size_t n, const char* name, size_t name_len):

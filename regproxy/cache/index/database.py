@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from regproxy.core import file_lock
 from regproxy.core.errors import StoreError
@@ -95,6 +95,20 @@ _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 Inode = tuple[int, int]
+
+
+class _Connection(sqlite3.Connection):
+    """A connection whose faults are sqlite3.Error, as callers expect it.
+
+    SQLite's messages quote a damaged file's names as they are. Where these are no UTF-8, Python's module
+    raises UnicodeDecodeError.
+    """
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        try:
+            return super().execute(*arguments)
+        except UnicodeDecodeError:
+            raise sqlite3.DatabaseError("it has names that are no text") from None
 
 
 @dataclass(slots=True, eq=False)
@@ -271,7 +285,9 @@ def _in_memory(path: Path) -> Opened:
 
 def _connect(path: Path) -> sqlite3.Connection:
     # Transactions are begun explicitly. Connections are opened and closed here, and used by one thread each.
-    return sqlite3.connect(path, timeout=_PREPARING, isolation_level=None, check_same_thread=False)
+    return sqlite3.connect(
+        path, timeout=_PREPARING, isolation_level=None, check_same_thread=False, factory=_Connection
+    )
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

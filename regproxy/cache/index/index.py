@@ -472,11 +472,15 @@ class Index:
             self._forget_all()
             return
         self._seq = news[-1][0]
-        for seq, writer, kind, key in news:
-            if writer == self._me:
-                self._written(seq, kind, key)
-            else:
-                self._heard(seq, kind, key)
+        try:
+            for seq, writer, kind, key in news:
+                if writer == self._me:
+                    self._written(seq, kind, key)
+                else:
+                    self._heard(seq, kind, key)
+        except (ValueError, TypeError):
+            # A damaged row names nothing: anything may have changed.
+            self._forget_all()
 
     def tick(self) -> None:
         """Notice what the board does not tell: changes by processes without it, and another or damaged file.

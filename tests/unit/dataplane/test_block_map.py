@@ -111,7 +111,7 @@ class TestMap:
     def test_there_is_room_for_it_from_the_start(self, total: int, tmp_path: Path) -> None:
         Extents(total, open_map(tmp_path / "map")).start(1, 2, 0)
         size = (tmp_path / "map").stat().st_size
-        assert size == 40 + 8 * -(-total // (64 * BLOCK_SIZE))
+        assert size == 48 + 16 * -(-total // (64 * BLOCK_SIZE))
 
     def test_a_disk_that_has_none(self) -> None:
         with pytest.raises(OSError) as caught:
@@ -128,7 +128,7 @@ class TestMap:
         assert other.load(device, inode) is known
         assert other.written == (1234 if known else 0)
 
-    @pytest.mark.parametrize("content", [b"", b"regproxm", b"x" * 100, bytes(48)])
+    @pytest.mark.parametrize("content", [b"", b"regproxn", b"x" * 100, bytes(48)])
     def test_what_is_no_map(self, content: bytes, tmp_path: Path) -> None:
         (tmp_path / "map").write_bytes(content)
         assert not Extents(TOTAL, open_map(tmp_path / "map")).load(0, 0)
@@ -136,10 +136,36 @@ class TestMap:
     def test_a_map_without_its_bits(self, tmp_path: Path) -> None:
         """Its filler was killed while it made it: nothing is known to be there."""
         Extents(TOTAL, open_map(tmp_path / "map")).start(7, 8, 0)
-        os.truncate(tmp_path / "map", 40)
+        os.truncate(tmp_path / "map", 48)
         other = Extents(TOTAL, open_map(tmp_path / "map"))
         assert other.load(7, 8)
         assert other.hole(0) == (0, TOTAL)
+
+    @pytest.mark.parametrize("place", range(32, 48 + 16 * 2))
+    def test_a_byte_that_is_not_as_it_was_written(self, place: int, tmp_path: Path) -> None:
+        """What the damaged number said is not known any more, and nothing is that was not there."""
+        total = 70 * BLOCK_SIZE
+        written = Extents(total, open_map(tmp_path / "map"))
+        written.start(7, 8, 3 * BLOCK_SIZE + 5)
+        whole = (tmp_path / "map").read_bytes()
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1 << bit
+            (tmp_path / "map").write_bytes(damaged)
+            other = Extents(total, open_map(tmp_path / "map"))
+            assert other.load(7, 8)
+            assert other.written == (0 if place < 48 else 3 * BLOCK_SIZE + 5)
+            assert other.hole(0) == (0, total)
+
+    def test_the_numbers_of_another_part(self, tmp_path: Path) -> None:
+        """As a disk may mix up what belongs to which file."""
+        for name, inode, written in (("map", 8, 0), ("other", 9, 1234)):
+            Extents(TOTAL, open_map(tmp_path / name)).start(7, inode, written)
+        mixed = (tmp_path / "map").read_bytes()[:32] + (tmp_path / "other").read_bytes()[32:]
+        (tmp_path / "map").write_bytes(mixed)
+        extents = Extents(TOTAL, open_map(tmp_path / "map"))
+        assert extents.load(7, 8)
+        assert extents.written == 0
 
     def test_more_than_there_is(self, tmp_path: Path) -> None:
         Extents(TOTAL, open_map(tmp_path / "map")).start(7, 8, TOTAL + 1)
@@ -181,8 +207,8 @@ class TestMap:
             growth = scattered(plane, tmp_path)
             await bring(plane, growth, 0, 3 * BLOCK_SIZE)
             with (tmp_path / "map").open("r+b") as file:
-                file.seek(16)
-                file.write(bytes(8))
+                file.seek(32)
+                file.write(bytes(16))
             other = Extents(TOTAL, open_map(tmp_path / "map"))
             assert other.load(*identity(growth))
             assert other.written == 3 * BLOCK_SIZE

@@ -91,6 +91,8 @@ CHUNKS = [
     (b"2\r\nhi\r0", b"hi", "malformed", NO_CHUNK_LF, 0),
     (b"0\r\n\rx", b"", "malformed", NO_LAST_LF, 0),
     (b"0\r\nA: b\rx", b"", "malformed", NO_TRAILER_LF, 0),
+    (b"0\r\nA: b\nC: d\r\n\r\n", b"", "malformed", NO_TRAILER_LF, 8),
+    (b"0\r\n\nA: b\r\n\r\n", b"", "malformed", NO_TRAILER_LF, 8),
     # What came ahead of the fault has been good
     (b"2\r\nhi\r\n3\r\nyou\r\nz", b"hiyou", "malformed", BAD_SIZE, 0),
 ]
@@ -235,8 +237,15 @@ def test_head_limit(data: bytes, limit: int, want: int) -> None:
         (b"CONNECT []:443 HTTP/1.1", None),
         (b"CONNECT a/b:443 HTTP/1.1", None),
         (b"CONNECT u@a:443 HTTP/1.1", None),
-        (b"CONNECT %b:443 HTTP/1.1" % (b"a" * 256), None),
-        (b"CONNECT %b:443 HTTP/1.1" % (b"a" * 255), ("a" * 255, 443)),
+        (b"CONNECT %b:443 HTTP/1.1" % (b"a" * 254), None),
+        (b"CONNECT %b.:443 HTTP/1.1" % (b"a" * 253), ("a" * 253, 443)),
+        # What the parser of other heads refuses, too
+        (b"CONNECT a.test..:443 HTTP/1.1", None),
+        (b"CONNECT a.test:000443 HTTP/1.1", None),
+        (b"CONNECT [abc]:443 HTTP/1.1", None),
+        (b"CONNECT [192.0.2.1]:443 HTTP/1.1", None),
+        (b"CONNECT [2a:1.]:443 HTTP/1.1", None),
+        (b"CONNECT [:%b]:443 HTTP/1.1" % (b"1" * 41), None),
         (b"connect a.test:443 HTTP/1.1", None),
         (b"GET / HTTP/1.1", None),
     ],

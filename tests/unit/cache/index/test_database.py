@@ -306,9 +306,15 @@ def somebody_elses(path: Path) -> None:
     change(path, "CREATE TABLE tags (what TEXT)")
 
 
+def name_that_is_no_text(path: Path) -> None:
+    """SQLite's message has it, as it is."""
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"CREATE TABLE objects", b"CREATE T\x9aBLE objects"))
+
+
 NO_USE = [
     *(no_database, zeros_inside, cut_short, later_version, table_is_gone, trigger_is_gone),
-    *(column_is_gone, somebody_elses),
+    *(column_is_gone, somebody_elses, name_that_is_no_text),
 ]
 
 

@@ -314,6 +314,19 @@ def test_a_journal_that_cannot_be_read(index: Index, path: Path) -> None:
     assert (calls, index.tag(*NGINX)) == ([True], ())
 
 
+@pytest.mark.parametrize("key", ["", "{", "[1]", "7"])
+def test_a_journal_that_names_nothing(index: Index, path: Path, key: str) -> None:
+    """A row is damaged: what is not known to be right is not kept."""
+    index.put_tag(*NGINX, ROW)
+    assert index.flush()
+    calls = forgets(index)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO journal (writer, kind, key) VALUES (1, 'tag put', ?)", (key,))
+        connection.commit()
+    index.sync()
+    assert (calls, index.tag(*NGINX)) == ([True], (ROW,))
+
+
 # --- many at once ----------------------------------------------------------------------------------------
 
 WRITES = """

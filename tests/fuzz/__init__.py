@@ -1,0 +1,1 @@
+"""Fuzzing: targets with an oracle each, their corpora, and what runs them (`python -m tests.fuzz`)."""
