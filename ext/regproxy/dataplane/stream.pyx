@@ -3,8 +3,8 @@
 A Stream tells its handler (a Python object) what happened, once per message head and never per chunk:
 
     on_connect(host, port, login)
-                                a CONNECT head; host is None where its target can't be understood, login is its
-                                Proxy-Authorization, None without one
+                                a CONNECT head; host is None where its target can't be understood, login is
+                                its Proxy-Authorization, None without one
     on_foreign(kind)            the first byte is not what was expected: "tls" before, "plain" after CONNECT
     on_head(head)               a whole head, blank line included; nothing more is read until asked for
     on_head_too_large()         no blank line within the limit
