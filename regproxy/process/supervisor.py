@@ -46,6 +46,7 @@ from regproxy.tls.server_contexts import Contexts
 log = logging.getLogger(__name__)
 
 BOOT_EXIT: Final = 4  # no worker came up
+_OTHERS: Final = 0o027  # of a umask: nothing is for others to read, nor for the group to write
 BOOTS: Final = 3  # failed starts after which the supervisor gives up
 
 _PORT_PATIENCE: Final = 2.0  # seconds that a port may still be in use at the start
@@ -68,6 +69,8 @@ def run(path: Path | None, env: Mapping[str, str], *, debug: bool = False) -> in
     3 in a debug run that left something open; 4 where no worker came up. Raises RegproxyError where not even
     one can be started.
     """
+    # What is kept here may be private: other users of this machine are to read nothing of it.
+    os.umask(os.umask(_OTHERS) | _OTHERS)
     text, config = loading.read(path, env)
     boot.log_to_stderr(config.log_level)
     supervisor = Supervisor(path, env, debug=debug)

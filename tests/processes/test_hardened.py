@@ -1,0 +1,140 @@
+"""The proxy as a hardened container has it: read-only root, no capability, no new privileges, seccomp."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT
+from tests.support.images import MANIFEST, make_image
+from tests.support.like_a_container import PROFILE, USER
+from tests.support.origin import Origin
+from tests.support.processes import wait_until
+from tests.support.proxy import Proxy
+from tests.support.trust import Trust
+from tests.support.two_workers import Pair
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+IMAGE, OTHER = make_image(seed=71), make_image(seed=72)
+
+
+def lacking() -> str:
+    """Why this can't be tried here; "": it can."""
+    if os.getuid() != 0:
+        return "only root can make the namespaces of a container"
+    if not PROFILE.exists():
+        return f"there is no {PROFILE}"
+    if subprocess.run([SYSTEM_PYTHON, "-c", "import seccomp"], capture_output=True).returncode:
+        return "python3-seccomp is not installed"
+    reads = [
+        "setpriv",
+        f"--reuid={USER}",
+        f"--regid={USER}",
+        "--clear-groups",
+        "test",
+        "-r",
+        str(ROOT / "setup.py"),
+    ]
+    if subprocess.run(reads).returncode:
+        return f"another user can't read {ROOT}"
+    return ""
+
+
+WHY = lacking()
+pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that the proxy's user can reach and write."""
+    found = Path(tempfile.mkdtemp(prefix="hardened-"))
+    os.chown(found, USER, USER)
+    found.chmod(0o755)
+    yield found
+    shutil.rmtree(found)
+
+
+def start(place: Path, origin: Origin, trust: Trust) -> Proxy:
+    ca = place / "upstream.pem"
+    ca.write_bytes(trust.path.read_bytes())
+    ca.chmod(0o644)
+    within = [SYSTEM_PYTHON, str(ROOT / "tests/support/like_a_container.py"), str(place), "--"]
+    return Proxy(
+        *(place, {"REGPROXY_WORKERS": "2", "PYTHONDONTWRITEBYTECODE": "1"}),
+        registries=(origin.authority,),
+        resolve=origin.resolve,
+        ca=ca,
+        within=within,
+    )
+
+
+def pull(proxy: Proxy, origin: Origin, repository: str, image: object = IMAGE) -> None:
+    assert isinstance(image, type(IMAGE))
+    with proxy.client(origin.authority) as client:
+        accept = [("Accept", MANIFEST)]
+        assert client.get(f"/v2/{repository}/manifests/1", accept).digest == image.digest
+        for digest in image.blobs:
+            assert client.get(f"/v2/{repository}/blobs/{digest}").digest == digest
+
+
+def status_of(pid: int) -> dict[str, str]:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
+def test_it_runs(place: Path, trust: Trust) -> None:
+    """Pulls, a killed worker, a reload, a restart; and nothing of it needs more than it has."""
+    with Origin(trust, "reg.test") as origin:
+        origin.publish("app", IMAGE, "1")
+        origin.publish("other", OTHER, "1")
+        with start(place, origin, trust) as proxy:
+            pull(proxy, origin, "app")
+            pair = Pair(proxy, origin.authority)
+            for pid in (proxy.daemon.pid, *pair.pids()):
+                found = status_of(pid)
+                assert found["Uid"].split() == [str(USER)] * 4
+                assert {found[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")} == {
+                    "0" * 16
+                }
+                assert (found["NoNewPrivs"], found["Seccomp"]) == ("1", "2")
+                # The root that this process sees can't be written, by root either.
+                with pytest.raises(OSError, match="Read-only file system"):
+                    Path(f"/proc/{pid}/root/usr/written").write_text("")
+            pair.kill(pair.pids()[0])
+            pull(proxy, origin, "other", OTHER)
+            before = set(pair.pids())
+            proxy.signal(signal.SIGHUP)
+            wait_until(lambda: len(now := set(proxy.workers())) == 2 and not now & before, "both are new")
+            pull(proxy, origin, "app")
+            errors = [line for line in proxy.log().splitlines() if " ERROR " in line]
+            assert [line for line in errors if "was killed by SIGKILL" not in line] == []
+        asked = len(origin.requests)
+        with start(place, origin, trust) as proxy:
+            pull(proxy, origin, "app")
+            # The tag alone was asked for again.
+            assert len([seen for seen in origin.requests[asked:] if "/blobs/" in seen.path]) == 0
+
+
+def test_other_users_read_nothing_of_it(place: Path, trust: Trust) -> None:
+    """Whatever umask it is started with: only the CA's certificate is for others."""
+    before = os.umask(0)
+    try:
+        with Origin(trust, "reg.test") as origin, start(place, origin, trust) as proxy:
+            origin.publish("app", IMAGE, "1")
+            pull(proxy, origin, "app")
+            proxy.wait_kept(*IMAGE.blobs)
+            made = [path for top in (proxy.cache_dir, proxy.ca_dir) for path in (top, *top.rglob("*"))]
+            assert len(made) > 10
+            open_ = [path for path in made if path.stat().st_mode & 0o007]
+            assert set(open_) <= {proxy.ca_path}
+            secret = [proxy.ca_dir / "ca.key", *(proxy.cache_dir / "state").glob("*.key")]
+            assert {path.stat().st_mode & 0o777 for path in secret} == {0o600}
+    finally:
+        os.umask(before)
