@@ -280,6 +280,7 @@ def test_a_realm_named_by_another_registry_borrows_no_login(
     for origin in (registry, liar):
         assert talk(proxy, origin).get("/v2/").status == 401
     talk(proxy, tokens.origin).get("/token?service=reg&scope=repository:team/a:pull")
+    talk(proxy, liar).get("/v2/team/a/manifests/1", [("Accept", MANIFEST)])
     asked = [seen.get("authorization") for seen in tokens.requests if seen.path == "/token"]
     assert ALICE not in asked
 
