@@ -284,7 +284,8 @@ class AccessGuard:
         """Ask the registry whether it has content in this repository. Raises its refusal, UpstreamError."""
         lends = self._rights.lends(exchange.principal, origin, route.target.repository)
         asks_proxy = route.mirrored is not None and route.mirrored.for_proxy
-        ask = Ask(own_account=asks_proxy, itself=True, lends=lends)
+        itself = self._rights.mode(origin) != "shared"
+        ask = Ask(own_account=asks_proxy, itself=itself, lends=lends)
         fetched = await self._services.upstream.fetch(origin, route.shared.request, "HEAD", ask)
         self._services.upstream.release(fetched.connection, fetched.response)
         if fetched.response.status != 200:

@@ -73,6 +73,23 @@ def test_a_mirrors_word_lets_nobody_in(
     assert mirror.count("GET") == 1
 
 
+def test_a_mirrors_word_is_enough_of_what_is_for_everybody(
+    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, tmp_path: Path
+) -> None:
+    """A shared registry that is down, and has a mirror, is pulled from beside one whose content is kept."""
+    registry, mirror, other = (start_origin(f"{name}.test") for name in ("reg", "mirror", "other"))
+    registry.on("/v2/*", Answer(b"", 503))
+    mirror.on("/v2/*", Answer(BODY, headers={"Docker-Content-Digest": DIGEST}))
+    shared = (registry, f'access = "shared"\nmirrors = ["{mirror.url}"]')
+    config = tables(tmp_path, shared, (other, 'access = "denied"'))
+    proxy = start_proxy(registry, mirror, registries=(registry.authority,), REGPROXY_CONFIG=config)
+    client = talk(proxy, registry)
+    for repository in ("team/a", "team/b", "team/b"):
+        assert client.get(PATH.replace("team/a", repository)).digest == DIGEST, repository
+        proxy.wait_kept(DIGEST)
+    assert mirror.count("GET") == 1
+
+
 # (settings of the private registry's table, whether everybody may have what the login brings)
 BEHIND = [
     ('access = "shared"\n' + LOGIN.format(more=""), True),
