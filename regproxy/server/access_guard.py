@@ -126,8 +126,9 @@ class AccessGuard:
         refusal: UpstreamAnswer | None = None
         trouble: UpstreamError | None = None
         unclear = False
-        if any(self._rights.recall(origin, repository, way.mark, way.lasts) for way in ways):
-            self._pass(exchange, origin, route, min(self._access.ttl, PASSED_SECONDS))
+        left = max(self._rights.remains(origin, repository, way.mark, way.lasts) for way in ways)
+        if left > 0:
+            self._pass(exchange, origin, route, min(left, self._access.ttl, PASSED_SECONDS))
             return True
         for way in ways:
             # Without anything else to show, the client has to hear what the registry wants.
