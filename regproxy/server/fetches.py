@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Final
 
-from regproxy.core.errors import NotShown, NotUnderstood, Unsatisfiable, UpstreamError
+from regproxy.core.errors import DigestMismatch, NotShown, NotUnderstood, Unsatisfiable, UpstreamError
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fill import Fill
 from regproxy.fill.fills import NO_TYPE, CacheRequest, Opened, UpstreamAnswer
@@ -78,7 +78,8 @@ class Fetches:
                 await self._check_place(fill, wanted, route, exchange.started)
                 break
             except UpstreamError as error:
-                if mine or not fill.failed_for_other_client(wanted, error):
+                elsewhere = wanted.private and fill.joined and isinstance(error, DigestMismatch)
+                if not elsewhere and (mine or not fill.failed_for_other_client(wanted, error)):
                     exchange.note(fill, cache)
                     raise
                 # It failed because of another client's credentials or registry; this request may succeed.

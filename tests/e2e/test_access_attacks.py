@@ -186,7 +186,8 @@ def test_a_page_fails_nobody_elses_pull(
     owner.ask("GET", PATH, list(OWNER.items()))
     origin.wait_for(lambda origin: origin.count("HEAD") > heads, "the owner is let in")
     hold.set()
-    assert owner.read_reply().digest == DIGEST
+    reply = owner.read_reply()
+    assert reply.digest == DIGEST, (reply, proxy.log())
     assert other.read_reply().body != BODY
 
 
