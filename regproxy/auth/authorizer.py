@@ -29,6 +29,7 @@ from regproxy.core.errors import BadResponse, Refused, UpstreamError
 from regproxy.core.lru import Bounded, Seldom
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
+from regproxy.policy.access import Access
 from regproxy.policy.lending import (
     cut_scopes,
     is_shaped,
@@ -36,6 +37,7 @@ from regproxy.policy.lending import (
     overrides,
 )
 from regproxy.policy.origins import Origins
+from regproxy.policy.principals import ANONYMOUS as ANYBODY
 from regproxy.registry.challenges import Bearer, asks_for_basic, bearer_of, parse_challenges
 from regproxy.registry.rate_limits import ANONYMOUS, CLIENT
 from regproxy.registry.targets import Kind, Target, parse_target
@@ -154,6 +156,7 @@ class Authorizer:
         realms: Realms | None = None,
     ) -> None:
         self._origins = origins or Origins(config)
+        self._access = Access(config, self._origins)
         self._standings = standings = Standings()
         self._trials = Trials(standings, clock)
         self._clock = clock
@@ -274,8 +277,8 @@ class Authorizer:
     ) -> Grant | None:
         """Return what to try, once, after a 401 of `at`, the host that a registry's redirect has led to.
 
-        That is a login of that host's own, where `Origins.lends`, else an anonymous token. Only for URLs of
-        content as a pull has them, as a redirect may lead anywhere; None for others.
+        That is a login of that host's own, where `Origins.lends` and it is for everybody, else an anonymous
+        token. Only for URLs of content as a pull has them, as a redirect may lead anywhere; None for others.
         """
         target, found = parse_target(path), loan(method, path, pushes=False)
         if found is None or found.endpoint != "content" or target.kind not in _CONTENT:
@@ -283,7 +286,10 @@ class Authorizer:
         if not self._logins.secure(at):
             return None
         self._learn(at, target, response)
-        if self._origins.lends(registry, at):
+        # The client has not shown that it may have private content there, and what leads there may be a
+        # registry of its own.
+        everybodys = self._access.lends(ANYBODY, at, target.repository, lambda: False)
+        if everybodys and self._origins.lends(registry, at):
             return await self._ours(at, target, True, True)
         asks = self._asks_by(at, target.repository)
         return await self._anonymous(at, target, asks) if isinstance(asks, Realm) else None

@@ -17,7 +17,9 @@ from regproxy.config.settings import Config
 from regproxy.core.errors import CredentialError
 from regproxy.core.lru import Bounded, Seldom
 from regproxy.http.origin import Origin
+from regproxy.policy.access import Access
 from regproxy.policy.origins import Origins
+from regproxy.policy.principals import ANONYMOUS
 from regproxy.policy.sites import same_site
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Logins:
     ) -> None:
         """Set up the providers. `prove` finds out whether a server accepts a login that is in doubt."""
         self._origins = origins
+        self._access = Access(config, origins)
         self._standings = standings
         self._clock = clock
         self._wallet = Wallet(config.credentials, config.docker_config, self._table, clock)
@@ -136,7 +139,7 @@ class Logins:
             if choice.configured:
                 self._say(origin, f"credentials are not sent to {server.host} over plain HTTP")
             return Choice(None, choice.configured)
-        found = await self._first(origin, server, self._candidates(origin, server, own), asked)
+        found = await self._first(origin, server, self._candidates(origin, server, own, scope), asked)
         configured = choice.configured or found.configured
         if choice.configured and not found.configured:
             self._say(
@@ -244,12 +247,20 @@ class Logins:
         """Cancel running helpers."""
         self._wallet.close()
 
-    def _candidates(self, origin: Origin, server: Origin, own: list[Holder]) -> Iterator[_Candidate]:
+    def _candidates(
+        self, origin: Origin, server: Origin, own: list[Holder], repository: Hashable
+    ) -> Iterator[_Candidate]:
         site = same_site(origin.host, server.host)
         for holder in own:
             if site or _is_server(holder.token_server, server):
                 yield _Candidate(holder, origin, _FOR_TOKENS)
-        if (server.host, server.port) != (origin.host, origin.port) and self._lends(origin, server):
+        # Whom a list names is known for the registry alone: another host's list has to name everybody.
+        kept = self._access.withholds(ANONYMOUS, server, str(repository or ""))
+        if (
+            not kept
+            and (server.host, server.port) != (origin.host, origin.port)
+            and self._lends(origin, server)
+        ):
             for holder in self._wallet.holders(server.host, server.port):
                 yield _Candidate(holder, server, _FOR_TOKENS, narrow=True)
 

@@ -90,8 +90,9 @@ class TokenLoans:
         found = await self._named(server, request, lambda realm: is_realms(ask, realm.target, realm.service))
         if not found:
             return None
-        registry = found[-1].registry
-        if not all(may_have(registry, scope.split(":")[1]) for scope in ask.scopes):
+        registry, repositories = found[-1].registry, {scope.split(":")[1] for scope in ask.scopes}
+        # Each of those that have named this realm takes the token.
+        if not all(may_have(named.registry, each) for named in found for each in repositories):
             return None
         key = Key(registry, found[-1].realm, ask.scopes, None)
         login = (await self._logins.of_server(server, key.scope)).login

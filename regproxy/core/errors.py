@@ -108,11 +108,20 @@ class NotUnderstood(BadResponse):
     `detail`: one of DETAILS, for Cache-Status (RFC 9211 2.8) and metrics.
     """
 
-    DETAILS = frozenset({"too-large", "content-coding", "media-type", "no-manifest", "signed-schema1"})
+    DETAILS = frozenset(
+        {"too-large", "content-coding", "media-type", "no-manifest", "signed-schema1", "not-shown"}
+    )
 
     def __init__(self, message: str, detail: str) -> None:
         super().__init__(message)
         self.detail = detail
+
+
+class NotShown(NotUnderstood):
+    """Content is stored, or being fetched, and the registry does not show that this client may have it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "not-shown")
 
 
 class DigestMismatch(UpstreamError):

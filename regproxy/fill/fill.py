@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from regproxy.cache.blobs import Blob
-from regproxy.core.errors import Busy, RateLimited, UpstreamError
+from regproxy.core.errors import Busy, DigestMismatch, RateLimited, UpstreamError
 from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.fill.tag_request import TagAsk
 from regproxy.http.messages import Request, Response
@@ -82,6 +82,8 @@ class CacheRequest:
     def failed_for_other_client(self, joined: CacheRequest, error: UpstreamError) -> bool:
         """Return whether this request failed because of its own credentials or registry, not `joined`'s."""
         refused = isinstance(error, UpstreamAnswer | RateLimited)
+        # What stands before a registry may answer a client that is not let in with a page.
+        refused = refused or (self.private and isinstance(error, DigestMismatch))
         other = self.signature != joined.signature
         return (refused and other) or isinstance(error, Busy) or self.origin != joined.origin
 

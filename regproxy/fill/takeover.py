@@ -94,7 +94,7 @@ class PartFiller:
                         raise UpstreamError("the process that fetched it has given it up")
                     self._store.leave(part)
                     return False
-                elif part.size and part.removed():
+                elif (part.size or self._is_foreign(fill, meta)) and part.removed():
                     # Other processes may still read it: it must not change under them.
                     self._store.leave(part)
                     return False
@@ -195,9 +195,13 @@ class PartFiller:
         if not good and meta.host != fill.wanted.source and not fill.opened.done():
             raise _Foreign
 
+    def _is_foreign(self, fill: Fill, meta: Meta | None) -> bool:
+        """Return whether a part was another source's, whose clients may not have what this one sends."""
+        return self._provenance.guarded and meta is not None and meta.host != fill.wanted.source
+
     def _take_over(self, fill: Fill, part: Part, meta: Meta) -> bool:
         """Take over what another filler has left; False: that can't be trusted, or is not for everybody."""
-        if self._provenance.guarded and meta.host != fill.wanted.source and not fill.opened.done():
+        if self._is_foreign(fill, meta) and not fill.opened.done():
             return False
         return _take_over(fill, part, meta)
 
@@ -216,7 +220,8 @@ def _fails_too(fill: Fill, meta: Meta) -> bool:
     """Return whether the filler's failure holds for this fill too: it asked the same registry, and its
     credentials were not at fault.
     """
-    return meta.host == fill.wanted.source and meta.word not in OTHERS
+    others = meta.word in OTHERS or (fill.wanted.private and meta.word == "digest")
+    return meta.host == fill.wanted.source and not others
 
 
 def _hear(fill: Fill, meta: Meta) -> None:

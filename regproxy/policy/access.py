@@ -54,6 +54,11 @@ class Access:
         source = self._origins.settings(origin).credentials
         return source is not None and is_listed(source) and _is_for(source, principal, repository)
 
+    def withholds(self, principal: Principal, origin: Origin, repository: str) -> bool:
+        """Return whether a host's login has a list that does not name this client in this repository."""
+        source = self._origins.settings(origin).credentials
+        return source is not None and is_listed(source) and not _is_for(source, principal, repository)
+
     def lends(
         self, principal: Principal, origin: Origin, repository: str, public: Callable[[], bool]
     ) -> bool:
@@ -62,6 +67,8 @@ class Access:
         `public`: tells whether the repository is known to be public.
         """
         settings = self._origins.settings(origin)
+        if mode_of(settings) == "denied" and not public():
+            return False
         if settings.credentials is not None and is_listed(settings.credentials):
             return _is_for(settings.credentials, principal, repository)
         return mode_of(settings) == "shared" or public()

@@ -106,6 +106,14 @@ def _of(endpoint: Endpoint, match: re.Match[str] | None) -> Loan | None:
     return Loan(endpoint, match[1])
 
 
+def mount_sources(path: str) -> list[str]:
+    """Return the repositories from which a push may have content mounted, however an origin reads the query
+    (OCI distribution spec, "Mounting a blob from another repository"). `path`: with its query, as sent.
+    """
+    query = path.partition("?")[2].replace(";", "&")
+    return [value for name, value in parse_qsl(query, keep_blank_values=True) if name.lower() == "from"]
+
+
 def is_plain(path: str) -> bool:
     """Return whether `path` (without a query) is unambiguous: no segment is encoded, empty, or dots alone,
     and only "/" separates them.

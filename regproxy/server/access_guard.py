@@ -43,6 +43,9 @@ _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
 _READS: Final = frozenset({"GET", "HEAD"})
 _CODES: Final = {401: "UNAUTHORIZED", 403: "DENIED", 404: "NAME_UNKNOWN"}
 
+# What a registry says to a HEAD: how many bytes where it does not show of what, and its refusal.
+_Said = Evidence | int | UpstreamAnswer
+
 # Who asks for what: registry's host and port, repository, credential, client.
 _Key = tuple[str, int, str, bytes, Principal]
 
@@ -60,6 +63,10 @@ class _Way:
     ask: Ask
 
 
+class _Troubled(UpstreamError):
+    """A registry's answer that it is in trouble: maybe with HEAD alone."""
+
+
 class AccessGuard:
     """The Guard of private content. One for each worker."""
 
@@ -72,7 +79,7 @@ class AccessGuard:
         self._passed: dict[_Key, float] = {}
         self._refused: Bounded[tuple[object, ...], tuple[UpstreamAnswer, float]] = Bounded(REFUSED_MAX)
         self._private: Bounded[tuple[Origin, str], float] = Bounded(PASSED_MAX)
-        self._flights: Flights[tuple[object, ...], Evidence | UpstreamAnswer] = Flights()
+        self._flights: Flights[tuple[object, ...], _Said] = Flights()
         self._seldom = Seldom()
 
     # --- called for each request -------------------------------------------------------------------------
@@ -99,7 +106,8 @@ class AccessGuard:
                 # It may be a field of the client's own that lets it in: the registry sees all of them.
                 await self._passthrough.run(exchange, origin, route)
                 return None
-            if not await self._is_let_in(exchange, origin, route):
+            let_in = await self._is_let_in(exchange, origin, route)
+            if not let_in or self._is_another(exchange, origin, route):
                 # What the registry says can't be judged here: it may judge the request itself.
                 await self._passthrough.run(exchange, origin, route)
                 return None
@@ -118,8 +126,9 @@ class AccessGuard:
         refusal: UpstreamAnswer | None = None
         trouble: UpstreamError | None = None
         unclear = False
-        if any(self._rights.recall(origin, repository, way.mark, way.lasts) for way in ways):
-            self._pass(exchange, origin, route, min(self._access.ttl, PASSED_SECONDS))
+        left = max(self._rights.remains(origin, repository, way.mark, way.lasts) for way in ways)
+        if left > 0:
+            self._pass(exchange, origin, route, min(left, self._access.ttl, PASSED_SECONDS))
             return True
         for way in ways:
             # Without anything else to show, the client has to hear what the registry wants.
@@ -132,7 +141,9 @@ class AccessGuard:
                 continue
             if said is Evidence.CLEAR:
                 self._note(exchange, origin, route, way)
-            if said in (Evidence.CLEAR, Evidence.WEAK):
+            if isinstance(said, int):
+                exchange.said_size = said
+            if said is Evidence.CLEAR or isinstance(said, int):
                 return True
             if isinstance(said, UpstreamAnswer):
                 refusal = said
@@ -140,13 +151,20 @@ class AccessGuard:
             if way.mark != PUBLIC:
                 trouble = None  # it can be asked, and does not say yes
         if trouble is not None:
-            self._in_outage(exchange, origin, route, trouble)
-            return True
+            return self._in_outage(exchange, origin, route, trouble)
         if self._rights.mode(origin) == "denied":
             raise Refused(f"{origin.host}/{route.target.repository} is not public: not served by this proxy")
-        if refusal is not None and not unclear:
+        # A client that shows nothing is still to be asked who it is, which the answer to an anonymous token
+        # does not do.
+        asks = len(ways) == 1 and not (route.mirrored is not None and route.mirrored.for_proxy)
+        if refusal is not None and not unclear and not (asks and refusal.response.status != 401):
             raise refusal
         return False
+
+    def _is_another(self, exchange: Exchange, origin: Origin, route: Route) -> bool:
+        """Return whether a registry's answer, which did not show what it was of, was not of what is held."""
+        size = self._lookup.size_of(origin, route.target) if exchange.said_size is not None else None
+        return size not in (None, exchange.said_size)
 
     def _ways(self, origin: Origin, route: Route, principal: Principal) -> list[_Way]:
         """Return the ways in which the client may be let in, in the order in which they are tried."""
@@ -171,8 +189,8 @@ class AccessGuard:
     def _proven(self, principal: Principal) -> str:
         return self._rights.mark("principal", f"{principal.kind}:{principal.name}".encode())
 
-    async def _ask(self, origin: Origin, route: Route, way: _Way) -> Evidence | UpstreamAnswer:
-        """Return whether the registry lets in whoever asks this way, or its refusal. Raises UpstreamError.
+    async def _ask(self, origin: Origin, route: Route, way: _Way) -> _Said:
+        """Return what the registry says to whoever asks this way. Raises UpstreamError.
 
         Equal askers share the question.
         """
@@ -195,15 +213,17 @@ class AccessGuard:
         """Return whether a request without credentials was refused lately."""
         return time.monotonic() < (self._private.get((origin, repository)) or 0.0)
 
-    async def _head(self, origin: Origin, route: Route, way: _Way) -> Evidence | UpstreamAnswer:
+    async def _head(self, origin: Origin, route: Route, way: _Way) -> _Said:
         fetched = await self._services.upstream.fetch(origin, way.request, "HEAD", way.ask)
         self._services.upstream.release(fetched.connection, fetched.response)
         status = fetched.response.status
         if status in STALE_ON or status == 408:
-            raise UpstreamError(f"{fetched.origin.host} answered {status}")
+            raise _Troubled(f"{fetched.origin.host} answered {status}")
         if status != 200:
             return _refusal(origin, route, fetched)
-        return evidence(route.target, fetched.response, self._lookup.size_of(route.target))
+        response = fetched.response
+        found = evidence(route.target, response, self._lookup.size_of(origin, route.target))
+        return int(response.get(b"content-length") or 0) if found is Evidence.WEAK else found
 
     # --- what is remembered ------------------------------------------------------------------------------
 
@@ -222,8 +242,11 @@ class AccessGuard:
             del self._passed[next(iter(self._passed))]
         self._passed[_key(exchange, origin, route)] = time.monotonic() + seconds
 
-    def _in_outage(self, exchange: Exchange, origin: Origin, route: Route, trouble: UpstreamError) -> None:
-        """Let a client pass whose registry can't be asked, as far as the settings allow it."""
+    def _in_outage(self, exchange: Exchange, origin: Origin, route: Route, trouble: UpstreamError) -> bool:
+        """Let a client pass whose registry can't be asked, as far as the settings allow it.
+
+        False: they do not, and the registry may judge the request itself. Raises `trouble`.
+        """
         outage, principal = self._access.outage, exchange.principal
         marks = [way.mark for way in self._ways(origin, route, principal)]
         if principal.proven:
@@ -233,6 +256,8 @@ class AccessGuard:
             outage == "same-repository"
             and not any(self._rights.recall(origin, repository, mark, grace) for mark in marks)
         ):
+            if isinstance(trouble, _Troubled) and self._rights.mode(origin) == "verified":
+                return False
             raise trouble
         if self._seldom.lets(origin, time.monotonic()):
             log.warning(
@@ -241,6 +266,7 @@ class AccessGuard:
             )
         trouble.__traceback__ = None
         self._pass(exchange, origin, route, OUTAGE_SECONDS)
+        return True
 
     # --- where content is --------------------------------------------------------------------------------
 
@@ -259,7 +285,8 @@ class AccessGuard:
         """Ask the registry whether it has content in this repository. Raises its refusal, UpstreamError."""
         lends = self._rights.lends(exchange.principal, origin, route.target.repository)
         asks_proxy = route.mirrored is not None and route.mirrored.for_proxy
-        ask = Ask(own_account=asks_proxy, itself=True, lends=lends)
+        itself = self._rights.mode(origin) != "shared"
+        ask = Ask(own_account=asks_proxy, itself=itself, lends=lends)
         fetched = await self._services.upstream.fetch(origin, route.shared.request, "HEAD", ask)
         self._services.upstream.release(fetched.connection, fetched.response)
         if fetched.response.status != 200:

@@ -60,6 +60,7 @@ class Exchange:
         "request",
         "route",
         "rule",
+        "said_size",
         "sent_waiter",
         "started",
         "status",
@@ -101,6 +102,8 @@ class Exchange:
         self.received = 0
         self.warning = b""
         self.asked_seconds: float | None = None
+        # The bytes of what a registry has answered to a HEAD without showing what that is; None: it has.
+        self.said_size: int | None = None
         self.base = self.stream.plain_sent
 
     @property

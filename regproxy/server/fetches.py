@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import Final
 
-from regproxy.core.errors import Busy, NotUnderstood, Unsatisfiable, UpstreamError
+from regproxy.core.errors import DigestMismatch, NotShown, NotUnderstood, Unsatisfiable, UpstreamError
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fill import Fill
 from regproxy.fill.fills import NO_TYPE, CacheRequest, Opened, UpstreamAnswer
@@ -64,17 +64,26 @@ class Fetches:
                     opened = await asyncio.shield(fill.opened)
                     exchange.note(fill, cache)
                     await self._check_place(fill, wanted, route, exchange.started)
-                    if opened is not None and _can_follow(opened, route.request, target.reference):
+                    if opened is not None and opened.total >= 0:
+                        _check_size(exchange, opened.total)
+                    whole = opened is not None and opened.total < 0 and exchange.said_size is not None
+                    if (
+                        opened is not None
+                        and not whole
+                        and _can_follow(opened, route.request, target.reference)
+                    ):
                         self._follow(exchange, route, opened)
                         return
                 blob = await asyncio.shield(fill.done)
                 await self._check_place(fill, wanted, route, exchange.started)
                 break
             except UpstreamError as error:
-                if mine or not fill.failed_for_other_client(wanted, error):
+                elsewhere = wanted.private and fill.joined and isinstance(error, DigestMismatch)
+                if not elsewhere and (mine or not fill.failed_for_other_client(wanted, error)):
                     exchange.note(fill, cache)
                     raise
                 # It failed because of another client's credentials or registry; this request may succeed.
+        _check_size(exchange, blob.size)
         exchange.note(fill, cache)
         told = fill.media_type if fill.wanted.identity == wanted.identity else ""
         held = self._lookup.brought(wanted.origin, target, route, blob, told)
@@ -91,13 +100,13 @@ class Fetches:
         if not fill.foreign or not self._lookup.is_doubtful(wanted.origin, route):
             return
         if not self._lookup.believes(wanted.origin, wanted.target.reference):
-            raise Busy(f"{wanted.target.reference} has just been stored for others: ask again")
+            raise NotShown(f"{wanted.target.reference} is stored for others")
         fetched = await self._head(wanted)
         if fetched.response.status != 200:
             raise UpstreamAnswer(fetched.response, b"", fetched.origin, fetched.hops, fetched.seconds)
         self._lookup.shown_present(wanted.origin, route, fetched.response, asked)
         if self._lookup.is_doubtful(wanted.origin, route):
-            raise Busy(f"{wanted.target.reference}: the registry does not say that it is there")
+            raise NotShown(f"{wanted.target.reference}: the registry does not say that it is there")
 
     def _follow(self, exchange: Exchange, route: Route, opened: Opened) -> None:
         """Answer from the growing file."""
@@ -129,13 +138,16 @@ class Fetches:
         """
         exchange.cache = "MISS"
         opened = self._opened(wanted)
-        if opened is not None and opened.total >= 0:
+        if opened is not None and opened.total >= 0 and exchange.said_size in (None, opened.total):
             exchange.cache = "UPDATING"
             self._answer_head(exchange, wanted.target.reference, opened.total)
             return
         held = self._lookup.present_if_error(wanted.origin, wanted.target, route)
         try:
-            fetched = await in_time(self._head(wanted), self._config.stale_after if held is not None else 0.0)
+            fetched = await in_time(
+                self._head(wanted, itself=exchange.said_size is not None),
+                self._config.stale_after if held is not None else 0.0,
+            )
         except UpstreamError as error:
             if held is None:
                 raise
@@ -158,8 +170,8 @@ class Fetches:
             return None
         return self._fills.opened(wanted)
 
-    async def _head(self, wanted: CacheRequest) -> Fetched:
-        ask = Ask(own_account=wanted.own_account, lends=wanted.lends)
+    async def _head(self, wanted: CacheRequest, *, itself: bool = False) -> Fetched:
+        ask = Ask(own_account=wanted.own_account, lends=wanted.lends, itself=itself)
         fetched = await self._upstream.fetch(wanted.origin, wanted.request, "HEAD", ask)
         self._upstream.release(fetched.connection, fetched.response)
         return fetched
@@ -181,6 +193,12 @@ class Fetches:
             headers.append((b"docker-content-digest", digest.encode()))
             self._lookup.shown_present(wanted.origin, route, response, exchange.started)
         self._responder.send(exchange, status, self._responder.head(exchange, status, headers))
+
+
+def _check_size(exchange: Exchange, size: int) -> None:
+    """Raise NotShown where content has another size than what the registry would have the client get."""
+    if exchange.said_size not in (None, size):
+        raise NotShown(f"{exchange.host} would have answered with {exchange.said_size} bytes, not {size}")
 
 
 def _can_follow(opened: Opened, request: Request, digest: str) -> bool:

@@ -162,14 +162,17 @@ class Lookup:
         Where something is kept from somebody, any success will not do.
         """
         target = route.target
-        if self._guarded and evidence(target, response, self.size_of(target)) is not Evidence.CLEAR:
+        if self._guarded and evidence(target, response, self.size_of(origin, target)) is not Evidence.CLEAR:
             return
         self.seen_present(origin, route, target.reference, asked)
 
-    def size_of(self, target: Target) -> int | None:
-        """Return the bytes of content by digest that is stored, else None."""
+    def size_of(self, origin: Origin, target: Target) -> int | None:
+        """Return the bytes of content by digest that is stored, else None.
+
+        None also for what this registry may not learn of.
+        """
         blob = self._store.lookup(target.reference) if target.kind in BY_DIGEST else None
-        return blob.size if blob is not None else None
+        return blob.size if blob is not None and self.believes(origin, blob.digest) else None
 
     def was_deleted(self, origin: Origin, route: Route) -> bool:
         """Return whether a client has deleted the route's content by digest from its repository.

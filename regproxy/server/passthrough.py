@@ -11,7 +11,7 @@ from regproxy.core.errors import BadResponse, UpstreamError, UpstreamTimeout
 from regproxy.dataplane.sinks import StreamSink, TeeSink
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
-from regproxy.policy.lending import loan
+from regproxy.policy.lending import loan, mount_sources
 from regproxy.registry.changes import change_of
 from regproxy.registry.targets import Kind, Target, is_digest
 from regproxy.server.context import Services
@@ -45,7 +45,7 @@ class Passthrough:
         exchange.cache = "BYPASS"
         started, body, copy = time.monotonic(), b"", None
         # A request of the client's own goes with the client's credentials, and not with ours.
-        lends = self._services.rights.lends(exchange.principal, origin, route.target.repository)
+        lends = self._lends(exchange, origin, route)
         lend = lends and not route.shared.own
         if _is_mirrors_pull(route):
             await self._read_as_mirror(exchange, origin, route, lends)
@@ -76,6 +76,14 @@ class Passthrough:
             connection.abort()
             raise
         await self.answer(exchange, connection, response, request)
+
+    def _lends(self, exchange: Exchange, origin: Origin, route: Route) -> bool:
+        """Return whether the configured login may go with a request, for all repositories that it names."""
+        repositories = [route.target.repository]
+        if route.target.kind is Kind.UPLOAD:
+            repositories += mount_sources(route.request.path)
+        rights, principal = self._services.rights, exchange.principal
+        return all(rights.lends(principal, origin, repository) for repository in repositories)
 
     async def _send(
         self, exchange: Exchange, origin: Origin, route: Route, lends: bool

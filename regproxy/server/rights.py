@@ -79,6 +79,10 @@ class Rights:
 
     def recall(self, origin: Origin, repository: str, who: str, seconds: float) -> bool:
         """Return whether a registry has let an asker in within the last seconds."""
-        at = self._verdicts.accessed_at(origin.host, origin.port, repository, who)
+        return self.remains(origin, repository, who, seconds) > 0
+
+    def remains(self, origin: Origin, repository: str, who: str, seconds: float) -> float:
+        """Return for how many of so many seconds after a registry has let an asker in that still holds."""
+        age = time.time() - self._verdicts.accessed_at(origin.host, origin.port, repository, who)
         # A clock that was set back makes nothing valid for longer.
-        return 0 <= time.time() - at < seconds
+        return max(0.0, seconds - age) if age >= 0 else 0.0

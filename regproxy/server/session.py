@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from regproxy.auth.client_logins import LoginsBusy, LoginsUnavailable
 from regproxy.config.hosts import OWN_HOST
-from regproxy.core.errors import HeadError, NotUnderstood, RegproxyError, UpstreamError
+from regproxy.core.errors import HeadError, NotShown, NotUnderstood, RegproxyError, UpstreamError
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import Held
@@ -443,7 +443,7 @@ class Session:
             return
         wanted = self._wanted(origin, route, own_account=_asks_proxy(route))
         uncacheable = handlers.uncacheable
-        detail = uncacheable.detail(wanted)
+        detail, itself = uncacheable.detail(wanted), exchange.said_size is not None
         if not detail:
             try:
                 await self._ask_cache(fetches, wanted, route, copy)
@@ -451,12 +451,14 @@ class Session:
                 if exchange.status:
                     raise
                 detail, error.__traceback__ = error.detail, None
-                uncacheable.note(wanted, error)
+                itself = isinstance(error, NotShown)
+                if not itself:
+                    uncacheable.note(wanted, error)
         if detail:
             handlers.responder.wait_for_fill(exchange, False)
             spare = copy is not None and copy.usable_if_error
             try:
-                await uncacheable.answer(exchange, route, wanted, detail, spare=spare)
+                await uncacheable.answer(exchange, route, wanted, detail, spare=spare, itself=itself)
             except UpstreamError as error:
                 exchange.detail = ""
                 if exchange.status or not handlers.tags.serve_stale(exchange, copy, error):

@@ -35,7 +35,11 @@ class TokenRequests:
         rights, principal = self._rights, exchange.principal
         issued = await self._upstream.lend(
             *(server, request, body),
-            lambda registry, repository: rights.lends(principal, registry, repository),
+            # The login may be the server's own, with a list of its own.
+            lambda registry, repository: (
+                rights.lends(principal, registry, repository)
+                and not rights.access.withholds(principal, server, repository)
+            ),
         )
         if issued is None:
             return False

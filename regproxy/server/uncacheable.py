@@ -50,17 +50,24 @@ class Uncacheable:
         self._known.put(_key(wanted), (error.detail, time.monotonic() + _KNOWN_SECONDS))
 
     async def answer(
-        self, exchange: Exchange, route: Route, wanted: CacheRequest, detail: str, *, spare: bool = False
+        self,
+        exchange: Exchange,
+        route: Route,
+        wanted: CacheRequest,
+        detail: str,
+        *,
+        spare: bool = False,
+        itself: bool = False,
     ) -> None:
         """Ask the registry, with the credentials that a fill would use, and relay its answer.
 
-        `spare`: there is an older copy to serve, so trouble is raised instead of relayed. Raises
-        UpstreamError.
+        `spare`: there is an older copy to serve, so trouble is raised instead of relayed. `itself`: no mirror
+        is asked. Raises UpstreamError.
         """
         upstream, request = self._services.upstream, route.request
         exchange.cache, exchange.detail = "BYPASS", detail
         self._services.metrics.passed_on(wanted.origin.host, detail)
-        ask = Ask(own_account=wanted.own_account, lends=wanted.lends, spare=spare)
+        ask = Ask(own_account=wanted.own_account, lends=wanted.lends, spare=spare, itself=itself)
         answer = upstream.fetch(wanted.origin, wanted.request, request.method, ask)
         fetched = await in_time(answer, self._services.config.stale_after if spare else 0.0)
         if spare and fetched.response.status in STALE_ON:

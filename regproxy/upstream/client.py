@@ -303,14 +303,15 @@ class Upstream:
 
     async def _fetch_head(self, origin: Origin, request: Request, ask: Ask) -> Fetched:
         """Ask by HEAD; where the origin may not implement it, by GET, of which only the head is used."""
-        target, heads, ask = parse_target(request.path), self._heads, replace(ask, itself=self._heads_itself)
+        target, heads = parse_target(request.path), self._heads
+        ask = replace(ask, itself=ask.itself or self._heads_itself)
         if heads.needs_get(origin, target):
             return await self._fetch_head_by_get(origin, request, ask)
         head = await self._fetch(origin, request, "HEAD", ask)
         status = head.response.status
         doubtful = heads.is_doubtful(origin, target, head.origin, status)
         # A client that pushes is often told 404, and each would cost a GET.
-        if not doubtful or (ask.itself and not lacks_head(status)):
+        if not doubtful or (self._heads_itself and not lacks_head(status)):
             return head
         try:
             found = await self._fetch_head_by_get(origin, request, ask)

@@ -290,7 +290,10 @@ def test_knowing_a_digest_is_no_right_to_it(start_scene: StartScene) -> None:
         assert scene.ask(f"/v2/{OTHERS}/blobs/{LAYER}", headers).status == 404
     assert scene.ask(f"/v2/{OTHERS}/manifests/{SECRET.digest}", bob).status == 404
     nobody: Fields = []
-    assert scene.ask(f"/v2/{PUBLIC}/blobs/{LAYER}", nobody).status == 404
+    asked = scene.ask(f"/v2/{PUBLIC}/blobs/{LAYER}", nobody)
+    assert (asked.status, asked.get("WWW-Authenticate") is None) == (401, False)  # as without the proxy
+    anybody = bearer(scene.tokens, scene.registry, None, PUBLIC)
+    assert scene.ask(f"/v2/{PUBLIC}/blobs/{LAYER}", anybody).status == 404
 
 
 def test_the_same_content_in_two_repositories(start_scene: StartScene) -> None:

@@ -12,6 +12,7 @@ import pytest
 from regproxy.cache.blobs import Store
 from regproxy.cache.parts import OPEN, Meta
 from regproxy.fill.fills import CacheRequest, Fills
+from regproxy.fill.provenance import Provenance
 from regproxy.http.messages import parse_request
 from regproxy.http.origin import Origin as At
 from regproxy.registry.targets import parse_target
@@ -92,5 +93,34 @@ class TestTheLoop:
             await self.turns(20)
             assert path.stat().st_size == 0  # it is begun anew
             assert await fills.finish(0) == [digest]
+
+        run(test())
+
+    @pytest.mark.parametrize("source", ["liar.test:443", "mirror.test:443"])
+    def test_what_another_source_has_begun(self, source: str, plane: Plane, run: Run, tmp_path: Path) -> None:
+        """Its clients, who may still follow an empty part, do not get what comes from this one."""
+        killed, follower, store = (Store(tmp_path / "cache", plane.loop) for _ in range(3))
+        _, digest, _ = blob("foreign")
+        provenance = Provenance(Nothing(), lambda host, port: False, guarded=True)  # type: ignore[arg-type]
+
+        class Silent(Nothing):
+            async def fetch(self, *args: object) -> None:
+                await asyncio.sleep(LIMIT)
+
+        async def test() -> None:
+            part = killed.claim(digest)
+            part.write(Meta(OPEN, SIZE, host=source))
+            followed = follower.claim(digest)
+            part.release()
+            fills = Fills(
+                *(store, Silent(), Nothing(), Nothing(), plane.loop),  # type: ignore[arg-type]
+                provenance=provenance,
+            )
+            self.join(plane, fills, digest)
+            await self.turns(20)
+            assert followed.named is (source == "mirror.test:443")
+            assert await fills.finish(0) == [digest]
+            for each in (part, followed):
+                each.close()
 
         run(test())

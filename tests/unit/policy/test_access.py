@@ -54,6 +54,9 @@ LENT = [
     (with_login(mode="verified"), ANNA, "a/b", False, False),
     (with_login(mode="verified"), ANNA, "a/b", True, True),
     (with_login(mode="denied"), ANNA, "a/b", True, True),
+    (with_login(mode="denied"), ANNA, "a/b", False, False),
+    (with_login(', principals = ["*"]', "denied"), ANNA, "a/b", False, False),
+    (with_login(', principals = ["*"]', "denied"), ANNA, "a/b", True, True),
     (with_login(', principals = ["ci"]'), CI, "a/b", False, True),
     (with_login(', principals = ["ci"]'), ANNA, "a/b", False, False),
     (with_login(', principals = ["ci"]'), ANNA, "a/b", True, False),
@@ -72,7 +75,9 @@ def test_who_a_login_is_for(toml: str, client: Principal, repository: str, publi
     rules = access(toml)
     assert rules.lends(client, REG, repository, lambda: public) is lent
     assert rules.lends(client, OTHER, repository, lambda: public)
-    if rules.is_named(client, REG, repository):
+    assert not (rules.withholds(client, REG, repository) and lent)
+    assert not rules.withholds(client, OTHER, repository)
+    if rules.is_named(client, REG, repository) and rules.mode(REG) != "denied":
         assert lent
 
 

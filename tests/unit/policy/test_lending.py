@@ -19,6 +19,7 @@ from regproxy.policy.lending import (
     is_plain,
     is_shaped,
     loan,
+    mount_sources,
     overrides,
     parse_token_ask,
     trimmed,
@@ -242,6 +243,21 @@ def test_parse_token_ask(query: str, form: bytes, want: tuple[str, list[str]] | 
 @given(st.text(max_size=60), st.binary(max_size=60))
 def test_parse_token_ask_raises_nothing(query: str, form: bytes) -> None:
     parse_token_ask(query, form, pushes=True)
+
+
+@pytest.mark.parametrize(
+    ("query", "sources"),
+    [
+        ("", []),
+        ("?mount=sha256:00", []),
+        ("?mount=sha256:00&from=a/b", ["a/b"]),
+        ("?from=a%2Fb&from=c", ["a/b", "c"]),
+        ("?From=a;%66rom=b", ["a", "b"]),
+        ("?from=", [""]),
+    ],
+)
+def test_mount_sources(query: str, sources: list[str]) -> None:
+    assert mount_sources(f"/v2/app/blobs/uploads/{query}") == sources
 
 
 OVERRIDES = [
