@@ -72,29 +72,13 @@ def build(
 ) -> Services:
     """Return the services that a worker's sessions share. Raises RegproxyError if one can't be opened."""
     root, policy, origins = directories.cache, Policy(config), Origins(config)
-    interception = Interception(config)
-    reactor = Reactor(loop, record.debug)
-    ca_files = files_of(config, directories.ca_crt, directories.ca_key)
-    ca_watch = CaWatch(ca_files)
-    authority = Authority(load(ca_files, time.time()), time.time)
+    interception, reactor = Interception(config), Reactor(loop, record.debug)
+    authority, ca_watch = _authority(config, directories)
     metrics = Metrics(CollectorRegistry())
-    board = Board(record.board)
-    store = Store(root, loop, board=board, counters=metrics)
-    index = Index.open(layout.index(root), board=board, commits_fd=record.commits)
-    # Content that another process removes is forgotten here, before any is served.
-    store.on_change = index.sync
-    index.on_removed, index.on_forget_all = store.forget, store.forget_all
-    contexts = _contexts(config, authority)
+    store, index = _storage(root, record, metrics, loop)
     quotas = Quotas(QuotaFile(layout.quotas(root)), config.quota_reserve, metrics)
     dialer = Dialer(config, origins, interception, Trust(config), reactor, loop, metrics)
-    realms = Realms(layout.realms(root))
-    upstream = Upstream(
-        *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
-        lambda exchange: Authorizer(config, exchange, origins=origins, counter=metrics, realms=realms),
-        config.first_byte_timeout,
-        # Where clients push, what a mirror has says nothing of what the registry has.
-        heads_itself=config.allow_push,
-    )
+    upstream = _upstream(config, origins, dialer, quotas, metrics, root)
     watch = _watch(reactor)
     options = _fill_options(config, origins, root)
     access_rules = Access(config, origins)
@@ -104,9 +88,7 @@ def build(
     tags = Tags(store, index, upstream, fills, claims, loop, provenance)
     index.on_tag_dropped = tags.forget
     access, audit = _access_log(config), _audit(config, record, loop)
-    if audit is not None:
-        metrics.watch(audit)
-    for source in (reactor, fills, authority, access):
+    for source in (reactor, fills, authority, access, *([audit] if audit is not None else [])):
         metrics.watch(source)
     return Services(
         config=config,
@@ -121,7 +103,7 @@ def build(
         fills=fills,
         tags=tags,
         upstream=upstream,
-        contexts=contexts,
+        contexts=_contexts(config, authority),
         metrics=metrics,
         access=access,
         rights=Rights(access_rules, index, shared_key(layout.access_key(root))),
@@ -134,6 +116,36 @@ def build(
         closes=config.keepalive_timeout == 0,
         stretch=quotas.stretch,
         audit=audit,
+    )
+
+
+def _authority(config: Config, directories: Directories) -> tuple[Authority, CaWatch]:
+    files = files_of(config, directories.ca_crt, directories.ca_key)
+    return Authority(load(files, time.time()), time.time), CaWatch(files)
+
+
+def _storage(
+    root: Path, record: Record, metrics: Metrics, loop: asyncio.AbstractEventLoop
+) -> tuple[Store, Index]:
+    board = Board(record.board)
+    store = Store(root, loop, board=board, counters=metrics)
+    index = Index.open(layout.index(root), board=board, commits_fd=record.commits)
+    # Content that another process removes is forgotten here, before any is served.
+    store.on_change = index.sync
+    index.on_removed, index.on_forget_all = store.forget, store.forget_all
+    return store, index
+
+
+def _upstream(
+    config: Config, origins: Origins, dialer: Dialer, quotas: Quotas, metrics: Metrics, root: Path
+) -> Upstream:
+    realms = Realms(layout.realms(root))
+    return Upstream(
+        *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
+        lambda exchange: Authorizer(config, exchange, origins=origins, counter=metrics, realms=realms),
+        config.first_byte_timeout,
+        # Where clients push, what a mirror has says nothing of what the registry has.
+        heads_itself=config.allow_push,
     )
 
 
