@@ -6,6 +6,7 @@ argument: nothing of it shows in `ps`. The channel carries words, one per line, 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import logging
 import os
@@ -23,6 +24,8 @@ from regproxy.config.directories import Directories
 from regproxy.config.settings import Config, LogLevel
 from regproxy.core.errors import RegproxyError
 from regproxy.telemetry import metrics
+
+log = logging.getLogger(__name__)
 
 Role = Literal["worker", "janitor"]
 
@@ -46,6 +49,7 @@ DRAIN_SECONDS: Final = 30.0
 
 _BEAT_SECONDS: Final = 1.0
 _RECORD_MAX: Final = 1 << 24
+_PR_SET_DUMPABLE: Final = 4  # <linux/prctl.h>
 _HELD_BACK: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
 
@@ -175,6 +179,8 @@ def run(argv: Sequence[str], serve: Callable[[Boot], int]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
     record = Record.read(int(argv[1]))
+    if not record.debug:
+        keep_memory_private()
     try:
         config = configuration.load(os.environ, record.toml_text, record.toml_name)
         with closing(Control(record.control, min(_BEAT_SECONDS, config.hang_timeout / 4))) as control:
@@ -197,6 +203,18 @@ def _serve(record: Record, config: Config, control: Control, serve: Callable[[Bo
 def hold_signals_back() -> set[signal.Signals | int]:
     """Block signals that would end a child before it has its handlers; it inherits that. The old mask."""
     return signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+
+
+def keep_memory_private() -> None:
+    """Have no core dump of this process made, and no other process of its user trace it or read its environment.
+
+    Its memory has keys and logins. PR_SET_DUMPABLE of prctl(2); an exec takes it back, so every child does it
+    anew. RLIMIT_CORE is not enough: core(5) has it ignored where the kernel pipes dumps to a program.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
+        # A seccomp profile of the user's own may forbid it: that is no reason not to serve.
+        log.warning("core dumps of this process can't be ruled out: %s", os.strerror(ctypes.get_errno()))
 
 
 def open_to_sigterm() -> None:

@@ -71,6 +71,8 @@ def run(path: Path | None, env: Mapping[str, str], *, debug: bool = False) -> in
     """
     # What is kept here may be private: other users of this machine are to read nothing of it.
     os.umask(os.umask(_OTHERS) | _OTHERS)
+    if not debug:
+        boot.keep_memory_private()
     text, config = loading.read(path, env)
     boot.log_to_stderr(config.log_level)
     supervisor = Supervisor(path, env, debug=debug)

@@ -99,8 +99,7 @@ class Services:
 
     def say_distrusted(self, peer: str, host: str) -> None:
         """Log that a client does not trust the proxy's CA, once a minute for each client's address."""
-        address = peer.rpartition(":")[0]
-        if self._is_news(("distrust", address)):
+        if self._is_news(("distrust", peer)):
             log.warning(
                 "%s: %s: the client does not trust this proxy's CA: install /ca.crt of the proxy port there",
                 *(peer, host),

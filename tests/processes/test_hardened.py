@@ -61,13 +61,13 @@ def place() -> Iterator[Path]:
     shutil.rmtree(found)
 
 
-def start(place: Path, origin: Origin, trust: Trust) -> Proxy:
+def start(place: Path, origin: Origin, trust: Trust, **env: str) -> Proxy:
     ca = place / "upstream.pem"
     ca.write_bytes(trust.path.read_bytes())
     ca.chmod(0o644)
     within = [SYSTEM_PYTHON, str(ROOT / "tests/support/like_a_container.py"), str(place), "--"]
     return Proxy(
-        *(place, {"REGPROXY_WORKERS": "2", "PYTHONDONTWRITEBYTECODE": "1"}),
+        *(place, {"REGPROXY_WORKERS": "2", "PYTHONDONTWRITEBYTECODE": "1", **env}),
         registries=(origin.authority,),
         resolve=origin.resolve,
         ca=ca,
@@ -138,3 +138,31 @@ def test_other_users_read_nothing_of_it(place: Path, trust: Trust) -> None:
             assert {path.stat().st_mode & 0o777 for path in secret} == {0o600}
     finally:
         os.umask(before)
+
+
+@pytest.mark.parametrize(("debug", "private"), [("0", True), ("1", False)])
+def test_its_memory_is_private(place: Path, trust: Trust, debug: str, private: bool) -> None:
+    """No core dump is made of it, and its own user can't trace it: the kernel judges both by one mark.
+
+    The same mark decides whether that user can read the environment, which is what is tried.
+    """
+    with Origin(trust, "reg.test") as origin, start(place, origin, trust, REGPROXY_DEBUG=debug) as proxy:
+        origin.publish("app", IMAGE, "1")
+        pull(proxy, origin, "app")
+        main = proxy.daemon.pid
+        wait_until(lambda: len(children(main)) == 3, "two workers and the janitor run")
+        # A child does it as soon as it has imported its modules.
+        for pid in (main, *children(main)):
+            wait_until(lambda pid=pid: is_private(pid) is private, f"{pid} is as private as it should")
+        assert "can't be ruled out" not in proxy.log()
+
+
+def is_private(pid: int) -> bool:
+    as_its_user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
+    reads = subprocess.run([*as_its_user, "cat", f"/proc/{pid}/environ"], capture_output=True)
+    assert not reads.returncode or b"Permission denied" in reads.stderr
+    return reads.returncode != 0
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
