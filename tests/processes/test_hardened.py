@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -153,15 +154,15 @@ def test_its_memory_is_private(place: Path, trust: Trust, debug: str, private: b
         wait_until(lambda: len(children(main)) == 3, "two workers and the janitor run")
         # A child does it as soon as it has imported its modules.
         for pid in (main, *children(main)):
-            wait_until(lambda pid=pid: is_private(pid) is private, f"{pid} is as private as it should")
+            wait_until(partial(is_as_private, pid, private), f"{pid} is as private as it should")
         assert "can't be ruled out" not in proxy.log()
 
 
-def is_private(pid: int) -> bool:
+def is_as_private(pid: int, private: bool) -> bool:
     as_its_user = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups"]
     reads = subprocess.run([*as_its_user, "cat", f"/proc/{pid}/environ"], capture_output=True)
     assert not reads.returncode or b"Permission denied" in reads.stderr
-    return reads.returncode != 0
+    return (reads.returncode != 0) is private
 
 
 def children(pid: int) -> list[int]:
