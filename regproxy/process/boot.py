@@ -208,9 +208,9 @@ def hold_signals_back() -> set[signal.Signals | int]:
 def keep_memory_private() -> None:
     """Have no core dump made of this process, and no other process of its user trace it.
 
-    Nor can such a process read its environment. Its memory has keys and logins. PR_SET_DUMPABLE of prctl(2); an
-    exec takes it back, so every child does it anew. RLIMIT_CORE is not enough: core(5) has it ignored where the
-    kernel pipes dumps to a program.
+    Nor can such a process read its environment. Its memory has keys and logins. PR_SET_DUMPABLE of prctl(2);
+    an exec takes it back, so every child does it anew. RLIMIT_CORE is not enough: core(5) has it
+    ignored where the kernel pipes dumps to a program.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
