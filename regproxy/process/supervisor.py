@@ -46,7 +46,7 @@ from regproxy.tls.server_contexts import Contexts
 log = logging.getLogger(__name__)
 
 BOOT_EXIT: Final = 4  # no worker came up
-_OTHERS: Final = 0o027  # of a umask: nothing is for others to read, nor for the group to write
+_OTHERS: Final = 0o007  # of a umask: nothing is for others; what is for the group is the operator's to say
 BOOTS: Final = 3  # failed starts after which the supervisor gives up
 
 _PORT_PATIENCE: Final = 2.0  # seconds that a port may still be in use at the start
