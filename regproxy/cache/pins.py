@@ -26,7 +26,10 @@ from regproxy.registry.manifests import INDEX_TYPES, MANIFEST_MAX
 from regproxy.registry.targets import Kind
 
 _LATEST: Final = "latest"
-_SYNTAX: Final = "an image, such as nginx, registry.k8s.io/pause:3.9 or host/a/b@sha256:..., or sha256:..."
+_SYNTAX: Final = (
+    "not the name of an image, such as nginx, registry.k8s.io/pause:3.9 or host/a/b@sha256:..., or sha256:..."
+    " with 64 hex digits (repositories are in lower case)"
+)
 
 
 class PinError(RegproxyError):
