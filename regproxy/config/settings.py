@@ -85,6 +85,7 @@ from regproxy.config.values import (
     parse_unknown,
     parse_workers,
 )
+from regproxy.config.without_effect import without_effect
 from regproxy.core.errors import ConfigError, RegproxyError
 
 __all__ = [
@@ -585,6 +586,7 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
     for (host, _), settings in tables.own.items():
         if fields["verify_ssl"] and not settings.verify:
             warnings.append(f"{host}: verify is off: whoever is between this proxy and it can change tags")
+    warnings += without_effect(fields)
     shown: list[tuple[str, str, Origin]] = []
     for name, item in given.items():
         derived = name == "REGPROXY_LOG_LEVEL"
