@@ -312,9 +312,13 @@ class ImagePolicy:
 
     async def _media_type(self, case: _Case, digest: str) -> str:
         """Return the media type of a manifest by digest, which is fetched for that; "": it can't be told."""
-        known = self._services.index.media_type(digest)
-        if known is not None or digest != case.route.target.reference or self._services.config.offline:
+        known, route = self._services.index.media_type(digest), case.route
+        if known is not None or digest != route.target.reference:
             return known or ""
+        # Its bytes need not state what it is: then its registry has told it.
+        held = self._services.lookup.content(case.origin, route.target, route)
+        if held is not None or self._services.config.offline:
+            return held[1] if held is not None else ""
         wanted, fills = self._wanted(case), self._services.fills
         while True:
             fill, mine = fills.join(wanted)
@@ -324,7 +328,6 @@ class ImagePolicy:
             except UpstreamError as error:
                 if mine or not fill.failed_for_other_client(wanted, error):
                     raise
-        route = case.route
         return self._services.lookup.brought(case.origin, route.target, route, blob, fill.media_type)[1]
 
     def _wanted(self, case: _Case) -> CacheRequest:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.client import Client, Reply
-from tests.support.images import INDEX, MANIFEST, Image, Index, make_image, make_index
+from tests.support.images import INDEX, MANIFEST, Image, Index, digest_of, make_image, make_index
 from tests.support.origin import Answer, Origin, Seen, manifest_answer
 from tests.support.processes import wait_until
 from tests.support.proxy import Proxy
@@ -247,6 +247,36 @@ def test_media_types(ruled: Callable[..., Ruled]) -> None:
     assert scene.ask(IMAGE.digest, "HEAD").status == 403
     assert scene.ask("index").status == 200
     assert set(pull_by_digest(scene, WHOLE)) == {200}
+
+
+@pytest.mark.parametrize("gone", ["offline", "down"])
+def test_a_manifest_that_states_no_media_type(
+    gone: str, ruled: Callable[..., Ruled], start_proxy: StartProxy
+) -> None:
+    """What its registry has called it is remembered: it is judged the same without that."""
+    scene = ruled(MEDIA)
+    content = {
+        INDEX: b'{"schemaVersion": 2, "manifests": []}',
+        MANIFEST: b'{"schemaVersion": 2, "layers": []}',
+    }
+    digests = {media_type: digest_of(body) for media_type, body in content.items()}
+    for media_type, body in content.items():
+        answer = Answer(body, headers={"Content-Type": media_type})
+        scene.origin.on(f"/v2/{REPOSITORY}/manifests/{digests[media_type]}", answer)
+    for media_type, status in ((INDEX, 200), (MANIFEST, 403)):
+        assert scene.ask(digests[media_type]).status == status
+        scene.proxy.wait_kept(digests[media_type])
+    assert scene.proxy.stop() == 0
+    for digest in digests.values():
+        scene.origin.on(f"/v2/{REPOSITORY}/manifests/{digest}", Answer(b"", 503))
+    scene.proxy = start_proxy(
+        scene.origin,
+        at=scene.proxy.directory,
+        REGPROXY_CONFIG=str(scene.proxy.directory.parent / "rules.toml"),
+        REGPROXY_OFFLINE="true" if gone == "offline" else "false",
+    )
+    assert scene.ask(digests[INDEX]).status == 200
+    assert scene.ask(digests[MANIFEST]).status == 403
 
 
 # --- warnings -----------------------------------------------------------------------------------------------
@@ -495,6 +525,8 @@ ODD = [
     f"/v2/team/app/manifests/sha512:{'0' * 128}",
     f"/v2/team/app/blobs/sha512:{'0' * 128}",
     "/v2/team/app/manifests/1?x=1",
+    f"/v2/team/blobs/uploads/manifests/sha512:{'0' * 128}",
+    f"/v2/team/blobs/uploads/blobs/sha512:{'0' * 128}",
     "/v2/team/app/blobs/uploads/x",
 ]
 
