@@ -135,6 +135,22 @@ def pull_by_digest(scene: Ruled, index: Index) -> list[int]:
     return statuses + [scene.ask(digest, section="blobs").status for digest in child.blobs]
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_can_not_be_stored(method: str, ruled: Callable[..., Ruled]) -> None:
+    """It is passed on as without rules, where the tag alone decides; what has to be judged is not."""
+    scene = ruled(DENY_LATEST)
+    body = b'{"schemaVersion": 2, "mediaType": 7}'
+    for tag in ("1", "latest"):
+        scene.origin.on(f"/v2/{REPOSITORY}/manifests/{tag}", Answer(body, headers={"Content-Type": MANIFEST}))
+    for _ in range(2):
+        reply = scene.ask("1", method)
+        assert (reply.status, reply.body) == (200, body if method == "GET" else b"")
+        assert scene.ask("latest", method).status == 403
+    scene = ruled(deny_digest(OTHER.digest))
+    scene.origin.on(f"/v2/{REPOSITORY}/manifests/1", Answer(body, headers={"Content-Type": MANIFEST}))
+    assert scene.ask("1", method).status >= 400
+
+
 def test_a_pull_of_an_allowed_image_works(ruled: Callable[..., Ruled]) -> None:
     """Its parts are asked for by digest, for which no rule is but that against everything."""
     scene = ruled(ONLY_RELEASES)
