@@ -136,6 +136,20 @@ def pull_by_digest(scene: Ruled, index: Index) -> list[int]:
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_key_in_a_header_of_its_own_lets_a_client_in(method: str, ruled: Callable[..., Ruled]) -> None:
+    """Rules leave such fields out of what they find out, and not of requests for content that passes."""
+    scene = ruled(DENY_LATEST)
+
+    def answer(seen: Seen) -> Answer:
+        return manifest_answer(IMAGE) if seen.get("x-key") else Answer(b"{}", 401)
+
+    scene.origin.on(f"/v2/{REPOSITORY}/manifests/{IMAGE.digest}", answer)
+    assert scene.ask(IMAGE.digest, method).status == 401
+    other = "HEAD" if method == "GET" else "GET"
+    assert scene.ask(IMAGE.digest, other, headers=[("X-Key", "1")]).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
 def test_what_can_not_be_stored(method: str, ruled: Callable[..., Ruled]) -> None:
     """It is passed on as without rules, where the tag alone decides; what has to be judged is not."""
     scene = ruled(DENY_LATEST)
