@@ -17,9 +17,11 @@ _READS: Final = frozenset({"GET", "HEAD"})
 # What a registry may take for content all the same: a ".." may lead there.
 _OTHERS: Final = frozenset({Kind.OTHER, Kind.TOKEN, Kind.UPLOAD, Kind.BLOB_MUTABLE})
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
-# Of an upload, as registries name them: no segment that leads elsewhere.
+# Of an upload, as registries name them: no segment that leads elsewhere, nor one by which `blobs/uploads` is
+# the end of a repository's name.
 _UPLOAD: Final = re.compile(
-    r"/v2/([a-z0-9._/-]+)/blobs/uploads(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~=@:+,-]+)*/?"
+    r"/v2/([a-z0-9._/-]+)/blobs/uploads"
+    r"(?:/(?!(?:\.{1,2}|(?i:manifests|blobs))(?:/|$))[A-Za-z0-9._~=@:+,-]+)*/?"
 )
 _IN_REPOSITORY: Final = re.compile(r"/v2/([a-z0-9._/-]+)/(?:manifests|blobs)/[^/%\\]*")
 # Lists of names: no content.

@@ -79,7 +79,9 @@ class Guards:
         last, guards = self._last, self._guards
         admitted: Route | None = route
         if last is not None:
-            admitted, guards = last.prepared(exchange, origin, route), (*guards, last)
+            if guards:
+                admitted = last.prepared(exchange, origin, route)
+            guards = (*guards, last)
         for guard in guards:
             if admitted is not None and not guard.passes(exchange, origin, admitted):
                 admitted = await guard.admit(exchange, origin, admitted)

@@ -62,11 +62,11 @@ class Families:
     def __init__(self, index: Rows, store: Contents) -> None:
         self._index = index
         self._store = store
-        self._read: Bounded[tuple[Place, str], float] = Bounded(_READ_MAX)
+        self._read: Bounded[tuple[Place, str, bool], float] = Bounded(_READ_MAX)
 
     def served(self, place: Place, digest: str, tag: str) -> None:
         """Note that content was served under a tag."""
-        self._note(place, _WITHIN + digest, _TAG + tag, BELONGS_MAX)
+        self._note(place, _WITHIN + digest, _TAG + tag, BELONGS_MAX, passes=True)
 
     def judged(self, place: Place, digest: str, *, passes: bool) -> None:
         """Note that a manifest is judged: what it names belongs to it.
@@ -74,23 +74,23 @@ class Families:
         `passes`: it may be served, and what it names is found out when it is there. Of others, which anybody
         may make up, only those that are stored are noted.
         """
-        if not self._enter(place, digest) and passes:
-            self._note(place, _JUDGED, digest, PENDING_MAX)
+        if not self._enter(place, digest, passes) and passes:
+            self._note(place, _JUDGED, digest, PENDING_MAX, passes=True)
 
     def of(self, place: Place, digest: str) -> Family:
         """Return what some content belongs to, as far as it is known."""
         for row in self._index.tag(*place, _JUDGED):
             # Its content has come since, perhaps through another process.
-            self._enter(place, row.variant)
+            self._enter(place, row.variant, passes=True)
         rows = sorted(self._index.tag(*place, _WITHIN + digest), key=lambda row: row.fetched_at, reverse=True)
         names = [row.variant for row in rows]
         tags = tuple(name.removeprefix(_TAG) for name in names if name.startswith(_TAG))
         return Family(tags, tuple(name for name in names if not name.startswith(_TAG)))
 
-    def _enter(self, place: Place, digest: str) -> bool:
+    def _enter(self, place: Place, digest: str, passes: bool) -> bool:
         """Enter what a manifest names, if it is stored; return whether it is."""
         now = time.time()
-        read = self._read.get((place, digest))
+        read = self._read.get((place, digest, passes))
         if read is not None and 0 <= now - read < _AGAIN:
             return True
         blob = self._store.lookup(digest)
@@ -99,19 +99,29 @@ class Families:
         if blob.size <= MANIFEST_MAX:
             body = blob.small if blob.small is not None else os.pread(blob.file.fd, blob.size, 0)
             for child in named_in(body):
-                self._note(place, _WITHIN + child, digest, BELONGS_MAX)
-        self._read.put((place, digest), now)
+                self._note(place, _WITHIN + child, digest, BELONGS_MAX, passes=passes)
+        self._read.put((place, digest, passes), now)
         return True
 
-    def _note(self, place: Place, name: str, what: str, limit: int) -> None:
+    def _note(self, place: Place, name: str, what: str, limit: int, *, passes: bool) -> None:
         now = time.time()
         rows = self._index.tag(*place, name)
-        if any(row.variant == what and 0 <= now - row.fetched_at < _AGAIN for row in rows):
+        known = next((row for row in rows if row.variant == what), None)
+        # What has passed once, for some client, is still worth more than what never has.
+        passes = passes or (known is not None and _has_passed(known))
+        if known is not None and 0 <= now - known.fetched_at < _AGAIN and passes == _has_passed(known):
             return
-        if len(rows) >= limit:
-            # The latest are those of what is pulled now.
-            rest = sorted((row for row in rows if row.variant != what), key=lambda row: row.fetched_at)
+        if known is None and len(rows) >= limit:
+            # The latest are those of what is pulled now. But what is denied, such as any number of manifests
+            # that name a layer of others, must not push out what is allowed.
+            rest = sorted(rows, key=lambda row: (_has_passed(row), row.fetched_at))[-limit // 2 :]
+            if not passes and _has_passed(rest[0]):
+                return
             self._index.drop_tag(*place, name)
-            for row in rest[-limit // 2 :]:
+            for row in rest:
                 self._index.put_tag(*place, name, row)
-        self._index.put_tag(*place, name, TagRow(what, "", "", 0, now, 0))
+        self._index.put_tag(*place, name, TagRow(what, "", "", int(passes), now, 0))
+
+
+def _has_passed(row: TagRow) -> bool:
+    return row.size > 0

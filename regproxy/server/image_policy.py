@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from regproxy.core.errors import OnHold, Refused, UpstreamError
+from regproxy.core.errors import NotUnderstood, OnHold, Refused, UpstreamError
 from regproxy.core.lru import Bounded
 from regproxy.fill.fill import CacheRequest
 from regproxy.http.origin import Origin
@@ -161,7 +161,14 @@ class ImagePolicy:
             # The client's own query or fields are left out: what is judged is what all others get.
             case.route = route = self._shared_route(route)
             exchange.kind = self._kind_of(route)
-        found = await self._find(case)
+        try:
+            found = await self._find(case)
+        except NotUnderstood:
+            # What can't be stored can't be judged. It is passed on where that matters not.
+            if not isinstance(decision, Decision):
+                raise
+            self._say(exchange, decision)
+            return route
         if found is None:
             return route
         if not found.digest:
@@ -169,14 +176,7 @@ class ImagePolicy:
             self._tags.serve(exchange, route, found)  # no content: the registry's own refusal
             return None
         exchange.route = route
-        now = time.time()
-        history = None
-        if case.rules.age:
-            name = (route.target.reference, found.digest, found.media_type)
-            history = self._history.note(case.place, *name, route.accept, now)
-        facts = replace(
-            facts, digest=found.digest, media_type=found.media_type, history=history or (), now=now
-        )
+        facts = self._with_tag(case, facts, found)
         decision = await self._judge(case, facts, found.digest)
         self._settle(case, facts, decision)
         digest = decision.digest or found.digest
@@ -188,6 +188,16 @@ class ImagePolicy:
         self._let_pass(exchange, origin, route, decision, digest)
         self._tags.serve(exchange, route, found)
         return None
+
+    def _with_tag(self, case: _Case, facts: Facts, found: FoundTag) -> Facts:
+        """Return the facts with what a tag is, and what it was."""
+        now, route, history = time.time(), case.route, None
+        if case.rules.age:
+            name = (route.target.reference, found.digest, found.media_type)
+            history = self._history.note(case.place, *name, route.accept, now)
+        return replace(
+            facts, digest=found.digest, media_type=found.media_type, history=history or (), now=now
+        )
 
     async def _find(self, case: _Case) -> FoundTag | None:
         """Return what a tag is, found as for a request without rules; None: nobody can be asked."""
@@ -312,9 +322,13 @@ class ImagePolicy:
 
     async def _media_type(self, case: _Case, digest: str) -> str:
         """Return the media type of a manifest by digest, which is fetched for that; "": it can't be told."""
-        known = self._services.index.media_type(digest)
-        if known is not None or digest != case.route.target.reference or self._services.config.offline:
+        known, route = self._services.index.media_type(digest), case.route
+        if known is not None or digest != route.target.reference:
             return known or ""
+        # Its bytes need not state what it is: then its registry has told it.
+        held = self._services.lookup.content(case.origin, route.target, route)
+        if held is not None or self._services.config.offline:
+            return held[1] if held is not None else ""
         wanted, fills = self._wanted(case), self._services.fills
         while True:
             fill, mine = fills.join(wanted)
@@ -324,7 +338,6 @@ class ImagePolicy:
             except UpstreamError as error:
                 if mine or not fill.failed_for_other_client(wanted, error):
                     raise
-        route = case.route
         return self._services.lookup.brought(case.origin, route.target, route, blob, fill.media_type)[1]
 
     def _wanted(self, case: _Case) -> CacheRequest:

@@ -48,9 +48,10 @@ class TagHistory:
         rows = self._index.tag(*place, SEEN + tag)
         # What this request has got may answer it, whoever has seen it before.
         usable = [row for row in rows if _may_answer(row, accept) or _seen(row).digest == digest]
-        others = [_seen(row) for row in rows if row not in usable]
-        history = [_seen(row) for row in usable]
-        new = noted(history, others, digest, age=self._age, now=now)
+        foreign = [row for row in rows if row not in usable]
+        others, history = [_seen(row) for row in foreign], [_seen(row) for row in usable]
+        replaced = any(row.media_type == media_type for row in foreign)
+        new = noted(history, others, digest, age=self._age, now=now, replaced=replaced)
         if new is None:
             return tuple(history)
         named = accept.named & bits_above(media_type)

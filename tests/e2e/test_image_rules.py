@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.client import Client, Reply
-from tests.support.images import INDEX, MANIFEST, Image, Index, make_image, make_index
+from tests.support.images import INDEX, MANIFEST, Image, Index, digest_of, make_image, make_index
 from tests.support.origin import Answer, Origin, Seen, manifest_answer
 from tests.support.processes import wait_until
 from tests.support.proxy import Proxy
@@ -135,6 +135,36 @@ def pull_by_digest(scene: Ruled, index: Index) -> list[int]:
     return statuses + [scene.ask(digest, section="blobs").status for digest in child.blobs]
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_key_in_a_header_of_its_own_lets_a_client_in(method: str, ruled: Callable[..., Ruled]) -> None:
+    """Rules leave such fields out of what they find out, and not of requests for content that passes."""
+    scene = ruled(DENY_LATEST)
+
+    def answer(seen: Seen) -> Answer:
+        return manifest_answer(IMAGE) if seen.get("x-key") else Answer(b"{}", 401)
+
+    scene.origin.on(f"/v2/{REPOSITORY}/manifests/{IMAGE.digest}", answer)
+    assert scene.ask(IMAGE.digest, method).status == 401
+    other = "HEAD" if method == "GET" else "GET"
+    assert scene.ask(IMAGE.digest, other, headers=[("X-Key", "1")]).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_what_can_not_be_stored(method: str, ruled: Callable[..., Ruled]) -> None:
+    """It is passed on as without rules, where the tag alone decides; what has to be judged is not."""
+    scene = ruled(DENY_LATEST)
+    body = b'{"schemaVersion": 2, "mediaType": 7}'
+    for tag in ("1", "latest"):
+        scene.origin.on(f"/v2/{REPOSITORY}/manifests/{tag}", Answer(body, headers={"Content-Type": MANIFEST}))
+    for _ in range(2):
+        reply = scene.ask("1", method)
+        assert (reply.status, reply.body) == (200, body if method == "GET" else b"")
+        assert scene.ask("latest", method).status == 403
+    scene = ruled(deny_digest(OTHER.digest))
+    scene.origin.on(f"/v2/{REPOSITORY}/manifests/1", Answer(body, headers={"Content-Type": MANIFEST}))
+    assert scene.ask("1", method).status >= 400
+
+
 def test_a_pull_of_an_allowed_image_works(ruled: Callable[..., Ruled]) -> None:
     """Its parts are asked for by digest, for which no rule is but that against everything."""
     scene = ruled(ONLY_RELEASES)
@@ -247,6 +277,36 @@ def test_media_types(ruled: Callable[..., Ruled]) -> None:
     assert scene.ask(IMAGE.digest, "HEAD").status == 403
     assert scene.ask("index").status == 200
     assert set(pull_by_digest(scene, WHOLE)) == {200}
+
+
+@pytest.mark.parametrize("gone", ["offline", "down"])
+def test_a_manifest_that_states_no_media_type(
+    gone: str, ruled: Callable[..., Ruled], start_proxy: StartProxy
+) -> None:
+    """What its registry has called it is remembered: it is judged the same without that."""
+    scene = ruled(MEDIA)
+    content = {
+        INDEX: b'{"schemaVersion": 2, "manifests": []}',
+        MANIFEST: b'{"schemaVersion": 2, "layers": []}',
+    }
+    digests = {media_type: digest_of(body) for media_type, body in content.items()}
+    for media_type, body in content.items():
+        answer = Answer(body, headers={"Content-Type": media_type})
+        scene.origin.on(f"/v2/{REPOSITORY}/manifests/{digests[media_type]}", answer)
+    for media_type, status in ((INDEX, 200), (MANIFEST, 403)):
+        assert scene.ask(digests[media_type]).status == status
+        scene.proxy.wait_kept(digests[media_type])
+    assert scene.proxy.stop() == 0
+    for digest in digests.values():
+        scene.origin.on(f"/v2/{REPOSITORY}/manifests/{digest}", Answer(b"", 503))
+    scene.proxy = start_proxy(
+        scene.origin,
+        at=scene.proxy.directory,
+        REGPROXY_CONFIG=str(scene.proxy.directory.parent / "rules.toml"),
+        REGPROXY_OFFLINE="true" if gone == "offline" else "false",
+    )
+    assert scene.ask(digests[INDEX]).status == 200
+    assert scene.ask(digests[MANIFEST]).status == 403
 
 
 # --- warnings -----------------------------------------------------------------------------------------------
@@ -495,6 +555,8 @@ ODD = [
     f"/v2/team/app/manifests/sha512:{'0' * 128}",
     f"/v2/team/app/blobs/sha512:{'0' * 128}",
     "/v2/team/app/manifests/1?x=1",
+    f"/v2/team/blobs/uploads/manifests/sha512:{'0' * 128}",
+    f"/v2/team/blobs/uploads/blobs/sha512:{'0' * 128}",
     "/v2/team/app/blobs/uploads/x",
 ]
 

@@ -164,6 +164,30 @@ def test_each_request_of_a_connection_is_its_own_clients(lane: Lane, users: Path
         assert [client.read_reply().status for _ in range(3)] == [200, 407, 200]
 
 
+@pytest.mark.parametrize("way", ["connect", "absolute"])
+@pytest.mark.parametrize("end", ["half_close", "reset", "close"])
+def test_a_client_that_leaves_while_its_login_is_verified(
+    end: str, way: str, lane: Lane, tmp_path: Path
+) -> None:
+    """It harms nobody, and the next one is who it is."""
+    path = tmp_path / "htpasswd"
+    path.write_text(f"alice:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(11)).decode()}\n")
+    proxy = lane.proxy(REGPROXY_HTPASSWD=str(path), REGPROXY_UNKNOWN_CLIENTS="deny")
+    where = f"http://{lane.origin.authority}{SMALL_PATH}"
+    for _ in range(3):
+        with Client.connect(proxy.address) as client:
+            if way == "connect":
+                authority, login = lane.origin.authority, SHOWN["right"][0][1]
+                head = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n"
+                client.send(f"{head}Proxy-Authorization: {login}\r\n\r\n".encode())
+            else:
+                client.ask("GET", where, SHOWN["right"])
+            getattr(client, end)()
+    with Client.connect(proxy.address) as client:
+        assert [client.get(where, SHOWN[each]).status for each in ("wrong", "right")] == [407, 200]
+    assert "Traceback" not in proxy.log()
+
+
 def test_pages_are_for_everybody(lane: Lane, users: Path) -> None:
     proxy = lane.proxy(REGPROXY_HTPASSWD=str(users), REGPROXY_UNKNOWN_CLIENTS="deny")
     with Client.connect(proxy.address) as client:

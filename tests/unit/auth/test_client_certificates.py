@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 import ipaddress
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from regproxy.auth.client_certificates import check_client_cas, client_cas, said_by
 from regproxy.config.settings import load
@@ -27,16 +30,31 @@ SAID = [
     ),
     ("", (), set()),
     ("a\nb", (), set()),
+    ("x", (x509.OtherName(x509.ObjectIdentifier("1.2.3"), b"\x05\x00"),), {("CN", "x")}),
 ]
 
 
 @pytest.mark.parametrize(
-    "name, alternatives, want", SAID, ids=["CN", "DNS", "several", "nothing", "line break"]
+    "name, alternatives, want", SAID, ids=["CN", "DNS", "several", "nothing", "line break", "another kind"]
 )
 def test_what_is_said(
     name: str, alternatives: tuple[x509.GeneralName, ...], want: set[tuple[str, str]], tmp_path: Path
 ) -> None:
     assert set(said_by(der_of(ClientCa(tmp_path).issue(name, *alternatives)))) == want
+
+
+@pytest.mark.parametrize(
+    "names", [b"\xa5\x05\xa1\x03\x0c\x01A", b"\xa3\x04\x30\x02\x05\x00"], ids=["EDI party", "X.400"]
+)
+def test_names_of_rare_kinds_say_nothing(names: bytes) -> None:
+    """No error comes of them, either: this is asked in the middle of a handshake."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    owner = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "x")])
+    start = datetime.datetime(2026, 1, 1)
+    builder = x509.CertificateBuilder(owner, owner, key.public_key(), 1, start, start.replace(year=2030))
+    san = x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, b"\x30" + bytes([len(names)]) + names)
+    certificate = builder.add_extension(san, critical=False).sign(key, hashes.SHA256())
+    assert said_by(certificate.public_bytes(serialization.Encoding.DER)) == ()
 
 
 def test_what_is_no_certificate_says_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -70,6 +71,45 @@ def test_what_is_made_up_leaves_nothing(index: Index) -> None:
     for number in range(10):
         families.judged(PLACE, f"sha256:{number:064x}", passes=False)
     assert index.tag(*PLACE, "judged:") == ()
+
+
+def test_what_is_denied_does_not_push_out_what_is_allowed(index: Index) -> None:
+    """Whoever may push can name a layer of others in any number of manifests, none of which passes."""
+    store = Contents()
+    families = Families(index, store)
+    image = WHOLE.images[0]
+    layer = image.layers[0]
+    store.add(image.manifest)
+    families.judged(PLACE, image.digest, passes=True)
+    for number in range(3 * BELONGS_MAX):
+        body = json.dumps({"schemaVersion": 2, "layers": [{"digest": layer, "size": number}]}).encode()
+        store.add(body)
+        families.judged(PLACE, digest_of(body), passes=False)
+        assert image.digest in families.of(PLACE, layer).parents
+    assert 1 < len(families.of(PLACE, layer).parents) <= BELONGS_MAX
+    # Nor what has been denied to one client, and is allowed to another.
+    families.judged(PLACE, image.digest, passes=False)
+    for number in range(3 * BELONGS_MAX):
+        families.judged(PLACE, image.digest, passes=False)
+        body = json.dumps({"schemaVersion": 2, "config": {"digest": layer, "size": number}}).encode()
+        store.add(body)
+        families.judged(PLACE, digest_of(body), passes=False)
+    assert image.digest in families.of(PLACE, layer).parents
+
+
+def test_what_is_denied_at_first_and_passes_later(index: Index) -> None:
+    """Its signature has come, say."""
+    store = Contents()
+    families = Families(index, store)
+    image = WHOLE.images[0]
+    store.add(image.manifest)
+    families.judged(PLACE, image.digest, passes=False)
+    families.judged(PLACE, image.digest, passes=True)
+    for number in range(2 * BELONGS_MAX):
+        body = json.dumps({"layers": [{"digest": image.layers[0], "size": number}]}).encode()
+        store.add(body)
+        families.judged(PLACE, digest_of(body), passes=False)
+    assert image.digest in families.of(PLACE, image.layers[0]).parents
 
 
 def test_limits(index: Index) -> None:

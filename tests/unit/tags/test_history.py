@@ -17,6 +17,8 @@ DAY = 86_400.0
 AGE = 3 * DAY
 NOW = 1_000 * DAY
 PLACE = ("reg.test", 443, "team/app")
+LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+ODD = parse_accept([f"{INDEX}, {LIST}, {MANIFEST}".encode()])
 ALL, SINGLE = parse_accept([f"{INDEX}, {MANIFEST}".encode()]), parse_accept([MANIFEST.encode()])
 
 
@@ -63,6 +65,21 @@ def test_kinds_of_clients(index: Index) -> None:
     # The tag has just moved: what is new to the others is not old to them either.
     single = history.note(PLACE, "main", digest(8), MANIFEST, SINGLE, NOW + 10 * DAY)
     assert settled(single, digest(8), age=AGE, now=NOW + 10 * DAY) == digest(9)
+
+
+@pytest.mark.parametrize("media_type", [MANIFEST, LIST])
+def test_an_unusual_question_makes_nothing_old(index: Index, media_type: str) -> None:
+    """Who asks in a way in which nobody has asked yet, just after a move, changes nothing for the others."""
+    history = TagHistory(index, AGE)
+    history.note(PLACE, "main", digest(1), MANIFEST, SINGLE, NOW)
+    moved = NOW + 10 * DAY
+    alone = history.note(PLACE, "main", digest(2), media_type, ODD, moved)
+    seen = history.note(PLACE, "main", digest(2), media_type, SINGLE, moved + 1)
+    assert settled(seen, digest(2), age=AGE, now=moved + 1) == digest(1)
+    # Nor for itself, where it is plain that the tag has been moved.
+    assert settled(alone, digest(2), age=AGE, now=moved) == ("" if media_type == MANIFEST else digest(2))
+    seen = history.note(PLACE, "main", digest(2), media_type, SINGLE, moved + 4 * DAY)
+    assert settled(seen, digest(2), age=AGE, now=moved + 4 * DAY) == digest(2)
 
 
 def test_a_digest_that_all_get_has_one_age(index: Index) -> None:
