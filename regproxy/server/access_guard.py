@@ -247,10 +247,13 @@ class AccessGuard:
 
         False: they do not, and the registry may judge the request itself. Raises `trouble`.
         """
-        outage, principal = self._access.outage, exchange.principal
-        marks = [way.mark for way in self._ways(origin, route, principal)]
-        if principal.proven:
-            marks.append(self._proven(principal))
+        outage, principal, marks = self._access.outage, exchange.principal, [PUBLIC]
+        if self._rights.mode(origin) == "denied":
+            # Only what was public lately: no outage makes the rest anybody's.
+            outage = "same-repository" if outage == "serve" else outage
+        else:
+            marks = [way.mark for way in self._ways(origin, route, principal)]
+            marks += [self._proven(principal)] if principal.proven else []
         repository, grace = route.shared.repository, self._access.grace
         if outage == "deny" or (
             outage == "same-repository"

@@ -168,6 +168,18 @@ def test_offline(mode: str, start_scene: StartScene, tmp_path: Path) -> None:
     check_everybody(scene, mode, up=False)
 
 
+@pytest.mark.parametrize("outage", ["deny", "same-repository", "serve"])
+def test_denied_is_denied_in_an_outage(outage: str, start_scene: StartScene, tmp_path: Path) -> None:
+    """Also what was held before, whoever was let in then."""
+    place = tmp_path / "kept"
+    scene = start_scene("verified", at=place)
+    scene.pull()
+    assert scene.proxy.stop() == 0
+    scene.proxy = start_scene("denied", at=place, REGPROXY_ACCESS_OUTAGE=outage).proxy
+    with down(scene.registry):
+        check_everybody(scene, "denied", up=False)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_public_repository_is_everybodys(mode: str, start_scene: StartScene) -> None:
     """One request without credentials finds that out, for an hour."""
