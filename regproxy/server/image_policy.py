@@ -344,7 +344,7 @@ class ImagePolicy:
         """Return the request for the registry, as the session makes it."""
         rights, route, origin = self._services.rights, case.route, case.origin
         lends = rights.lends(case.exchange.principal, origin, route.target.repository)
-        own_account = route.mirrored is not None and route.mirrored.for_proxy
+        own_account = route.asks_proxy
         private = rights.mode(origin) != "shared"
         return CacheRequest(origin, route.shared.request, route.target, own_account, lends, private)
 
