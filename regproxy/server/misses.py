@@ -45,7 +45,7 @@ class Misses:
         if plan.action is Action.PASS or self._services.lookup.was_deleted(origin, route):
             await self._passthrough.run(exchange, origin, route)
             return
-        wanted = self.wanted(exchange, origin, route, own_account=route.asks_proxy)
+        wanted = self._services.rights.wanted(exchange, origin, route, own_account=route.asks_proxy)
         detail, itself = self._uncacheable.detail(wanted), exchange.said_size is not None
         if not detail:
             try:
@@ -66,13 +66,6 @@ class Misses:
                 exchange.detail = ""
                 if exchange.status or not self._tags.serve_stale(exchange, copy, error):
                     raise
-
-    def wanted(self, exchange: Exchange, origin: Origin, route: Route, *, own_account: bool) -> CacheRequest:
-        """Return the request for a registry; nobody gets more by it than its client may have."""
-        rights, target = self._services.rights, route.target
-        lends = rights.lends(exchange.principal, origin, target.repository)
-        private = rights.mode(origin) != "shared"
-        return CacheRequest(origin, route.shared.request, target, own_account, lends, private)
 
     async def _ask_cache(
         self, exchange: Exchange, fetches: bool, wanted: CacheRequest, route: Route, copy: Copy | None

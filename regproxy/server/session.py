@@ -392,9 +392,8 @@ class Session:
         elif plan.action is Action.STALE and copy is not None:
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.RENEW and copy is not None:
-            handlers.tags.renew(
-                route, handlers.misses.wanted(exchange, origin, route, own_account=True), copy
-            )
+            wanted = services.rights.wanted(exchange, origin, route, own_account=True)
+            handlers.tags.renew(route, wanted, copy)
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.PONG:
             handlers.responder.pong(exchange)
