@@ -76,10 +76,6 @@ class Realms:
         server = Origin("https", host, port)
         return [named.registry for named in self._known if named.realm.origin == server]
 
-    def has_named(self, registry: Origin) -> bool:
-        """Tell whether a registry is known to have named a realm."""
-        return any(named.registry == registry for named in self._known)
-
     async def look(self) -> None:
         """Read the realms that other workers have learned."""
         if self._file is None or self._clock() < self._blind_until:

@@ -1,4 +1,8 @@
-"""Patterns for repositories: `*` stands for any characters within a component, `**` for any at all."""
+"""Patterns of two kinds, compiled once.
+
+Of repositories, which have components: `*` stands for any characters within one, `**` for any at all. Of
+texts without components, such as hosts, tags and names of clients: `*` stands for any characters.
+"""
 
 from __future__ import annotations
 
@@ -29,3 +33,15 @@ def compile_glob(pattern: str) -> Callable[[str], bool]:
 def matches_any(patterns: Iterable[str], name: str) -> bool:
     """Return whether a name matches one of these patterns."""
     return any(compile_glob(pattern)(name) for pattern in patterns)
+
+
+def matches_any_text(patterns: Iterable[str], text: str) -> bool:
+    """Return whether a text without components matches one of these; `*` and `?` are any characters."""
+    return any(_compile_text_glob(pattern)(text) for pattern in patterns)
+
+
+@lru_cache(maxsize=4096)
+def _compile_text_glob(pattern: str) -> Callable[[str], bool]:
+    means = {"*": ".*", "?": "."}
+    match = re.compile("".join(means.get(each) or re.escape(each) for each in pattern), re.DOTALL).fullmatch
+    return lambda text: match(text) is not None

@@ -545,6 +545,19 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
         text = f"there is no table [key.{key}]{_did_you_mean(key, signing_keys)}"
         errors.append(ConfigError(f"{file.name}: rule {rule!r}: signed", None, text))
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
+    _check_companions(values, given, errors)
+    if errors:
+        raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
+    fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}
+    fields |= {"credentials": credentials, "tiers": _tiers(matchers, values), "origin_tables": tables}
+    fields |= {"principals": principals, "signing_keys": signing_keys, "image_rules": image_rules}
+    return _assemble(fields, given, warnings)
+
+
+def _check_companions(
+    values: Mapping[str, Any], given: Mapping[str, _Given], errors: list[ConfigError]
+) -> None:
+    """Note settings that mean nothing without another one."""
     pair = [name for name in _TLS_PAIR if values.get(name)]
     if len(pair) == 1:
         other = _TLS_PAIR[1 - _TLS_PAIR.index(pair[0])]
@@ -552,14 +565,6 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     if values.get("REGPROXY_CLIENT_CERTS") == "required" and not values.get("REGPROXY_CLIENT_CA_FILE"):
         text = "the file of their CAs in REGPROXY_CLIENT_CA_FILE too"
         errors.append(ConfigError("REGPROXY_CLIENT_CERTS", "required", text))
-    if errors:
-        raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
-    fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}
-    fields |= {"credentials": credentials, "tiers": _tiers(matchers, values), "origin_tables": tables}
-    fields["principals"] = principals
-    fields |= {"signing_keys": signing_keys}
-    fields |= {"image_rules": image_rules}
-    return _assemble(fields, given, warnings)
 
 
 def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: list[str]) -> Config:

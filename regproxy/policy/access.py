@@ -33,7 +33,7 @@ class Access:
         everyone = origins.all_settings()
         # Whether something in the cache may be kept from someone.
         self.guarded: Final = any(mode_of(settings) != "shared" for settings in everyone)
-        self.restricted: Final = self.guarded or any(_is_listed(settings) for settings in everyone)
+        self.restricted: Final = self.guarded or any(_has_list(settings) for settings in everyone)
         self.ttl: Final = config.access_ttl
         self.grace: Final = config.access_grace
         self.outage: Final = config.access_outage
@@ -80,7 +80,7 @@ def mode_of(settings: OriginSettings) -> AccessMode:
     """
     if settings.access is not None:
         return settings.access
-    return "verified" if _is_listed(settings) else "shared"
+    return "verified" if _has_list(settings) else "shared"
 
 
 def is_listed(source: CredentialSource) -> bool:
@@ -88,7 +88,7 @@ def is_listed(source: CredentialSource) -> bool:
     return source.principals is not None or bool(source.repositories)
 
 
-def _is_listed(settings: OriginSettings) -> bool:
+def _has_list(settings: OriginSettings) -> bool:
     return settings.credentials is not None and is_listed(settings.credentials)
 
 

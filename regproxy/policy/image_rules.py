@@ -10,13 +10,11 @@ what it is, and is called again with more Facts.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Final, Literal
 
-from regproxy.config.globs import matches_any
+from regproxy.config.globs import matches_any, matches_any_text
 from regproxy.config.hosts import DOCKER_HUB_NAMES, DOCKER_HUB_REGISTRY
 from regproxy.config.image_rules import ANONYMOUS_WORD, Rule, RuleAction
 from regproxy.policy.tag_history import Seen, old_enough_at, settled
@@ -272,7 +270,7 @@ def _is_for_other(rule: Rule, facts: Facts) -> str | Need:
     if facts.odd:
         unknown = facts.repository is None and rule.repository
         return unsure if unknown or rule.tag or rule.digest or rule.media_type else ""
-    if rule.tag and not any(_glob(pattern)(facts.tag) for pattern in rule.tag if facts.tag):
+    if rule.tag and not (facts.tag and matches_any_text(rule.tag, facts.tag)):
         return "another tag" if facts.tag else "it is for tags"
     return _is_other_content(rule, facts)
 
@@ -288,7 +286,7 @@ def _is_other_content(rule: Rule, facts: Facts) -> str | Need:
             return "it is for manifests"
         if facts.media_type is None:
             return Need("media type", facts.digest or "")
-        if not any(_glob(pattern)(facts.media_type) for pattern in rule.media_type):
+        if not matches_any_text(rule.media_type, facts.media_type):
             return "another media type"
     return ""
 
@@ -395,21 +393,13 @@ def with_parents(own: Decision, parents: Sequence[Decision], tags: Sequence[Deci
 
 def _is_among(patterns: Iterable[str], host: str, port: int) -> bool:
     name = DOCKER_HUB_REGISTRY if host in DOCKER_HUB_NAMES else host
-    return any(_glob(pattern)(f"{name}:{port}" if ":" in pattern else name) for pattern in patterns)
+    return any(matches_any_text((each,), f"{name}:{port}" if ":" in each else name) for each in patterns)
 
 
 def _is_whom(patterns: Iterable[str], principal: str) -> bool:
     if not principal:
         return ANONYMOUS_WORD in patterns
-    return any(_glob(pattern)(principal) for pattern in patterns)
-
-
-@lru_cache(maxsize=4096)
-def _glob(pattern: str) -> Callable[[str], bool]:
-    """Return what tells whether a text matches, `*` and `?` standing for any characters."""
-    means = {"*": ".*", "?": "."}
-    match = re.compile("".join(means.get(each) or re.escape(each) for each in pattern), re.DOTALL).fullmatch
-    return lambda text: match(text) is not None
+    return matches_any_text(patterns, principal)
 
 
 def duration(seconds: float) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Final
 
 from prometheus_client import CollectorRegistry
 
@@ -67,33 +67,41 @@ log = logging.getLogger("regproxy.process.worker")  # its parts are the worker's
 _MARGIN: Final = 30.0  # seconds by which a filler in another process may be late
 
 
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What the parts of a worker are built on. `root`: of the cache."""
+
+    config: Config
+    origins: Origins
+    interception: Interception
+    root: Path
+    record: Record
+    loop: asyncio.AbstractEventLoop
+    reactor: Reactor
+    metrics: Metrics
+
+
 def build(
     config: Config, directories: Directories, record: Record, loop: asyncio.AbstractEventLoop
 ) -> Services:
     """Return the services that a worker's sessions share. Raises RegproxyError if one can't be opened."""
-    root, policy, origins = directories.cache, Policy(config), Origins(config)
-    interception, reactor = Interception(config), Reactor(loop, record.debug)
+    policy, root = Policy(config), directories.cache
+    base = _base(config, root, record, loop)
+    reactor, metrics = base.reactor, base.metrics
     authority, ca_watch = _authority(config, directories)
-    metrics = Metrics(CollectorRegistry())
-    store, index = _storage(root, record, metrics, loop)
+    store, index = _storage(base)
     quotas = Quotas(QuotaFile(layout.quotas(root)), config.quota_reserve, metrics)
-    dialer = Dialer(config, origins, interception, Trust(config), reactor, loop, metrics)
-    upstream = _upstream(config, origins, dialer, quotas, metrics, root)
-    watch = _watch(reactor)
-    options = _fill_options(config, origins, root)
-    access_rules = Access(config, origins)
+    upstream = _upstream(base, quotas)
+    access_rules = Access(config, base.origins)
     provenance = Provenance(index, access_rules.is_shared, guarded=access_rules.guarded)
-    fills = Fills(store, upstream, index, metrics, loop, watch=watch, provenance=provenance, **options)
-    claims = FileClaims(layout.tag_claims(root), bytes.fromhex(record.claim_key), watch)
-    tags = Tags(store, index, upstream, fills, claims, loop, provenance)
-    index.on_tag_dropped = tags.forget
+    fills, tags = _fills_and_tags(base, store, index, upstream, provenance)
     access, audit = _access_log(config), _audit(config, record, loop)
     for source in (reactor, fills, authority, access, *([audit] if audit is not None else [])):
         metrics.watch(source)
     return Services(
         config=config,
         policy=policy,
-        interception=interception,
+        interception=base.interception,
         reactor=reactor,
         store=store,
         index=index,
@@ -119,27 +127,30 @@ def build(
     )
 
 
+def _base(config: Config, root: Path, record: Record, loop: asyncio.AbstractEventLoop) -> _Base:
+    origins, interception, reactor = Origins(config), Interception(config), Reactor(loop, record.debug)
+    return _Base(config, origins, interception, root, record, loop, reactor, Metrics(CollectorRegistry()))
+
+
 def _authority(config: Config, directories: Directories) -> tuple[Authority, CaWatch]:
     files = files_of(config, directories.ca_crt, directories.ca_key)
     return Authority(load(files, time.time()), time.time), CaWatch(files)
 
 
-def _storage(
-    root: Path, record: Record, metrics: Metrics, loop: asyncio.AbstractEventLoop
-) -> tuple[Store, Index]:
-    board = Board(record.board)
-    store = Store(root, loop, board=board, counters=metrics)
-    index = Index.open(layout.index(root), board=board, commits_fd=record.commits)
+def _storage(base: _Base) -> tuple[Store, Index]:
+    board = Board(base.record.board)
+    store = Store(base.root, base.loop, board=board, counters=base.metrics)
+    index = Index.open(layout.index(base.root), board=board, commits_fd=base.record.commits)
     # Content that another process removes is forgotten here, before any is served.
     store.on_change = index.sync
     index.on_removed, index.on_forget_all = store.forget, store.forget_all
     return store, index
 
 
-def _upstream(
-    config: Config, origins: Origins, dialer: Dialer, quotas: Quotas, metrics: Metrics, root: Path
-) -> Upstream:
-    realms = Realms(layout.realms(root))
+def _upstream(base: _Base, quotas: Quotas) -> Upstream:
+    config, origins, metrics = base.config, base.origins, base.metrics
+    dialer = Dialer(config, origins, base.interception, Trust(config), base.reactor, base.loop, metrics)
+    realms = Realms(layout.realms(base.root))
     return Upstream(
         *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
         lambda exchange: Authorizer(config, exchange, origins=origins, counter=metrics, realms=realms),
@@ -149,25 +160,28 @@ def _upstream(
     )
 
 
-class _FillOptions(TypedDict):
-    largest: int
-    fits: Callable[[int, Path | None], bool]
-    patience: float
-    limits: Limits
-
-
-def _fill_options(config: Config, origins: Origins, root: Path) -> _FillOptions:
+def _fills_and_tags(
+    base: _Base, store: Store, index: Index, upstream: Upstream, provenance: Provenance
+) -> tuple[Fills, Tags]:
+    config, root, loop, watch = base.config, base.root, base.loop, _watch(base.reactor)
     most = config.cache_max_size
-    return {
+    fills = Fills(
+        *(store, upstream, index, base.metrics, loop),
         # Eviction goes down to 90 %: content nearly as large as the cache would go at once, with much else.
-        "largest": most // 2,
-        "fits": lambda total, part: eviction.fits(root, most, total, time.time(), besides=part),
-        "patience": 2 * origins.patience + config.resume_time + _MARGIN,
-        "limits": Limits(
+        largest=most // 2,
+        fits=lambda total, part: eviction.fits(root, most, total, time.time(), besides=part),
+        patience=2 * base.origins.patience + config.resume_time + _MARGIN,
+        limits=Limits(
             *(config.fill_streams, config.resume_time, config.min_rate, config.min_rate_time),
             chances=CHANCES if config.resume_time else 0,
         ),
-    }
+        watch=watch,
+        provenance=provenance,
+    )
+    claims = FileClaims(layout.tag_claims(root), bytes.fromhex(base.record.claim_key), watch)
+    tags = Tags(store, index, upstream, fills, claims, loop, provenance)
+    index.on_tag_dropped = tags.forget
+    return fills, tags
 
 
 def _contexts(config: Config, authority: Authority) -> Contexts:

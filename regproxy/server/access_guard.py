@@ -156,7 +156,7 @@ class AccessGuard:
             raise Refused(f"{origin.host}/{route.target.repository} is not public: not served by this proxy")
         # A client that shows nothing is still to be asked who it is, which the answer to an anonymous token
         # does not do.
-        asks = len(ways) == 1 and not (route.mirrored is not None and route.mirrored.for_proxy)
+        asks = len(ways) == 1 and not route.asks_proxy
         if refusal is not None and not unclear and not (asks and refusal.response.status != 401):
             raise refusal
         return False
@@ -287,9 +287,8 @@ class AccessGuard:
     async def _find_place(self, exchange: Exchange, origin: Origin, route: Route) -> None:
         """Ask the registry whether it has content in this repository. Raises its refusal, UpstreamError."""
         lends = self._rights.lends(exchange.principal, origin, route.target.repository)
-        asks_proxy = route.mirrored is not None and route.mirrored.for_proxy
         itself = self._rights.mode(origin) != "shared"
-        ask = Ask(own_account=asks_proxy, itself=itself, lends=lends)
+        ask = Ask(own_account=route.asks_proxy, itself=itself, lends=lends)
         fetched = await self._services.upstream.fetch(origin, route.shared.request, "HEAD", ask)
         self._services.upstream.release(fetched.connection, fetched.response)
         if fetched.response.status != 200:

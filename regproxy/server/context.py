@@ -8,12 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from typing import Final
 
 from regproxy.cache.blobs import Store
 from regproxy.cache.index.index import Index
 from regproxy.config.settings import Config
-from regproxy.core.lru import Bounded
+from regproxy.core.lru import Seldom
 from regproxy.dataplane.reactor import Reactor
 from regproxy.fill.fills import Fills
 from regproxy.policy.interception import Interception
@@ -35,9 +34,6 @@ from regproxy.tls.server_contexts import Contexts
 from regproxy.upstream.client import Upstream
 
 log = logging.getLogger(__name__)
-
-SAID_SECONDS: Final = 60.0  # until the same message is logged again
-SAID_MAX: Final = 256
 
 
 @dataclass(slots=True)
@@ -70,7 +66,7 @@ class Services:
     closes: bool = False  # every answer announces the connection's end: in shutdown, or without keep-alive
     audit: Audit | None = None
     drains: bool = False  # a connection ends with its answer, whatever the answer has announced
-    _said: Bounded[tuple[object, ...], float] = field(default_factory=lambda: Bounded(SAID_MAX))
+    _seldom: Seldom = field(default_factory=Seldom)
     _second: int = 0
     _date: bytes = b""
 
@@ -115,11 +111,7 @@ class Services:
             )
 
     def _is_news(self, what: tuple[object, ...]) -> bool:
-        now = time.monotonic()
-        if now < (self._said.get(what) or 0.0):
-            return False
-        self._said.put(what, now + SAID_SECONDS)
-        return True
+        return self._seldom.lets(what, time.monotonic())
 
     def date(self) -> bytes:
         """Return the Date field and the empty line that ends a head; made once a second."""

@@ -341,12 +341,8 @@ class ImagePolicy:
         return self._services.lookup.brought(case.origin, route.target, route, blob, fill.media_type)[1]
 
     def _wanted(self, case: _Case) -> CacheRequest:
-        """Return the request for the registry, as the session makes it."""
-        rights, route, origin = self._services.rights, case.route, case.origin
-        lends = rights.lends(case.exchange.principal, origin, route.target.repository)
-        own_account = route.mirrored is not None and route.mirrored.for_proxy
-        private = rights.mode(origin) != "shared"
-        return CacheRequest(origin, route.shared.request, route.target, own_account, lends, private)
+        route, rights = case.route, self._services.rights
+        return rights.wanted(case.exchange, case.origin, route, own_account=route.asks_proxy)
 
     # --- what is known without waiting -------------------------------------------------------------------
 

@@ -12,9 +12,12 @@ import time
 from typing import Final, Protocol
 
 from regproxy.config.origin_tables import AccessMode
+from regproxy.fill.fill import CacheRequest
 from regproxy.http.origin import Origin
 from regproxy.policy.access import PUBLIC_SECONDS, Access
 from regproxy.policy.principals import Principal
+from regproxy.server.exchange import Exchange
+from regproxy.server.routes import Route
 
 PUBLIC: Final = "public"  # the mark of a request without credentials
 _MARK: Final = 32  # hex digits
@@ -62,6 +65,13 @@ class Rights:
         if not self.access.restricted:
             return True
         return self.access.lends(principal, origin, repository, lambda: self.is_public(origin, repository))
+
+    def wanted(self, exchange: Exchange, origin: Origin, route: Route, *, own_account: bool) -> CacheRequest:
+        """Return the request for a registry; nobody gets more by it than its client may have."""
+        target = route.target
+        lends = self.lends(exchange.principal, origin, target.repository)
+        private = self.mode(origin) != "shared"
+        return CacheRequest(origin, route.shared.request, target, own_account, lends, private)
 
     def is_public(self, origin: Origin, repository: str) -> bool:
         """Return whether a request without credentials has worked in this repository lately."""

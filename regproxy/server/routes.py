@@ -84,6 +84,11 @@ class Route:
     let_in: tuple[Principal, str, int, float] | None = None
     judged: Judged | None = None
 
+    @property
+    def asks_proxy(self) -> bool:
+        """Whether the client speaks to the proxy alone: see Mirrored.for_proxy."""
+        return self.mirrored is not None and self.mirrored.for_proxy
+
     def refusal(self, origin: Origin, any_port: bool = False) -> tuple[int, str] | None:
         """Return status and reason where the request can't be passed to `origin`, None where it can.
 

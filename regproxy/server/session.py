@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from regproxy.auth.client_logins import LoginsBusy, LoginsUnavailable
 from regproxy.config.hosts import OWN_HOST
-from regproxy.core.errors import HeadError, NotShown, NotUnderstood, RegproxyError, UpstreamError
+from regproxy.core.errors import HeadError, RegproxyError
 from regproxy.dataplane.stream import Stream
-from regproxy.fill.fills import CacheRequest, UpstreamAnswer
+from regproxy.fill.fills import UpstreamAnswer
 from regproxy.fill.tag_request import Held
-from regproxy.http.hops import hop
 from regproxy.http.origin import Origin
 from regproxy.policy.interception import Decision
 from regproxy.policy.plans import PONG, Action, Plan
@@ -35,18 +33,17 @@ from regproxy.server.guards import PASSED_SECONDS, Guards
 from regproxy.server.hits import Hits
 from regproxy.server.image_policy import ImagePolicy
 from regproxy.server.lookup import Copy
+from regproxy.server.misses import Misses
 from regproxy.server.passthrough import Passthrough
 from regproxy.server.responder import Responder
 from regproxy.server.routes import Route
 from regproxy.server.tag_requests import TagRequests
 from regproxy.server.token_requests import TokenRequests
-from regproxy.server.tunnel import Tunnel
-from regproxy.server.uncacheable import Uncacheable
+from regproxy.server.tunnel_requests import ESTABLISHED, TunnelRequests
 from regproxy.upstream.name_lookups import CLIENT
 
 log = logging.getLogger(__name__)
 
-ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 REQUEST_TIMEOUT: Final = 408  # in the log only: the client was in the middle of its body
 CLIENT_GONE: Final = 499  # nginx's status for a client that left before its answer began
 
@@ -58,19 +55,20 @@ _FROM_DISK: Final = frozenset({"HIT", "STALE"})
 class Handlers:
     """The handlers that carry out plans: one set for all sessions of a worker; calls name the exchange."""
 
-    __slots__ = ("fetches", "guards", "hits", "passthrough", "responder", "services", "tags", "uncacheable")
+    __slots__ = ("guards", "hits", "misses", "responder", "services", "tags", "tunnels")
 
     def __init__(self, services: Services) -> None:
         self.services = services
         self.responder = responder = Responder(services)
         self.hits = hits = Hits(services, responder)
-        self.fetches = Fetches(services, responder, hits)
-        self.tags = TagRequests(services, responder, hits)
-        self.passthrough = Passthrough(services, responder, TokenRequests(services, responder))
-        self.uncacheable = Uncacheable(services, self.passthrough)
-        self.guards = self._guards(services)
+        self.tags = tags = TagRequests(services, responder, hits)
+        passthrough = Passthrough(services, responder, TokenRequests(services, responder))
+        fetches = Fetches(services, responder, hits)
+        self.misses = Misses(services, responder, fetches, tags, passthrough)
+        self.tunnels = TunnelRequests(services, responder)
+        self.guards = self._guards(services, passthrough)
 
-    def _guards(self, services: Services) -> Guards | None:
+    def _guards(self, services: Services, passthrough: Passthrough) -> Guards | None:
         access = services.rights.access
         rules = (
             ImagePolicy(services, self.tags, services.signatures)
@@ -79,7 +77,7 @@ class Handlers:
         )
         if not access.guarded:
             return Guards(last=rules) if rules is not None else None
-        guard = AccessGuard(services, self.passthrough)
+        guard = AccessGuard(services, passthrough)
         return Guards(guard, lasts=min(access.ttl, PASSED_SECONDS), last=rules)
 
     def accept(self, stream: Stream) -> None:
@@ -154,9 +152,10 @@ class Session:
         if plan.decision is Decision.INTERCEPT:
             self._intercept(host, port)
         elif plan.decision is Decision.TUNNEL:
-            exchange.task = services.loop.create_task(self._tunnel(host, port))
+            exchange.task = services.loop.create_task(self._handlers.tunnels.open(exchange, host, port))
         else:
-            exchange.task = services.loop.create_task(self._refuse(host, port, plan.reason))
+            refused = self._handlers.tunnels.refuse(exchange, host, port, plan.reason)
+            exchange.task = services.loop.create_task(refused)
 
     def may_mirror(self) -> bool:
         """Return whether requests without CONNECT may be for a registry: see MirrorMode."""
@@ -383,7 +382,7 @@ class Session:
             services.say_own(origin.host, route.shared.own)
             plan = passed
         exchange.kind = plan.kind
-        if _asks_proxy(route) and target.kind is Kind.PING and plan.action is Action.PASS:
+        if route.asks_proxy and target.kind is Kind.PING and plan.action is Action.PASS:
             plan = PONG  # whatever the registry wants of its clients is the proxy's to bring
         if plan.action is Action.REFUSE:
             reason = f"{origin.host}: {plan.reason.replace('{host}', origin.host)}"
@@ -393,7 +392,8 @@ class Session:
         elif plan.action is Action.STALE and copy is not None:
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.RENEW and copy is not None:
-            handlers.tags.renew(route, self._wanted(origin, route, own_account=True), copy)
+            wanted = services.rights.wanted(exchange, origin, route, own_account=True)
+            handlers.tags.renew(route, wanted, copy)
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.PONG:
             handlers.responder.pong(exchange)
@@ -404,7 +404,7 @@ class Session:
 
     async def _carry_out(self, plan: Plan, origin: Origin, route: Route, copy: Copy | None) -> None:
         """Answer as planned. `copy`: a tag's; cached content by digest would have been served already."""
-        await self._or_error(self._ask(plan, origin, route, copy))
+        await self._or_error(self._handlers.misses.answer(self.exchange, plan, origin, route, copy))
 
     async def _await_guards(self, guards: Guards, origin: Origin, route: Route) -> None:
         """Answer a request of which the guards have to find out whether it may be answered."""
@@ -436,72 +436,6 @@ class Session:
             log.exception("%s %s", exchange.host, exchange.uri)
             responder.failed(exchange, RegproxyError(f"internal error: {type(error).__name__}"))
 
-    async def _ask(self, plan: Plan, origin: Origin, route: Route, copy: Copy | None) -> None:
-        exchange, handlers, fetches = self.exchange, self._handlers, plan.action is Action.FETCH
-        if plan.action is Action.PASS or self._services.lookup.was_deleted(origin, route):
-            await handlers.passthrough.run(exchange, origin, route)
-            return
-        wanted = self._wanted(origin, route, own_account=_asks_proxy(route))
-        uncacheable = handlers.uncacheable
-        detail, itself = uncacheable.detail(wanted), exchange.said_size is not None
-        if not detail:
-            try:
-                await self._ask_cache(fetches, wanted, route, copy)
-            except NotUnderstood as error:
-                if exchange.status:
-                    raise
-                detail, error.__traceback__ = error.detail, None
-                itself = isinstance(error, NotShown)
-                if not itself:
-                    uncacheable.note(wanted, error)
-        if detail:
-            handlers.responder.wait_for_fill(exchange, False)
-            spare = copy is not None and copy.usable_if_error
-            try:
-                await uncacheable.answer(exchange, route, wanted, detail, spare=spare, itself=itself)
-            except UpstreamError as error:
-                exchange.detail = ""
-                if exchange.status or not handlers.tags.serve_stale(exchange, copy, error):
-                    raise
-
-    def _wanted(self, origin: Origin, route: Route, *, own_account: bool) -> CacheRequest:
-        """Return the request for a registry; nobody gets more by it than its client may have."""
-        rights, target = self._services.rights, route.target
-        lends = rights.lends(self.exchange.principal, origin, target.repository)
-        private = rights.mode(origin) != "shared"
-        return CacheRequest(origin, route.shared.request, target, own_account, lends, private)
-
-    async def _ask_cache(self, fetches: bool, wanted: CacheRequest, route: Route, copy: Copy | None) -> None:
-        """Answer by what is fetched into the cache, or by a HEAD. Raises NotUnderstood, and others."""
-        exchange, handlers = self.exchange, self._handlers
-        if route.target.kind is Kind.TAG:
-            answer = handlers.tags.get if fetches else handlers.tags.head
-            await answer(exchange, route, wanted, copy)
-        elif route.shared.own:
-            await self._ask_own(fetches, wanted, route)
-        elif fetches:
-            await handlers.fetches.fetch(exchange, route, wanted)
-        else:
-            await handlers.fetches.ask_head(exchange, route, wanted)
-
-    async def _ask_own(self, fetches: bool, wanted: CacheRequest, route: Route) -> None:
-        """Ask for content by digest without the client's own fields; if that is refused, pass the request on.
-
-        The fields left out may be what lets the request in, such as a key in a header of its own.
-        """
-        exchange, handlers = self.exchange, self._handlers
-        try:
-            if fetches:
-                await handlers.fetches.fetch(exchange, route, wanted)
-            else:
-                await handlers.fetches.ask_head(exchange, route, wanted, refusable=True)
-        except UpstreamAnswer as answer:
-            if not 400 <= answer.response.status < 500 or exchange.status:
-                raise
-            answer.__traceback__ = None
-            handlers.responder.wait_for_fill(exchange, False)
-            await handlers.passthrough.run(exchange, wanted.origin, route)
-
     # --- CONNECT -----------------------------------------------------------------------------------------
 
     def _intercept(self, host: str, port: int) -> None:
@@ -517,47 +451,3 @@ class Session:
         exchange.begin(self._origin, None)
         timeout = services.config.client_header_timeout
         self.stream.start_tls(context, host.encode(), setup_pages.is_address(host), timeout)
-
-    async def _refuse(self, host: str, port: int, reason: str) -> None:
-        """Refuse a CONNECT to a port, unless a registry sends its clients there for their tokens."""
-        services = self._services
-        if await services.upstream.is_token_server(host, port):
-            await self._tunnel(host, port)
-            return
-        services.say_refused(host, port, reason)
-        self._responder.plain_error(self.exchange, 403, f"CONNECT {host}:{port} refused: {reason}")
-
-    async def _tunnel(self, host: str, port: int) -> None:
-        """Open a tunnel to a host that is not intercepted."""
-        exchange, services, responder = self.exchange, self._services, self._responder
-        config = services.config
-        CLIENT.set(self.stream.peer)
-        try:
-            fd, address = await services.upstream.dial(host, port, config.tunnel_connect_timeout)
-        except RegproxyError as error:
-            log.warning("CONNECT %s:%d: %s", host, port, error)
-            responder.plain_error(exchange, error.status, f"CONNECT {host}:{port}: {error}")
-            return
-        exchange.kind, exchange.asked, exchange.status = "tunnel", hop(host, address, port, 0.0), 200
-        self.stream.send(ESTABLISHED)
-        exchange.base = self.stream.plain_sent
-        try:
-            other = Stream(services.reactor, fd)
-        except Exception as error:
-            os.close(fd)
-            log.exception("CONNECT %s:%d", host, port)
-            text = f"CONNECT {host}:{port}: internal error: {type(error).__name__}"
-            responder.plain_error(exchange, 500, text)
-            return
-        services.metrics.tunnel_opened()
-        Tunnel(self.stream, other, config.tunnel_read_timeout, config.tunnel_send_timeout, self._tunnel_over)
-
-    def _tunnel_over(self, up: int, down: int) -> None:
-        self.exchange.task = None
-        self._services.metrics.tunnel_closed(up, down)
-        self._responder.record(self.exchange)
-
-
-def _asks_proxy(route: Route) -> bool:
-    """Return whether the client speaks to the proxy alone: see Mirrored.for_proxy."""
-    return route.mirrored is not None and route.mirrored.for_proxy

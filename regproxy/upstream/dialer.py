@@ -18,7 +18,7 @@ from regproxy.config.parent_proxy import EVERY_ADDRESS, is_loopback
 from regproxy.config.settings import Address, Config
 from regproxy.core.addresses import Reach, as_address, client_of, reach_of
 from regproxy.core.errors import ConnectFailed, OffLimits, Refused, RegproxyError, UpstreamTimeout
-from regproxy.core.lru import Bounded
+from regproxy.core.lru import Seldom
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.stream import Stream
 from regproxy.http.origin import Origin
@@ -35,8 +35,6 @@ log = logging.getLogger(__name__)
 
 _LOST: Final = "lost"
 HAPPY_EYEBALLS_DELAY: Final = 0.25  # seconds, RFC 8305 section 5
-QUIET_SECONDS: Final = 60.0
-REFUSED_MAX: Final = 256  # hosts whose refusal was logged a moment ago
 
 
 class Counters(name_lookups.Counters, Protocol):
@@ -81,7 +79,7 @@ class Dialer:
         # Kinds of names are kept apart: one must not slow the lookups of another, or evict its answers.
         self._resolvers = {lane: (resolver or self._resolver)(lane) for lane in Lane}
         self._order = Order()
-        self._refused: Bounded[str, float] = Bounded(REFUSED_MAX)
+        self._seldom = Seldom()
         self._told_of_private = False
 
     def _resolver(self, lane: Lane) -> Resolver:
@@ -324,9 +322,7 @@ class Dialer:
         text += f"; name {host} in REGPROXY_ALLOW_TARGETS to allow it"
         if self._counters is not None:
             self._counters.target_refused("client" if registry is None else "answer")
-        now = time.monotonic()
-        if now >= (self._refused.get(host) or 0.0):
-            self._refused.put(host, now + QUIET_SECONDS)
+        if self._seldom.lets(host, time.monotonic()):
             log.warning("not connected: %s", text)
         return Refused(text) if registry is None else OffLimits(text)
 

@@ -1,10 +1,10 @@
-"""Patterns for repositories."""
+"""Patterns for repositories, and for texts that have no components."""
 
 from __future__ import annotations
 
 import pytest
 
-from regproxy.config.globs import compile_glob, matches_any, parse_glob
+from regproxy.config.globs import compile_glob, matches_any, matches_any_text, parse_glob
 
 # (pattern, names that match, names that do not)
 PATTERNS = [
@@ -33,3 +33,20 @@ def test_matches(pattern: str, names: list[str], others: list[str]) -> None:
 def test_what_is_no_pattern(text: str) -> None:
     with pytest.raises(ValueError, match="a repository such as team/app"):
         parse_glob(text)
+
+
+# (pattern, texts that match, texts that do not)
+TEXTS = [
+    ("v1.*", ["v1.", "v1.2", "v1.2\n"], ["v1", "v12", "av1.2"]),
+    ("*", ["", "spiffe://example/ns/a/b"], []),
+    ("*.example.com", ["a.example.com", "a.b.example.com"], ["example.com", "a.examplexcom"]),
+    ("application/*+json", ["application/vnd.oci.image.index.v1+json"], ["application/json"]),
+    ("v?", ["v1", "v/"], ["v", "v10"]),
+]
+
+
+@pytest.mark.parametrize(("pattern", "texts", "others"), TEXTS)
+def test_matches_text(pattern: str, texts: list[str], others: list[str]) -> None:
+    assert [text for text in texts if not matches_any_text(["nothing", pattern], text)] == []
+    assert [text for text in others if matches_any_text(["nothing", pattern], text)] == []
+    assert not any(matches_any_text([], text) for text in texts)
