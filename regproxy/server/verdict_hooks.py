@@ -28,6 +28,7 @@ from regproxy.core.lru import Bounded, Seldom
 from regproxy.core.single_flight import Flights
 from regproxy.http.messages import parse_response
 from regproxy.policy.image_rules import Outcome
+from regproxy.registry.strict_json import read_strictly
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class VerdictHook:
         host, port, repository, digest = key
         registry = host if port == 443 else f"{host}:{port}"
         body = json.dumps({"registry": registry, "repository": repository, "digest": digest}).encode()
-        answer = json.loads(await self._post(body))
+        answer = read_strictly(await self._post(body), ANSWER_MAX)
         if not isinstance(answer, dict) or answer.get("verdict") not in _WORDS:
             raise HookError('an answer without a "verdict" of allow, deny or pending')
         return _outcome(answer["verdict"], answer.get("reason"))

@@ -26,6 +26,7 @@ ANSWERS: list[tuple[str, Answer, bool, bool]] = [
     ("pending", Answer(b'{"verdict": "pending"}'), False, True),
     ("another word", Answer(b'{"verdict": "maybe"}'), False, True),
     ("no object", Answer(b"[]"), False, True),
+    ("two verdicts", Answer(b'{"verdict": "deny", "verdict": "allow"}'), False, True),
     ("no JSON", Answer(b"\xff"), False, True),
     ("an error", Answer(SAID, 503), False, True),
     ("too large", Answer(b" " * 70_000), False, True),
