@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.core.errors import RegproxyError, UpstreamError
+from regproxy.core.tasks import cancel_all
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill import download
 from regproxy.fill.download import Downloads, word_for
@@ -161,10 +162,7 @@ class Fills:
         if self._tasks:
             await asyncio.wait(tuple(self._tasks), timeout=timeout)
         cut = [fill.wanted.target.reference for fill in self._under_way.values() if not fill.joined]
-        for task in tuple(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_all(tuple(self._tasks))
         return cut
 
 

@@ -26,6 +26,7 @@ from regproxy.core.errors import (
     StoreError,
     UpstreamError,
 )
+from regproxy.core.tasks import cancel_all
 from regproxy.dataplane.block_map import BLOCK_SIZE
 from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.dataplane.inotify import Watch
@@ -481,9 +482,7 @@ class Transfer:
 
     async def _dismiss(self) -> None:
         tasks, self._tasks = self._tasks, set()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_all(tasks)
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.connection.abort()

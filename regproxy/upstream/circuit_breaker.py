@@ -181,6 +181,8 @@ class Breakers:
             dials.waiting.pop(scope, None)
             if not dials.waiting:
                 self._dials.pop(origin, None)
+            # It holds the task, and an error in the task holds this frame: what is open in it would stay so.
+            del scope
 
     def _fail_waiting(
         self, origin: Origin, error: UpstreamError, besides: asyncio.Timeout | None = None
