@@ -196,6 +196,12 @@ def _serve(record: Record, config: Config, control: Control, serve: Callable[[Bo
     directories = Directories(Path(record.cache), Path(record.ca_crt), Path(record.ca_key), ())
     try:
         return serve(Boot(record, config, directories, control))
+    except FileNotFoundError:
+        # The next supervisor removes what a killed one has left, also for children that had only begun.
+        if GONE not in control.receive():
+            raise
+        log.warning("the supervisor is gone: ended before it was ready")
+        return CUT_EXIT
     finally:
         metrics.unshare()
 

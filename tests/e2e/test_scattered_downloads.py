@@ -258,13 +258,16 @@ class TestParallelRanges:
     def test_an_origin_that_minds_their_number(
         self, limit: int, refusal: Answer, origin: Origin, proxies: Proxies
     ) -> None:
+        """Nothing goes on before one too many was asked for."""
         refused: list[Seen] = []
+        go = threading.Event()
 
         def script(blob: Cold, seen: Seen) -> Answer:
             if busy(blob) > limit:
                 refused.append(seen)
+                go.set()
                 return refusal
-            return blob.answer(rate=RATE)
+            return blob.answer(hold_at=2 * BLOCK, hold=go, rate=RATE)
 
         # What one test is refused must not be remembered in the next.
         proxy = proxies(REGPROXY_FILL_STREAMS="4", HOSTNAME=f"minds-{limit}-{refusal.status}")
