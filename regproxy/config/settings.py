@@ -226,6 +226,7 @@ class Config:
     client_body_timeout: float
     client_header_timeout: float
     keepalive_timeout: float
+    repeat_answers: bool
     proxy_read_timeout: float
     proxy_connect_timeout: float
     proxy_send_timeout: float
@@ -332,6 +333,7 @@ _FIRST_BYTE_MEANING = "longest wait for content by digest to begin, where PROXY_
 _STALE_AFTER_MEANING = "a held tag is served stale when upstream has said nothing for so long; 0 = never"
 _IGNORE_MEANING = "client headers to drop, instead of passing such requests on uncached; x-foo-* is a mask"
 _KEEP_MEANING = "serve what is held of a tag that upstream says is gone, instead of that 404"
+_REPEAT_MEANING = "answer heads that come again within a second from memory, without a look-up"
 _OFFLINE_MEANING = "ask no registry: serve what is held, whatever its age"
 _STREAMS_MEANING = "connections for one large blob whose origin is slow; twice as many for parallel ranges"
 _RESUME_MEANING = "a broken download is resumed until it has brought nothing for so long; 0 = never"
@@ -469,6 +471,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("CLIENT_BODY_TIMEOUT", "client_body_timeout", "60s", "longest wait for data of a body", _WAIT),
     Setting("CLIENT_HEADER_TIMEOUT", "client_header_timeout", "60s", "longest wait for a head", _WAIT),
     Setting("KEEPALIVE_TIMEOUT", "keepalive_timeout", "300s", "longest wait for a request; 0 = close", _KEEP),
+    Setting("REGPROXY_REPEAT_ANSWERS", "repeat_answers", "true", _REPEAT_MEANING, _BOOL),
     Setting("PROXY_READ_TIMEOUT", "proxy_read_timeout", "60s", "longest wait for upstream's data", _WAIT),
     Setting("PROXY_CONNECT_TIMEOUT", "proxy_connect_timeout", "60s", "longest wait to connect", _WAIT),
     Setting("PROXY_SEND_TIMEOUT", "proxy_send_timeout", "60s", "longest wait to send upstream", _WAIT),

@@ -1,11 +1,13 @@
 from typing import Any, Self
 
+from regproxy.dataplane.answers import Scope
 from regproxy.dataplane.body import Endpoint, Sink, Source
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.tls import Conn, Context
 
 class Stream(Endpoint):
     handler: Any
+    scope: Scope | None
     def __new__(cls, reactor: Reactor, fd: int, front: bool = False, head_limit: int = 32768) -> Self: ...
     @property
     def tls(self) -> Conn | None: ...

@@ -39,6 +39,7 @@ from regproxy.server.audit import Audit
 from regproxy.server.clients import clients
 from regproxy.server.context import Services
 from regproxy.server.lookup import Lookup
+from regproxy.server.repeats import repeats
 from regproxy.server.rights import Rights
 from regproxy.server.routes import PlainRoutes, Routes
 from regproxy.server.setup_pages import Pages
@@ -89,7 +90,8 @@ def build(
     base = _base(config, root, record, loop)
     reactor, metrics = base.reactor, base.metrics
     authority, ca_watch = _authority(config, directories)
-    store, index = _storage(base)
+    board = Board(base.record.board)
+    store, index = _storage(base, board)
     quotas = Quotas(QuotaFile(layout.quotas(root)), config.quota_reserve, metrics)
     upstream = _upstream(base, quotas)
     access_rules = Access(config, base.origins)
@@ -124,6 +126,7 @@ def build(
         closes=config.keepalive_timeout == 0,
         stretch=quotas.stretch,
         audit=audit,
+        repeats=repeats(config, board, index, metrics, access) if audit is None else None,
     )
 
 
@@ -137,8 +140,7 @@ def _authority(config: Config, directories: Directories) -> tuple[Authority, CaW
     return Authority(load(files, time.time()), time.time), CaWatch(files)
 
 
-def _storage(base: _Base) -> tuple[Store, Index]:
-    board = Board(base.record.board)
+def _storage(base: _Base, board: Board) -> tuple[Store, Index]:
     store = Store(base.root, base.loop, board=board, counters=base.metrics)
     index = Index.open(layout.index(base.root), board=board, commits_fd=base.record.commits)
     # Content that another process removes is forgotten here, before any is served.

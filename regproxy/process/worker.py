@@ -150,6 +150,8 @@ class Worker:
                 services.access.flush()
                 self._flush_audit(services)
                 services.index.tick()
+                if services.repeats is not None:
+                    services.repeats.tidy(time.monotonic())
                 services.metrics.publish()
             except Exception:
                 # Without beats a worker that serves well would be taken for one that hangs.
@@ -167,6 +169,8 @@ class Worker:
     async def _finish(self, services: Services) -> None:
         """Accept no connection, finish requests as `_ending` says, cut the rest and log it."""
         services.closes = True
+        if services.repeats is not None:
+            services.repeats.close()
         ends = math.inf
         while self._ending < Ending.STOP and time.monotonic() < ends:
             self._accept_nobody()

@@ -20,6 +20,7 @@ from regproxy.policy.plans import Policy
 from regproxy.server.audit import Audit
 from regproxy.server.clients import Clients
 from regproxy.server.lookup import Lookup
+from regproxy.server.repeats import Repeats
 from regproxy.server.rights import Rights
 from regproxy.server.routes import PlainRoutes, Routes
 from regproxy.server.setup_pages import Pages
@@ -65,6 +66,7 @@ class Services:
     stretch: Callable[[str], float] = lambda host: 1.0  # how many times longer a registry's tags are fresh
     closes: bool = False  # every answer announces the connection's end: in shutdown, or without keep-alive
     audit: Audit | None = None
+    repeats: Repeats | None = None  # None: the data plane sends no answer by itself
     drains: bool = False  # a connection ends with its answer, whatever the answer has announced
     _seldom: Seldom = field(default_factory=Seldom)
     _second: int = 0

@@ -33,6 +33,8 @@ class Exchange:
     read. `ending`: with what was sent last the answer is out. `waiting`: it reads from what is being fetched.
 
     `way`: by which the client came: connect (also mirror mode, which the route tells) or transparent.
+    `head`: the request's bytes. `good_until`: the answer may be sent again to equal requests until then
+    (monotonic, see Repeats); 0: it may not.
     `digest`: of the manifest that was answered or taken, "" where that is not known. `received`: bytes of the
     request's body.
 
@@ -50,6 +52,8 @@ class Exchange:
         "detail",
         "digest",
         "ending",
+        "good_until",
+        "head",
         "host",
         "keeps",
         "kind",
@@ -76,6 +80,7 @@ class Exchange:
         self.peer = stream.peer
         self.principal: Principal = ANONYMOUS
         self.host = ""
+        self.head = b""
         self.way = "connect"
         self.started = 0.0
         self.task: asyncio.Task[None] | None = None
@@ -97,6 +102,7 @@ class Exchange:
             self.keeps = self.body_left = False
         self.status = 0
         self.ending = False
+        self.good_until = 0.0
         self.kind = self.cache = self.detail = self.asked = ""
         self.digest = self.decision = self.rule = ""
         self.received = 0

@@ -149,8 +149,15 @@ class Responder:
         head += self._services.date()
         exchange.base = stream.plain_sent + len(head)
         exchange.ending = True
+        if exchange.good_until and source is None:
+            self._keep(exchange, status, head, body)
         if stream.send(head, body, source, chunked):
             self.finish(exchange)
+
+    def _keep(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
+        repeats = self._services.repeats
+        if repeats is not None:
+            repeats.keep(exchange, status, head, body)
 
     def begin(self, exchange: Exchange, status: int, head: bytes) -> bytes:
         """Note that an answer goes out with this head, and return that with its Date and empty line."""

@@ -60,7 +60,8 @@ class Route:
     request without CONNECT is for; `refused`: why it is not answered; `login`: what it shows to the proxy,
     None for nothing. `rows` and `chosen`: the last choice among a tag's variants. `passed`: a client that the
     guards have let pass with it, the registry's host and port, and until when (monotonic). `let_in`: the same
-    where the rules for images are asked behind them; `judged`: of these.
+    where the rules for images are asked behind them; `judged`: of these. `again`: until when (monotonic) one
+    more hit makes it a head that is asked with often.
     """
 
     request: Request
@@ -82,6 +83,7 @@ class Route:
     chosen: TagRow | None = None
     passed: tuple[Principal, str, int, float] | None = None
     let_in: tuple[Principal, str, int, float] | None = None
+    again: float = 0.0
     judged: Judged | None = None
 
     @property

@@ -35,6 +35,7 @@ from regproxy.server.image_policy import ImagePolicy
 from regproxy.server.lookup import Copy
 from regproxy.server.misses import Misses
 from regproxy.server.passthrough import Passthrough
+from regproxy.server.repeats import SECOND, Repeated
 from regproxy.server.responder import Responder
 from regproxy.server.routes import Route
 from regproxy.server.tag_requests import TagRequests
@@ -189,6 +190,7 @@ class Session:
             self._responder.error(self._begin(), error.status, error.code, str(error), close=True)
             return
         exchange.begin(origin, route)
+        exchange.head = head
         if self._clients is None:
             self._answer_head(origin, route)
         elif origin is None and not route.refused:
@@ -248,9 +250,24 @@ class Session:
                 held = copy.held
         if held is not None:
             exchange.kind = kind
+            repeats = services.repeats
+            if repeats is not None and self._clients is None:
+                if exchange.started < route.again:
+                    repeats.may_keep(exchange, route, copy.age if copy is not None else 0.0, lifetime)
+                route.again = exchange.started + SECOND
             self._handlers.hits.serve(exchange, held, "HIT")
         else:
             self._not_at_hand(origin, route, copy)
+
+    def on_answering(self, repeated: Repeated, began: float) -> None:
+        """Take over an answer that the data plane sends again: it does not go out at once."""
+        exchange = self.exchange
+        exchange.started = began
+        exchange.begin(repeated.origin, repeated.route)
+        exchange.host, exchange.kind, exchange.cache = repeated.host, repeated.kind, repeated.cache
+        exchange.digest, exchange.status = repeated.digest, repeated.status
+        exchange.base -= repeated.size
+        exchange.ending = True
 
     def on_head_too_large(self) -> None:
         """Answer 431 (RFC 6585 section 5): the head did not end within the limit."""
@@ -447,6 +464,8 @@ class Session:
             self._responder.plain_error(exchange, 502, f"no certificate for {host}: {error}")
             return
         self._origin = Origin("https", host, port)
+        if services.repeats is not None:
+            services.repeats.begin(self.stream, (host, port, exchange.principal))
         self.stream.send(ESTABLISHED)
         exchange.begin(self._origin, None)
         timeout = services.config.client_header_timeout

@@ -14,9 +14,13 @@ from time import gmtime, localtime, strftime
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from regproxy.dataplane.answers import Answers
 from regproxy.http.hops import Hop
 from regproxy.telemetry.log_sink import LineSink
 
+_MS: Final = ".000Z"  # of a time in a whole second
+_BEFORE_TOOK: Final = '","request_time":"'
+_TOOK: Final = f"{_BEFORE_TOOK}0.000"
 _BATCH: Final = 512  # lines that are handed to the thread without waiting for flush()
 # C code; quotes, and escapes everything but printable ASCII: no request can forge a line
 _quote = json.encoder.encode_basestring_ascii
@@ -71,7 +75,8 @@ class AccessLog:
     """`line()` buffers, `flush()` hands over to the thread; neither waits. Use from one thread.
 
     `dropped`: lines that were lost, because the queue was full or the file could not be written. `rp`: lines
-    are exactly docker-registry-proxy's, and are to be given to `rp_line()`.
+    are exactly docker-registry-proxy's, and are to be given to `rp_line()`. `repeated`: the answers that
+    write lines of their own, by `parts()`.
     """
 
     def __init__(self, sink: LineSink | None, rp: bool = False) -> None:
@@ -81,6 +86,7 @@ class AccessLog:
         self._lines: list[str] = []
         self._second = -1
         self._time = ""
+        self.repeated: Answers | None = None
 
     @classmethod
     def open(cls, where: str, rp: bool = False) -> AccessLog:
@@ -120,10 +126,7 @@ class AccessLog:
         """
         if not self._on:
             return
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._time = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
+        second = self._at(now)
         took = "" if upstream_response_time is None else f"{upstream_response_time:.3f}"
         self._lines.append(
             f'{{"access_time":"{self._time}.{int((now - second) * 1000):03d}Z"'
@@ -155,10 +158,7 @@ class AccessLog:
         """
         if not self._on:
             return
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._time = strftime("%d/%b/%Y:%H:%M:%S %z", localtime(second))
+        self._at(now)
         if request_type not in _RP_TYPES:
             request_type, upstream_cache_status = "unknown", ""
         elif upstream_cache_status == "UPDATING":
@@ -173,11 +173,58 @@ class AccessLog:
         if len(self._lines) >= _BATCH:
             self.flush()
 
+    def parts(
+        self,
+        now: float,
+        method: str,
+        uri: str,
+        host: str,
+        status: int,
+        bytes_sent: int,
+        request_type: str,
+        upstream_cache_status: str,
+    ) -> tuple[bytes, ...] | None:
+        """Return the line of a hit that is answered again within this second, in parts: see Answer.
+
+        None: nothing is logged. The same text as that of line(), or rp_line().
+        """
+        if not self._on:
+            return None
+        who, how = (method, uri, host, status), (request_type, upstream_cache_status)
+        before, self._lines = self._lines, []
+        if self.rp:
+            self.rp_line(now, *who, bytes_sent, *how, ())
+        else:
+            self.line(int(now), "", *who, bytes_sent, 0.0, *how)
+        (text,), self._lines = self._lines, before
+        if self.rp:
+            return (text.encode(),)
+        # Nothing that a client sends comes before the first or behind the last of these.
+        time, _, rest = text.partition(_MS)
+        middle, _, end = rest.rpartition(_TOOK)
+        return tuple(part.encode() for part in (f"{time}.", f"Z{middle}", _BEFORE_TOOK, end))
+
+    def _at(self, now: float) -> int:
+        """Have the time's text ready; return the second."""
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            if self.rp:
+                self._time = strftime("%d/%b/%Y:%H:%M:%S %z", localtime(second))
+            else:
+                self._time = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
+        return second
+
     def flush(self) -> None:
         """Hand the buffered lines over to the thread. Called at intervals; never waits."""
-        if self._lines and self._sink is not None:
+        if self._sink is None:
+            return
+        if self._lines:
             self._sink.put(self._lines)
             self._lines = []
+        text = self.repeated.take_lines() if self.repeated is not None else b""
+        if text:
+            self._sink.put([f"{line}\n" for line in text.decode().split("\n")[:-1]])
 
     def close(self, timeout: float = 5.0) -> None:
         """Write all remaining lines and end the thread. Lines that take longer than `timeout` seconds are

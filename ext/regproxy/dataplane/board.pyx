@@ -25,8 +25,6 @@ cdef class Board:
     nobody can say what that was. OSError where it can't be mapped.
     """
 
-    cdef uint64_t* counters
-
     def __cinit__(self, int fd):
         cdef void* page = mmap(NULL, BOARD_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)
         if page == MAP_FAILED:
@@ -38,9 +36,13 @@ cdef class Board:
         if self.counters != NULL:
             munmap(self.counters, BOARD_SIZE)
 
+    cdef uint64_t now(self) noexcept:
+        """Return the generation."""
+        return board_load(&self.counters[0])
+
     @property
     def generation(self) -> int:
-        return board_load(&self.counters[0])
+        return self.now()
 
     @property
     def purges(self) -> int:

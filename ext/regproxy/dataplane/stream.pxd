@@ -1,5 +1,6 @@
 from libc.stdint cimport uint32_t, uint64_t
 
+from regproxy.dataplane.answers cimport Answer, Scope
 from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.buffer cimport Buf
 from regproxy.dataplane.http1 cimport ChunkDecoder
@@ -31,6 +32,11 @@ cdef class Stream(Endpoint):
     cdef sockaddr_storage peer_address
     # One of a pair within this process: the other end's close() ends both directions at once
     cdef bint paired
+
+    # Answers that can be sent again to the heads of this connection, None: the handler gets all heads
+    cdef public Scope scope
+    # The peer's address, once it was needed
+    cdef bytes peer_text
 
     # READ_PREFACE: called with the stream once it is known who connects, or with what was wrong
     cdef object on_welcome
@@ -112,6 +118,9 @@ cdef class Stream(Endpoint):
     cdef int _process(self) except -1
     cdef bint _cut_head(self) except -1
     cdef int _hand_over(self, bytes head) except -1
+    cdef int _next_head(self, double idle_timeout, double head_timeout) except -1
+    cdef bint _send(self, bytes head, bytes body, Source source, bint chunked, bint last) except -1
+    cdef int _answer_again(self, Answer answer, double began) except -1
     cdef int _drain_body(self) except -1
     cdef int _feed_body(self, const char* p, size_t n) except -1
     cdef int _body_over(self, bint complete, str reason) except -1

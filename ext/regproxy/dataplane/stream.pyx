@@ -7,6 +7,7 @@ A Stream tells its handler (a Python object) what happened, once per message hea
                                 its Proxy-Authorization, None without one
     on_foreign(kind)            the first byte is not what was expected: "tls" before, "plain" after CONNECT
     on_head(head)               a whole head, blank line included; nothing more is read until asked for
+    on_answering(owner, began)  an Answer is being sent again, and has not gone out at once; on_sent() follows
     on_head_too_large()         no blank line within the limit
     on_handshake()              TLS is up
     on_body(complete, reason)   the body that `receive` asked for is over
@@ -21,6 +22,7 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 from libc.stdint cimport uint32_t, uint64_t
 
+from regproxy.dataplane.answers cimport Answer, Answers
 from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.buffer cimport Buf, buf_append, buf_consume, buf_free
 from regproxy.dataplane.http1 cimport (
@@ -59,6 +61,13 @@ cdef tuple STATES = ("paused", "head", "body", "idle", "preface", "lingering")
 def live() -> int:
     """Return how many streams have an open fd."""
     return live_streams
+
+
+cdef double monotonic() noexcept nogil:
+    """Return the seconds of CLOCK_MONOTONIC, as time.monotonic() does."""
+    cdef timespec ts
+    clock_gettime(CLOCK_MONOTONIC, &ts)
+    return <double>ts.tv_sec + <double>ts.tv_nsec * 1e-9
 
 
 cdef int unsent(int fd) noexcept nogil:
@@ -205,6 +214,9 @@ cdef class Stream(Endpoint):
 
         0 is no limit.
         """
+        self._next_head(idle_timeout, head_timeout)
+
+    cdef int _next_head(self, double idle_timeout, double head_timeout) except -1:
         cdef double first = head_timeout if self.inb.len else idle_timeout
         _set_state(self, READ_HEAD)
         self.scanned = 0
@@ -215,11 +227,11 @@ cdef class Stream(Endpoint):
         if self.inb.len:
             self._process()
         if self.fd < 0:
-            return
+            return 0
         if self.eof_in or (self.tls is not None and self.tls.direct and not self.in_event):
             # The end, or bytes inside OpenSSL, that no event will tell of again.
             self.reactor.loop.call_soon(self._again)
-        self._arm()
+        return self._arm()
 
     def watch_idle(self, double timeout) -> bool:
         """Keep an origin's idle connection; False where it already has bytes or its end waiting."""
@@ -281,6 +293,9 @@ cdef class Stream(Endpoint):
 
         `chunked` frames the source in chunks; `last` ends the connection after it.
         """
+        return self._send(head, body, source, chunked, last)
+
+    cdef bint _send(self, bytes head, bytes body, Source source, bint chunked, bint last) except -1:
         cdef size_t n = len(head), m = len(body), got = 0
         cdef Reactor r = self.reactor
         cdef Status status
@@ -742,8 +757,15 @@ cdef class Stream(Endpoint):
         return True
 
     cdef int _hand_over(self, bytes head) except -1:
+        cdef Answer answer
+        cdef double now
         _set_state(self, READ_PAUSED)
         self.in_deadline = 0
+        if self.scope is not None:
+            now = monotonic()
+            answer = self.scope.find(head, now)
+            if answer is not None and (self.tls is None or not self.tls.spent()):
+                return self._answer_again(answer, now)
         if self.front and head.startswith(b"CONNECT "):
             target = parse_connect(<const char*>head, len(head))
             if target is None:
@@ -754,6 +776,23 @@ cdef class Stream(Endpoint):
         else:
             self.handler.on_head(head)
         return 0
+
+    cdef int _answer_again(self, Answer answer, double began) except -1:
+        """Send an answer that has been sent before, and do for it what the handler would do."""
+        cdef Answers answers = self.scope.answers
+        cdef double took
+        cdef size_t n = len(answer.body)
+        if not self._send(answer.head, answer.body, None, False, False):
+            self.handler.on_answering(answer.owner, began)
+            return 0
+        took = monotonic() - began
+        answer.tally.add(n, took)
+        if answer.saved:
+            answer.tally.add_saved(n)
+        if self.peer_text is None:
+            self.peer_text = self.peer.encode()
+        answers.log(answer, self.peer_text, len(self.peer_text), took)
+        return self._next_head(answers.idle_timeout, answers.head_timeout)
 
     cdef int _drain_body(self) except -1:
         """Feed the body from the buffer, which is detached first: the sink may call this stream again."""

@@ -108,8 +108,9 @@ class Index:
     raise.
 
     `on_removed` is called for each digest that is removed, by any process: in drop_object(), remove() and
-    sync(). `on_forget_all`: anything may have been removed. `on_tag_dropped`: a tag was, by any process. All
-    are called on the caller's thread.
+    sync(). `on_forget_all`: anything may have been removed. `on_tag_dropped`: a tag was, by any process.
+    `on_change`: what a read returns may have changed, for whatever reason. All are called on the caller's
+    thread.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Index:
         self.on_removed: Callable[[str], None] | None = None
         self.on_forget_all: Callable[[], None] | None = None
         self.on_tag_dropped: Callable[[str, int, str, str], None] | None = None
+        self.on_change: Callable[[], None] = _nothing
         self._board: Generation = _Alone() if board is None else board
         self._clock = clock
         self._me = secrets.randbits(62)
@@ -150,6 +152,11 @@ class Index:
         """
         return cls(open_file(path), board, commits_fd, clock)
 
+    @property
+    def generation(self) -> int:
+        """The board's generation up to which the last read has taken in what others have changed."""
+        return self._generation
+
     # Tags
 
     def tag(self, host: str, port: int, repository: str, tag: str) -> tuple[TagRow, ...]:
@@ -177,7 +184,7 @@ class Index:
         waiting = self._writer.tags.get(key)
         cleared, rows = (waiting.cleared, waiting.rows) if waiting is not None else (False, {})
         self._writer.tags.put(key, TagChange(cleared, {**rows, row.variant: row}, self._seq))
-        self._tags.drop(key)
+        self._forget_tag(key)
         self._writer.wake()
 
     def put_told(
@@ -208,7 +215,7 @@ class Index:
         self._dropped(key)
         row = TagRow(_PRESENCE, digest, "", 0, self._clock(), 0)
         self._writer.tags.put(key, TagChange(True, {_PRESENCE: row}, self._seq))
-        self._tags.drop(key)
+        self._forget_tag(key)
         self._writer.wake(urgent=True)
 
     def presence(self, host: str, port: int, repository: str, digest: str) -> bool | None:
@@ -272,7 +279,7 @@ class Index:
         before = self.dropped_at(*key)
         self._dropped(key)
         self._writer.tags.put(key, TagChange(True, {}, self._seq))
-        self._tags.drop(key)
+        self._forget_tag(key)
         self._writer.wake(urgent=True)
         return before
 
@@ -285,8 +292,12 @@ class Index:
         digests = [digest for (digest,) in self._read_or_raise(_NOT_HELD, (before, limit))]
         gone = self._run(lambda changes: changes.sweep_tags(digests, before))
         for key in gone:
-            self._tags.drop(key)
+            self._forget_tag(key)
         return len(gone)
+
+    def _forget_tag(self, key: TagKey) -> None:
+        self._tags.drop(key)
+        self.on_change()
 
     def _read_tag(self, key: TagKey) -> tuple[TagRow, ...]:
         # Pending changes are read first: one that is settled between the two reads is on disk by the second.
@@ -332,6 +343,7 @@ class Index:
         waiting = self._writer.objects.get(digest)
         dropped = waiting is not None and waiting.dropped
         self._writer.objects.put(digest, ObjectChange(dropped, row, self._seq))
+        self.on_change()
         self._writer.wake()
 
     def drop_object(self, digest: str) -> None:
@@ -429,7 +441,7 @@ class Index:
             self._writer.objects.restore(withdrawn)
             raise
         for key in tags:
-            self._tags.drop(key)
+            self._forget_tag(key)
         for digest in digests:
             self._removed(digest)
 
@@ -550,7 +562,7 @@ class Index:
         """Handle a change by another process."""
         if kind in _OF_TAGS:
             tag = key_of(key)
-            self._tags.drop(tag)
+            self._forget_tag(tag)
             if kind == TAG_DROPPED:
                 self._writer.tags.supersede(tag, seq)
                 self._dropped(tag)
@@ -559,6 +571,7 @@ class Index:
 
     def _removed(self, digest: str) -> None:
         self._types.drop(digest)
+        self.on_change()
         if self.on_removed is not None:
             self.on_removed(digest)
 
@@ -566,6 +579,7 @@ class Index:
         self._all_dropped_at = time.monotonic()
         self._tags.clear()
         self._types.clear()
+        self.on_change()
         if self.on_forget_all is not None:
             self.on_forget_all()
 
@@ -592,6 +606,10 @@ class Index:
         if str(error) != self._said or now >= self._say_at:
             self._said, self._say_at = str(error), now + _SAY_EVERY
             logger.warning("index: %s", error)
+
+
+def _nothing() -> None:
+    """Do nothing: nobody listens."""
 
 
 def _asker(who: str) -> str:

@@ -1,0 +1,46 @@
+from libc.stdint cimport uint64_t
+
+from regproxy.dataplane.board cimport Board
+from regproxy.dataplane.buffer cimport Buf
+from regproxy.dataplane.tally cimport Tally
+
+
+cdef class Answer:
+    # What goes out: the head with its Date and empty line, and the body
+    cdef readonly bytes head
+    cdef readonly bytes body
+    # For the handler, where it does not go out at once
+    cdef readonly object owner
+    cdef Tally tally
+    cdef bint saved
+    # Until when it is good, in seconds of CLOCK_MONOTONIC, and what must not have changed until then
+    cdef double until
+    cdef uint64_t generation
+    cdef uint64_t epoch
+    # The access log's line: what stands before the milliseconds, the peer, the duration, and the end
+    cdef bytes before_ms
+    cdef bytes before_peer
+    cdef bytes before_took
+    cdef bytes end
+
+
+cdef class Answers:
+    cdef Board board
+    cdef readonly double idle_timeout
+    cdef readonly double head_timeout
+    cdef readonly bint open
+    cdef uint64_t epoch
+    cdef dict scopes
+    cdef size_t kept
+    cdef Buf lines
+    # Called when many lines wait
+    cdef public object on_lines
+
+    cdef int log(self, Answer answer, const char* peer, size_t n, double took) except -1
+
+
+cdef class Scope:
+    cdef readonly Answers answers
+    cdef dict known
+
+    cdef Answer find(self, bytes head, double now)

@@ -1,0 +1,157 @@
+"""Answers that are sent again without Python, to requests whose heads are the same byte for byte.
+
+An answer is put here when the same head has been answered from the cache twice within a second, exactly as it
+went out. It is good until the second ends that its Date names, or until anything changes that it may rest
+on: the index, in this process or another one (`Board.generation`), or what `revoke()` is called for. So it
+never outlives the look-up that it repeats by more than a second, and what is revoked is revoked at once.
+
+Requests to different registries, and of different clients, never meet: each has a Scope of its own.
+"""
+
+from cpython.dict cimport PyDict_GetItem
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+from libc.stdio cimport snprintf
+
+from regproxy.dataplane.buffer cimport buf_append, buf_free
+from regproxy.dataplane.posix cimport CLOCK_REALTIME, clock_gettime, timespec
+
+cdef enum:
+    LINES_ENOUGH = 131072
+
+# Answers, and scopes, that are kept at a time; where there are more all of them begin anew.
+ANSWERS_MAX = 2048
+SCOPES_MAX = 256
+BODY_MAX = 65536  # bytes; a larger one costs so much to send that Python does not matter
+
+
+cdef class Answer:
+    """One answer: see the module. `line` is the access log's: None, or (before the milliseconds of the time,
+    before the peer's address, before the duration, the end); one of a single part is written as it is.
+
+    `generation`: the board's when what it rests on was looked up. `until`: seconds of CLOCK_MONOTONIC.
+    `saved`: its body counts as saved. `owner` is for the handler.
+    """
+
+    def __init__(self, bytes head not None, bytes body not None, object owner, Tally tally not None,
+                 bint saved, double until, uint64_t generation, tuple line) -> None:
+        self.head = head
+        self.body = body
+        self.owner = owner
+        self.tally = tally
+        self.saved = saved
+        self.until = until
+        self.generation = generation
+        if line is not None and len(line) == 1:
+            self.end = line[0]
+        elif line is not None:
+            self.before_ms, self.before_peer, self.before_took, self.end = line
+
+
+cdef class Answers:
+    """The answers of one worker, and the lines of the access log that they have caused.
+
+    `on_lines` is called when many lines wait to be taken. `idle_timeout`, `head_timeout`: seconds for the next request on the connection, as in Stream.next_head().
+    """
+
+    def __init__(self, Board board not None, double idle_timeout, double head_timeout) -> None:
+        self.board = board
+        self.idle_timeout = idle_timeout
+        self.head_timeout = head_timeout
+        self.open = True
+        self.scopes = {}
+
+    def __dealloc__(self):
+        buf_free(&self.lines)
+
+    def scope(self, object key) -> Scope:
+        """Return the answers for one kind of connection: `key` says which registry, and which client."""
+        found = self.scopes.get(key)
+        if found is None:
+            if len(self.scopes) >= SCOPES_MAX:
+                self.clear()
+            found = self.scopes[key] = Scope(self)
+        return found
+
+    def revoke(self) -> None:
+        """Let no answer that was put until now be sent again."""
+        self.epoch += 1
+
+    def close(self) -> None:
+        """Send no answer again, and keep no more: from now on connections end with their answers."""
+        self.open = False
+        self.revoke()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all answers, with the content that they hold. To be called every few seconds."""
+        for scope in self.scopes.values():
+            (<Scope>scope).known.clear()
+        self.scopes.clear()
+        self.kept = 0
+
+    def __len__(self) -> int:
+        return self.kept
+
+    cdef int log(self, Answer answer, const char* peer, size_t n, double took) except -1:
+        """Write the access log's line of an answer that has gone out just now."""
+        cdef timespec now
+        cdef char text[64]
+        cdef int k
+        if answer.end is None:
+            return 0
+        if answer.before_ms is not None:
+            clock_gettime(CLOCK_REALTIME, &now)
+            k = snprintf(text, 64, "%03d", <int>(now.tv_nsec // 1000000))
+            buf_append(&self.lines, answer.before_ms, len(answer.before_ms))
+            buf_append(&self.lines, text, k)
+            buf_append(&self.lines, answer.before_peer, len(answer.before_peer))
+            buf_append(&self.lines, peer, n)
+            buf_append(&self.lines, answer.before_took, len(answer.before_took))
+            k = snprintf(text, 64, "%.3f", took)
+            buf_append(&self.lines, text, k)
+        buf_append(&self.lines, answer.end, len(answer.end))
+        if self.lines.len >= LINES_ENOUGH and self.on_lines is not None:
+            self.on_lines()
+        return 0
+
+    def take_lines(self) -> bytes:
+        """Return the access log's lines since the last call."""
+        cdef bytes taken
+        if self.lines.len == 0:
+            return b""
+        taken = self.lines.data[self.lines.start:self.lines.start + self.lines.len]
+        # The memory stays: as many lines come again.
+        self.lines.start = self.lines.len = 0
+        return taken
+
+
+cdef class Scope:
+    """The answers for connections to one registry, of one client: `Answers.scope()` makes it."""
+
+    def __init__(self, Answers answers not None) -> None:
+        self.answers = answers
+        self.known = {}
+
+    def put(self, bytes head not None, Answer answer not None) -> None:
+        """Keep an answer to this head, which has been looked up in this very turn of the loop."""
+        cdef Answers answers = self.answers
+        if not answers.open or len(answer.body) > BODY_MAX:
+            return
+        if answers.kept >= ANSWERS_MAX:
+            answers.clear()
+        answer.epoch = answers.epoch
+        if head not in self.known:
+            answers.kept += 1
+        self.known[head] = answer
+
+    cdef Answer find(self, bytes head, double now):
+        """Return the answer to this head, if it is still good."""
+        cdef PyObject* found = PyDict_GetItem(self.known, head)
+        cdef Answer answer
+        if found == NULL:
+            return None
+        answer = <Answer>found
+        if answer.epoch != self.answers.epoch or answer.generation != self.answers.board.now():
+            return None
+        return answer if now < answer.until else None

@@ -1,0 +1,43 @@
+from collections.abc import Callable
+from typing import Final
+
+from regproxy.dataplane.board import Board
+from regproxy.dataplane.tally import Tally
+
+ANSWERS_MAX: Final[int]
+SCOPES_MAX: Final[int]
+BODY_MAX: Final[int]
+
+class Answer:
+    head: Final[bytes]
+    body: Final[bytes]
+    owner: Final[object]
+    def __init__(
+        self,
+        head: bytes,
+        body: bytes,
+        owner: object,
+        tally: Tally,
+        saved: bool,
+        until: float,
+        generation: int,
+        line: tuple[bytes, ...] | None,
+    ) -> None: ...
+
+class Answers:
+    idle_timeout: Final[float]
+    head_timeout: Final[float]
+    open: Final[bool]
+    on_lines: Callable[[], None] | None
+    def __init__(self, board: Board, idle_timeout: float, head_timeout: float) -> None: ...
+    def scope(self, key: object) -> Scope: ...
+    def revoke(self) -> None: ...
+    def close(self) -> None: ...
+    def clear(self) -> None: ...
+    def __len__(self) -> int: ...
+    def take_lines(self) -> bytes: ...
+
+class Scope:
+    answers: Final[Answers]
+    def __init__(self, answers: Answers) -> None: ...
+    def put(self, head: bytes, answer: Answer) -> None: ...

@@ -1,0 +1,108 @@
+"""Answers from the cache that the data plane may send again by itself: which ones, and what it has to know.
+
+Anything that is not a plain hit of a client that may have it, or that somebody keeps count of beyond log and
+metrics, stays with the session.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final, NamedTuple
+
+from regproxy.cache.index.index import Index
+from regproxy.config.settings import Config
+from regproxy.dataplane.answers import Answer, Answers, Scope
+from regproxy.dataplane.board import Board
+from regproxy.dataplane.stream import Stream
+from regproxy.http.origin import Origin
+from regproxy.policy.freshness import Lifetime
+from regproxy.policy.principals import Principal
+from regproxy.server.exchange import Exchange
+from regproxy.server.routes import ROUTE_HEAD_MAX, Route
+from regproxy.telemetry.access_log import AccessLog
+from regproxy.telemetry.metrics import Metrics
+
+SECOND: Final = 1.0  # for which an answer is good at most, as it has a Date
+_CLEAR_EVERY: Final = 5.0  # seconds: answers hold content that may have been removed
+_STATUSES: Final = frozenset({200, 304})
+
+
+class Repeated(NamedTuple):
+    """What an exchange has to know of an answer that was sent again, but has not gone out at once."""
+
+    origin: Origin | None
+    route: Route | None
+    host: str
+    kind: str
+    cache: str
+    digest: str
+    status: int
+    size: int
+
+
+class Repeats:
+    """Puts answers into the data plane, and takes them back."""
+
+    def __init__(self, answers: Answers, index: Index, metrics: Metrics, access: AccessLog) -> None:
+        self._answers = answers
+        self._index = index
+        self._metrics = metrics
+        self._access = access
+        self._cleared = 0.0
+        index.on_change = answers.revoke
+        access.repeated = answers
+        answers.on_lines = access.flush
+
+    def begin(self, stream: Stream, key: tuple[str, int, Principal]) -> None:
+        """Let the data plane answer on this connection to a registry (host, port), of this client."""
+        stream.scope = self._answers.scope(key)
+
+    def may_keep(self, exchange: Exchange, route: Route, age: float, lifetime: Lifetime | None) -> None:
+        """Decide whether the answer that is about to go out is kept: `exchange.good_until` says so.
+
+        `age`, `lifetime`: of a tag's copy, None for content by digest.
+        """
+        wall, now = time.time(), exchange.started
+        if lifetime is not None and not lifetime.is_fresh(age + SECOND):
+            return
+        until = now + SECOND - wall % SECOND
+        if route.passed is not None:
+            until = min(until, route.passed[3])
+        exchange.good_until = until
+
+    def keep(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
+        """Keep the answer that goes out now, whole, for equal requests."""
+        scope: Scope | None = exchange.stream.scope
+        request, route = exchange.request, exchange.route
+        if scope is None or request is None or route is None or status not in _STATUSES:
+            return
+        if len(exchange.head) > ROUTE_HEAD_MAX:
+            return
+        host, kind, cache = exchange.host, exchange.kind, exchange.cache
+        owner = Repeated(exchange.origin, route, host, kind, cache, exchange.digest, status, len(body))
+        line = self._access.parts(
+            time.time(), request.method, route.path, host, status, len(body), kind, cache
+        )
+        tally = self._metrics.tally(host, kind, cache, status)
+        generation, until = self._index.generation, exchange.good_until
+        scope.put(exchange.head, Answer(head, body, owner, tally, True, until, generation, line))
+
+    def tidy(self, now: float) -> None:
+        """Forget all answers now and then. `now`: monotonic."""
+        if now - self._cleared >= _CLEAR_EVERY:
+            self._cleared = now
+            self._answers.clear()
+
+    def close(self) -> None:
+        """Answer nothing by itself any more: connections end with their answers."""
+        self._answers.close()
+
+
+def repeats(
+    config: Config, board: Board, index: Index, metrics: Metrics, access: AccessLog
+) -> Repeats | None:
+    """Return what lets the data plane answer by itself, None where each answer needs more than that."""
+    if not config.repeat_answers or config.image_rules.rules or config.keepalive_timeout == 0:
+        return None
+    answers = Answers(board, config.keepalive_timeout, config.client_header_timeout)
+    return Repeats(answers, index, metrics, access)
