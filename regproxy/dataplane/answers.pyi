@@ -5,8 +5,8 @@ from regproxy.dataplane.board import Board
 from regproxy.dataplane.tally import Tally
 
 ANSWERS_MAX: Final[int]
-SCOPES_MAX: Final[int]
 BODY_MAX: Final[int]
+HELD_MAX: Final[int]
 
 class Answer:
     head: Final[bytes]
@@ -28,13 +28,14 @@ class Answers:
     idle_timeout: Final[float]
     head_timeout: Final[float]
     open: Final[bool]
+    repeated: Final[int]
+    kept: Final[int]
     on_lines: Callable[[], None] | None
     def __init__(self, board: Board, idle_timeout: float, head_timeout: float) -> None: ...
     def scope(self, key: object) -> Scope: ...
     def revoke(self) -> None: ...
     def close(self) -> None: ...
     def clear(self) -> None: ...
-    def __len__(self) -> int: ...
     def take_lines(self) -> bytes: ...
 
 class Scope:

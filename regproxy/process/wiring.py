@@ -98,8 +98,10 @@ def build(
     provenance = Provenance(index, access_rules.is_shared, guarded=access_rules.guarded)
     fills, tags = _fills_and_tags(base, store, index, upstream, provenance)
     access, audit = _access_log(config), _audit(config, record, loop)
-    for source in (reactor, fills, authority, access, *([audit] if audit is not None else [])):
-        metrics.watch(source)
+    again = repeats(config, board, index, metrics, access) if audit is None else None
+    for source in (reactor, fills, authority, access, audit, again):
+        if source is not None:
+            metrics.watch(source)
     return Services(
         config=config,
         policy=policy,
@@ -126,7 +128,7 @@ def build(
         closes=config.keepalive_timeout == 0,
         stretch=quotas.stretch,
         audit=audit,
-        repeats=repeats(config, board, index, metrics, access) if audit is None else None,
+        repeats=again,
     )
 
 

@@ -50,11 +50,19 @@ class Repeats:
         self._access = access
         self._cleared = 0.0
         index.on_change = answers.revoke
-        access.repeated = answers
+        access.answers = answers
         answers.on_lines = access.flush
 
+    @property
+    def repeated(self) -> int:
+        """How many answers the data plane has sent by itself."""
+        return self._answers.repeated
+
     def begin(self, stream: Stream, key: tuple[str, int, Principal]) -> None:
-        """Let the data plane answer on this connection to a registry (host, port), of this client."""
+        """Let the data plane answer on this connection to a registry (host, port), of this client.
+
+        ("", 0): to the proxy itself.
+        """
         stream.scope = self._answers.scope(key)
 
     def may_keep(self, exchange: Exchange, route: Route, age: float, lifetime: Lifetime | None) -> None:
@@ -76,7 +84,7 @@ class Repeats:
         request, route = exchange.request, exchange.route
         if scope is None or request is None or route is None or status not in _STATUSES:
             return
-        if len(exchange.head) > ROUTE_HEAD_MAX:
+        if len(exchange.head) > ROUTE_HEAD_MAX or not exchange.keeps:
             return
         host, kind, cache = exchange.host, exchange.kind, exchange.cache
         owner = Repeated(exchange.origin, route, host, kind, cache, exchange.digest, status, len(body))

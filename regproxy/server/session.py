@@ -83,6 +83,9 @@ class Handlers:
 
     def accept(self, stream: Stream) -> None:
         """Take a client's stream."""
+        repeats = self.services.repeats
+        if repeats is not None and self.services.clients is None:
+            repeats.begin(stream, ("", 0, ANONYMOUS))  # for mirror mode: each head says for which registry
         Session(self, stream)
 
 

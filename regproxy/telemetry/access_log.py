@@ -75,7 +75,7 @@ class AccessLog:
     """`line()` buffers, `flush()` hands over to the thread; neither waits. Use from one thread.
 
     `dropped`: lines that were lost, because the queue was full or the file could not be written. `rp`: lines
-    are exactly docker-registry-proxy's, and are to be given to `rp_line()`. `repeated`: the answers that
+    are exactly docker-registry-proxy's, and are to be given to `rp_line()`. `answers`: those that
     write lines of their own, by `parts()`.
     """
 
@@ -86,7 +86,7 @@ class AccessLog:
         self._lines: list[str] = []
         self._second = -1
         self._time = ""
-        self.repeated: Answers | None = None
+        self.answers: Answers | None = None
 
     @classmethod
     def open(cls, where: str, rp: bool = False) -> AccessLog:
@@ -222,7 +222,7 @@ class AccessLog:
         if self._lines:
             self._sink.put(self._lines)
             self._lines = []
-        text = self.repeated.take_lines() if self.repeated is not None else b""
+        text = self.answers.take_lines() if self.answers is not None else b""
         if text:
             self._sink.put([f"{line}\n" for line in text.decode().split("\n")[:-1]])
 

@@ -69,6 +69,7 @@ _COUNTERS: Final = {
     "upstream_handshakes_failed": ("tls_handshakes", ("upstream", "failed")),
     "wire_bytes_in": ("wire_bytes", ("in",)),
     "wire_bytes_out": ("wire_bytes", ("out",)),
+    "repeated": ("repeated_answers", ()),
     "dropped": ("access_log_dropped", ()),
     "events_lost": ("audit_lost", ("events",)),
     "lines_lost": ("audit_lost", ("lines",)),
@@ -189,6 +190,9 @@ class Metrics:
         self._watched_counters = {
             "tls_handshakes": counter("tls_handshakes", "TLS handshakes.", ["side", "result"]),
             "wire_bytes": counter("wire_bytes", "Bytes on all connections, TLS included.", ["direction"]),
+            "repeated_answers": counter(
+                "repeated_answers", "Hits that were answered once more without a look-up."
+            ),
             "access_log_dropped": counter("access_log_dropped", "Lines that the access log lost."),
             "audit_lost": counter(
                 "audit_lost", "Requests that no line of the audit log counts, and lines lost.", ["what"]

@@ -29,9 +29,15 @@ cdef class Answers:
     cdef readonly double idle_timeout
     cdef readonly double head_timeout
     cdef readonly bint open
+    # How many answers have been sent again
+    cdef readonly long long repeated
     cdef uint64_t epoch
-    cdef dict scopes
-    cdef size_t kept
+    # By key, while anybody uses them
+    cdef object scopes
+    # Those with answers, how many answers that are, and the bytes of their bodies
+    cdef list filled
+    cdef readonly size_t kept
+    cdef size_t held
     cdef Buf lines
     # Called when many lines wait
     cdef public object on_lines
@@ -42,5 +48,6 @@ cdef class Answers:
 cdef class Scope:
     cdef readonly Answers answers
     cdef dict known
+    cdef object __weakref__
 
     cdef Answer find(self, bytes head, double now)

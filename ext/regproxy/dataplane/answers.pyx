@@ -8,6 +8,8 @@ never outlives the look-up that it repeats by more than a second, and what is re
 Requests to different registries, and of different clients, never meet: each has a Scope of its own.
 """
 
+from weakref import WeakValueDictionary
+
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
@@ -19,9 +21,9 @@ from regproxy.dataplane.posix cimport CLOCK_REALTIME, clock_gettime, timespec
 cdef enum:
     LINES_ENOUGH = 131072
 
-# Answers, and scopes, that are kept at a time; where there are more all of them begin anew.
+# Answers that are kept at a time, and the bytes of their bodies; where there are more all begin anew.
 ANSWERS_MAX = 2048
-SCOPES_MAX = 256
+HELD_MAX = 16777216
 BODY_MAX = 65536  # bytes; a larger one costs so much to send that Python does not matter
 
 
@@ -51,7 +53,8 @@ cdef class Answer:
 cdef class Answers:
     """The answers of one worker, and the lines of the access log that they have caused.
 
-    `on_lines` is called when many lines wait to be taken. `idle_timeout`, `head_timeout`: seconds for the next request on the connection, as in Stream.next_head().
+    `repeated`: how many were sent again. `on_lines` is called when many lines wait to be taken.
+    `idle_timeout`, `head_timeout`: seconds for the next request on the connection, as in Stream.next_head().
     """
 
     def __init__(self, Board board not None, double idle_timeout, double head_timeout) -> None:
@@ -59,7 +62,8 @@ cdef class Answers:
         self.idle_timeout = idle_timeout
         self.head_timeout = head_timeout
         self.open = True
-        self.scopes = {}
+        self.scopes = WeakValueDictionary()
+        self.filled = []
 
     def __dealloc__(self):
         buf_free(&self.lines)
@@ -68,8 +72,6 @@ cdef class Answers:
         """Return the answers for one kind of connection: `key` says which registry, and which client."""
         found = self.scopes.get(key)
         if found is None:
-            if len(self.scopes) >= SCOPES_MAX:
-                self.clear()
             found = self.scopes[key] = Scope(self)
         return found
 
@@ -85,13 +87,10 @@ cdef class Answers:
 
     def clear(self) -> None:
         """Forget all answers, with the content that they hold. To be called every few seconds."""
-        for scope in self.scopes.values():
+        for scope in self.filled:
             (<Scope>scope).known.clear()
-        self.scopes.clear()
-        self.kept = 0
-
-    def __len__(self) -> int:
-        return self.kept
+        self.filled.clear()
+        self.kept = self.held = 0
 
     cdef int log(self, Answer answer, const char* peer, size_t n, double took) except -1:
         """Write the access log's line of an answer that has gone out just now."""
@@ -138,11 +137,14 @@ cdef class Scope:
         cdef Answers answers = self.answers
         if not answers.open or len(answer.body) > BODY_MAX:
             return
-        if answers.kept >= ANSWERS_MAX:
+        if answers.kept >= ANSWERS_MAX or answers.held + len(answer.body) > HELD_MAX:
             answers.clear()
         answer.epoch = answers.epoch
+        if not self.known:
+            answers.filled.append(self)
         if head not in self.known:
             answers.kept += 1
+        answers.held += len(answer.body)
         self.known[head] = answer
 
     cdef Answer find(self, bytes head, double now):

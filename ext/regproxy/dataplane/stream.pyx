@@ -782,6 +782,7 @@ cdef class Stream(Endpoint):
         cdef Answers answers = self.scope.answers
         cdef double took
         cdef size_t n = len(answer.body)
+        answers.repeated += 1
         if not self._send(answer.head, answer.body, None, False, False):
             self.handler.on_answering(answer.owner, began)
             return 0
