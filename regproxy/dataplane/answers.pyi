@@ -6,6 +6,7 @@ from regproxy.dataplane.tally import Tally
 
 ANSWERS_MAX: Final[int]
 BODY_MAX: Final[int]
+SCOPES_MAX: Final[int]
 HELD_MAX: Final[int]
 
 class Answer:

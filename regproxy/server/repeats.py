@@ -41,7 +41,7 @@ class Repeated(NamedTuple):
 
 
 class Repeats:
-    """Puts answers into the data plane, and takes them back."""
+    """Puts answers into the data plane, and takes them back. `plain`: for connections to the proxy itself."""
 
     def __init__(self, answers: Answers, index: Index, metrics: Metrics, access: AccessLog) -> None:
         self._answers = answers
@@ -49,6 +49,8 @@ class Repeats:
         self._metrics = metrics
         self._access = access
         self._cleared = 0.0
+        # For mirror mode, where each head says for which registry it is: connections of whoever.
+        self.plain = answers.scope(None)
         index.on_change = answers.revoke
         access.answers = answers
         answers.on_lines = access.flush
@@ -58,12 +60,9 @@ class Repeats:
         """How many answers the data plane has sent by itself."""
         return self._answers.repeated
 
-    def begin(self, stream: Stream, key: tuple[str, int, Principal]) -> None:
-        """Let the data plane answer on this connection to a registry (host, port), of this client.
-
-        ("", 0): to the proxy itself.
-        """
-        stream.scope = self._answers.scope(key)
+    def begin(self, stream: Stream, host: str, port: int, principal: Principal) -> None:
+        """Let the data plane answer on this connection of a client to a registry."""
+        stream.scope = self._answers.scope((host, port, principal.kind, principal.name))
 
     def may_keep(self, exchange: Exchange, route: Route, age: float, lifetime: Lifetime | None) -> None:
         """Decide whether the answer that is about to go out is kept: `exchange.good_until` says so.

@@ -85,7 +85,7 @@ class Handlers:
         """Take a client's stream."""
         repeats = self.services.repeats
         if repeats is not None and self.services.clients is None:
-            repeats.begin(stream, ("", 0, ANONYMOUS))  # for mirror mode: each head says for which registry
+            stream.scope = repeats.plain
         Session(self, stream)
 
 
@@ -468,8 +468,8 @@ class Session:
             return
         self._origin = Origin("https", host, port)
         if services.repeats is not None:
-            services.repeats.begin(self.stream, (host, port, exchange.principal))
+            services.repeats.begin(self.stream, host, port, exchange.principal)
         self.stream.send(ESTABLISHED)
-        exchange.begin(self._origin, None)
+        exchange.origin, exchange.kind = self._origin, ""
         timeout = services.config.client_header_timeout
         self.stream.start_tls(context, host.encode(), setup_pages.is_address(host), timeout)

@@ -32,8 +32,7 @@ cdef class Answers:
     # How many answers have been sent again
     cdef readonly long long repeated
     cdef uint64_t epoch
-    # By key, while anybody uses them
-    cdef object scopes
+    cdef dict scopes
     # Those with answers, how many answers that are, and the bytes of their bodies
     cdef list filled
     cdef readonly size_t kept
@@ -48,6 +47,5 @@ cdef class Answers:
 cdef class Scope:
     cdef readonly Answers answers
     cdef dict known
-    cdef object __weakref__
 
     cdef Answer find(self, bytes head, double now)

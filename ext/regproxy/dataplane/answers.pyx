@@ -8,8 +8,6 @@ never outlives the look-up that it repeats by more than a second, and what is re
 Requests to different registries, and of different clients, never meet: each has a Scope of its own.
 """
 
-from weakref import WeakValueDictionary
-
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
@@ -24,6 +22,7 @@ cdef enum:
 # Answers that are kept at a time, and the bytes of their bodies; where there are more all begin anew.
 ANSWERS_MAX = 2048
 HELD_MAX = 16777216
+SCOPES_MAX = 1024  # that are found again by their keys
 BODY_MAX = 65536  # bytes; a larger one costs so much to send that Python does not matter
 
 
@@ -62,7 +61,7 @@ cdef class Answers:
         self.idle_timeout = idle_timeout
         self.head_timeout = head_timeout
         self.open = True
-        self.scopes = WeakValueDictionary()
+        self.scopes = {}
         self.filled = []
 
     def __dealloc__(self):
@@ -72,6 +71,9 @@ cdef class Answers:
         """Return the answers for one kind of connection: `key` says which registry, and which client."""
         found = self.scopes.get(key)
         if found is None:
+            if len(self.scopes) >= SCOPES_MAX:
+                # Whoever has one keeps it: two of the same key know the same, each for itself.
+                self.scopes.clear()
             found = self.scopes[key] = Scope(self)
         return found
 
