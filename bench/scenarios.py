@@ -121,7 +121,7 @@ def cached_manifest(lab: Lab, plan: Plan) -> list[Figure]:
                 pairs,
                 lambda s: s.cpu_us_per_request,
                 at_most(16),
-                ratio_at_most(0.85),
+                ratio_at_most(0.65),
             ),
             compared(
                 "S2", f"cached manifest {name}, p99", "ms", pairs, lambda s: s.result.latency_us["p99"] / 1e3
