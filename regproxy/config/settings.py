@@ -59,6 +59,7 @@ from regproxy.config.values import (
     parse_ca_names,
     parse_client_certs,
     parse_directory,
+    parse_groups,
     parse_header_masks,
     parse_level,
     parse_listen,
@@ -166,6 +167,7 @@ class Config:
     audit_idle: float
     log_level: LogLevel
     tls_records: Records
+    tls_groups: str
 
     # Intercepted hosts, reachable hosts, and credentials for them.
     registries: tuple[HostRule, ...]
@@ -338,6 +340,7 @@ _OFFLINE_MEANING = "ask no registry: serve what is held, whatever its age"
 _STREAMS_MEANING = "connections for one large blob whose origin is slow; twice as many for parallel ranges"
 _RESUME_MEANING = "a broken download is resumed until it has brought nothing for so long; 0 = never"
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
+_GROUPS_MEANING = "key agreement with clients, best first, as OpenSSL names it; empty = its best"
 _RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
 _TLS_PAIR = ("REGPROXY_TLS_CERT_FILE", "REGPROXY_TLS_KEY_FILE")
 _TLS_MEANING = "addresses (host:port) for clients that speak TLS to the proxy: https:// proxies, mirrors"
@@ -386,6 +389,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_AUDIT_IDLE", "audit_idle", "30s", _IDLE_MEANING, _TIMEOUT),
     Setting("REGPROXY_LOG_LEVEL", "log_level", "info", "debug, info, warning or error", _text(parse_level)),
     Setting("REGPROXY_TLS_RECORDS", "tls_records", "auto", _RECORDS_MEANING, _text(parse_records)),
+    Setting("REGPROXY_TLS_GROUPS", "tls_groups", "", _GROUPS_MEANING, _text(parse_groups)),
     Setting("REGISTRIES", "registries", _REGISTRIES, _HOSTS_MEANING, _registries, many=True),
     Setting(
         *("REGPROXY_MIRROR_REGISTRIES", "mirror_registries", "", _MIRROR_MEANING),

@@ -15,6 +15,7 @@ from typing import Final, Literal, TypeVar, cast
 
 from regproxy.config.host_regex import compile_host_regex
 from regproxy.config.networks import Network, parse_network
+from regproxy.dataplane.tls import CLASSIC_GROUPS, takes_groups
 
 LogFormat = Literal["regproxy", "rp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -502,6 +503,13 @@ def parse_records(text: str) -> Records:
     if text.lower() not in ("auto", "openssl"):
         raise ValueError("auto or openssl")
     return cast(Records, text.lower())
+
+
+def parse_groups(text: str) -> str:
+    """Return groups for key agreement as OpenSSL names them, with colons between them; "": its best ones."""
+    if text and not takes_groups(text):
+        raise ValueError(f"groups that OpenSSL has here, with colons between them, such as {CLASSIC_GROUPS}")
+    return text
 
 
 def parse_login_for(text: str) -> LoginFor:

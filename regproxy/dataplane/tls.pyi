@@ -1,5 +1,9 @@
 from collections.abc import Callable
-from typing import Self
+from typing import Final, Self
+
+CLASSIC_GROUPS: Final[str]
+HYBRID_GROUPS: Final[str]
+GROUPS: Final[str]
 
 class ClientTrust:
     @property
@@ -38,9 +42,12 @@ class Conn:
 
 def live() -> int: ...
 def openssl_version() -> str: ...
-def server_context(chain_pem: bytes, key_pem: bytes, ktls: bool = False, seals: bool = False) -> Context: ...
+def takes_groups(groups: str) -> bool: ...
+def server_context(
+    chain_pem: bytes, key_pem: bytes, ktls: bool = False, seals: bool = False, groups: str = ""
+) -> Context: ...
 def naming_context(
-    choose: Callable[[str], Context | None], ktls: bool = False, seals: bool = False
+    choose: Callable[[str], Context | None], ktls: bool = False, seals: bool = False, groups: str = ""
 ) -> Context: ...
 def client_context(
     verify: bool = True,

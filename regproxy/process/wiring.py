@@ -193,9 +193,9 @@ def _contexts(config: Config, authority: Authority) -> Contexts:
     missing = kernel_tls()
     if missing is None:
         log.info("kTLS: the kernel encrypts; files go out by sendfile")
-        return Contexts(authority, ktls=True, seals=False)
+        return Contexts(authority, ktls=True, seals=False, groups=config.tls_groups)
     log.info("kTLS: not here (%s); TLS is done by OpenSSL in this process", missing)
-    return Contexts(authority, ktls=False, seals=seals(config))
+    return Contexts(authority, ktls=False, seals=seals(config), groups=config.tls_groups)
 
 
 def seals(config: Config) -> bool:

@@ -19,12 +19,15 @@ CONTEXTS_MAX: Final = 1024
 
 
 class Contexts:
-    """Server contexts by host; the least recently used goes first."""
+    """Server contexts by host; the least recently used goes first. `groups`: see tls.takes_groups()."""
 
-    def __init__(self, authority: Authority, *, ktls: bool = False, seals: bool = False) -> None:
+    def __init__(
+        self, authority: Authority, *, ktls: bool = False, seals: bool = False, groups: str = ""
+    ) -> None:
         self._authority = authority
         self._ktls = ktls
         self._seals = seals
+        self._groups = groups
         self._seldom = Seldom()
         self._known: OrderedDict[str, tuple[Leaf, Context]] = OrderedDict()
 
@@ -37,7 +40,7 @@ class Contexts:
         if known is not None and known[0] is leaf:
             self._known.move_to_end(host)
             return known[1]
-        context = server_context(leaf.chain_pem, leaf.key_pem, self._ktls, self._seals)
+        context = server_context(leaf.chain_pem, leaf.key_pem, self._ktls, self._seals, self._groups)
         self._known[host] = leaf, context
         if len(self._known) > CONTEXTS_MAX:
             self._known.popitem(last=False)
@@ -50,7 +53,7 @@ class Contexts:
 
     def given(self, chain_pem: bytes, key_pem: bytes) -> Context:
         """Return a context that presents a certificate of the operator's. Raises ValueError."""
-        return server_context(chain_pem, key_pem, self._ktls, self._seals)
+        return server_context(chain_pem, key_pem, self._ktls, self._seals, self._groups)
 
     def by_name(self, is_ours: Callable[[str], bool], unnamed: str = "") -> Context:
         """A context that presents the leaf of the host that a ClientHello names, if `is_ours` takes it.
@@ -66,4 +69,4 @@ class Contexts:
                 self._say(host, error)
                 return None
 
-        return naming_context(choose, self._ktls, self._seals)
+        return naming_context(choose, self._ktls, self._seals, self._groups)

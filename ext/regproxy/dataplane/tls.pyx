@@ -203,30 +203,52 @@ cdef Context new_context(bint server, bint ktls):
     return context
 
 
+def takes_groups(str groups not None) -> bool:
+    """Return whether OpenSSL has all of these groups for key agreement: names with colons between them."""
+    cdef SSL_CTX* ctx = SSL_CTX_new(TLS_server_method())
+    cdef bytes names = groups.encode()
+    if ctx == NULL:
+        raise MemoryError
+    try:
+        return SSL_CTX_set1_groups_list(ctx, names) == 1
+    finally:
+        SSL_CTX_free(ctx)
+        ERR_clear_error()
+
+
+# In the order in which a server takes them. The first, which agrees on a key that no quantum computer finds
+# out later (draft-ietf-tls-ecdhe-mlkem), is OpenSSL's from 3.5 on; Go's clients send it from 1.24 on.
+CLASSIC_GROUPS = "X25519:P-256:P-384"
+HYBRID_GROUPS = f"X25519MLKEM768:{CLASSIC_GROUPS}"
+GROUPS = HYBRID_GROUPS if takes_groups(HYBRID_GROUPS) else CLASSIC_GROUPS
+
+
 def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=False,
-                   bint seals=False) -> Context:
+                   bint seals=False, str groups="") -> Context:
     """Return a context that presents `chain_pem`, leaf first. ValueError if OpenSSL refuses chain or key.
 
-    `seals`: the records of large bodies are made by `records`, where the connection allows it.
+    `seals`: the records of large bodies are made by `records`, where the connection allows it. `groups`: see
+    takes_groups(); "": GROUPS.
     """
-    cdef Context context = new_server_context(ktls, seals)
+    cdef Context context = new_server_context(ktls, seals, groups)
     load_chain(context.ctx, chain_pem)
     load_key(context.ctx, key_pem)
     return context
 
 
-def naming_context(choose not None, bint ktls=False, bint seals=False) -> Context:
+def naming_context(choose not None, bint ktls=False, bint seals=False, str groups="") -> Context:
     """A server's context without a certificate: `choose(name)` returns the one for a ClientHello's name.
 
-    "": it names none. None refuses the connection. `ktls` and `seals` are to be those of the contexts that
-    are chosen. `choose` must not raise.
+    "": it names none. None refuses the connection. `ktls`, `seals` and `groups` are to be those of the
+    contexts that are chosen. `choose` must not raise.
     """
-    cdef Context context = new_server_context(ktls, seals)
+    cdef Context context = new_server_context(ktls, seals, groups)
     context.choose = choose
     return context
 
 
-cdef Context new_server_context(bint ktls, bint seals):
+cdef Context new_server_context(bint ktls, bint seals, str groups):
+    cdef bytes names = (groups or GROUPS).encode()
     cdef Context context = new_context(True, ktls)
     cdef SSL_CTX* ctx = context.ctx
     # Container clients never resume a session (a new process, or one connection per request): no tickets.
@@ -234,7 +256,8 @@ cdef Context new_server_context(bint ktls, bint seals):
     SSL_CTX_set_num_tickets(ctx, 0)
     SSL_CTX_set_ciphersuites(ctx, SUITES)
     SSL_CTX_set_cipher_list(ctx, b"ECDHE+AESGCM:ECDHE+CHACHA20")
-    SSL_CTX_set1_groups_list(ctx, b"X25519:P-256:P-384")
+    if SSL_CTX_set1_groups_list(ctx, names) != 1:
+        raise ValueError(f"OpenSSL has not all of the groups {groups}: {drain_errors()}")
     SSL_CTX_set_tlsext_servername_callback(ctx, on_servername)
     SSL_CTX_set_alpn_select_cb(ctx, on_alpn, NULL)
     context.seals = seals and not ktls
