@@ -70,6 +70,12 @@ class LineSink:
         elif not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
+    @staticmethod
+    def make(path: Path, mode: int = 0o640) -> None:
+        """Make the file of a log that another process writes, if it is not there. Raises OSError."""
+        if not path.exists():
+            os.close(_append_to(path, mode))
+
     def put(self, lines: list[str]) -> None:
         """Hand over some lines, each with its end; never waits."""
         with self._changed:

@@ -165,7 +165,6 @@ def load(files: CaFiles, now: float, make: Scope | None = None) -> tuple[CaPair,
 
 def check(files: CaFiles, now: float) -> None:
     """Raise CertificateError where load(), which may make the files, could not use them. Makes none."""
-    files.passphrase()
     there = [os.path.lexists(path) for path in (files.crt, files.key)]
     if all(there):
         load(files, now)

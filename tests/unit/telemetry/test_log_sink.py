@@ -59,6 +59,17 @@ def test_a_directory_that_is_read_only(monkeypatch: pytest.MonkeyPatch, tmp_path
         check_log("A_LOG", str(tmp_path / "log"))
 
 
+def test_a_log_that_another_process_writes(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    LineSink.make(path)
+    assert path.read_text() == ""
+    path.write_text("a line\n")
+    LineSink.make(path)
+    assert path.read_text() == "a line\n"
+    with pytest.raises(OSError, match="No such file"):
+        LineSink.make(tmp_path / "none" / "log")
+
+
 @pytest.mark.parametrize("where", ["-", "off"])
 def test_words(where: str) -> None:
     check_log("A_LOG", where)
