@@ -18,9 +18,11 @@ from typing import Final
 
 from regproxy.auth.htpasswd import Users, matches, parse_htpasswd
 from regproxy.auth.secret_files import Watched
+from regproxy.config.settings import Config
 from regproxy.core.addresses import client_of
 from regproxy.core.errors import ConfigError, CredentialError, RegproxyError
 from regproxy.core.lru import Bounded, Seldom
+from regproxy.core.named_file import read_text
 from regproxy.core.single_flight import Flights
 
 log = logging.getLogger(__name__)
@@ -181,13 +183,13 @@ class ClientLogins:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def check_file(path: str) -> None:
+def check_htpasswd(config: Config) -> None:
     """Raise ConfigError where the file in REGPROXY_HTPASSWD can't be used at the start."""
+    path = config.htpasswd
+    if path is None:
+        return
     try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123
-            parse_htpasswd(file.read())
-    except UnicodeDecodeError:
-        raise ConfigError("REGPROXY_HTPASSWD", path, "a file of UTF-8 text") from None
+        parse_htpasswd(read_text(path))
     except OSError as error:
         raise ConfigError("REGPROXY_HTPASSWD", path, f"a file that can be read: {error.strerror}") from None
     except ValueError as error:

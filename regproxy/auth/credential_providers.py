@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from regproxy.auth.credential_helpers import Helpers
@@ -14,13 +16,18 @@ from regproxy.config.credentials import (
     DockerConfigFile,
     Files,
     Helper,
+    How,
     Login,
     Pair,
     TokenFile,
     helper_program,
 )
+from regproxy.config.faults import try_all
+from regproxy.config.origin_tables import label_of
+from regproxy.config.settings import Config
 from regproxy.config.values import Credential, HostRule
-from regproxy.core.errors import CredentialError
+from regproxy.core.errors import ConfigError, CredentialError
+from regproxy.core.named_file import read_text
 
 
 class Provider(Protocol):
@@ -88,6 +95,10 @@ class FromFiles:
     def forget(self, host: str, port: int) -> None:
         self._watched.forget()
 
+    def check(self) -> None:
+        """Read the files once. Raises CredentialError, which names the one that is of no use."""
+        self._watched.check()
+
     def _parse(self, texts: list[str]) -> Login:
         # Editors and `echo` add a line break at the end, which is not part of a password.
         words = [text.rstrip("\r\n") for text in texts]
@@ -124,7 +135,7 @@ class FromDockerConfig:
     """Docker's config.json, and the helpers that it names."""
 
     def __init__(self, path: str, helpers: Helpers, clock: Callable[[], float]) -> None:
-        self._watched = Watched((path,), lambda texts: parse_docker_config(texts[0]), clock)
+        self._watched = _watched_config(path, clock)
         self._helpers = helpers
         self._last = DockerConfig()
 
@@ -147,6 +158,10 @@ class FromDockerConfig:
         helper = _helper_of(self._last, host, port)
         if helper is not None:
             self._helpers.forget(helper, server_name(host, port))
+
+
+def _watched_config(path: str, clock: Callable[[], float]) -> Watched[DockerConfig]:
+    return Watched((path,), lambda texts: parse_docker_config(texts[0]), clock)
 
 
 def _helper_of(config: DockerConfig, host: str, port: int) -> Helper | None:
@@ -212,3 +227,51 @@ class Wallet:
         if isinstance(how, DockerConfigFile):
             return FromDockerConfig(how.path, self._helpers, self._clock)
         return FromFiles(how, self._clock)
+
+
+# --- at the start ----------------------------------------------------------------------------------------
+
+
+def check_credential_files(config: Config) -> None:
+    """Raise ConfigError where a file with logins is of no use as it is now. No helper is run."""
+    try_all(partial(_check, files, how) for files, how in _sources(config))
+
+
+def _sources(config: Config) -> Iterator[tuple[dict[str, str], How]]:
+    """Yield where logins come from, with the files by the settings that name them."""
+    if config.docker_config is not None:
+        yield {"REGPROXY_DOCKER_CONFIG": config.docker_config}, DockerConfigFile(config.docker_config)
+    for key, table in config.origin_tables.own.items():
+        if table.credentials is not None:
+            how, label = table.credentials.how, f"{label_of(key)}.credentials"
+            yield {f"{label}.{name}": path for name, path in _files_of(how).items()}, how
+
+
+def _files_of(how: How) -> dict[str, str]:
+    """Return the files of a source by their keys; a password's is ahead of its username's."""
+    if isinstance(how, DockerConfigFile):
+        return {"docker_config": how.path}
+    if isinstance(how, TokenFile):
+        return {"token_file" if how.kind == "bearer" else "identity_token_file": how.path}
+    if isinstance(how, Files):
+        both = {"password_file": how.password_file, "username_file": how.username_file}
+        return {key: path for key, path in both.items() if path}
+    return {}
+
+
+def _check(files: Mapping[str, str], how: How) -> None:
+    def check_readable(setting: str, path: str) -> None:
+        try:
+            read_text(path)
+        except OSError as error:
+            raise ConfigError(setting, path, f"a file of text that can be read: {error.strerror}") from None
+
+    try_all(partial(check_readable, setting, path) for setting, path in files.items())
+    try:
+        if isinstance(how, DockerConfigFile):
+            _watched_config(how.path, time.monotonic).check()
+        elif isinstance(how, Files | TokenFile):
+            FromFiles(how, time.monotonic).check()
+    except CredentialError as error:
+        setting, path = next(iter(files.items()))
+        raise ConfigError(setting, path, str(error).removeprefix(f"{path}: ")) from None

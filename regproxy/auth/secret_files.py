@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import stat
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from regproxy.core.errors import CredentialError
+from regproxy.core.named_file import read_text
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
 HANG_SECONDS: Final = 5.0
-FILE_MAX: Final = 1_048_576  # bytes
 
 _Value = TypeVar("_Value")
 _Signature = tuple[tuple[int, ...] | None, ...]
@@ -56,6 +55,10 @@ class Watched(Generic[_Value]):
             return self._value
         raise self._error or CredentialError(f"{self._paths[0]}: no answer within {HANG_SECONDS:g} s")
 
+    def check(self) -> None:
+        """Read the files once, as value() does, and remember nothing. Blocks. Raises CredentialError."""
+        self._parsed([_read(path) for path in self._paths])
+
     def forget(self) -> None:
         """Check the files on the next call, without waiting for the interval."""
         self._looked = float("-inf")
@@ -81,11 +84,17 @@ class Watched(Generic[_Value]):
             if _signature(self._paths) == before:
                 break
         try:
-            self._value, self._error = self._parse(texts), None
-        except ValueError as error:
-            self._fail(CredentialError(f"{self._paths[0]}: not {error}"), before, keep=True)
+            self._value, self._error = self._parsed(texts), None
+        except CredentialError as error:
+            self._fail(error, before, keep=True)
             return
         self._signature = before
+
+    def _parsed(self, texts: list[str]) -> _Value:
+        try:
+            return self._parse(texts)
+        except ValueError as error:
+            raise CredentialError(f"{self._paths[0]}: not {error}") from None
 
     def _fail(self, error: CredentialError, signature: _Signature, *, keep: bool) -> None:
         if str(error) != str(self._error):
@@ -108,22 +117,7 @@ def _signature_of(path: str) -> tuple[int, ...] | None:
 
 
 def _read(path: str) -> str:
-    """Return a file's text, without waiting for a pipe."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise CredentialError(f"{path}: {reason}") from None
-    with open(fd, "rb") as file:  # noqa: PTH123
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise CredentialError(f"{path}: not a file")
-            data = file.read(FILE_MAX + 1)
-        except OSError as error:
-            raise CredentialError(f"{path}: {error.strerror}") from None
-    if len(data) > FILE_MAX:
-        raise CredentialError(f"{path}: more than {FILE_MAX} bytes")
-    try:
-        return data.decode()
-    except UnicodeDecodeError:
-        raise CredentialError(f"{path}: not UTF-8") from None
+        return read_text(path)
+    except OSError as error:
+        raise CredentialError(f"{path}: {error.strerror}") from None

@@ -19,7 +19,7 @@ from regproxy.config import settings as configuration
 from regproxy.config.settings import Config
 from regproxy.core.errors import ConfigError, RegproxyError
 from regproxy.dataplane import tls
-from regproxy.process import supervisor
+from regproxy.process import configured_files, supervisor
 
 USAGE_ERROR = 2
 
@@ -70,8 +70,12 @@ def serve(config: ConfigOption = None) -> None:
 
 @app.command("check-config")
 def check_config(config: ConfigOption = None) -> None:
-    """Read the configuration, show every setting and where it comes from; exit code 2 if it can't be used."""
+    """Show every setting and where it comes from; exit code 2 if one, or a file it names, can't be used."""
     settings = _load(config)
+    try:
+        configured_files.check_all(settings, os.environ)
+    except ConfigError as error:
+        _fail(error)
     table = Table("setting", "value", "from", box=None, header_style="bold")
     for name, value, origin in configuration.describe(settings):
         table.add_row(name, value.replace("[", "\\["), origin)

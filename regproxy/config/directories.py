@@ -7,10 +7,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from regproxy.config.faults import try_all
 from regproxy.config.settings import Config
-from regproxy.core.errors import StoreError
+from regproxy.core.errors import ConfigError, StoreError
 
 VOLUME_CACHE = "/docker_mirror_cache"
 VOLUME_CA = "/ca"
@@ -35,6 +37,27 @@ def choose(config: Config, env: Mapping[str, str]) -> Directories:
     cache, cache_note = _pick("cache", "REGPROXY_CACHE_DIR", config.cache_dir, VOLUME_CACHE, user_cache)
     ca_crt, ca_key, ca_note = _ca(config, _users_ca(env))
     return Directories(cache, ca_crt, ca_key, (cache_note, ca_note))
+
+
+def check(config: Config) -> None:
+    """Raise ConfigError where choose() could not use a directory that the configuration names. Makes none."""
+    named = {"REGPROXY_CACHE_DIR": config.cache_dir, "REGPROXY_CA_DIR": config.ca_dir}
+    if config.ca_crt_file and config.ca_key_file:
+        del named["REGPROXY_CA_DIR"]
+    try_all(partial(_check, variable, Path(path)) for variable, path in named.items() if path)
+
+
+def _check(variable: str, path: Path) -> None:
+    if not _has_ca(path) and (why := _unmakeable(path)):
+        raise ConfigError(variable, str(path), f"a directory that this user can make and write: {why}")
+
+
+def _unmakeable(path: Path) -> str:
+    """Return why a directory can neither be written nor be made, "" if it can."""
+    there = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        return f"{there} is no directory"
+    return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} is not writable by uid {os.getuid()}"
 
 
 def ca_paths(config: Config, env: Mapping[str, str]) -> tuple[Path, Path]:

@@ -8,28 +8,26 @@ from pathlib import Path
 from typing import Final
 
 from regproxy.config.settings import Config, load
-from regproxy.config.signing_keys import read_keys
 from regproxy.core.errors import ConfigError
+from regproxy.core.named_file import read_text
 
+TOML_MAX: Final = 4 * 1024 * 1024  # bytes
 # docker-registry-proxy takes one that is mounted in place of resolv.conf.
 NGINX_RESOLVERS: Final = Path("/etc/nginx/resolvers.conf")
 
 
 def read(path: Path | None, env: Mapping[str, str]) -> tuple[str | None, Config]:
-    """Return the text of the TOML file, if there is one, and the configuration; files of keys are read too.
+    """Return the text of the TOML file, if there is one, and the configuration. Raises ConfigError.
 
-    Raises ConfigError.
+    The files that the settings name are not read (see `process.configured_files`).
     """
     text = None
     try:
         if path is not None:
-            text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise ConfigError("REGPROXY_CONFIG", str(path), f"can't be read: {reason}") from None
+            text = read_text(path, TOML_MAX)
+    except OSError as error:
+        raise ConfigError("REGPROXY_CONFIG", str(path), f"can't be read: {error.strerror}") from None
     config = load(env, text, str(path or ""))
-    # Also by check-config: a key that can't be used would leave every image that has to be signed refused.
-    read_keys(config.signing_keys)
     if NGINX_RESOLVERS.exists():
         warning = (
             f"{NGINX_RESOLVERS} has no effect: names are looked up as resolv.conf says (docker run --dns)"

@@ -6,7 +6,6 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -19,13 +18,12 @@ from regproxy.core.errors import ConfigError
 PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 
 KEYS_MAX: Final = 64  # tables; each signature is tried with every key of a rule
-FILE_MAX: Final = 65_536  # bytes of a file
 _RSA_BITS: Final = range(2048, 8193)
 _CURVES: Final = ("secp256r1", "secp384r1", "secp521r1")
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _BEGIN: Final = re.compile(rb"-----BEGIN ([A-Z0-9 ]{1,40})-----")
 _PUBLIC: Final = (b"PUBLIC KEY", b"RSA PUBLIC KEY")
-_WANT: Final = "a public key in PEM, as in cosign.pub (-----BEGIN PUBLIC KEY-----)"
+WANT: Final = "a public key in PEM, as in cosign.pub (-----BEGIN PUBLIC KEY-----)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +96,15 @@ def parse_public_key(name: str, pem: bytes) -> SigningKey:
     """
     labels = _BEGIN.findall(pem)
     if any(b"PRIVATE" in label for label in labels):
-        raise ValueError(f"{_WANT}, not a private one, which has no business here")
+        raise ValueError(f"{WANT}, not a private one, which has no business here")
     if any(b"CERTIFICATE" in label for label in labels):
-        raise ValueError(f"{_WANT}, not a certificate: openssl x509 -pubkey -noout prints its key")
+        raise ValueError(f"{WANT}, not a certificate: openssl x509 -pubkey -noout prints its key")
     if len(labels) != 1 or labels[0] not in _PUBLIC:
-        raise ValueError(f"{_WANT}; one key for each table")
+        raise ValueError(f"{WANT}; one key for each table")
     try:
         key = load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError(_WANT) from None
+        raise ValueError(WANT) from None
     if isinstance(key, ec.EllipticCurvePublicKey):
         if key.curve.name not in _CURVES:
             raise ValueError(f"an ECDSA key on P-256, P-384 or P-521, not on {key.curve.name}")
@@ -117,27 +115,3 @@ def parse_public_key(name: str, pem: bytes) -> SigningKey:
         raise ValueError("an ECDSA, Ed25519 or RSA key")
     der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return SigningKey(name, hashlib.sha256(der).hexdigest(), key)
-
-
-def read_keys(sources: Mapping[str, KeySource]) -> dict[str, SigningKey]:
-    """Return the keys by their names; their files are read now. Raises ConfigError."""
-    return {name: _read(source) for name, source in sources.items()}
-
-
-def _read(source: KeySource) -> SigningKey:
-    label = f"key.{source.name}.file" if source.file else f"key.{source.name}.pem"
-    try:
-        pem = _read_file(source.file) if source.file else source.pem.encode()
-        return parse_public_key(source.name, pem)
-    except OSError as error:
-        raise ConfigError(label, source.file, f"can't be read: {error.strerror}; {_WANT}") from None
-    except ValueError as error:
-        raise ConfigError(label, source.file or None, str(error)) from None
-
-
-def _read_file(path: str) -> bytes:
-    with Path(path).open("rb") as file:
-        pem = file.read(FILE_MAX + 1)
-    if len(pem) > FILE_MAX:
-        raise ValueError(f"{_WANT}: {FILE_MAX} bytes at most")
-    return pem

@@ -23,14 +23,12 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
-from regproxy.auth.client_certificates import check_client_cas
-from regproxy.auth.client_logins import check_file
 from regproxy.config import directories, loading
 from regproxy.config.settings import Config
 from regproxy.core.errors import RegproxyError
 from regproxy.dataplane import board as board_module
 from regproxy.policy.exposure import exposed
-from regproxy.process import boot
+from regproxy.process import boot, configured_files
 from regproxy.process.boot import Role
 from regproxy.process.ca_keeper import CaKeeper
 from regproxy.process.children import Child, Commons, Setup
@@ -39,9 +37,6 @@ from regproxy.process.listeners import Listeners
 from regproxy.telemetry import metrics
 from regproxy.telemetry.metrics import Metrics
 from regproxy.telemetry.metrics_dir import Shelf
-from regproxy.tls.authority import Authority
-from regproxy.tls.mirror_identity import mirror_context
-from regproxy.tls.server_contexts import Contexts
 
 log = logging.getLogger(__name__)
 
@@ -143,13 +138,11 @@ class Supervisor:
             log.warning("%s", warning)
         if exposure := exposed(config):
             log.warning("%s", exposure)
-        if config.htpasswd is not None:
-            check_file(config.htpasswd)
-        check_client_cas(config)
-        cas = self._ca.prepare(config, places)
-        if config.tls_listen:
-            # A certificate of no use is an error of the configuration, not of each worker.
-            mirror_context(config, Contexts(Authority(cas, time.time)))
+        # A file of no use is an error of the configuration, not of each worker.
+        configured_files.check(config)
+        for fault in configured_files.doubtful(config):
+            log.warning("%s", fault)
+        self._ca.prepare(config, places)
         former = self._setup.listeners if self._setup is not None else None
         listeners = Listeners.open(config, former, 0.0 if former else _PORT_PATIENCE)
         log.info("listening on %s, admin on %s", config.listen, config.admin_listen)

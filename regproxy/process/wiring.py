@@ -17,9 +17,8 @@ from regproxy.cache import eviction, layout
 from regproxy.cache.blobs import Store
 from regproxy.cache.index.index import Index
 from regproxy.config.directories import Directories
+from regproxy.config.key_files import read_keys
 from regproxy.config.settings import Config
-from regproxy.config.signing_keys import read_keys
-from regproxy.core.errors import ConfigError
 from regproxy.core.secret_key import shared_key
 from regproxy.dataplane import tls
 from regproxy.dataplane.board import Board
@@ -48,7 +47,7 @@ from regproxy.tags.claim_files import FileClaims
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.audit_events import Teller
-from regproxy.telemetry.log_sink import LineSink
+from regproxy.telemetry.log_sink import LineSink, unwritable
 from regproxy.telemetry.metrics import Metrics
 from regproxy.tls.authority import Authority, throwaway
 from regproxy.tls.ca_files import files_of, load
@@ -215,8 +214,7 @@ def _access_log(config: Config) -> AccessLog:
     try:
         return AccessLog.open(config.access_log, config.access_log_format == "rp")
     except OSError as error:
-        expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
-        raise ConfigError("REGPROXY_ACCESS_LOG", config.access_log, expected) from None
+        raise unwritable("REGPROXY_ACCESS_LOG", config.access_log, error) from None
 
 
 def _audit(config: Config, record: Record, loop: asyncio.AbstractEventLoop) -> Audit | None:
@@ -226,10 +224,9 @@ def _audit(config: Config, record: Record, loop: asyncio.AbstractEventLoop) -> A
     if config.audit_log != "-":
         # The janitor writes it, but a setup is tried by a worker.
         try:
-            LineSink.probe(Path(config.audit_log))
+            LineSink.make(Path(config.audit_log))
         except OSError as error:
-            expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
-            raise ConfigError("REGPROXY_AUDIT_LOG", config.audit_log, expected) from None
+            raise unwritable("REGPROXY_AUDIT_LOG", config.audit_log, error) from None
     return Audit(Teller(record.audit[0]), config.audit_idle, loop)
 
 

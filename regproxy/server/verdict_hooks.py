@@ -18,17 +18,22 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from regproxy.config.faults import try_all
 from regproxy.config.image_rules import Rule
-from regproxy.core.errors import RegproxyError
+from regproxy.config.settings import Config
+from regproxy.core.errors import ConfigError, RegproxyError
 from regproxy.core.lru import Bounded, Seldom
+from regproxy.core.named_file import open_file
 from regproxy.core.single_flight import Flights
 from regproxy.http.messages import parse_response
 from regproxy.policy.image_rules import Outcome
 from regproxy.registry.strict_json import read_strictly
+from regproxy.registry.targets import is_digest
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +65,7 @@ class VerdictHook:
         self._flights: Flights[_Key, Outcome] = Flights()
         self._seldom = Seldom()
         self._slots = asyncio.Semaphore(ASKED_MAX)
-        is_url = "://" in rule.verdict
-        self._file = None if is_url else _VerdictFile(Path(rule.verdict))
+        self._file = _VerdictFile(Path(rule.verdict)) if _is_file(rule.verdict) else None
         is_tls = rule.verdict.lower().startswith("https:")
         self._tls = ssl.create_default_context() if is_tls else None
 
@@ -179,7 +183,7 @@ class _VerdictFile:
 
     def read(self) -> dict[str, tuple[str, str]]:
         """Return (verdict, reason) by digest. Raises OSError, HookError: which line is wrong."""
-        with self._path.open("rb") as file:
+        with open_file(self._path) as file:
             status = os.fstat(file.fileno())
             seen = (status.st_ino, status.st_size, status.st_mtime_ns)
             if seen == self._seen:
@@ -192,6 +196,26 @@ class _VerdictFile:
         return verdicts
 
 
+def check_verdict_files(config: Config) -> None:
+    """Raise ConfigError where a file of verdicts that a rule names can't be used at the start."""
+    first = {rule.verdict: rule.name for rule in reversed(config.image_rules.rules) if _is_file(rule.verdict)}
+    try_all(partial(_check_file, path, name) for path, name in first.items())
+
+
+def _check_file(path: str, rule: str) -> None:
+    setting = f"rule {rule!r}: verdict"
+    try:
+        _VerdictFile(Path(path)).read()
+    except OSError as error:
+        raise ConfigError(setting, path, f"a file that can be read: {error.strerror}") from None
+    except HookError as error:
+        raise ConfigError(setting, path, f"a file of verdicts: {error}") from None
+
+
+def _is_file(verdict: str) -> bool:
+    return bool(verdict) and "://" not in verdict
+
+
 def parse_verdicts(text: str, name: str) -> dict[str, tuple[str, str]]:
     """Return (verdict, reason) by digest, `*` for all others. Raises HookError: which line is wrong."""
     found: dict[str, tuple[str, str]] = {}
@@ -199,7 +223,8 @@ def parse_verdicts(text: str, name: str) -> dict[str, tuple[str, str]]:
         words = line.split("#", 1)[0].split(None, 2)
         if not words:
             continue
-        if len(words) < 2 or words[1] not in _WORDS:
+        # A digest that is none would match no image: whom it was to keep out would be let in by `*`.
+        if len(words) < 2 or words[1] not in _WORDS or not (words[0] == _OTHERS or is_digest(words[0])):
             raise HookError(f"{name}, line {number}: a digest or *, then allow, deny or pending")
         found[words[0]] = (words[1], words[2].strip() if len(words) > 2 else "")
     return found

@@ -18,6 +18,8 @@ from pathlib import Path
 from time import monotonic
 from typing import Final
 
+from regproxy.core.errors import ConfigError
+
 logger = logging.getLogger(__name__)
 
 _QUEUE: Final = 128  # batches; about 65,000 lines and 30 MB while the log is not read
@@ -56,9 +58,23 @@ class LineSink:
         self._thread.start()
 
     @staticmethod
-    def probe(path: Path, mode: int = 0o640) -> None:
-        """Raise OSError if a log can't be opened there; it is created if it is not there."""
-        os.close(_append_to(path, mode))
+    def probe(path: Path) -> None:
+        """Raise OSError if no log can be written there. Makes nothing; no reader of a pipe sees its end."""
+        try:
+            mode = path.stat().st_mode
+        except FileNotFoundError:
+            _check_writable(Path(os.path.realpath(path)).parent)
+            return
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
+        elif not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    @staticmethod
+    def make(path: Path, mode: int = 0o640) -> None:
+        """Make the file of a log that another process writes, if it is not there. Raises OSError."""
+        if not path.exists():
+            os.close(_append_to(path, mode))
 
     def put(self, lines: list[str]) -> None:
         """Hand over some lines, each with its end; never waits."""
@@ -145,8 +161,40 @@ class LineSink:
             self._said_at = monotonic()
 
 
+def check_log(setting: str, where: str) -> None:
+    """Raise ConfigError where no log can be written there. `where`: a path, "-" or "off"."""
+    if where in ("-", "off"):
+        return
+    try:
+        LineSink.probe(Path(where))
+    except OSError as error:
+        raise unwritable(setting, where, error) from None
+
+
+def unwritable(setting: str, where: str, error: OSError) -> ConfigError:
+    """Return the error of a setting that names a log which can't be opened."""
+    expected = f"can't be written: {error.strerror}; a path in a directory that exists, - or off"
+    return ConfigError(setting, where, expected)
+
+
 def _append_to(path: Path, mode: int) -> int:
-    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, mode)
+    # Never waits, for a pipe's reader or a terminal's carrier; for room there is poll().
+    flags = os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY
+    try:
+        return os.open(path, os.O_WRONLY | os.O_CREAT | flags, mode)
+    except OSError as error:
+        if error.errno != errno.ENXIO or not path.is_fifo():
+            raise
+        # Nobody reads it yet: what fits into it waits for the reader (fifo(7)).
+        return os.open(path, os.O_RDWR | flags)
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise OSError where no file can be made in a directory."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        code = errno.EROFS if read_only else errno.EACCES
+        raise OSError(code, os.strerror(code), str(folder))
 
 
 def _pack(lines: list[str], limit: int) -> Iterator[tuple[bytes, int]]:

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from regproxy.config.settings import Config
 from regproxy.core.errors import CertificateError
+from regproxy.core.named_file import open_file, read_file
 from regproxy.tls.name_constraints import Scope
 from regproxy.tls.x509 import (
     SigningKey,
@@ -66,13 +67,15 @@ class CaFiles:
         if path is None:
             return None
         try:
-            line = path.read_bytes().partition(b"\n")[0].removesuffix(b"\r")
+            line = read_file(path).partition(b"\n")[0].removesuffix(b"\r")
         except OSError as error:
             raise CertificateError(
                 f"{path}: {error.strerror}; {_SETTING} names the file of the CA key's passphrase"
             ) from None
         if not line:
-            raise CertificateError(f"{path}: its first line is empty; put the CA key's passphrase there")
+            raise CertificateError(
+                f"{path}: its first line is empty; put the CA key's passphrase there ({_SETTING})"
+            )
         return line
 
     @contextmanager
@@ -160,9 +163,18 @@ def load(files: CaFiles, now: float, make: Scope | None = None) -> tuple[CaPair,
     return (first, *(pair for pair in coming if pair.certificate != first.certificate))
 
 
+def check(files: CaFiles, now: float) -> None:
+    """Raise CertificateError where load(), which may make the files, could not use them. Makes none."""
+    there = [os.path.lexists(path) for path in (files.crt, files.key)]
+    if all(there):
+        load(files, now)
+    elif any(there):
+        _one_missing(*((files.key, files.crt) if there[0] else (files.crt, files.key)))
+
+
 def read_pair(files: CaFiles, passphrase: bytes | None, now: float, *, may_be_over: bool) -> CaPair:
     """Read ca.crt and ca.key. Raises as load() does, and OSError."""
-    certificate_pem, key_pem = files.crt.read_bytes(), files.key.read_bytes()
+    certificate_pem, key_pem = read_file(files.crt), read_file(files.key)
     certificates = parse_certificates(files.crt, certificate_pem)
     key, encrypted = parse_key(files.key, key_pem, passphrase)
     pair = CaPair(tuple(certificates), key, encrypted)
@@ -175,7 +187,7 @@ def read_pair(files: CaFiles, passphrase: bytes | None, now: float, *, may_be_ov
 def read_next(files: CaFiles, passphrase: bytes | None) -> list[CaPair]:
     """Read the CAs that are to come. Raises as load() does, and OSError."""
     try:
-        text = files.next.read_bytes()
+        text = read_file(files.next)
     except FileNotFoundError:
         return []
     blocks = [found[0] for found in _BLOCK.finditer(text)]
@@ -327,7 +339,7 @@ def _make_files(files: CaFiles, now: float, scope: Scope) -> bool:
 
 def _await_maker(key_path: Path) -> None:
     """Wait until no process holds the lock on a key that has no certificate yet."""
-    with key_path.open("rb") as key, suppress(OSError):  # without locks, go on with the files as they are
+    with open_file(key_path) as key, suppress(OSError):  # without locks, go on with the files as they are
         fcntl.flock(key, fcntl.LOCK_SH)
 
 

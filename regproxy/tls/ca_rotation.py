@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from regproxy.core.errors import CertificateError
+from regproxy.core.named_file import read_file
 from regproxy.tls.ca_files import CaFiles, CaPair, load, parse_certificates, read_next, replace
 from regproxy.tls.ca_scope import Wanted
 from regproxy.tls.name_constraints import Scope
@@ -159,7 +160,7 @@ def _recover(files: CaFiles) -> None:
 def _cut_short(files: CaFiles) -> CaPair | None:
     """Return the CA that waits, though it is in its place already; None: there is none."""
     try:
-        (first, *_) = parse_certificates(files.crt, files.crt.read_bytes())
+        (first, *_) = parse_certificates(files.crt, read_file(files.crt))
         waiting = read_next(files, files.passphrase()) if files.next.exists() else []
     except OSError:
         return None  # load() has the reason

@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.client import Client
 from tests.support.docker_registry import Registry
 from tests.support.images import INDEX, MANIFEST, Image, Index, make_index, write_layout
 from tests.support.process_tree import janitors
-from tests.support.processes import wait_until
-from tests.support.proxy import Proxy
+from tests.support.processes import free_address, wait_until
+from tests.support.proxy import Proxy, said
 from tests.support.real_clients import Skopeo
 from tests.support.two_workers import Pair
 
@@ -168,6 +169,82 @@ def test_what_is_open_at_the_end_is_written(
     assert proxy.stop() == 0
     (line,) = lines(1)
     assert of(line, "digest", "ended_by") == (image.digest, "end")
+
+
+@pytest.mark.parametrize("source", ["registry", "hit"])
+def test_a_pull_of_a_client_whom_dns_sends_here(
+    source: str,
+    registry: Registry,
+    start: StartProxy,
+    image: Image,
+    lines: Lines,
+    tmp_path: Path,
+    stack: ExitStack,
+) -> None:
+    registry.push("lib/app", "v1", image)
+    host, port = free_address()
+    toml = tmp_path / "regproxy.toml"
+    # Nothing of the test's may listen on port 443, which is what the registry is asked at.
+    toml.write_text(f'[origin."{registry.name}:443"]\nport = {registry.port}\n')
+    env = {"REGPROXY_TRANSPARENT_LISTEN": f"{host}:{port}", "REGPROXY_CONFIG": str(toml)}
+    proxy = start(registry, registries=(registry.name,), **env)
+
+    def pull() -> None:
+        with Client.connect((host, port), authority=registry.name) as client:
+            client.start_tls(registry.name, proxy.ca_pem)
+            assert client.get("/v2/lib/app/manifests/v1", ACCEPT).digest == image.digest
+            for digest in image.blobs:
+                assert client.get(f"/v2/lib/app/blobs/{digest}").digest == digest
+
+    if source == "hit":
+        pull()
+        proxy.wait_kept(image.digest, *image.blobs)
+    pull()
+    line = lines(2 if source == "hit" else 1)[-1]
+    want = ("transparent", registry.name, "lib/app", "v1", image.digest, source, 200, "complete")
+    names = ("way", "registry", "repository", "reference", "digest", "from", "status", "ended_by")
+    assert of(line, *names) == want
+    assert of(line, "blobs", "bytes", "client", "proven_by") == (
+        *(len(image.blobs), sizes(image)),
+        *("127.0.0.1", "anonymous"),
+    )
+
+
+STALE = {
+    # Its time is over, and the registry can't be asked; or it is asked behind the answer.
+    "trouble": {"MANIFEST_CACHE_DEFAULT_TIME": "1ms"},
+    "swr": {"MANIFEST_CACHE_DEFAULT_TIME": "1ms", "REGPROXY_SWR_DEFAULT": "1d"},
+}
+
+
+@pytest.mark.parametrize("way", ["connect", "mirror"])
+@pytest.mark.parametrize("why", STALE)
+def test_a_stale_answer(
+    why: str, way: str, registry: Registry, start: StartProxy, image: Image, lines: Lines
+) -> None:
+    """The line says so, though the blobs are as good as ever."""
+    registry.push("lib/app", "v1", image)
+    proxy = start(registry, **STALE[why])
+    there = f"?ns={registry.authority.replace(':', '%3A')}" if way == "mirror" else ""
+
+    def pull() -> str | None:
+        with Client.connect(proxy.address) if there else proxy.client(registry.authority) as client:
+            reply = client.get(f"/v2/lib/app/manifests/v1{there}", ACCEPT)
+            assert reply.digest == image.digest
+            for digest in image.blobs:
+                assert client.get(f"/v2/lib/app/blobs/{digest}{there}").digest == digest
+            return said(reply)[0]
+
+    assert pull() == "MISS"
+    lines(1)
+    proxy.wait_kept(image.digest, *image.blobs)
+    if why == "trouble":
+        registry.stop()
+    assert pull() == "STALE"
+    line = lines(2)[-1]
+    want = ("stale", way, "v1", image.digest, 200, "complete", len(image.blobs))
+    assert of(line, "from", "way", "reference", "digest", "status", "ended_by", "blobs") == want
+    assert line["bytes"] == line["bytes_cached"] == sizes(image)
 
 
 def test_a_push_is_a_line(

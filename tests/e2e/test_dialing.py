@@ -198,7 +198,10 @@ BAD_FILES = [
     ('ca_file = "{none}"', "origin.\"reg.test\".ca_file='{none}': can't be read: No such file"),
     ('ca_file = "{text}"', "{text}: no CA certificates could be read"),
     ('client_cert_file = "{none}"', "origin.\"reg.test\".client_cert_file='{none}': can't be read"),
-    ('client_cert_file = "{cert}"', "origin.\"reg.test\".client_cert_file='{cert}': no private key"),
+    (
+        'client_cert_file = "{cert}"',
+        "origin.\"reg.test\".client_cert_file='{cert}': a certificate in PEM with the key in {cert}: no",
+    ),
     ('client_cert_file = "{text}"', "no certificate in the PEM text"),
     ('client_cert_file = "{cert}"\nclient_key_file = "{none}"', "client_key_file='{none}': can't be read"),
     ('client_cert_file = "{cert}"\nclient_key_file = "{other}"', "OpenSSL refuses the key"),

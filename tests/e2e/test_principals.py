@@ -15,10 +15,11 @@ import pytest
 from tests.support.client import Client, Reply
 from tests.support.docker_registry import Registry
 from tests.support.images import Image, digest_of
-from tests.support.processes import free_address
+from tests.support.processes import free_address, wait_until
 from tests.support.proxy import Proxy
 from tests.support.real_clients import Podman, Skopeo, client_env, run
 from tests.support.shared_proxy import SMALL, SMALL_PATH, Lane
+from tests.support.two_workers import stopped
 
 StartProxy = Callable[..., Proxy]
 StartRegistry = Callable[..., Registry]
@@ -202,6 +203,56 @@ def test_without_a_file_no_login_means_anything(lane: Lane) -> None:
     for shown, headers in SHOWN.items():
         assert by_connect(lane, proxy, headers).status == 200, shown
         assert by_mirror_itself(lane, proxy, headers).status == 200, shown
+
+
+# --- two workers ------------------------------------------------------------------------------------------
+
+
+def line(user: str, password: str) -> str:
+    return f"{user}:{bcrypt.hashpw(password.encode(), bcrypt.gensalt(4)).decode()}\n"
+
+
+def of_worker(proxy: Proxy, pid: int, stack: ExitStack) -> Client:
+    """A client without CONNECT, so that each request shows a login, whose worker is this one."""
+    with stopped(*(other for other in proxy.workers(2) if other != pid)):
+        client = stack.enter_context(Client.connect(proxy.address))
+        assert client.get("/ca.crt").status == 200
+        return client
+
+
+def test_what_changes_in_the_file_changes_in_both_workers(
+    lane: Lane, tmp_path: Path, stack: ExitStack
+) -> None:
+    """Also what a worker has found right before, and remembers."""
+    path, draft = tmp_path / "htpasswd", tmp_path / "draft"
+    path.write_text(line("alice", "old") + line("bob", PASSWORD))
+    env = {"REGPROXY_HTPASSWD": str(path), "REGPROXY_UNKNOWN_CLIENTS": "deny", "REGPROXY_WORKERS": "2"}
+    proxy = stack.enter_context(lane.new_proxy(**env))
+    where = f"http://{lane.origin.authority}{SMALL_PATH}"
+
+    def status(client: Client, user: str, password: str) -> int:
+        return client.get(where, [("Proxy-Authorization", basic(f"{user}:{password}"))]).status
+
+    both = [of_worker(proxy, pid, stack) for pid in proxy.workers(2)]
+    assert len({proxy.owner(client) for client in both}) == 2
+    for client in both:
+        assert [status(client, "alice", "old"), status(client, "bob", PASSWORD)] == [200, 200]
+        assert status(client, "carol", PASSWORD) == 407
+    draft.write_text(line("alice", "new") + line("carol", PASSWORD))
+    draft.replace(path)
+    for client in both:
+        for gone in (("alice", "old"), ("bob", PASSWORD)):  # each is remembered for a second of its own
+            wait_until(lambda: status(client, *gone) == 407, "the new file counts")  # noqa: B023
+        assert [status(client, "alice", "new"), status(client, "carol", PASSWORD)] == [200, 200]
+    path.write_text("nonsense\n")  # what can't be parsed leaves the former users
+    assert [status(client, "alice", "new") for client in both] == [200, 200]
+    path.unlink()
+    for client in both:
+        wait_until(lambda: status(client, "alice", "new") == 503, "there is no file")  # noqa: B023
+    path.write_text(line("alice", "new"))
+    for client in both:
+        wait_until(lambda: status(client, "alice", "new") == 200, "there is one again")  # noqa: B023
+        wait_until(lambda: status(client, "carol", PASSWORD) == 407, "she is not in it")  # noqa: B023
 
 
 # --- addresses ----------------------------------------------------------------------------------------------

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.support import ROOT
+from tests.support.byte_streams import Plain
+from tests.support.client import Client
 from tests.support.images import MANIFEST, make_image
 from tests.support.like_a_container import PROFILE, USER
 from tests.support.origin import Origin
-from tests.support.processes import wait_until
+from tests.support.processes import free_address, wait_until
 from tests.support.proxy import Proxy
 from tests.support.trust import Trust
 from tests.support.two_workers import Pair
@@ -62,7 +68,9 @@ def place() -> Iterator[Path]:
     shutil.rmtree(found)
 
 
-def start(place: Path, origin: Origin, trust: Trust, **env: str) -> Proxy:
+def start(
+    place: Path, origin: Origin, trust: Trust, resolve: Mapping[str, str] | None = None, **env: str
+) -> Proxy:
     ca = place / "upstream.pem"
     ca.write_bytes(trust.path.read_bytes())
     ca.chmod(0o644)
@@ -70,7 +78,7 @@ def start(place: Path, origin: Origin, trust: Trust, **env: str) -> Proxy:
     return Proxy(
         *(place, {"REGPROXY_WORKERS": "2", "PYTHONDONTWRITEBYTECODE": "1", **env}),
         registries=(origin.authority,),
-        resolve=origin.resolve,
+        resolve=origin.resolve if resolve is None else resolve,
         ca=ca,
         within=within,
     )
@@ -121,6 +129,44 @@ def test_it_runs(place: Path, trust: Trust) -> None:
             pull(proxy, origin, "app")
             # The tag alone was asked for again.
             assert len([seen for seen in origin.requests[asked:] if "/blobs/" in seen.path]) == 0
+
+
+def test_a_tunnel(place: Path, trust: Trust, stack: ExitStack) -> None:
+    """To a host that is not intercepted: much of it both ways at once, which the kernel moves (splice)."""
+    data = random.Random(5).randbytes(4_000_000)
+    listener = stack.enter_context(socket.create_server(free_address()))
+    listener.settimeout(20)
+    host, port = listener.getsockname()
+    ports = f"443 {port}"
+    with Origin(trust, "reg.test") as origin:
+        resolve = {**origin.resolve, "peer.test": host}
+        proxy = stack.enter_context(start(place, origin, trust, resolve, REGPROXY_CONNECT_PORTS=ports))
+        for _ in Pair(proxy, origin.authority).pids():
+            client = stack.enter_context(Client.connect(proxy.address))
+            assert client.connect_to(f"peer.test:{port}").status == 200
+            other = Plain(listener.accept()[0])
+            stack.callback(other.close)
+            sender = threading.Thread(target=client.send, args=(data,))
+            answerer = threading.Thread(target=other.send, args=(data[::-1],))
+            reader = threading.Thread(target=lambda: got.append(client.read(len(data))))  # noqa: B023
+            got: list[bytes] = []
+            for thread in (sender, answerer, reader):
+                thread.start()
+            assert receive(other, len(data)) == data
+            for thread in (sender, answerer, reader):
+                thread.join(20)
+            assert got == [data[::-1]]
+        with Client.connect(proxy.address) as refused:
+            assert refused.connect_to(f"peer.test:{port + 1}").status == 403
+        assert [line for line in proxy.log().splitlines() if " ERROR " in line] == []
+
+
+def receive(stream: Plain, size: int) -> bytes:
+    parts, got = [], 0
+    while got < size and (data := stream.recv()):
+        parts.append(data)
+        got += len(data)
+    return b"".join(parts)
 
 
 def test_other_users_read_nothing_of_it(place: Path, trust: Trust) -> None:

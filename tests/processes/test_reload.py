@@ -157,16 +157,18 @@ class TestReload:
             "admin_listen": "{}:{}".format(*admin),
             "ca_dir": str(tmp_path / "ca"),
             "access_log": str(tmp_path / "log"),
+            "cache_dir": str(tmp_path / "cache"),
         }
 
         def configure(**changes: str) -> None:
             toml.write_text("".join(f'{name} = "{value}"\n' for name, value in (good | changes).items()))
 
+        (tmp_path / "odd" / "index.sqlite3").mkdir(parents=True)
         (tmp_path / "broken").mkdir()
         for name in ("ca.crt", "ca.key"):
             (tmp_path / "broken" / name).write_text("-----BEGIN NONSENSE-----")
         configure()
-        names = ("LISTEN", "ADMIN_LISTEN", "CA_DIR", "ACCESS_LOG")
+        names = ("LISTEN", "ADMIN_LISTEN", "CA_DIR", "ACCESS_LOG", "CACHE_DIR")
         unset: dict[str, str | None] = {f"REGPROXY_{name}": None for name in names}
         proxy = start((address, admin), REGPROXY_CONFIG=str(toml), **unset)
         before = proxy.workers(1)
@@ -176,7 +178,11 @@ class TestReload:
             ({"ca_dir": str(tmp_path / "broken")}, "ca.crt"),
             ({"ca_dir": str(tmp_path / "log" / "ca")}, "Not a directory"),
             ({"listen": "{}:{}".format(*taken)}, "can't listen there: Address already in use"),
-            ({"access_log": "/nowhere/log"}, "a worker with the new configuration ended with exit code 2"),
+            ({"access_log": "/nowhere/log"}, "can't be written: No such file or directory"),
+            (
+                {"cache_dir": str(tmp_path / "odd")},
+                "a worker with the new configuration ended with exit code 2",
+            ),
         ]
         for number, (changes, reason) in enumerate(cases, 1):
             configure(**changes)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack
@@ -111,8 +112,62 @@ class TestWorkers:
 class TestBoot:
     """What becomes of workers that can't begin."""
 
+    def test_files_that_settings_name(self, tmp_path: Path) -> None:
+        """All that are wrong are told, in the words of check-config; no pipe among them is waited for."""
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "verdicts").write_text("nonsense\n")
+        toml = tmp_path / "regproxy.toml"
+        toml.write_text(
+            f"rule = [{{name = 'r', verdict = '{tmp_path}/verdicts', action = 'deny'}}]\n"
+            f"[key.release]\nfile = '{tmp_path}/none'\n"
+        )
+        env = {"REGPROXY_CONFIG": str(toml), "REGPROXY_HTPASSWD": f"{tmp_path}/pipe"}
+        env["REGPROXY_CLIENT_CA_FILE"] = str(tmp_path)
+        proxy = Proxy(tmp_path / "proxy", env, ready=False)
+        assert code(proxy) == 2
+        command = [sys.executable, "-m", "regproxy", "check-config"]
+        checked = subprocess.run(
+            command, env={**os.environ, **env}, capture_output=True, text=True, check=False
+        )
+        assert checked.returncode == 2
+        assert checked.stderr in proxy.log()
+        told = [line.removeprefix("regproxy: ").partition("=")[0] for line in checked.stderr.splitlines()]
+        named = ["REGPROXY_HTPASSWD", "REGPROXY_CLIENT_CA_FILE", "key.release.file", "rule 'r': verdict"]
+        assert told == named
+
+    def test_a_file_of_verdicts_that_breaks_later(self, start: Start, tmp_path: Path) -> None:
+        """Workers that are replaced come up with it; a reload is refused, until it is right again."""
+        verdicts, toml = tmp_path / "verdicts", tmp_path / "regproxy.toml"
+        verdicts.write_text("* allow\n")
+        toml.write_text(f"rule = [{{name = 'r', verdict = '{verdicts}', action = 'deny'}}]\n")
+        proxy = start(REGPROXY_CONFIG=str(toml))
+        verdicts.write_text("nonsense\n")
+        (first,) = proxy.workers(1)
+        os.kill(grown_up(first), KILL)
+        wait_until(lambda: first not in proxy.workers() and proxy.workers(1), "there is another")
+        proxy.signal(HUP)
+        wait_until(lambda: "line 1: a digest or *, then allow" in proxy.log(), "it is refused")
+        verdicts.unlink()
+        proxy.signal(HUP)
+        wait_until(
+            lambda: f"verdict='{verdicts}': a file that can be read: No such" in proxy.log(), "so is this"
+        )
+        verdicts.write_text("* deny\n")
+        proxy.signal(HUP)
+        wait_until(lambda: proxy.metric("regproxy_reloads_total", result="done") == 1, "it is taken")
+        assert proxy.metric("regproxy_reloads_total", result="refused") == 2
+        assert stopped(proxy) == 0
+
+    def test_files_of_logins_may_come_later(self, start: Start, tmp_path: Path) -> None:
+        proxy = start(REGPROXY_DOCKER_CONFIG=str(tmp_path / "config.json"))
+        told = (
+            f"REGPROXY_DOCKER_CONFIG='{tmp_path}/config.json': a file of text that can be read: No such file"
+        )
+        assert told in proxy.log()
+        assert stopped(proxy) == 0
+
     def test_the_configuration(self, tmp_path: Path) -> None:
-        """What only a worker finds out is said once, and ends it."""
+        """What is wrong is said once, not by each worker, and ends it."""
         for name in ("REGPROXY_ACCESS_LOG", "REGPROXY_UPSTREAM_CA_FILE"):
             env = {"REGPROXY_WORKERS": "4", name: "/nowhere/at/all"}
             proxy = Proxy(tmp_path / name, env, ready=False)

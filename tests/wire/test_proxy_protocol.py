@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ BALANCER = "127.0.3.3"
 SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
 LINE = b"PROXY TCP4 192.0.2.77 198.51.100.2 4711 3128\r\n"
 STRANGER = b"PROXY TCP4 203.0.113.9 198.51.100.2 4711 3128\r\n"
+LONG = SIGNATURE + b"\x21\x11" + struct.pack(">H", 200) + bytes(200)  # a header of 216 bytes
 LOCAL = SIGNATURE + b"\x20\x00\0\0"
 
 
@@ -51,7 +53,8 @@ class Balanced:
 
     def connect(self, port: str = "proxy", source: str = BALANCER) -> Client:
         sock = socket.create_connection(self.ports[port], 20, source_address=(source, 0))
-        return Client(Plain(sock), authority="proxy.test")
+        names = {"tls": "localhost", "transparent": "auth.docker.io"}
+        return Client(Plain(sock), authority=names.get(port, "proxy.test"))
 
     @property
     def mirror(self) -> str:
@@ -137,10 +140,39 @@ def test_nobody_else_is_believed(header: bytes, balanced: Balanced) -> None:
         assert client.get(balanced.mirror).status == 403
 
 
-def test_a_header_that_does_not_come(balanced: Balanced) -> None:
-    with balanced.connect() as client:
-        client.send(LINE[:-1])
-        assert client.read_end() == (b"", End.RST)
+@pytest.mark.parametrize("port", ["proxy", "tls", "transparent"])
+def test_a_header_that_does_not_come(port: str, balanced: Balanced, stack: ExitStack) -> None:
+    """A byte now and then prolongs nothing; and the limit is over for a header that has come."""
+    parts = (b"", LINE[:1], LINE[:-1], SIGNATURE, binary("192.0.2.78")[:-1])
+    known = stack.enter_context(balanced.connect(port))
+    known.send(LINE)
+    others = [stack.enter_context(balanced.connect(port)) for _ in parts]
+    drawn_out = stack.enter_context(balanced.connect(port))
+    for client, part in zip(others, parts, strict=True):
+        client.send(part)
+    assert cut(drawn_out, LONG)
+    assert [client.read_end() for client in others] == [(b"", End.RST)] * len(parts)
+    told = f"{BALANCER} is in REGPROXY_PROXY_PROTOCOL and has to begin with a header of the PROXY protocol: "
+    wait_until(lambda: f"{told}none came in time" in balanced.proxy.log(), told)
+    if port != "proxy":
+        known.start_tls(known.authority, balanced.proxy.ca_pem)
+    reply = known.get(balanced.mirror if port != "transparent" else "/v2/")
+    assert reply.status not in (403, 408), reply
+
+
+def cut(client: Client, header: bytes) -> bool:
+    """Send a byte every 0.1 s; tell whether the proxy ended the connection before all of them were sent."""
+    client.layers[0].sock.settimeout(0.1)  # type: ignore[attr-defined]
+    for at in range(len(header)):
+        try:
+            client.send(header[at : at + 1])
+            if client.stream.recv() == b"":
+                return True
+        except TimeoutError:
+            continue
+        except OSError:
+            return True
+    return False
 
 
 def test_a_header_is_read_once(balanced: Balanced) -> None:

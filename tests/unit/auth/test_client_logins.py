@@ -18,8 +18,9 @@ from regproxy.auth.client_logins import (
     Login,
     LoginsBusy,
     LoginsUnavailable,
-    check_file,
+    check_htpasswd,
 )
+from regproxy.config.settings import Config, load
 from regproxy.core.errors import ConfigError
 
 PEER = "192.0.2.1"
@@ -191,10 +192,14 @@ def test_nothing_of_a_login_is_logged(
     assert "hunter2" not in repr(Login("a", "hunter2"))
 
 
+def configured(path: Path) -> Config:
+    return load({"REGPROXY_HTPASSWD": str(path)})
+
+
 FILES = [
     ("a:{SHA}x", "SHA-1"),
     ("x", "not of lines user:hash"),
-    (b"\xff:", "a file of UTF-8 text"),
+    (b"\xff:", "a file that can be read: not UTF-8"),
     (None, "a file that can be read: No such file or directory"),
 ]
 
@@ -205,9 +210,10 @@ def test_the_file_is_checked_at_the_start(tmp_path: Path, text: str | bytes | No
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ConfigError) as caught:
-        check_file(str(path))
+        check_htpasswd(configured(path))
     assert str(caught.value).startswith(f"REGPROXY_HTPASSWD='{path}': ") and why in str(caught.value)
 
 
 def test_a_file_that_can_be_used(users: Path) -> None:
-    check_file(str(users))
+    check_htpasswd(configured(users))
+    check_htpasswd(load({}))

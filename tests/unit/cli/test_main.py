@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import ssl
 import tomllib
+from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from regproxy.cli.main import app
@@ -22,3 +25,48 @@ def test_the_version_is_shown_with_what_it_runs_on() -> None:
     assert re.fullmatch(
         rf"regproxy {re.escape(version)} \(Python {platform.python_version()}, {openssl}\)\n", shown.output
     )
+
+
+def checked(**env: str) -> tuple[int, list[str]]:
+    """Exit code and lines of `check-config`."""
+    shown = CliRunner().invoke(app, ["check-config"], env=env)
+    return shown.exit_code, shown.output.splitlines()
+
+
+def test_a_configuration_that_is_good(tmp_path: Path) -> None:
+    places = {"REGPROXY_CA_DIR": str(tmp_path / "ca"), "REGPROXY_CACHE_DIR": str(tmp_path / "cache")}
+    code, lines = checked(REGPROXY_AUDIT_LOG=str(tmp_path / "log"), **places)
+    assert (code, lines[-1]) == (0, "The configuration is good.")
+    assert list(tmp_path.iterdir()) == []  # what a start would make is not made
+
+
+def test_files_that_are_of_no_use(tmp_path: Path) -> None:
+    """All of them are told, as other faults are."""
+    (tmp_path / "users").write_text("alice:secret\n")
+    files = {"REGPROXY_HTPASSWD": f"{tmp_path}/users", "REGPROXY_DOCKER_CONFIG": f"{tmp_path}/none"}
+    code, (first, second) = checked(REGPROXY_CA_DIR=str(tmp_path), **files)
+    assert code == 2
+    assert first.startswith(f"regproxy: REGPROXY_HTPASSWD='{tmp_path}/users': not usable in line 1: ")
+    assert second.startswith(
+        f"REGPROXY_DOCKER_CONFIG='{tmp_path}/none': a file of text that can be read: No such"
+    )
+    assert "secret" not in first + second
+
+
+@pytest.mark.parametrize("command", ["serve", "check-config"])
+def test_a_toml_file_that_is_none(command: str, tmp_path: Path) -> None:
+    pipe, large = tmp_path / "pipe", tmp_path / "large"
+    os.mkfifo(pipe)
+    large.touch()
+    os.truncate(large, 1 << 36)
+    for path, why in [
+        (pipe, "not a file, but a pipe or a device"),
+        (large, "more than 4194304 bytes"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / "none", "No such file or directory"),
+    ]:
+        shown = CliRunner().invoke(app, [command, "--config", str(path)])
+        assert (shown.exit_code, shown.output) == (
+            2,
+            f"regproxy: REGPROXY_CONFIG='{path}': can't be read: {why}\n",
+        )

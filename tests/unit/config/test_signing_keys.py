@@ -8,9 +8,9 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from regproxy.config.loading import read
+from regproxy.config.key_files import read_keys
 from regproxy.config.settings import describe, load
-from regproxy.config.signing_keys import KEYS_MAX, KeySource, parse_public_key, read_keys
+from regproxy.config.signing_keys import KEYS_MAX, KeySource, parse_public_key
 from regproxy.core.errors import ConfigError
 from tests.support.signatures import Signer
 from tests.support.trust import Trust
@@ -99,23 +99,23 @@ FILES = {
     "none": (None, "can't be read: No such file"),
     "private": (PRIVATE, "not a private one"),
     "empty": ("", "a public key in PEM"),
-    "large": (PEM + " " * 70_000, "bytes at most"),
+    "large": (PEM + " " * 70_000, "more than 65536 bytes; a public key in PEM"),
 }
 
 
 @pytest.mark.parametrize("text, want", FILES.values(), ids=FILES.keys())
 def test_files(tmp_path: Path, text: str | None, want: str) -> None:
-    """They are read with the configuration, so check-config and a reload say what is wrong with them."""
-    config, key = tmp_path / "regproxy.toml", tmp_path / "cosign.pub"
-    config.write_text(f'[key.release]\nfile = "{key}"\n')
+    key = tmp_path / "cosign.pub"
+    sources = load({}, f'[key.release]\nfile = "{key}"\n').signing_keys
+    assert sources == {"release": KeySource("release", file=str(key))}
     if text is not None:
         key.write_text(text)
     with pytest.raises(ConfigError) as raised:
-        read(config, {})
+        read_keys(sources)
     assert str(raised.value).startswith(f"key.release.file={str(key)!r}: ")
     assert want in str(raised.value)
     key.write_text(PEM)
-    assert read(config, {})[1].signing_keys == {"release": KeySource("release", file=str(key))}
+    assert read_keys(sources)["release"].name == "release"
 
 
 def test_check_config_shows_them() -> None:
