@@ -15,7 +15,6 @@ from typing import Final, Literal, TypeVar, cast
 
 from regproxy.config.host_regex import compile_host_regex
 from regproxy.config.networks import Network, parse_network
-from regproxy.dataplane.tls import CLASSIC_GROUPS, takes_groups
 
 LogFormat = Literal["regproxy", "rp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
@@ -505,10 +504,16 @@ def parse_records(text: str) -> Records:
     return cast(Records, text.lower())
 
 
+_GROUPS = re.compile(r"(?:[A-Za-z0-9_-]+(?::[A-Za-z0-9_-]+)*)?")
+
+
 def parse_groups(text: str) -> str:
-    """Return groups for key agreement as OpenSSL names them, with colons between them; "": its best ones."""
-    if text and not takes_groups(text):
-        raise ValueError(f"groups that OpenSSL has here, with colons between them, such as {CLASSIC_GROUPS}")
+    """Return groups for key agreement as OpenSSL names them, with colons between them; "": its best ones.
+
+    Whether it has them is told where they are used.
+    """
+    if not _GROUPS.fullmatch(text):
+        raise ValueError("names of groups with colons between them, such as X25519:P-256")
     return text
 
 

@@ -1,5 +1,6 @@
 """Check the files that the settings name, at the start, at a reload, and for `regproxy check-config`.
 
+And what else only a machine can tell, such as what its OpenSSL has.
 Each is read by the same functions as in use. What one of them says of a file is a fault of the setting that
 names it.
 """
@@ -23,6 +24,7 @@ from regproxy.telemetry.log_sink import check_log
 from regproxy.tls import ca_files
 from regproxy.tls.client_contexts import check_trust
 from regproxy.tls.mirror_identity import check_tls_files
+from regproxy.tls.server_contexts import check_groups
 
 
 def check(config: Config) -> None:
@@ -77,5 +79,5 @@ def _check_ca(config: Config, env: Mapping[str, str]) -> None:
 
 _CHECKS: tuple[Callable[[Config], None], ...] = (
     *(check_htpasswd, check_client_cas, check_tls_files, check_trust),
-    *(_check_keys, check_verdict_files, _check_logs),
+    *(_check_keys, check_verdict_files, _check_logs, check_groups),
 )

@@ -8,14 +8,22 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from regproxy.core.errors import RegproxyError
+from regproxy.config.settings import Config
+from regproxy.core.errors import ConfigError, RegproxyError
 from regproxy.core.lru import Seldom
-from regproxy.dataplane.tls import Context, naming_context, server_context
+from regproxy.dataplane.tls import GROUPS, Context, naming_context, server_context, takes_groups
 from regproxy.tls.authority import Authority, Leaf
 
 log = logging.getLogger(__name__)
 
 CONTEXTS_MAX: Final = 1024
+
+
+def check_groups(config: Config) -> None:
+    """Raise ConfigError if OpenSSL has not all of the groups that are configured."""
+    if config.tls_groups and not takes_groups(config.tls_groups):
+        want = f"OpenSSL has not all of these groups here; without the setting it is {GROUPS}"
+        raise ConfigError("REGPROXY_TLS_GROUPS", config.tls_groups, want)
 
 
 class Contexts:

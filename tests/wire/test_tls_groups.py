@@ -1,4 +1,4 @@
-"""Which group agrees on the key with a client: the setting's first that the client has, too."""
+"""Which group agrees on the key with a client: the one that it sends a share for, if the setting has that."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ from tests.support.proxy import Proxy
 # (setting, the client's in its order, the key that is agreed on)
 GROUPS = [
     ("", "X25519:P-256", "X25519"),
-    ("", "P-256:X25519", "X25519"),
+    ("", "P-256:X25519", "ECDH, prime256v1"),
     ("", "P-384", "ECDH, secp384r1"),
-    ("P-384:X25519", "X25519:P-384", "ECDH, secp384r1"),
+    ("P-384:X25519", "X25519:P-384", "X25519"),
+    ("P-384", "X25519:P-384", "ECDH, secp384r1"),
     ("P-256", "X25519:P-256", "ECDH, prime256v1"),
 ]
 
@@ -39,7 +40,7 @@ def agree(proxy: Proxy, origin: Origin, groups: str) -> str:
 
 
 @pytest.mark.parametrize("setting", sorted({row[0] for row in GROUPS}))
-def test_the_proxys_order_decides(
+def test_what_both_have(
     setting: str, start_origin: Callable[..., Origin], start_proxy: Callable[..., Proxy]
 ) -> None:
     origin = start_origin("reg.test")
@@ -54,6 +55,14 @@ def test_the_proxys_order_decides(
 def test_the_hybrid_group(start_origin: Callable[..., Origin], start_proxy: Callable[..., Proxy]) -> None:
     origin = start_origin("reg.test")
     assert "X25519MLKEM768" in agree(start_proxy(origin), origin, "X25519MLKEM768:X25519")
+
+
+@pytest.mark.parametrize("groups", ["X25519:P-9000", "X25519MLKEM9"])
+def test_what_openssl_has_not(
+    groups: str, start_origin: Callable[..., Origin], start_proxy: Callable[..., Proxy]
+) -> None:
+    with pytest.raises(RuntimeError, match=f"REGPROXY_TLS_GROUPS='{groups}': OpenSSL has not all"):
+        start_proxy(start_origin("reg.test"), REGPROXY_TLS_GROUPS=groups)
 
 
 def test_no_group_in_common(start_origin: Callable[..., Origin], start_proxy: Callable[..., Proxy]) -> None:

@@ -374,7 +374,7 @@ ERRORS = [
     ({"REGPROXY_WORKERS": "many"}, None, "REGPROXY_WORKERS='many': a number"),
     ({"REGPROXY_LOG_LEVEL": "trace"}, None, "REGPROXY_LOG_LEVEL='trace': debug, info, warning or error"),
     ({"REGPROXY_ACCESS_LOG_FORMAT": "x"}, None, "REGPROXY_ACCESS_LOG_FORMAT='x': regproxy, or rp"),
-    ({"REGPROXY_TLS_GROUPS": "X448:Z"}, None, "REGPROXY_TLS_GROUPS='X448:Z': groups that OpenSSL has here"),
+    ({"REGPROXY_TLS_GROUPS": "X448,Z"}, None, "REGPROXY_TLS_GROUPS='X448,Z': names of groups with colons"),
     ({"REGPROXY_TLS_RECORDS": "own"}, None, "REGPROXY_TLS_RECORDS='own': auto or openssl"),
     ({"MANIFEST_CACHE_PRIMARY_REGEX": "("}, None, "MANIFEST_CACHE_PRIMARY_REGEX='(': a regular"),
     ({"AUTH_REGISTRIES": "a.example"}, None, "AUTH_REGISTRIES: entry 1 of 1 is not host, user and password"),
