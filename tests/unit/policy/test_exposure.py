@@ -39,6 +39,8 @@ EXPOSED = [
     ({**LOGIN, **HERE}, ""),
     ({**LOGIN, "REGPROXY_LISTEN": "[::1]:3128"}, ""),
     ({**LOGIN, "REGPROXY_LISTEN": "127.8.0.1:3128"}, ""),
+    ({**LOGIN, "REGPROXY_LISTEN": "127.1:3128"}, ""),
+    ({**LOGIN, "REGPROXY_LISTEN": "[::ffff:127.0.0.1]:3128"}, ""),
     ({**LOGIN, "REGPROXY_LISTEN": "192.0.2.1:3128"}, "whoever reaches 192.0.2.1:3128 may have"),
     ({**LOGIN, **HERE, "REGPROXY_TLS_LISTEN": "192.0.2.1:443"}, "whoever reaches 192.0.2.1:443 may"),
     ({**LOGIN, **HERE, "REGPROXY_TRANSPARENT_LISTEN": ":443"}, "whoever reaches "),

@@ -293,7 +293,9 @@ def test_a_rule_that_denies_is_not_overruled_by_one_that_allows() -> None:
 # --- what is looked for in the cache ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reference", ["sha256:\0", f"sha256:../{'0' * 61}", f"sha512:{'0' * 128}", "latest:"])
+@pytest.mark.parametrize(
+    "reference", ["sha256:\0", f"sha256:../{'0' * 61}", f"sha512:{'0' * 128}", "latest:"]
+)
 def test_what_is_no_digest_is_not_looked_for(reference: str) -> None:
     """A client may write anything in a digest's place, and a file's name is made of what is looked for."""
     looked: list[str] = []
