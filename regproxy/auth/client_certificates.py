@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from pathlib import Path
 from typing import Final
 
 from cryptography import x509
@@ -13,6 +12,7 @@ from cryptography.x509.oid import NameOID
 from regproxy.auth.secret_files import Watched
 from regproxy.config.settings import Config
 from regproxy.core.errors import ConfigError
+from regproxy.core.small_file import read_small
 from regproxy.dataplane.tls import ClientTrust, client_trust
 
 log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ def check_client_cas(config: Config) -> None:
     if path is None:
         return
     try:
-        client_trust(Path(path).read_bytes())
+        client_trust(read_small(path))
     except OSError as error:
         expected = f"a file that can be read: {error.strerror}"
         raise ConfigError("REGPROXY_CLIENT_CA_FILE", path, expected) from None

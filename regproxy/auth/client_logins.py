@@ -22,6 +22,7 @@ from regproxy.core.addresses import client_of
 from regproxy.core.errors import ConfigError, CredentialError, RegproxyError
 from regproxy.core.lru import Bounded, Seldom
 from regproxy.core.single_flight import Flights
+from regproxy.core.small_file import read_small
 
 log = logging.getLogger(__name__)
 
@@ -184,8 +185,7 @@ class ClientLogins:
 def check_file(path: str) -> None:
     """Raise ConfigError where the file in REGPROXY_HTPASSWD can't be used at the start."""
     try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123
-            parse_htpasswd(file.read())
+        parse_htpasswd(read_small(path).decode())
     except UnicodeDecodeError:
         raise ConfigError("REGPROXY_HTPASSWD", path, "a file of UTF-8 text") from None
     except OSError as error:

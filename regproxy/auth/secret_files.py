@@ -9,17 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import stat
 from collections.abc import Callable
 from typing import Final, Generic, TypeVar
 
 from regproxy.core.errors import CredentialError
+from regproxy.core.small_file import read_small
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
 HANG_SECONDS: Final = 5.0
-FILE_MAX: Final = 1_048_576  # bytes
 
 _Value = TypeVar("_Value")
 _Signature = tuple[tuple[int, ...] | None, ...]
@@ -108,22 +107,9 @@ def _signature_of(path: str) -> tuple[int, ...] | None:
 
 
 def _read(path: str) -> str:
-    """Return a file's text, without waiting for a pipe."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not a path"
-        raise CredentialError(f"{path}: {reason}") from None
-    with open(fd, "rb") as file:  # noqa: PTH123
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise CredentialError(f"{path}: not a file")
-            data = file.read(FILE_MAX + 1)
-        except OSError as error:
-            raise CredentialError(f"{path}: {error.strerror}") from None
-    if len(data) > FILE_MAX:
-        raise CredentialError(f"{path}: more than {FILE_MAX} bytes")
-    try:
-        return data.decode()
+        return read_small(path).decode()
+    except OSError as error:
+        raise CredentialError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise CredentialError(f"{path}: not UTF-8") from None

@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from regproxy.config.settings import Config
 from regproxy.core.errors import CertificateError
+from regproxy.core.small_file import read_small
 from regproxy.tls.name_constraints import Scope
 from regproxy.tls.x509 import (
     SigningKey,
@@ -66,7 +67,7 @@ class CaFiles:
         if path is None:
             return None
         try:
-            line = path.read_bytes().partition(b"\n")[0].removesuffix(b"\r")
+            line = read_small(path).partition(b"\n")[0].removesuffix(b"\r")
         except OSError as error:
             raise CertificateError(
                 f"{path}: {error.strerror}; {_SETTING} names the file of the CA key's passphrase"
@@ -162,7 +163,7 @@ def load(files: CaFiles, now: float, make: Scope | None = None) -> tuple[CaPair,
 
 def read_pair(files: CaFiles, passphrase: bytes | None, now: float, *, may_be_over: bool) -> CaPair:
     """Read ca.crt and ca.key. Raises as load() does, and OSError."""
-    certificate_pem, key_pem = files.crt.read_bytes(), files.key.read_bytes()
+    certificate_pem, key_pem = read_small(files.crt), read_small(files.key)
     certificates = parse_certificates(files.crt, certificate_pem)
     key, encrypted = parse_key(files.key, key_pem, passphrase)
     pair = CaPair(tuple(certificates), key, encrypted)
@@ -175,7 +176,7 @@ def read_pair(files: CaFiles, passphrase: bytes | None, now: float, *, may_be_ov
 def read_next(files: CaFiles, passphrase: bytes | None) -> list[CaPair]:
     """Read the CAs that are to come. Raises as load() does, and OSError."""
     try:
-        text = files.next.read_bytes()
+        text = read_small(files.next)
     except FileNotFoundError:
         return []
     blocks = [found[0] for found in _BLOCK.finditer(text)]

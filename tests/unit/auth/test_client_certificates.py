@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,10 @@ def test_the_file_is_checked_at_the_start(tmp_path: Path) -> None:
         assert why in str(caught.value)
     path.write_bytes(ca.pem + ca.crl() + ClientCa(tmp_path).pem)
     check_client_cas(config)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="a file that can be read: not a file"):
+        check_client_cas(config)
 
 
 def test_settings_that_go_together() -> None:

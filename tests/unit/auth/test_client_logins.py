@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -207,6 +208,15 @@ def test_the_file_is_checked_at_the_start(tmp_path: Path, text: str | bytes | No
     with pytest.raises(ConfigError) as caught:
         check_file(str(path))
     assert str(caught.value).startswith(f"REGPROXY_HTPASSWD='{path}': ") and why in str(caught.value)
+
+
+def test_what_is_no_small_file_is_refused_at_the_start(tmp_path: Path) -> None:
+    """Workers would not read it: a pipe they would wait for."""
+    (long := tmp_path / "long").write_text("#" * 1_048_577)
+    os.mkfifo(pipe := tmp_path / "pipe")
+    for path, why in [(pipe, "not a file"), (long, "more than 1048576 bytes")]:
+        with pytest.raises(ConfigError, match=f"a file that can be read: {why}"):
+            check_file(str(path))
 
 
 def test_a_file_that_can_be_used(users: Path) -> None:

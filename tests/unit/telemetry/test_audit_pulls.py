@@ -299,7 +299,7 @@ def test_a_rule_that_denies_is_not_overruled_by_one_that_allows() -> None:
 def test_what_is_no_digest_is_not_looked_for(reference: str) -> None:
     """A client may write anything in a digest's place, and a file's name is made of what is looked for."""
     looked: list[str] = []
-    pulls = Pulls(looked.append, IDLE)  # type: ignore[arg-type]
+    pulls = Pulls(looked.append, IDLE)
     for number, each in enumerate([tag("HEAD"), child(reference), blob(ONE)]):
         pulls.take(each._replace(started=number / 8), 1.0)
     (pull,) = pulls.end()
@@ -310,7 +310,7 @@ def test_what_is_no_digest_is_not_looked_for(reference: str) -> None:
 
 def test_what_is_not_held_is_looked_for_once_a_turn() -> None:
     looked: list[str] = []
-    pulls = Pulls(looked.append, IDLE)  # type: ignore[arg-type]
+    pulls = Pulls(looked.append, IDLE)
     for turn in (1, 2):
         for number in range(50):
             pulls.take(blob(f"sha256:{number:064x}", started=turn * HOLD), turn * HOLD)
