@@ -14,17 +14,11 @@ from regproxy.config.settings import Config
 from regproxy.core.errors import ConfigError
 from regproxy.core.small_file import read_small
 from regproxy.dataplane.tls import ClientTrust, client_trust
+from regproxy.tls.x509 import UNREADABLE
 
 log = logging.getLogger(__name__)
 
 _SAID_MAX: Final = 64
-# A CA may sign what this library can't read: names of rare kinds, an extension twice.
-_UNREADABLE: Final = (
-    ValueError,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 def said_by(certificate: bytes) -> tuple[tuple[str, str], ...]:
@@ -37,7 +31,7 @@ def said_by(certificate: bytes) -> tuple[tuple[str, str], ...]:
         common = parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         names = [("CN", str(common[0].value))] if len(common) == 1 else []
         names += _alternatives(parsed)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         log.info("a client's certificate can't be read: %s", error)
         return ()
     return tuple((kind, value) for kind, value in names[:_SAID_MAX] if value and value.isprintable())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -302,6 +303,23 @@ def test_proxies_that_start_at_once(files: CaFiles) -> None:
     pairs = load(files, time.time())
     assert all(any(pair.covers(name) for pair in pairs) for name in names)
     assert len({pair.certificate.subject for pair in pairs}) == len(pairs) <= 3
+
+
+# --- files -----------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_takes_a_part_of_a_key(files: CaFiles) -> None:
+    """write(2) then says how much, without an error: the key that is there must not go for a part of one."""
+    prepare(files, "a.example")
+    key, hard = files.key.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            ca_files.replace(files.key, key * 2, 0o600)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
+    assert files.key.read_bytes() == key
+    assert sorted(path.name for path in files.key.parent.iterdir()) == ["ca.crt", "ca.key"]
 
 
 # --- the passphrase --------------------------------------------------------------------------------------
