@@ -31,8 +31,8 @@ _OTHER_USAGES: Final = (
     *("encipher_only", "decipher_only"),
 )
 _ANY: Final = Scope()
-# What the library raises for certificates that it can't read, such as those with names of rare kinds, and only
-# where the part in question is asked for.
+# What the library raises for certificates that it can't read, such as those with names of rare kinds; some of
+# it only where that part is asked for.
 UNREADABLE: Final = (
     ValueError,
     UnsupportedAlgorithm,
