@@ -20,9 +20,10 @@ _BLOB: Final = Kind.BLOB
 _TAG: Final = Kind.TAG
 _MANIFEST: Final = Kind.MANIFEST
 _UPLOAD: Final = Kind.UPLOAD
-_UNPARSED: Final = frozenset({Kind.OTHER, Kind.BLOB_MUTABLE})
+_UNPARSED: Final = frozenset({Kind.OTHER, Kind.BLOB_MUTABLE, Kind.TOKEN})
 # Content that is passed on as it comes, such as what other digests than sha256 name.
-_CONTENT: Final = re.compile(r"/+v2/+(.+?)/+(manifests|blobs)/+(.+)")
+_CONTENT: Final = re.compile(r"/+v2/+(.+?)/+(manifests|blobs)/+(.+)", re.DOTALL | re.IGNORECASE)
+_DECODINGS: Final = 4  # times that a path is decoded, as for rules: see policy.image_requests
 _READS: Final = frozenset({"GET", "HEAD"})
 _PULLS_AND_PUSHES: Final = frozenset({"GET", "HEAD", "PUT"})
 _TEXT_MAX: Final = 256  # characters of a name that nobody has checked
@@ -82,11 +83,11 @@ class Audit:
 
     def _note_unparsed(self, exchange: Exchange, route: Route, took: float, sent: int) -> None:
         """Note a request for content that is named in another way, or is hidden in odd spelling."""
-        found = _CONTENT.fullmatch(unquote(route.path.partition("?")[0]))
+        found = _content_of(route.path)
         method, origin, principal = route.request.method, exchange.origin, exchange.principal
         if found is None or origin is None or method not in _PULLS_AND_PUSHES:
             return
-        what = "manifest" if found[2] == "manifests" else "blob"
+        what = "manifest" if found[2].lower() == "manifests" else "blob"
         if what == "blob" and method == "HEAD":
             return
         self._tell(
@@ -130,6 +131,17 @@ class Audit:
         if self._again is not None:
             self._again.cancel()
         self._teller.close()
+
+
+def _content_of(path: str) -> re.Match[str] | None:
+    """Return (repository, manifests or blobs, reference) of a path that some registry may read as such."""
+    path = path.partition("?")[0]
+    for _ in range(_DECODINGS):
+        path = unquote(path)
+        found = _CONTENT.fullmatch(path)
+        if found is not None:
+            return found
+    return None
 
 
 def _named(origin: Origin) -> str:

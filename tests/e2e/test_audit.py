@@ -192,6 +192,10 @@ def test_a_push_is_a_line(
         ("/v2/lib/none/manifests/v1", "v1", 404),
         (f"/v2/lib/app/manifests/sha512:{'0' * 128}", f"sha512:{'0' * 128}", 404),
         ("/v2/lib%2Fapp/manifests/v1", "v1", 0),
+        ("/v2/lib/app/%256danifests/v1", "v1", 0),
+        ("/v2/lib/app/Manifests/v1", "v1", 0),
+        ("/v2/lib/app/Manifests/token", "token", 0),
+        ("/v2/lib/app/manifests/v1%0A", "v1\n", 0),
         (f"/v2/lib/app/blobs/sha256:{'0' * 64}", "", 404),
     ],
 )
