@@ -19,6 +19,7 @@ from regproxy.tls.x509 import UNREADABLE
 log = logging.getLogger(__name__)
 
 _SAID_MAX: Final = 64
+_NAME_MAX: Final = 1024  # characters; a name goes into logs and keys
 
 
 def said_by(certificate: bytes) -> tuple[tuple[str, str], ...]:
@@ -34,7 +35,11 @@ def said_by(certificate: bytes) -> tuple[tuple[str, str], ...]:
     except UNREADABLE as error:
         log.info("a client's certificate can't be read: %s", error)
         return ()
-    return tuple((kind, value) for kind, value in names[:_SAID_MAX] if value and value.isprintable())
+    return tuple((kind, value) for kind, value in names[:_SAID_MAX] if _may_be_name(value))
+
+
+def _may_be_name(value: str) -> bool:
+    return 0 < len(value) <= _NAME_MAX and value.isprintable()
 
 
 def _alternatives(certificate: x509.Certificate) -> list[tuple[str, str]]:

@@ -29,6 +29,7 @@ SAID = [
         ),
         {("CN", "x"), ("email", "ci@example"), ("URI", "spiffe://example/ci")},
     ),
+    ("x", (x509.UniformResourceIdentifier("x:" + "y" * 1023),), {("CN", "x")}),
     ("", (), set()),
     ("a\nb", (), set()),
     ("x", (x509.OtherName(x509.ObjectIdentifier("1.2.3"), b"\x05\x00"),), {("CN", "x")}),
@@ -36,7 +37,9 @@ SAID = [
 
 
 @pytest.mark.parametrize(
-    "name, alternatives, want", SAID, ids=["CN", "DNS", "several", "nothing", "line break", "another kind"]
+    "name, alternatives, want",
+    SAID,
+    ids=["CN", "DNS", "several", "too long", "nothing", "line break", "another kind"],
 )
 def test_what_is_said(
     name: str, alternatives: tuple[x509.GeneralName, ...], want: set[tuple[str, str]], tmp_path: Path
