@@ -25,13 +25,18 @@ def exposed(config: Config) -> str:
     """Return a warning where private content is shared with whoever reaches a port, "" where it is not."""
     if config.unknown_clients == "deny" or not is_private_shared(config):
         return ""
-    ports = ", ".join(str(address) for address in _listened(config) if not is_loopback(address.host))
+    ports = ", ".join(str(address) for address in _listened(config) if _is_reached(config, address))
     if not ports:
         return ""
     return (
         f"whoever reaches {ports} may have private content that is pulled with the configured credentials"
         " (REGPROXY_ACCESS=verified and REGPROXY_UNKNOWN_CLIENTS=deny keep it from them: docs/access.md)"
     )
+
+
+def _is_reached(config: Config, address: Address) -> bool:
+    """Return whether others than this machine may reach a listener; behind a balancer they do."""
+    return bool(config.proxy_protocol) or not is_loopback(address.host)
 
 
 def _listened(config: Config) -> Iterator[Address]:
