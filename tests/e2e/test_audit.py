@@ -217,6 +217,20 @@ def test_refusals_and_odd_requests_are_lines(
     assert line["repository"] in ("lib/app", "lib/none")
 
 
+@pytest.mark.parametrize("piece", ["/", "%2F", "/blobs"])
+def test_long_odd_paths_hold_nobody_up(
+    registry: Registry, start: StartProxy, image: Image, lines: Lines, piece: str
+) -> None:
+    """They are read in a time that grows with their length, and no faster than that."""
+    registry.push("lib/app", "v1", image)
+    proxy = start(registry, REGPROXY_WORKERS="1")
+    with proxy.client(registry.authority) as client:
+        assert client.get("/v2" + piece * (30_000 // len(piece)), ACCEPT).status != 200
+    with proxy.client(registry.authority) as client:
+        assert client.get("/v2/lib/app/manifests/v1", ACCEPT).status == 200
+    assert "v1" in [line["reference"] for line in lines(1)]
+
+
 @pytest.mark.parametrize("hangs", [False, True], ids=["no path", "a pipe"])
 def test_no_reference_ends_the_log(
     start_origin: Callable[..., Origin],
