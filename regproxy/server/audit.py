@@ -137,7 +137,7 @@ class Audit:
 
 
 def _content_of(path: str) -> tuple[str, str, str] | None:
-    """Return repository, kind (manifest, blob) and reference of a path that some registry may take for one."""
+    """Return repository, kind (manifest, blob) and reference of what a registry may read a path as."""
     path = path.partition("?")[0]
     for _ in range(_DECODINGS):
         path = unquote(path)
