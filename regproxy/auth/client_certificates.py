@@ -14,17 +14,12 @@ from regproxy.config.settings import Config
 from regproxy.core.errors import ConfigError
 from regproxy.core.named_file import read_file
 from regproxy.dataplane.tls import ClientTrust, client_trust
+from regproxy.tls.x509 import UNREADABLE
 
 log = logging.getLogger(__name__)
 
 _SAID_MAX: Final = 64
-# A CA may sign what this library can't read: names of rare kinds, an extension twice.
-_UNREADABLE: Final = (
-    ValueError,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
+_NAME_MAX: Final = 1024  # characters; a name goes into logs and keys
 
 
 def said_by(certificate: bytes) -> tuple[tuple[str, str], ...]:
@@ -37,10 +32,14 @@ def said_by(certificate: bytes) -> tuple[tuple[str, str], ...]:
         common = parsed.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         names = [("CN", str(common[0].value))] if len(common) == 1 else []
         names += _alternatives(parsed)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         log.info("a client's certificate can't be read: %s", error)
         return ()
-    return tuple((kind, value) for kind, value in names[:_SAID_MAX] if value and value.isprintable())
+    return tuple((kind, value) for kind, value in names[:_SAID_MAX] if _may_be_name(value))
+
+
+def _may_be_name(value: str) -> bool:
+    return 0 < len(value) <= _NAME_MAX and value.isprintable()
 
 
 def _alternatives(certificate: x509.Certificate) -> list[tuple[str, str]]:

@@ -14,12 +14,17 @@ import bcrypt
 
 _BCRYPT: Final = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
 _ARGON2: Final = re.compile(
-    r"\$argon2(?:id|i|d)\$v=19\$m=(\d{1,9}),t=(\d{1,6}),p=(\d{1,4})\$[A-Za-z0-9+/]{11,}\$[A-Za-z0-9+/]{16,}"
+    r"\$argon2(?:id|i|d)\$v=19\$m=(\d{1,9}),t=(\d{1,6}),p=(\d{1,4})"
+    r"\$[A-Za-z0-9+/]{11,86}\$[A-Za-z0-9+/]{16,86}"
 )
-# Beyond these one login would hold a processor, or memory, that others need.
+# Beyond these one login would hold a processor, memory or threads that others need.
 BCRYPT_MAX: Final = 15  # about 2 s
 ARGON2_KIB_MAX: Final = 262_144
 ARGON2_PASSES_MAX: Final = 64
+ARGON2_WORK_MAX: Final = 1_048_576  # KiB that are filled by all passes, about 1 s
+ARGON2_LANES_MAX: Final = 16  # each is a thread while the hash is computed
+_ARGON2_LANE_KIB: Final = 8  # at least (RFC 9106 3.1)
+_NAME_SHOWN: Final = 64  # characters of a user's name
 _BCRYPT_BYTES: Final = 72  # of a password are all that bcrypt looks at
 _WANT: Final = "bcrypt (htpasswd -B) and argon2 are taken"
 _OTHERS: Final = (
@@ -46,7 +51,10 @@ class Users:
 
 
 def parse_htpasswd(text: str) -> Users:
-    """Return the users of a file. Raises ValueError, which names the line and repeats none of its text."""
+    """Return the users of a file.
+
+    Raises ValueError, which names the line, and its user where the hash costs too much; never the hash.
+    """
     hashes: dict[str, str] = {}
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
@@ -57,28 +65,42 @@ def parse_htpasswd(text: str) -> Users:
             raise ValueError(f"of lines user:hash (line {number})")
         if user in hashes:
             raise ValueError(f"of one line for each user (line {number} names one again)")
-        wrong = _fault(hashed)
+        wrong = _fault(user, hashed)
         if wrong:
             raise ValueError(f"usable in line {number}: {wrong}")
         hashes[user] = hashed
     return Users(hashes, tuple(hashes.values()))
 
 
-def _fault(hashed: str) -> str:
-    """Return what is wrong with a hash, "" for nothing."""
+def _fault(user: str, hashed: str) -> str:
+    """Return what is wrong with a user's hash, "" for nothing."""
     by_bcrypt, by_argon2 = _BCRYPT.fullmatch(hashed), _ARGON2.fullmatch(hashed)
     if by_bcrypt is not None:
-        cost = int(by_bcrypt[1])
-        return (
-            "" if 4 <= cost <= BCRYPT_MAX else f"a bcrypt cost of {cost}, where 4 to {BCRYPT_MAX} are taken"
-        )
-    if by_argon2 is not None:
-        memory, passes, _ = (int(each) for each in by_argon2.groups())
-        if memory <= ARGON2_KIB_MAX and passes <= ARGON2_PASSES_MAX:
-            return ""
-        return f"argon2 with more than m={ARGON2_KIB_MAX} (KiB) or t={ARGON2_PASSES_MAX}"
-    kind = next((what for start, what in _OTHERS if hashed.startswith(start)), "crypt, or no hash at all")
-    return f"the password is kept as {kind}; {_WANT}"
+        wrong = _bcrypt_fault(int(by_bcrypt[1]))
+    elif by_argon2 is not None:
+        wrong = _argon2_fault(*(int(each) for each in by_argon2.groups()))
+    else:
+        # Whoever has swapped name and hash is not to find the hash in a log: the name is not said.
+        kind = next((what for start, what in _OTHERS if hashed.startswith(start)), "crypt, or no hash at all")
+        return f"the password is kept as {kind}; {_WANT}"
+    return f"the hash of {user[:_NAME_SHOWN]!r} has {wrong}" if wrong else ""
+
+
+def _bcrypt_fault(cost: int) -> str:
+    return "" if 4 <= cost <= BCRYPT_MAX else f"a bcrypt cost of {cost}, where 4 to {BCRYPT_MAX} are taken"
+
+
+def _argon2_fault(memory: int, passes: int, lanes: int) -> str:
+    """Return which of argon2's parameters is beyond what is taken, or what argon2 itself refuses."""
+    for name, value, least, most in (
+        ("p", lanes, 1, ARGON2_LANES_MAX),
+        ("m", memory, _ARGON2_LANE_KIB * lanes, ARGON2_KIB_MAX),
+        ("t", passes, 1, ARGON2_PASSES_MAX),
+        ("m*t", memory * passes, 1, ARGON2_WORK_MAX),
+    ):
+        if not least <= value <= most:
+            return f"argon2's {name}={value}, where {least} to {most} are taken"
+    return ""
 
 
 def matches(hashed: str, password: str) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 
+from regproxy.config.parent_proxy import is_loopback
 from regproxy.config.settings import Address, Config
 from regproxy.policy.access import mode_of
 from regproxy.policy.origins import Origins
@@ -25,7 +25,7 @@ def exposed(config: Config) -> str:
     """Return a warning where private content is shared with whoever reaches a port, "" where it is not."""
     if config.unknown_clients == "deny" or not is_private_shared(config):
         return ""
-    ports = ", ".join(str(address) for address in _listened(config) if not _is_loopback(address))
+    ports = ", ".join(str(address) for address in _listened(config) if _is_reached(config, address))
     if not ports:
         return ""
     return (
@@ -34,14 +34,12 @@ def exposed(config: Config) -> str:
     )
 
 
+def _is_reached(config: Config, address: Address) -> bool:
+    """Return whether others than this machine may reach a listener; behind a balancer they do."""
+    return bool(config.proxy_protocol) or not is_loopback(address.host)
+
+
 def _listened(config: Config) -> Iterator[Address]:
     yield config.listen
     yield from config.transparent_listen
     yield from config.tls_listen
-
-
-def _is_loopback(address: Address) -> bool:
-    try:
-        return ipaddress.ip_address(address.host).is_loopback
-    except ValueError:
-        return address.host == "localhost"

@@ -214,6 +214,8 @@ class Worker:
                     running.append(item)
                 else:
                     item.close()
+            elif retires and item.unannounced:
+                running.append(item)
         return running
 
     def _close(self, services: Services) -> None:

@@ -20,9 +20,13 @@ _BLOB: Final = Kind.BLOB
 _TAG: Final = Kind.TAG
 _MANIFEST: Final = Kind.MANIFEST
 _UPLOAD: Final = Kind.UPLOAD
-_UNPARSED: Final = frozenset({Kind.OTHER, Kind.BLOB_MUTABLE})
-# Content that is passed on as it comes, such as what other digests than sha256 name.
-_CONTENT: Final = re.compile(r"/+v2/+(.+?)/+(manifests|blobs)/+(.+)")
+_UNPARSED: Final = frozenset({Kind.OTHER, Kind.BLOB_MUTABLE, Kind.TOKEN})
+# In the path of content that is passed on as it comes, such as what other digests than sha256 name. Each is
+# looked for by itself: one expression for all of it takes days for a path of slashes.
+_SLASHES: Final = re.compile(r"/+")
+_ROOT: Final = re.compile(r"/v2/", re.IGNORECASE)
+_SECTION: Final = re.compile(r"/(manifests|blobs)/", re.IGNORECASE)
+_DECODINGS: Final = 4  # times that a path is decoded, as for rules: see policy.image_requests
 _READS: Final = frozenset({"GET", "HEAD"})
 _PULLS_AND_PUSHES: Final = frozenset({"GET", "HEAD", "PUT"})
 _TEXT_MAX: Final = 256  # characters of a name that nobody has checked
@@ -82,18 +86,18 @@ class Audit:
 
     def _note_unparsed(self, exchange: Exchange, route: Route, took: float, sent: int) -> None:
         """Note a request for content that is named in another way, or is hidden in odd spelling."""
-        found = _CONTENT.fullmatch(unquote(route.path.partition("?")[0]))
+        found = _content_of(route.path)
         method, origin, principal = route.request.method, exchange.origin, exchange.principal
         if found is None or origin is None or method not in _PULLS_AND_PUSHES:
             return
-        what = "manifest" if found[2] == "manifests" else "blob"
+        repository, what, reference = found
         if what == "blob" and method == "HEAD":
             return
         self._tell(
             (
                 *(exchange.started, took, exchange.peer, principal.name, principal.kind),
                 *(exchange.way if route.mirrored is None else "mirror", _named(origin)),
-                *(found[1][:_TEXT_MAX], method, what, found[3][:_TEXT_MAX], ""),
+                *(repository[:_TEXT_MAX], method, what, reference[:_TEXT_MAX], ""),
                 *(exchange.status, sent, exchange.received, exchange.cache),
                 *(exchange.decision, exchange.rule),
             )
@@ -130,6 +134,21 @@ class Audit:
         if self._again is not None:
             self._again.cancel()
         self._teller.close()
+
+
+def _content_of(path: str) -> tuple[str, str, str] | None:
+    """Return repository, kind (manifest, blob) and reference of what a registry may read a path as."""
+    path = path.partition("?")[0]
+    for _ in range(_DECODINGS):
+        path = unquote(path)
+        plain = _SLASHES.sub("/", path)
+        root = _ROOT.match(plain)
+        # Behind at least one character of a name.
+        section = _SECTION.search(plain, root.end() + 1) if root is not None else None
+        if root is not None and section is not None and section.end() < len(plain):
+            kind = "manifest" if section[1].lower() == "manifests" else "blob"
+            return plain[root.end() : section.start()], kind, plain[section.end() :]
+    return None
 
 
 def _named(origin: Origin) -> str:

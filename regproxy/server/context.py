@@ -95,6 +95,11 @@ class Services:
                 *(peer, reason),
             )
 
+    def say_no_trust(self, peer: str, reason: str) -> None:
+        """Log that nobody's certificate can be verified, once a minute for each reason."""
+        if self._is_news(("trust", reason)):
+            log.warning("%s: no TLS: %s", peer, reason)
+
     def say_distrusted(self, peer: str, host: str) -> None:
         """Log that a client does not trust the proxy's CA, once a minute for each client's address."""
         if self._is_news(("distrust", peer)):

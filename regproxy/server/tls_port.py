@@ -7,7 +7,6 @@ served as a connection to the proxy port is after its CONNECT: nothing else has 
 
 from __future__ import annotations
 
-import logging
 import socket
 from typing import Final
 
@@ -21,8 +20,6 @@ from regproxy.server.routes import Route
 from regproxy.server.session import Handlers, Session
 from regproxy.server.tls_first import TlsFirstSession
 from regproxy.server.tunnel import Tunnel, TunnelEnd
-
-log = logging.getLogger(__name__)
 
 _FOR_EVER: Final = 1e9  # seconds: the inner connection has limits of its own
 
@@ -67,7 +64,7 @@ class TlsSession(TlsFirstSession):
         try:
             self._port.context.client_trust = await cas.trust()
         except CredentialError as error:
-            log.warning("%s: no TLS: %s", self.stream.peer, error)
+            self._services.say_no_trust(self.stream.peer, str(error))
             self.stream.abort()
             return
         self.exchange.task = None

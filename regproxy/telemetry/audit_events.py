@@ -79,7 +79,11 @@ class Teller:
         while len(text) > DATAGRAM_MAX and len(events) > 1:
             events = events[: len(events) // 2]
             text = json.dumps(events, separators=(",", ":")).encode()
-        self._socket.send(text, socket.MSG_DONTWAIT)
+        if len(text) > DATAGRAM_MAX:
+            # It would be tried again for ever, and all others would wait behind it.
+            self.events_lost += 1
+        else:
+            self._socket.send(text, socket.MSG_DONTWAIT)
         return len(events)
 
     def close(self) -> None:

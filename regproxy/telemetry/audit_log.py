@@ -24,7 +24,9 @@ logger = logging.getLogger(__name__)
 
 _TURN: Final = 0.25  # seconds between two looks at the pulls that are open
 _LOCK_EVERY: Final = 0.05  # seconds between two trials to take over
-_TEXT_MAX: Final = 256  # characters of a text; with that a line is less than what a pipe takes at once
+# Bytes of a text as it is written: with that a line is less than a pipe takes at once (PIPE_BUF, 4096), so
+# that no other process's line comes between its parts.
+_TEXT_MAX: Final = 256
 _SEND_SECONDS: Final = 1.0
 _HAND_OVER: Final = 5.0  # seconds for leaving all to the next process
 _AT_THE_END: Final = 0.4  # the janitor is given 1.5 s
@@ -52,7 +54,7 @@ def line_of(pull: Pull, platform: str, wall: float) -> str:
         "rule": pull.rule,
         "ended_by": pull.closed,
     }
-    cut = {name: text[:_TEXT_MAX] for name, text in texts.items()}
+    cut = {name: _cut(text) for name, text in texts.items()}
     counts = {
         "status": pull.answer,
         "requests": pull.requests,
@@ -64,6 +66,15 @@ def line_of(pull: Pull, platform: str, wall: float) -> str:
     }
     # Escapes everything but printable ASCII: no request can forge a line.
     return json.dumps(cut | counts, separators=(",", ":")) + "\n"
+
+
+def _cut(text: str) -> str:
+    """Return the beginning of a text that JSON has in _TEXT_MAX bytes."""
+    text = text[:_TEXT_MAX]
+    while len(json.dumps(text)) - 2 > _TEXT_MAX:
+        # A character takes 12 bytes at most.
+        text = text[: -max(1, (len(json.dumps(text)) - 2 - _TEXT_MAX) // 12)]
+    return text
 
 
 class AuditLog:

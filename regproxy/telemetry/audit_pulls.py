@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 
 from regproxy.core.lru import Bounded
 from regproxy.registry.descriptors import Named
+from regproxy.registry.targets import is_digest
 from regproxy.telemetry.audit_events import EVENTS_MAX, Event
 
 HOLD: Final = 1.0  # seconds; workers send every quarter of a second
@@ -123,6 +124,8 @@ class Pulls:
         self._named_by = named_by
         self._idle = idle
         self._named: Bounded[str, Named] = Bounded(_NAMED_MAX)
+        # Not held when they were looked for in this tick: a client may ask for one of these very often.
+        self._not_held: set[str] = set()
         self._held: list[tuple[float, int, Event]] = []  # when it began, but for what is late anyway
         self._count = 0
         self._open: OrderedDict[int, Pull] = OrderedDict()  # by id(), the one that was quiet longest first
@@ -146,6 +149,7 @@ class Pulls:
 
     def tick(self, now: float, *, at_once: bool = False) -> list[Pull]:
         """Sort what was taken in; return the pulls that have ended. `at_once`: nothing more will come."""
+        self._not_held.clear()
         while self._held and (at_once or now - self._held[0][0] >= HOLD):
             event = heapq.heappop(self._held)[2]
             if event.what == "alive":
@@ -336,10 +340,14 @@ class Pulls:
 
     def _names(self, digest: str) -> Named | None:
         known = self._named.get(digest)
+        if known is not None or digest in self._not_held:
+            return known
+        # A path of odd spelling has any text in a digest's place, and `named_by` makes a file's name of it.
+        known = self._named_by(digest) if is_digest(digest) else None
         if known is None:
-            known = self._named_by(digest)
-            if known is not None:
-                self._named.put(digest, known)
+            self._not_held.add(digest)
+        else:
+            self._named.put(digest, known)
         return known
 
 

@@ -30,6 +30,7 @@ from regproxy.core.errors import CertificateError
 from regproxy.core.named_file import open_file, read_file
 from regproxy.tls.name_constraints import Scope
 from regproxy.tls.x509 import (
+    UNREADABLE,
     SigningKey,
     day,
     epoch,
@@ -216,7 +217,7 @@ def parse_certificates(path: Path, pem: bytes) -> list[x509.Certificate]:
         certificates = x509.load_pem_x509_certificates(pem)
         for certificate in certificates:
             _ = certificate.extensions  # parsed on demand: fail here, where the file's name is known
-    except (ValueError, x509.DuplicateExtension) as error:
+    except UNREADABLE as error:
         raise CertificateError(f"{path}: not a certificate in PEM; put the CA's certificate there") from error
     return certificates
 
@@ -289,15 +290,15 @@ def check_ca(path: Path, certificate: x509.Certificate, now: float, *, may_be_ov
 def check_pair(crt_path: Path, key_path: Path, certificate: x509.Certificate, key: SigningKey) -> None:
     """Check that `certificate` verifies what `key` signs. Raises CertificateError."""
     probe = b"regproxy: is this the key of that certificate?"
-    public = certificate.public_key()
     try:
+        public = certificate.public_key()
         if isinstance(key, rsa.RSAPrivateKey) and isinstance(public, rsa.RSAPublicKey):
             signature = key.sign(probe, padding.PKCS1v15(), hashes.SHA256())
             return public.verify(signature, probe, padding.PKCS1v15(), hashes.SHA256())
         if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(public, ec.EllipticCurvePublicKey):
             signature = key.sign(probe, ec.ECDSA(hashes.SHA256()))
             return public.verify(signature, probe, ec.ECDSA(hashes.SHA256()))
-    except (InvalidSignature, ValueError):
+    except (InvalidSignature, *UNREADABLE):
         pass
     raise CertificateError(f"{key_path}: not the key of {crt_path}; put the pair back, or remove both")
 
@@ -352,7 +353,10 @@ class _Draft:
         self._fd, self._draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             os.fchmod(self._fd, mode)
-            os.write(self._fd, content)
+            # Of a disk that is nearly full, write(2) takes a part and says so.
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
             os.fsync(self._fd)
         except OSError:
             self.__exit__()

@@ -106,8 +106,10 @@ def rotate(files: CaFiles, wanted: Wanted, now: float, *, again: bool = False) -
 
 def finish(files: CaFiles, now: float) -> tuple[CaPair, ...]:
     """Let the newest CA sign everything, and remove the keys of the former ones. Raises CertificateError."""
-    with _changing(files):
+    with _changing(files) as finished:
         pairs = load(files, now)
+        if finished:
+            return pairs
         if len(pairs) == 1:
             raise CertificateError(f"{files.next}: no CA waits; `regproxy ca rotate` makes one")
         new, passphrase = pairs[-1], files.passphrase()
@@ -116,7 +118,7 @@ def finish(files: CaFiles, now: float) -> tuple[CaPair, ...]:
             for old in pairs[:-1]
             if room_below(old.certificate) and now < old.ends
         ]
-        # In this order: _recover() goes on from wherever it was interrupted.
+        # In this order: _finish_what_was_cut() goes on from wherever it was interrupted.
         replace(files.crt, b"".join(map(pem, (new.certificate, *links))), 0o644)
         replace(files.key, private_pem(new.key, passphrase), 0o600)
         files.next.unlink()
@@ -137,24 +139,31 @@ def encrypt(files: CaFiles, now: float) -> tuple[CaPair, ...]:
 
 
 @contextmanager
-def _changing(files: CaFiles) -> Iterator[None]:
+def _changing(files: CaFiles) -> Iterator[bool]:
+    """Hold the lock; the value is whether a finish() was cut short before, and is done with now."""
     try:
         with files.locked():
-            yield
+            yield _finish_what_was_cut(files)
     except OSError as error:
         name = error.filename or files.key
         raise CertificateError(f"{name}: {error.strerror}; this user has to be able to write there") from None
 
 
 def _recover(files: CaFiles) -> None:
-    """Do the rest of a finish() that was killed after it had written ca.crt."""
-    if _cut_short(files) is None:
-        return
-    with _changing(files):
-        pair = _cut_short(files)
-        if pair is not None:
-            replace(files.key, private_pem(pair.key, files.passphrase()), 0o600)
-            files.next.unlink()
+    """Do the rest of a finish() that was cut short, if there is one; else nothing is written."""
+    if _cut_short(files) is not None:
+        with _changing(files):
+            pass
+
+
+def _finish_what_was_cut(files: CaFiles) -> bool:
+    """Do the rest of a finish() that was killed, or met a full disk, after it had written ca.crt."""
+    pair = _cut_short(files)
+    if pair is None:
+        return False
+    replace(files.key, private_pem(pair.key, files.passphrase()), 0o600)
+    files.next.unlink()
+    return True
 
 
 def _cut_short(files: CaFiles) -> CaPair | None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -30,6 +31,15 @@ _OTHER_USAGES: Final = (
     *("encipher_only", "decipher_only"),
 )
 _ANY: Final = Scope()
+# What the library raises for certificates that it can't read, such as those with names of rare kinds; some of
+# it only where that part is asked for.
+UNREADABLE: Final = (
+    ValueError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 CN_MAX: Final = 64  # ub-common-name, RFC 5280 appendix A
 # A dNSName as in requests: A-labels, and the underscore, which RFC 1123 lacks but people use. No `*`: a leaf
 # is never valid for a host that was not named.

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 import aiohappyeyeballs
 
-from regproxy.config.parent_proxy import EVERY_ADDRESS, is_loopback
+from regproxy.config.parent_proxy import is_loopback
 from regproxy.config.settings import Address, Config
 from regproxy.core.addresses import Reach, as_address, client_of, reach_of
 from regproxy.core.errors import ConnectFailed, OffLimits, Refused, RegproxyError, UpstreamTimeout
@@ -345,9 +345,10 @@ def _is_at(peer: str, own: str, listens: str) -> bool:
 
     `own`: the address that the connection to it has at this end.
     """
-    if as_address(listens) is not None and listens not in EVERY_ADDRESS:
-        return peer == listens
-    return peer == own or is_loopback(peer)
+    at, of_listener = as_address(peer), as_address(listens)
+    if of_listener is not None and not of_listener.is_unspecified:
+        return at == of_listener
+    return at == as_address(own) or is_loopback(peer)
 
 
 async def _first_of(

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
 from tests.support.client import Client
 from tests.support.docker_registry import Registry
 from tests.support.images import INDEX, MANIFEST, Image, Index, make_index, write_layout
+from tests.support.origin import Answer, Origin
 from tests.support.process_tree import janitors
 from tests.support.processes import free_address, wait_until
 from tests.support.proxy import Proxy, said
@@ -267,6 +269,10 @@ def test_a_push_is_a_line(
         ("/v2/lib/none/manifests/v1", "v1", 404),
         (f"/v2/lib/app/manifests/sha512:{'0' * 128}", f"sha512:{'0' * 128}", 404),
         ("/v2/lib%2Fapp/manifests/v1", "v1", 0),
+        ("/v2/lib/app/%256danifests/v1", "v1", 0),
+        ("/v2/lib/app/Manifests/v1", "v1", 0),
+        ("/v2/lib/app/Manifests/token", "token", 0),
+        ("/v2/lib/app/manifests/v1%0A", "v1\n", 0),
         (f"/v2/lib/app/blobs/sha256:{'0' * 64}", "", 404),
     ],
 )
@@ -286,6 +292,44 @@ def test_refusals_and_odd_requests_are_lines(
     (line,) = lines(1)
     assert of(line, "reference", "status") == (reference, status or answered)
     assert line["repository"] in ("lib/app", "lib/none")
+
+
+@pytest.mark.parametrize("piece", ["/", "%2F", "/blobs"])
+def test_long_odd_paths_hold_nobody_up(
+    registry: Registry, start: StartProxy, image: Image, lines: Lines, piece: str
+) -> None:
+    """They are read in a time that grows with their length, and no faster than that."""
+    registry.push("lib/app", "v1", image)
+    proxy = start(registry, REGPROXY_WORKERS="1")
+    with proxy.client(registry.authority) as client:
+        assert client.get("/v2" + piece * (30_000 // len(piece)), ACCEPT).status != 200
+    with proxy.client(registry.authority) as client:
+        assert client.get("/v2/lib/app/manifests/v1", ACCEPT).status == 200
+    assert "v1" in [line["reference"] for line in lines(1)]
+
+
+@pytest.mark.parametrize("hangs", [False, True], ids=["no path", "a pipe"])
+def test_no_reference_ends_the_log(
+    start_origin: Callable[..., Origin],
+    start: StartProxy,
+    image: Image,
+    lines: Lines,
+    tmp_path: Path,
+    hangs: bool,
+) -> None:
+    """The log looks into the cache for what an image has: never by a name that a client has made up."""
+    os.mkfifo(pipe := tmp_path / "pipe")
+    odd = quote("../" * 12 + str(pipe)[1:], safe="") if hangs else "%00"
+    origin = start_origin("reg.test")
+    origin.publish("lib/app", image, "v1")
+    origin.on(f"/v2/lib/app/manifests/sha256:{odd}", Answer(b"{}"))
+    proxy = start(origin)
+    with proxy.client(origin.authority) as client:
+        client.request("HEAD", "/v2/lib/app/manifests/v1", ACCEPT)
+        assert client.get(f"/v2/lib/app/manifests/sha256:{odd}", ACCEPT).status == 200
+        lines(1)
+        client.get("/v2/lib/app/manifests/v1", ACCEPT)
+    assert [line["reference"] for line in lines(2)] == ["v1", "v1"]
 
 
 def test_what_is_no_pull_is_no_line(

@@ -145,6 +145,8 @@ def test_the_file_of_cas_is_read_again(lane: Lane, tmp_path: Path) -> None:
     wait_until(lambda: port.curl(*shown)[0] == "000 000", "the certificate is revoked")
     port.cas.unlink()
     wait_until(lambda: "no TLS: " in (port.curl(*shown), port.proxy.log())[1], "nobody is believed")
+    assert [port.curl(*shown)[0] for _ in range(3)] == ["000 000"] * 3
+    assert port.proxy.log().count("no TLS: ") == 1  # not a line for each of a client's attempts
     port.cas.write_bytes(port.ca.pem)
     wait_until(lambda: port.curl(*shown)[0] == "200 200", "it is believed again")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.byte_streams import End
+from tests.support.byte_streams import End, Plain
 from tests.support.client import Client
 from tests.support.process_tree import Crowd, Start, code, janitors, sick, stopped
 from tests.support.processes import accepts, free_address, wait_until
@@ -44,6 +44,20 @@ class TestReload:
         text = "; the old configuration goes on"
         wait_until(lambda: proxy.log().count(text) == times, f"{text}, {times} times\n{proxy.log()}")
         return [line for line in proxy.log().splitlines() if text in line][-1]
+
+    def test_a_balancer_has_yet_to_say_who_connects(self, lane: Lane, start: Start) -> None:
+        """Its client has asked for nothing so far, and is not cut off either."""
+        proxy = start(REGPROXY_WORKERS="1", REGPROXY_PROXY_PROTOCOL="127.0.3.3")
+        with socket.create_connection(proxy.address, 20, source_address=("127.0.3.3", 0)) as sock:
+            with proxy.client(lane.origin.authority) as client:  # accepted behind it
+                assert client.get(SMALL_PATH).body == SMALL
+            proxy.signal(HUP)
+            wait_until(lambda: "told to retire" in proxy.log(), "the former worker retires")
+            balanced = Client(Plain(sock), authority="proxy.test")
+            balanced.send(b"PROXY TCP4 192.0.2.77 198.51.100.2 4711 3128\r\n")
+            reply = balanced.get("/ca.crt")
+            assert (reply.status, reply.get("Connection")) == (200, "close")
+            assert reply.body.startswith(b"-----BEGIN CERTIFICATE-----")
 
     def test_settings_change_while_everybody_pulls(
         self, lane: Lane, start: Start, toml: Path, stack: ExitStack, hold: threading.Event

@@ -7,6 +7,7 @@ import random
 import ssl
 from collections.abc import Callable
 from contextlib import ExitStack
+from ipaddress import IPv4Address
 
 import pytest
 
@@ -387,7 +388,8 @@ class TestConnect:
             REGPROXY_CONNECT_PORTS="*",
             REGPROXY_ALLOW_TARGETS="127.*",
             REGPROXY_TRANSPARENT_LISTEN="{}:{}".format(*transparent),
-            REGPROXY_TLS_LISTEN="{}:{}".format(*tls),
+            # Another spelling of it, as inet_aton(3) takes it
+            REGPROXY_TLS_LISTEN=f"{int(IPv4Address(tls[0]))}:{tls[1]}",
         )
         for host, port in (proxy.address, proxy.admin_address, transparent, tls):
             for spelling in (host, f"{host}."):

@@ -153,6 +153,11 @@ cdef class Stream(Endpoint):
         return self.state == READ_HEAD and self.inb.len == 0 and self.outb.len == 0
 
     @property
+    def unannounced(self) -> bool:
+        """A balancer has yet to say who connects: there is no handler so far."""
+        return self.state == READ_PREFACE
+
+    @property
     def waiting(self) -> int:
         """The number of bytes that the kernel has not taken yet."""
         return self.outb.len

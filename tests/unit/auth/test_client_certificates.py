@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ SAID = [
         ),
         {("CN", "x"), ("email", "ci@example"), ("URI", "spiffe://example/ci")},
     ),
+    ("x", (x509.UniformResourceIdentifier("x:" + "y" * 1023),), {("CN", "x")}),
     ("", (), set()),
     ("a\nb", (), set()),
     ("x", (x509.OtherName(x509.ObjectIdentifier("1.2.3"), b"\x05\x00"),), {("CN", "x")}),
@@ -35,7 +37,9 @@ SAID = [
 
 
 @pytest.mark.parametrize(
-    "name, alternatives, want", SAID, ids=["CN", "DNS", "several", "nothing", "line break", "another kind"]
+    "name, alternatives, want",
+    SAID,
+    ids=["CN", "DNS", "several", "too long", "nothing", "line break", "another kind"],
 )
 def test_what_is_said(
     name: str, alternatives: tuple[x509.GeneralName, ...], want: set[tuple[str, str]], tmp_path: Path
@@ -79,6 +83,10 @@ def test_the_file_is_checked_at_the_start(tmp_path: Path) -> None:
         assert why in str(caught.value)
     path.write_bytes(ca.pem + ca.crl() + ClientCa(tmp_path).pem)
     check_client_cas(config)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(ConfigError, match="a file that can be read: not a file"):
+        check_client_cas(config)
 
 
 def test_settings_that_go_together() -> None:

@@ -14,7 +14,11 @@ BCRYPT = bcrypt.hashpw(b"secret", b"$2b$04$abcdefghijklmnopqrstuu").decode()
 ARGON2 = argon2.PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash(
     "secret", salt=b"0123456789abcdef"
 )
-HASHED = "$" + "x" * 22
+
+
+def argon2_of(m: int = 64, t: int = 1, p: int = 1) -> str:
+    """Return a hash that says to have been made at this cost."""
+    return ARGON2.replace("m=64,t=1,p=1", f"m={m},t={t},p={p}")
 
 
 def test_a_file() -> None:
@@ -37,10 +41,21 @@ WRONG = [
     ("a:plain", "crypt, or no hash at all"),
     ("a:", "crypt, or no hash at all"),
     ("a:$2y$05$short", "bcrypt, but not as htpasswd -B writes it"),
-    ("a:" + BCRYPT.replace("$04$", "$31$"), "a bcrypt cost of 31, where 4 to 15 are taken"),
+    ("ann:" + BCRYPT.replace("$04$", "$31$"), "the hash of 'ann' has a bcrypt cost of 31, where 4 to 15"),
     ("a:" + BCRYPT.replace("$04$", "$03$"), "a bcrypt cost of 3"),
-    ("a:" + ARGON2.replace("m=64", "m=9999999"), "argon2 with more than m=262144"),
-    ("a:" + ARGON2.replace("t=1", "t=999"), "argon2 with more than m=262144 (KiB) or t=64"),
+    (
+        "ann:" + argon2_of(m=9_999_999),
+        "the hash of 'ann' has argon2's m=9999999, where 8 to 262144 are taken",
+    ),
+    ("ann:" + argon2_of(t=65), "argon2's t=65, where 1 to 64"),
+    ("ann:" + argon2_of(p=17), "argon2's p=17, where 1 to 16"),
+    ("ann:" + argon2_of(p=9999), "the hash of 'ann' has argon2's p=9999"),
+    ("ann:" + argon2_of(m=262_144, t=5), "argon2's m*t=1310720, where 1 to 1048576"),
+    # argon2 itself can't compute these, so nobody could ever log in by them
+    ("ann:" + argon2_of(p=0), "argon2's p=0"),
+    ("ann:" + argon2_of(t=0), "argon2's t=0"),
+    ("ann:" + argon2_of(m=31, p=4), "argon2's m=31, where 32 to"),
+    ("a:" + ARGON2 + "A" * 86, "argon2, but not in the usual form"),
     ("a:$argon2id$v=19$x", "argon2, but not in the usual form"),
 ]
 
@@ -50,7 +65,22 @@ def test_what_is_refused(text: str, why: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse_htpasswd(text)
     assert why in str(caught.value)
-    assert "$2" not in str(caught.value) and "plain" not in str(caught.value)
+    assert "plain" not in str(caught.value)
+    assert not any(secret in str(caught.value) for secret in (BCRYPT[7:], *ARGON2.split("$")[4:]))
+
+
+@pytest.mark.parametrize("reversed_line", [f"{BCRYPT}:ann", f"{ARGON2}:ann"])
+def test_name_and_hash_that_were_swapped(reversed_line: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        parse_htpasswd(reversed_line)
+    assert "line 1" in str(caught.value) and "$" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "cost", [{"m": 262_144, "t": 4}, {"m": 16_384, "t": 64}, {"p": 8}, {"m": 128, "p": 16}], ids=str
+)
+def test_the_highest_costs(cost: dict[str, int]) -> None:
+    assert list(parse_htpasswd(f"ann:{argon2_of(**cost)}").hashes) == ["ann"]
 
 
 @pytest.mark.parametrize("hashed", [BCRYPT, ARGON2], ids=["bcrypt", "argon2"])

@@ -39,8 +39,12 @@ EXPOSED = [
     ({**LOGIN, **HERE}, ""),
     ({**LOGIN, "REGPROXY_LISTEN": "[::1]:3128"}, ""),
     ({**LOGIN, "REGPROXY_LISTEN": "127.8.0.1:3128"}, ""),
+    ({**LOGIN, "REGPROXY_LISTEN": "127.1:3128"}, ""),
+    ({**LOGIN, "REGPROXY_LISTEN": "[::ffff:127.0.0.1]:3128"}, ""),
     ({**LOGIN, "REGPROXY_LISTEN": "192.0.2.1:3128"}, "whoever reaches 192.0.2.1:3128 may have"),
     ({**LOGIN, **HERE, "REGPROXY_TLS_LISTEN": "192.0.2.1:443"}, "whoever reaches 192.0.2.1:443 may"),
+    # A balancer on this machine is reached by others.
+    ({**LOGIN, **HERE, "REGPROXY_PROXY_PROTOCOL": "127.0.0.1"}, "whoever reaches 127.0.0.1:3128 may have"),
     ({**LOGIN, **HERE, "REGPROXY_TRANSPARENT_LISTEN": ":443"}, "whoever reaches "),
 ]
 

@@ -290,6 +290,35 @@ def test_a_rule_that_denies_is_not_overruled_by_one_that_allows() -> None:
     assert (pull.decision, pull.rule) == ("deny", "b")
 
 
+# --- what is looked for in the cache ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "reference", ["sha256:\0", f"sha256:../{'0' * 61}", f"sha512:{'0' * 128}", "latest:"]
+)
+def test_what_is_no_digest_is_not_looked_for(reference: str) -> None:
+    """A client may write anything in a digest's place, and a file's name is made of what is looked for."""
+    looked: list[str] = []
+    pulls = Pulls(looked.append, IDLE)
+    for number, each in enumerate([tag("HEAD"), child(reference), blob(ONE)]):
+        pulls.take(each._replace(started=number / 8), 1.0)
+    (pull,) = pulls.end()
+    assert pull.manifests == [reference]
+    assert pulls.platforms(pull) == ""
+    assert set(looked) == {INDEX}
+
+
+def test_what_is_not_held_is_looked_for_once_a_turn() -> None:
+    looked: list[str] = []
+    pulls = Pulls(looked.append, IDLE)
+    for turn in (1, 2):
+        for number in range(50):
+            pulls.take(blob(f"sha256:{number:064x}", started=turn * HOLD), turn * HOLD)
+        pulls.take(tag("HEAD", started=turn * HOLD), turn * HOLD)
+        pulls.tick((turn + 1) * HOLD)
+        assert looked == [INDEX] * turn
+
+
 # --- limits ------------------------------------------------------------------------------------------------
 
 

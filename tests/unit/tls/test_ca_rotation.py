@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import resource
 import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -196,11 +198,8 @@ def test_finish(files: CaFiles) -> None:
     assert len(x509.load_pem_x509_certificates(later.leaf("a.example").chain_pem)) == 1
 
 
-@pytest.mark.parametrize("steps", range(3))
-def test_finish_is_interrupted(files: CaFiles, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
-    """Killed after any step: the next start has one CA or the other, whole."""
-    prepare(files, "a.example")
-    pairs, _ = prepare(files, "a.example", "b.example")
+def finish_partly(files: CaFiles, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Be killed in finish() after so many of its steps."""
     done = 0
     unlink = Path.unlink
 
@@ -227,11 +226,41 @@ def test_finish_is_interrupted(files: CaFiles, monkeypatch: pytest.MonkeyPatch, 
         patched.setattr(Path, "unlink", unlinking)
         with pytest.raises(Killed):
             ca_rotation.finish(files, time.time())
+
+
+@pytest.mark.parametrize("steps", range(3))
+def test_finish_is_interrupted(files: CaFiles, monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """Killed after any step: the next start has one CA or the other, whole."""
+    prepare(files, "a.example")
+    pairs, _ = prepare(files, "a.example", "b.example")
+    finish_partly(files, monkeypatch, steps)
     found, _ = prepare(files, "a.example", "b.example")
     assert [pair.certificate for pair in found] == [
         p.certificate for p in (pairs if steps == 0 else pairs[1:])
     ]
     assert issuers(found, "b.example") == [len(found) - 1]
+
+
+@pytest.mark.parametrize("steps", range(3))
+@pytest.mark.parametrize("command", ["finish", "rotate", "encrypt"])
+def test_commands_go_on_where_finish_was_interrupted(
+    files: CaFiles, monkeypatch: pytest.MonkeyPatch, command: str, steps: int
+) -> None:
+    """Nobody is told that key and certificate don't fit, and to remove both."""
+    prepare(files, "a.example")
+    _, new = prepare(files, "a.example", "b.example")[0]
+    finish_partly(files, monkeypatch, steps)
+    if command == "finish":
+        found = ca_rotation.finish(files, time.time())
+        assert len(found) == 1
+    elif command == "rotate":
+        found = ca_rotation.rotate(files, want("a.example"), time.time(), again=True)
+        assert len(found) == (3 if steps == 0 else 2)
+    else:
+        (phrase := files.crt.with_name("phrase")).write_text("open sesame")
+        found = ca_rotation.encrypt(CaFiles(files.crt, files.key, phrase), time.time())
+        assert all(pair.encrypted for pair in found)
+    assert new.certificate in [pair.certificate for pair in found]
 
 
 def test_one_that_expires_while_another_waits(files: CaFiles) -> None:
@@ -274,6 +303,23 @@ def test_proxies_that_start_at_once(files: CaFiles) -> None:
     pairs = load(files, time.time())
     assert all(any(pair.covers(name) for pair in pairs) for name in names)
     assert len({pair.certificate.subject for pair in pairs}) == len(pairs) <= 3
+
+
+# --- files -----------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_takes_a_part_of_a_key(files: CaFiles) -> None:
+    """write(2) then says how much, without an error: the key that is there must not go for a part of one."""
+    prepare(files, "a.example")
+    key, hard = files.key.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            ca_files.replace(files.key, key * 2, 0o600)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, hard))
+    assert files.key.read_bytes() == key
+    assert sorted(path.name for path in files.key.parent.iterdir()) == ["ca.crt", "ca.key"]
 
 
 # --- the passphrase --------------------------------------------------------------------------------------
@@ -337,6 +383,13 @@ def test_passphrases_that_do_not_fit(files: CaFiles, tmp_path: Path, text: str |
     with pytest.raises(CertificateError, match=message) as error:
         prepare(files, "a.example")
     assert "wrong" not in str(error.value)
+
+
+def test_a_passphrase_is_a_file(files: CaFiles, tmp_path: Path) -> None:
+    """A pipe would give it once, and hold up each worker."""
+    os.mkfifo(phrase := tmp_path / "phrase")
+    with pytest.raises(CertificateError, match="phrase: not a file, but a pipe or a device; REGPROXY_CA_PASSPHRASE_FILE names"):
+        prepare(CaFiles(files.crt, files.key, phrase), "a.example")
 
 
 def test_rubbish_that_waits(files: CaFiles) -> None:

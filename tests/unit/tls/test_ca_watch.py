@@ -6,9 +6,16 @@ import asyncio
 import logging
 import os
 import time
+from base64 import encodebytes
+from datetime import datetime
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
 from regproxy.tls import ca_watch
 from regproxy.tls.ca_files import CaFiles, CaPair, load
@@ -76,6 +83,42 @@ def test_half_a_pair_is_said_once(files: CaFiles, caplog: pytest.LogCaptureFixtu
     assert not files.key.exists()  # nothing is made here
     files.key.write_bytes(key)
     assert watch.look() is not None
+
+
+def odd_certificates() -> dict[str, bytes]:
+    """Return certificates in PEM of other programs that the library reads in part, or not at all."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "odd")])
+    key = ec.generate_private_key(ec.SECP256R1())
+    builder = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(datetime(2026, 1, 1))
+        .not_valid_after(datetime(2046, 1, 1))
+        .add_extension(x509.BasicConstraints(True, None), True)
+    )
+    plain = builder.sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    x400 = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), bytes.fromhex("3004a3020500"))
+    named = builder.add_extension(x400, False).sign(key, hashes.SHA256()).public_bytes(Encoding.DER)
+    found = {
+        "an X.400 address": named,
+        "version 9": plain.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020108"), 1),
+        "an unknown kind of key": plain.replace(
+            bytes.fromhex("06072a8648ce3d0201"), bytes.fromhex("06072a8648ce3d0209"), 1
+        ),
+    }
+    frame = "-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n"
+    return {what: frame.format(encodebytes(der).decode()).encode() for what, der in found.items()}
+
+
+@pytest.mark.parametrize("what", odd_certificates())
+def test_what_the_library_can_not_read_is_said_once(
+    files: CaFiles, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """Not by a traceback each second."""
+    watch = CaWatch(files)
+    files.crt.write_bytes(odd_certificates()[what])
+    assert [watch.look() for _ in range(3)] == [None] * 3
+    (record,) = caplog.records
+    assert f"{files.crt}" in record.getMessage() and "the CA that is in use goes on" in record.getMessage()
 
 
 def test_files_that_change_while_they_are_read(files: CaFiles, monkeypatch: pytest.MonkeyPatch) -> None:
