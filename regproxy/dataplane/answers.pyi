@@ -21,6 +21,7 @@ class Answer:
         tally: Tally,
         saved: bool,
         until: float,
+        second: int,
         line: tuple[bytes, ...] | None,
     ) -> None: ...
 

@@ -69,7 +69,7 @@ class Services:
     repeats: Repeats | None = None  # None: the data plane sends no answer by itself
     drains: bool = False  # a connection ends with its answer, whatever the answer has announced
     _seldom: Seldom = field(default_factory=Seldom)
-    _second: int = 0
+    second: int = 0  # that date() has named last, epoch
     _date: bytes = b""
 
     def use_cas(self, pairs: Sequence[CaPair]) -> None:
@@ -123,7 +123,7 @@ class Services:
     def date(self) -> bytes:
         """Return the Date field and the empty line that ends a head; made once a second."""
         now = int(time.time())
-        if now != self._second:
-            self._second = now
+        if now != self.second:
+            self.second = now
             self._date = b"date: " + formatdate(now, usegmt=True).encode() + b"\r\n\r\n"
         return self._date

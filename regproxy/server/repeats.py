@@ -6,7 +6,6 @@ metrics, stays with the session.
 
 from __future__ import annotations
 
-import time
 from typing import Final, NamedTuple
 
 from regproxy.cache.index.index import Index
@@ -78,16 +77,15 @@ class Repeats:
 
         `age`, `lifetime`: of a tag's copy, None for content by digest.
         """
-        wall, now = time.time(), exchange.started
         if lifetime is not None and not lifetime.is_fresh(age + SECOND):
             return
-        until = now + SECOND - wall % SECOND
+        until = exchange.started + SECOND
         if self._guarded:
             until = min(until, _passed_until(exchange, route))
         exchange.good_until = until
 
-    def keep(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
-        """Keep the answer that goes out now, whole, for equal requests."""
+    def keep(self, exchange: Exchange, status: int, head: bytes, body: bytes, second: int) -> None:
+        """Keep the answer that goes out now, whole, for equal requests. `second`: of its Date, epoch."""
         scope: Scope | None = exchange.stream.scope
         request, route = exchange.request, exchange.route
         if scope is None or request is None or route is None or status not in _STATUSES:
@@ -96,11 +94,9 @@ class Repeats:
             return
         host, kind, cache = exchange.host, exchange.kind, exchange.cache
         owner = Repeated(exchange.origin, route, host, kind, cache, exchange.digest, status, len(body))
-        line = self._access.parts(
-            time.time(), request.method, route.path, host, status, len(body), kind, cache
-        )
+        line = self._access.parts(second, request.method, route.path, host, status, len(body), kind, cache)
         tally = self._metrics.tally(host, kind, cache, status)
-        scope.put(exchange.head, Answer(head, body, owner, tally, True, exchange.good_until, line))
+        scope.put(exchange.head, Answer(head, body, owner, tally, True, exchange.good_until, second, line))
 
     def tidy(self, now: float) -> None:
         """Forget all answers now and then. `now`: monotonic."""

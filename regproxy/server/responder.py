@@ -157,7 +157,7 @@ class Responder:
     def _keep(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
         repeats = self._services.repeats
         if repeats is not None:
-            repeats.keep(exchange, status, head, body)
+            repeats.keep(exchange, status, head, body, self._services.second)
 
     def begin(self, exchange: Exchange, status: int, head: bytes) -> bytes:
         """Note that an answer goes out with this head, and return that with its Date and empty line."""

@@ -13,13 +13,13 @@ cdef class Answer:
     cdef readonly object owner
     cdef Tally tally
     cdef bint saved
-    # Until when it is good, in seconds of CLOCK_MONOTONIC, and what must not have changed until then
+    # Until when it is good, in seconds of CLOCK_MONOTONIC; the second (epoch) of its Date, for which alone it
+    # is good; and what must not have changed until then
     cdef double until
+    cdef long second
     cdef uint64_t generation
     cdef uint64_t epoch
-    # The access log's line: what stands before the milliseconds, the peer, the duration, and the end; the
-    # second (epoch) that it names
-    cdef long second
+    # The access log's line: what stands before the milliseconds, the peer, the duration, and the end
     cdef bytes before_ms
     cdef bytes before_peer
     cdef bytes before_took

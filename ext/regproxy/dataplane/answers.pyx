@@ -11,7 +11,6 @@ Requests to different registries, and of different clients, never meet: each has
 
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
-from libc.stdint cimport uint64_t
 from libc.stdio cimport snprintf
 
 from regproxy.dataplane.buffer cimport buf_append, buf_free
@@ -31,24 +30,24 @@ cdef class Answer:
     """One answer: see the module. `line` is the access log's: None, or (before the milliseconds of the time,
     before the peer's address, before the duration, the end); one of a single part is written as it is.
 
-    `until`: seconds of CLOCK_MONOTONIC. `saved`: its body counts as saved. `owner` is for the handler.
+    `until`: seconds of CLOCK_MONOTONIC. `second`: of the clock (epoch) when it went out first: it is good for
+    that second alone, as its Date and its line name it, and as a clock that is set changes how old a tag's
+    copy is; 0: it names none. `saved`: its body counts as saved. `owner` is for the handler.
     """
 
     def __init__(self, bytes head not None, bytes body not None, object owner, Tally tally not None,
-                 bint saved, double until, tuple line) -> None:
-        cdef timespec now
+                 bint saved, double until, long second, tuple line) -> None:
         self.head = head
         self.body = body
         self.owner = owner
         self.tally = tally
         self.saved = saved
         self.until = until
+        self.second = second
         if line is not None and len(line) == 1:
             self.end = line[0]
         elif line is not None:
             self.before_ms, self.before_peer, self.before_took, self.end = line
-            clock_gettime(CLOCK_REALTIME, &now)
-            self.second = now.tv_sec
 
 
 cdef class Answers:
@@ -162,10 +161,15 @@ cdef class Scope:
     cdef Answer find(self, bytes head, double now):
         """Return the answer to this head, if it is still good."""
         cdef PyObject* found = PyDict_GetItem(self.known, head)
+        cdef timespec clock
         cdef Answer answer
         if found == NULL:
             return None
         answer = <Answer>found
+        if answer.second:
+            clock_gettime(CLOCK_REALTIME, &clock)
+            if clock.tv_sec != answer.second:
+                return None
         if answer.epoch != self.answers.epoch or answer.generation != self.answers.board.now():
             return None
         return answer if now < answer.until else None
