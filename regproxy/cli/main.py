@@ -78,13 +78,13 @@ def root(version: VersionOption = False) -> None:
 @app.command()
 def serve(config: ConfigOption = None) -> None:
     """Run the proxy until SIGTERM or SIGINT; SIGHUP makes it read its configuration again."""
-    from regproxy.process import supervisor
+    from regproxy.process import boot, supervisor
 
     try:
         code = supervisor.run(config, os.environ, debug=os.environ.get("REGPROXY_DEBUG") == "1")
     except RegproxyError as error:
         _fail(error)
-    raise typer.Exit(code)
+    boot.leave(code)
 
 
 @app.command("check-config")
