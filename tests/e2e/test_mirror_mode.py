@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from tests.support.client import Client
 from tests.support.docker_registry import Registry
 from tests.support.images import MANIFEST, Image, make_image
+from tests.support.known_addresses import KnownAddresses
 from tests.support.origin import Answer, Origin, Seen, manifest_answer
 from tests.support.processes import free_address
 from tests.support.proxies import Proxies
@@ -28,6 +31,26 @@ StartRegistry = Callable[..., Registry]
 StartOrigin = Callable[..., Origin]
 
 ACCEPT = [("Accept", MANIFEST)]
+
+
+SEEDS = itertools.count(9000)
+
+
+@pytest.fixture
+def image() -> Image:
+    """An image that no test had before, as no proxy here has it."""
+    return make_image(seed=next(SEEDS))
+
+
+@pytest.fixture
+def start_registry(start_registry: StartRegistry, addresses: KnownAddresses) -> StartRegistry:
+    """Start a registry; reg.test is at an address that the proxies in `shared` know."""
+
+    def start(name: str = "reg.test", **options: Any) -> Registry:
+        known = {"address": addresses.take()} if name == "reg.test" else {}
+        return start_registry(name, **known, **options)
+
+    return start
 
 
 @pytest.fixture
@@ -78,15 +101,16 @@ def hub(_hub: tuple[Origin, Proxy]) -> tuple[Origin, Proxy]:
 
 @pytest.fixture(scope="module")
 def stocked_writable(
-    trust: Trust, tmp_path_factory: pytest.TempPathFactory, image: Image
-) -> Iterator[tuple[Registry, Proxy]]:
-    """A registry that has lib/app:v1, and a proxy that lets pushes through to it."""
+    trust: Trust, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Registry, Proxy, Image]]:
+    """A registry that has an image as lib/app:v1, and a proxy that lets pushes through to it."""
+    image = make_image(seed=7)
     place = tmp_path_factory.mktemp("stocked")
     with Registry(place / "registry", trust) as registry:
         registry.push("lib/app", "v1", image)
         env, names = {"ALLOW_PUSH": "true"}, (registry.authority,)
         with Proxy(place / "proxy", env, registries=names, resolve=registry.resolve, ca=trust.path) as proxy:
-            yield registry, proxy
+            yield registry, proxy, image
 
 
 def paths(registry: Registry, rest: str, way: str) -> str:
@@ -105,14 +129,14 @@ WAYS = ["ns", "prefix", "absolute"]
 def test_one_store_whatever_the_way_in(
     way: str,
     start_registry: StartRegistry,
-    start_proxy: StartProxy,
+    shared: Proxies,
     talk: Callable[..., Client],
     connect: Connect,
     image: Image,
 ) -> None:
     registry = start_registry()
     registry.push("lib/app", "v1", image)
-    proxy = start_proxy(registry, ENABLE_MANIFEST_CACHE="true")
+    proxy = shared(ENABLE_MANIFEST_CACHE="true")
     client = connect(proxy)
     first = client.get(paths(registry, "manifests/v1", way), ACCEPT)
     assert (first.status, first.digest, cache_status(first)) == (
@@ -255,11 +279,11 @@ def test_what_is_for_the_proxy_itself(
 
 
 def test_what_the_registry_refuses_is_no_question_to_the_client(
-    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+    start_registry: StartRegistry, shared: Proxies, start_proxy: StartProxy, connect: Connect, image: Image
 ) -> None:
     registry = start_registry(users={"u": "p"})
     registry.push("lib/app", "v1", image)
-    client = connect(start_proxy(registry))
+    client = connect(shared())
     for method in ("GET", "HEAD"):
         for rest in ("manifests/v1", f"blobs/{image.config_digest}", "tags/list"):
             reply = client.request(method, paths(registry, rest, "prefix"), ACCEPT)
@@ -337,8 +361,8 @@ def test_mirror_registries(
         ("/v2/user/manifests/manifests/v1", "/v2/user/manifests/manifests/v1"),
     ],
 )
-def test_docker_hub(path: str, asked: str, hub: tuple[Origin, Proxy], connect: Connect, image: Image) -> None:
-    origin, proxy = hub
+def test_docker_hub(path: str, asked: str, hub: tuple[Origin, Proxy], connect: Connect) -> None:
+    (origin, proxy), image = hub, make_image(seed=7)
     origin.publish("library/app", image, "v1")
     for repository in ("some/app", "user/tags", "user/manifests"):
         origin.publish(repository, image, "v1")
@@ -349,12 +373,12 @@ def test_docker_hub(path: str, asked: str, hub: tuple[Origin, Proxy], connect: C
 
 
 def test_pages_of_links_lead_through_the_proxy(
-    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+    start_registry: StartRegistry, shared: Proxies, connect: Connect, image: Image
 ) -> None:
     registry = start_registry()
     for tag in ("v1", "v2", "v3"):
         registry.push("lib/app", tag, image)
-    client = connect(start_proxy(registry))
+    client = connect(shared())
     for way in ("ns", "prefix"):
         found: list[str] = []
         path = paths(registry, "tags/list", way)
@@ -404,10 +428,10 @@ def test_what_the_registry_calls_itself(
 
 @pytest.mark.parametrize("way", ["ns", "prefix"])
 def test_pushes(
-    way: str, start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+    way: str, start_registry: StartRegistry, shared: Proxies, connect: Connect, image: Image
 ) -> None:
     registry = start_registry()
-    client = connect(start_proxy(registry, ALLOW_PUSH="true"))
+    client = connect(shared(ALLOW_PUSH="true"))
     for digest, body in image.blobs.items():
         start = client.request("POST", paths(registry, "blobs/uploads/", way), body=b"")
         place = start.get("location")
@@ -441,12 +465,11 @@ def test_a_blob_is_mounted_from_another_repository(
     way: str,
     source: str,
     mounted: bool,
-    stocked_writable: tuple[Registry, Proxy],
+    stocked_writable: tuple[Registry, Proxy, Image],
     connect: Connect,
-    image: Image,
 ) -> None:
     """Clients name the other repository as they know it: with the registry's name before it."""
-    registry, proxy = stocked_writable
+    registry, proxy, image = stocked_writable
     client, other = connect(proxy), f"lib/other{len(registry.requests())}"
     there = paths(registry, "blobs/uploads/", way).replace("lib/app", other)
     source = source.format(here=registry.authority).replace(":", "%3A").replace("/", "%2F")
@@ -471,12 +494,12 @@ def test_no_push_to_docker_hub_by_default(method: str, hub: tuple[Origin, Proxy]
 
 
 def test_a_registry_that_is_named_twice(
-    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+    start_registry: StartRegistry, shared: Proxies, connect: Connect, image: Image
 ) -> None:
     """containerd adds `ns` to a path of hosts.toml (override_path) that has the registry's name already."""
     registry = start_registry()
     registry.push("lib/app", "v1", image)
-    client = connect(start_proxy(registry))
+    client = connect(shared())
     ns = registry.authority.replace(":", "%3A")
     for rest in ("manifests/v1", f"manifests/{image.digest}", f"blobs/{image.config_digest}"):
         reply = client.get(f"/v2/{registry.authority}/lib/app/{rest}?ns={ns}", ACCEPT)
@@ -508,12 +531,12 @@ def test_docker_hubs_official_images_are_mounted_from(hub: tuple[Origin, Proxy],
 
 @pytest.mark.parametrize("way", ["ns", "prefix"])
 def test_what_was_deleted_and_is_there_again(
-    way: str, start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+    way: str, start_registry: StartRegistry, shared: Proxies, connect: Connect, image: Image
 ) -> None:
     """Pushed again past the proxy: the first pull finds that out, and the next one is a hit."""
     registry = start_registry()
     registry.push("lib/app", "v1", image)
-    client = connect(start_proxy(registry, ALLOW_PUSH="true"))
+    client = connect(shared(ALLOW_PUSH="true"))
     by_digest = paths(registry, f"manifests/{image.digest}", way)
     assert client.get(by_digest, ACCEPT).digest == image.digest
     assert client.request("DELETE", by_digest).status == 202
@@ -524,10 +547,10 @@ def test_what_was_deleted_and_is_there_again(
 
 
 def test_no_push_where_pushes_are_not_allowed(
-    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect
+    start_registry: StartRegistry, shared: Proxies, connect: Connect
 ) -> None:
     registry = start_registry()
-    client = connect(start_proxy(registry))
+    client = connect(shared())
     reply = client.request("POST", paths(registry, "blobs/uploads/", "prefix"), body=b"")
     assert (reply.status, reply.json()["errors"][0]["code"]) == (403, "DENIED")
 

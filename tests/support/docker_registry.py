@@ -43,7 +43,7 @@ class Logged:
 
 
 class Registry:
-    """A running docker-registry that is `name` to the world, at `address` or on a free port of a loopback one.
+    """A running docker-registry that is `name` to the world, at `address` or on a free port.
 
     `users` turns htpasswd on, `tokens` token auth, `cdn` (see `blob_cdn`) sends readers of blobs there.
     Several registries may share one `storage`. `program`: another one that takes the same configuration.
