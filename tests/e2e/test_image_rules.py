@@ -569,9 +569,9 @@ def without_team(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iter
     config = tmp_path_factory.mktemp("rules") / "rules.toml"
     config.write_text(NO_TEAM)
     env = {"ENABLE_MANIFEST_CACHE": "true", "REGPROXY_CONFIG": str(config)}
-    with Origin(trust) as origin, Proxies(tmp_path_factory, trust, origin, **env) as proxies:
+    with Origin(trust) as origin, Proxies(tmp_path_factory, trust, origin) as proxies:
         origin.on("/*", Answer(IMAGE.manifest, headers={"Content-Type": MANIFEST}))
-        yield Ruled(proxies(), origin)
+        yield Ruled(proxies(**env), origin)
 
 
 @pytest.mark.parametrize("path", ODD)
