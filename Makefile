@@ -62,10 +62,11 @@ types: build ## mypy, and the stubs against the built modules
 	$(BIN)/stubtest --ignore-disjoint-bases --allowlist .ci/stubtest.allow $(MODULES)
 
 # Most tests wait for something most of the time: twice as many at a time as there are cores. By worksteal a
-# module's tests stay together, mostly, so what they share is started once, not by each process.
+# module's tests stay together, mostly, so what they share is started once, not by each process. With bytecode
+# each of these processes finds the tests' assertions rewritten.
 JOBS ?= $(shell expr 2 \* $$(nproc))
 check: build test-packages ## the tests alone; PYTEST=... adds arguments, JOBS=0 runs them one by one
-	REGPROXY_DEBUG=1 $(BIN)/pytest -n $(JOBS) --dist worksteal $(PYTEST)
+	PYTHONDONTWRITEBYTECODE= REGPROXY_DEBUG=1 $(BIN)/pytest -n $(JOBS) --dist worksteal $(PYTEST)
 
 test-asan: build test-packages ## the data plane's tests with AddressSanitizer and UBSan, about 4 minutes, 6 where it has to be built
 	$(BIN)/python -m tests.support.sanitized

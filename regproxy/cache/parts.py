@@ -14,7 +14,6 @@ itself went down are not used: those that had not reached the disk may be zeros.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import struct
@@ -22,13 +21,16 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from regproxy.cache.layout import BESIDE, MAP, META, WANT
 from regproxy.core import file_lock
 from regproxy.dataplane.block_map import Extents
 from regproxy.dataplane.file import File
 from regproxy.dataplane.growing_file import GrowingFile
+
+if TYPE_CHECKING:
+    import asyncio
 
 CLAIMED: Final = "claimed"  # its filler has asked `host`, which has not answered yet
 OPEN: Final = "open"  # the origin has sent its head

@@ -27,7 +27,9 @@ from regproxy.tls.x509 import fingerprint, key_kind, utc
 FOUND_WRONG = 1
 USAGE_ERROR = 2
 
-app = typer.Typer(help="Look after the CA, also while the proxy runs.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look after the CA, also while the proxy runs.", no_args_is_help=True, add_completion=False
+)
 
 ConfigOption = Annotated[
     Path | None,

@@ -29,7 +29,11 @@ USAGE_ERROR = 2
 INTERRUPTED = 130  # a shell's exit code for SIGINT
 _LINE_EVERY = 10.0  # seconds between two lines about progress where there is no terminal
 
-app = typer.Typer(help="Look after the cache directory, also while the proxy runs.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look after the cache directory, also while the proxy runs.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
 ConfigOption = Annotated[
     Path | None,

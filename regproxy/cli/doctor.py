@@ -17,6 +17,8 @@ from regproxy.doctor.examination import Subject, examine
 from regproxy.doctor.host_files import HostFiles
 from regproxy.onboarding.proxy_address import ProxyAddress
 
+app = typer.Typer(add_completion=False)
+
 FOUND_WRONG = 1
 USAGE_ERROR = 2
 
@@ -29,6 +31,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON array.")]
 RootOption = Annotated[Path, typer.Option("--root", hidden=True, help="The host's file system.")]
 
 
+@app.command()
 def doctor(
     proxy: ProxyOption = "",
     registry: RegistryOption = DOCKER_HUB_REGISTRY,

@@ -1,39 +1,51 @@
-"""The command line: `regproxy serve`, `check-config`, and the commands that other modules here have."""
+"""The command line: `regproxy serve`, `check-config`, and the commands that other modules here have.
+
+A command imports what it needs when it runs: `regproxy serve` stays in memory, and starts at once.
+"""
 
 from __future__ import annotations
 
 import os
-import platform
 import sys
-from importlib import metadata
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
+from typer.core import TyperCommand, TyperGroup
 
-from regproxy.cli import ca, cache, doctor, policy, setup
 from regproxy.config import loading
-from regproxy.config import settings as configuration
 from regproxy.config.settings import Config
 from regproxy.core.errors import ConfigError, RegproxyError
-from regproxy.dataplane import tls
-from regproxy.process import configured_files, supervisor
 
 USAGE_ERROR = 2
+MODULES: Final = ("cache", "ca", "doctor", "policy", "setup")  # of the commands that have these names
+
+
+class Commands(TyperGroup):
+    """The commands of this module, and those of MODULES, each of which is imported when it is wanted."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name in MODULES:
+            self.add_command(TyperCommand(name))  # stands for it in lists of names
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command of this name, None without one."""
+        if cmd_name not in MODULES:
+            return super().get_command(ctx, cmd_name)
+        command = typer.main.get_command(import_module(f"regproxy.cli.{cmd_name}").app)
+        command.name = cmd_name
+        return command
+
 
 app = typer.Typer(
+    cls=Commands,
     help="A caching, intercepting proxy for container image pulls.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(cache.app, name="cache")
-app.add_typer(ca.app, name="ca")
-app.add_typer(policy.app, name="policy")
-app.command("setup")(setup.setup)
-app.command("doctor")(doctor.doctor)
 
 ConfigOption = Annotated[
     Path | None,
@@ -43,6 +55,11 @@ ConfigOption = Annotated[
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        import platform
+        from importlib import metadata
+
+        from regproxy.dataplane import tls
+
         python = platform.python_version()
         typer.echo(f"regproxy {metadata.version('regproxy')} (Python {python}, {tls.openssl_version()})")
         raise typer.Exit
@@ -61,16 +78,24 @@ def root(version: VersionOption = False) -> None:
 @app.command()
 def serve(config: ConfigOption = None) -> None:
     """Run the proxy until SIGTERM or SIGINT; SIGHUP makes it read its configuration again."""
+    from regproxy.process import boot, supervisor
+
     try:
         code = supervisor.run(config, os.environ, debug=os.environ.get("REGPROXY_DEBUG") == "1")
     except RegproxyError as error:
         _fail(error)
-    raise typer.Exit(code)
+    boot.leave(code)
 
 
 @app.command("check-config")
 def check_config(config: ConfigOption = None) -> None:
     """Show every setting and where it comes from; exit code 2 if one, or a file it names, can't be used."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from regproxy.config import settings as configuration
+    from regproxy.process import configured_files
+
     settings = _load(config)
     try:
         configured_files.check_all(settings, os.environ)

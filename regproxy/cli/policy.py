@@ -20,7 +20,7 @@ from regproxy.registry.targets import is_digest
 
 USAGE_ERROR = 2
 
-app = typer.Typer(help="Rules for images.", no_args_is_help=True)
+app = typer.Typer(help="Rules for images.", no_args_is_help=True, add_completion=False)
 
 ImageArgument = Annotated[str, typer.Argument(help="An image's name, such as ghcr.io/team/app:1.0.")]
 AsOption = Annotated[

@@ -12,6 +12,8 @@ from regproxy.onboarding.clients import CLIENTS
 from regproxy.onboarding.page import listing
 from regproxy.onboarding.proxy_address import ProxyAddress
 
+app = typer.Typer(add_completion=False)
+
 FOUND_WRONG = 1
 USAGE_ERROR = 2
 _HERE = "http://localhost:3128"
@@ -28,6 +30,7 @@ ProxyOption = Annotated[
 ]
 
 
+@app.command()
 def setup(client: ClientArgument = "", proxy: ProxyOption = "") -> None:
     """Print the script or configuration that points a client at the proxy; without a client, list them.
 

@@ -1,4 +1,7 @@
-"""Parse the TOML file's [key.NAME] tables: public keys whose signatures rules for images may ask for."""
+"""Parse the TOML file's [key.NAME] tables: public keys whose signatures rules for images may ask for.
+
+Each process reads the settings, but few of them have keys: what reads one is imported with the first.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,15 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
-
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from typing import TYPE_CHECKING, Any, Final
 
 from regproxy.config.values import parse_optional_path
 from regproxy.core.errors import ConfigError
 
-PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+
+    PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey
 
 KEYS_MAX: Final = 64  # tables; each signature is tried with every key of a rule
 _RSA_BITS: Final = range(2048, 8193)
@@ -94,6 +96,10 @@ def parse_public_key(name: str, pem: bytes) -> SigningKey:
     Taken is what cosign signs with: ECDSA on P-256, P-384 or P-521, Ed25519, RSA of 2048 to 8192 bits.
     Raises ValueError, without any of the text.
     """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+
     labels = _BEGIN.findall(pem)
     if any(b"PRIVATE" in label for label in labels):
         raise ValueError(f"{WANT}, not a private one, which has no business here")

@@ -14,10 +14,10 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 from regproxy.config import settings as configuration
 from regproxy.config.directories import Directories
@@ -227,6 +227,18 @@ def keep_memory_private() -> None:
 def open_to_sigterm() -> None:
     """Unblock SIGTERM: the child has its handler now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with that exit code. All that it had to close is closed.
+
+    Python would free each of its objects first: 50 ms of CPU, and nobody is served by that.
+    """
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def log_to_stderr(level: LogLevel, who: str = "") -> None:

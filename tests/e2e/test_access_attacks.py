@@ -14,9 +14,11 @@ import pytest
 from tests.support.client import Client
 from tests.support.images import MANIFEST, digest_of
 from tests.support.origin import Answer, Origin, Seen, redirect
+from tests.support.proxies import Proxies
 from tests.support.proxy import STATUS, Proxy
 from tests.support.token_server import TokenServer
 from tests.support.two_workers import Pair
+from tests.support.virtual_hosts import VirtualHosts
 
 StartProxy = Callable[..., Proxy]
 StartOrigin = Callable[..., Origin]
@@ -121,21 +123,24 @@ def test_a_redirect_does_not_borrow_a_login(
 def test_a_success_without_a_digest_joins_nothing(
     workers: str,
     sort: str,
-    start_origin: StartOrigin,
-    start_proxy: StartProxy,
+    hosts: VirtualHosts,
+    proxies: Proxies,
     hold: threading.Event,
     stack: ExitStack,
 ) -> None:
     """Who is answered with some other 200 gets that, not what is just being fetched for another client."""
-    origin, page = start_origin("reg.test"), b'{"log in": "here"}'
+    origin, page = hosts.new(), b'{"log in": "here"}'
+    body = random.Random(f"{workers} {sort}").randbytes(200_000)
+    digest = digest_of(body)
+    path = f"/v2/team/a/blobs/{digest}"
 
     def answer(seen: Seen) -> Answer:
         if seen.get("authorization") == "Bearer owner":
-            return Answer(BODY, hold_at=150_000, hold=hold)
+            return Answer(body, hold_at=150_000, hold=hold)
         return Answer(page, headers={"Content-Type": sort} if sort else {})
 
     origin.on("/v2/*", answer)
-    proxy = start_proxy(origin, REGPROXY_ACCESS="verified", REGPROXY_WORKERS=workers)
+    proxy = proxies(REGPROXY_ACCESS="verified", REGPROXY_WORKERS=workers)
     pair = Pair(proxy, origin.authority) if workers == "2" else None
     places = itertools.cycle(pair.pids() if pair else (0,))
 
@@ -144,18 +149,18 @@ def test_a_success_without_a_digest_joins_nothing(
         return stack.enter_context(client)
 
     owner = connect()
-    owner.ask("GET", PATH, list(OWNER.items()))
+    owner.ask("GET", path, list(OWNER.items()))
     assert owner.read_head().status == 200
-    assert owner.read(100_000) == BODY[:100_000]
+    assert owner.read(100_000) == body[:100_000]
     for _ in range(2):
         for method, more in [("GET", []), ("HEAD", []), ("GET", [("Range", "bytes=0-9")])]:
-            reply = connect().request(method, PATH, more)
+            reply = connect().request(method, path, more)
             assert reply.get("Content-Length") in ("18", "10"), (method, more, reply)
             assert method == "HEAD" or reply.body in (page, page[:10]), (method, more, reply)
     hold.set()
-    assert owner.read(100_000) == BODY[100_000:]
-    proxy.wait_kept(DIGEST)
-    assert connect().request("GET", PATH, []).body != BODY
+    assert owner.read(100_000) == body[100_000:]
+    proxy.wait_kept(digest)
+    assert connect().request("GET", path, []).body != body
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -8,7 +8,7 @@ import json
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -21,7 +21,9 @@ from tests.support.client import Client, Reply
 from tests.support.images import INDEX, MANIFEST, Image, Index, digest_of, make_image, make_index
 from tests.support.origin import Answer, Origin, Seen, manifest_answer
 from tests.support.processes import wait_until
+from tests.support.proxies import Proxies
 from tests.support.proxy import Proxy
+from tests.support.trust import Trust
 
 StartProxy = Callable[..., Proxy]
 StartOrigin = Callable[..., Origin]
@@ -561,10 +563,20 @@ ODD = [
 ]
 
 
+@pytest.fixture(scope="module")
+def without_team(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ruled]:
+    """A registry that has an image under every path, and rules against team/**."""
+    config = tmp_path_factory.mktemp("rules") / "rules.toml"
+    config.write_text(NO_TEAM)
+    env = {"ENABLE_MANIFEST_CACHE": "true", "REGPROXY_CONFIG": str(config)}
+    with Origin(trust) as origin, Proxies(tmp_path_factory, trust, origin) as proxies:
+        origin.on("/*", Answer(IMAGE.manifest, headers={"Content-Type": MANIFEST}))
+        yield Ruled(proxies(**env), origin)
+
+
 @pytest.mark.parametrize("path", ODD)
-def test_odd_paths(path: str, ruled: Callable[..., Ruled]) -> None:
-    scene = ruled(NO_TEAM)
-    scene.origin.on("/*", Answer(IMAGE.manifest, headers={"Content-Type": MANIFEST}))
+def test_odd_paths(path: str, without_team: Ruled) -> None:
+    scene = without_team
     reply = scene.path(path)
     expected = 200 if path.endswith("uploads/x") else 403  # what an upload has got so far is no content
     assert reply.status == expected, reply

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
@@ -15,8 +17,10 @@ import pytest
 from tests.support.client import Client
 from tests.support.docker_registry import Registry
 from tests.support.images import MANIFEST, Image, make_image
+from tests.support.known_addresses import KnownAddresses
 from tests.support.origin import Answer, Origin, Seen, manifest_answer
 from tests.support.processes import free_address
+from tests.support.proxies import Proxies
 from tests.support.proxy import Proxy, cache_status
 from tests.support.real_clients import client_env, run
 from tests.support.token_server import TokenServer
@@ -29,6 +33,26 @@ StartOrigin = Callable[..., Origin]
 ACCEPT = [("Accept", MANIFEST)]
 
 
+SEEDS = itertools.count(9000)
+
+
+@pytest.fixture
+def image() -> Image:
+    """An image that no test had before, as no proxy here has it."""
+    return make_image(seed=next(SEEDS))
+
+
+@pytest.fixture
+def start_registry(start_registry: StartRegistry, addresses: KnownAddresses) -> StartRegistry:
+    """Start a registry; reg.test is at an address that the proxies in `shared` know."""
+
+    def start(name: str = "reg.test", **options: Any) -> Registry:
+        known = {"address": addresses.take()} if name == "reg.test" else {}
+        return start_registry(name, **known, **options)
+
+    return start
+
+
 @pytest.fixture
 def connect(stack: ExitStack) -> Callable[[Proxy], Client]:
     """A client of the proxy port, without CONNECT."""
@@ -36,6 +60,57 @@ def connect(stack: ExitStack) -> Callable[[Proxy], Client]:
 
 
 Connect = Callable[[Proxy], Client]
+
+
+@pytest.fixture(scope="module")
+def unreached(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Proxy]:
+    """A proxy before a registry that nobody asks."""
+    with Proxies(tmp_path_factory, trust, registries=("reg.test",)) as proxies:
+        yield proxies()
+
+
+@pytest.fixture(scope="module")
+def _writable(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Origin, Proxy]]:
+    with Origin(trust, "reg.test") as origin, Proxies(tmp_path_factory, trust, origin) as proxies:
+        yield origin, proxies(ALLOW_PUSH="true")
+
+
+@pytest.fixture
+def writable(_writable: tuple[Origin, Proxy]) -> tuple[Origin, Proxy]:
+    """An origin without scripts and requests, and a proxy that lets pushes through to it."""
+    _writable[0].forget()
+    return _writable
+
+
+@pytest.fixture(scope="module")
+def _hub(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Origin, Proxy]]:
+    table = tmp_path_factory.mktemp("hub") / "regproxy.toml"
+    env = {"REGPROXY_CONFIG": str(table), "ALLOW_PUSH": "true"}
+    with Origin(trust, "registry-1.docker.io") as hub:
+        table.write_text(f'[origin."registry-1.docker.io"]\nport = {hub.port}\n')
+        with Proxies(tmp_path_factory, trust, hub, registries=(), **env) as proxies:
+            yield hub, proxies()
+
+
+@pytest.fixture
+def hub(_hub: tuple[Origin, Proxy]) -> tuple[Origin, Proxy]:
+    """Docker Hub without scripts and requests, and a proxy that lets pushes through to it."""
+    _hub[0].forget()
+    return _hub
+
+
+@pytest.fixture(scope="module")
+def stocked_writable(
+    trust: Trust, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Registry, Proxy, Image]]:
+    """A registry that has an image as lib/app:v1, and a proxy that lets pushes through to it."""
+    image = make_image(seed=7)
+    place = tmp_path_factory.mktemp("stocked")
+    with Registry(place / "registry", trust) as registry:
+        registry.push("lib/app", "v1", image)
+        env, names = {"ALLOW_PUSH": "true"}, (registry.authority,)
+        with Proxy(place / "proxy", env, registries=names, resolve=registry.resolve, ca=trust.path) as proxy:
+            yield registry, proxy, image
 
 
 def paths(registry: Registry, rest: str, way: str) -> str:
@@ -54,14 +129,14 @@ WAYS = ["ns", "prefix", "absolute"]
 def test_one_store_whatever_the_way_in(
     way: str,
     start_registry: StartRegistry,
-    start_proxy: StartProxy,
+    shared: Proxies,
     talk: Callable[..., Client],
     connect: Connect,
     image: Image,
 ) -> None:
     registry = start_registry()
     registry.push("lib/app", "v1", image)
-    proxy = start_proxy(registry, ENABLE_MANIFEST_CACHE="true")
+    proxy = shared(ENABLE_MANIFEST_CACHE="true")
     client = connect(proxy)
     first = client.get(paths(registry, "manifests/v1", way), ACCEPT)
     assert (first.status, first.digest, cache_status(first)) == (
@@ -85,8 +160,8 @@ def test_one_store_whatever_the_way_in(
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_the_ping_is_answered_here(method: str, path: str, start_proxy: StartProxy, connect: Connect) -> None:
-    reply = connect(start_proxy()).request(method, path)
+def test_the_ping_is_answered_here(method: str, path: str, unreached: Proxy, connect: Connect) -> None:
+    reply = connect(unreached).request(method, path)
     assert (reply.status, reply.get("docker-distribution-api-version")) == (200, "registry/2.0")
 
 
@@ -136,12 +211,12 @@ def test_no_credentials_of_the_client_reach_the_registry(
 
 @pytest.mark.parametrize("method", ["OPTIONS", "POST", "PATCH", "PUT", "DELETE"])
 def test_nothing_of_the_clients_own_goes_with_a_push(
-    method: str, start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect
+    method: str, writable: tuple[Origin, Proxy], connect: Connect
 ) -> None:
     """Not a key or a session in whatever field, not where it is, nor another method."""
-    origin = start_origin("reg.test")
+    origin, proxy = writable
     origin.on("/v2/*", Answer(status=202))
-    client = connect(start_proxy(origin, ALLOW_PUSH="true"))
+    client = connect(proxy)
     own = (
         "Authorization Cookie Private-Token Proxy-Authorization X-Forwarded-For X-HTTP-Method-Override X-Key"
     )
@@ -204,11 +279,11 @@ def test_what_is_for_the_proxy_itself(
 
 
 def test_what_the_registry_refuses_is_no_question_to_the_client(
-    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+    start_registry: StartRegistry, shared: Proxies, start_proxy: StartProxy, connect: Connect, image: Image
 ) -> None:
     registry = start_registry(users={"u": "p"})
     registry.push("lib/app", "v1", image)
-    client = connect(start_proxy(registry))
+    client = connect(shared())
     for method in ("GET", "HEAD"):
         for rest in ("manifests/v1", f"blobs/{image.config_digest}", "tags/list"):
             reply = client.request(method, paths(registry, rest, "prefix"), ACCEPT)
@@ -232,15 +307,24 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("path", REFUSED)
-def test_who_is_not_mirrored(path: str, start_proxy: StartProxy, connect: Connect) -> None:
+def test_who_is_not_mirrored(path: str, unreached: Proxy, connect: Connect) -> None:
     """Nothing that looks like "no such image": clients would say so, and nobody would look here."""
-    proxy = start_proxy(registries=("reg.test",))
-    client = connect(proxy)
+    client = connect(unreached)
     for _ in range(2):
         reply = client.get(path)
         assert (reply.status, reply.json()["errors"][0]["code"]) == (403, "DENIED")
         assert client.request("HEAD", path).status == 403
-    assert proxy.log().count("a request without CONNECT is refused") == 1
+
+
+def test_refusals_are_logged_once(start_proxy: StartProxy, connect: Connect) -> None:
+    proxy = start_proxy(registries=("reg.test",))
+    client = connect(proxy)
+    for path in REFUSED * 2:
+        assert client.get(path).status == 403
+    logged = [line.partition("without CONNECT is refused")[2] for line in proxy.log().splitlines()]
+    reasons = [reason for reason in logged if reason]
+    assert reasons
+    assert len(reasons) == len(set(reasons))
 
 
 @pytest.mark.parametrize("value, there", [("reg.test", True), ("other.test", False), ("off", False)])
@@ -277,35 +361,24 @@ def test_mirror_registries(
         ("/v2/user/manifests/manifests/v1", "/v2/user/manifests/manifests/v1"),
     ],
 )
-def test_docker_hub(
-    path: str,
-    asked: str,
-    start_origin: StartOrigin,
-    start_proxy: StartProxy,
-    connect: Connect,
-    tmp_path: Path,
-    image: Image,
-) -> None:
-    hub = start_origin("registry-1.docker.io")
-    hub.publish("library/app", image, "v1")
+def test_docker_hub(path: str, asked: str, hub: tuple[Origin, Proxy], connect: Connect) -> None:
+    (origin, proxy), image = hub, make_image(seed=7)
+    origin.publish("library/app", image, "v1")
     for repository in ("some/app", "user/tags", "user/manifests"):
-        hub.publish(repository, image, "v1")
+        origin.publish(repository, image, "v1")
     for repository in ("library/app", "user/blobs"):
-        hub.on(f"/v2/{repository}/tags/list", Answer(b'{"tags":["v1"]}'))
-    table = tmp_path / "regproxy.toml"
-    table.write_text(f'[origin."registry-1.docker.io"]\nport = {hub.port}\n')
-    client = connect(start_proxy(hub, registries=(), REGPROXY_CONFIG=str(table)))
-    assert client.get(path, ACCEPT).status == 200
-    assert [request.target for request in hub.requests] == [asked]
+        origin.on(f"/v2/{repository}/tags/list", Answer(b'{"tags":["v1"]}'))
+    assert connect(proxy).get(path, ACCEPT).status == 200
+    assert [request.target for request in origin.requests] == [asked]
 
 
 def test_pages_of_links_lead_through_the_proxy(
-    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+    start_registry: StartRegistry, shared: Proxies, connect: Connect, image: Image
 ) -> None:
     registry = start_registry()
     for tag in ("v1", "v2", "v3"):
         registry.push("lib/app", tag, image)
-    client = connect(start_proxy(registry))
+    client = connect(shared())
     for way in ("ns", "prefix"):
         found: list[str] = []
         path = paths(registry, "tags/list", way)
@@ -335,13 +408,13 @@ def test_pages_of_links_lead_through_the_proxy(
     ],
 )
 def test_what_the_registry_calls_itself(
-    said: str, path: str, start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect
+    said: str, path: str, writable: tuple[Origin, Proxy], connect: Connect
 ) -> None:
     """A reference that is relative would lead to the proxy's default registry."""
-    origin = start_origin("reg.test")
+    origin, proxy = writable
     said, path = said.replace("HOST", origin.authority), path.replace("HOST", origin.authority)
     origin.on("/v2/*", Answer(status=202, headers={"Location": said, "Link": f'<{said}>; rel="next"'}))
-    client = connect(start_proxy(origin, ALLOW_PUSH="true"))
+    client = connect(proxy)
     by_ns = f"/v2/lib/app/{path}{'&' if '?' in path else '?'}ns={origin.authority}"
     by_prefix = f"/v2/{origin.authority}/lib/app/{path}"
     for way, here in (("ns", by_ns), ("prefix", by_prefix)):
@@ -355,10 +428,10 @@ def test_what_the_registry_calls_itself(
 
 @pytest.mark.parametrize("way", ["ns", "prefix"])
 def test_pushes(
-    way: str, start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+    way: str, start_registry: StartRegistry, shared: Proxies, connect: Connect, image: Image
 ) -> None:
     registry = start_registry()
-    client = connect(start_proxy(registry, ALLOW_PUSH="true"))
+    client = connect(shared(ALLOW_PUSH="true"))
     for digest, body in image.blobs.items():
         start = client.request("POST", paths(registry, "blobs/uploads/", way), body=b"")
         place = start.get("location")
@@ -392,49 +465,41 @@ def test_a_blob_is_mounted_from_another_repository(
     way: str,
     source: str,
     mounted: bool,
-    start_registry: StartRegistry,
-    start_proxy: StartProxy,
+    stocked_writable: tuple[Registry, Proxy, Image],
     connect: Connect,
-    image: Image,
 ) -> None:
     """Clients name the other repository as they know it: with the registry's name before it."""
-    registry = start_registry()
-    registry.push("lib/app", "v1", image)
-    client = connect(start_proxy(registry, ALLOW_PUSH="true"))
-    there = paths(registry, "blobs/uploads/", way).replace("lib/app", "lib/other")
+    registry, proxy, image = stocked_writable
+    client, other = connect(proxy), f"lib/other{len(registry.requests())}"
+    there = paths(registry, "blobs/uploads/", way).replace("lib/app", other)
     source = source.format(here=registry.authority).replace(":", "%3A").replace("/", "%2F")
     mark = "&" if "?" in there else "?"
     reply = client.request("POST", f"{there}{mark}mount={image.config_digest}&from={source}", body=b"")
     assert reply.status == (201 if mounted else 202)
     asked = [request.target for request in registry.requests() if request.method == "POST"][-1]
     assert asked.endswith("from=lib%2Fapp") is mounted
-    blob = paths(registry, f"blobs/{image.config_digest}", way).replace("lib/app", "lib/other")
+    blob = paths(registry, f"blobs/{image.config_digest}", way).replace("lib/app", other)
     assert client.request("HEAD", blob).status == (200 if mounted else 404)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-def test_no_push_to_docker_hub_by_default(
-    method: str, start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect, tmp_path: Path
-) -> None:
+def test_no_push_to_docker_hub_by_default(method: str, hub: tuple[Origin, Proxy], connect: Connect) -> None:
     """containerd 1.6 sends `ns` with pulls alone: what it pushes elsewhere must not end up there."""
-    hub = start_origin("registry-1.docker.io")
-    table = tmp_path / "regproxy.toml"
-    table.write_text(f'[origin."registry-1.docker.io"]\nport = {hub.port}\n')
-    proxy = start_proxy(hub, registries=(), REGPROXY_CONFIG=str(table), ALLOW_PUSH="true")
+    origin, proxy = hub
     for path in ("/v2/lib/app/blobs/uploads/", "/v2/lib/app/manifests/v1", "/v2/app/blobs/uploads/1?state=x"):
         reply = connect(proxy).request(method, path, body=b"")
         assert (reply.status, reply.json()["errors"][0]["code"]) == (403, "DENIED")
         assert "has to name its registry" in reply.json()["errors"][0]["message"]
-    assert hub.requests == []
+    assert origin.requests == []
 
 
 def test_a_registry_that_is_named_twice(
-    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+    start_registry: StartRegistry, shared: Proxies, connect: Connect, image: Image
 ) -> None:
     """containerd adds `ns` to a path of hosts.toml (override_path) that has the registry's name already."""
     registry = start_registry()
     registry.push("lib/app", "v1", image)
-    client = connect(start_proxy(registry))
+    client = connect(shared())
     ns = registry.authority.replace(":", "%3A")
     for rest in ("manifests/v1", f"manifests/{image.digest}", f"blobs/{image.config_digest}"):
         reply = client.get(f"/v2/{registry.authority}/lib/app/{rest}?ns={ns}", ACCEPT)
@@ -443,16 +508,12 @@ def test_a_registry_that_is_named_twice(
     assert registry.counted("GET", "/v2/other.test/lib/app/") == 1
 
 
-def test_docker_hubs_official_images_are_mounted_from(
-    start_origin: StartOrigin, start_proxy: StartProxy, connect: Connect, tmp_path: Path
-) -> None:
-    hub = start_origin("registry-1.docker.io")
+def test_docker_hubs_official_images_are_mounted_from(hub: tuple[Origin, Proxy], connect: Connect) -> None:
+    origin, proxy = hub
     digest = "sha256:" + 64 * "a"
     for repository in ("library/app", "some/app"):
-        hub.on(f"/v2/{repository}/blobs/uploads/", Answer(b"", 201))
-    table = tmp_path / "regproxy.toml"
-    table.write_text(f'[origin."registry-1.docker.io"]\nport = {hub.port}\n')
-    client = connect(start_proxy(hub, registries=(), REGPROXY_CONFIG=str(table), ALLOW_PUSH="true"))
+        origin.on(f"/v2/{repository}/blobs/uploads/", Answer(b"", 201))
+    client = connect(proxy)
     for repository, source, asked in (
         ("docker.io/app", "docker.io%2Fbase", "/v2/library/app/blobs/uploads/?mount={}&from=library%2Fbase"),
         ("docker.io/some/app", "base", "/v2/some/app/blobs/uploads/?mount={}&from=library%2Fbase"),
@@ -465,17 +526,17 @@ def test_docker_hubs_official_images_are_mounted_from(
     ):
         path = f"/v2/{repository}/blobs/uploads/?mount={digest}&from={source}"
         assert client.request("POST", path, body=b"").status == 201
-        assert hub.requests[-1].target == asked.format(digest)
+        assert origin.requests[-1].target == asked.format(digest)
 
 
 @pytest.mark.parametrize("way", ["ns", "prefix"])
 def test_what_was_deleted_and_is_there_again(
-    way: str, start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect, image: Image
+    way: str, start_registry: StartRegistry, shared: Proxies, connect: Connect, image: Image
 ) -> None:
     """Pushed again past the proxy: the first pull finds that out, and the next one is a hit."""
     registry = start_registry()
     registry.push("lib/app", "v1", image)
-    client = connect(start_proxy(registry, ALLOW_PUSH="true"))
+    client = connect(shared(ALLOW_PUSH="true"))
     by_digest = paths(registry, f"manifests/{image.digest}", way)
     assert client.get(by_digest, ACCEPT).digest == image.digest
     assert client.request("DELETE", by_digest).status == 202
@@ -486,10 +547,10 @@ def test_what_was_deleted_and_is_there_again(
 
 
 def test_no_push_where_pushes_are_not_allowed(
-    start_registry: StartRegistry, start_proxy: StartProxy, connect: Connect
+    start_registry: StartRegistry, shared: Proxies, connect: Connect
 ) -> None:
     registry = start_registry()
-    client = connect(start_proxy(registry))
+    client = connect(shared())
     reply = client.request("POST", paths(registry, "blobs/uploads/", "prefix"), body=b"")
     assert (reply.status, reply.json()["errors"][0]["code"]) == (403, "DENIED")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from regproxy.cache.parts import boot_id
 from tests.support.client import Client, Reply
 from tests.support.docker_registry import Registry
 from tests.support.images import INDEX, MANIFEST, Image, digest_of, make_image, write_layout
+from tests.support.known_addresses import KnownAddresses
 from tests.support.origin import Answer, Origin, Seen, blob_answer, manifest_answer
 from tests.support.processes import wait_until
+from tests.support.proxies import Proxies
 from tests.support.proxy import Proxy, cache_status
 from tests.support.real_clients import Failed, Podman, Skopeo
 from tests.support.two_workers import Pair
@@ -34,15 +37,33 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def registry(start_registry: StartRegistry) -> Registry:
-    return start_registry()
+SEEDS = itertools.count(7000)
+
+
+def new_image() -> Image:
+    """An image that no test had before, as no proxy here has it."""
+    return make_image(seed=next(SEEDS))
 
 
 @pytest.fixture
-def pair(registry: Registry, start_proxy: StartProxy) -> Iterator[Pair]:
+def image() -> Image:
+    return new_image()
+
+
+@pytest.fixture
+def registry(start_registry: StartRegistry, addresses: KnownAddresses) -> Registry:
+    return start_registry(address=addresses.take())
+
+
+@pytest.fixture
+def origin(start_origin: StartOrigin, addresses: KnownAddresses) -> Origin:
+    return start_origin("reg.test", address=addresses.take())
+
+
+@pytest.fixture
+def pair(registry: Registry, shared: Proxies) -> Pair:
     """A proxy that lets pushes through, with two workers."""
-    yield Pair(start_proxy(registry, **PUSHES, REGPROXY_WORKERS="2"), registry.authority)
+    return Pair(shared(**PUSHES, REGPROXY_WORKERS="2"), registry.authority)
 
 
 @pytest.fixture
@@ -132,7 +153,7 @@ def test_a_tag_is_what_the_registry_says_it_is(
     clients: tuple[Client, Client], registry: Registry, image: Image
 ) -> None:
     """A rollback: the registry's tag has moved since it was cached, and the old image is pushed again."""
-    newer = make_image(seed=77)
+    newer = new_image()
     for client in clients:
         push(client, "lib/app", "v1", image)
         pull(client, "lib/app", "v1", image)
@@ -148,12 +169,12 @@ def test_a_tag_is_what_the_registry_says_it_is(
 
 
 def test_tags_that_are_set_by_a_push_by_digest(
-    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, image: Image
+    origin: Origin, shared: Proxies, talk: Talk, image: Image
 ) -> None:
     """The specification after 1.1: PUT of a manifest by digest with `tag` in the query, several times."""
-    origin, newer = start_origin("reg.test"), make_image(seed=77)
+    newer = new_image()
     origin.publish("lib/app", image, "v1", "v2", "v3")
-    client = talk(start_proxy(origin, **PUSHES), origin)
+    client = talk(shared(**PUSHES), origin)
     for tag in ("v1", "v2", "v3"):
         assert client.get(manifest("lib/app", tag), ACCEPT).digest == image.digest
     origin.publish("lib/app", newer, "v1", "v2")
@@ -262,13 +283,10 @@ def test_a_tag_of_what_was_deleted_does_not_come_back_with_it(
         assert client.get(manifest("lib/app", "v2"), ACCEPT).digest == image.digest
 
 
-def test_what_could_not_be_deleted_stays(
-    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, image: Image
-) -> None:
-    origin = start_origin("reg.test")
+def test_what_could_not_be_deleted_stays(origin: Origin, shared: Proxies, talk: Talk, image: Image) -> None:
     digest, body = next(iter(image.blobs.items()))
     origin.on(blob("lib/app", digest), blob_answer(digest, body), Answer(b"{}", 405))
-    client = talk(start_proxy(origin, **PUSHES), origin)
+    client = talk(shared(**PUSHES), origin)
     assert client.get(blob("lib/app", digest)).digest == digest
     assert client.request("DELETE", blob("lib/app", digest)).status == 405
     assert cache_status(client.get(blob("lib/app", digest))) == "regproxy; hit"
@@ -278,11 +296,11 @@ def test_what_could_not_be_deleted_stays(
 
 
 def test_a_head_asks_once_for_each_repository(
-    registry: Registry, start_proxy: StartProxy, talk: Talk, image: Image
+    registry: Registry, shared: Proxies, talk: Talk, image: Image
 ) -> None:
     for repository in ("lib/app", "lib/other"):
         registry.push(repository, "v1", image)
-    proxy = start_proxy(registry, ENABLE_MANIFEST_CACHE="true")
+    proxy = shared(ENABLE_MANIFEST_CACHE="true")
     client = talk(proxy, registry)
     pull(client, "lib/app", "v1", image)
     digest = image.config_digest
@@ -298,11 +316,9 @@ def test_a_head_asks_once_for_each_repository(
     assert client.request("HEAD", blob("lib/third", digest)).status == 200
 
 
-def test_a_head_of_a_tag_is_a_hit(
-    registry: Registry, start_proxy: StartProxy, talk: Talk, image: Image
-) -> None:
+def test_a_head_of_a_tag_is_a_hit(registry: Registry, shared: Proxies, talk: Talk, image: Image) -> None:
     registry.push("lib/app", "v1", image)
-    client = talk(start_proxy(registry, ENABLE_MANIFEST_CACHE="true"), registry)
+    client = talk(shared(ENABLE_MANIFEST_CACHE="true"), registry)
     pull(client, "lib/app", "v1", image)
     assert cache_status(client.request("HEAD", manifest("lib/app", "v1"), ACCEPT)) == "regproxy; hit"
 
@@ -359,9 +375,9 @@ KEEPS = {**PUSHES, "REGPROXY_CACHE_PUSHES": "true"}
 
 
 @pytest.fixture
-def keepers(registry: Registry, start_proxy: StartProxy, stack: ExitStack) -> tuple[Pair, Client, Client]:
+def keepers(registry: Registry, shared: Proxies, stack: ExitStack) -> tuple[Pair, Client, Client]:
     """A proxy that keeps what is pushed, and a connection to each of its workers."""
-    pair = Pair(start_proxy(registry, **KEEPS, REGPROXY_WORKERS="2"), registry.authority)
+    pair = Pair(shared(**KEEPS, REGPROXY_WORKERS="2"), registry.authority)
     one, two = (stack.enter_context(pair.client(pid)) for pid in pair.pids())
     return pair, one, two
 
@@ -395,6 +411,7 @@ def test_what_was_pushed_is_pulled_from_the_cache(
     way: str, keepers: tuple[Pair, Client, Client], registry: Registry, image: Image
 ) -> None:
     pair, one, two = keepers
+    parts = set(pair.proxy.parts())
     for digest, body in image.blobs.items():
         put = upload(one, "lib/app", digest, body) if way == "put" else by_patch(one, two, digest, body)
         assert put.status == 201
@@ -407,13 +424,13 @@ def test_what_was_pushed_is_pulled_from_the_cache(
         both = [("Accept", INDEX), *ACCEPT]
         assert cache_status(client.get(manifest("lib/app", "v1"), both)) == "regproxy; hit"
     assert registry.counted("GET") == before
-    assert pair.proxy.parts() == []
+    assert set(pair.proxy.parts()) <= parts
 
 
 def test_skopeo_pushes_into_the_cache(
-    registry: Registry, start_proxy: StartProxy, tmp_path: Path, image: Image
+    registry: Registry, shared: Proxies, tmp_path: Path, image: Image
 ) -> None:
-    proxy = start_proxy(registry, **KEEPS)
+    proxy = shared(**KEEPS)
     target = f"{registry.authority}/lib/app:v1"
     skopeo = Skopeo(tmp_path / "skopeo", proxy=proxy.url, ca=proxy.ca_path)
     skopeo.push(write_layout(tmp_path / "layout", {"v1": image}), "v1", target)
@@ -433,7 +450,7 @@ def test_what_the_registry_did_not_take_is_not_kept(
     assert by_patch(one, two, digest, wrong).status == 400
     put = one.request("PUT", manifest("lib/app", "v1"), {"Content-Type": MANIFEST}, image.manifest)
     assert put.status == 400  # its blobs are not there
-    assert pair.proxy.blobs() == {}
+    assert not pair.proxy.blobs().keys() & {image.digest, digest, digest_of(wrong)}
     assert two.get(manifest("lib/app", "v1"), ACCEPT).status == 404
 
 
@@ -441,22 +458,23 @@ def test_a_blob_in_pieces_is_pushed_and_not_kept(keepers: tuple[Pair, Client, Cl
     pair, one, two = keepers
     digest, body = next(iter(image.blobs.items()))
     assert by_patch(one, two, digest, body, pieces=3).status == 201
-    assert pair.proxy.blobs() == {}
+    assert digest not in pair.proxy.blobs()
     assert two.get(blob("lib/app", digest)).digest == digest  # from the registry
     pair.proxy.wait_kept(digest)
 
 
 def test_a_push_that_breaks_off_leaves_nothing(
-    keepers: tuple[Pair, Client, Client], registry: Registry, image: Image
+    start_proxy: StartProxy, talk: Talk, registry: Registry, image: Image
 ) -> None:
-    pair, one, _ = keepers
+    proxy = start_proxy(registry, **KEEPS)
+    one = talk(proxy, registry)
     digest, body = next(iter(image.blobs.items()))
     path = begin(one, "lib/app")
     one.send(one.head("PATCH", path, [("Content-Length", str(len(body)))]) + body[:100])
-    wait_until(pair.proxy.parts, "the copy is begun")
+    wait_until(proxy.parts, "the copy is begun")
     one.reset()
-    wait_until(lambda: not pair.proxy.parts(), "it is removed")
-    assert digest not in pair.proxy.blobs()
+    wait_until(lambda: not proxy.parts(), "it is removed")
+    assert digest not in proxy.blobs()
 
 
 # --- what others get of it ------------------------------------------------------------------------------
@@ -483,24 +501,23 @@ def created(digest: str, hold: threading.Event | None = None) -> Answer:
 def test_a_tag_that_was_set_by_an_own_request_is_not_for_others(
     query: str,
     header: dict[str, str],
-    start_origin: StartOrigin,
-    start_proxy: StartProxy,
+    origin: Origin,
+    shared: Proxies,
     talk: Talk,
     image: Image,
 ) -> None:
     """A registry may tell tenants apart by it."""
-    origin, other = start_origin("reg.test"), make_image(seed=78)
+    other = new_image()
     origin.on(V1, by_method(PUT=created(image.digest), GET=manifest_answer(other)))
-    client = talk(start_proxy(origin, **KEEPS), origin)
+    client = talk(shared(**KEEPS), origin)
     said = {"Content-Type": MANIFEST, **header}
     assert client.request("PUT", V1 + query, said, image.manifest).status == 201
     assert client.get(V1, ACCEPT).digest == other.digest
 
 
 def test_what_was_deleted_is_not_there_again_for_an_own_request_alone(
-    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, image: Image
+    origin: Origin, shared: Proxies, talk: Talk, image: Image
 ) -> None:
-    origin = start_origin("reg.test")
     digest, body = next(iter(image.blobs.items()))
     there, deleted = blob_answer(digest, body), threading.Event()
 
@@ -508,7 +525,7 @@ def test_what_was_deleted_is_not_there_again_for_an_own_request_alone(
         return GONE if deleted.is_set() and not seen.get("x-tenant") else there
 
     origin.on(blob("lib/app", digest), by_method(DELETE=Answer(b"", 202), GET=get))
-    client = talk(start_proxy(origin, **PUSHES), origin)
+    client = talk(shared(**PUSHES), origin)
     assert client.get(blob("lib/app", digest)).digest == digest
     assert client.request("DELETE", blob("lib/app", digest)).status == 202
     deleted.set()
@@ -517,17 +534,17 @@ def test_what_was_deleted_is_not_there_again_for_an_own_request_alone(
 
 
 def test_a_tag_that_two_clients_set_at_once_is_asked_for(
-    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, image: Image, hold: threading.Event
+    origin: Origin, shared: Proxies, talk: Talk, image: Image, hold: threading.Event
 ) -> None:
     """The one whose answer comes last need not have been the last one."""
-    origin, other = start_origin("reg.test"), make_image(seed=78)
+    other = new_image()
 
     def put(seen: Seen) -> Answer:
         digest = digest_of(seen.body)
         return created(digest, hold if digest == image.digest else None)
 
     origin.on(V1, by_method(PUT=put, GET=manifest_answer(other)))
-    proxy = start_proxy(origin, **KEEPS)
+    proxy = shared(**KEEPS)
     one, two = talk(proxy, origin), talk(proxy, origin)
     one.ask("PUT", V1, {"Content-Type": MANIFEST}, image.manifest)
     origin.wait_for(lambda origin: origin.count("PUT") == 1)
@@ -540,17 +557,16 @@ def test_a_tag_that_two_clients_set_at_once_is_asked_for(
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_tag_that_is_being_fetched_while_its_content_is_deleted(
     workers: str,
-    start_origin: StartOrigin,
-    start_proxy: StartProxy,
+    origin: Origin,
+    shared: Proxies,
     talk: Talk,
     stack: ExitStack,
     image: Image,
     hold: threading.Event,
 ) -> None:
-    origin = start_origin("reg.test")
     origin.on(V1, manifest_answer(image, hold=hold, hold_at=10), GONE)
     origin.on(manifest("lib/app", image.digest), by_method(DELETE=Answer(b"", 202)))
-    proxy = start_proxy(origin, **KEEPS, REGPROXY_WORKERS=workers)
+    proxy = shared(**KEEPS, REGPROXY_WORKERS=workers)
     if workers == "2":
         pair = Pair(proxy, origin.authority)
         one, two = (stack.enter_context(pair.client(pid)) for pid in pair.pids())
@@ -566,13 +582,12 @@ def test_a_tag_that_is_being_fetched_while_its_content_is_deleted(
 
 
 def test_what_is_there_again_is_cached_again(
-    start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, image: Image
+    origin: Origin, shared: Proxies, talk: Talk, image: Image
 ) -> None:
     """Deleted when it was not held, and pushed again past the proxy."""
-    origin = start_origin("reg.test")
     digest, body = next(iter(image.blobs.items()))
     origin.on(blob("lib/app", digest), by_method(DELETE=Answer(b"", 202), GET=blob_answer(digest, body)))
-    proxy = start_proxy(origin, **PUSHES)
+    proxy = shared(**PUSHES)
     client = talk(proxy, origin)
     assert client.request("DELETE", blob("lib/app", digest)).status == 202
     for _ in range(2):
@@ -583,20 +598,20 @@ def test_what_is_there_again_is_cached_again(
 
 @pytest.mark.parametrize("how", ["told", "twice"])
 def test_content_that_the_registry_names_otherwise_is_not_kept(
-    how: str, start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, image: Image
+    how: str, origin: Origin, shared: Proxies, talk: Talk, image: Image
 ) -> None:
-    origin, other = start_origin("reg.test"), digest_of(b"other")
+    other = digest_of(b"other")
     digest, body = next(iter(image.blobs.items()))
     query = f"?digest={digest}" + (f"&digest={other}" if how == "twice" else "")
     origin.on(UPLOAD, created(other), created(digest))
-    proxy = start_proxy(origin, **KEEPS)
+    proxy = shared(**KEEPS)
     client = talk(proxy, origin)
     assert client.request("PUT", UPLOAD + query, body=body).status == 201
-    small = b"the next one"
+    small = f"the next one that is {how}".encode()
     origin.on(UPLOAD, created(digest_of(small)))
     assert client.request("PUT", f"{UPLOAD}?digest={digest_of(small)}", body=small).status == 201
     proxy.wait_kept(digest_of(small))
-    assert proxy.blobs().keys() == {digest_of(small)}
+    assert digest not in proxy.blobs()
 
 
 def test_what_was_uploaded_before_the_machine_went_down_is_not_kept(

@@ -517,11 +517,10 @@ class Nowhere(NamedTuple):
     words: tuple[str, ...]
 
 
-class TestNobodyThere:
-    """No connection, no name, no answer: said at once, and clearly."""
-
-    @pytest.fixture
-    def places(self, stack: ExitStack) -> dict[str, tuple[str, int]]:
+@pytest.fixture(scope="module")
+def places() -> Iterator[dict[str, tuple[str, int]]]:
+    """Addresses where nobody answers as an origin does, each in a way of its own."""
+    with ExitStack() as stack:
         deaf = stack.enter_context(socket.create_server(free_address(), backlog=0))
         for _ in range(4):  # more than its queue takes: the next SYN gets no answer
             waiting = stack.enter_context(socket.socket())
@@ -532,7 +531,27 @@ class TestNobodyThere:
         stack.callback(plain.shutdown, socket.SHUT_RDWR)  # closing alone does not end an accept
         threading.Thread(target=_greet, args=(plain,), daemon=True).start()
         listeners = {"deaf": deaf, "mute": mute, "plain": plain}
-        return {"closed": free_address()} | {name: sock.getsockname() for name, sock in listeners.items()}
+        yield {"closed": free_address()} | {name: sock.getsockname() for name, sock in listeners.items()}
+
+
+@pytest.fixture(scope="module")
+def before_nobody(
+    places: dict[str, tuple[str, int]], trust: Trust, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Proxy]:
+    """A proxy before all of them."""
+    registries = [f"{name}.test:{port}" for name, (_, port) in places.items()]
+    with Proxy(
+        tmp_path_factory.mktemp("nowhere"),
+        {"REGPROXY_DEBUG": "1", "PROXY_CONNECT_TIMEOUT": "1s"},
+        registries=(*registries, "nowhere.invalid"),
+        resolve={f"{name}.test": address for name, (address, _) in places.items()},
+        ca=trust.path,
+    ) as proxy:
+        yield proxy
+
+
+class TestNobodyThere:
+    """No connection, no name, no answer: said at once, and clearly."""
 
     @pytest.mark.parametrize(
         "where",
@@ -549,21 +568,11 @@ class TestNobodyThere:
         self,
         where: Nowhere,
         places: dict[str, tuple[str, int]],
-        trust: Trust,
-        tmp_path: Path,
+        before_nobody: Proxy,
         stack: ExitStack,
     ) -> None:
+        proxy = before_nobody
         host, port = (where.name, 443) if "." in where.name else (f"{where.name}.test", places[where.name][1])
-        resolve = {f"{name}.test": address[0] for name, address in places.items()}
-        proxy = stack.enter_context(
-            Proxy(
-                tmp_path / "proxy",
-                {"REGPROXY_DEBUG": "1", "PROXY_CONNECT_TIMEOUT": "1s"},
-                registries=(f"{host}:{port}",),
-                resolve=resolve,
-                ca=trust.path,
-            )
-        )
         asks = (
             ("GET", blob().path),
             ("GET", "/v2/app/manifests/v1"),

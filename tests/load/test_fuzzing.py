@@ -9,7 +9,7 @@ import pytest
 
 from tests.load import fuzzing
 
-COUNT = int(os.environ.get("REGPROXY_TEST_FUZZING", "400"))
+COUNT = int(os.environ.get("REGPROXY_TEST_FUZZING", "200"))
 
 
 @pytest.mark.timeout(120 + COUNT)

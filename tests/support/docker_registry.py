@@ -43,7 +43,7 @@ class Logged:
 
 
 class Registry:
-    """A running docker-registry that is `name` to the world, on a free port of a loopback address.
+    """A running docker-registry that is `name` to the world, at `address` or on a free port.
 
     `users` turns htpasswd on, `tokens` token auth, `cdn` (see `blob_cdn`) sends readers of blobs there.
     Several registries may share one `storage`. `program`: another one that takes the same configuration.
@@ -61,11 +61,12 @@ class Registry:
         cdn: Origin | None = None,
         storage: Path | None = None,
         program: Path = PROGRAM,
+        address: tuple[str, int] | None = None,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory, self.name, self.users = directory, name, dict(users or {})
         self.storage = storage or directory / "storage"
-        self.address = free_address()
+        self.address = address or free_address()
         self.tokens = tokens
         self._program = program
         self._trust = trust

@@ -6,13 +6,15 @@ import os
 import platform
 import re
 import ssl
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
-from regproxy.cli.main import app
+from regproxy.cli.main import MODULES, app
 from tests.support import ROOT
 
 
@@ -70,3 +72,33 @@ def test_a_toml_file_that_is_none(command: str, tmp_path: Path) -> None:
             2,
             f"regproxy: REGPROXY_CONFIG='{path}': can't be read: {why}\n",
         )
+
+
+@pytest.mark.parametrize("name", ["serve", "check-config", *MODULES])
+def test_every_command_is_listed(name: str) -> None:
+    listed = CliRunner().invoke(app, ["--help"])
+    alone = CliRunner().invoke(app, [name, "--help"])
+    assert re.search(rf"^\W*{name} +\w", listed.output, re.MULTILINE), listed.output
+    assert alone.exit_code == 0
+    assert f"Usage: root {name} " in alone.output
+
+
+def test_a_name_that_is_mistyped() -> None:
+    assert "Did you mean 'doctor'?" in CliRunner().invoke(app, ["docter"], env={"COLUMNS": "200"}).output
+
+
+@pytest.mark.parametrize(
+    "module, spares",
+    [
+        ("cli.main", ["regproxy.doctor", "regproxy.cache", "regproxy.process", "rich", "cryptography"]),
+        ("process.supervisor", ["regproxy.doctor", "regproxy.cache", "regproxy.cli", "typer", "rich"]),
+        ("process.worker", ["regproxy.doctor", "regproxy.cli", "typer", "rich"]),
+        ("process.janitor", ["regproxy.doctor", "regproxy.cli", "typer", "cryptography", "asyncio"]),
+    ],
+)
+def test_a_process_loads_what_it_needs(module: str, spares: list[str]) -> None:
+    """Each start of the proxy is three processes, and most of a start are imports."""
+    command = [sys.executable, "-c", f"import sys, regproxy.{module}; print(*sys.modules, sep='\\n')"]
+    loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert f"regproxy.{module}" in loaded
+    assert not set(spares) & set(loaded)

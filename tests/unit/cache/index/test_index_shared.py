@@ -428,10 +428,10 @@ def churn_and_die(path: Path, seed: int, chance: random.Random) -> int:
 
 
 def test_writers_are_killed_in_the_middle(path: Path) -> None:
-    """Fifty times; half of them with somebody else who has the file open and goes on with it."""
+    """Twenty times; half of them with somebody else who has the file open and goes on with it."""
     chance = random.Random(1)
     Index.open(path).close()
-    for number in range(0, 50, 2):
+    for number in range(0, 20, 2):
         for seed in (number, number + 1):
             flushed = churn_and_die(path, seed, chance)
             index = Index.open(path)
