@@ -98,7 +98,8 @@ def build(
     provenance = Provenance(index, access_rules.is_shared, guarded=access_rules.guarded)
     fills, tags = _fills_and_tags(base, store, index, upstream, provenance)
     access, audit = _access_log(config), _audit(config, record, loop)
-    again = repeats(config, board, index, metrics, access) if audit is None else None
+    guarded = access_rules.guarded
+    again = repeats(config, board, index, metrics, access, guarded) if audit is None else None
     for source in (reactor, fills, authority, access, audit, again):
         if source is not None:
             metrics.watch(source)

@@ -41,11 +41,16 @@ class Repeated(NamedTuple):
 
 
 class Repeats:
-    """Puts answers into the data plane, and takes them back. `plain`: for connections to the proxy itself."""
+    """Puts answers into the data plane, and takes them back. `plain`: for connections to the proxy itself.
 
-    def __init__(self, answers: Answers, index: Index, metrics: Metrics, access: AccessLog) -> None:
+    `guarded`: a request has to pass guards before it is answered.
+    """
+
+    def __init__(
+        self, answers: Answers, index: Index, metrics: Metrics, access: AccessLog, guarded: bool
+    ) -> None:
         self._answers = answers
-        self._index = index
+        self._guarded = guarded
         self._metrics = metrics
         self._access = access
         self._cleared = 0.0
@@ -64,6 +69,10 @@ class Repeats:
         """Let the data plane answer on this connection of a client to a registry."""
         stream.scope = self._answers.scope((host, port, principal.kind, principal.name))
 
+    def begin_lookup(self) -> None:
+        """Note that what is looked up from here on may end in an answer that is kept."""
+        self._answers.begin()
+
     def may_keep(self, exchange: Exchange, route: Route, age: float, lifetime: Lifetime | None) -> None:
         """Decide whether the answer that is about to go out is kept: `exchange.good_until` says so.
 
@@ -73,8 +82,8 @@ class Repeats:
         if lifetime is not None and not lifetime.is_fresh(age + SECOND):
             return
         until = now + SECOND - wall % SECOND
-        if route.passed is not None:
-            until = min(until, route.passed[3])
+        if self._guarded:
+            until = min(until, _passed_until(exchange, route))
         exchange.good_until = until
 
     def keep(self, exchange: Exchange, status: int, head: bytes, body: bytes) -> None:
@@ -91,8 +100,7 @@ class Repeats:
             time.time(), request.method, route.path, host, status, len(body), kind, cache
         )
         tally = self._metrics.tally(host, kind, cache, status)
-        generation, until = self._index.generation, exchange.good_until
-        scope.put(exchange.head, Answer(head, body, owner, tally, True, until, generation, line))
+        scope.put(exchange.head, Answer(head, body, owner, tally, True, exchange.good_until, line))
 
     def tidy(self, now: float) -> None:
         """Forget all answers now and then. `now`: monotonic."""
@@ -105,11 +113,22 @@ class Repeats:
         self._answers.close()
 
 
+def _passed_until(exchange: Exchange, route: Route) -> float:
+    """Return until when equal requests of this client pass without a question (monotonic); 0: they do not.
+
+    One that has passed by a question alone has passed for itself.
+    """
+    origin, passed = exchange.origin, route.passed
+    if origin is None or passed is None or passed[:3] != (exchange.principal, origin.host, origin.port):
+        return 0.0
+    return passed[3]
+
+
 def repeats(
-    config: Config, board: Board, index: Index, metrics: Metrics, access: AccessLog
+    config: Config, board: Board, index: Index, metrics: Metrics, access: AccessLog, guarded: bool
 ) -> Repeats | None:
     """Return what lets the data plane answer by itself, None where each answer needs more than that."""
     if not config.repeat_answers or config.image_rules.rules or config.keepalive_timeout == 0:
         return None
     answers = Answers(board, config.keepalive_timeout, config.client_header_timeout)
-    return Repeats(answers, index, metrics, access)
+    return Repeats(answers, index, metrics, access, guarded)

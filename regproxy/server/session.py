@@ -240,6 +240,10 @@ class Session:
         held: Held | None = None
         copy: Copy | None = None
         kind, plan, lifetime = "", route.by_digest, route.lifetime
+        repeats, often = services.repeats if self._clients is None else None, False
+        if repeats is not None and exchange.started < route.again:
+            often = True
+            repeats.begin_lookup()
         if plan is not None:
             kind = plan.kind
             if route.asks_presence:
@@ -253,9 +257,8 @@ class Session:
                 held = copy.held
         if held is not None:
             exchange.kind = kind
-            repeats = services.repeats
-            if repeats is not None and self._clients is None:
-                if exchange.started < route.again:
+            if repeats is not None:
+                if often:
                     repeats.may_keep(exchange, route, copy.age if copy is not None else 0.0, lifetime)
                 route.again = exchange.started + SECOND
             self._handlers.hits.serve(exchange, held, "HIT")

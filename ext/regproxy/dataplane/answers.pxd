@@ -17,7 +17,9 @@ cdef class Answer:
     cdef double until
     cdef uint64_t generation
     cdef uint64_t epoch
-    # The access log's line: what stands before the milliseconds, the peer, the duration, and the end
+    # The access log's line: what stands before the milliseconds, the peer, the duration, and the end; the
+    # second (epoch) that it names
+    cdef long second
     cdef bytes before_ms
     cdef bytes before_peer
     cdef bytes before_took
@@ -32,6 +34,9 @@ cdef class Answers:
     # How many answers have been sent again
     cdef readonly long long repeated
     cdef uint64_t epoch
+    # The board's generation and the epoch when the last look-up began
+    cdef uint64_t begun_generation
+    cdef uint64_t begun_epoch
     cdef dict scopes
     # Those with answers, how many answers that are, and the bytes of their bodies
     cdef list filled

@@ -2,8 +2,9 @@
 
 An answer is put here when the same head has been answered from the cache twice within a second, exactly as it
 went out. It is good until the second ends that its Date names, or until anything changes that it may rest
-on: the index, in this process or another one (`Board.generation`), or what `revoke()` is called for. So it
-never outlives the look-up that it repeats by more than a second, and what is revoked is revoked at once.
+on, from the beginning of its look-up on: the index, in this process or another one (`Board.generation`), or
+what `revoke()` is called for. So it never outlives the look-up that it repeats by more than a second, and
+what is revoked is revoked at once.
 
 Requests to different registries, and of different clients, never meet: each has a Scope of its own.
 """
@@ -30,23 +31,24 @@ cdef class Answer:
     """One answer: see the module. `line` is the access log's: None, or (before the milliseconds of the time,
     before the peer's address, before the duration, the end); one of a single part is written as it is.
 
-    `generation`: the board's when what it rests on was looked up. `until`: seconds of CLOCK_MONOTONIC.
-    `saved`: its body counts as saved. `owner` is for the handler.
+    `until`: seconds of CLOCK_MONOTONIC. `saved`: its body counts as saved. `owner` is for the handler.
     """
 
     def __init__(self, bytes head not None, bytes body not None, object owner, Tally tally not None,
-                 bint saved, double until, uint64_t generation, tuple line) -> None:
+                 bint saved, double until, tuple line) -> None:
+        cdef timespec now
         self.head = head
         self.body = body
         self.owner = owner
         self.tally = tally
         self.saved = saved
         self.until = until
-        self.generation = generation
         if line is not None and len(line) == 1:
             self.end = line[0]
         elif line is not None:
             self.before_ms, self.before_peer, self.before_took, self.end = line
+            clock_gettime(CLOCK_REALTIME, &now)
+            self.second = now.tv_sec
 
 
 cdef class Answers:
@@ -77,6 +79,11 @@ cdef class Answers:
             found = self.scopes[key] = Scope(self)
         return found
 
+    def begin(self) -> None:
+        """Note that a look-up begins: what changes from here on revokes the answer that it ends in."""
+        self.begun_generation = self.board.now()
+        self.begun_epoch = self.epoch
+
     def revoke(self) -> None:
         """Let no answer that was put until now be sent again."""
         self.epoch += 1
@@ -99,11 +106,14 @@ cdef class Answers:
         cdef timespec now
         cdef char text[64]
         cdef int k
+        cdef int ms = 999  # of what went out at the end of the second that the line names
         if answer.end is None:
             return 0
         if answer.before_ms is not None:
             clock_gettime(CLOCK_REALTIME, &now)
-            k = snprintf(text, 64, "%03d", <int>(now.tv_nsec // 1000000))
+            if now.tv_sec == answer.second:
+                ms = <int>(now.tv_nsec // 1000000)
+            k = snprintf(text, 64, "%03d", ms)
             buf_append(&self.lines, answer.before_ms, len(answer.before_ms))
             buf_append(&self.lines, text, k)
             buf_append(&self.lines, answer.before_peer, len(answer.before_peer))
@@ -135,13 +145,13 @@ cdef class Scope:
         self.known = {}
 
     def put(self, bytes head not None, Answer answer not None) -> None:
-        """Keep an answer to this head, which has been looked up in this very turn of the loop."""
+        """Keep an answer to this head, of the look-up that the last begin() was for."""
         cdef Answers answers = self.answers
         if not answers.open or len(answer.body) > BODY_MAX:
             return
         if answers.kept >= ANSWERS_MAX or answers.held + len(answer.body) > HELD_MAX:
             answers.clear()
-        answer.epoch = answers.epoch
+        answer.generation, answer.epoch = answers.begun_generation, answers.begun_epoch
         if not self.known:
             answers.filled.append(self)
         if head not in self.known:

@@ -152,11 +152,6 @@ class Index:
         """
         return cls(open_file(path), board, commits_fd, clock)
 
-    @property
-    def generation(self) -> int:
-        """The board's generation up to which the last read has taken in what others have changed."""
-        return self._generation
-
     # Tags
 
     def tag(self, host: str, port: int, repository: str, tag: str) -> tuple[TagRow, ...]:
