@@ -308,7 +308,7 @@ def test_content_that_is_found_to_be_broken(
     for path in PATHS:
         origin.on(path, Answer(b"{}", 404))
     done = proxy.command("cache", "verify")
-    assert done.returncode == 1, done
+    assert (done.returncode, file.exists()) == (1, False), done
 
     def gone() -> bool:
         return all(client.get(path, ACCEPT).status == 404 for path in PATHS)

@@ -50,6 +50,7 @@ TESTS: Final = (
     "wire/test_proxy_port",
     "wire/test_request_bodies",
     "wire/test_messages",
+    "wire/test_repeated_answers",
 )
 # What sanitized modules need, of whoever starts a process: they can't be loaded without their library.
 _PASSED_ON: Final = ("LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS", "PYTHONMALLOC")

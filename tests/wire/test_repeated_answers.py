@@ -59,7 +59,7 @@ def talk(proxy: Proxy, lane: Lane, script: bytes, piece: int | None, early: bool
         return re.sub(rb"(?m)^date: .*\r\n", b"", data), end.name
 
 
-@pytest.mark.parametrize("piece, early", [(None, False), (None, True), (700, False), (700, True)])
+@pytest.mark.parametrize("piece, early", [(None, False), (700, True)])
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_same_bytes(name: str, piece: int | None, early: bool, lane: Lane) -> None:
     script, repeats = SCRIPTS[name]
