@@ -19,9 +19,7 @@ cdef class Answer:
     cdef long second
     cdef uint64_t generation
     cdef uint64_t epoch
-    # The access log's line: what stands before the milliseconds, the peer, the duration, and the end; the
-    # second (epoch) that it names
-    cdef long second
+    # The access log's line: what stands before the milliseconds, the peer, the duration, and the end
     cdef bytes before_ms
     cdef bytes before_peer
     cdef bytes before_took
