@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from regproxy.cache.pins import parse
 from regproxy.config import loading
 from regproxy.config.image_rules import ANONYMOUS_WORD
 from regproxy.core.errors import ConfigError, RegproxyError
-from regproxy.policy.image_rules import Explanation, Facts, ImageRules, Need
-from regproxy.registry.targets import is_digest
+from regproxy.policy.image_rules import Explanation, ImageRules, Need
+from regproxy.server.explanations import facts_of
 
 USAGE_ERROR = 2
 
@@ -57,28 +55,11 @@ def explain(
     """
     try:
         rules = ImageRules(loading.read(config, os.environ)[1].image_rules.rules)
-        facts = _facts(image, principal, digest, media_type, push=push)
+        facts = facts_of(image, principal, digest, media_type, push=push)
     except (ConfigError, RegproxyError) as error:
         _fail(str(error))
     explanation = rules.explain(facts)
     typer.echo(json.dumps(asdict(explanation), indent=2) if as_json else _written(explanation))
-
-
-def _facts(image: str, principal: str, digest: str, media_type: str, *, push: bool) -> Facts:
-    name = parse(image)
-    if not name.host:
-        _fail(f"{image}: with its registry and repository, such as ghcr.io/team/app@{image}")
-    if digest and not is_digest(digest):
-        _fail(f"--digest {digest}: sha256: and 64 hex digits")
-    return Facts(
-        *(name.host, name.port, name.repository),
-        tag=name.tag if not name.digest else "",
-        digest=name.digest or digest or None,
-        media_type=media_type or None,
-        principal="" if principal == ANONYMOUS_WORD else principal,
-        push=push,
-        now=time.time(),
-    )
 
 
 def _written(explanation: Explanation) -> str:

@@ -25,10 +25,12 @@ from regproxy.dataplane import splice, tls
 from regproxy.dataplane import stream as stream_module
 from regproxy.dataplane.listener import Listener
 from regproxy.dataplane.stream import Stream
+from regproxy.policy.image_rules import ImageRules
 from regproxy.process import boot, wiring
 from regproxy.process.boot import Boot
 from regproxy.server.admin import Admin, AdminSession
 from regproxy.server.context import Services
+from regproxy.server.explanations import Explanations
 from regproxy.server.session import Handlers, Session
 from regproxy.server.tls_port import TlsPort
 from regproxy.server.transparent import Transparent
@@ -102,7 +104,9 @@ class Worker:
     def _listen(self, services: Services) -> None:
         record, reactor = self._record, self._reactor
         counts = live if record.debug else None
-        admin = Admin(services.metrics, services.loop, self._why_not_ready, self._told.is_set, counts)
+        explanations = Explanations(ImageRules(services.config.image_rules.rules), services.index)
+        state = (self._why_not_ready, self._told.is_set, counts)
+        admin = Admin(services.metrics, services.loop, *state, explanations)
         # Accepting one at a time leaves other workers their share.
         accepts = 1 if record.workers > 1 else ACCEPTS
         handlers = Handlers(services)

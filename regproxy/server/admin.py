@@ -1,4 +1,4 @@
-"""The admin port: /metrics for Prometheus, /healthz and /readyz for an orchestrator's probes."""
+"""The admin port: /metrics for Prometheus, /healthz and /readyz for probes, /api for operators."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from regproxy.core.errors import HeadError
 from regproxy.dataplane.stream import Stream
 from regproxy.http.forwarding import build_head
 from regproxy.http.messages import parse_request
+from regproxy.server import explanations
+from regproxy.server.explanations import Explanations
 from regproxy.server.setup_pages import Page, text
 from regproxy.telemetry.metrics import CONTENT_TYPE, Metrics
 
@@ -30,6 +32,7 @@ class Admin:
         ready: Callable[[], str | None],
         ends: Callable[[], bool],
         live: Callable[[], dict[str, int]] | None = None,
+        explanations: Explanations | None = None,
     ) -> None:
         """`ready()` returns None, or why the worker is not ready; `ends()`: connections are not kept alive.
 
@@ -40,14 +43,17 @@ class Admin:
         self._ready = ready
         self.ends = ends
         self._live = live
+        self._explanations = explanations
         self._scrape: asyncio.Future[bytes] | None = None
 
     def accept(self, stream: Stream) -> None:
         """Take a new connection."""
         AdminSession(self, stream)
 
-    def page(self, path: str) -> Page:
-        """Return the answer for a path other than METRICS."""
+    def page(self, path: str, query: str, peer: str) -> Page:
+        """Return the answer for a path other than METRICS. `peer`: the client's address."""
+        if path == explanations.PATH and self._explanations is not None:
+            return self._explanations.page(query, peer)
         if path == "/healthz":
             return text(200, "ok\n")
         if path == "/readyz":
@@ -55,7 +61,7 @@ class Admin:
             return text(200, "ready\n") if reason is None else text(503, f"not ready: {reason}\n")
         if path == "/debug/live" and self._live is not None:
             return Page(200, b"application/json", json.dumps(self._live()).encode())
-        return text(404, "there are /metrics, /healthz and /readyz\n")
+        return text(404, f"there are /metrics, /healthz, /readyz and {explanations.PATH}\n")
 
     def scrape(self) -> asyncio.Future[bytes]:
         """Collect the metrics in a thread, so that no client waits. Concurrent scrapes share one result."""
@@ -95,11 +101,11 @@ class AdminSession:
         if request.method not in ("GET", "HEAD"):
             self._answer(text(405, f"{request.method} is not allowed here\n"), "GET")
             return
-        path = request.path.partition("?")[0]
+        path, _, query = request.path.partition("?")
         if path == METRICS:
             self._admin.scrape().add_done_callback(lambda scrape: self._scraped(scrape, request.method))
         else:
-            self._answer(self._admin.page(path), request.method)
+            self._answer(self._admin.page(path, query, self._stream.peer), request.method)
 
     def _scraped(self, scrape: asyncio.Future[bytes], method: str) -> None:
         if not self._stream.open or scrape.cancelled():

@@ -35,6 +35,10 @@ class TagHistory:
         self._index = index
         self._age = age
 
+    def seen(self, place: tuple[str, int, str], tag: str) -> tuple[Seen, ...]:
+        """Return the history of a tag (of a host, port and repository), whatever its requests accept."""
+        return tuple(_seen(row) for row in self._index.tag(*place, SEEN + tag))
+
     def note(
         self,
         place: tuple[str, int, str],
