@@ -34,6 +34,7 @@ from regproxy.tls.x509 import (
     SigningKey,
     day,
     epoch,
+    has_key_id,
     make_ca,
     pem,
 )
@@ -116,6 +117,11 @@ class CaPair:
     def path(self) -> tuple[x509.Certificate, ...]:
         """The certificates that every client checks; links of a root are another way to it, for some."""
         return self.certificates[:1] if self.is_root else self.certificates
+
+    @property
+    def has_key_id(self) -> bool:
+        """Whether all certificates that clients check have the identifier that strict ones want of a CA's."""
+        return all(has_key_id(certificate) for certificate in self.path)
 
     @property
     def ends(self) -> int:

@@ -70,8 +70,16 @@ def prepare(files: CaFiles, wanted: Wanted, now: float) -> tuple[tuple[CaPair, .
         notes += map(Note, (text, *(wanted.notes if pairs is not before else ())))
     elif len(pairs) > 1:
         notes.append(Note(_overlap(files, pairs), warns=False))
+    notes += [Note(_without_key_id(files)) for pair in pairs[:1] if not pair.has_key_id]
     notes += [Note(text) for text in expiring(files, pairs, now)]
     return pairs, notes
+
+
+def _without_key_id(files: CaFiles) -> str:
+    return (
+        f"{files.crt}: it has no Subject Key Identifier (RFC 5280 4.2.1.2), for which strict clients refuse"
+        " it, as Python's are from 3.13 on; `regproxy ca rotate` makes one that has it"
+    )
 
 
 def expiring(files: CaFiles, pairs: tuple[CaPair, ...], now: float) -> list[str]:

@@ -225,6 +225,11 @@ def authority_key_id(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id)
 
 
+def has_key_id(certificate: x509.Certificate) -> bool:
+    """Return whether a certificate has a Subject Key Identifier, as a CA's must (RFC 5280 4.2.1.2)."""
+    return any(each.oid == x509.SubjectKeyIdentifier.oid for each in certificate.extensions)
+
+
 def common_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 

@@ -147,6 +147,8 @@ def handshake(
     client_context = ssl.create_default_context(cadata=authority.certificate_pem.decode())
     if strict:
         client_context.verify_flags |= ssl.VERIFY_X509_STRICT
+    else:
+        client_context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python's default from 3.13 on
     upward, downward = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context.wrap_bio(downward, upward, server_hostname=asked)
     sides = [client, server_context.wrap_bio(upward, downward, server_side=True)]

@@ -295,6 +295,20 @@ def test_warnings_of_an_expiry(files: CaFiles, tmp_path: Path) -> None:
     assert "put a newer one there" in said
 
 
+@pytest.mark.parametrize(("key_id", "warns"), [("none", True), ("hash", False)])
+def test_a_ca_that_strict_clients_refuse(key_id: str, warns: bool, files: CaFiles, tmp_path: Path) -> None:
+    config = tmp_path / "ca.cnf"
+    extensions = ("basicConstraints = critical,CA:TRUE", f"subjectKeyIdentifier = {key_id}")
+    config.write_text("\n".join(["[req]", "distinguished_name = dn", "[dn]", "[ca]", *extensions, ""]))
+    openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", str(files.key))
+    openssl(
+        *("req", "-new", "-x509", "-days", "900", "-key", str(files.key), "-out", str(files.crt)),
+        *("-subj", "/CN=ca", "-extensions", "ca", "-config", str(config)),
+    )
+    _, said = prepare(files, "a.example")
+    assert ("W " + f"{files.crt}: it has no Subject Key Identifier" in said) is warns
+
+
 def test_proxies_that_start_at_once(files: CaFiles) -> None:
     """On an empty directory, with other registries each: all of them are covered in the end."""
     names = [f"r{number}.example" for number in range(3)]
