@@ -38,7 +38,7 @@ from regproxy.server.audit import Audit
 from regproxy.server.clients import clients
 from regproxy.server.context import Services
 from regproxy.server.lookup import Lookup
-from regproxy.server.repeats import repeats
+from regproxy.server.repeats import Repeats, repeats
 from regproxy.server.rights import Rights
 from regproxy.server.routes import PlainRoutes, Routes
 from regproxy.server.setup_pages import Pages
@@ -79,6 +79,7 @@ class _Base:
     loop: asyncio.AbstractEventLoop
     reactor: Reactor
     metrics: Metrics
+    board: Board
 
 
 def build(
@@ -89,19 +90,16 @@ def build(
     base = _base(config, root, record, loop)
     reactor, metrics = base.reactor, base.metrics
     authority, ca_watch = _authority(config, directories)
-    board = Board(base.record.board)
-    store, index = _storage(base, board)
+    store, index = _storage(base)
     quotas = Quotas(QuotaFile(layout.quotas(root)), config.quota_reserve, metrics)
     upstream = _upstream(base, quotas)
     access_rules = Access(config, base.origins)
     provenance = Provenance(index, access_rules.is_shared, guarded=access_rules.guarded)
     fills, tags = _fills_and_tags(base, store, index, upstream, provenance)
     access, audit = _access_log(config), _audit(config, record, loop)
-    guarded = access_rules.guarded
-    again = repeats(config, board, index, metrics, access, guarded) if audit is None else None
-    for source in (reactor, fills, authority, access, audit, again):
-        if source is not None:
-            metrics.watch(source)
+    again = _repeats(base, index, access, access_rules.guarded) if audit is None else None
+    for source in (reactor, fills, authority, access, *(each for each in (audit, again) if each is not None)):
+        metrics.watch(source)
     return Services(
         config=config,
         policy=policy,
@@ -134,7 +132,8 @@ def build(
 
 def _base(config: Config, root: Path, record: Record, loop: asyncio.AbstractEventLoop) -> _Base:
     origins, interception, reactor = Origins(config), Interception(config), Reactor(loop, record.debug)
-    return _Base(config, origins, interception, root, record, loop, reactor, Metrics(CollectorRegistry()))
+    metrics, board = Metrics(CollectorRegistry()), Board(record.board)
+    return _Base(config, origins, interception, root, record, loop, reactor, metrics, board)
 
 
 def _authority(config: Config, directories: Directories) -> tuple[Authority, CaWatch]:
@@ -142,7 +141,12 @@ def _authority(config: Config, directories: Directories) -> tuple[Authority, CaW
     return Authority(load(files, time.time()), time.time), CaWatch(files)
 
 
-def _storage(base: _Base, board: Board) -> tuple[Store, Index]:
+def _repeats(base: _Base, index: Index, access: AccessLog, guarded: bool) -> Repeats | None:
+    return repeats(base.config, base.board, index, base.metrics, access, guarded)
+
+
+def _storage(base: _Base) -> tuple[Store, Index]:
+    board = base.board
     store = Store(base.root, base.loop, board=board, counters=base.metrics)
     index = Index.open(layout.index(base.root), board=board, commits_fd=base.record.commits)
     # Content that another process removes is forgotten here, before any is served.

@@ -33,8 +33,8 @@ class Exchange:
     read. `ending`: with what was sent last the answer is out. `waiting`: it reads from what is being fetched.
 
     `way`: by which the client came: connect (also mirror mode, which the route tells) or transparent.
-    `head`: the request's bytes. `good_until`: the answer may be sent again to equal requests until then
-    (monotonic, see Repeats); 0: it may not.
+    `head`: the request's bytes if it comes often, and until its answer is kept; else b"". `good_until`: the
+    answer may be sent again to equal requests until then (monotonic, see Repeats); 0: it may not.
     `digest`: of the manifest that was answered or taken, "" where that is not known. `received`: bytes of the
     request's body.
 
@@ -80,7 +80,6 @@ class Exchange:
         self.peer = stream.peer
         self.principal: Principal = ANONYMOUS
         self.host = ""
-        self.head = b""
         self.way = "connect"
         self.started = 0.0
         self.task: asyncio.Task[None] | None = None
@@ -103,6 +102,7 @@ class Exchange:
         self.status = 0
         self.ending = False
         self.good_until = 0.0
+        self.head = b""
         self.kind = self.cache = self.detail = self.asked = ""
         self.digest = self.decision = self.rule = ""
         self.received = 0

@@ -100,7 +100,9 @@ class Explanations:
             # Where requests by several kinds of Accept get several, none is what the tag is.
             ((digest, media_type),) = named
             facts = replace(facts, digest=digest, media_type=facts.media_type or media_type)
-        return replace(facts, history=self._history.seen(place, facts.tag)) if self._rules.age else facts
+        # Without any, the rules have nothing to judge by: a pull would be the first to note what the tag is.
+        history = self._history.seen(place, facts.tag) or None
+        return replace(facts, history=history) if self._rules.age else facts
 
 
 def _asked(query: str) -> dict[str, str]:

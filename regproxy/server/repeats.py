@@ -87,16 +87,17 @@ class Repeats:
     def keep(self, exchange: Exchange, status: int, head: bytes, body: bytes, second: int) -> None:
         """Keep the answer that goes out now, whole, for equal requests. `second`: of its Date, epoch."""
         scope: Scope | None = exchange.stream.scope
+        asked, exchange.head = exchange.head, b""
         request, route = exchange.request, exchange.route
         if scope is None or request is None or route is None or status not in _STATUSES:
             return
-        if len(exchange.head) > ROUTE_HEAD_MAX or not exchange.keeps:
+        if len(asked) > ROUTE_HEAD_MAX or not exchange.keeps:
             return
         host, kind, cache = exchange.host, exchange.kind, exchange.cache
         owner = Repeated(exchange.origin, route, host, kind, cache, exchange.digest, status, len(body))
         line = self._access.parts(second, request.method, route.path, host, status, len(body), kind, cache)
         tally = self._metrics.tally(host, kind, cache, status)
-        scope.put(exchange.head, Answer(head, body, owner, tally, True, exchange.good_until, second, line))
+        scope.put(asked, Answer(head, body, owner, tally, True, exchange.good_until, second, line))
 
     def tidy(self, now: float) -> None:
         """Forget all answers now and then. `now`: monotonic."""

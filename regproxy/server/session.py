@@ -193,7 +193,8 @@ class Session:
             self._responder.error(self._begin(), error.status, error.code, str(error), close=True)
             return
         exchange.begin(origin, route)
-        exchange.head = head
+        if exchange.started < route.again:
+            exchange.head = head
         if self._clients is None:
             self._answer_head(origin, route)
         elif origin is None and not route.refused:
@@ -240,9 +241,8 @@ class Session:
         held: Held | None = None
         copy: Copy | None = None
         kind, plan, lifetime = "", route.by_digest, route.lifetime
-        repeats, often = services.repeats if self._clients is None else None, False
-        if repeats is not None and exchange.started < route.again:
-            often = True
+        repeats = services.repeats if self._clients is None else None
+        if repeats is not None and exchange.head:
             repeats.begin_lookup()
         if plan is not None:
             kind = plan.kind
@@ -258,7 +258,7 @@ class Session:
         if held is not None:
             exchange.kind = kind
             if repeats is not None:
-                if often:
+                if exchange.head:
                     repeats.may_keep(exchange, route, copy.age if copy is not None else 0.0, lifetime)
                 route.again = exchange.started + SECOND
             self._handlers.hits.serve(exchange, held, "HIT")

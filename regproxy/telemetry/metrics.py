@@ -187,6 +187,13 @@ class Metrics:
         )
         self._tunnels = counter("tunnels", "Tunnels that were opened.")
         self._tunnel_bytes = counter("tunnel_bytes", "Bytes through closed tunnels.", ["direction"])
+        self._declare_watched()
+        self._declare_registries()
+        self._declare_cache()
+        self._declare_processes()
+
+    def _declare_watched(self) -> None:
+        counter = self._counter
         self._watched_counters = {
             "tls_handshakes": counter("tls_handshakes", "TLS handshakes.", ["side", "result"]),
             "wire_bytes": counter("wire_bytes", "Bytes on all connections, TLS included.", ["direction"]),
@@ -200,9 +207,6 @@ class Metrics:
         }
         for what in ("events", "lines"):
             self._watched_counters["audit_lost"].labels(what)
-        self._declare_registries()
-        self._declare_cache()
-        self._declare_processes()
 
     def _declare_registries(self) -> None:
         counter, quota = self._counter, ["registry", "credential"]

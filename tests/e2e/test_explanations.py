@@ -76,6 +76,9 @@ def test_what_it_does_not_know(proxy: Proxy) -> None:
     found = explain(proxy, image="reg.test/team/none:v1")
     assert found["decision"] is None
     assert [need["kind"] for need in found["needs"]] == ["digest"]  # type: ignore[attr-defined]
+    found = explain(proxy, image="reg.test/team/none:v1", digest="sha256:" + "0" * 64)
+    assert found["decision"] is None
+    assert [need["kind"] for need in found["needs"]] == ["history"]  # type: ignore[attr-defined]
 
 
 def test_what_a_tag_was_last(proxy: Proxy, origin: Origin) -> None:
