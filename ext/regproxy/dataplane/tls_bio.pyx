@@ -115,7 +115,7 @@ cdef void on_record(int sent, int version, int kind, const void* p, size_t n, SS
     elif kind == SSL3_RT_HANDSHAKE and n >= 5 and head[0] == SSL3_MT_KEY_UPDATE:
         wire = <Wire*>SSL_get_ex_data(ssl, 0)
         if wire.no_rekey and head[4] == <unsigned char>SSL_KEY_UPDATE_REQUESTED:
-            refuse(ssl, wire, b"the peer asks for a KeyUpdate behind a large body")
+            refuse(ssl, wire, b"the peer asks for a KeyUpdate behind a large body or many answers")
 
 
 cdef void refuse(SSL* ssl, Wire* wire, const char* reason) noexcept nogil:
