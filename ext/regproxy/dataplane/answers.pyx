@@ -17,7 +17,7 @@ from regproxy.dataplane.buffer cimport buf_append, buf_free
 from regproxy.dataplane.posix cimport CLOCK_REALTIME, clock_gettime, timespec
 
 cdef enum:
-    LINES_ENOUGH = 131072
+    LINES_ENOUGH = 262144
     SECONDS_MAX = 32
 
 # Answers that are kept at a time, and the bytes of their bodies; where there are more all begin anew.
