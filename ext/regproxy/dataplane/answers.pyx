@@ -58,11 +58,12 @@ cdef class Answer:
 
     `until`: seconds of CLOCK_MONOTONIC. `second`: of the clock (epoch) when it went out first: it is good for
     that second alone, as its Date and its line name it, and as a clock that is set changes how old a tag's
-    copy is; 0: it names none. `saved`: its body counts as saved. `owner` is for the handler.
+    copy is; 0: it names none. `saved`: its body counts as saved. `last`: the connection ends with it. `owner`
+    is for the handler.
     """
 
     def __init__(self, bytes head not None, bytes body not None, object owner, Tally tally not None,
-                 bint saved, double until, long second, tuple line) -> None:
+                 bint saved, double until, long second, tuple line, bint last=False) -> None:
         self.head = head
         self.body = body
         self.owner = owner
@@ -70,6 +71,7 @@ cdef class Answer:
         self.saved = saved
         self.until = until
         self.second = second
+        self.last = last
         if line is not None and len(line) == 1:
             self.end = line[0]
         elif line is not None:
