@@ -98,7 +98,8 @@ cdef bint strncmp8(const unsigned char* p) noexcept nogil:
 
 
 cdef void on_secret(const SSL* ssl, const char* line) noexcept nogil:
-    # "SERVER_TRAFFIC_SECRET_0 <client random> <secret>", in hexadecimal; it never leaves this memory.
+    # "SERVER_TRAFFIC_SECRET_0 <client random> <secret>", in hexadecimal; it never leaves this memory. OpenSSL
+    # prints each byte of five such lines by printf(), so it is asked for them only when this one comes next.
     cdef Wire* wire = <Wire*>SSL_get_ex_data(ssl, 0)
     cdef const char* p
     cdef size_t i = 0
@@ -110,6 +111,7 @@ cdef void on_secret(const SSL* ssl, const char* line) noexcept nogil:
         i += 1
         p += 2
     wire.secret_len = i
+    SSL_CTX_set_keylog_callback(SSL_get_SSL_CTX(ssl), NULL)
 
 
 cdef inline int nibble(char c) noexcept nogil:
@@ -264,8 +266,6 @@ cdef Context new_server_context(bint ktls, bint seals, str groups):
     SSL_CTX_set_tlsext_servername_callback(ctx, on_servername)
     SSL_CTX_set_alpn_select_cb(ctx, on_alpn, NULL)
     context.seals = seals and not ktls
-    if context.seals:
-        SSL_CTX_set_keylog_callback(ctx, on_secret)
     if ktls:
         # On a socket's own BIO OpenSSL would answer a bare FIN by a fatal alert, ahead of what we still send.
         # The end of a request shows in its framing, so nothing is lost by taking the FIN for a closure alert.
@@ -365,6 +365,8 @@ cdef class Conn:
             SSL_set_bio(self.ssl, bio, bio)
         SSL_set_ex_data(self.ssl, 0, &self.wire)
         self.unsealable = not context.seals or self.direct
+        if not self.unsealable:
+            self.wire.on_secret = on_secret
         if context.server:
             if context.choose is not None:
                 self.choose = context.choose
