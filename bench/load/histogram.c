@@ -32,11 +32,11 @@ uint64_t histogram_quantile(const Histogram *h, double q)
     uint64_t rank = (uint64_t)ceil(q * (double)h->count), seen = 0;
     if (h->count == 0 || rank <= 1) return h->least;
     if (rank >= h->count) return h->greatest;
-    for (size_t i = 0; i < sizeof h->counts / sizeof *h->counts; i++) {
+    for (size_t i = 0; i < sizeof h->counts / sizeof *h->counts - 1; i++) {
         seen += h->counts[i];
         if (seen >= rank) return top(i) < h->greatest ? top(i) : h->greatest;
     }
-    return h->greatest;
+    return h->greatest; /* the last counter has all that are longer, too */
 }
 
 double histogram_mean(const Histogram *h)

@@ -77,12 +77,16 @@ def given(option: str) -> Image:
 def from_log(
     log: Annotated[Path, typer.Argument(help="an access log of regproxy's, in either of its formats")],
     out: Out,
+    registry: Annotated[
+        list[str] | None, typer.Option(help="HOST:PORT of one that is not at 443; repeatable")
+    ] = None,
 ) -> None:
     """Write the mix that an access log tells of."""
     try:
-        made = access_log.convert(log)
+        ports = {host: int(port) for host, _, port in (each.rpartition(":") for each in registry or ())}
+        made = access_log.convert(log, ports)
         requests.write(out, made.requests, f"made of {log.name}")
-    except (BenchError, OSError) as error:
+    except (BenchError, ValueError, OSError) as error:
         raise fail(error) from None
     clients = len({request.client for request in made.requests})
     console.print(f"{out}: {len(made.requests)} requests of {clients} clients, {made.requests[-1].at:.1f} s")

@@ -6,9 +6,10 @@ What a log does not know is guessed, as said here:
   again. `rp` has whole seconds and no duration: the requests of a second are spread over it in their order.
 - Clients are addresses. `rp` has none: a request is of the client that asked for something of that
   repository last and has not asked for this yet (nobody asks twice), else of a new one.
-- Ranges (206): each client's ranges of a blob follow one another from its first byte on, in the order in
-  which they began; their lengths are known.
 - A body broke off (`drop`) where the same path was answered in full to others by more bytes.
+- Ranges (206): each client's ranges of a blob follow one another, in the order in which they began, from its
+  first byte on or from where a body of it broke off; their lengths are known.
+- A registry's port is 443, or what is said to `convert`; `rp` has it where the registry was asked.
 - Conditions and credentials are not in a log: a 304 is asked for without its condition.
 
 Left out, and counted: what is no GET or HEAD, what is not below /v2/, and answers of 429 and from 500 on.
@@ -18,8 +19,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from typing import Any
 from bench.errors import BenchError
 from bench.mix.requests import METHODS, Request
 
+HTTPS = 443
 RP_TIME = "%d/%b/%Y:%H:%M:%S %z"
 
 
@@ -42,6 +44,7 @@ class Logged:
     path: str
     status: int
     sent: int
+    asked: str = ""  # host:port of the origin, where the log has it
 
     @property
     def began(self) -> float:
@@ -56,16 +59,24 @@ class Converted:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
-def convert(path: Path) -> Converted:
-    """The log's requests as a mix, which begins with the first; BenchError names a line that is none."""
+def convert(path: Path, ports: Mapping[str, int] | None = None) -> Converted:
+    """The log's requests as a mix, which begins with the first; BenchError names a line that is none.
+
+    `ports`: of registries that are not at 443, by host.
+    """
     made = Converted()
     kept = []
+    known = dict(ports or {})
     for logged in read(path):
+        host, _, port = logged.asked.rpartition(":")
+        if host == logged.host and port.isdigit():
+            known.setdefault(host, int(port))
         reason = unusable(logged)
         if reason:
             made.left_out[reason] += 1
         else:
             kept.append(logged)
+    kept = [replace(logged, host=f"{logged.host}:{known.get(logged.host, HTTPS)}") for logged in kept]
     kept = sorted(with_clients(spread(kept)), key=lambda logged: logged.began)
     if not kept:
         raise BenchError(f"{path}: no requests to replay; left out: {dict(made.left_out)}")
@@ -101,6 +112,7 @@ def parse(line: dict[str, Any]) -> Logged:
         line["uri"],
         int(line["status"]),
         int(line["bytes_sent"]),
+        line["proxy_host"],
     )
 
 
@@ -124,13 +136,9 @@ def spread(lines: list[Logged]) -> list[Logged]:
         if logged.took is None:
             at = logged.ended + seen[logged.ended] / in_second[logged.ended]
             seen[logged.ended] += 1
-            logged = Logged(at, None, *_rest(logged))
+            logged = replace(logged, ended=at)
         found.append(logged)
     return found
-
-
-def _rest(logged: Logged) -> tuple[str, str, str, str, int, int]:
-    return logged.client, logged.method, logged.host, logged.path, logged.status, logged.sent
 
 
 def with_clients(lines: list[Logged]) -> Iterator[Logged]:
@@ -151,7 +159,7 @@ def with_clients(lines: list[Logged]) -> Iterator[Logged]:
             known.insert(0, known.pop(at))
         name, had = known[0]
         had.add(asked)
-        yield Logged(logged.ended, logged.took, name, *_rest(logged)[1:])
+        yield replace(logged, client=name)
 
 
 def repository(path: str) -> str:
@@ -168,14 +176,14 @@ def requests(lines: list[Logged]) -> Iterator[Request]:
     begin = lines[0].began
     for logged in lines:
         span, drop = "", None
+        size, key = whole[logged.host, logged.path], (logged.client, logged.host, logged.path)
         if logged.status == 206 and logged.method == "GET":
-            key = (logged.client, logged.host, logged.path)
+            if size and following[key] + logged.sent > size:  # asked for again: not beyond its end
+                following[key] = max(0, size - logged.sent)
             span, drop = _span(following[key], logged.sent)
             following[key] += logged.sent
-        elif (
-            logged.status == 200 and logged.method == "GET" and logged.sent < whole[logged.host, logged.path]
-        ):
-            drop = logged.sent
+        elif logged.status == 200 and logged.method == "GET" and logged.sent < size:
+            following[key] = drop = logged.sent
         yield Request(
             at=logged.began - begin,
             client=logged.client,
