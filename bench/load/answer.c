@@ -1,4 +1,7 @@
-/* Answers: the head, the body, its digest. What is not exactly what was asked for is an error. */
+/* Answers: the head, the body, its digest. What is not exactly what was asked for is an error.
+ *
+ * A body has a Content-Length or comes in chunks (RFC 9112, 7.1); one that ends with its connection is refused.
+ */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +39,13 @@ static void count_word(const char *head, Kind *kind)
             return;
         }
     }
+}
+
+static bool wrong_length(const Connection *c)
+{
+    fail("the body has %lld bytes, expected %lld: %.*s", c->length, c->item->bytes, (int)strcspn(c->item->text, "\r"),
+         c->item->text);
+    return false;
 }
 
 static bool right_status(const Connection *c, const char *head)
@@ -81,25 +91,34 @@ static void begin_hash(Connection *c, const char *head)
     EVP_DigestInit_ex(c->digest, EVP_sha256(), NULL);
 }
 
-/* The head is complete and zero-terminated after its blank line. */
-static bool parse(Connection *c, const char *head)
+/* How long the body is: c->length, -1 with chunks. */
+static bool parse_length(Connection *c, const char *head)
 {
-    if (!right_status(c, head)) return false;
-    const char *length = field(head, "Content-Length"), *connection = field(head, "Connection");
+    const char *length = field(head, "Content-Length"), *coding = field(head, "Transfer-Encoding");
     bool empty = c->item->bodyless || strncmp(head + 9, "204", 3) == 0 || strncmp(head + 9, "304", 3) == 0;
-    if (!empty && (!length || field(head, "Transfer-Encoding"))) {
-        fail("answer without Content-Length: %.300s", head);
+    if (!empty && coding && strncasecmp(coding, "chunked", 7) == 0 && !length) {
+        memset(&c->chunk, 0, sizeof c->chunk);
+        c->length = -1;
+        return true;
+    }
+    if (!empty && (!length || coding)) {
+        fail("answer without a length: %.300s", head);
         return false;
     }
     c->length = length ? atoll(length) : 0;
-    if (c->item->bytes >= 0 && length && c->length != c->item->bytes) {
-        fail("Content-Length is %lld, expected %lld: %.*s", c->length, c->item->bytes,
-             (int)strcspn(c->item->text, "\r"), c->item->text);
-        return false;
-    }
+    if (length && c->item->bytes >= 0 && c->length != c->item->bytes) return wrong_length(c);
     if (!right_range(c, head)) return false;
     if (empty) c->length = 0;
-    c->left = c->length;
+    return true;
+}
+
+/* The head is complete and zero-terminated after its blank line. */
+static bool parse(Connection *c, const char *head)
+{
+    const char *connection = field(head, "Connection");
+    if (!right_status(c, head) || !parse_length(c, head)) return false;
+    c->got = 0;
+    c->complete = c->length == 0;
     c->last = connection && strncasecmp(connection, "close", 5) == 0;
     begin_hash(c, head);
     if (opt.cache_header) count_word(head, &run.kinds[c->item->kind]);
@@ -107,14 +126,70 @@ static bool parse(Connection *c, const char *head)
     return true;
 }
 
-static bool take(Connection *c, const void *data, size_t size)
+static void keep(Connection *c, const void *data, size_t size)
 {
-    if ((long long)size > c->left) {
-        fail("%lld bytes more than Content-Length", (long long)size - c->left);
+    c->got += (long long)size;
+    if (c->hashing) EVP_DigestUpdate(c->digest, data, size);
+}
+
+/* A line of the framing has ended. */
+static bool take_line(Connection *c)
+{
+    char *end;
+    bool empty = c->chunk.line_len == 0;
+    c->chunk.line[c->chunk.line_len < sizeof c->chunk.line ? c->chunk.line_len : sizeof c->chunk.line - 1] = 0;
+    c->chunk.line_len = 0;
+    if (c->chunk.at == TRAILER) {
+        c->complete = empty;
+        return true;
+    }
+    if (c->chunk.at == DATA_END && empty) {
+        c->chunk.at = SIZE;
+        return true;
+    }
+    c->chunk.left = strtoll(c->chunk.line, &end, 16);
+    if (c->chunk.at == DATA_END || end == c->chunk.line || c->chunk.left < 0) {
+        fail("no chunk: %s", c->chunk.line);
         return false;
     }
-    c->left -= (long long)size;
-    if (c->hashing) EVP_DigestUpdate(c->digest, data, size);
+    c->chunk.at = c->chunk.left ? DATA : TRAILER;
+    return true;
+}
+
+static bool take_chunks(Connection *c, const char *data, size_t size)
+{
+    while (size > 0 && !c->complete) {
+        size_t step = 1;
+        if (c->chunk.at == DATA) {
+            step = (long long)size < c->chunk.left ? size : (size_t)c->chunk.left;
+            keep(c, data, step);
+            c->chunk.left -= (long long)step;
+            if (c->chunk.left == 0) c->chunk.at = DATA_END;
+        } else if (*data == '\n') {
+            if (!take_line(c)) return false;
+        } else if (*data != '\r') {
+            if (c->chunk.line_len < sizeof c->chunk.line - 1) c->chunk.line[c->chunk.line_len] = *data;
+            c->chunk.line_len++;
+        }
+        data += step;
+        size -= step;
+    }
+    if (!c->complete) return true;
+    c->length = c->got;
+    if (c->item->bytes >= 0 && c->length != c->item->bytes) return wrong_length(c);
+    if (size > 0) fail("%zu bytes after the last chunk", size);
+    return size == 0;
+}
+
+static bool take(Connection *c, const void *data, size_t size)
+{
+    if (c->length < 0) return take_chunks(c, data, size);
+    if (c->got + (long long)size > c->length) {
+        fail("%lld bytes more than Content-Length", c->got + (long long)size - c->length);
+        return false;
+    }
+    keep(c, data, size);
+    c->complete = c->got == c->length;
     return true;
 }
 
@@ -155,10 +230,9 @@ static uint64_t nanoseconds(double seconds)
 static void note(Connection *c, double t, bool dropped)
 {
     Kind *kind = &run.kinds[c->item->kind];
-    long long got = c->length - c->left;
     kind->requests++;
-    kind->bytes += got;
-    run.bytes += got;
+    kind->bytes += c->got;
+    run.bytes += c->got;
     run.done++;
     c->answers++;
     if (dropped) {
@@ -173,13 +247,14 @@ static void note(Connection *c, double t, bool dropped)
 
 bool answer_body(Connection *c)
 {
-    bool drops = c->drop >= 0 && c->drop < c->length;
-    if (c->left > 0 && !(drops && c->length - c->left >= c->drop)) {
-        ssize_t n = connection_receive(c, buffer, sizeof buffer);
+    bool drops = c->drop >= 0 && (c->length < 0 || c->drop < c->length);
+    if (!c->complete && !(drops && c->got >= c->drop)) {
+        long long room = drops ? c->drop - c->got : READ_MAX;
+        ssize_t n = connection_receive(c, buffer, room < READ_MAX ? (size_t)room : READ_MAX);
         if (n <= 0 || !take(c, buffer, (size_t)n)) return false;
     }
-    bool leave = drops && c->length - c->left >= c->drop;
-    if (c->left > 0 && !leave) return true;
+    bool leave = drops && c->got >= c->drop;
+    if (!c->complete && !leave) return true;
     if (!leave && c->hashing && !right_digest(c)) return false;
     double t = now();
     note(c, t, leave);

@@ -57,7 +57,14 @@ typedef struct Connection {
     size_t sent;       /* bytes of CONNECT or of the request that are out */
     char *head;
     size_t head_len;
-    long long length, left, drop; /* of the body, in bytes; leave after `drop`, -1: never */
+    long long length, got, drop; /* of the body, in bytes; -1: not known yet, and never leave */
+    bool complete;
+    struct {
+        enum { SIZE, DATA, DATA_END, TRAILER } at;
+        long long left;  /* of this chunk, in bytes */
+        char line[24];
+        size_t line_len; /* goes on beyond what there is room for */
+    } chunk;           /* of a body in chunks */
     char promised[65]; /* sha256 by Docker-Content-Digest, "" without one */
     EVP_MD_CTX *digest;
     double since;      /* what the latency counts from; 0: when the request is sent */

@@ -114,14 +114,23 @@ def test_what_is_asked_for(
         ([WRONG], Load(ITEM, count=1), "expected"),
         ([RIGHT, WRONG], Load(ITEM, count=2, verify=True), "sha256"),
         ([replace(RIGHT, status=404)], Load(ITEM, count=1), "HTTP/1.1 404"),
-        ([replace(RIGHT, body=BODY[:-1])], Load(ITEM, count=1), "Content-Length is 102399, expected 102400"),
+        ([replace(RIGHT, body=BODY[:-1])], Load(ITEM, count=1), "the body has 102399 bytes, expected 102400"),
         ([replace(RIGHT, cut_at=1000)], Load(ITEM, count=1), "read of the body"),
         ([replace(RIGHT, cut_at=-1)], Load(ITEM, count=1), "read of the head"),
         ([replace(RIGHT, ranges=False)], Load(ITEM, count=1, parts=parts(1000)), "HTTP/1.1 200"),
         ([WRONG], Load(ITEM, count=1, parts=parts(1000)), "sha256"),
-        ([replace(RIGHT, framing="chunked")], Load(ITEM, count=1), "without Content-Length"),
+        ([replace(RIGHT, framing="eof")], Load(ITEM, count=1), "answer without a length"),
+        ([replace(WRONG, framing="chunked")], Load(ITEM, count=1), "sha256"),
+        (
+            [replace(RIGHT, framing="chunked", body=BODY[:-1])],
+            Load(ITEM, count=1),
+            "the body has 102399 bytes",
+        ),
     ],
-    ids=["digest", "a later digest", "status", "length", "cut", "no answer", "no range", "range", "chunked"],
+    ids=[
+        *("digest", "a later digest", "status", "length", "cut", "no answer", "no range", "range"),
+        *("end by the connection", "digest of chunks", "length of chunks"),
+    ],
 )
 def test_a_wrong_answer_ends_the_run(
     scripts: list[Answer], load: Load, words: str, origin: Origin, trust: Trust
@@ -140,6 +149,13 @@ def test_whose_digest_is_looked_at(fields: dict[str, Any], hashed: int, origin: 
     """What is not looked at may be wrong, which shows that it is not."""
     origin.on(PATH, *[RIGHT] * hashed, WRONG)
     assert measure(direct(origin, trust), Load(ITEM, count=5, **fields)).requests == 5
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_chunks(fresh: bool, origin: Origin, trust: Trust) -> None:
+    origin.on(PATH, replace(RIGHT, framing="chunked"))
+    result = measure(direct(origin, trust), Load(ITEM, count=5, connections=2, fresh=fresh, verify=True))
+    assert (result.requests, result.bytes, result.opened) == (5, 5 * len(BODY), 5 if fresh else 2)
 
 
 def test_a_server_of_another_name_is_refused(start_origin: StartOrigin, trust: Trust) -> None:

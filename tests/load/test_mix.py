@@ -235,7 +235,7 @@ def test_a_replay_asks_for_what_the_mix_says(
     assert result.loop == "open"
     if way == "direct":
         return
-    assert words(result).keys() <= {"HIT", "MISS", "UPDATING"} and words(result)["HIT"]
+    assert words(result).keys() <= {"HIT", "MISS", "UPDATING", "REVALIDATED"} and words(result)["HIT"]
     log = proxy.access_log(len(asked), check=lambda line: line["method"] != "CONNECT")
     logged = Counter((line["method"], line["uri"]) for line in log)
     assert logged == Counter((request.method, request.path) for request in asked)
