@@ -34,22 +34,22 @@ def process_seconds(pid: int) -> float:
     /proc/PID/stat, since nothing finer has them.
     """
     clock = (~pid << 3) | 2  # CPUCLOCK_SCHED of the whole process, kernel/time/posix-timers.h
-    fields = stat(pid)
+    fields = _stat(pid)
     return time.clock_gettime(clock) + (int(fields[13]) + int(fields[14])) * TICK
 
 
 def tree_seconds(root: int) -> float:
     """User + system of a process and all its living descendants."""
-    return sum(process_seconds(pid) for pid in members(root))
+    return sum(map(process_seconds, tree(root)))
 
 
-def members(root: int) -> set[int]:
-    """The ids of a process and of all its living descendants."""
-    parents = {pid: int(fields[1]) for pid, fields in _all_stats()}
-    found = {root} & parents.keys()
-    while grown := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= grown
-    return found
+def tree(root: int) -> dict[int, int]:
+    """A process and all its living descendants, each with its start in ticks."""
+    stats = dict(_all_stats())
+    members = {root}
+    while grown := {pid for pid, fields in stats.items() if int(fields[1]) in members} - members:
+        members |= grown
+    return {pid: int(stats[pid][19]) for pid in members if pid in stats}
 
 
 def machine_seconds() -> float:
@@ -63,11 +63,11 @@ def _all_stats() -> Iterable[tuple[int, list[str]]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                yield int(entry.name), stat(int(entry.name))
+                yield int(entry.name), _stat(int(entry.name))
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended between the listing and the reading
 
 
-def stat(pid: int) -> list[str]:
+def _stat(pid: int) -> list[str]:
     """Fields of /proc/PID/stat from the state on; the name before it may hold blanks and brackets."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

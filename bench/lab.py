@@ -14,9 +14,9 @@ from pathlib import Path
 from bench import loadgen
 from bench.cpu import Usage
 from bench.errors import BenchError
+from bench.footprint import Memory, Watch
 from bench.loadgen import Generator, Load, Plan, Result, Route
 from bench.material import Item, Material, make_identity
-from bench.memory import Memory, Watch
 from bench.servers import Nginx, Regproxy, SlowOrigin, Squid, Subject
 
 SLOW_RATE = 20_000_000  # bytes/s, S5
@@ -69,7 +69,6 @@ class Lab:
 
     def __init__(self, work: Path, subject: SubjectName, workers: int = 1) -> None:
         self.workers = workers
-        self.work = work
         self.material = Material(work / "material")
         self.samples: list[Sample] = []
         identity = make_identity(work / "identity")

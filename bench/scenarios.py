@@ -328,13 +328,13 @@ def verified_access(lab: Lab, plan: Plan) -> list[Figure]:
 
 def rollout(lab: Lab, plan: Plan) -> list[Figure]:
     """S13: a deployment rolls onto 200 nodes (bench/mix/rollout.py), the image being held, and not held."""
-    roll = Roll(lab, lab.work / "mix", plan.roll_seconds, plan.roll_image)
+    roll = Roll(lab, plan.roll_seconds, plan.roll_image)
     roll.warm()
     with roll.untouched():
         pairs = alternate(plan.pairs, lambda: lab.on_subject(roll.plan), lambda: lab.on_peer(roll.plan))
     cold = [roll.cold() for _ in range(plan.pairs + 1)][1:]
     figures = [compared("S13", f"roll, held, {name}", unit, pairs, value) for name, unit, value in measures()]
-    figures.append(Figure("S13", "roll, held, share of hits", "", tuple(held(mine) for mine, _ in pairs)))
+    figures.append(Figure("S13", "roll, held, share of hits", "", tuple(held(own) for own, *_ in pairs)))
     for name, unit, value in measures():
         figures.append(Figure("S13", f"roll, cold, {name}", unit, tuple(value(mine) for mine, _ in cold)))
     figures.append(Figure("S13", "roll, cold, share of hits", "", tuple(held(mine) for mine, _ in cold)))

@@ -1,4 +1,4 @@
-"""Make, convert and replay mixes: `python -m bench.mix make --nodes 200 --seconds 30 roll.mix`."""
+"""Make, convert and replay mixes: `python -m bench.mix make --nodes 200 roll.mix`."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ Measure = tuple[str, str, Callable[[Sample], float]]
 class Roll:
     """The mix of an image of `size` bytes that rolls onto NODES nodes within `seconds`, for a lab."""
 
-    def __init__(self, lab: Lab, place: Path, seconds: float, size: int) -> None:
+    def __init__(self, lab: Lab, seconds: float, size: int) -> None:
         self._lab = lab
         self._image = make_image(lab.material, size, f"{HOST}:{lab.origin.port}")
         path = f"/v2/{self._image.repository}/manifests/"
@@ -38,6 +38,7 @@ class Roll:
         )
         everybody = Rollout(nodes=NODES, seconds=seconds, spread=1, range_size=RANGE_SIZE)
         alone = Rollout(nodes=1, seconds=seconds, drops=0, ranged=0)
+        place = lab.material.root.parent / "mix"
         place.mkdir(parents=True, exist_ok=True)
         self.plan = self._write(place / "roll.plan", everybody)
         self._alone = replace(self._write(place / "alone.plan", alone), verify=True)

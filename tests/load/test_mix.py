@@ -13,9 +13,8 @@ from typing import Any
 
 import pytest
 
-from bench import loadgen
 from bench.errors import BenchError
-from bench.loadgen import Result
+from bench.loadgen import Generator, Result
 from bench.material import Material
 from bench.mix.replay import Server, mirrored, plan_of, plan_text
 from bench.mix.requests import Request, parse, read, write
@@ -37,13 +36,7 @@ def replayed(requests: list[Request], server: Server, place: Path, *, verify: bo
         requests = mirrored(requests, server.address)
     plan = place / "plan"
     plan.write_text(plan_text(requests))
-    options = plan_of(plan, route, verify=verify).options()
-    command = [str(loadgen.build()), *route.options(), *options]
-    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=60)
-    seen = json.loads(done.stdout)
-    if done.returncode:
-        raise BenchError(seen["error"])
-    return Result.of(seen)
+    return Generator(route, plan_of(plan, route, verify=verify)).result(even_void=True)
 
 
 # --- the file -----------------------------------------------------------------------------------------------

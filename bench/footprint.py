@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from bench.cpu import members, stat
+from bench.cpu import tree
 
+T = TypeVar("T")
 KB = re.compile(r"^(Rss|Pss|VmHWM):\s+(\d+) kB", re.MULTILINE)
 
 
@@ -20,7 +24,7 @@ class Faults:
 
     @classmethod
     def of(cls, root: int) -> Faults:
-        counts = [stat(pid) for pid in members(root)]
+        counts = list(_of_living(root, _counts))
         minor = sum(int(fields[7]) + int(fields[8]) for fields in counts)
         return cls(minor, sum(int(fields[9]) + int(fields[10]) for fields in counts))
 
@@ -42,16 +46,14 @@ class Watch:
 
     def __init__(self, root: int) -> None:
         self._root = root
-        for pid in members(root):
-            # Begins to measure the peak anew: proc(5), clear_refs.
-            Path(f"/proc/{pid}/clear_refs").write_text("5")
+        for _ in _of_living(root, _forget_peak):
+            pass
         self._before = Faults.of(root)
 
     def memory(self) -> Memory:
-        faults, pids = Faults.of(self._root), members(self._root)
-        sizes = [_sizes(pid) for pid in pids]
+        faults, sizes = Faults.of(self._root), list(_of_living(self._root, _sizes))
         return Memory(
-            len(pids),
+            len(sizes),
             sum(size["Rss"] for size in sizes),
             sum(size["Pss"] for size in sizes),
             sum(size["VmHWM"] for size in sizes),
@@ -60,7 +62,25 @@ class Watch:
         )
 
 
+def _of_living(root: int, read: Callable[[int], T]) -> Iterator[T]:
+    """What `read` says of each process of a tree; one may end meanwhile."""
+    for pid in tree(root):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield read(pid)
+
+
+def _forget_peak(pid: int) -> None:
+    """Begin to measure the peak of memory anew: proc(5), clear_refs."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _counts(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat from the state on; the name before it may hold blanks and brackets."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
 def _sizes(pid: int) -> dict[str, int]:
     place = Path(f"/proc/{pid}")
     text = (place / "smaps_rollup").read_text() + (place / "status").read_text()
-    return {name: int(size) * 1024 for name, size in KB.findall(text)}
+    none = dict.fromkeys(("Rss", "Pss", "VmHWM"), 0)  # as one that has ended and is not waited for yet
+    return none | {name: int(size) * 1024 for name, size in KB.findall(text)}
