@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shlex
 import subprocess
@@ -62,6 +63,12 @@ class Part:
     def options(self) -> list[str]:
         asked = f"bytes={self.first}-{self.first + self.size - 1}"
         return ["--range", asked, "--bytes", str(self.size), "--sha256", self.sha256]
+
+    @classmethod
+    def all_of(cls, data: bytes, size: int) -> tuple[Part, ...]:
+        """The ranges of `size` bytes that an item's bytes have, the last one maybe shorter."""
+        cuts = {first: data[first : first + size] for first in range(0, len(data), size)}
+        return tuple(cls(first, len(cut), hashlib.sha256(cut).hexdigest()) for first, cut in cuts.items())
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ What a log does not know is guessed, as said here:
 - A registry's port is 443, or what is said to `convert`; `rp` has it where the registry was asked.
 - Conditions and credentials are not in a log: a 304 is asked for without its condition.
 
-Left out, and counted: what is no GET or HEAD, what is not below /v2/, and answers of 429 and from 500 on.
+Left out, and counted: what is no GET or HEAD, what is not below /v2/, what cannot stand in a request's head,
+and answers of 408, 429, 499 and from 500 on.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
-from bench.mix.requests import METHODS, Request
+from bench.mix.requests import METHODS, WORD, Request
 
 HTTPS = 443
+GONE = (408, 429, 499)  # of that moment: a client that left, a registry's limit
 RP_TIME = "%d/%b/%Y:%H:%M:%S %z"
 
 
@@ -86,7 +88,7 @@ def convert(path: Path, ports: Mapping[str, int] | None = None) -> Converted:
 
 def read(path: Path) -> Iterator[Logged]:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"{path}: {error}") from None
     for number, line in enumerate(lines, 1):
@@ -120,9 +122,11 @@ def unusable(logged: Logged) -> str:
     """Why a line cannot be replayed, or ""."""
     if logged.method not in METHODS:
         return logged.method
-    if not logged.path.startswith("/v2/") or not logged.path.isascii() or " " in logged.path:
+    if not logged.path.startswith("/v2/"):
         return "not below /v2/"
-    if not 200 <= logged.status < 500 or logged.status == 429:
+    if not WORD.fullmatch(logged.path) or not WORD.fullmatch(logged.host) or "/" in logged.host:
+        return "no text for a request's head"
+    if not 200 <= logged.status < 500 or logged.status in GONE:
         return f"status {logged.status}"
     return ""
 

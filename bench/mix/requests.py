@@ -35,7 +35,7 @@ from bench.errors import BenchError
 
 VERSION = 1
 METHODS = ("GET", "HEAD")
-RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+RANGE = re.compile(r"bytes=([0-9]+)-([0-9]*)")
 WORD = re.compile(r"[!-~]+")  # goes into a request's head as it is
 SHA256 = re.compile(r"[0-9a-f]{64}")
 MANIFEST = re.compile(r"/manifests/(sha256:)?[^/]*$")
@@ -140,7 +140,7 @@ def read(path: Path) -> list[Request]:
 
 
 def _parsed(path: Path, text: str) -> Iterator[Request]:
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:

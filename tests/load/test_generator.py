@@ -53,14 +53,6 @@ def measure(route: Route, load: Load) -> Result:
     return Generator(route, load).result(even_void=True)
 
 
-def parts(size: int) -> tuple[Part, ...]:
-    """Return all of BODY in ranges of this size."""
-    cuts = [BODY[first : first + size] for first in range(0, len(BODY), size)]
-    return tuple(
-        Part(number * size, len(cut), hashlib.sha256(cut).hexdigest()) for number, cut in enumerate(cuts)
-    )
-
-
 @pytest.mark.parametrize(
     ("load", "connections"),
     [
@@ -69,7 +61,7 @@ def parts(size: int) -> tuple[Part, ...]:
         (Load(ITEM, count=20, connections=4, fresh=True), 20),
         (Load(ITEM, count=20, connections=4, rate=1000), 4),
         (Load(ITEM, count=20, connections=4, rate=1000, fresh=True), 20),
-        (Load(ITEM, count=20, connections=4, parts=parts(30_000), verify=True), 4),
+        (Load(ITEM, count=20, connections=4, parts=Part.all_of(BODY, 30_000), verify=True), 4),
     ],
     ids=["keep-alive", "several", "new ones", "at a rate", "new ones at a rate", "ranges"],
 )
@@ -115,8 +107,8 @@ def test_what_is_asked_for(
         ([replace(RIGHT, body=BODY[:-1])], Load(ITEM, count=1), "the body has 102399 bytes, expected 102400"),
         ([replace(RIGHT, cut_at=1000)], Load(ITEM, count=1), "read of the body"),
         ([replace(RIGHT, cut_at=-1)], Load(ITEM, count=1), "read of the head"),
-        ([replace(RIGHT, ranges=False)], Load(ITEM, count=1, parts=parts(1000)), "HTTP/1.1 200"),
-        ([WRONG], Load(ITEM, count=1, parts=parts(1000)), "sha256"),
+        ([replace(RIGHT, ranges=False)], Load(ITEM, count=1, parts=Part.all_of(BODY, 1000)), "HTTP/1.1 200"),
+        ([WRONG], Load(ITEM, count=1, parts=Part.all_of(BODY, 1000)), "sha256"),
         ([replace(RIGHT, framing="eof")], Load(ITEM, count=1), "answer without a length"),
         ([replace(WRONG, framing="chunked")], Load(ITEM, count=1), "sha256"),
         (

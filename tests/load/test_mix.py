@@ -67,6 +67,7 @@ def test_a_file_is_what_was_written(tmp_path: Path) -> None:
         ({"path": "v2/"}, "path does not begin with /"),
         ({"path": "/v2/ HTTP/1.1\r\nX: y"}, "has a blank or control character"),
         ({"range": "bytes=-5"}, "range is neither bytes=A-B nor bytes=A-: 'bytes=-5'"),
+        ({"range": "bytes=\u0663-"}, "range is neither bytes=A-B nor bytes=A-"),
         ({"drop": -1}, "drop is not a whole number from 0 on: -1"),
         ({"drop": 1.5}, "drop is not a whole number from 0 on: 1.5"),
         ({"status": "200"}, "status is not a whole number"),
