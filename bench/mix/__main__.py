@@ -103,6 +103,9 @@ def replay_mix(
     ca: Annotated[Path | None, typer.Option(help="whom to trust; without it, plain HTTP")] = None,
     speed: Annotated[float, typer.Option(help="2: in half the time")] = 1.0,
     verify: Annotated[bool, typer.Option(help="sha256 of every body, not just each item's first")] = False,
+    realtime: Annotated[
+        bool, typer.Option(help="ahead of all else on its core, where that is allowed")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="a JSON file of all figures")] = None,
 ) -> None:
     """Ask for what a mix says, when it says so. Status 1: a wrong answer, or a generator too slow for it."""
@@ -112,7 +115,7 @@ def replay_mix(
         raise typer.BadParameter("--speed has to be more than 0")
     server = Server(proxy or mirror or direct, ca, proxy=bool(proxy), mirror=bool(mirror))
     try:
-        result = replay(requests.read(file), server, speed=speed, verify=verify)
+        result = replay(requests.read(file), server, speed=speed, verify=verify, realtime=realtime)
     except BenchError as error:
         raise fail(error) from None
     console.print(table(result))

@@ -6,7 +6,8 @@ What a log does not know is guessed, as said here:
   again. `rp` has whole seconds and no duration: the requests of a second are spread over it in their order.
 - Clients are addresses. `rp` has none: a request is of the client that asked for something of that
   repository last and has not asked for this yet (nobody asks twice), else of a new one.
-- A body broke off (`drop`) where the same path was answered in full to others by more bytes.
+- A body broke off (`drop`) where the same path was answered in full to others by more bytes. A log has what
+  was handed to the kernel: a body that fits into the sockets' buffers is whole for it, whoever left.
 - Ranges (206): each client's ranges of a blob follow one another, in the order in which they began, from its
   first byte on or from where a body of it broke off; their lengths are known.
 - A registry's port is 443, or what is said to `convert`; `rp` has it where the registry was asked.

@@ -76,7 +76,12 @@ class Server:
 
 
 def replay(
-    requests: Sequence[Request], server: Server, *, speed: float = 1.0, verify: bool = False
+    requests: Sequence[Request],
+    server: Server,
+    *,
+    speed: float = 1.0,
+    verify: bool = False,
+    realtime: bool = False,
 ) -> Result:
     """Ask for all of these; BenchError if any answer is wrong, or if the generator was too slow for it."""
     route = server.route()
@@ -85,7 +90,8 @@ def replay(
     with tempfile.NamedTemporaryFile("w", prefix="mix-", suffix=".plan") as file:
         file.write(plan_text(requests, speed))
         file.flush()
-        return loadgen.run(route, plan_of(Path(file.name), route, verify=verify))
+        plan = plan_of(Path(file.name), route, verify=verify)
+        return loadgen.run(route, replace(plan, realtime=realtime))
 
 
 def plan_of(file: Path, route: Route, *, verify: bool = False) -> Plan:
