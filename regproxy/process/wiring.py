@@ -24,7 +24,7 @@ from regproxy.dataplane import tls
 from regproxy.dataplane.board import Board
 from regproxy.dataplane.inotify import Watch
 from regproxy.dataplane.reactor import Reactor
-from regproxy.dataplane.records_self_test import sealing_fault
+from regproxy.dataplane.records_self_test import records_fault
 from regproxy.fill.fills import Fills
 from regproxy.fill.origin_bodies import CHANCES, Limits
 from regproxy.fill.provenance import Provenance
@@ -80,6 +80,7 @@ class _Base:
     reactor: Reactor
     metrics: Metrics
     board: Board
+    own_records: bool
 
 
 def build(
@@ -113,7 +114,7 @@ def build(
         fills=fills,
         tags=tags,
         upstream=upstream,
-        contexts=_contexts(config, authority),
+        contexts=_contexts(base, authority),
         metrics=metrics,
         access=access,
         rights=Rights(access_rules, index, shared_key(layout.access_key(root))),
@@ -133,7 +134,9 @@ def build(
 def _base(config: Config, root: Path, record: Record, loop: asyncio.AbstractEventLoop) -> _Base:
     origins, interception, reactor = Origins(config), Interception(config), Reactor(loop, record.debug)
     metrics, board = Metrics(CollectorRegistry()), Board(record.board)
-    return _Base(config, origins, interception, root, record, loop, reactor, metrics, board)
+    return _Base(
+        config, origins, interception, root, record, loop, reactor, metrics, board, own_records(config)
+    )
 
 
 def _authority(config: Config, directories: Directories) -> tuple[Authority, CaWatch]:
@@ -157,7 +160,8 @@ def _storage(base: _Base) -> tuple[Store, Index]:
 
 def _upstream(base: _Base, quotas: Quotas) -> Upstream:
     config, origins, metrics = base.config, base.origins, base.metrics
-    dialer = Dialer(config, origins, base.interception, Trust(config), base.reactor, base.loop, metrics)
+    trust = Trust(config, opens=base.own_records)
+    dialer = Dialer(config, origins, base.interception, trust, base.reactor, base.loop, metrics)
     realms = Realms(layout.realms(base.root))
     return Upstream(
         *(dialer, origins, Gate(Breakers(metrics), quotas), metrics),
@@ -192,22 +196,22 @@ def _fills_and_tags(
     return fills, tags
 
 
-def _contexts(config: Config, authority: Authority) -> Contexts:
+def _contexts(base: _Base, authority: Authority) -> Contexts:
     """Return the TLS contexts of client connections; log whether the kernel or the process encrypts."""
-    missing = kernel_tls()
+    config, missing = base.config, kernel_tls()
     if missing is None:
         log.info("kTLS: the kernel encrypts; files go out by sendfile")
         return Contexts(authority, ktls=True, seals=False, groups=config.tls_groups)
     log.info("kTLS: not here (%s); TLS is done by OpenSSL in this process", missing)
-    return Contexts(authority, ktls=False, seals=seals(config), groups=config.tls_groups)
+    return Contexts(authority, ktls=False, seals=base.own_records, groups=config.tls_groups)
 
 
-def seals(config: Config) -> bool:
-    """Tell whether the data plane makes TLS records itself; say so in the log."""
+def own_records(config: Config) -> bool:
+    """Tell whether the data plane makes and opens the TLS records of large bodies; say so in the log."""
     if config.tls_records == "openssl":
         log.info("TLS records: OpenSSL makes all of them (REGPROXY_TLS_RECORDS=openssl)")
         return False
-    fault = sealing_fault(*throwaway())
+    fault = records_fault(*throwaway())
     if fault:
         log.warning("TLS records: OpenSSL makes all of them, as our own failed the self-test: %s", fault)
         return False

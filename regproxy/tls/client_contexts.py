@@ -17,12 +17,15 @@ _Files = tuple[bool, str | None, str | None, str | None]
 class Trust:
     """Client contexts by their files, which are read at the start. ConfigError names the file, and the
     setting.
+
+    `opens`: the data plane opens the TLS records of large bodies itself.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, opens: bool = False) -> None:
         tables = config.origin_tables
         self._contexts: dict[_Files, Context] = {}
         self._default_ca = tables.default.ca_file
+        self._opens = opens
         every = [("", tables.default), *((label_of(key), settings) for key, settings in tables.own.items())]
         try_all(partial(self._add, settings, label) for label, settings in every)
 
@@ -65,7 +68,8 @@ class Trust:
         )
         try:
             return client_context(
-                verify, ca_file, False, pair.get("client_cert_file"), pair.get("client_key_file")
+                *(verify, ca_file, False, pair.get("client_cert_file"), pair.get("client_key_file")),
+                self._opens,
             )
         except ValueError as error:
             expected = f"a certificate in PEM with the key in {key_file}: {error}"

@@ -71,6 +71,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     unsigned short SSL_CIPHER_get_protocol_id(const SSL_CIPHER* c)
     int SSL_version(const SSL* ssl)
     int SSL_get_key_update_type(const SSL* ssl)
+    int SSL_key_update(SSL* ssl, int kind)
     void SSL_CTX_set_msg_callback(
         SSL_CTX* ctx,
         void (*cb)(int, int, int, const void*, size_t, SSL*, void*) noexcept)
@@ -97,7 +98,9 @@ cdef extern from "<openssl/ssl.h>" nogil:
     const char* X509_verify_cert_error_string(long n)
 
     int TLS1_2_VERSION, TLS1_3_VERSION
-    int SSL_KEY_UPDATE_NONE, SSL_KEY_UPDATE_REQUESTED, SSL3_MT_KEY_UPDATE, SSL3_MT_FINISHED
+    int SSL_KEY_UPDATE_NONE, SSL_KEY_UPDATE_REQUESTED, SSL_KEY_UPDATE_NOT_REQUESTED
+    int SSL3_MT_KEY_UPDATE, SSL3_MT_NEWSESSION_TICKET, SSL3_MT_FINISHED
+    int SSL_AD_USER_CANCELLED, SSL_AD_REASON_OFFSET
     int SSL3_RT_HEADER, SSL3_RT_INNER_CONTENT_TYPE, SSL3_RT_HANDSHAKE
     int TLSEXT_max_fragment_length_DISABLED, TLSEXT_max_fragment_length_UNSPECIFIED
     uint64_t SSL_OP_NO_TICKET, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_ENABLE_KTLS
@@ -161,7 +164,11 @@ cdef extern from "<openssl/evp.h>" nogil:
     int EVP_EncryptUpdate(EVP_CIPHER_CTX* ctx, unsigned char* out, int* n, const unsigned char* p, int m)
     int EVP_EncryptFinal_ex(EVP_CIPHER_CTX* ctx, unsigned char* out, int* n)
     int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX* ctx, int cmd, int p1, void* p2)
-    int EVP_CTRL_AEAD_GET_TAG
+    int EVP_DecryptInit_ex(EVP_CIPHER_CTX* ctx, const EVP_CIPHER* cipher, void* engine,
+                           const unsigned char* key, const unsigned char* iv)
+    int EVP_DecryptUpdate(EVP_CIPHER_CTX* ctx, unsigned char* out, int* n, const unsigned char* p, int m)
+    int EVP_DecryptFinal_ex(EVP_CIPHER_CTX* ctx, unsigned char* out, int* n)
+    int EVP_CTRL_AEAD_GET_TAG, EVP_CTRL_AEAD_SET_TAG
     const EVP_MD* EVP_sha256()
     const EVP_MD* EVP_sha384()
 
@@ -174,10 +181,15 @@ cdef extern from "<openssl/err.h>" nogil:
     unsigned long ERR_peek_error()
     unsigned long ERR_peek_last_error()
     void ERR_clear_error()
+    void ERR_raise(int lib, int reason)
     void ERR_error_string_n(unsigned long e, char* buf, size_t n)
     const char* ERR_reason_error_string(unsigned long e)
     int ERR_GET_REASON(unsigned long e)
-    int SSL_R_UNEXPECTED_EOF_WHILE_READING
+    int ERR_LIB_SSL, SSL_R_UNEXPECTED_EOF_WHILE_READING
+    int SSL_R_DECRYPTION_FAILED_OR_BAD_RECORD_MAC, SSL_R_ENCRYPTED_LENGTH_TOO_LONG, SSL_R_DATA_LENGTH_TOO_LONG
+    int SSL_R_BAD_RECORD_TYPE, SSL_R_UNEXPECTED_RECORD, SSL_R_UNEXPECTED_MESSAGE, SSL_R_INVALID_ALERT
+    int SSL_R_LENGTH_TOO_SHORT, SSL_R_BAD_KEY_UPDATE, SSL_R_NOT_ON_RECORD_BOUNDARY
+    int SSL_R_EXCESSIVE_MESSAGE_SIZE, SSL_R_WRONG_VERSION_NUMBER
 
 cdef extern from "<openssl/crypto.h>" nogil:
     const char* OpenSSL_version(int t)

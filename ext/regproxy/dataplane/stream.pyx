@@ -35,6 +35,7 @@ from regproxy.dataplane.reactor cimport (
 from regproxy.dataplane.proxy_protocol cimport (
     PREFACE_BAD, PREFACE_PARTIAL, PREFACE_SOURCE, parse_preface,
 )
+from regproxy.dataplane.records cimport ENCRYPTED_MAX
 from regproxy.dataplane.tls cimport Conn, Context
 from regproxy.dataplane.posix cimport *
 from regproxy.dataplane.status cimport Status
@@ -532,7 +533,7 @@ cdef class Stream(Endpoint):
             tls.wire.dest = r.wire_out
             tls.wire.dest_cap = SCRATCH_OUT
             tls.wire.dest_len = 0
-            while filled + 16384 <= SCRATCH_IN:
+            while filled + ENCRYPTED_MAX <= SCRATCH_IN:
                 status = tls.read(r.plain_in + filled, SCRATCH_IN - filled, &got)
                 if status != Status.OK:
                     break
@@ -614,7 +615,7 @@ cdef class Stream(Endpoint):
         while (self.fd >= 0 and not self.handshaking and self.state != READ_PAUSED and not self.held
                and not self.backlog):
             filled = 0
-            while filled + 16384 <= SCRATCH_IN:
+            while filled + ENCRYPTED_MAX <= SCRATCH_IN:
                 status = tls.read(r.plain_in + filled, SCRATCH_IN - filled, &got)
                 if status != Status.OK:
                     break

@@ -1,5 +1,6 @@
 from libc.stdint cimport uint64_t
 
+from regproxy.dataplane.peer_records cimport PeerRecords
 from regproxy.dataplane.records cimport Seal
 from regproxy.dataplane.tls_bio cimport Wire
 from regproxy.dataplane.openssl cimport SSL, SSL_CTX, X509_STORE
@@ -17,6 +18,8 @@ cdef class Context:
     cdef readonly bint verify
     cdef readonly bint ktls
     cdef readonly bint seals
+    # Whether the records of large bodies from a server are opened by `records`
+    cdef readonly bint opens
     # What takes the name of a ClientHello and returns the context for it, or None
     cdef object choose
     # Whose certificates clients may, or must, show; None: they are not asked for any
@@ -42,6 +45,10 @@ cdef class Conn:
     cdef Seal seal
     cdef bint unsealable
     cdef uint64_t records
+    # What opens a server's records in place of OpenSSL, and how much data OpenSSL has read before
+    cdef PeerRecords peer
+    cdef bint unopenable
+    cdef uint64_t received
 
     cdef int ask_client(self) except -1
     cdef int _expect_peer(self, bint is_ip) except -1
@@ -50,6 +57,10 @@ cdef class Conn:
     cdef bint _qualifies(self) noexcept
     cdef bint _in_step(self) noexcept
     cdef void _never_seal(self) noexcept
+    cdef void _forget_secret(self) noexcept
+    cdef bint _may_open(self) noexcept
+    cdef bint _open_up(self) except -1
+    cdef void _never_open(self) noexcept
     cdef Status read(self, char* p, size_t cap, size_t* n) except Status.EXC
     cdef void _credit(self, size_t n) noexcept
     cdef bint drained(self) noexcept

@@ -10,6 +10,7 @@ remembers the address of the caller's bytes instead of the bytes, and a retry se
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.string cimport memset, strncmp, strrchr
 
+from regproxy.dataplane.peer_records cimport peer_records
 from regproxy.dataplane.records cimport RECORD_MAX, SECRET_MAX, can_seal, make_seal
 from regproxy.dataplane.tls_bio cimport Wire, on_record, scratch_bio
 from regproxy.dataplane.openssl cimport *
@@ -29,6 +30,8 @@ cdef enum:
     # Records after which a connection is worth a seal of its own, small as its answers may be: each record
     # saves a tenth of what making the seal costs
     SEAL_AFTER = 16
+    # A server that has sent so much data sends large bodies: deriving the keys pays
+    LARGE = 131072
 
 cdef const char* SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 cdef long long live_connections = 0
@@ -111,6 +114,7 @@ cdef void on_secret(const SSL* ssl, const char* line) noexcept nogil:
         i += 1
         p += 2
     wire.secret_len = i
+    wire.on_secret = NULL
     SSL_CTX_set_keylog_callback(SSL_get_SSL_CTX(ssl), NULL)
 
 
@@ -314,12 +318,14 @@ cdef int load_key(SSL_CTX* ctx, bytes key_pem) except -1:
 
 
 def client_context(bint verify=True, str extra_ca_file=None, bint ktls=False, bytes chain_pem=None,
-                   bytes key_pem=None) -> Context:
+                   bytes key_pem=None, bint opens=False) -> Context:
     """Return a context that trusts the system's store and `extra_ca_file`, and presents `chain_pem` if asked.
 
-    ValueError: that file can't be read, or OpenSSL refuses certificate or key.
+    `opens`: the records of large bodies are opened by `records`, where the connection allows it. ValueError:
+    that file can't be read, or OpenSSL refuses certificate or key.
     """
     cdef Context context = new_context(False, ktls)
+    context.opens = opens and not ktls
     context.verify = verify
     SSL_CTX_set_verify(context.ctx, SSL_VERIFY_PEER if verify else SSL_VERIFY_NONE, NULL)
     if verify:
@@ -365,7 +371,9 @@ cdef class Conn:
             SSL_set_bio(self.ssl, bio, bio)
         SSL_set_ex_data(self.ssl, 0, &self.wire)
         self.unsealable = not context.seals or self.direct
-        if not self.unsealable:
+        self.unopenable = not context.opens or self.direct
+        self.wire.tracked = not self.unopenable
+        if not (self.unsealable and self.unopenable):
             self.wire.on_secret = on_secret
         if context.server:
             if context.choose is not None:
@@ -435,8 +443,13 @@ cdef class Conn:
         return self.seal is not None
 
     @property
+    def opened(self) -> bool:
+        """Whether the server's records are opened by `peer_records`."""
+        return self.peer is not None
+
+    @property
     def keeps_secret(self) -> bool:
-        """Whether the secret of our side's records is still kept besides OpenSSL's own copy."""
+        """Whether the secret of the server's records is still kept, for what is not decided yet."""
         return self.wire.secret_len > 0
 
     @property
@@ -469,16 +482,21 @@ cdef class Conn:
             status = self._outcome(ret)
             if status != Status.AGAIN:
                 self._never_seal()
+                self._never_open()
             return status
         self.established = self.wire.established = True
         self.wire.controls = 0
         # Not so where the kernel lacks the cipher.
         self.kernel_sends = self.direct and BIO_get_ktls_send(SSL_get_wbio(self.ssl)) != 0
         self.wire.no_rekey = self.kernel_sends
-        if self._qualifies():
-            self.wire.watched = True
-        else:
-            self._never_seal()
+        self.wire.watched = self._qualifies()
+        if not self.wire.watched:
+            self.unsealable = True
+        if not self._may_open():
+            self.unopenable = True
+            self.wire.tracked = False
+        if self.unsealable and self.unopenable:
+            self._forget_secret()
         return Status.OK
 
     cdef bint _qualifies(self) noexcept:
@@ -496,19 +514,55 @@ cdef class Conn:
 
         Anything else that it wrote, such as the answer to a KeyUpdate, took a record number or changed keys.
         """
-        return (self.wire.watched and self.wire.header_len == 0 and not self.wire.odd
-                and self.wire.begun == self.records
+        return (self.wire.watched and self.wire.written.header_len == 0 and not self.wire.written.odd
+                and self.wire.written.begun == self.records
                 and SSL_get_key_update_type(self.ssl) == SSL_KEY_UPDATE_NONE)
 
     cdef void _never_seal(self) noexcept:
         """Leave this side's records to OpenSSL for good, and forget their secret."""
         self.unsealable = True
         self.wire.watched = False
+        self._forget_secret()
+
+    cdef void _forget_secret(self) noexcept:
         self.wire.secret_len = 0
         OPENSSL_cleanse(self.wire.secret, sizeof(self.wire.secret))
 
+    cdef bint _may_open(self) noexcept:
+        """Whether the server's records may become ours to open: TLS 1.3, AES-GCM."""
+        return (not self.unopenable and SSL_version(self.ssl) == TLS1_3_VERSION
+                and can_seal(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(self.ssl))))
+
+    cdef bint _open_up(self) except -1:
+        """Open the server's records from now on, where OpenSSL has read up to the end of one; see peer_records.
+
+        False: not now, or never; OpenSSL reads on. The last record has to have been data: a message in
+        several records would be with OpenSSL in part.
+        """
+        if not self.wire.halts or self.wire.taken.header_len:
+            return False
+        if self.wire.last_kind == APPLICATION_DATA and not self.wire.rekeyed and not SSL_has_pending(self.ssl):
+            self.peer = peer_records(self.ssl, &self.wire,
+                                     SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(self.ssl)))
+        self._never_open()
+        return True
+
+    cdef void _never_open(self) noexcept:
+        """Leave the decision on the server's records as it is, and forget their secret."""
+        if not self.unopenable:
+            self.unopenable = True
+            self.wire.tracked = self.wire.halts = False
+            self._forget_secret()
+
     cdef Status read(self, char* p, size_t cap, size_t* n) except Status.EXC:
+        """Decrypt up to `cap` bytes, which is ENCRYPTED_MAX or more; AGAIN: there is nothing yet."""
         cdef int ret
+        cdef Status status
+        if self.peer is not None:
+            status = self.peer.read(p, cap, n)
+            if self.wire.controls and n[0]:
+                self._credit(n[0])
+            return status
         forget_errors()
         ret = SSL_read_ex(self.ssl, p, cap, n)
         if self.wire.watched and not self._in_step():
@@ -516,9 +570,16 @@ cdef class Conn:
         if ret == 1 and self.wire.refused == NULL:
             if self.wire.controls:
                 self._credit(n[0])
+            if not self.unopenable:
+                self.received += n[0]
+                self.wire.halts = self.received >= LARGE
             return Status.OK
         n[0] = 0
-        return self._outcome(ret)
+        status = self._outcome(ret)
+        if status == Status.AGAIN and self._open_up():
+            # Behind the end of a record: it was we who halted OpenSSL.
+            return self.read(p, cap, n)
+        return status
 
     cdef void _credit(self, size_t n) noexcept:
         """Credit n bytes of data against records without data: an occasional KeyUpdate is normal."""
@@ -529,7 +590,9 @@ cdef class Conn:
 
     cdef bint drained(self) noexcept:
         """Return whether all fed bytes are used, so that another read would bring nothing."""
-        return self.wire.source_len == 0 and SSL_has_pending(self.ssl) == 0
+        if self.wire.source_len or (self.peer is not None and not self.peer.drained()):
+            return False
+        return SSL_has_pending(self.ssl) == 0
 
     cdef Status write(self, const char* p, size_t n, size_t* done) except Status.EXC:
         """Encrypt up to n bytes; over a scratch BIO all of them."""

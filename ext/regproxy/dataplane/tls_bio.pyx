@@ -17,6 +17,7 @@ cdef enum:
     HANDSHAKE_RECORDS = 256
     CONTROL_RECORDS = 32
 
+cdef const char* FLOOD = b"the peer sends too many TLS records without data"
 cdef BIO_METHOD* scratch_method = NULL
 
 
@@ -27,42 +28,52 @@ cdef int bio_write(BIO* b, const char* p, size_t n, size_t* done) noexcept nogil
     if wire.sealed or wire.dest == NULL or wire.dest_len + n > wire.dest_cap:
         return 0
     if wire.watched:
-        watch_records(wire, <const unsigned char*>p, n)
+        follow_records(&wire.written, <const unsigned char*>p, n)
     memcpy(wire.dest + wire.dest_len, p, n)
     wire.dest_len += n
     done[0] = n
     return 1
 
 
-cdef void watch_records(Wire* wire, const unsigned char* p, size_t n) noexcept nogil:
-    """Count the records in what OpenSSL writes, which may begin and end anywhere in one."""
+cdef void follow_records(Framing* at, const unsigned char* p, size_t n) noexcept nogil:
+    """Count the records in a stream of them, of which a part may begin and end anywhere in one."""
     cdef size_t k
     while n:
-        if wire.header_len < RECORD_HEADER:
-            wire.header[wire.header_len] = p[0]
-            wire.header_len += 1
+        if at.header_len < RECORD_HEADER:
+            at.header[at.header_len] = p[0]
+            at.header_len += 1
             k = 1
-            if wire.header_len == RECORD_HEADER:
-                wire.rest = (<size_t>wire.header[3] << 8) | wire.header[4]
-                wire.begun += 1
-                wire.odd = wire.odd or wire.header[0] != APPLICATION_DATA
+            if at.header_len == RECORD_HEADER:
+                at.rest = (<size_t>at.header[3] << 8) | at.header[4]
+                at.begun += 1
+                at.odd = at.odd or at.header[0] != APPLICATION_DATA
         else:
-            k = min(n, wire.rest)
-            wire.rest -= k
+            k = min(n, at.rest)
+            at.rest -= k
         p += k
         n -= k
-        if wire.header_len == RECORD_HEADER and wire.rest == 0:
-            wire.header_len = 0
+        if at.header_len == RECORD_HEADER and at.rest == 0:
+            at.header_len = 0
+
+
+cdef size_t up_to_boundary(Framing* at, size_t n) noexcept nogil:
+    """Return how many of n bytes may be read so that no record is begun."""
+    if at.header_len == 0:
+        return 0
+    return min(n, RECORD_HEADER - at.header_len if at.header_len < RECORD_HEADER else at.rest)
 
 
 cdef int bio_read(BIO* b, char* p, size_t n, size_t* done) noexcept nogil:
     cdef Wire* wire = <Wire*>BIO_get_data(b)
     BIO_clear_retry_flags(b)
-    if wire.source_len == 0:
+    n = min(n, wire.source_len)
+    if wire.halts:
+        n = up_to_boundary(&wire.taken, n)
+    if n == 0:
         BIO_set_retry_read(b)
         return 0
-    if n > wire.source_len:
-        n = wire.source_len
+    if wire.tracked:
+        follow_records(&wire.taken, <const unsigned char*>wire.source, n)
     memcpy(p, wire.source, n)
     wire.source += n
     wire.source_len -= n
@@ -99,6 +110,12 @@ cdef BIO* scratch_bio(Wire* wire) except NULL:
 
 # --- the peer's records ----------------------------------------------------------------------------------
 
+cdef bint count_control(Wire* wire) noexcept nogil:
+    """Count a record of the peer's without data; True: these are too many."""
+    wire.controls += 1
+    return wire.controls > <unsigned int>(CONTROL_RECORDS if wire.established else HANDSHAKE_RECORDS)
+
+
 cdef void on_record(int sent, int version, int kind, const void* p, size_t n, SSL* ssl,
                     void* arg) noexcept nogil:
     # Each record is told with its header, in TLS 1.3 again with its inner type, and each handshake message.
@@ -106,20 +123,24 @@ cdef void on_record(int sent, int version, int kind, const void* p, size_t n, SS
     cdef const unsigned char* head = <const unsigned char*>p
     if n == 0:
         return
+    if kind == SSL3_RT_HANDSHAKE and head[0] == SSL3_MT_FINISHED:
+        wire = <Wire*>SSL_get_ex_data(ssl, 0)
+        if wire.on_secret != NULL:
+            SSL_CTX_set_keylog_callback(SSL_get_SSL_CTX(ssl), wire.on_secret)
     if sent:
-        if kind == SSL3_RT_HANDSHAKE and head[0] == SSL3_MT_FINISHED:
-            wire = <Wire*>SSL_get_ex_data(ssl, 0)
-            if wire.on_secret != NULL:
-                SSL_CTX_set_keylog_callback(SSL_get_SSL_CTX(ssl), wire.on_secret)
         return
     if kind == SSL3_RT_HEADER or kind == SSL3_RT_INNER_CONTENT_TYPE:
-        if head[0] != APPLICATION_DATA:
-            wire = <Wire*>SSL_get_ex_data(ssl, 0)
-            wire.controls += 1
-            if wire.controls > <unsigned int>(CONTROL_RECORDS if wire.established else HANDSHAKE_RECORDS):
-                refuse(ssl, wire, b"the peer sends too many TLS records without data")
+        if kind == SSL3_RT_HEADER and head[0] == APPLICATION_DATA:
+            return
+        wire = <Wire*>SSL_get_ex_data(ssl, 0)
+        if kind == SSL3_RT_INNER_CONTENT_TYPE and wire.established:
+            wire.opened += 1
+            wire.last_kind = head[0]
+        if head[0] != APPLICATION_DATA and count_control(wire):
+            refuse(ssl, wire, FLOOD)
     elif kind == SSL3_RT_HANDSHAKE and n >= 5 and head[0] == SSL3_MT_KEY_UPDATE:
         wire = <Wire*>SSL_get_ex_data(ssl, 0)
+        wire.rekeyed = True
         if wire.no_rekey and head[4] == <unsigned char>SSL_KEY_UPDATE_REQUESTED:
             refuse(ssl, wire, b"the peer asks for a KeyUpdate behind a large body or many answers")
 

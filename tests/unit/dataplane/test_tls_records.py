@@ -2,135 +2,32 @@
 
 from __future__ import annotations
 
-import asyncio
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from regproxy.dataplane.file import File
 from regproxy.dataplane.sinks import BytesSink
 from regproxy.dataplane.sources import FileSource
-from regproxy.dataplane.tls import Context, client_context, server_context
+from regproxy.dataplane.tls import client_context
 from tests.support.plane import LIMIT, Plane, Run, plane, run
+from tests.support.tls_peer import Peer
 from tests.support.tls_records import (
-    ALERT,
     CLIENT_HELLO,
     DATA,
     HANDSHAKE,
-    HEADER,
     HELLO_REQUEST,
-    KEY_UPDATE,
     TICKET,
-    Keys,
-    Shaker,
-    split,
 )
 from tests.support.trust import Trust
 
 __all__ = ["plane", "run"]  # fixtures
 
-NAME = "reg.test"
 MIB = 1 << 20
 CONTROLS = 32  # records without data that a peer may send, and one more for each MiB of data
 SEAL_AFTER = 16  # records, and ours are made here
 FLOOD = "the peer sends too many TLS records without data"
 BODY = bytes(range(256)) * 4096  # 1 MiB: several batches
 HEAD = b"GET / HTTP/1.1\r\nHost: reg.test\r\n\r\n"
-
-
-class Peer:
-    """The other end of a stream that is through its handshake; `keys` are the peer's, `ours` the stream's."""
-
-    def __init__(self, plane: Plane, trust: Trust, log: Path) -> None:
-        self.plane, self._trust, self._log = plane, trust, log
-        self._left = b""
-
-    def serving(self, *, seals: bool = True, ktls: bool = False) -> Context:
-        pair = self._trust.server(NAME)
-        return server_context(pair.chain.read_bytes(), pair.key.read_bytes(), ktls, seals)
-
-    async def begin(
-        self, *, old: bool = False, origin: bool = False, context: Context | None = None, pieces: int = 0
-    ) -> None:
-        """`origin`: the stream is the client. `pieces`: a first flight cut into so many records."""
-        self.stream, self.told, self.far = self.plane.stream(buffer=65_536)
-        if origin:
-            shaker = Shaker(self._trust.server_context(NAME), self._log, name=None, old=old)
-            context = context or client_context(True, str(self._trust.path))
-        else:
-            client = self._trust.client_context()
-            client.set_alpn_protocols(["http/1.1", "x" * 200])  # a first flight of more than 400 bytes
-            shaker = Shaker(client, self._log, name=NAME, old=old)
-        self.stream.start_tls(context or self.serving(), NAME.encode(), False, LIMIT)
-        out, done = (b"", False) if origin else shaker.step(b"")
-        out = cut(out, pieces) if pieces else out
-        while True:
-            await self.send(out)
-            if done:
-                break
-            wire = await asyncio.wait_for(self.plane.loop.sock_recv(self.far, 65_536), LIMIT)
-            if not wire:
-                return
-            out, done = shaker.step(wire)
-        if not self.stream.tls or not self.stream.tls.established:
-            assert await self.told.next() == ("handshake",)
-        else:
-            await self.told.next()
-        self.keys, self.ours = shaker.keys()
-
-    def file(self, data: bytes) -> File:
-        path = self._log.with_name("body")
-        path.write_bytes(data)
-        return self.plane.file(path)
-
-    async def send(self, data: bytes) -> None:
-        """All of it, unless the stream is closed meanwhile."""
-        try:
-            await asyncio.wait_for(self.plane.loop.sock_sendall(self.far, data), LIMIT)
-        except ConnectionError:
-            assert not self.stream.open
-
-    def updates(self, count: int, *, wanted: bool) -> bytes:
-        """KeyUpdates, each under the keys that the one ahead of it has brought."""
-        assert isinstance(self.keys, Keys)
-        records = []
-        for _ in range(count):
-            records.append(self.keys.seal(HANDSHAKE, KEY_UPDATE[wanted]))
-            self.keys.update()
-        return b"".join(records)
-
-    async def read(self, size: int) -> bytes:
-        """So much data, or what there was ahead of an end without a closure alert."""
-        assert isinstance(self.ours, Keys)
-        got = b""
-        while len(got) < size:
-            records, self._left = split(self._left)
-            for record in records:
-                kind, data = self.ours.open(record)
-                if kind == DATA:
-                    got += data
-                elif kind == HANDSHAKE:
-                    assert data == KEY_UPDATE[False]
-                    self.ours.update()
-                else:
-                    assert (kind, data) == (ALERT, b"\x01\0")
-                    return got
-            if len(got) < size:
-                wire = await asyncio.wait_for(self.plane.loop.sock_recv(self.far, 65_536), LIMIT)
-                if not wire:
-                    return got
-                self._left += wire
-        return got
-
-
-def cut(flight: bytes, pieces: int) -> bytes:
-    """One plain record as `pieces` of them."""
-    (record,), rest = split(flight)
-    assert rest == b""
-    ends = [HEADER + (len(record) - HEADER) * part // pieces for part in range(pieces + 1)]
-    parts = [record[start:end] for start, end in pairwise(ends)]
-    return b"".join(record[:3] + len(part).to_bytes(2) + part for part in parts)
 
 
 @pytest.fixture
