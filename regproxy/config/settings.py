@@ -341,7 +341,9 @@ _STREAMS_MEANING = "connections for one large blob whose origin is slow; twice a
 _RESUME_MEANING = "a broken download is resumed until it has brought nothing for so long; 0 = never"
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _GROUPS_MEANING = "key agreement with clients, best first, as OpenSSL names it; empty = its best"
-_RECORDS_MEANING = "who encrypts large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
+_RECORDS_MEANING = (
+    "who encrypts, and decrypts, large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
+)
 _TLS_PAIR = ("REGPROXY_TLS_CERT_FILE", "REGPROXY_TLS_KEY_FILE")
 _TLS_MEANING = "addresses (host:port) for clients that speak TLS to the proxy: https:// proxies, mirrors"
 _NAMES_MEANING = "the proxy's own names there; not set = the machine's, localhost and REGPROXY_TLS_LISTEN's"

@@ -22,6 +22,7 @@ IN_C: Final = {
     "connect": ("fuzz_heads", "connect"),
     "chunks": ("fuzz_chunks", "decode"),
     "records": ("fuzz_records", "seal"),
+    "peer_records": ("fuzz_peer_records", "read"),
     "block_map": ("fuzz_block_map", "marks"),
 }
 IN_PYTHON: Final = (

@@ -38,6 +38,7 @@ TESTS: Final = (
     "unit/fill/test_origin_bodies",
     "unit/dataplane/test_sinks_chunks",
     "unit/dataplane/test_answers",
+    "unit/dataplane/test_peer_records",
     "unit/dataplane/test_http1",
     "unit/dataplane/test_stream_states",
     "unit/upstream/test_connection",

@@ -10,7 +10,7 @@ no shared memory: a disk that fails is an error here, and would be a signal ther
     16         how many bytes are there from the beginning on, to the byte
     then       16 each: a bit for each of 64 blocks of BLOCK bytes
 
-Blocks among those first bytes are present whatever their bits say: the filler writes these 64 blocks at a time.
+Blocks among those first bytes are present whatever their bits say: their bits are written 64 at a time.
 
 What is in 16 bytes is a number of 64 bits and the check of it, which depends on its place and on the part. A
 number that does not agree with its check counts as 0: what a damaged map says is there has been written.

@@ -1,7 +1,7 @@
 """The records that an origin sends behind its handshake, opened without OpenSSL's record layer (`records`).
 
-`Conn.read` goes over to this in the middle of a large body, where OpenSSL has read up to the end of a record and
-that was data. From there on all records of the peer are opened here, whatever is in them (RFC 8446):
+`Conn.read` goes over to this in the middle of a large body, where OpenSSL has read up to the end of a record
+and that was data. From there on all records of the peer are opened here, whatever is in them (RFC 8446):
 
     data           is handed out
     closure alert  is the end; "user canceled" says nothing; any other alert is fatal (section 6)

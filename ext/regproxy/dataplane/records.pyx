@@ -6,9 +6,9 @@ records have been sent, the records of our side are made here, with the connecti
 OpenSSL has reached. From then on OpenSSL must write nothing on that connection: a nonce would be used twice.
 `tls.Conn` decides which connections qualify, and when they cease to.
 
-On its way in a byte is copied twice, too. So the records of an origin's large body are opened here, in the same
-way; what is in them besides data is `tls.Conn`'s. Here nothing is at stake but the connection: a record that is
-opened with the wrong key or number is refused, as it would be if somebody had changed it.
+On its way in a byte is copied twice, too. So the records of an origin's large body are opened here, in the
+same way; what is in them besides data is for `peer_records`. Here nothing is at stake but the connection: a
+record that is opened with the wrong key or number is refused, as if somebody had changed it.
 """
 
 from libc.stdint cimport uint64_t
@@ -192,8 +192,8 @@ cdef class Unseal:
                    unsigned char* kind) noexcept:
         """Decrypt a whole record, of n bytes with its header, to `out`, which has room for n bytes.
 
-        True: it is authentic, and has `done` bytes of type `kind`, 0 where it has no type. Else `out` is worth
-        nothing.
+        True: it is authentic, and has `done` bytes of type `kind`, 0 where it has no type. Else `out` is
+        worth nothing.
         """
         cdef unsigned char nonce[IV]
         cdef int part = 0

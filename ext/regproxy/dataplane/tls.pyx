@@ -534,14 +534,15 @@ cdef class Conn:
                 and can_seal(SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(self.ssl))))
 
     cdef bint _open_up(self) except -1:
-        """Open the server's records from now on, where OpenSSL has read up to the end of one; see peer_records.
+        """Open the server's records from now on, where OpenSSL has read up to the end of one.
 
-        False: not now, or never; OpenSSL reads on. The last record has to have been data: a message in
-        several records would be with OpenSSL in part.
+        False: not now; OpenSSL reads on. The last record has to have been data: a message in several
+        records would be with OpenSSL in part.
         """
         if not self.wire.halts or self.wire.taken.header_len:
             return False
-        if self.wire.last_kind == APPLICATION_DATA and not self.wire.rekeyed and not SSL_has_pending(self.ssl):
+        if (self.wire.last_kind == APPLICATION_DATA and not self.wire.rekeyed
+                and not SSL_has_pending(self.ssl)):
             self.peer = peer_records(self.ssl, &self.wire,
                                      SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(self.ssl)))
         self._never_open()

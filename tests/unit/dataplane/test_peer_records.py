@@ -166,9 +166,9 @@ class Body:
 
     async def begin(self, *, opens: bool) -> None:
         await self.peer.begin(origin=True, context=self.peer.asking(opens=opens))
-        self.tls = self.peer.stream.tls
-        assert isinstance(self.peer.keys, Keys) and self.tls is not None
-        self.keys = self.peer.keys
+        keys, tls = self.peer.keys, self.peer.stream.tls
+        assert isinstance(keys, Keys) and tls is not None
+        self.keys, self.tls = keys, tls
         self.peer.stream.receive(self.sink, "eof", 0, LIMIT)
         await self.peer.send(data(self.keys, LEAD))
 
