@@ -23,7 +23,5 @@ cdef class Extents:
     cdef long long next_at(self, long long offset) noexcept
     cdef int _write_words(self, size_t first, size_t count) noexcept
     cdef int mark(self, long long start, long long stop) noexcept
-    cdef long long _set(self, long long block, long long stop) noexcept
-    cdef int extend(self, long long written) noexcept
     cdef int note(self, long long written) noexcept
     cdef int refresh(self) noexcept

@@ -10,8 +10,6 @@ no shared memory: a disk that fails is an error here, and would be a signal ther
     16         how many bytes are there from the beginning on, to the byte
     then       16 each: a bit for each of 64 blocks of BLOCK bytes
 
-Blocks among those first bytes are present whatever their bits say: their bits are written 64 at a time.
-
 What is in 16 bytes is a number of 64 bits and the check of it, which depends on its place and on the part. A
 number that does not agree with its check counts as 0: what a damaged map says is there has been written.
 """
@@ -139,7 +137,6 @@ cdef class Extents:
             self.written = <long long>written[0]
         # Its filler may have been killed between the two.
         self.written = max(self.written, self.end_of(self.written))
-        self._set(0, self.written)
         return 0
 
     cdef long long blocks(self) noexcept:
@@ -177,36 +174,17 @@ cdef class Extents:
 
     cdef int mark(self, long long start, long long stop) noexcept:
         """Mark all blocks from that of `start` up to `stop` as present. 0, or -1 and errno."""
-        cdef long long first = start // BLOCK
-        cdef long long last = self._set(first, stop)
-        if first >= last or self.fd < 0:
-            return 0
-        return self._write_words(<size_t>(first >> 6), <size_t>((last - 1) >> 6) - <size_t>(first >> 6) + 1)
-
-    cdef long long _set(self, long long block, long long stop) noexcept:
-        """Set the bits from `block` on of all blocks that end by `stop`; return the block behind them."""
+        cdef long long block = start // BLOCK
         cdef long long last = self.blocks() if stop == self.total else stop // BLOCK
+        cdef size_t first = <size_t>(block >> 6)
+        if block >= last:
+            return 0
         while block < last:
-            if block & 63 == 0 and block + 64 <= last:
-                self.bits[block >> 6] = ALL
-                block += 64
-            else:
-                self.bits[block >> 6] |= (<uint64_t>1) << (block & 63)
-                block += 1
-        return last
-
-    cdef int extend(self, long long written) noexcept:
-        """Note that the first `written` bytes are present, more than so far. 0, or -1 and errno.
-
-        Their number tells others of their blocks, too, so bits are written only as words become full: for
-        a reader that finds the number damaged.
-        """
-        cdef long long first = self.written // BLOCK
-        cdef size_t full = <size_t>(self._set(first, written) >> 6)
-        if self.fd >= 0 and full > <size_t>(first >> 6):
-            if self._write_words(<size_t>(first >> 6), full - <size_t>(first >> 6)):
-                return -1
-        return self.note(written)
+            self.bits[block >> 6] |= (<uint64_t>1) << (block & 63)
+            block += 1
+        if self.fd < 0:
+            return 0
+        return self._write_words(first, <size_t>((last - 1) >> 6) - first + 1)
 
     cdef int _write_words(self, size_t first, size_t count) noexcept:
         """Write words of bits, with their checks. 0, or -1 and errno."""

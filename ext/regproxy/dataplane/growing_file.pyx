@@ -368,15 +368,20 @@ cdef class GrowingFile(Sink):
 
     cdef int _advance(self, long long first, long long start, long long stop) noexcept:
         """Mark [start, stop) as present, as [first, start) was before. 0, or -1 and errno."""
-        cdef long long begin = start
-        if first > self.written:
-            if first % BLOCK:
-                # The bytes before it in that block may be missing.
-                begin = max(start, (first // BLOCK + 1) * BLOCK)
-            return self.extents.mark(begin, stop) if begin < stop else 0
-        # What other writers have brought may follow.
-        self.written = self.extents.end_of(max(self.written, stop))
-        return self.extents.extend(self.written) if self.written > self.extents.written else 0
+        cdef long long end, begin = start
+        if first > self.written and first % BLOCK:
+            # The bytes before it in that block may be missing.
+            begin = max(start, (first // BLOCK + 1) * BLOCK)
+        if begin < stop and self.extents.mark(begin, stop):
+            return -1
+        if first <= self.written < stop:
+            self.written = stop
+        while True:
+            end = self.extents.end_of(self.written)
+            if end <= self.written:
+                break
+            self.written = end
+        return self.extents.note(self.written) if self.written > self.extents.written else 0
 
     cdef Status _place(self, long long offset, const char* p, size_t n) except Status.EXC:
         """Write to the file; FAILED: `disk_errno` says why."""
