@@ -271,7 +271,7 @@ class TestLines:
         _, told, far = begin(answers, plane.stream(tcp=True))
         taken: list[bytes] = []
         answers.on_lines = lambda: taken.append(answers.take_lines())
-        count = 5_000
+        count = 10_000
 
         async def test() -> None:
             answers.begin()
