@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,8 +24,7 @@ from tests.support import ROOT, debian_root
 
 RELEASE: Final = "trixie"
 PACKAGES: Final = ("ca-certificates", "git", "make")
-HOME: Final = Path("root")
-TREE: Final = HOME / "regproxy"
+TREE: Final = Path("srv/regproxy")  # some tests run the program as another user, to whom /root is closed
 # What pytest says at its end: "== 5484 passed, 3 skipped in 1043.21s (0:17:23) ==", with -q without the bars.
 CLOSING: Final = re.compile(r"^=* ?(\d+ \w+(, )?)+ in [\d.]+s.*$")
 # What of the environment goes there: the ways to package registries.
@@ -53,13 +53,13 @@ def environment() -> dict[str, str]:
     """Return the environment of a login of root's, and what is needed to reach package registries."""
     path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     passed = {name: value for name, value in os.environ.items() if PASSED.fullmatch(name)}
-    return passed | {"HOME": f"/{HOME}", "PATH": path, "LANG": "C.UTF-8"}
+    return passed | {"HOME": "/root", "PATH": path, "LANG": "C.UTF-8"}
 
 
-def run(root: Path, words: list[str]) -> tuple[int, str]:
-    """Run `make` with `words` in the clone; return its exit code, and pytest's closing line or ""."""
+def run(root: Path, command: list[str]) -> tuple[int, str]:
+    """Run `command` in the clone; return its exit code, and pytest's closing line or ""."""
     closing = ""
-    inside = ["env", "--chdir", f"/{TREE}", "make", *words]
+    inside = ["env", "--chdir", f"/{TREE}", *command]
     # All that it started ends with it: it is the first process of a namespace.
     with subprocess.Popen(
         debian_root.enter(root, inside, own_processes=True),
@@ -81,27 +81,46 @@ def run(root: Path, words: list[str]) -> tuple[int, str]:
     return process.returncode, closing
 
 
-def main() -> int:
-    """Return what make returned; 2: it can't be tried here."""
+def parse() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", type=Path, default=ROOT / "build" / RELEASE)
     parser.add_argument("--fresh", action="store_true", help="remove that root directory first")
-    parser.add_argument("words", nargs="*", default=["test"], help="of make: check PYTEST='-k range'")
-    options = parser.parse_args()
+    parser.add_argument(
+        "--as-is", action="store_true", help="run WORDS as a command in the clone of last time, without make"
+    )
+    parser.add_argument(
+        "words",
+        nargs=argparse.REMAINDER,
+        metavar="WORDS",
+        help="make's: test; check PYTEST='-k range'; bench",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Return what make returned; 2: it can't be tried here."""
+    options = parse()
+    if options.as_is and not options.words:
+        print("--as-is: which command?", file=sys.stderr)
+        return 2
     if lacking := debian_root.lacking():
-        print(lacking, file=sys.stderr)
+        print(f"A fresh Debian 13: {lacking}", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if options.fresh:
         shutil.rmtree(options.root, ignore_errors=True)
     root = debian_root.make(options.root, RELEASE, PACKAGES)
-    debian_root.share_network(root)
-    clone(root / TREE)
+    command = options.words
+    if not options.as_is:
+        debian_root.share_network(root)
+        clone(root / TREE)
+        command = ["make", *(options.words or ["test"])]
     started = time.monotonic()
-    code, closing = run(root, options.words)
+    code, closing = run(root, command)
+    seconds = time.monotonic() - started
     release = (root / "etc/debian_version").read_text().strip()
-    command = " ".join(["make", *options.words])
-    print(f"Debian {release}, {command}: exit code {code}, {time.monotonic() - started:.0f} s")
+    print(f"Debian {release}, {shlex.join(command)}: exit code {code}, {seconds:.0f} s")
     if closing:
         print(closing)
     return code
