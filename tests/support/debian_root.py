@@ -28,7 +28,7 @@ mount --rbind /sys {root}/sys
 cd {root}
 pivot_root . mnt
 umount --lazy /mnt
-exec {command}
+{command}
 """
 
 
@@ -87,9 +87,9 @@ def enter(
     """
     proc = f"mount -t proc proc {root}/proc" if own_processes else f"mount --bind /proc {root}/proc"
     bound = [f"mkdir -p {root}{path} && mount --bind {path} {root}{path}" for path in binds]
-    script = _ENTER.format(
-        root=shlex.quote(str(root)), proc=proc, binds="\n".join(bound), command=shlex.join(command)
-    )
+    # A namespace's first process has to reap orphans: the shell does.
+    last = f"{shlex.join(command)} || exit $?" if own_processes else f"exec {shlex.join(command)}"
+    script = _ENTER.format(root=shlex.quote(str(root)), proc=proc, binds="\n".join(bound), command=last)
     options = ["--mount", "--propagation", "private"]
     options += ["--pid", "--fork", "--kill-child"] if own_processes else []
     return ["unshare", *options, "sh", "-c", script]
