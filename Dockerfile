@@ -1,5 +1,5 @@
 # Two stages: one with a compiler that makes a virtual environment, one that has it and what it links to.
-FROM debian:12-slim AS build
+FROM debian:13-slim AS build
 
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev libssl-dev python3-dev python3-venv \
@@ -14,9 +14,9 @@ RUN /opt/regproxy/bin/pip install --no-cache-dir . \
  && /opt/regproxy/bin/pip uninstall -y pip setuptools
 
 
-FROM debian:12-slim
+FROM debian:13-slim
 
-# libssl3 comes with python3.
+# libssl3t64 comes with python3.
 # /entrypoint.sh is docker-registry-proxy's, which manifests may name.
 RUN apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates python3 \

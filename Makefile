@@ -23,11 +23,11 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-asan fuzz lint types check build build-packages test-packages demo bench bench-full soak conformance e2e-new
+.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages demo bench bench-full soak conformance e2e-new
 .PHONY: format clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## /  make \1 \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1 \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 serve: build ## run the proxy on directories under .local
 	@printf '%s\n' \
@@ -50,6 +50,10 @@ test: ## install what is missing, build, lint, check types, run all tests
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory types
 	@$(MAKE) --no-print-directory check
+
+TRIXIE ?= test
+test-trixie: ## the same on a fresh Debian 13, a debootstrap root, as root; TRIXIE="check JOBS=2" runs make with that there
+	$(PYTHON) -m tests.load.fresh_debian $(TRIXIE)
 
 lint: build test-packages ## ruff, cython-lint and shellcheck
 	$(BIN)/ruff check $(LINTED)

@@ -171,7 +171,7 @@ class Result:
     seconds: float
     opened: int  # connections
     retried: int  # requests that crossed the server's close of an idle connection
-    tls: str  # version and suite, "" without TLS
+    tls: str  # version, suite and group of the key agreement, "" without TLS
     generator_cpu: float  # s
     generator_waited: float  # s, ready to run and without a core
     generator_busy: float  # share of the time, of both

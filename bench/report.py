@@ -17,6 +17,7 @@ from typing import Any
 from bench.figures import Figure
 from bench.lab import Sample
 from bench.loadgen import CIPHERSUITES
+from bench.negotiated import listed
 
 PACKAGES = ("regproxy", "uvloop", "httptools", "cython")
 
@@ -79,6 +80,7 @@ class Report:
 Medians of pairs A B A B after a warm-up, the range in brackets; ratios are of the two halves of a pair.
 CPU is user + system of all processes of the server. GB is 10^9 bytes. TLS suites as Go offers them
 ({CIPHERSUITES.replace(":", ", ")}); no resumption; logs on at both sides.
+Agreed on: {listed(self.samples)}.
 {self._foreign()}
 {self._bottlenecks()}
 

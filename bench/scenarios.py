@@ -14,6 +14,7 @@ from bench.lab import Lab, Origin, Sample
 from bench.loadgen import Load
 from bench.material import Item
 from bench.mix.scenario import Roll, held, measures
+from bench.negotiated import differing
 
 MIB = 1 << 20
 BLOB = 32_000_000  # S1, S6 and S8
@@ -93,7 +94,7 @@ def compared(
     """A figure of both sides of each pair."""
     own = tuple(value(mine) for mine, _ in pairs)
     peer = tuple(value(other) for _, other in pairs)
-    return Figure(scenario, name, unit, own, peer, pairs[0][1].server, targets)
+    return Figure(scenario, name + differing(pairs), unit, own, peer, pairs[0][1].server, targets)
 
 
 def cached(lab: Lab, plan: Plan, load: Load) -> list[tuple[Sample, Sample]]:

@@ -231,7 +231,8 @@ static bool shaken(Connection *c)
         return false;
     }
     if (!run.cipher[0])
-        snprintf(run.cipher, sizeof run.cipher, "%s %s", SSL_get_version(c->ssl), SSL_get_cipher_name(c->ssl));
+        snprintf(run.cipher, sizeof run.cipher, "%s %s %s", SSL_get_version(c->ssl), SSL_get_cipher_name(c->ssl),
+                 SSL_group_to_name(c->ssl, SSL_get_negotiated_group(c->ssl)));
     c->shaken = now();
     return connected(c);
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -32,6 +33,15 @@ class Listener:
         self.seen = seen
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            def handle_one_request(self) -> None:
+                # containerd 1.7 tries a registry by TLS first, and goes on without when HTTP answers that.
+                if self.connection.recv(1, socket.MSG_PEEK) == b"\x16":
+                    self.connection.recv(65_536)
+                    self.wfile.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+                    self.close_connection = True
+                else:
+                    super().handle_one_request()
+
             def do_GET(self) -> None:
                 seen.append(f"{self.command} {self.path}")
                 found = 200 if self.path == "/v2/" else status

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.support import debian_root
 from tests.support.docker_registry import Registry
 from tests.support.images import Image, make_image
 from tests.support.processes import Daemon
@@ -30,16 +30,13 @@ from tests.support.proxy import Proxy
 from tests.support.real_clients import client_env
 from tests.support.trust import Trust
 
-PACKAGES: Final = "ca-certificates,docker.io,docker-cli,containerd,runc,buildah,skopeo,podman,crun,crane,oras"
+PACKAGES: Final = (
+    *("ca-certificates", "docker.io", "docker-cli", "containerd", "runc", "buildah", "skopeo", "podman"),
+    *("crun", "crane", "oras"),
+)
 REGCTL: Final = "github.com/regclient/regclient/cmd/regctl@v0.11.7"  # by the Go module proxy
 INSTALL_SECONDS: Final = 900
 COMMAND_SECONDS: Final = 120
-# In a mount namespace of its own: nothing stays mounted.
-INTO: Final = (
-    "mount --bind {root} {root} && mount --bind /proc {root}/proc && mount --rbind /dev {root}/dev"
-    " && mount --rbind /sys {root}/sys"
-    " && mkdir -p {root}{work} && mount --bind {work} {root}{work} && exec chroot {root} {command}"
-)
 
 
 class Failed(Exception):
@@ -59,8 +56,7 @@ class World:
 
     def command(self, *words: str) -> list[str]:
         """Return the command that runs `words` in the root directory."""
-        script = INTO.format(root=self.root, work=self.work, command=shlex.join(words))
-        return ["unshare", "--mount", "--propagation", "private", "sh", "-c", script]
+        return debian_root.enter(self.root, words, binds=[self.work])
 
     def run(self, *words: str, **env: str) -> str:
         """Run a command of a client's; return what it says. Raises Failed."""
@@ -299,9 +295,7 @@ def steps(world: World, client: Client, image: Image, newer: Image) -> Iterator[
 
 def rooted(place: Path) -> Path:
     """Return the root directory, made once."""
-    if not (place / "usr/bin/skopeo").exists():
-        command = ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "sid", str(place)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=INSTALL_SECONDS)
+    place = debian_root.make(place, "sid", PACKAGES)
     if not (place / "usr/bin/regctl").exists():
         with tempfile.TemporaryDirectory() as work:
             env = os.environ | {"GOBIN": work, "GOFLAGS": "-mod=mod", "CGO_ENABLED": "0"}
@@ -311,7 +305,7 @@ def rooted(place: Path) -> Path:
     names = place / "etc/resolv.conf"
     names.unlink(missing_ok=True)
     names.write_text("nameserver 127.0.0.1\n")
-    return place.resolve()
+    return place
 
 
 def run(name: str, root: Path, mirrors: bool) -> list[tuple[str, str]]:
@@ -343,8 +337,8 @@ def main() -> int:
     parser.add_argument("--root", type=Path, default=Path(".local/sid"))
     parser.add_argument("--only", help="the name of one client")
     options = parser.parse_args()
-    if os.geteuid() != 0 or shutil.which("debootstrap") is None:
-        print("needs root and debootstrap")
+    if lacking := debian_root.lacking():
+        print(lacking, file=sys.stderr)
         return 2
     root, failed = rooted(options.root), 0
     for name in CLIENTS:

@@ -203,7 +203,8 @@ class TestObeying:
         assert running.process.poll() is None
 
     def test_it_is_nice(self, start: Start) -> None:
-        assert os.getpriority(os.PRIO_PROCESS, start().process.pid) == 5
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, start().process.pid) == min(own + 5, 19)
 
     def test_a_configuration_that_can_not_be_used(self, stock: Stock, tmp_path: Path) -> None:
         with Running(stock, tmp_path, ready=False, CACHE_MAX_SIZE="much") as running:
@@ -335,7 +336,8 @@ class TestDisk:
         running.wait_metric("index_complete", 1)
         assert stock.rows() == blobs
         stock.close()
-        shutil.rmtree(stock.root)
+        # By another name first: what is made in there meanwhile would be in the way.
+        shutil.rmtree(stock.root.rename(stock.root.with_name("removed")))
         running.wait_log("No such file or directory")
         running.wait_word(boot.BEAT, running.words.count(boot.BEAT) + 2)
         new = Stock(stock.root)
