@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +40,22 @@ def process_seconds(pid: int) -> float:
 
 def tree_seconds(root: int) -> float:
     """User + system of a process and all its living descendants."""
-    parents = {pid: int(fields[1]) for pid, fields in _all_stats()}
+    return sum(map(process_seconds, tree(root)))
+
+
+def tree(root: int) -> dict[int, int]:
+    """A process and all its living descendants, each with its start, in ticks, for `remaining`."""
+    stats = dict(_all_stats())
     members = {root}
-    while grown := {pid for pid, parent in parents.items() if parent in members} - members:
+    while grown := {pid for pid, fields in stats.items() if int(fields[1]) in members} - members:
         members |= grown
-    return sum(process_seconds(pid) for pid in members if pid in parents)
+    return {pid: int(stats[pid][19]) for pid in members if pid in stats}
+
+
+def remaining(processes: Mapping[int, int]) -> list[int]:
+    """Those of an earlier `tree` that still live."""
+    now = {pid: int(fields[19]) for pid, fields in _all_stats() if fields[0] != "Z"}
+    return [pid for pid, start in processes.items() if now.get(pid) == start]
 
 
 def machine_seconds() -> float:
