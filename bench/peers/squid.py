@@ -3,9 +3,9 @@
 As wiki.squid-cache.org has it (Features/DynamicSslCert, Features/SslPeekAndSplice). Squid answers 409 to a
 request within a tunnel unless its Host carries the CONNECT's port, which it then does.
 
-The cache is of the kind that squid.conf shows, ufs: with aufs and rock, large hits took several times the CPU.
-Few directories are enough for few objects, and soon made. `override-lastmod`, since content would be stale once
-it was in the cache for as long as it existed before, which may be a moment.
+The cache is of the kind that squid.conf shows, ufs: with aufs and rock, large hits took several times the
+CPU. Few directories are enough for few objects, and soon made. `override-lastmod`, since content would be
+stale once it was in the cache for as long as it existed before, which may be a moment.
 """
 
 from __future__ import annotations
