@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from bench.cpu import remaining, tree
+from bench.cpu import births, remaining
 from bench.errors import BenchError
 from bench.loadgen import Route
 from bench.material import HOST, MANIFEST_TYPE, REPOSITORY, Identity
@@ -66,7 +66,7 @@ class Process:
         """End it, and what it has started and left behind, each by its process id."""
         if self._process.poll() is not None:
             return
-        started = tree(self.pid)
+        started = births(self.pid)
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(STOP_TIMEOUT)
