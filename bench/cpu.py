@@ -40,26 +40,20 @@ def process_seconds(pid: int) -> float:
 
 def tree_seconds(root: int) -> float:
     """User + system of a process and all its living descendants."""
-    return sum(process_seconds(pid) for pid in tree(root))
+    return sum(map(process_seconds, tree(root)))
 
 
-def tree(root: int) -> set[int]:
-    """A process, if it lives, and all its living descendants."""
-    parents = {pid: int(fields[1]) for pid, fields in _all_stats()}
+def tree(root: int) -> dict[int, int]:
+    """A process and all its living descendants, each with its start in ticks."""
+    stats = dict(_all_stats())
     members = {root}
-    while grown := {pid for pid, parent in parents.items() if parent in members} - members:
+    while grown := {pid for pid, fields in stats.items() if int(fields[1]) in members} - members:
         members |= grown
-    return members & parents.keys()
-
-
-def births(root: int) -> dict[int, int]:
-    """The processes of `tree`, each with its start, in ticks since boot: it tells it from a later one."""
-    members = tree(root)
-    return {pid: int(fields[19]) for pid, fields in _all_stats() if pid in members}
+    return {pid: int(stats[pid][19]) for pid in members if pid in stats}
 
 
 def remaining(processes: Mapping[int, int]) -> list[int]:
-    """Those of earlier `births` that still live."""
+    """Those of an earlier `tree` that still live."""
     now = {pid: int(fields[19]) for pid, fields in _all_stats() if fields[0] != "Z"}
     return [pid for pid, start in processes.items() if now.get(pid) == start]
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from bench import loadgen
 from bench.cpu import Usage
 from bench.errors import BenchError
-from bench.loadgen import Generator, Load, Result, Route
+from bench.footprint import Memory, Watch
+from bench.loadgen import Generator, Load, Plan, Result, Route
 from bench.material import Item, Material, make_identity
 from bench.peers import table
 from bench.peers.base import Peer, Site
@@ -25,7 +26,7 @@ SLOW_RATE = 20_000_000  # bytes/s, S5
 MIDDLE_RATE = 150_000_000  # bytes/s, S4: the network is slower than the machine
 ROUND_TRIP = 0.03  # s, S11
 SETTLE = 0.1  # s; work that a server puts off to after the answer is still counted
-BESIDE_DELAY = 0.3  # s; less than PACED_LEAD in loadgen.c by what it takes to open some connections
+BESIDE_DELAY = 0.3  # s; less than LEAD in bench/load/load.h by what it takes to open some connections
 LOG_TIMEOUT = 5.0  # s; an origin logs a request a moment after the client has its last byte
 STORE_TIMEOUT = 60.0  # s; what a peer may need to have on disk what a client has already
 
@@ -44,6 +45,7 @@ class Sample:
     cpu: float  # s, user + system, all processes of the server
     foreign: float  # cores that went to anything but the benchmark, on average
     beside: Result | None = None  # of the load that ran beside this one
+    memory: Memory | None = None  # of all processes of the server, when it was over
 
     @property
     def cpu_per_gb(self) -> float:
@@ -83,7 +85,7 @@ class Lab:
         try:
             self.peer = Nginx(work / "peer", root, identity, workers)
             self._origins.append(self.peer)
-            self.origin = Nginx(work / "origin", root, identity)
+            self.origin = Nginx(work / "origin", root, identity, digests=work / "digests.map")
             self._origins.append(self.origin)
             self.middle_origin = SlowOrigin(work / "slow", root, identity, MIDDLE_RATE)
             self._origins.append(self.middle_origin)
@@ -189,7 +191,9 @@ class Lab:
                 raise BenchError(f"{peer.name} has not stored {item.path} after {STORE_TIMEOUT:g} s")
             time.sleep(0.01)
 
-    def on_subject(self, load: Load, origin: Origin | None = None, beside: Load | None = None) -> Sample:
+    def on_subject(
+        self, load: Load | Plan, origin: Origin | None = None, beside: Load | None = None
+    ) -> Sample:
         """`load` on the subject; `beside` is a second one that lasts as long as the first."""
         route = self.through(origin or self.origin)
         return self._measure(self.subject.name, self.subject.pid, route, load, beside)
@@ -199,7 +203,7 @@ class Lab:
         route, item = peer.route(), load.item
         return self._measure(peer.name, peer.pid, route, load, until=lambda: self._stored(peer, item))
 
-    def on_peer(self, load: Load, beside: Load | None = None) -> Sample:
+    def on_peer(self, load: Load | Plan, beside: Load | None = None) -> Sample:
         return self._measure(table.STATIC, self.peer.process.pid, self.peer.route(), load, beside)
 
     def on_origin(self, load: Load, origin: Origin) -> Sample:
@@ -231,13 +235,14 @@ class Lab:
         name: str,
         pid: int,
         route: Route,
-        load: Load,
+        load: Load | Plan,
         beside: Load | None = None,
         until: Callable[[], None] | None = None,
     ) -> Sample:
         pids = [server.process.pid for server in self._origins] + [self.subject.pid]
         pids += [peer.pid for peer in self._caches]
         others = [other for other in pids if other != pid]
+        watch = Watch(pid)
         before = Usage.now(pid, others)
         generator = Generator(route, load)
         background = self._beside(route, beside) if beside else None
@@ -253,7 +258,8 @@ class Lab:
         known = after.known - before.known + generators
         foreign = max(0.0, after.busy - before.busy - known) / (after.at - before.at)
         command = shlex.join(generator.command)
-        self.samples.append(Sample(name, command, result, after.server - before.server, foreign, streams))
+        cpu = after.server - before.server
+        self.samples.append(Sample(name, command, result, cpu, foreign, streams, watch.memory()))
         return self.samples[-1]
 
     def _beside(self, route: Route, load: Load) -> Generator:

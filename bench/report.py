@@ -85,6 +85,7 @@ Medians of pairs A B A B after a warm-up, the range in brackets; ratios are of t
 CPU is user + system of all processes of the server. GB is 10^9 bytes. TLS suites as Go offers them
 ({CIPHERSUITES.replace(":", ", ")}); no resumption; logs on at both sides.
 {self._foreign()}
+{self._bottlenecks()}
 
 | scenario | figure | {self.subject} | peers; ratios | target |
 |---|---|---|---|---|
@@ -115,6 +116,15 @@ Loads:
             return ""
         shares = [sample.foreign for sample in self.samples]
         return f"Cores taken by other work meanwhile: {median(shares):.2f}, at most {max(shares):.2f}."
+
+    def _bottlenecks(self) -> str:
+        """Loops that are closed say nothing of latency under a load that does not wait for answers."""
+        closed = sum(sample.result.loop == "closed" for sample in self.samples)
+        slow = sum(bool(sample.result.bottleneck) for sample in self.samples)
+        return (
+            f"{closed} of {len(self.samples)} loads were closed loops. In {slow} the generator was the limit:"
+            " their rates are lower bounds, their latencies upper ones."
+        )
 
 
 def cells(figure: Figure) -> list[str]:

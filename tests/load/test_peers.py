@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.cpu import births, remaining
+from bench.cpu import remaining, tree
 from bench.errors import BenchError
 from bench.lab import Lab
 from bench.loadgen import Load
@@ -67,7 +67,7 @@ def test_a_peer_caches_forgets_and_stops(lab: Lab, name: str) -> None:
         )
         assert asked(lab, blob) > before
         assert downloads >= 1
-        started = births(peer.pid)
+        started = tree(peer.pid)
         assert started
     assert remaining(started) == []
     assert any(name.partition("-")[0] in command or "registry" in command for command in lab.commands())
