@@ -23,7 +23,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages demo bench bench-full soak conformance e2e-new
+.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages demo bench bench-full bench-distribution soak conformance e2e-new
 .PHONY: format clean
 
 help: ## list the targets
@@ -82,11 +82,14 @@ fuzz: build test-packages ## all fuzzing targets, two at a time, with ASan and U
 demo: build test-packages ## pull an image twice through the proxy and watch it
 	@env -u HTTPS_PROXY -u https_proxy -u HTTP_PROXY -u http_proxy $(BIN)/python -m tests.e2e.demo
 
-bench: build test-packages ## measure it against nginx, some minutes
+bench: build bench-packages ## measure it against nginx, squid, docker-registry and trafficserver, 10 minutes
 	@$(MAKE) --no-print-directory -C bench bench PYTHON=$(BIN)/python
 
-bench-full: build test-packages ## the same, with the figures that count
+bench-full: build bench-packages ## the same, with the figures that count
 	@$(MAKE) --no-print-directory -C bench bench-full PYTHON=$(BIN)/python
+
+bench-distribution: build ## build distribution 3 by Go, to be measured, too: python -m bench.run short --peers nginx,distribution
+	$(BIN)/python -c 'from tests.conformance.programs import CACHE, DISTRIBUTION; DISTRIBUTION.build(CACHE)'
 
 conformance: build test-packages ## the distribution-spec's own suite on two registries, by all ways in, 10 minutes; builds both by Go
 	$(BIN)/python -m tests.conformance
@@ -117,6 +120,9 @@ build-packages:
 
 test-packages:
 	@.ci/packages test
+
+bench-packages:
+	@.ci/packages bench
 
 $(VENV)/bin/python: | build-packages
 	$(PYTHON) -m venv $(VENV)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,12 @@ def tree(root: int) -> dict[int, int]:
     while grown := {pid for pid, fields in stats.items() if int(fields[1]) in members} - members:
         members |= grown
     return {pid: int(stats[pid][19]) for pid in members if pid in stats}
+
+
+def remaining(processes: Mapping[int, int]) -> list[int]:
+    """Those of an earlier `tree` that still live."""
+    now = {pid: int(fields[19]) for pid, fields in _all_stats() if fields[0] != "Z"}
+    return [pid for pid, start in processes.items() if now.get(pid) == start]
 
 
 def machine_seconds() -> float:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from bench.lab import Sample
 
 
-def differing(pairs: Iterable[tuple[Sample, Sample]]) -> str:
-    """Return what a figure's name is to say where the sides of a pair agreed on different TLS, else "".
+def differing(rounds: Iterable[Sequence[Sample]]) -> str:
+    """Return what a figure's name is to say where a peer agreed on another TLS than the subject, else "".
 
-    A side without TLS has nothing to compare.
+    A round has the subject's sample first. A side without TLS has nothing to compare.
     """
     unlike = {
-        (own.result.tls, peer.result.tls)
-        for own, peer in pairs
+        (own.result.tls, peer.server, peer.result.tls)
+        for own, *peers in rounds
+        for peer in peers
         if own.result.tls and peer.result.tls and own.result.tls != peer.result.tls
     }
-    return "".join(f" (NOT ALIKE: {own} beside {peer})" for own, peer in sorted(unlike))
+    return "".join(f" (NOT ALIKE: {own} beside {peer}'s {other})" for own, peer, other in sorted(unlike))
 
 
 def listed(samples: Iterable[Sample]) -> str:

@@ -35,6 +35,7 @@ class Report:
     figures: list[Figure] = dataclasses.field(default_factory=list)
     samples: list[Sample] = dataclasses.field(default_factory=list)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def begin(cls, mode: str, subject: str) -> Report:
@@ -52,10 +53,13 @@ class Report:
     def _document(self) -> dict[str, Any]:
         figures = []
         for figure in self.figures:
-            judged = [{**dataclasses.asdict(target), "met": met} for target, met in figure.verdicts()]
-            spreads = {"own": figure.own, "peer_spread": figure.others, "ratio": figure.ratio}
-            named = {name: dataclasses.asdict(spread) for name, spread in spreads.items() if spread}
-            figures.append({**dataclasses.asdict(figure), **named, "targets": judged})
+            judged = [
+                {**dataclasses.asdict(target), "verdict": to} for target, to in figure.verdicts(openssl())
+            ]
+            ratios = {side.name: figure.ratio(side.name) for side in figure.peers}
+            named = {name: dataclasses.asdict(ratio) for name, ratio in ratios.items() if ratio}
+            own = dataclasses.asdict(figure.own)
+            figures.append({**dataclasses.asdict(figure), "own": own, "ratios": named, "targets": judged})
         return {
             "mode": self.mode,
             "subject": self.subject,
@@ -64,6 +68,7 @@ class Report:
             "versions": self.versions,
             "commands": self.commands,
             "failed": self.failed,
+            "notes": self.notes,
             "figures": figures,
             "samples": [dataclasses.asdict(sample) for sample in self.samples],
         }
@@ -84,10 +89,11 @@ Agreed on: {listed(self.samples)}.
 {self._foreign()}
 {self._bottlenecks()}
 
-| scenario | figure | {self.subject} | peer | ratio | target |
-|---|---|---|---|---|---|
+| scenario | figure | {self.subject} | peers; ratios | target |
+|---|---|---|---|---|
 {rows}
 {failures}
+{"".join(f"- {note}" + chr(10) for note in self.notes)}
 ## Machine and versions
 
 {machine_lines}
@@ -124,14 +130,14 @@ Loads:
 
 
 def cells(figure: Figure) -> list[str]:
-    """Scenario, name, own, peer, ratio, targets with MET or MISSED."""
-    peer = f"{figure.peer_name} {figure.others}" if figure.others else ""
-    judged = []
-    for target, met in figure.verdicts():
-        what = "ratio " if target.of == "ratio" else ""
-        judged.append(f"{what}{target.sign} {target.limit:g} {'MET' if met else 'MISSED'}")
-    name = f"{figure.name}, {figure.unit}" if figure.unit else figure.name
-    return [figure.scenario, name, str(figure.own), peer, str(figure.ratio or ""), "; ".join(judged)]
+    """Scenario, name, own, peers with ratios, targets with what became of them."""
+    sides = [f"{side.name} {side.spread}; ratio {figure.ratio(side.name)}" for side in figure.peers]
+    judged = [f"{target}: {verdict}" for target, verdict in figure.verdicts(openssl())]
+    return [figure.scenario, figure.title, str(figure.own), "<br>".join(sides), "; ".join(judged)]
+
+
+def openssl() -> str:
+    return ssl.OPENSSL_VERSION.split()[1]
 
 
 def machine() -> dict[str, str]:
@@ -158,6 +164,8 @@ def versions() -> dict[str, str]:
             found[package] = "not installed"
     found["nginx"] = said(["nginx", "-v"])
     found["squid"] = said(["squid", "-v"])
+    found["docker-registry"] = said(["docker-registry", "--version"])
+    found["trafficserver"] = said(["traffic_server", "-V"])
     found["commit"] = said(["git", "rev-parse", "HEAD"])
     return found
 

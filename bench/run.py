@@ -12,9 +12,11 @@ import typer
 from rich.console import Console
 
 from bench.errors import BenchError
-from bench.lab import Lab, SubjectName
+from bench.lab import Lab
+from bench.peers import table
 from bench.report import Report, cells
 from bench.scenarios import PLANS, SCENARIOS
+from bench.servers import Regproxy
 
 BUILD = Path(__file__).parent.parent / "build" / "bench"
 
@@ -30,10 +32,14 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def main(
-    mode: Annotated[Mode, typer.Argument(help="short: about 3 minutes. full: the figures that count.")],
+    mode: Annotated[Mode, typer.Argument(help="short: about 10 minutes. full: the figures that count.")],
     only: Annotated[str, typer.Option(help="scenarios, comma separated")] = ",".join(SCENARIOS),
-    subject: Annotated[SubjectName, typer.Option(help="the proxy that is measured")] = SubjectName.REGPROXY,
-    workers: Annotated[int, typer.Option(help="processes of the proxy and of nginx beside it")] = 1,
+    peers: Annotated[str, typer.Option(help="what it is compared with, comma separated")] = ",".join(
+        table.USUAL
+    ),
+    workers: Annotated[
+        int, typer.Option(help="processes of the proxy and of its peers that let one choose")
+    ] = 1,
     work: Annotated[Path, typer.Option(help="where servers keep their files and caches")] = BUILD / "work",
     out: Annotated[Path, typer.Option(help="where the report goes")] = BUILD / "reports",
 ) -> None:
@@ -46,17 +52,17 @@ def main(
     if unknown := set(names) - set(SCENARIOS):
         raise typer.BadParameter(f"no such scenario: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ctrl-C: the servers are stopped on the way out
-    report = Report.begin(mode.value, subject.value)
+    report = Report.begin(mode.value, Regproxy.name)
     try:
-        lab = Lab(work.absolute(), subject, workers)
+        lab = Lab(work.absolute(), workers, peers.split(","))
     except BenchError as error:
         console.print(f"FAILED: {error}", markup=False)
         raise typer.Exit(1) from None
     try:
-        report.commands = lab.commands()
         for name in names:
             measure(name, lab, report)
     finally:
+        report.commands, report.notes = lab.commands(), lab.notes
         lab.close()
         report.samples = lab.samples
     console.print(f"report: {report.write(out)}")
@@ -73,9 +79,8 @@ def measure(name: str, lab: Lab, report: Report) -> None:
         return
     report.figures += figures
     for figure in figures:
-        scenario, title, own, peer, ratio, targets = cells(figure)
-        beside = f"  {peer}  ratio {ratio}" if peer else ""
-        console.print(f"{scenario}  {title}: {own}{beside}  {targets}", markup=False)
+        scenario, title, own, sides, targets = cells(figure)
+        console.print(f"{scenario}  {title}: {own}  {sides}  {targets}", markup=False)
 
 
 if __name__ == "__main__":

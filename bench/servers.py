@@ -1,10 +1,9 @@
-"""Servers as processes of ours: started, waited for, measured, stopped. nginx, squid and regproxy."""
+"""Servers as processes of ours, started, waited for, stopped: origins and regproxy. `peers` has others."""
 
 from __future__ import annotations
 
 import os
 import random
-import shlex
 import shutil
 import signal
 import socket
@@ -16,8 +15,8 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
+from bench.cpu import remaining, tree
 from bench.errors import BenchError
 from bench.loadgen import Route
 from bench.material import HOST, MANIFEST_TYPE, REPOSITORY, Identity
@@ -68,43 +67,19 @@ class Process:
         self._process.send_signal(signal.SIGHUP)
 
     def stop(self) -> None:
+        """End it, and what it has started and left behind, each by its process id."""
         if self._process.poll() is not None:
             return
+        started = tree(self.pid)
         self._process.send_signal(signal.SIGTERM)
         try:
             self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-
-
-class Subject(Protocol):
-    """A caching proxy that can be measured: CONNECT, interception, a cache that can be emptied."""
-
-    name: str
-    port: int
-
-    @property
-    def pid(self) -> int: ...
-    def start(self, settings: Mapping[str, str]) -> None:
-        """With these settings of regproxy's, on top of those that every scenario has."""
-        ...
-
-    def stop(self) -> None: ...
-    def empty(self) -> None:
-        """Forget everything that is cached; only between stop and start."""
-        ...
-
-    def route(self, origin_port: int) -> Route: ...
-    def tunnel(self, port: int) -> Route:
-        """The way through a tunnel to a port of HOST that is not intercepted, without TLS."""
-        ...
-
-    def mirror(self) -> Route:
-        """The subject itself, asked as a mirror without TLS."""
-        ...
-
-    def command(self) -> list[str]: ...
+        for pid in remaining(started):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def free_port() -> int:
@@ -322,91 +297,3 @@ class Regproxy:
 
     def mirror(self) -> Route:
         return Route(f"127.0.0.1:{self.port}", f"127.0.0.1:{self.port}", None)
-
-
-class Squid:
-    """squid-openssl with ssl-bump and a disk cache: the same job, CONNECT and all."""
-
-    name = "squid"
-    helper = "/usr/lib/squid/security_file_certgen"
-
-    def __init__(self, directory: Path, identity: Identity) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self.port = free_port()
-        self._directory = directory
-        self._identity = identity
-        (directory / "hosts").write_text(f"127.0.0.1 {HOST}\n")
-        (directory / "signing.pem").write_bytes(identity.ca.read_bytes() + identity.ca_key.read_bytes())
-        self._config = directory / "squid.conf"
-        self._config.write_text(self._text())
-        self._process: Process | None = None
-        self._hand_over()
-
-    def _text(self) -> str:
-        here = self._directory
-        return f"""
-http_port 127.0.0.1:{self.port} ssl-bump tls-cert={here}/signing.pem generate-host-certificates=on \
-dynamic_cert_mem_cache_size=4MB
-sslcrtd_program {self.helper} -s {here}/certificates -M 4MB
-sslcrtd_children 1
-ssl_bump bump all
-tls_outgoing_options cafile={self._identity.ca}
-hosts_file {here}/hosts
-http_access allow all
-cache_dir aufs {here}/cache 16384 16 256
-maximum_object_size 8 GB
-cache_mem 256 MB
-collapsed_forwarding on
-refresh_pattern . 1440 100% 14400
-access_log stdio:{here}/access.log
-cache_log {here}/cache.log
-pid_filename {here}/squid.pid
-coredump_dir {here}
-pinger_enable off
-shutdown_lifetime 1 seconds
-"""
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    def command(self) -> list[str]:
-        return ["squid", "--foreground", "-f", str(self._config)]
-
-    def start(self, settings: Mapping[str, str]) -> None:
-        log = self._directory / "output.log"
-        self._process = Process(self.command(), log, lambda: accepts(self.port))
-
-    def stop(self) -> None:
-        if self._process:
-            self._process.stop()
-            self._process = None
-
-    def empty(self) -> None:
-        for name in ("cache", "certificates"):
-            shutil.rmtree(self._directory / name, ignore_errors=True)
-        certificates = ["-c", "-s", str(self._directory / "certificates"), "-M", "4MB"]
-        self._prepare([self.helper, *certificates])
-        self._prepare(["squid", "--foreground", "-z", "-f", str(self._config)])
-
-    def _prepare(self, command: list[str]) -> None:
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            raise BenchError(f"{shlex.join(command)}:\n{done.stdout}{done.stderr}")
-        self._hand_over()
-
-    def _hand_over(self) -> None:
-        """Give everything to the user that squid turns into when root starts it."""
-        if os.geteuid() == 0:
-            for path in [self._directory, *self._directory.rglob("*")]:
-                shutil.chown(path, "proxy", "proxy")
-
-    def route(self, origin_port: int) -> Route:
-        return Route(f"127.0.0.1:{self.port}", f"{HOST}:{origin_port}", self._identity.ca, connect=True)
-
-    def tunnel(self, port: int) -> Route:
-        raise BenchError("squid is set up to intercept every CONNECT")
-
-    def mirror(self) -> Route:
-        raise BenchError("squid knows no mirror mode")

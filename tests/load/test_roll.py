@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BenchError
-from bench.lab import Lab, SubjectName
+from bench.lab import Lab
 from bench.loadgen import Generator
 from bench.mix import scenario
 from bench.mix.scenario import Roll, held, measures
@@ -20,7 +20,7 @@ def test_a_roll(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scenario, "NODES", 12)
     # The machine may have other things to do; figures are not what is tested.
     monkeypatch.setattr(Generator, "result", partialmethod(Generator.result, even_void=True))
-    lab = Lab(tmp_path, SubjectName.REGPROXY)
+    lab = Lab(tmp_path, peers=[])
     try:
         roll = Roll(lab, 1, SIZE)
         with pytest.raises(BenchError, match="the cache was not warm"), roll.untouched():

@@ -1,0 +1,1 @@
+"""The caching servers that are measured beside ours; `table` names them all."""
