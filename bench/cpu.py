@@ -40,11 +40,16 @@ def process_seconds(pid: int) -> float:
 
 def tree_seconds(root: int) -> float:
     """User + system of a process and all its living descendants."""
+    return sum(process_seconds(pid) for pid in tree(root))
+
+
+def tree(root: int) -> set[int]:
+    """A process, if it lives, and all its living descendants."""
     parents = {pid: int(fields[1]) for pid, fields in _all_stats()}
     members = {root}
     while grown := {pid for pid, parent in parents.items() if parent in members} - members:
         members |= grown
-    return sum(process_seconds(pid) for pid in members if pid in parents)
+    return members & parents.keys()
 
 
 def machine_seconds() -> float:

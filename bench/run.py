@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from enum import StrEnum
@@ -12,11 +13,15 @@ import typer
 from rich.console import Console
 
 from bench.errors import BenchError
+from bench.curves import CURVES
 from bench.lab import Lab, SubjectName
-from bench.report import Report, cells
+from bench.pages import beside, judged
+from bench.report import write
+from bench.results import Results
 from bench.scenarios import PLANS, SCENARIOS
 
 BUILD = Path(__file__).parent.parent / "build" / "bench"
+MEASURED = {**SCENARIOS, **CURVES}
 
 
 class Mode(StrEnum):
@@ -31,11 +36,11 @@ console = Console(highlight=False, soft_wrap=True)
 
 def main(
     mode: Annotated[Mode, typer.Argument(help="short: about 3 minutes. full: the figures that count.")],
-    only: Annotated[str, typer.Option(help="scenarios, comma separated")] = ",".join(SCENARIOS),
+    only: Annotated[str, typer.Option(help="scenarios, comma separated")] = ",".join(MEASURED),
     subject: Annotated[SubjectName, typer.Option(help="the proxy that is measured")] = SubjectName.REGPROXY,
     workers: Annotated[int, typer.Option(help="processes of the proxy and of nginx beside it")] = 1,
     work: Annotated[Path, typer.Option(help="where servers keep their files and caches")] = BUILD / "work",
-    out: Annotated[Path, typer.Option(help="where the report goes")] = BUILD / "reports",
+    out: Annotated[Path, typer.Option(help="where figures.json, report.md and its plots go")] = BUILD,
 ) -> None:
     """Measure the proxy against its peers and judge it by its targets.
 
@@ -43,39 +48,42 @@ def main(
     that was missed is reported as MISSED and does not change the exit status.
     """
     names = only.split(",")
-    if unknown := set(names) - set(SCENARIOS):
+    if unknown := set(names) - set(MEASURED):
         raise typer.BadParameter(f"no such scenario: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ctrl-C: the servers are stopped on the way out
-    report = Report.begin(mode.value, subject.value)
+    command = shlex.join(["python", "-m", "bench.run", *sys.argv[1:]])
+    results = Results.begin(mode.value, subject.value, workers, command)
     try:
         lab = Lab(work.absolute(), subject, workers)
     except BenchError as error:
         console.print(f"FAILED: {error}", markup=False)
         raise typer.Exit(1) from None
     try:
-        report.commands = lab.commands()
+        results.servers = lab.commands()
         for name in names:
-            measure(name, lab, report)
+            measure(name, lab, results)
     finally:
         lab.close()
-        report.samples = lab.samples
-    console.print(f"report: {report.write(out)}")
-    raise typer.Exit(1 if report.failed else 0)
+        console.print(f"figures: {results.save(out)}")
+    console.print(f"report: {write(results, out)}")
+    raise typer.Exit(1 if results.failed else 0)
 
 
-def measure(name: str, lab: Lab, report: Report) -> None:
+def measure(name: str, lab: Lab, results: Results) -> None:
     """One scenario; its figures are printed as they come, a failure does not stop the others."""
+    before = len(lab.samples)
     try:
-        figures = SCENARIOS[name](lab, PLANS[report.mode])
+        figures = MEASURED[name](lab, PLANS[results.mode])
     except BenchError as error:
-        report.failed[name] = str(error)
+        results.failed[name] = str(error)
         console.print(f"{name}  FAILED: {error}", markup=False)
         return
-    report.figures += figures
+    results.add(name, figures, lab.samples[before:])
     for figure in figures:
-        scenario, title, own, peer, ratio, targets = cells(figure)
-        beside = f"  {peer}  ratio {ratio}" if peer else ""
-        console.print(f"{scenario}  {title}: {own}{beside}  {targets}", markup=False)
+        where = f" at {figure.at:,.0f} {figure.axis}" if figure.axis else ""
+        peers = "".join(f"  {side.name} {beside(figure, side.name)}" for side in figure.peers)
+        targets = "; ".join(judged(figure, *pair) for pair in figure.verdicts(results.openssl))
+        console.print(f"{name}  {figure.title}{where}: {figure.own}{peers}  {targets}", markup=False)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ bytes. Every comparison is A B A B after a warm-up of both sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.figures import Figure, Target
+from bench.figures import Figure, Side, Target
 from bench.lab import Lab, Origin, Sample
 from bench.loadgen import Load
 from bench.material import Item
@@ -71,14 +71,14 @@ def compared(
     scenario: str,
     name: str,
     unit: str,
-    pairs: list[tuple[Sample, Sample]],
+    pairs: Sequence[tuple[Sample, ...]],
     value: Callable[[Sample], float],
     *targets: Target,
 ) -> Figure:
-    """A figure of both sides of each pair."""
-    own = tuple(value(mine) for mine, _ in pairs)
-    peer = tuple(value(other) for _, other in pairs)
-    return Figure(scenario, name, unit, own, peer, pairs[0][1].server, targets)
+    """A figure of all sides of each round: the subject, then its peers."""
+    own, *peers = zip(*pairs, strict=True)
+    sides = tuple(Side(side[0].server, tuple(map(value, side))) for side in peers)
+    return Figure(scenario, name, unit, tuple(map(value, own)), sides, targets)
 
 
 def cached(lab: Lab, plan: Plan, load: Load) -> list[tuple[Sample, Sample]]:
