@@ -23,7 +23,7 @@ MOVED = 1_000_000_000  # bytes for a point of a curve, at least
 REQUESTS = 20_000  # for a point, at most
 BLOBS = (1_000, 100_000, 1_000_000)
 
-Rounds = list[tuple[Sample, ...]]
+Rounds = Sequence[tuple[Sample, ...]]
 Value = Callable[[Sample], float]
 
 
@@ -98,9 +98,7 @@ def by_size(lab: Lab, plan: Plan) -> list[Figure]:
         load = Load(blob, connections=AT_ONCE, count=min(REQUESTS, max(AT_ONCE, MOVED // size)))
         lab.warm(blob)
         with lab.untouched(blob):
-            pairs: Rounds = [
-                (lab.on_subject(load), lab.on_peer(load)) for _ in range(rounds(plan) + 1)
-            ][1:]
+            pairs: Rounds = [(lab.on_subject(load), lab.on_peer(load)) for _ in range(rounds(plan) + 1)][1:]
         named: tuple[tuple[str, Value], ...] = (
             ("us/request", lambda sample: sample.cpu_us_per_request),
             ("s/GB", lambda sample: sample.cpu_per_gb),

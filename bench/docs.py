@@ -1,8 +1,8 @@
 """The marked blocks of documents that are made from figures.
 
-    <!-- figures: hit -->
-    whatever is here is replaced
-    <!-- end of figures -->
+<!-- figures: hit -->
+whatever is here is replaced
+<!-- end of figures -->
 """
 
 from __future__ import annotations

@@ -18,7 +18,19 @@ PROGRAMS = {
     "trafficserver": ["traffic_server", "-V"],
 }
 # What makes AES-GCM, SHA-256 and copies fast or slow.
-FLAGS = ("aes", "pclmulqdq", "avx2", "avx512f", "vaes", "vpclmulqdq", "sha_ni", "erms", "fsrm", "sha2", "pmull")
+FLAGS = (
+    "aes",
+    "pclmulqdq",
+    "avx2",
+    "avx512f",
+    "vaes",
+    "vpclmulqdq",
+    "sha_ni",
+    "erms",
+    "fsrm",
+    "sha2",
+    "pmull",
+)
 CIPHERS = ("aes-128-gcm", "aes-256-gcm", "sha256")
 RECORD = 16_384  # bytes, the largest TLS record
 
@@ -69,7 +81,9 @@ def versions() -> dict[str, str]:
             found[package] = "not installed"
     for name, command in PROGRAMS.items():
         found[name] = said(command)
-    built = re.search(r"running with (OpenSSL [\w.]+)|built with (OpenSSL [\w.]+)", said(["nginx", "-V"], True))
+    built = re.search(
+        r"running with (OpenSSL [\w.]+)|built with (OpenSSL [\w.]+)", said(["nginx", "-V"], True)
+    )
     found["nginx's OpenSSL"] = (built[1] or built[2]) if built else "not installed"
     found["commit"] = said(["git", "rev-parse", "HEAD"])
     return found

@@ -6,7 +6,9 @@ socket buffers are not in it.
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import socket
 import ssl
 import time
@@ -21,19 +23,21 @@ from bench.figures import Figure, Side, Target
 from bench.lab import SETTLE, Lab
 from bench.loadgen import Route
 from bench.material import HOST, Item
-from bench.scenarios import BLOB, Plan
+from bench.scenarios import BLOB, Plan, at_most
 
-BATCHES = 5
-IDLE = 200  # connections of a batch
-DEAF = 100
+ROUNDS = 5
+IDLE = 1_000
+DEAF = 500
 WARM = 20  # connections that are there before anything counts
-TIMEOUT = 30.0
+TIMEOUT = 30.0  # s
 DEAF_BUFFER = 65_536  # bytes of a receive buffer, SO_RCVBUF
-FULL = 2.0  # s in which a server fills what a client does not empty
+FULL = 1.0  # s in which a server fills what a client does not empty
+
+Add = Callable[[ExitStack, Route], None]  # one more client, until the stack ends
 
 
 def idle_connections(lab: Lab, plan: Plan) -> list[Figure]:
-    """S9: kB for each idle TLS connection that has had one manifest, in five batches of 200."""
+    """S9: kB for each of 1,000 idle TLS connections that have had one manifest."""
     manifest = lab.material.manifest()
     lab.warm(manifest)
 
@@ -42,45 +46,51 @@ def idle_connections(lab: Lab, plan: Plan) -> list[Figure]:
         ask(client, route, manifest)
         receive(client, manifest.size)
 
-    return [both(lab, "S9", "idle connection, memory", IDLE, idle, Target("value", "<=", 20))]
+    return [both(lab, manifest, ("S9", "idle connection, memory", "kB"), IDLE, idle, at_most(20))]
 
 
 def slow_readers(lab: Lab, plan: Plan) -> list[Figure]:
-    """S10: kB for each client that asks for 32 MB and takes nothing, in five batches of 100."""
+    """S10: kB for each of 500 clients that ask for 32 MB and take nothing."""
     blob = lab.material.blob(BLOB)
     lab.warm(blob)
 
     def deaf(stack: ExitStack, route: Route) -> None:
         ask(stack.enter_context(connected(route)), route, blob)
 
-    return [both(lab, "S10", "client that takes nothing, memory", DEAF, deaf)]
+    return [both(lab, blob, ("S10", "client that takes nothing, memory", "kB"), DEAF, deaf, at_most(20))]
 
 
-def both(
-    lab: Lab, scenario: str, name: str, batch: int, add: Callable[[ExitStack, Route], None], *targets: Target
-) -> Figure:
-    """The growth by each client that `add` adds, of the subject and of nginx."""
-    own = growth(lab.subject.pid, lab.through(lab.origin), batch, add)
-    peer = growth(lab.peer.process.pid, lab.peer.route(), batch, add)
-    return Figure(scenario, name, "kB", own, (Side("nginx", peer),), targets)
+def both(lab: Lab, item: Item, name: tuple[str, str, str], count: int, add: Add, *targets: Target) -> Figure:
+    """The growth by each of `count` clients that `add` adds, of both servers, which have just started."""
+    own, peer = [], []
+    for _ in range(ROUNDS):
+        lab.restart()
+        lab.warm(item)
+        own.append(growth(lab.subject.pid, lab.through(lab.origin), count, add))
+        renew(lab.peer.process.pid)
+        peer.append(growth(lab.peer.process.pid, lab.peer.route(), count, add))
+    return Figure(*name, tuple(own), (Side("nginx", tuple(peer)),), targets)
 
 
-def growth(
-    pid: int, route: Route, batch: int, add: Callable[[ExitStack, Route], None]
-) -> tuple[float, ...]:
-    """kB for each client, batch by batch; all of them stay until the last one is there."""
-    found = []
+def growth(pid: int, route: Route, count: int, add: Add) -> float:
+    """kB for each client, while all of them are there."""
     with ExitStack() as stack:
         for _ in range(WARM):
             add(stack, route)
         before = settled(pid)
-        for _ in range(BATCHES):
-            for _ in range(batch):
-                add(stack, route)
-            after = settled(pid)
-            found.append((after - before) / batch)
-            before = after
-    return tuple(found)
+        for _ in range(count):
+            add(stack, route)
+        return (settled(pid) - before) / count
+
+
+def renew(nginx: int) -> None:
+    """Have nginx start new workers, whose memory nobody used, and wait for the end of the old ones."""
+    old, deadline = tree(nginx) - {nginx}, time.monotonic() + TIMEOUT
+    os.kill(nginx, signal.SIGHUP)
+    while old & tree(nginx):
+        if time.monotonic() > deadline:
+            raise BenchError("nginx's old workers do not end")
+        time.sleep(SETTLE)
 
 
 def settled(pid: int) -> float:

@@ -13,6 +13,11 @@ from bench.results import Results
 
 UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1, "bytes"))
 NOTHING = "Not measured in this run.\n"
+METHOD = f"""Medians of rounds A B A B after a warm-up, the range in brackets; ratios are of the sides of one
+round, and a ratio is the median of these. CPU is user + system of all processes of a server. GB is 10^9
+bytes. TLS suites as Go offers them ({CIPHERSUITES.replace(":", ", ")});
+no resumption; logs on at all sides. An error voids its scenario. A target wants {MIN_ROUNDS} rounds or more.
+"""
 
 
 def table(results: Results, figures: Sequence[Figure]) -> str:
@@ -94,7 +99,9 @@ def pairs_table(figures: Sequence[Figure]) -> str:
         where = f", {place(figure.axis, figure.at)} {figure.axis}" if figure.axis else ""
         for side in (Side("ours", figure.values), *figure.peers):
             name = f"{figure.title}{where}" if side.name == "ours" else ""
-            rows.append([figure.scenario, name, side.name, ", ".join(f"{value:.3g}" for value in side.values)])
+            rows.append(
+                [figure.scenario, name, side.name, ", ".join(f"{value:.3g}" for value in side.values)]
+            )
     return markdown(["", "figure", "server", "rounds"], rows)
 
 
@@ -124,11 +131,8 @@ def page(results: Results, plots: Callable[[str], Sequence[str]]) -> str:
     """The page of a run. `plots` gives the file names of a question's plots."""
     parts = [
         f"# {results.subject}, {results.mode} benchmark, {results.started}\n",
-        "Medians of rounds A B A B after a warm-up, the range in brackets; ratios are of the sides of one round, "
-        "and a ratio is the median of these. CPU is user + system of all processes of a server. GB is 10^9 bytes. "
-        f"TLS suites as Go offers them ({CIPHERSUITES.replace(':', ', ')}); no resumption; logs on at all sides. "
-        f"An error voids its scenario. A target wants at least {MIN_ROUNDS} rounds.\n",
-        *(f"- {note}" for note in results.notes),
+        METHOD,
+        "".join(f"- {note}\n" for note in results.notes),
         "## Targets\n",
         verdict_table(results),
         *images(plots("targets")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -24,7 +25,7 @@ TEXT = "#767676"
 OWN = "#2f7fd6"
 PEERS = ("#d0671e", "#2c945f", "#9a64c8", "#a07a1a", "#c9527a")
 MARKERS = "osD^vP"
-STYLE = {
+STYLE: Any = {  # its keys are literals to matplotlib
     "svg.hashsalt": "regproxy",
     "svg.fonttype": "none",  # text as text: small, and in the reader's font
     "font.family": "sans-serif",

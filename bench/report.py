@@ -26,13 +26,18 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def main(
-    raw: Annotated[Path, typer.Argument(help="figures.json of a run")],
+    raw: Annotated[list[Path], typer.Argument(help="figures.json of a run, and of later ones beside it")],
     docs_too: Annotated[bool, typer.Option("--docs", help="write the documents' tables and plots")] = False,
 ) -> None:
-    """Make the report of a run again, or the documents' tables."""
+    """Make the report of a run again, or the documents' tables.
+
+    A scenario that several runs have is taken from the last one.
+    """
     try:
-        results = Results.load(raw)
-        made = write_documents(results, DOCS) if docs_too else [write(results, raw.parent)]
+        results = Results.load(raw[0])
+        for later in raw[1:]:
+            results.take(Results.load(later))
+        made = write_documents(results, DOCS) if docs_too else [write(results, raw[0].parent)]
     except BenchError as error:
         console.print(f"FAILED: {error}", markup=False)
         raise typer.Exit(1) from None

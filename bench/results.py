@@ -63,6 +63,29 @@ class Results:
                 self.loads.append(sample.command)
             self.samples.append(_plain(scenario, sample, numbers[sample.command]))
 
+    def take(self, other: Self) -> None:
+        """Take the scenarios of another run on the same machine in place of those here.
+
+        BenchError where CPU, kernel, OpenSSL or workers differ: those figures can't stand side by side.
+        """
+        for name, ours, theirs in (
+            ("CPU", self.machine.get("CPU"), other.machine.get("CPU")),
+            ("kernel", self.machine.get("kernel"), other.machine.get("kernel")),
+            ("OpenSSL", self.openssl, other.openssl),
+            ("subject", self.subject, other.subject),
+            ("workers", self.workers, other.workers),
+        ):
+            if ours != theirs:
+                raise BenchError(f"can't be one run: {name} is {ours} in one and {theirs} in the other")
+        taken = {figure.scenario for figure in other.figures} | set(other.failed)
+        self.figures = [it for it in self.figures if it.scenario not in taken] + other.figures
+        self.failed = {name: why for name, why in self.failed.items() if name not in taken} | other.failed
+        offset = len(self.loads)
+        self.loads += other.loads
+        self.samples = [it for it in self.samples if it["scenario"] not in taken]
+        self.samples += [{**it, "load": it["load"] + offset} for it in other.samples]
+        self.notes += [f"{', '.join(sorted(taken))}: from {other.started}, `{other.command}`", *other.notes]
+
     def save(self, directory: Path) -> Path:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / RAW
@@ -98,7 +121,9 @@ class Results:
 
 def _figure(raw: dict[str, Any]) -> Figure:
     return Figure(
-        *(raw[name] for name in ("scenario", "name", "unit")),
+        scenario=raw["scenario"],
+        name=raw["name"],
+        unit=raw["unit"],
         values=tuple(raw["values"]),
         peers=tuple(Side(side["name"], tuple(side["values"])) for side in raw["peers"]),
         targets=tuple(Target(**target) for target in raw["targets"]),

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import shlex
 import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
 
-from bench.errors import BenchError
 from bench.curves import CURVES
+from bench.errors import BenchError
 from bench.lab import Lab, SubjectName
 from bench.pages import beside, judged
 from bench.report import write
@@ -51,6 +52,7 @@ def main(
     if unknown := set(names) - set(MEASURED):
         raise typer.BadParameter(f"no such scenario: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ctrl-C: the servers are stopped on the way out
+    lock = hold(work)
     command = shlex.join(["python", "-m", "bench.run", *sys.argv[1:]])
     results = Results.begin(mode.value, subject.value, workers, command)
     try:
@@ -62,11 +64,25 @@ def main(
         results.servers = lab.commands()
         for name in names:
             measure(name, lab, results)
+            results.save(out)  # a run that is cut short leaves what it has
     finally:
         lab.close()
+        lock.close()
         console.print(f"figures: {results.save(out)}")
     console.print(f"report: {write(results, out)}")
     raise typer.Exit(1 if results.failed else 0)
+
+
+def hold(work: Path) -> TextIO:
+    """Lock the directory of the servers; ends the run where another one has it: both would be void."""
+    work.mkdir(parents=True, exist_ok=True)
+    lock = (work / "lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        console.print(f"FAILED: another run has its servers in {work}: give --work", markup=False)
+        raise typer.Exit(1) from None
+    return lock
 
 
 def measure(name: str, lab: Lab, results: Results) -> None:
