@@ -80,6 +80,7 @@ def hold(work: Path) -> TextIO:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
+        lock.close()
         console.print(f"FAILED: another run has its servers in {work}: give --work", markup=False)
         raise typer.Exit(1) from None
     return lock
