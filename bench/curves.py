@@ -79,7 +79,7 @@ def beside_opening(
             for load, sides in zip(loads, found, strict=True):
                 sample = measure(load)
                 if number:  # the first round is the warm-up
-                    sides.setdefault(sample.server, []).append(max(0.0, sample.cpu - base.cpu))
+                    sides.setdefault(sample.server, []).append(sample.cpu - base.cpu)
     return found
 
 

@@ -70,14 +70,15 @@ def save(canvas: Canvas, directory: Path, name: str) -> str:
 
 
 def ratios(results: Results, figures: Sequence[Figure]) -> Canvas:
-    """A line for each figure: its ratio to each peer, with the range, and the targets as ticks."""
+    """A line for each figure: its ratio to each peer, with the range; targets as ticks of its colour."""
     canvas = Canvas(figsize=(WIDTH, 0.9 + 0.26 * len(figures)))
     axes = canvas.subplots()
     names = list(dict.fromkeys(side.name for figure in figures for side in figure.peers))
     for row, figure in enumerate(figures):
         for target, verdict in figure.verdicts(results.openssl):
-            if target.of == "ratio" and verdict != Verdict.OTHER:
-                axes.plot([target.limit], [row], marker="|", markersize=12, markeredgewidth=1.5, color=TEXT)
+            if target.of == "ratio" and verdict not in (Verdict.OTHER, Verdict.ALONE):
+                color = PEERS[names.index(target.peer or figure.peers[0].name) % len(PEERS)]
+                axes.plot([target.limit], [row], marker="|", markersize=12, markeredgewidth=1.5, color=color)
         for side in figure.peers:
             if ratio := figure.ratio(side.name):
                 number = names.index(side.name)

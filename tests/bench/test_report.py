@@ -13,6 +13,7 @@ from bench import docs, pages, report
 from bench.errors import BenchError
 from bench.questions import QUESTIONS
 from bench.results import Results
+from bench.run import MEASURED
 from tests.bench.results import small_run
 from tests.support import ROOT
 
@@ -55,6 +56,11 @@ def test_other_files_are_refused(text: str, reason: str, tmp_path: Path) -> None
     path.write_text(text)
     with pytest.raises(BenchError, match=reason):
         Results.load(path)
+
+
+def test_every_scenario_answers_a_question() -> None:
+    known = {name for question in QUESTIONS for name in question.scenarios}
+    assert set(MEASURED) <= known
 
 
 class TestSeveralRuns:
