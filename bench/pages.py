@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 
 from bench.figures import MIN_ROUNDS, Figure, Side, Spread, Target, Verdict
@@ -124,7 +125,8 @@ def conditions(results: Results) -> str:
         value = Spread(median(taken), min(taken), max(taken))
         others["cores taken by other work"] = f"median {value.median:.2f}, at most {value.high:.2f}"
     everything = {**made, **results.machine, **speed, **others, **results.versions}
-    return markdown(["", ""], [[name, value] for name, value in everything.items()])
+    rows = [[name, value] for name, value in everything.items()]
+    return markdown(["", ""], [*rows, *(["note", note] for note in results.notes)])
 
 
 def page(results: Results, plots: Callable[[str], Sequence[str]]) -> str:
@@ -146,7 +148,7 @@ def page(results: Results, plots: Callable[[str], Sequence[str]]) -> str:
 
 
 def images(names: Sequence[str]) -> list[str]:
-    return [f"![{name.removesuffix('.svg').replace('-', ' ')}]({name})\n" for name in names]
+    return [f"![{Path(name).stem.replace('-', ' ')}]({name})\n" for name in names]
 
 
 def fenced(lines: Sequence[str]) -> str:
