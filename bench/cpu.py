@@ -40,16 +40,16 @@ def process_seconds(pid: int) -> float:
 
 def tree_seconds(root: int) -> float:
     """User + system of a process and all its living descendants."""
-    return sum(process_seconds(pid) for pid in tree(root))
+    return sum(map(process_seconds, tree(root)))
 
 
-def tree(root: int) -> set[int]:
-    """A process, if it lives, and all its living descendants."""
-    parents = {pid: int(fields[1]) for pid, fields in _all_stats()}
+def tree(root: int) -> dict[int, int]:
+    """A process and all its living descendants, each with its start in ticks."""
+    stats = dict(_all_stats())
     members = {root}
-    while grown := {pid for pid, parent in parents.items() if parent in members} - members:
+    while grown := {pid for pid, fields in stats.items() if int(fields[1]) in members} - members:
         members |= grown
-    return members & parents.keys()
+    return {pid: int(stats[pid][19]) for pid in members if pid in stats}
 
 
 def machine_seconds() -> float:

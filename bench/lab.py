@@ -14,7 +14,8 @@ from pathlib import Path
 from bench import loadgen
 from bench.cpu import Usage
 from bench.errors import BenchError
-from bench.loadgen import Generator, Load, Result, Route
+from bench.footprint import Memory, Watch
+from bench.loadgen import Generator, Load, Plan, Result, Route
 from bench.material import Item, Material, make_identity
 from bench.servers import Nginx, Regproxy, SlowOrigin, Squid, Subject
 
@@ -22,7 +23,7 @@ SLOW_RATE = 20_000_000  # bytes/s, S5
 MIDDLE_RATE = 150_000_000  # bytes/s, S4: the network is slower than the machine
 ROUND_TRIP = 0.03  # s, S11
 SETTLE = 0.1  # s; work that a server puts off to after the answer is still counted
-BESIDE_DELAY = 0.3  # s; less than PACED_LEAD in loadgen.c by what it takes to open some connections
+BESIDE_DELAY = 0.3  # s; less than LEAD in bench/load/load.h by what it takes to open some connections
 LOG_TIMEOUT = 5.0  # s; an origin logs a request a moment after the client has its last byte
 
 Origin = Nginx | SlowOrigin
@@ -45,6 +46,7 @@ class Sample:
     cpu: float  # s, user + system, all processes of the server
     foreign: float  # cores that went to anything but the benchmark, on average
     beside: Result | None = None  # of the load that ran beside this one
+    memory: Memory | None = None  # of all processes of the server, when it was over
 
     @property
     def cpu_per_gb(self) -> float:
@@ -77,7 +79,7 @@ class Lab:
         try:
             self.peer = Nginx(work / "peer", root, identity, workers)
             self._origins.append(self.peer)
-            self.origin = Nginx(work / "origin", root, identity)
+            self.origin = Nginx(work / "origin", root, identity, digests=work / "digests.map")
             self._origins.append(self.origin)
             self.middle_origin = SlowOrigin(work / "slow", root, identity, MIDDLE_RATE)
             self._origins.append(self.middle_origin)
@@ -142,12 +144,14 @@ class Lab:
         if asked:
             raise BenchError(f"the cache was not warm: the origin was asked {asked} times for {item.path}")
 
-    def on_subject(self, load: Load, origin: Origin | None = None, beside: Load | None = None) -> Sample:
+    def on_subject(
+        self, load: Load | Plan, origin: Origin | None = None, beside: Load | None = None
+    ) -> Sample:
         """`load` on the subject; `beside` is a second one that lasts as long as the first."""
         route = self.through(origin or self.origin)
         return self._measure(self.subject.name, self.subject.pid, route, load, beside)
 
-    def on_peer(self, load: Load, beside: Load | None = None) -> Sample:
+    def on_peer(self, load: Load | Plan, beside: Load | None = None) -> Sample:
         return self._measure("nginx", self.peer.process.pid, self.peer.route(), load, beside)
 
     def on_origin(self, load: Load, origin: Origin) -> Sample:
@@ -174,9 +178,12 @@ class Lab:
         """The same without the tunnel."""
         return self._measure("origin", self.origin.process.pid, self.origin.plain_route(), load)
 
-    def _measure(self, name: str, pid: int, route: Route, load: Load, beside: Load | None = None) -> Sample:
+    def _measure(
+        self, name: str, pid: int, route: Route, load: Load | Plan, beside: Load | None = None
+    ) -> Sample:
         pids = [server.process.pid for server in self._origins] + [self.subject.pid]
         others = [other for other in pids if other != pid]
+        watch = Watch(pid)
         before = Usage.now(pid, others)
         generator = Generator(route, load)
         background = self._beside(route, beside) if beside else None
@@ -190,7 +197,8 @@ class Lab:
         known = after.known - before.known + generators
         foreign = max(0.0, after.busy - before.busy - known) / (after.at - before.at)
         command = shlex.join(generator.command)
-        self.samples.append(Sample(name, command, result, after.server - before.server, foreign, streams))
+        cpu = after.server - before.server
+        self.samples.append(Sample(name, command, result, cpu, foreign, streams, watch.memory()))
         return self.samples[-1]
 
     def _beside(self, route: Route, load: Load) -> Generator:

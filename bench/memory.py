@@ -85,9 +85,9 @@ def growth(pid: int, route: Route, count: int, add: Add) -> float:
 
 def renew(nginx: int) -> None:
     """Have nginx start new workers, whose memory nobody used, and wait for the end of the old ones."""
-    old, deadline = tree(nginx) - {nginx}, time.monotonic() + TIMEOUT
+    old, deadline = set(tree(nginx)) - {nginx}, time.monotonic() + TIMEOUT
     os.kill(nginx, signal.SIGHUP)
-    while old & tree(nginx):
+    while old & tree(nginx).keys():
         if time.monotonic() > deadline:
             raise BenchError("nginx's old workers do not end")
         time.sleep(SETTLE)

@@ -124,6 +124,11 @@ def conditions(results: Results) -> str:
     if taken:
         value = Spread(median(taken), min(taken), max(taken))
         others["cores taken by other work"] = f"median {value.median:.2f}, at most {value.high:.2f}"
+    slow = sum(bool((sample.get("result") or {}).get("bottleneck")) for sample in results.samples)
+    if slow:
+        others["the generator was the limit"] = (
+            f"in {slow} of {len(taken)} loads: their rates are lower bounds, their latencies upper ones"
+        )
     everything = {**made, **results.machine, **speed, **others, **results.versions}
     rows = [[name, value] for name, value in everything.items()]
     return markdown(["", ""], [*rows, *(["note", note] for note in results.notes)])

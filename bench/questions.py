@@ -22,7 +22,7 @@ QUESTIONS = (
     Question("connection", "What does a new connection cost?", ("S3",)),
     Question("cold", "How long does the first pull take?", ("S4",)),
     Question("waiters", "What happens when eight nodes ask at once?", ("S5",)),
-    Question("rollout", "What happens when a deployment rolls?", ("M1", "M2", "M3")),
+    Question("rollout", "What happens when a deployment rolls?", ("S13",)),
     Question("beside", "Does a small request wait behind large ones?", ("S8",)),
     Question("connections", "How many connections?", ("S9", "S10", "G1")),
     Question("sizes", "What does a blob cost by its size?", ("G2",)),

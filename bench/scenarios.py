@@ -13,6 +13,7 @@ from bench.figures import Figure, Side, Target
 from bench.lab import Lab, Origin, Sample
 from bench.loadgen import Load
 from bench.material import Item
+from bench.mix.scenario import Roll, held, measures
 
 MIB = 1 << 20
 BLOB = 32_000_000  # S1, S6 and S8
@@ -38,12 +39,26 @@ class Plan:
     tunnelled: int  # S7
     streams: tuple[int, ...]  # S11
     probe_seconds: float  # S8
+    roll_seconds: float = 10  # S13
+    roll_image: int = 4_000_000  # bytes, S13
 
 
 PLANS = {
     "short": Plan(5, 25, 25_000, 1_000, 512 * MIB, 192 * MIB, 40_000_000, 64_000_000, 1, (4,), 1.5),
     "full": Plan(
-        7, 100, 100_000, 3_000, 1024 * MIB, 1024 * MIB, 256_000_000, 256_000_000, 4, (1, 2, 4, 8), 5
+        7,
+        100,
+        100_000,
+        3_000,
+        1024 * MIB,
+        1024 * MIB,
+        256_000_000,
+        256_000_000,
+        4,
+        (1, 2, 4, 8),
+        5,
+        20,
+        20_000_000,
     ),
 }
 
@@ -172,7 +187,7 @@ def cold_blob(lab: Lab, plan: Plan) -> list[Figure]:
 def cold_pairs(lab: Lab, plan: Plan, item: Item, origin: Origin) -> list[tuple[Sample, Sample]]:
     """Through the subject with an empty cache, beside a download from the origin itself."""
     cold_fetch(lab, Load(item, count=1, verify=True), origin)
-    load = Load(item, count=1)
+    load = Load(item, count=1, trusted=True)  # hashing would be a part of both walls
     return alternate(
         plan.pairs, lambda: cold_fetch(lab, load, origin)[0], lambda: lab.on_origin(load, origin)
     )
@@ -311,6 +326,25 @@ def verified_access(lab: Lab, plan: Plan) -> list[Figure]:
     return figures
 
 
+def rollout(lab: Lab, plan: Plan) -> list[Figure]:
+    """S13: a deployment rolls onto 200 nodes (bench/mix/rollout.py), the image being held, and not held."""
+    roll = Roll(lab, plan.roll_seconds, plan.roll_image)
+    roll.warm()
+    with roll.untouched():
+        pairs = alternate(plan.pairs, lambda: lab.on_subject(roll.plan), lambda: lab.on_peer(roll.plan))
+    cold = [roll.cold() for _ in range(plan.pairs + 1)][1:]
+    figures = [compared("S13", f"roll, held, {name}", unit, pairs, value) for name, unit, value in measures()]
+    figures.append(Figure("S13", "roll, held, share of hits", "", tuple(held(own) for own, *_ in pairs)))
+    for name, unit, value in measures():
+        figures.append(Figure("S13", f"roll, cold, {name}", unit, tuple(value(mine) for mine, _ in cold)))
+    figures.append(Figure("S13", "roll, cold, share of hits", "", tuple(held(mine) for mine, _ in cold)))
+    times = tuple(times for _, times in cold)
+    return [
+        *figures,
+        Figure("S13", "roll, cold, downloads from the origin", "", times, targets=(at_most(1.0),)),
+    ]
+
+
 SCENARIOS: dict[str, Callable[[Lab, Plan], list[Figure]]] = {
     "S1": cached_blob,
     "S2": cached_manifest,
@@ -322,4 +356,5 @@ SCENARIOS: dict[str, Callable[[Lab, Plan], list[Figure]]] = {
     "S8": beside_streams,
     "S11": limited,
     "S12": verified_access,
+    "S13": rollout,
 }

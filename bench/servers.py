@@ -63,6 +63,10 @@ class Process:
                 raise BenchError(f"{self.command[0]} {why}:\n{log.read_text(errors='replace')[-3000:]}")
             time.sleep(0.02)
 
+    def reload(self) -> None:
+        """Have it read its configuration again."""
+        self._process.send_signal(signal.SIGHUP)
+
     def stop(self) -> None:
         if self._process.poll() is not None:
             return
@@ -119,11 +123,25 @@ def accepts(port: int) -> bool:
 
 
 class Nginx:
-    """Static files over TLS 1.3, and without TLS at `plain_port`, by `workers` processes with access logs."""
+    """Static files over TLS 1.3, and without TLS at `plain_port`, by `workers` processes with access logs.
 
-    def __init__(self, directory: Path, root: Path, identity: Identity, workers: int = 1) -> None:
+    `digests`: a file of nginx's `map` lines, of paths and what Docker-Content-Digest says to them, as a
+    registry does; see `publish`.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        root: Path,
+        identity: Identity,
+        workers: int = 1,
+        digests: Path | None = None,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._workers = workers
+        self._digests = digests
+        if digests:
+            digests.write_text("")
         self.port, self.plain_port = free_port(), free_port()
         self._identity = identity
         self.access_log = directory / "access.log"
@@ -138,6 +156,12 @@ class Nginx:
             f"  {kind}_temp_path {directory}/temp;"
             for kind in ("client_body", "proxy", "fastcgi", "scgi", "uwsgi")
         )
+        include = (
+            f"map_hash_bucket_size 256; map $uri $content_digest {{ include {self._digests}; }}"
+            if self._digests
+            else ""
+        )
+        said = "add_header Docker-Content-Digest $content_digest;" if self._digests else ""
         return f"""
 daemon off;
 {user}
@@ -149,6 +173,7 @@ http {{
                    '"$http_referer" "$http_user_agent"';
   access_log {self.access_log} bench;
 {temporary}
+  {include}
   sendfile on;
   tcp_nopush on;
   keepalive_timeout 300s;
@@ -163,7 +188,7 @@ http {{
     ssl_certificate_key {self._identity.leaf_key};
     root {root};
     location = /v2/ {{ return 200 '{{}}'; }}
-    location /v2/{REPOSITORY}/manifests/ {{ default_type {MANIFEST_TYPE}; }}
+    location /v2/{REPOSITORY}/manifests/ {{ default_type {MANIFEST_TYPE}; {said} }}
   }}
 }}
 """
@@ -173,6 +198,21 @@ http {{
 
     def plain_route(self) -> Route:
         return Route(f"127.0.0.1:{self.plain_port}", f"{HOST}:{self.plain_port}", None)
+
+    def publish(self, digests: Mapping[str, str]) -> None:
+        """From now on these paths are answered with these digests (`sha256:...`)."""
+        assert self._digests is not None
+        self._digests.write_text("".join(f'"{path}" "{digest}";\n' for path, digest in digests.items()))
+        self.process.reload()
+        path, digest = next(iter(digests.items()))
+        request = urllib.request.Request(f"http://127.0.0.1:{self.plain_port}{path}", method="HEAD")
+        deadline = time.monotonic() + START_TIMEOUT
+        while time.monotonic() < deadline:
+            with urllib.request.urlopen(request, timeout=2) as answer:
+                if answer.headers.get("Docker-Content-Digest") == digest:
+                    return
+            time.sleep(0.02)
+        raise BenchError(f"nginx does not say the digest of {path}")
 
     def sent(self, path: str) -> list[int]:
         """Body bytes of every request for `path` so far, as the access log has them."""

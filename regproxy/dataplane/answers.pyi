@@ -23,6 +23,7 @@ class Answer:
         until: float,
         second: int,
         line: tuple[bytes, ...] | None,
+        last: bool = False,
     ) -> None: ...
 
 class Answers:

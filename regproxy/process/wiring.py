@@ -203,7 +203,7 @@ def _contexts(config: Config, authority: Authority) -> Contexts:
 
 
 def seals(config: Config) -> bool:
-    """Tell whether the data plane makes the TLS records of large bodies itself; say so in the log."""
+    """Tell whether the data plane makes TLS records itself; say so in the log."""
     if config.tls_records == "openssl":
         log.info("TLS records: OpenSSL makes all of them (REGPROXY_TLS_RECORDS=openssl)")
         return False

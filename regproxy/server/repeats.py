@@ -91,13 +91,14 @@ class Repeats:
         request, route = exchange.request, exchange.route
         if scope is None or request is None or route is None or status not in _STATUSES:
             return
-        if len(asked) > ROUTE_HEAD_MAX or not exchange.keeps:
-            return
+        if len(asked) > ROUTE_HEAD_MAX or exchange.body_left or exchange.keeps != request.keep_alive:
+            return  # something else than the request ends the connection
         host, kind, cache = exchange.host, exchange.kind, exchange.cache
         owner = Repeated(exchange.origin, route, host, kind, cache, exchange.digest, status, len(body))
         line = self._access.parts(second, request.method, route.path, host, status, len(body), kind, cache)
         tally = self._metrics.tally(host, kind, cache, status)
-        scope.put(asked, Answer(head, body, owner, tally, True, exchange.good_until, second, line))
+        until, last = exchange.good_until, not exchange.keeps
+        scope.put(asked, Answer(head, body, owner, tally, True, until, second, line, last))
 
     def tidy(self, now: float) -> None:
         """Forget all answers now and then. `now`: monotonic."""

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Coroutine
+from functools import lru_cache
 from typing import Any, Final
 
 from regproxy.auth.client_logins import LoginsBusy, LoginsUnavailable
@@ -469,10 +470,16 @@ class Session:
         except RegproxyError as error:
             self._responder.plain_error(exchange, 502, f"no certificate for {host}: {error}")
             return
-        self._origin = Origin("https", host, port)
+        self._origin, name, is_address = _intercepted(host, port)
         if services.repeats is not None:
             services.repeats.begin(self.stream, host, port, exchange.principal)
         self.stream.send(ESTABLISHED)
         exchange.origin, exchange.kind = self._origin, ""
         timeout = services.config.client_header_timeout
-        self.stream.start_tls(context, host.encode(), setup_pages.is_address(host), timeout)
+        self.stream.start_tls(context, name, is_address, timeout)
+
+
+@lru_cache(maxsize=1024)
+def _intercepted(host: str, port: int) -> tuple[Origin, bytes, bool]:
+    """Return the origin that a CONNECT names, its name as TLS wants it, and whether that is an address."""
+    return Origin("https", host, port), host.encode(), setup_pages.is_address(host)

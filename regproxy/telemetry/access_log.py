@@ -224,7 +224,7 @@ class AccessLog:
             self._lines = []
         text = self.answers.take_lines() if self.answers is not None else b""
         if text:
-            self._sink.put([f"{line}\n" for line in text.decode().split("\n")[:-1]])
+            self._sink.put(text)
 
     def close(self, timeout: float = 5.0) -> None:
         """Write all remaining lines and end the thread. Lines that take longer than `timeout` seconds are

@@ -23,7 +23,7 @@ from regproxy.core.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 _QUEUE: Final = 128  # batches; about 65,000 lines and 30 MB while the log is not read
-_CHUNK: Final = 65536  # bytes per write
+_CHUNK: Final = 262144  # bytes per write
 _STALL: Final = 0.5  # seconds between two checks of whether close() still waits
 _SAY_EVERY: Final = 60.0  # seconds between two warnings
 
@@ -52,7 +52,7 @@ class LineSink:
         self._why = ""
         self._closing = False
         self._given_up = False
-        self._queue: deque[list[str]] = deque()
+        self._queue: deque[list[str] | bytes] = deque()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name.replace(" ", "-"), daemon=True)
         self._thread.start()
@@ -76,11 +76,12 @@ class LineSink:
         if not path.exists():
             os.close(_append_to(path, mode))
 
-    def put(self, lines: list[str]) -> None:
-        """Hand over some lines, each with its end; never waits."""
+    def put(self, lines: list[str] | bytes) -> None:
+        """Hand over some lines, each with its end, or all of them as one text; never waits."""
         with self._changed:
             if len(self._queue) >= _QUEUE:
-                self._drop(len(lines), "it is read too slowly")
+                count = lines.count(b"\n") if isinstance(lines, bytes) else len(lines)
+                self._drop(count, "it is read too slowly")
             else:
                 self._queue.append(lines)
                 self._changed.notify()
@@ -105,7 +106,7 @@ class LineSink:
                     break
                 lines = self._queue.popleft()
             self._follow_rename()
-            for text, count in _pack(lines, self._chunk):
+            for text, count in _pieces(lines, self._chunk):
                 self._write(text, count)
             self._say()
         self._say(at_once=True)
@@ -197,8 +198,12 @@ def _check_writable(folder: Path) -> None:
         raise OSError(code, os.strerror(code), str(folder))
 
 
+def _pieces(lines: list[str] | bytes, limit: int) -> Iterator[tuple[bytes, int]]:
+    """Return pieces of whole lines, of at most `limit` bytes (a longer line is a piece of its own)."""
+    return _cut(lines, limit) if isinstance(lines, bytes) else _pack(lines, limit)
+
+
 def _pack(lines: list[str], limit: int) -> Iterator[tuple[bytes, int]]:
-    """Join whole lines into pieces of at most `limit` bytes (a longer line is a piece of its own)."""
     first, size = 0, 0
     for index, line in enumerate(lines):
         if size + len(line) > limit and index > first:
@@ -206,3 +211,11 @@ def _pack(lines: list[str], limit: int) -> Iterator[tuple[bytes, int]]:
             first, size = index, 0
         size += len(line)
     yield "".join(lines[first:]).encode("utf-8", "replace"), len(lines) - first
+
+
+def _cut(text: bytes, limit: int) -> Iterator[tuple[bytes, int]]:
+    at = 0
+    while at < len(text):
+        end = text.rfind(b"\n", at, at + limit) + 1 or text.find(b"\n", at) + 1
+        yield text[at:end], text.count(b"\n", at, end)
+        at = end

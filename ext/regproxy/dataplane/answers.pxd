@@ -13,6 +13,7 @@ cdef class Answer:
     cdef readonly object owner
     cdef Tally tally
     cdef bint saved
+    cdef bint last
     # Until when it is good, in seconds of CLOCK_MONOTONIC; the second (epoch) of its Date, for which alone it
     # is good; and what must not have changed until then
     cdef double until

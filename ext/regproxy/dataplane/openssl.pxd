@@ -65,6 +65,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     int SSL_set_fd(SSL* ssl, int fd)
     BIO* SSL_get_rbio(const SSL* ssl)
     BIO* SSL_get_wbio(const SSL* ssl)
+    SSL_CTX* SSL_get_SSL_CTX(const SSL* ssl)
     void SSL_CTX_set_keylog_callback(SSL_CTX* ctx, void (*cb)(const SSL*, const char*) noexcept)
     const SSL_CIPHER* SSL_get_current_cipher(const SSL* ssl)
     unsigned short SSL_CIPHER_get_protocol_id(const SSL_CIPHER* c)
@@ -96,7 +97,7 @@ cdef extern from "<openssl/ssl.h>" nogil:
     const char* X509_verify_cert_error_string(long n)
 
     int TLS1_2_VERSION, TLS1_3_VERSION
-    int SSL_KEY_UPDATE_NONE, SSL_KEY_UPDATE_REQUESTED, SSL3_MT_KEY_UPDATE
+    int SSL_KEY_UPDATE_NONE, SSL_KEY_UPDATE_REQUESTED, SSL3_MT_KEY_UPDATE, SSL3_MT_FINISHED
     int SSL3_RT_HEADER, SSL3_RT_INNER_CONTENT_TYPE, SSL3_RT_HANDSHAKE
     int TLSEXT_max_fragment_length_DISABLED, TLSEXT_max_fragment_length_UNSPECIFIED
     uint64_t SSL_OP_NO_TICKET, SSL_OP_NO_COMPRESSION, SSL_OP_NO_RENEGOTIATION, SSL_OP_ENABLE_KTLS

@@ -1,8 +1,8 @@
 """TLS 1.3 records (RFC 8446 section 5.2), encrypted from one buffer straight into another.
 
 OpenSSL's record layer copies each byte twice on its way out: into its own buffer, where it is encrypted, and
-from there to the BIO. For large bodies that is a tenth of all the work. So once a large body begins, the
-records of our side are made here, with the connection's own traffic secret and from the record number on that
+from there to the BIO. For large bodies that is a tenth of all the work. So once a large body begins, or many
+records have been sent, the records of our side are made here, with the connection's own traffic secret and from the record number on that
 OpenSSL has reached. From then on OpenSSL must write nothing on that connection: a nonce would be used twice.
 `tls.Conn` decides which connections qualify, and when they cease to.
 """

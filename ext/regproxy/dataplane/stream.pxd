@@ -104,6 +104,7 @@ cdef class Stream(Endpoint):
     cdef bint _sends_files(self)
     cdef int _emit_large(self, bytes body, bint last) except -1
     cdef int _arm(self) except -1
+    cdef int _close(self, bint linger) except -1
     cdef int _readable(self) except -1
     cdef int _decrypt(self, const char* p, size_t n) except -1
     cdef int _shake(self) except -1

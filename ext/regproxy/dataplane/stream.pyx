@@ -355,11 +355,14 @@ cdef class Stream(Endpoint):
         `linger` reads on for a moment: a peer that is still sending would otherwise get a reset that
         destroys our last answer (RFC 9112 section 9.6).
         """
+        self._close(linger)
+
+    cdef int _close(self, bint linger) except -1:
         if self.fd < 0:
-            return
+            return 0
         if self.dead:
             self._destroy()
-            return
+            return 0
         if not self.closing and self.tls is not None and self.tls.established:
             self._emit(NULL, 0, True)
         self.closing = True
@@ -377,6 +380,7 @@ cdef class Stream(Endpoint):
             if (self.outb.len or self.alert_due) and not self.out_deadline:
                 self.out_deadline = self.reactor.now + (self.out_timeout or LINGER_MS)
             self._arm()
+        return 0
 
     def abort(self) -> None:
         """Cut the connection by a reset: the peer can't take what it has for complete."""
@@ -788,7 +792,7 @@ cdef class Stream(Endpoint):
         cdef double took
         cdef size_t n = len(answer.body)
         answers.repeated += 1
-        if not self._send(answer.head, answer.body, None, False, False):
+        if not self._send(answer.head, answer.body, None, False, answer.last):
             self.handler.on_answering(answer.owner, began)
             return 0
         took = monotonic() - began
@@ -798,6 +802,8 @@ cdef class Stream(Endpoint):
         if self.peer_text is None:
             self.peer_text = self.peer.encode()
         answers.log(answer, self.peer_text, len(self.peer_text), took)
+        if answer.last:
+            return self._close(False)
         return self._next_head(answers.idle_timeout, answers.head_timeout)
 
     cdef int _drain_body(self) except -1:

@@ -26,6 +26,9 @@ cdef enum:
     CONTROL_CREDIT = 1048576
     # Half of what AES-GCM's limit allows under one key, to the next power of two (RFC 8446 section 5.5)
     SEALED_RECORDS = 8388608
+    # Records after which a connection is worth a seal of its own, small as its answers may be: each record
+    # saves a tenth of what making the seal costs
+    SEAL_AFTER = 16
 
 cdef const char* SUITES = b"TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256"
 cdef long long live_connections = 0
@@ -95,7 +98,8 @@ cdef bint strncmp8(const unsigned char* p) noexcept nogil:
 
 
 cdef void on_secret(const SSL* ssl, const char* line) noexcept nogil:
-    # "SERVER_TRAFFIC_SECRET_0 <client random> <secret>", in hexadecimal; it never leaves this memory.
+    # "SERVER_TRAFFIC_SECRET_0 <client random> <secret>", in hexadecimal; it never leaves this memory. OpenSSL
+    # prints each byte of five such lines by printf(), so it is asked for them only when this one comes next.
     cdef Wire* wire = <Wire*>SSL_get_ex_data(ssl, 0)
     cdef const char* p
     cdef size_t i = 0
@@ -107,6 +111,7 @@ cdef void on_secret(const SSL* ssl, const char* line) noexcept nogil:
         i += 1
         p += 2
     wire.secret_len = i
+    SSL_CTX_set_keylog_callback(SSL_get_SSL_CTX(ssl), NULL)
 
 
 cdef inline int nibble(char c) noexcept nogil:
@@ -227,8 +232,8 @@ def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=F
                    bint seals=False, str groups="") -> Context:
     """Return a context that presents `chain_pem`, leaf first. ValueError if OpenSSL refuses chain or key.
 
-    `seals`: the records of large bodies are made by `records`, where the connection allows it. `groups`: see
-    takes_groups(); "": GROUPS.
+    `seals`: records of large bodies and many answers are made by `records`, where the connection allows it.
+    `groups`: see takes_groups(); "": GROUPS.
     """
     cdef Context context = new_server_context(ktls, seals, groups)
     load_chain(context.ctx, chain_pem)
@@ -261,8 +266,6 @@ cdef Context new_server_context(bint ktls, bint seals, str groups):
     SSL_CTX_set_tlsext_servername_callback(ctx, on_servername)
     SSL_CTX_set_alpn_select_cb(ctx, on_alpn, NULL)
     context.seals = seals and not ktls
-    if context.seals:
-        SSL_CTX_set_keylog_callback(ctx, on_secret)
     if ktls:
         # On a socket's own BIO OpenSSL would answer a bare FIN by a fatal alert, ahead of what we still send.
         # The end of a request shows in its framing, so nothing is lost by taking the FIN for a closure alert.
@@ -362,6 +365,8 @@ cdef class Conn:
             SSL_set_bio(self.ssl, bio, bio)
         SSL_set_ex_data(self.ssl, 0, &self.wire)
         self.unsealable = not context.seals or self.direct
+        if not self.unsealable:
+            self.wire.on_secret = on_secret
         if context.server:
             if context.choose is not None:
                 self.choose = context.choose
@@ -531,6 +536,8 @@ cdef class Conn:
         cdef size_t part
         cdef int ret
         done[0] = 0
+        if self.wire.watched and self.records >= SEAL_AFTER:
+            self.take_over()
         if self.seal is not None:
             return self._write_sealed(p, n, done)
         forget_errors()

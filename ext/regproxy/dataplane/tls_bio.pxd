@@ -33,6 +33,8 @@ cdef struct Wire:
     size_t rest
     uint64_t begun
     bint odd
+    # Takes the secret, from when our Finished has been sent on: OpenSSL makes it next. NULL: it is not wanted
+    void (*on_secret)(const SSL* ssl, const char* line) noexcept nogil
     # The secret of our own side's records (TLS 1.3), as long as they may still become ours to make
     unsigned char secret[48]
     size_t secret_len

@@ -104,7 +104,13 @@ cdef void on_record(int sent, int version, int kind, const void* p, size_t n, SS
     # Each record is told with its header, in TLS 1.3 again with its inner type, and each handshake message.
     cdef Wire* wire
     cdef const unsigned char* head = <const unsigned char*>p
-    if sent or n == 0:
+    if n == 0:
+        return
+    if sent:
+        if kind == SSL3_RT_HANDSHAKE and head[0] == SSL3_MT_FINISHED:
+            wire = <Wire*>SSL_get_ex_data(ssl, 0)
+            if wire.on_secret != NULL:
+                SSL_CTX_set_keylog_callback(SSL_get_SSL_CTX(ssl), wire.on_secret)
         return
     if kind == SSL3_RT_HEADER or kind == SSL3_RT_INNER_CONTENT_TYPE:
         if head[0] != APPLICATION_DATA:
@@ -115,7 +121,7 @@ cdef void on_record(int sent, int version, int kind, const void* p, size_t n, SS
     elif kind == SSL3_RT_HANDSHAKE and n >= 5 and head[0] == SSL3_MT_KEY_UPDATE:
         wire = <Wire*>SSL_get_ex_data(ssl, 0)
         if wire.no_rekey and head[4] == <unsigned char>SSL_KEY_UPDATE_REQUESTED:
-            refuse(ssl, wire, b"the peer asks for a KeyUpdate behind a large body")
+            refuse(ssl, wire, b"the peer asks for a KeyUpdate behind a large body or many answers")
 
 
 cdef void refuse(SSL* ssl, Wire* wire, const char* reason) noexcept nogil:

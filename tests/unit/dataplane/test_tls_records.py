@@ -33,6 +33,7 @@ __all__ = ["plane", "run"]  # fixtures
 NAME = "reg.test"
 MIB = 1 << 20
 CONTROLS = 32  # records without data that a peer may send, and one more for each MiB of data
+SEAL_AFTER = 16  # records, and ours are made here
 FLOOD = "the peer sends too many TLS records without data"
 BODY = bytes(range(256)) * 4096  # 1 MiB: several batches
 HEAD = b"GET / HTTP/1.1\r\nHost: reg.test\r\n\r\n"
@@ -280,6 +281,24 @@ class TestSeal:
 
         run(test())
 
+    def test_many_small_answers(self, peer: Peer, run: Run) -> None:
+        """They are worth it, too: nothing is lost where the one record layer follows the other."""
+
+        async def test() -> None:
+            await peer.begin()
+            tls = peer.stream.tls
+            assert tls is not None
+            for number in range(2 * SEAL_AFTER):
+                assert tls.sealed == (number > SEAL_AFTER)
+                expected = b"head %d " % number + b"x" * number
+                assert peer.stream.send(expected)
+                assert await peer.read(len(expected)) == expected
+            assert not tls.keeps_secret
+            peer.stream.close()
+            assert await peer.read(1) == b""
+
+        run(test())
+
     @pytest.mark.parametrize("old, seals", [(True, True), (False, False)], ids=["TLS 1.2", "openssl"])
     def test_no_secret_is_kept_in_vain(self, old: bool, seals: bool, peer: Peer, run: Run) -> None:
         async def test() -> None:
@@ -319,7 +338,7 @@ class TestSeal:
             listen(peer)
             await peer.send(peer.updates(2, wanted=wanted) + peer.keys.seal(DATA, HEAD))
             if wanted:
-                reason = "the peer asks for a KeyUpdate behind a large body"
+                reason = "the peer asks for a KeyUpdate behind a large body or many answers"
                 assert await peer.told.next() == ("closed", reason)
                 assert await peer.read(1) == b""
             else:

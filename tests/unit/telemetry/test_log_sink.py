@@ -80,7 +80,8 @@ def test_a_pipe_that_is_read_later(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     sink = LineSink(path, "some log")
-    sink.put(["one\n", "two\n"])
+    sink.put(["one\n"])
+    sink.put(b"two\n")
     with path.open("rb") as reader:
         assert (reader.readline(), reader.readline()) == (b"one\n", b"two\n")
         check_log("A_LOG", str(path))
@@ -90,10 +91,32 @@ def test_a_pipe_that_is_read_later(tmp_path: Path) -> None:
     assert sink.dropped == 0
 
 
-def test_a_pipe_that_nobody_reads(tmp_path: Path) -> None:
+LINES = ["x" * 1000 + "\n"] * 200  # more than a pipe holds
+
+
+@pytest.mark.parametrize("lines", [LINES, "".join(LINES).encode()], ids=["lines", "text"])
+def test_a_pipe_that_nobody_reads(lines: list[str] | bytes, tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
     sink = LineSink(path, "some log")
-    sink.put(["x" * 1000 + "\n"] * 200)  # more than a pipe holds
+    sink.put(lines)
     sink.close(0.1)
     assert 0 < sink.dropped < 200
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        *([], ["one\n"], ["é" * 40_000 + "\n", "two\n", "three\n"]),
+        *([f"{number}\n" * 9 for number in range(30_000)], ["x" * 200_000 + "\n", "y\n"]),
+    ],
+    ids=["none", "one", "two bytes each", "many", "long"],
+)
+@pytest.mark.parametrize("as_text", [False, True], ids=["lines", "text"])
+def test_all_lines_are_written(lines: list[str], as_text: bool, tmp_path: Path) -> None:
+    """Whichever way they come, and however they are cut into writes."""
+    path = tmp_path / "log"
+    sink = LineSink(path, "some log")
+    sink.put("".join(lines).encode() if as_text else lines)
+    sink.close(5.0)
+    assert (path.read_text(), sink.dropped) == ("".join(lines), 0)
