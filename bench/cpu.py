@@ -40,7 +40,15 @@ def process_seconds(pid: int) -> float:
 
 def tree_seconds(root: int) -> float:
     """User + system of a process and all its living descendants."""
-    return sum(map(process_seconds, tree(root)))
+    return sum(map(_seconds_so_far, tree(root)))
+
+
+def _seconds_so_far(pid: int) -> float:
+    """The CPU time of a process of a tree, 0 if it has ended since: its parent has it, once it has waited."""
+    try:
+        return process_seconds(pid)
+    except OSError:
+        return 0.0
 
 
 def tree(root: int) -> dict[int, int]:

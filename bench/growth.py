@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -28,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.errors import BenchError
+from bench.figures import Figure
 from bench.servers import Process, free_port
 from regproxy.cache import layout
 from regproxy.cache.eviction import INACTIVE, Evictor, Limits
@@ -41,6 +43,7 @@ DAY = 86_400.0
 EVICTED = 1000  # objects of one eviction pass
 STARTS = 5
 LOOKUPS = 10_000
+LOOKUP_ROUNDS = 5
 BULK = 20_000  # rows in a transaction
 
 console = Console(highlight=False, soft_wrap=True)
@@ -52,9 +55,9 @@ class Figures:
 
     objects: int
     made: float
-    ready: float
-    lookup_us: float
-    open_us: float
+    ready: tuple[float, ...]
+    lookup_us: tuple[float, ...]
+    open_us: tuple[float, ...]
     evict: float
     longest_step_ms: float
     reconcile: float
@@ -69,19 +72,19 @@ def main(
     keep: Annotated[bool, typer.Option(help="leave the caches there, for the next run")] = False,
 ) -> None:
     """Measure start, look-up, eviction and reconciliation on caches of several sizes."""
-    figures = []
+    measured = []
     for size in map(int, sizes.split(",")):
         place = work.absolute() / str(size)
         try:
-            figures.append(measure(place, size))
+            measured.append(measure(place, size))
         except BenchError as error:
             console.print(f"{size}: FAILED: {error}", markup=False)
             raise typer.Exit(1) from None
         finally:
             if not keep:
                 shutil.rmtree(place, ignore_errors=True)
-        console.print(f"{size:,} blobs: made in {figures[-1].made:.1f} s, measured")
-    console.print(table(figures))
+        console.print(f"{size:,} blobs: made in {measured[-1].made:.1f} s, measured")
+    console.print(table(measured))
 
 
 def measure(place: Path, size: int) -> Figures:
@@ -89,7 +92,7 @@ def measure(place: Path, size: int) -> Figures:
     root = place / "cache"
     digests = names(size)
     made = timed(lambda: make(root, digests))
-    ready = median(start(place) for _ in range(STARTS))
+    ready = tuple(start(place) for _ in range(STARTS))
     before = forget_peak()
     with closing(Index.open(layout.index(root))) as index:
         lookup, opened = lookups(root, index, digests)
@@ -118,13 +121,13 @@ def measure(place: Path, size: int) -> Figures:
     )
 
 
-def table(figures: list[Figures]) -> Table:
+def table(measured: list[Figures]) -> Table:
     """A column for each size of cache."""
-    shown = Table("", *(f"{each.objects:,} blobs" for each in figures), box=None, header_style="bold")
+    shown = Table("", *(f"{each.objects:,} blobs" for each in measured), box=None, header_style="bold")
     rows = {
-        "exec to ready, s": lambda each: f"{each.ready:.3f}",
-        "look-up of a row, us": lambda each: f"{each.lookup_us:.1f}",
-        "open of its file, us": lambda each: f"{each.open_us:.1f}",
+        "exec to ready, s": lambda each: f"{median(each.ready):.3f}",
+        "look-up of a row, us": lambda each: f"{median(each.lookup_us):.1f}",
+        "open of its file, us": lambda each: f"{median(each.open_us):.1f}",
         f"eviction of {EVICTED:,} objects, s": lambda each: f"{each.evict:.3f}",
         "its longest step, ms": lambda each: f"{each.longest_step_ms:.1f}",
         "reconcile pass without pauses, s": lambda each: f"{each.reconcile:.2f}",
@@ -133,8 +136,31 @@ def table(figures: list[Figures]) -> Table:
         "memory that these took, MB": lambda each: f"{each.memory_mb:.0f}",
     }
     for name, cell in rows.items():
-        shown.add_row(name, *map(cell, figures))
+        shown.add_row(name, *map(cell, measured))
     return shown
+
+
+def figures(place: Path, size: int) -> list[Figure]:
+    """The same as points of growth curves, as reports have them; the cache is removed."""
+    try:
+        found = measure(place, size)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    values = {
+        ("from exec to ready", "s"): found.ready,
+        ("look-up of a row, CPU", "us"): found.lookup_us,
+        ("opening its file, CPU", "us"): found.open_us,
+        (f"evicting {EVICTED:,} blobs", "s"): (found.evict,),
+        ("longest step of that", "ms"): (found.longest_step_ms,),
+        ("comparing index and disk, without pauses", "s"): (found.reconcile,),
+        ("longest piece of that", "ms"): (found.longest_piece_ms,),
+        ("making the index anew, without pauses", "s"): (found.rebuild,),
+        ("memory of the janitor's work", "MB"): (found.memory_mb,),
+    }
+    return [
+        Figure("G3", name, unit, series, axis="blobs in the cache", at=size)
+        for (name, unit), series in values.items()
+    ]
 
 
 # --- a cache ---------------------------------------------------------------------------------------------
@@ -200,16 +226,24 @@ def answers(admin: int) -> bool:
         return False
 
 
-def lookups(root: Path, index: Index, digests: list[str]) -> tuple[float, float]:
-    """Microseconds of a look-up in the index, and of opening a file; both at random."""
-    some = random.Random(1).choices(digests, k=LOOKUPS)
-    in_index = timed(lambda: [index.object(digest) for digest in some])
+def lookups(root: Path, index: Index, digests: list[str]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """CPU us of a look-up in the index, and of opening a file, round by round; both at random."""
+    in_index, opened = [], []
+    for seed in range(LOOKUP_ROUNDS):
+        some = random.Random(seed).choices(digests, k=LOOKUPS)
+        in_index.append(cpu_seconds(partial(find_all, index, some)) / LOOKUPS * 1e6)
+        opened.append(cpu_seconds(partial(open_all, root, some)) / LOOKUPS * 1e6)
+    return tuple(in_index), tuple(opened)
 
-    def open_all() -> None:
-        for digest in some:
-            os.close(os.open(layout.blob(root, digest), os.O_RDONLY))
 
-    return in_index / LOOKUPS * 1e6, timed(open_all) / LOOKUPS * 1e6
+def find_all(index: Index, digests: list[str]) -> None:
+    for digest in digests:
+        index.object(digest)
+
+
+def open_all(root: Path, digests: list[str]) -> None:
+    for digest in digests:
+        os.close(os.open(layout.blob(root, digest), os.O_RDONLY))
 
 
 def evict_some(root: Path, index: Index, digests: list[str]) -> tuple[float, float]:
@@ -259,6 +293,13 @@ def durations(steps: Iterator[float]) -> Iterator[float]:
         if next(steps, None) is None:
             return
         yield time.monotonic() - began
+
+
+def cpu_seconds(work: Callable[[], object]) -> float:
+    """Of this process: what others do meanwhile does not count."""
+    began = time.process_time()
+    work()
+    return time.process_time() - began
 
 
 def timed(work: Callable[[], object]) -> float:

@@ -21,10 +21,10 @@ def differing(rounds: Iterable[Sequence[Sample]]) -> str:
     return "".join(f" (NOT ALIKE: {own} beside {peer}'s {other})" for own, peer, other in sorted(unlike))
 
 
-def listed(samples: Iterable[Sample]) -> str:
-    """Return one line: the versions, suites and groups of each server."""
+def listed(seen: Iterable[tuple[str, str]]) -> str:
+    """Return one line: each server with its versions, suites and groups. `seen`: each with its server."""
     said: dict[str, set[str]] = {}
-    for sample in samples:
-        if sample.result.tls:
-            said.setdefault(sample.server, set()).add(sample.result.tls)
+    for server, tls in seen:
+        if tls:
+            said.setdefault(server, set()).add(tls)
     return "; ".join(f"{server} {', '.join(sorted(tls))}" for server, tls in said.items())

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import fcntl
+import shlex
 import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
 
+from bench.curves import CURVES
 from bench.errors import BenchError
 from bench.lab import Lab
+from bench.pages import beside, judged
 from bench.peers import table
-from bench.report import Report, cells
+from bench.report import write
+from bench.results import Results
 from bench.scenarios import PLANS, SCENARIOS
 from bench.servers import Regproxy
 
 BUILD = Path(__file__).parent.parent / "build" / "bench"
+MEASURED = {**SCENARIOS, **CURVES}
 
 
 class Mode(StrEnum):
@@ -33,7 +39,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 def main(
     mode: Annotated[Mode, typer.Argument(help="short: about 10 minutes. full: the figures that count.")],
-    only: Annotated[str, typer.Option(help="scenarios, comma separated")] = ",".join(SCENARIOS),
+    only: Annotated[str, typer.Option(help="scenarios, comma separated")] = ",".join(MEASURED),
     peers: Annotated[str, typer.Option(help="what it is compared with, comma separated")] = ",".join(
         table.USUAL
     ),
@@ -41,7 +47,7 @@ def main(
         int, typer.Option(help="processes of the proxy and of its peers that let one choose")
     ] = 1,
     work: Annotated[Path, typer.Option(help="where servers keep their files and caches")] = BUILD / "work",
-    out: Annotated[Path, typer.Option(help="where the report goes")] = BUILD / "reports",
+    out: Annotated[Path, typer.Option(help="where figures.json, report.md and its plots go")] = BUILD,
 ) -> None:
     """Measure the proxy against its peers and judge it by its targets.
 
@@ -49,10 +55,12 @@ def main(
     that was missed is reported as MISSED and does not change the exit status.
     """
     names = only.split(",")
-    if unknown := set(names) - set(SCENARIOS):
+    if unknown := set(names) - set(MEASURED):
         raise typer.BadParameter(f"no such scenario: {', '.join(sorted(unknown))}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # as Ctrl-C: the servers are stopped on the way out
-    report = Report.begin(mode.value, Regproxy.name)
+    lock = hold(work)
+    command = shlex.join(["python", "-m", "bench.run", *sys.argv[1:]])
+    results = Results.begin(mode.value, Regproxy.name, workers, command)
     try:
         lab = Lab(work.absolute(), workers, peers.split(","))
     except BenchError as error:
@@ -60,27 +68,45 @@ def main(
         raise typer.Exit(1) from None
     try:
         for name in names:
-            measure(name, lab, report)
+            measure(name, lab, results)
+            results.servers, results.notes = lab.commands(), lab.notes
+            results.save(out)  # a run that is cut short leaves what it has
     finally:
-        report.commands, report.notes = lab.commands(), lab.notes
         lab.close()
-        report.samples = lab.samples
-    console.print(f"report: {report.write(out)}")
-    raise typer.Exit(1 if report.failed else 0)
+        lock.close()
+        console.print(f"figures: {results.save(out)}")
+    console.print(f"report: {write(results, out)}")
+    raise typer.Exit(1 if results.failed else 0)
 
 
-def measure(name: str, lab: Lab, report: Report) -> None:
-    """One scenario; its figures are printed as they come, a failure does not stop the others."""
+def hold(work: Path) -> TextIO:
+    """Lock the directory of the servers; ends the run where another one has it: both would be void."""
+    work.mkdir(parents=True, exist_ok=True)
+    lock = (work / "lock").open("w")
     try:
-        figures = SCENARIOS[name](lab, PLANS[report.mode])
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        console.print(f"FAILED: another run has its servers in {work}: give --work", markup=False)
+        raise typer.Exit(1) from None
+    return lock
+
+
+def measure(name: str, lab: Lab, results: Results) -> None:
+    """One scenario; its figures are printed as they come, a failure does not stop the others."""
+    before = len(lab.samples)
+    try:
+        figures = MEASURED[name](lab, PLANS[results.mode])
     except BenchError as error:
-        report.failed[name] = str(error)
+        results.failed[name] = str(error)
         console.print(f"{name}  FAILED: {error}", markup=False)
         return
-    report.figures += figures
+    results.add(name, figures, lab.samples[before:])
     for figure in figures:
-        scenario, title, own, sides, targets = cells(figure)
-        console.print(f"{scenario}  {title}: {own}  {sides}  {targets}", markup=False)
+        where = f" at {figure.at:,.0f} {figure.axis}" if figure.axis else ""
+        peers = "".join(f"  {side.name} {beside(figure, side.name)}" for side in figure.peers)
+        targets = "; ".join(judged(figure, *pair) for pair in figure.verdicts(results.openssl))
+        console.print(f"{name}  {figure.title}{where}: {figure.own}{peers}  {targets}", markup=False)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from tests.support import ROOT
 
 TESTS = ROOT / "tests"
 FOLDERS = {
+    "bench",
     *("unit", "wire", "e2e", "faults", "processes", "load", "kernel", "project", "conformance", "fuzz"),
     *("support", "support_tests"),
 }

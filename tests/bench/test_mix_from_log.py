@@ -16,7 +16,7 @@ from bench.mix.access_log import Converted, convert
 from bench.mix.replay import Server
 from bench.mix.requests import Request
 from bench.mix.rollout import Rollout, image_of, make
-from tests.load.test_mix import replayed
+from tests.bench.test_mix import replayed
 from tests.support import images
 from tests.support.docker_registry import Registry
 from tests.support.proxy import Proxy
