@@ -1,8 +1,11 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 cdef enum:
-    # One batch of a body, in plaintext. Large enough that send() is called rarely, small enough for L2.
-    BATCH = 262144
+    # The largest batch of a body, in plaintext, for a receiver that took the last one whole: each one that it
+    # can take at once saves a wake-up.
+    BATCH = 524288
+    # A body's first batch: what a receiver that takes nothing leaves waiting.
+    FIRST_BATCH = 262144
     # With more bodies than this under way, each has a smaller batch: the last one in a round waits less.
     FEW = 2
     CROWD_BATCH = 131072

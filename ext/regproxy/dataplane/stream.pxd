@@ -72,7 +72,9 @@ cdef class Stream(Endpoint):
     cdef Source source
     cdef bint source_waiting
     cdef bint chunked_out
+    # Whether the receiver left some of the last batch, or took it whole; neither at a body's beginning
     cdef bint slow
+    cdef bint swift
     cdef bint tell_sent
     cdef bint closing
     cdef bint linger

@@ -30,7 +30,7 @@ from regproxy.dataplane.http1 cimport (
     cut_head, decode_chunks, empty_lines, find_field, find_head_end, parse_connect, write_chunk_size,
 )
 from regproxy.dataplane.reactor cimport (
-    BATCH, CROWD_BATCH, FEW, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Reactor,
+    BATCH, CROWD_BATCH, FEW, FIRST_BATCH, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Reactor,
 )
 from regproxy.dataplane.proxy_protocol cimport (
     PREFACE_BAD, PREFACE_PARTIAL, PREFACE_SOURCE, parse_preface,
@@ -315,15 +315,17 @@ cdef class Stream(Endpoint):
         else:
             memcpy(r.plain_out, <const char*>head, n)
             memcpy(r.plain_out + n, <const char*>body, m)
-            if source is not None and not chunked and self.outb.len == 0 and not self._sends_files():
+            if (source is not None and n + m < FIRST_BATCH and not chunked and self.outb.len == 0
+                    and not self._sends_files()):
                 # The head and the first piece of the body go out together.
-                status = source.pull(self, r.plain_out + n + m, BATCH - n - m, &got)
+                status = source.pull(self, r.plain_out + n + m, FIRST_BATCH - n - m, &got)
                 if status == Status.END:
                     source = None
                 elif status == Status.AGAIN or status == Status.COLD:
                     self.source_waiting = True
             self._emit(r.plain_out, n + m + got, last and source is None)
         self.source = source
+        self.swift = False
         self.chunked_out = chunked
         return self._settled()
 
@@ -1091,8 +1093,10 @@ cdef class Stream(Endpoint):
             self.tls.take_over()
         if self.slow:
             n = SLOW_BATCH
+        elif self.reactor.crowd > FEW:
+            n = CROWD_BATCH
         else:
-            n = BATCH if self.reactor.crowd <= FEW else CROWD_BATCH
+            n = BATCH if self.swift else FIRST_BATCH
         status = source.pull(self, body, n, &n)
         if status == Status.FAILED:
             self.source = None
@@ -1115,6 +1119,7 @@ cdef class Stream(Endpoint):
             self.source = None
         self._emit(body - k, n + k, over and self.closing)
         self.slow = self.outb.len > 0
+        self.swift = not self.slow
         return 0
 
     cdef int _pump_file(self) except -1:
