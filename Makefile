@@ -23,7 +23,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages demo bench bench-full bench-distribution soak conformance e2e-new
+.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages demo bench bench-full bench-guard bench-guard-update bench-distribution soak conformance e2e-new
 .PHONY: format clean
 
 help: ## list the targets
@@ -45,11 +45,12 @@ serve: build ## run the proxy on directories under .local
 	  REGPROXY_CACHE_DIR='$(REGPROXY_CACHE_DIR)' REGPROXY_CA_DIR='$(REGPROXY_CA_DIR)' \
 	  exec $(BIN)/regproxy serve
 
-test: ## install what is missing, build, lint, check types, run all tests
+test: ## install what is missing, build, lint, check types, run all tests, count instructions
 	@$(MAKE) --no-print-directory build test-packages
 	@$(MAKE) --no-print-directory lint
 	@$(MAKE) --no-print-directory types
 	@$(MAKE) --no-print-directory check
+	@$(MAKE) --no-print-directory bench-guard
 
 TRIXIE ?= test
 test-trixie: ## the same on a fresh Debian 13, a debootstrap root, as root; TRIXIE="check JOBS=2" runs make with that there
@@ -90,6 +91,12 @@ bench-full: build bench-packages ## the same, with the figures that count
 
 bench-distribution: build ## build distribution 3 by Go, to be measured, too: python -m bench.run short --peers nginx,distribution
 	$(BIN)/python -c 'from tests.conformance.programs import CACHE, DISTRIBUTION; DISTRIBUTION.build(CACHE)'
+
+bench-guard: build test-packages ## instructions of the hot paths beside those in bench/guard/counts.json, under a minute
+	$(BIN)/python -m bench.guard
+
+bench-guard-update: build test-packages ## store them anew; the commit says why they have changed
+	$(BIN)/python -m bench.guard --update
 
 conformance: build test-packages ## the distribution-spec's own suite on two registries, by all ways in, 10 minutes; builds both by Go
 	$(BIN)/python -m tests.conformance

@@ -38,6 +38,7 @@ class Process:
         log: Path,
         ready: Callable[[], bool],
         environ: Mapping[str, str] | None = None,
+        patience: float = START_TIMEOUT,
     ) -> None:
         self.command = list(command)
         with log.open("ab") as output:
@@ -50,10 +51,10 @@ class Process:
                 env=None if environ is None else {**os.environ, **environ},
             )
         self.pid = self._process.pid
-        self._await(ready, log)
+        self._await(ready, log, patience)
 
-    def _await(self, ready: Callable[[], bool], log: Path) -> None:
-        deadline = time.monotonic() + START_TIMEOUT
+    def _await(self, ready: Callable[[], bool], log: Path, patience: float) -> None:
+        deadline = time.monotonic() + patience
         while not ready():
             ended = self._process.poll()
             if ended is not None or time.monotonic() > deadline:

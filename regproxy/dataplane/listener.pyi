@@ -12,8 +12,10 @@ class Listener(Pollable):
         on_accept: Callable[[Stream], object],
         front: bool = True,
         head_limit: int = 32768,
-        accepts: int = 32,
+        shared: bool = False,
         balances: Callable[[str], bool] | None = None,
         on_refused: Callable[[str, str], object] | None = None,
     ) -> Self: ...
+    @property
+    def exclusive(self) -> bool: ...
     def close(self) -> None: ...

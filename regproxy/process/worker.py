@@ -40,7 +40,6 @@ from regproxy.tls.mirror_identity import mirror_context
 log = logging.getLogger("regproxy.process.worker")  # also where this module is the program
 
 HEAD_MAX: Final = 32_768  # bytes of a client's message head
-ACCEPTS: Final = 32  # connections at a time
 _FLUSH_SECONDS: Final = 0.25
 _LOOK: Final = 0.05  # seconds between two checks whether all is done
 _LOOK_RETIRED: Final = 0.25
@@ -107,8 +106,7 @@ class Worker:
         explanations = Explanations(ImageRules(services.config.image_rules.rules), services.index)
         state = (self._why_not_ready, self._told.is_set, counts)
         admin = Admin(services.metrics, services.loop, *state, explanations)
-        # Accepting one at a time leaves other workers their share.
-        accepts = 1 if record.workers > 1 else ACCEPTS
+        shared = record.workers > 1
         handlers = Handlers(services)
         takers = [(record.proxy, handlers.accept), (record.admin, admin.accept)]
         if record.transparent:
@@ -122,7 +120,7 @@ class Worker:
             # Whoever watches over the proxy asks it itself.
             asks = balances if fd != record.admin else None
             refused = services.say_no_preface
-            self._listeners.append(Listener(reactor, fd, take, True, HEAD_MAX, accepts, asks, refused))
+            self._listeners.append(Listener(reactor, fd, take, True, HEAD_MAX, shared, asks, refused))
         self._listening = True
 
     def _why_not_ready(self) -> str | None:

@@ -69,6 +69,8 @@ _COUNTERS: Final = {
     "upstream_handshakes_failed": ("tls_handshakes", ("upstream", "failed")),
     "wire_bytes_in": ("wire_bytes", ("in",)),
     "wire_bytes_out": ("wire_bytes", ("out",)),
+    "accepted": ("accepts", ("taken",)),
+    "woken_in_vain": ("accepts", ("in_vain",)),
     "repeated": ("repeated_answers", ()),
     "dropped": ("access_log_dropped", ()),
     "events_lost": ("audit_lost", ("events",)),
@@ -197,6 +199,9 @@ class Metrics:
         self._watched_counters = {
             "tls_handshakes": counter("tls_handshakes", "TLS handshakes.", ["side", "result"]),
             "wire_bytes": counter("wire_bytes", "Bytes on all connections, TLS included.", ["direction"]),
+            "accepts": counter(
+                "accepts", "Connections that workers took, and wake-ups for one that another took.", ["result"]
+            ),
             "repeated_answers": counter(
                 "repeated_answers", "Hits that were answered once more without a look-up."
             ),
@@ -205,6 +210,8 @@ class Metrics:
                 "audit_lost", "Requests that no line of the audit log counts, and lines lost.", ["what"]
             ),
         }
+        for result in ("taken", "in_vain"):
+            self._watched_counters["accepts"].labels(result)
         for what in ("events", "lines"):
             self._watched_counters["audit_lost"].labels(what)
 

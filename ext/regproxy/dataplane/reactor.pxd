@@ -56,10 +56,15 @@ cdef class Reactor:
     cdef readonly long long upstream_handshakes_failed
     cdef readonly long long wire_bytes_in
     cdef readonly long long wire_bytes_out
+    # Connections that were accepted, and events of listeners that brought none
+    cdef readonly long long accepted
+    cdef readonly long long woken_in_vain
 
     cdef int _round(self) except -1
     cdef int _dispatch(self, uint64_t key, uint32_t events) except -1
+    cdef int hold(self, Pollable item) except -1
     cdef int watch(self, Pollable item, uint32_t interest) except -1
+    cdef int _tell(self, Pollable item, uint32_t events) except -1
     cdef int rewatch(self, Pollable item, uint32_t interest) except -1
     cdef int unwatch(self, Pollable item) except -1
     cdef int forget(self, Pollable item) except -1

@@ -11,8 +11,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from cpython.ref cimport Py_DECREF, Py_INCREF
 
 from regproxy.dataplane.posix cimport (
-    CLOCK_MONOTONIC, EINTR, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLOUT,
-    clock_gettime, close, epoll_create1, epoll_ctl, epoll_event, epoll_wait, errno, timespec,
+    CLOCK_MONOTONIC, EINTR, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLIN,
+    EPOLLOUT, clock_gettime, close, epoll_create1, epoll_ctl, epoll_event, epoll_wait, errno, timespec,
 )
 
 cdef enum:
@@ -96,8 +96,8 @@ cdef class Reactor:
                 found.append(<object>self.table[i])
         return found
 
-    cdef int watch(self, Pollable item, uint32_t interest) except -1:
-        cdef epoll_event event
+    cdef int hold(self, Pollable item) except -1:
+        """Register an item without watching its fd: it has its ticks, and is one of items()."""
         cdef int wanted
         cdef void** grown
         if item.fd >= self.table_size:
@@ -111,13 +111,21 @@ cdef class Reactor:
         self.generation += 1
         item.generation = self.generation
         item.reactor = self
+        Py_INCREF(item)
+        self.table[item.fd] = <void*>item
+        return 0
+
+    cdef int watch(self, Pollable item, uint32_t interest) except -1:
+        cdef epoll_event event
+        cdef int error
+        self.hold(item)
         item.interest = interest
         event.events = interest
         event.data.u64 = (<uint64_t>item.generation << 32) | <uint32_t>item.fd
         if epoll_ctl(self.epfd, EPOLL_CTL_ADD, item.fd, &event) < 0:
-            raise OSError(errno, "epoll_ctl")
-        Py_INCREF(item)
-        self.table[item.fd] = <void*>item
+            error = errno
+            self.forget(item)
+            raise OSError(error, "epoll_ctl")
         return 0
 
     cdef int rewatch(self, Pollable item, uint32_t interest) except -1:
@@ -141,6 +149,13 @@ cdef class Reactor:
             self.table[item.fd] = NULL
             Py_DECREF(item)
         return 0
+
+    def _arrived(self, Pollable item):
+        """Handle an event of an item that the event loop watches itself, and what has come in meanwhile."""
+        self.now = monotonic_ms()
+        if item.fd >= 0:
+            self._tell(item, EPOLLIN)
+        self._poll()
 
     def _poll(self):
         """Handle the ready events. While there are more, repeat a few times without the event loop."""
@@ -181,6 +196,9 @@ cdef class Reactor:
         # An earlier event of this round may have closed this fd and a new item may own its number.
         if item.generation != <uint32_t>(key >> 32):
             return 0
+        return self._tell(item, events)
+
+    cdef int _tell(self, Pollable item, uint32_t events) except -1:
         try:
             item.on_events(events)
         except Exception as exc:

@@ -163,6 +163,7 @@ def test_every_metric_and_its_labels(metrics: Metrics) -> None:
         "regproxy_ca_not_after_timestamp_seconds": set(),
         "regproxy_leaf_not_after_timestamp_seconds": set(),
         "regproxy_access_log_dropped_total": set(),
+        "regproxy_accepts_total": {"result"},
         "regproxy_repeated_answers_total": set(),
         "regproxy_audit_lost_total": {"what"},
         "regproxy_build_info": {"version"},
