@@ -39,10 +39,12 @@ def main(update: bool) -> int:
         print(f"stored in {stored.FILE}; the commit says why they have changed")
         return 0
     assert known is not None
-    if known["build"] != build.details:
-        print(f"counted with {known['build']}\nhere is      {build.details}")
     verdicts = list(stored.compare(build, known, found))
     print(*verdicts, sep="\n")
+    if known["build"] != build.details:
+        # Another Cython, or another processor for OpenSSL to choose its code by, is nothing that we did.
+        print(f"NOT JUDGED: counted with {known['build']}\n            here is      {build.details}")
+        return 0
     return 1 if any(verdict.failed for verdict in verdicts) else 0
 
 
