@@ -1,7 +1,7 @@
 """Count the instructions of the hot paths and compare them with those in the tree.
 
-    python -m bench.guard            exit status 1: a path takes more than 5 % more
-    python -m bench.guard --update   store what was counted
+python -m bench.guard            exit status 1: a path takes more than 5 % more
+python -m bench.guard --update   store what was counted
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.errors import BenchError
 from bench.guard import stored
 from bench.guard.counting import missing
 from bench.guard.paths import count_all
@@ -27,8 +28,12 @@ def main(update: bool) -> int:
         print(f"SKIPPED: instructions of the hot paths are not compared: {reason}")
         return 1 if update else 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers are stopped on the way out
-    with tempfile.TemporaryDirectory(prefix="regproxy-guard-") as place:
-        found = count_all(Path(place))
+    try:
+        with tempfile.TemporaryDirectory(prefix="regproxy-guard-") as place:
+            found = count_all(Path(place))
+    except BenchError as error:
+        print(f"FAILED: nothing could be counted: {error}")
+        return 1
     if update:
         stored.save(build, found)
         print(f"stored in {stored.FILE}; the commit says why they have changed")

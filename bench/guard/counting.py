@@ -42,7 +42,9 @@ class Counted(Regproxy):
         super().__init__(directory, identity, [origin_port])
         self._shim = directory / "signals.so"
         made = subprocess.run(
-            ["gcc", "-O2", "-shared", "-fPIC", "-o", str(self._shim), str(SHIM)], capture_output=True, text=True
+            ["gcc", "-O2", "-shared", "-fPIC", "-o", str(self._shim), str(SHIM)],
+            capture_output=True,
+            text=True,
         )
         if made.returncode:
             raise BenchError(made.stderr)

@@ -52,7 +52,7 @@ class Client:
             got += self._receive()
         head, _, body = got.partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200"):
-            raise BenchError(head.decode())
+            raise BenchError(got.decode(errors="replace"))
         left = item.size - len(body)
         while left > 0:
             left -= len(self._receive())
@@ -72,8 +72,8 @@ class Client:
 def per_unit(proxy: Counted, work: Callable[[], None], times: int, groups: int = 3) -> Counts:
     """Instructions for one of `times` units, in the cheapest of several groups.
 
-    Where the client lacks the processor, the proxy has to wait for it within an answer, and to go on: that costs more,
-    and is nothing that the proxy does worse.
+    Where the client lacks the processor, the proxy has to wait for it within an answer, and to go on: that
+    costs more, and is nothing that the proxy does worse.
     """
 
     def group() -> None:

@@ -76,7 +76,8 @@ class Verdict:
         word = "TOO MANY" if self.failed else "ok" if self.counts else "not judged: another CPU"
         if self.counts and self.now < self.before / MARGIN:
             word = "ok, fewer: make bench-guard-update keeps it so"
-        return f"{self.path}, {self.of}: {self.now:,} instructions, stored {self.before:,}, {change:+.1f} %  {word}"
+        counts = f"{self.now:,} instructions, stored {self.before:,}, {change:+.1f} %"
+        return f"{self.path}, {self.of}: {counts}  {word}"
 
 
 def compare(build: Build, stored: dict[str, Any], found: dict[str, Counts]) -> Iterator[Verdict]:

@@ -200,7 +200,9 @@ class Metrics:
             "tls_handshakes": counter("tls_handshakes", "TLS handshakes.", ["side", "result"]),
             "wire_bytes": counter("wire_bytes", "Bytes on all connections, TLS included.", ["direction"]),
             "accepts": counter(
-                "accepts", "Connections that workers took, and wake-ups for one that another took.", ["result"]
+                "accepts",
+                "Connections that workers took, and wake-ups for one that another took.",
+                ["result"],
             ),
             "repeated_answers": counter(
                 "repeated_answers", "Hits that were answered once more without a look-up."

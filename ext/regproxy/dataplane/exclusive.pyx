@@ -1,20 +1,20 @@
 """A socket that several processes accept from, of which one is woken for each connection.
 
 The kernel knows EPOLLEXCLUSIVE (epoll_ctl(2)) of the set alone at which a thread waits: behind a set within
-another one it wakes everybody (ep_poll_callback in fs/eventpoll.c). So the socket is put into the event loop's own
-set, under the number of a descriptor that libuv watches for us and that has no events of its own. libuv finds what
-to call by that number.
+another one it wakes everybody (ep_poll_callback in fs/eventpoll.c). So the socket is put into the event
+loop's own set, under the number of a descriptor that libuv watches for us and that has no events of its own.
+libuv finds what to call by that number.
 """
 
 from regproxy.dataplane.posix cimport *
 
 
 cdef class ExclusiveWatch:
-    """Calls `callback(*args)` in the event loop when `fd` can be read, unless another process was woken for it.
+    """Calls `callback(*args)` in the event loop when `fd` can be read, if no other process was woken for it.
 
-    One that is busy is not waited for: only a process that sleeps is woken alone. But the one that was woken may die,
-    or be stopped, before it has looked; so everybody has to look now and then. `fd` stays the caller's; `close()`
-    comes before it is closed. OSError where the kernel or the event loop can't do it.
+    One that is busy is not waited for: only a process that sleeps is woken alone. But the one that was woken
+    may die, or be stopped, before it has looked; so everybody has to look now and then. `fd` stays the
+    caller's; `close()` comes before it is closed. OSError where the kernel or the event loop can't do it.
     """
 
     def __cinit__(self, loop, int fd, callback, *args):
@@ -54,10 +54,10 @@ cdef class ExclusiveWatch:
         return 0
 
     cdef bint rejoin(self) except -1:
-        """Wait behind all others, as the kernel wakes the first one that sleeps. False, and errno: it can't be.
+        """Wait behind all others: the kernel wakes the first one that sleeps. False, and errno: it can't be.
 
-        Whoever has taken a connection does so: then they go round, and not all to one process. nginx does the same
-        (ngx_reorder_accept_events).
+        Whoever has taken a connection does so: then they go round, and not all to one process. nginx does the
+        same (ngx_reorder_accept_events).
         """
         cdef epoll_event event
         self.rest()

@@ -16,9 +16,9 @@ cdef enum:
 cdef class Listener(Pollable):
     """Accepts from a listening, non-blocking socket: `on_accept(stream)` for each new connection.
 
-    `front` marks the proxy port, whose heads may be CONNECT and whose first byte is looked at. `shared`: other
-    processes accept from the socket too. Then one connection is taken at a time, which leaves them their share,
-    and each connection wakes one process (`exclusive`), all of them where that can't be.
+    `front` marks the proxy port, whose heads may be CONNECT and whose first byte is looked at. `shared`:
+    other processes accept from the socket too. Then one connection is taken at a time, which leaves them
+    their share, and each connection wakes one process (`exclusive`), all of them where that can't be.
     `balances(peer)` says whether an address is a balancer's, which has to say who connects by a header of the
     PROXY protocol; without a proper one within 5 s the connection is cut: `on_refused(peer, reason)`.
 

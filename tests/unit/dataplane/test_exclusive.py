@@ -1,4 +1,4 @@
-"""A listening socket that others wait at, too: one of them is woken, and nothing depends on whether it looks."""
+"""A listening socket that others wait at, too: one of them is woken, and need not be the one that accepts."""
 
 from __future__ import annotations
 
@@ -85,10 +85,10 @@ def test_several_that_wait_at_once_are_taken_one_by_one(
 def test_a_closed_one_is_not_woken(plane: Plane, run: Run, server: socket.socket) -> None:
     """The socket itself stays open elsewhere."""
     taken: list[Stream] = []
-    descriptors = len(os.listdir("/proc/self/fd"))
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
     ours = listener(plane, server, taken)
     ours.close()
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
     async def test() -> None:
         with socket.create_connection(server.getsockname()):
