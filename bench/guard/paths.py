@@ -156,10 +156,10 @@ def new_connection(proxy: Counted, origin: SlowOrigin, material: Material) -> Co
 
 def fill(proxy: Counted, origin: SlowOrigin, material: Material) -> Counts:
     """A blob of 8 MB that is not in the cache: received, verified, written, sent."""
-    blobs = iter([material.blob(FILLED, seed) for seed in range(3)])
+    blobs = iter([material.blob(FILLED, seed) for seed in range(5)])
     with closing(Client(proxy, origin)) as client:
         client.get(next(blobs))
-        return per_unit(proxy, lambda: client.get(next(blobs)), 1, 2)
+        return per_unit(proxy, lambda: client.get(next(blobs)), 1, 4)
 
 
 def count_all(directory: Path) -> dict[str, Counts]:

@@ -15,6 +15,8 @@ from regproxy.dataplane import tls
 
 FILE = Path(__file__).parent / "counts.json"
 MARGIN = 1.05
+# Of all of a path's instructions: how the bytes of a fill are cut into reads changes no more than this.
+CUTS = 0.002
 # OpenSSL chooses its code by these, as far as valgrind passes them on.
 FEATURES = ("aes", "pclmulqdq", "avx", "avx2", "bmi2", "adx", "rdseed")
 
@@ -59,22 +61,23 @@ def save(build: Build, found: dict[str, Counts]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One count beside the stored one. `counts`: whether it decides."""
+    """One count beside the stored one. `counts`: whether it decides. `least`: less than that is no change."""
 
     path: str
     of: str
     before: int
     now: int
     counts: bool
+    least: float = 0.0
 
     @property
     def failed(self) -> bool:
-        return self.counts and self.now > self.before * MARGIN
+        return self.counts and self.now > max(self.before * MARGIN, self.before + self.least)
 
     def __str__(self) -> str:
         change = (self.now / self.before - 1) * 100
         word = "TOO MANY" if self.failed else "ok" if self.counts else "not judged: another CPU"
-        if self.counts and self.now < self.before / MARGIN:
+        if self.counts and self.now < min(self.before / MARGIN, self.before - self.least):
             word = "ok, fewer: make bench-guard-update keeps it so"
         counts = f"{self.now:,} instructions, stored {self.before:,}, {change:+.1f} %"
         return f"{self.path}, {self.of}: {counts}  {word}"
@@ -84,7 +87,8 @@ def compare(build: Build, stored: dict[str, Any], found: dict[str, Counts]) -> I
     """Compare with the stored counts of the same platform. Those of libcrypto need the same CPU, too."""
     same_cpu = stored["build"]["cpu"] == build.details["cpu"]
     for path, counts in found.items():
+        least = CUTS * stored["instructions"].get(path, {}).get("all", 0)
         for of, now in counts.items():
             before = stored["instructions"].get(path, {}).get(of)
             if before:
-                yield Verdict(path, of, before, now, counts=of != "all" or same_cpu)
+                yield Verdict(path, of, before, now, of != "all" or same_cpu, least)

@@ -82,6 +82,16 @@ def test_five_per_cent_more_fail(cpu: str, now: int, failed: list[bool]) -> None
     assert [verdict.failed for verdict in verdicts(cpu, now)] == failed
 
 
+def test_a_small_part_of_a_path_may_vary_by_a_part_of_the_whole() -> None:
+    known = {
+        "build": HERE.details,
+        "instructions": {"fill": {"all": 1_000_000, "without libcrypto": 10_000}},
+    }
+    for now, failed in ((11_900, False), (12_100, True)):
+        found = {"fill": {"all": 1_000_000, "without libcrypto": now}}
+        assert [verdict.failed for verdict in stored.compare(HERE, known, found)] == [False, failed]
+
+
 def test_counts_of_a_platform_replace_its_own_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     monkeypatch.setattr(stored, "FILE", tmp_path / "counts.json")
     stored.save(HERE, {"hit": {"all": 1}})
