@@ -216,6 +216,6 @@ def _pack(lines: list[str], limit: int) -> Iterator[tuple[bytes, int]]:
 def _cut(text: bytes, limit: int) -> Iterator[tuple[bytes, int]]:
     at = 0
     while at < len(text):
-        end = text.rfind(b"\n", at, at + limit) + 1 or text.find(b"\n", at) + 1
+        end = text.rfind(b"\n", at, at + limit) + 1 or text.find(b"\n", at) + 1 or len(text)
         yield text[at:end], text.count(b"\n", at, end)
         at = end

@@ -325,7 +325,7 @@ cdef class Stream(Endpoint):
                     self.source_waiting = True
             self._emit(r.plain_out, n + m + got, last and source is None)
         self.source = source
-        self.swift = False
+        self.slow = self.swift = False
         self.chunked_out = chunked
         return self._settled()
 
@@ -439,7 +439,7 @@ cdef class Stream(Endpoint):
                 self.handler.on_timeout("read")
         elif self.out_deadline and now > self.out_deadline:
             self.out_deadline = 0
-            if self.closing:
+            if self.closing and not self.tell_sent:
                 self.abort()
             else:
                 self.handler.on_timeout("send")
@@ -545,6 +545,8 @@ cdef class Stream(Endpoint):
                     break
             if tls.wire.dest_len:
                 self._transmit(r.wire_out, tls.wire.dest_len)
+            # Whoever takes the data may use OpenSSL, which forgets why we have failed.
+            reason = tls.failure() if status == Status.FAILED else ""
             if filled:
                 self._take(r.plain_in, filled)
             if status == Status.AGAIN or self.fd < 0:
@@ -552,7 +554,7 @@ cdef class Stream(Endpoint):
             if status == Status.END:
                 return self._on_eof(True)
             if status == Status.FAILED:
-                return self._broken(tls.failure())
+                return self._broken(reason)
         return 0
 
     cdef bint _not_tls(self, unsigned char first) except -1:
@@ -796,6 +798,8 @@ cdef class Stream(Endpoint):
         cdef size_t n = len(answer.body)
         answers.repeated += 1
         if not self._send(answer.head, answer.body, None, False, answer.last):
+            # However it ends is the handler's to count: also the last one, and where send() has failed.
+            self.tell_sent = True
             self.handler.on_answering(answer.owner, began)
             return 0
         took = monotonic() - began

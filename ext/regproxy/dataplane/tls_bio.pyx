@@ -125,7 +125,8 @@ cdef void on_record(int sent, int version, int kind, const void* p, size_t n, SS
         return
     if kind == SSL3_RT_HANDSHAKE and head[0] == SSL3_MT_FINISHED:
         wire = <Wire*>SSL_get_ex_data(ssl, 0)
-        if wire.on_secret != NULL:
+        # TLS 1.2 makes no such secret: nobody would take the callback away again.
+        if wire.on_secret != NULL and SSL_version(ssl) == TLS1_3_VERSION:
             SSL_CTX_set_keylog_callback(SSL_get_SSL_CTX(ssl), wire.on_secret)
     if sent:
         return

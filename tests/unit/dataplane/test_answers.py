@@ -262,6 +262,38 @@ class TestSent:
         run(test())
 
 
+class TestOneThatDoesNotGoOut:
+    """The handler hears how such an answer ends, to log and count it, also where it is the last."""
+
+    @pytest.mark.parametrize("last", [False, True], ids=["goes on", "ends"])
+    def test_it_is_not_read_in_time(self, last: bool, answers: Answers, plane: Plane, run: Run) -> None:
+        stream, told, far = begin(answers, plane.stream(buffer=4096))
+        stream.set_send_timeout(0.05)
+
+        async def test() -> None:
+            answers.scope(1).put(
+                HEAD, Answer(SAID, bytes(65_536), "owner", Tally(), True, 1e12, 0, None, last)
+            )
+            far.send(HEAD)
+            assert (await told.next())[0] == "answering"
+            assert await told.next() == ("timeout", "send")
+
+        run(test())
+
+    @pytest.mark.parametrize("last", [False, True], ids=["goes on", "ends"])
+    def test_nobody_is_there(self, last: bool, answers: Answers, plane: Plane, run: Run) -> None:
+        _, told, far = begin(answers, plane.stream())
+
+        async def test() -> None:
+            answers.scope(1).put(HEAD, Answer(SAID, bytes(100), "owner", Tally(), True, 1e12, 0, None, last))
+            far.send(HEAD)
+            far.close()
+            assert (await told.next())[0] == "answering"
+            assert (await told.next())[0] == "closed"
+
+        run(test())
+
+
 class TestLines:
     """Of the access log."""
 
