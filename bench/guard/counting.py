@@ -27,6 +27,8 @@ def missing() -> str | None:
     """Why nothing can be counted here, None where it can."""
     if shutil.which("valgrind") is None:
         return "valgrind is not installed"
+    if shutil.which("gcc") is None:
+        return "gcc is not installed"
     if not Path("/usr/include/valgrind/callgrind.h").exists():
         return "valgrind's headers are not installed"
     return None

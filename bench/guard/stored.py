@@ -35,9 +35,8 @@ class Build:
         python = platform.python_version()
         short = f"Python {python.rpartition('.')[0]}, OpenSSL {openssl.rpartition('.')[0]}"
         name = f"{system['ID']} {system.get('VERSION_ID', '')}, {short}, {platform.machine()}"
-        flags = next(
-            line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")
-        ).split()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        flags = next((line for line in lines if line.startswith(("flags", "Features"))), "").split()
         details = {
             "python": python,
             "openssl": openssl,

@@ -498,7 +498,7 @@ def parse_log_format(text: str) -> LogFormat:
 
 
 def parse_records(text: str) -> Records:
-    """Return which implementation makes the TLS records of large bodies and many answers."""
+    """Return which implementation makes and opens TLS records."""
     if text.lower() not in ("auto", "openssl"):
         raise ValueError("auto or openssl")
     return cast(Records, text.lower())

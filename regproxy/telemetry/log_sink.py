@@ -22,7 +22,7 @@ from regproxy.core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_QUEUE: Final = 128  # batches; about 65,000 lines and 30 MB while the log is not read
+_QUEUE: Final = 128  # batches; about 34 MB of lines while the log is not read
 _CHUNK: Final = 262144  # bytes per write
 _STALL: Final = 0.5  # seconds between two checks of whether close() still waits
 _SAY_EVERY: Final = 60.0  # seconds between two warnings

@@ -178,10 +178,8 @@ def test_a_slow_reader_holds_nobody(
     proxy: Proxy, origin: Origin, crowd: list[Client], stack: ExitStack
 ) -> None:
     """It takes one piece and no more until everybody else is done."""
-    size, first = (
-        8_000_000,
-        100_000,
-    )  # more than waits on the way to it: up to 4 MB in the kernel, and a batch
+    # More than waits on the way to it: up to 4 MB in the kernel, and a batch.
+    size, first = 8_000_000, 100_000
     blob = cold(origin, size)
     slow = stack.enter_context(proxy.client(origin.authority, recv_buffer=16_384))
     slow.ask("GET", blob.path)

@@ -481,6 +481,9 @@ cdef class Conn:
         if ret != 1:
             status = self._outcome(ret)
             if status != Status.AGAIN:
+                if self.wire.on_secret != NULL:
+                    # Where a Finished was wrong nothing followed that takes it away again.
+                    SSL_CTX_set_keylog_callback(SSL_get_SSL_CTX(self.ssl), NULL)
                 self._never_seal()
                 self._never_open()
             return status
