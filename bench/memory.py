@@ -106,11 +106,11 @@ def settled(pid: int) -> float:
 
 def tree_memory(root: int) -> float:
     """kB of proportional set size of a process and its descendants."""
-    total = 0
+    total = 0.0
     for pid in tree(root):
         with suppress(FileNotFoundError, ProcessLookupError):
             found = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
-            total += int(found[1]) if found else 0
+            total += int(found[1]) * 1.024 if found else 0
     return total
 
 

@@ -166,8 +166,9 @@ def count_all(directory: Path) -> dict[str, Counts]:
     """Count every path, with servers of its own below `directory`."""
     material, identity = Material(directory / "material"), make_identity(directory / "identity")
     origin = SlowOrigin(directory / "origin", material.root, identity, UNLIMITED)
-    proxy = Counted(directory / "proxy", identity, origin.port)
+    proxy: Counted | None = None
     try:
+        proxy = Counted(directory / "proxy", identity, origin.port)
         proxy.start({})
         return {
             "cached blob, 200 kB": blob_hit(proxy, origin, material),
@@ -177,5 +178,6 @@ def count_all(directory: Path) -> dict[str, Counts]:
             "cold blob, 8 MB": fill(proxy, origin, material),
         }
     finally:
-        proxy.stop()
+        if proxy is not None:
+            proxy.stop()
         origin.process.stop()

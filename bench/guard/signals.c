@@ -7,11 +7,12 @@
 #include <sys/epoll.h>
 #include <valgrind/callgrind.h>
 
-static volatile sig_atomic_t asked;
+enum { START = 1, DUMP = 2 };
+static int asked;
 
 static void on_signal(int number)
 {
-    asked = number;
+    __atomic_fetch_or(&asked, number == SIGUSR1 ? START : DUMP, __ATOMIC_RELAXED);
 }
 
 __attribute__((constructor)) static void install(void)
@@ -25,11 +26,10 @@ int epoll_pwait(int epfd, struct epoll_event *events, int max, int timeout, cons
 {
     static int (*real)(int, struct epoll_event *, int, int, const sigset_t *);
     if (!real) real = dlsym(RTLD_NEXT, "epoll_pwait");
-    int number = asked;
-    asked = 0;
-    if (number == SIGUSR1)
+    int now = __atomic_exchange_n(&asked, 0, __ATOMIC_RELAXED);
+    if (now & START)
         CALLGRIND_START_INSTRUMENTATION;
-    else if (number == SIGUSR2)
+    if (now & DUMP)
         CALLGRIND_DUMP_STATS;
     return real(epfd, events, max, timeout, mask);
 }

@@ -342,7 +342,7 @@ _RESUME_MEANING = "a broken download is resumed until it has brought nothing for
 _RATE_MEANING = "bytes/s; a body that is slower is broken off and asked for again; 0 = any"
 _GROUPS_MEANING = "key agreement with clients, best first, as OpenSSL names it; empty = its best"
 _RECORDS_MEANING = (
-    "who encrypts, and decrypts, large bodies: auto = the proxy's own code where it can, openssl = OpenSSL"
+    "who makes and opens TLS records: auto = the proxy's own code where it pays, openssl = OpenSSL"
 )
 _TLS_PAIR = ("REGPROXY_TLS_CERT_FILE", "REGPROXY_TLS_KEY_FILE")
 _TLS_MEANING = "addresses (host:port) for clients that speak TLS to the proxy: https:// proxies, mirrors"

@@ -207,15 +207,17 @@ def _contexts(base: _Base, authority: Authority) -> Contexts:
 
 
 def own_records(config: Config) -> bool:
-    """Tell whether the data plane makes and opens the TLS records of large bodies; say so in the log."""
+    """Tell whether the data plane makes and opens TLS records itself; say so in the log."""
     if config.tls_records == "openssl":
         log.info("TLS records: OpenSSL makes all of them (REGPROXY_TLS_RECORDS=openssl)")
         return False
     fault = records_fault(*throwaway())
     if fault:
-        log.warning("TLS records: OpenSSL makes all of them, as our own failed the self-test: %s", fault)
+        log.warning(
+            "TLS records: OpenSSL makes all of them, as our own failed the self-test: %s", fault
+        )
         return False
-    log.info("TLS records: those of large bodies are made here (%s)", tls.openssl_version())
+    log.info("TLS records: made and opened here where that pays (%s)", tls.openssl_version())
     return True
 
 

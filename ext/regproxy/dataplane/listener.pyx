@@ -71,24 +71,26 @@ cdef class Listener(Pollable):
             self.fd = -1
 
     cdef int on_events(self, uint32_t events) except -1:
-        if self._accept() == 0:
+        if self._accept() == 0 and not self.rests:
             self.reactor.woken_in_vain += 1
         return 0
 
     cdef int on_tick(self, uint64_t now) except -1:
         # Whoever was woken alone may have been killed or stopped since, with nobody else to know of it.
         if self.alone is not None and not self.rests:
+            if not self.alone.waits:
+                self.alone.rejoin()  # the kernel had no room for it the last time
             self._accept()
         return 0
 
     cdef int _accept(self) except -1:
         """Take what waits; return how many connections that were."""
-        cdef int i, fd
+        cdef int _i, fd, taken = 0
         cdef socklen_t n
         cdef sockaddr_storage address
-        for i in range(self.accepts):
+        for _i in range(self.accepts):
             if self.fd < 0:
-                return i
+                return taken
             n = sizeof(address)
             fd = accept4(self.fd, <sockaddr*>&address, &n, SOCK_NONBLOCK | SOCK_CLOEXEC)
             if fd < 0:
@@ -96,12 +98,13 @@ cdef class Listener(Pollable):
                     continue
                 if errno == EMFILE or errno == ENFILE:
                     self._rest()
-                return i
+                return taken
+            taken += 1
             self.reactor.accepted += 1
             if self.alone is not None:
                 self.alone.rejoin()
             self._take(fd, &address, n)
-        return self.accepts
+        return taken
 
     cdef int _take(self, int fd, sockaddr_storage* address, socklen_t n) except -1:
         """Make a stream of an accepted socket, and tell of it."""

@@ -625,6 +625,8 @@ cdef class Stream(Endpoint):
                     break
                 filled += got
             r.wire_bytes_in += filled
+            # As in _decrypt: whoever takes the data may use OpenSSL.
+            reason = tls.failure() if status == Status.FAILED else ""
             if filled:
                 self._take(r.plain_in, filled)
             if self.fd < 0 or status == Status.AGAIN:
@@ -632,7 +634,6 @@ cdef class Stream(Endpoint):
             if status == Status.END:
                 return self._on_eof(True)
             if status == Status.FAILED:
-                reason = tls.failure()
                 if "unexpected eof" in reason:
                     return self._on_eof(False)
                 return self._broken(reason)

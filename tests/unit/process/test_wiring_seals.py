@@ -28,5 +28,5 @@ class TestSelfTest:
         with caplog.at_level(logging.INFO):
             assert wiring.own_records(load({}))
             assert not wiring.own_records(load({"REGPROXY_TLS_RECORDS": "openssl"}))
-        assert "those of large bodies are made here" in caplog.text
+        assert "made and opened here where that pays" in caplog.text
         assert "OpenSSL makes all of them (REGPROXY_TLS_RECORDS=openssl)" in caplog.text
