@@ -213,9 +213,7 @@ def own_records(config: Config) -> bool:
         return False
     fault = records_fault(*throwaway())
     if fault:
-        log.warning(
-            "TLS records: OpenSSL makes all of them, as our own failed the self-test: %s", fault
-        )
+        log.warning("TLS records: OpenSSL makes all of them, as our own failed the self-test: %s", fault)
         return False
     log.info("TLS records: made and opened here where that pays (%s)", tls.openssl_version())
     return True
