@@ -28,6 +28,8 @@ FLOORS = (
     ("fill",),
     ("tags",),
     ("server",),
+    ("admin",),
+    ("admin.endpoints",),
     ("process",),
     ("doctor",),
     ("cli",),
