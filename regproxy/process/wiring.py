@@ -47,6 +47,7 @@ from regproxy.tags.claim_files import FileClaims
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.audit_events import Teller
+from regproxy.telemetry.live_events import LiveEvents
 from regproxy.telemetry.log_sink import LineSink, unwritable
 from regproxy.telemetry.metrics import Metrics
 from regproxy.telemetry.usage.recorder import Recorder
@@ -89,8 +90,10 @@ def build(
     config: Config, directories: Directories, record: Record, loop: asyncio.AbstractEventLoop
 ) -> Services:
     """Return the services that a worker's sessions share. Raises RegproxyError if one can't be opened."""
-    policy, root = Policy(config), directories.cache
+    root = directories.cache
     base = _base(config, root, record, loop)
+    board = base.board
+    policy = Policy(config, lambda: board.offline)
     reactor, metrics = base.reactor, base.metrics
     authority, ca_watch = _authority(config, directories)
     store, index = _storage(base)
@@ -98,7 +101,8 @@ def build(
     upstream = _upstream(base, quotas)
     access_rules = Access(config, base.origins)
     provenance = Provenance(index, access_rules.is_shared, guarded=access_rules.guarded)
-    usage = Recorder(UsageFile(layout.usage(root)), metrics, time.time)
+    events = LiveEvents()
+    usage = Recorder(UsageFile(layout.usage(root)), metrics, time.time, events.tag_moved)
     fills, tags = _fills_and_tags(base, store, index, upstream, provenance, usage)
     access, audit = _access_log(config), _audit(config, record, loop)
     again = _repeats(base, index, access, usage, access_rules.guarded) if audit is None else None
@@ -122,7 +126,9 @@ def build(
         access=access,
         usage=usage,
         rights=Rights(access_rules, index, shared_key(layout.access_key(root))),
-        signatures=SignatureChecks(upstream, read_keys(config.signing_keys), index, offline=config.offline),
+        signatures=SignatureChecks(
+            upstream, read_keys(config.signing_keys), index, offline=lambda: policy.offline
+        ),
         pages=Pages(authority.certificate_pem, config.listen.port, config.mirrored),
         authority=authority,
         ca_watch=ca_watch,
@@ -130,6 +136,8 @@ def build(
         clients=clients(config),
         closes=config.keepalive_timeout == 0,
         stretch=quotas.stretch,
+        board=board,
+        events=events,
         audit=audit,
         repeats=again,
     )

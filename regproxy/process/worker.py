@@ -17,6 +17,7 @@ from typing import Final
 
 import uvloop
 
+from regproxy.admin.session import AdminSession
 from regproxy.auth.client_certificates import client_cas
 from regproxy.config.networks import Prefixes
 from regproxy.config.settings import Config
@@ -25,12 +26,10 @@ from regproxy.dataplane import splice, tls
 from regproxy.dataplane import stream as stream_module
 from regproxy.dataplane.listener import Listener
 from regproxy.dataplane.stream import Stream
-from regproxy.policy.image_rules import ImageRules
-from regproxy.process import boot, wiring
+from regproxy.process import admin_wiring, boot, wiring
 from regproxy.process.boot import Boot
-from regproxy.server.admin import Admin, AdminSession
+from regproxy.process.reloads import Reloads
 from regproxy.server.context import Services
-from regproxy.server.explanations import Explanations
 from regproxy.server.session import Handlers, Session
 from regproxy.server.tls_port import TlsPort
 from regproxy.server.transparent import Transparent
@@ -72,6 +71,7 @@ class Worker:
         self._told = asyncio.Event()
         self._listening = False
         self._listeners: list[Listener] = []
+        self._reloads = Reloads(self._control)
         self.cut: list[str] = []
 
     async def run(self) -> None:
@@ -89,6 +89,7 @@ class Worker:
         gc.freeze()
         flusher = loop.create_task(self._flush(services))
         ca_watcher = loop.create_task(services.ca_watch.run(services.use_cas))
+        live = loop.create_task(self._admin.background())
         self._control.say(boot.READY)
         try:
             await self._told.wait()
@@ -96,6 +97,7 @@ class Worker:
         finally:
             flusher.cancel()
             ca_watcher.cancel()
+            live.cancel()
             loop.remove_reader(self._control.fileno())
             self._close(services)
             self._control.say(boot.CUT, len(self.cut))
@@ -103,12 +105,11 @@ class Worker:
     def _listen(self, services: Services) -> None:
         record, reactor = self._record, self._reactor
         counts = live if record.debug else None
-        explanations = Explanations(ImageRules(services.config.image_rules.rules), services.index)
         state = (self._why_not_ready, self._told.is_set, counts)
-        admin = Admin(services.metrics, services.loop, *state, explanations)
+        admin = self._admin = admin_wiring.build(services, self._directories, record, self._reloads, *state)
         shared = record.workers > 1
         handlers = Handlers(services)
-        takers = [(record.proxy, handlers.accept), (record.admin, admin.accept)]
+        takers = [(record.proxy, handlers.accept), (record.admin, admin_wiring.taker(admin))]
         if record.transparent:
             takers += [(fd, Transparent(handlers).accept) for fd in record.transparent]
         if record.tls:
@@ -130,7 +131,10 @@ class Worker:
 
     def _obey(self, loop: asyncio.AbstractEventLoop) -> None:
         for word in self._control.receive():
+            if self._reloads.hear(word):
+                continue
             if word == boot.GONE:
+                self._reloads.give_up()
                 log.error("the supervisor has died")
                 loop.remove_reader(self._control.fileno())
                 # Its successor needs the ports.
@@ -172,6 +176,7 @@ class Worker:
     async def _finish(self, services: Services) -> None:
         """Accept no connection, finish requests as `_ending` says, cut the rest and log it."""
         services.closes = True
+        self._admin.end_streams()
         if services.repeats is not None:
             services.repeats.close()
         ends = math.inf

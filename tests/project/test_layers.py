@@ -29,6 +29,8 @@ FLOORS = (
     ("fill",),
     ("tags",),
     ("server",),
+    ("admin",),
+    ("admin.endpoints",),
     ("process",),
     ("doctor",),
     ("cli",),

@@ -27,6 +27,9 @@ class ProcessMeters(Declaring):
             "livemostrecent",
             ["version", "python", "openssl"],
         )
+        self._admin_logins = self._counter("admin_logins", "Tokens shown to the admin port.", ["outcome"])
+        for outcome in ("accepted", "refused", "slowed"):
+            self._admin_logins.labels(outcome)
         # Metrics used in alerts exist from the start: increase() does not see the first sample of a series.
         for reason in ("exit", "killed", "hung"):
             self._exits.labels(reason)
@@ -49,6 +52,10 @@ class ProcessMeters(Declaring):
     def reloaded(self, result: str) -> None:
         """Count a SIGHUP. `result`: done, refused (can't be used), failed (no worker came up with it)."""
         self._reloads.labels(result).inc()
+
+    def admin_login(self, outcome: str) -> None:
+        """Count a token that was shown to the admin port: accepted (the first time), refused, slowed."""
+        self._admin_logins.labels(outcome).inc()
 
 
 def _installed_version() -> str:

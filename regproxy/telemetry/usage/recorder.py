@@ -19,6 +19,8 @@ from regproxy.telemetry.usage.usage_file import EVENTS_MAX, UsageFile
 
 log = logging.getLogger(__name__)
 
+# Registry, port, repository, tag, and the digests that it was and is.
+OnMoved = Callable[[str, int, str, str, str, str], None]
 EVERY: Final = 5.0  # seconds between two batches
 _TEXT_MAX: Final = 256  # characters of a name that nobody has checked
 _MESSAGE_MAX: Final = 500
@@ -35,13 +37,16 @@ class Recorder:
     """What one worker counts. Use from one thread. `clock`: seconds since the epoch.
 
     `images`, `clients`: the use of each. Times are pulls of an image, or requests for a repository's layers;
-    of a client all requests.
+    of a client all requests. `moved` is told of each tag that has become another digest, at once.
     """
 
-    def __init__(self, file: UsageFile, counters: Counters, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, file: UsageFile, counters: Counters, clock: Callable[[], float], moved: OnMoved | None = None
+    ) -> None:
         self._file = file
         self._counters = counters
         self._clock = clock
+        self._moved = moved
         self.images: Uses[Image] = Uses()
         self.clients: Uses[Client] = Uses()
         self._moves: deque[TagMove] = deque(maxlen=EVENTS_MAX)
@@ -58,6 +63,8 @@ class Recorder:
     def tag_moved(self, registry: str, port: int, repository: str, tag: str, old: str, new: str) -> None:
         """Note that a tag has become another digest."""
         self._counters.tag_moved(registry)
+        if self._moved is not None:
+            self._moved(registry, port, repository, tag, old, new)
         self._moves.append(TagMove(self._clock(), registry, port, repository, tag, old, new))
 
     def refused(
