@@ -36,7 +36,7 @@ _CACHE_STATUS: Final = {
     "BYPASS": b"regproxy; fwd=bypass",
 }
 # The body came from the cache.
-_SAVED: Final = frozenset({"HIT", "STALE", "REVALIDATED"})
+SAVED: Final = frozenset({"HIT", "STALE", "REVALIDATED"})
 
 
 class Responder:
@@ -83,7 +83,7 @@ class Responder:
         # A name that a client may make up is no label.
         tally = services.metrics.tally(host if exchange.origin is not None else "", kind, cache, status)
         tally.add(sent, took)
-        if cache in _SAVED:
+        if cache in SAVED:
             tally.add_saved(sent)
         if services.audit is not None and route is not None and exchange.origin is not None:
             services.audit.note(exchange, route, took, sent)
