@@ -27,9 +27,11 @@ FLOORS = (
     ("cache",),
     ("fill",),
     ("tags",),
+    ("inventory",),
     ("server",),
     ("process",),
     ("doctor",),
+    ("cli.cache",),
     ("cli",),
 )
 FLOOR_OF = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}
