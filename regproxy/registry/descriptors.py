@@ -105,6 +105,11 @@ def platform(told: object) -> str:
     return "" if set(texts) <= {"unknown"} else "/".join(texts)
 
 
+def platform_matches(told: str, wished: str) -> bool:
+    """Return whether a descriptor's platform is the wished one: `linux/arm64` is any variant of it."""
+    return told == wished or (wished.count("/") == 1 and told.startswith(f"{wished}/"))
+
+
 def _blobs(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield from _entries([document.get("config")])
     yield from _entries(document.get("layers"))

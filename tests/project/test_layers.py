@@ -28,6 +28,7 @@ FLOORS = (
     ("fill",),
     ("tags",),
     ("inventory",),
+    ("bundles",),
     ("server",),
     ("process",),
     ("doctor",),

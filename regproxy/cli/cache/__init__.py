@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from regproxy.cli.cache.bundles import export_images, import_images
 from regproxy.cli.cache.du import du
 from regproxy.cli.cache.listing import list_images
 from regproxy.cli.cache.pinning import list_pins, pin, unpin
@@ -26,3 +27,5 @@ app.command()(pin)
 app.command()(unpin)
 app.command("pins")(list_pins)
 app.command()(verify)
+app.command("export")(export_images)
+app.command("import")(import_images)

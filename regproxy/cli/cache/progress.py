@@ -139,6 +139,40 @@ def count_view(what: str) -> Counting:
     return Counting(what)
 
 
+class Bytes:
+    """Progress by bytes: a bar on a terminal, else nothing."""
+
+    def __init__(self, what: str, total: int) -> None:
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            disable=not sys.stderr.isatty(),
+            console=_stderr(),
+            transient=True,
+        )
+        self._task = self._progress.add_task(what, total=total or None)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def add(self, size: int) -> None:
+        """Show so many bytes more."""
+        self._progress.update(self._task, advance=size)
+
+
+def bytes_view(what: str, total: int) -> Bytes:
+    """Return what shows the progress over so many bytes; 0: how many is not known."""
+    return Bytes(what, total)
+
+
 def _stderr() -> Console:
     from rich.console import Console
 

@@ -165,6 +165,7 @@ def test_unused(stock: Stock, reader: IndexReader) -> None:
     assert names(everything(reader, wanted)) == ["reg.test/app:old"]
 
 
+LARGE = 5 << 20  # bytes; too large to be read as a manifest
 INDEX_OF = {"name": "images_by_name", "size": "manifests_by_total", "used": "manifests_by_use"}
 
 
@@ -196,6 +197,7 @@ def test_a_page_of_many_images_is_found_by_an_index(large: IndexReader, order: O
 def many(stock: Stock, count: int) -> None:
     """Enter many images at once, as another process of this cache would."""
     with IndexReader(stock.root).connection() as connection:
+        connection.execute("PRAGMA synchronous = OFF")
         connection.execute("BEGIN")
         rows = [
             (f"r{number % 10}.test", 443, f"team{number % 100}/app{number % 1000}", f"v{number}")
@@ -207,7 +209,10 @@ def many(stock: Stock, count: int) -> None:
         )
         connection.executemany(
             "INSERT INTO objects (digest, size, last_used, disk) VALUES (?, ?, ?, 4096)",
-            ((f"sha256:{number:064x}", number % 5000, float(number % 777)) for number in range(count)),
+            (
+                (f"sha256:{number:064x}", LARGE + number % 5000, float(number % 777))
+                for number in range(count)
+            ),
         )
         connection.execute("INSERT INTO manifests SELECT digest, 'm', size, 1, '', last_used FROM objects")
         connection.execute("COMMIT")
