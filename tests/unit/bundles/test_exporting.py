@@ -195,5 +195,5 @@ def test_by_a_stream(stock: Stock, other: Stock, tmp_path: Path) -> None:
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(BundleError, match="an archive's name ends in .tar"):
+    with pytest.raises(BundleError, match=r"an archive's name ends in \.tar"):
         writer_for(str(tmp_path / "file"), io.BytesIO())
