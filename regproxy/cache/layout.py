@@ -3,7 +3,8 @@
 blobs/sha256/<2 hex>/<64 hex>    content, named by its digest
 parts/                           content that is not complete: see `parts`
 claims/<64 hex>.tag              locks to fetch a tag: see `tags.claim_files`
-state/                           shared by workers and kept over a restart: quotas, token realms
+state/                           shared by workers and kept over a restart: quotas, token realms, the admin
+                                 port's tokens, whether it was switched offline
 index.sqlite3                    metadata, with SQLite's own files and `.lock` beside it
 evict.lock                       held by the process that evicts
 quarantine/<64 hex>              damaged files moved away by `cache verify`
@@ -103,3 +104,23 @@ def access_key(root: Path) -> Path:
 def realms(root: Path) -> Path:
     """Return the file of the token realms that registries have named."""
     return root / "state" / "realms.json"
+
+
+def admin_token(root: Path) -> Path:
+    """Return the file of the admin port's token, if it was made here."""
+    return root / "state" / "admin-token"
+
+
+def admin_read_token(root: Path) -> Path:
+    """Return the file of the admin port's token for reading alone, if it was made here."""
+    return root / "state" / "admin-read-token"
+
+
+def offline(root: Path) -> Path:
+    """Return the file that is there while the proxy is switched offline."""
+    return root / "state" / "offline"
+
+
+def jobs(root: Path) -> Path:
+    """Return the directory of the records of long work."""
+    return root / "state" / "jobs"

@@ -145,6 +145,8 @@ class Config:
 
     listen: Address
     admin_listen: Address
+    admin_token_file: str | None
+    admin_read_token_file: str | None
     transparent_listen: tuple[Address, ...]
     tls_listen: tuple[Address, ...]
     tls_names: tuple[HostRule, ...]
@@ -316,6 +318,8 @@ _CACHE_MEANING = (
     "where content is kept; not set = /docker_mirror_cache if writable, else the user's XDG cache"
 )
 _CA_MEANING = "where the CA's files are; not set = /ca if writable, else the user's XDG data directory"
+_TOKEN_MEANING = "has the admin API's token, for every host; not set = one is made, for this machine alone"
+_READ_TOKEN_MEANING = "the same of its token for reading alone"
 _SECRET_MEANING = "its first line is the passphrase of the CA's key; not set = the key is not encrypted"
 _CONSTRAINTS_MEANING = "whether a CA that is made here may sign only the names that are intercepted"
 _CA_NAMES_MEANING = "names that it may sign besides, for later; *.example.com is all of that domain"
@@ -368,6 +372,8 @@ _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such t
 SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_LISTEN", "listen", "[::]:3128", "host:port for clients; [::] = every address", _LISTEN),
     Setting("REGPROXY_ADMIN_LISTEN", "admin_listen", "[::]:3129", "host:port of admin pages", _LISTEN),
+    Setting("REGPROXY_ADMIN_TOKEN_FILE", "admin_token_file", "", _TOKEN_MEANING, _FILE),
+    Setting("REGPROXY_ADMIN_READ_TOKEN_FILE", "admin_read_token_file", "", _READ_TOKEN_MEANING, _FILE),
     Setting("REGPROXY_TRANSPARENT_LISTEN", "transparent_listen", "", _DNS_MEANING, parse_listens, many=True),
     Setting("REGPROXY_TLS_LISTEN", "tls_listen", "", _TLS_MEANING, parse_listens, many=True),
     Setting("REGPROXY_TLS_NAMES", "tls_names", "", _NAMES_MEANING, parse_rules, many=True),

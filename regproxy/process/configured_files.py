@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
+from regproxy.admin.tokens import check_tokens
 from regproxy.auth.client_certificates import check_client_cas
 from regproxy.auth.client_logins import check_htpasswd
 from regproxy.auth.credential_providers import check_credential_files
@@ -79,5 +80,5 @@ def _check_ca(config: Config, env: Mapping[str, str]) -> None:
 
 _CHECKS: tuple[Callable[[Config], None], ...] = (
     *(check_htpasswd, check_client_cas, check_tls_files, check_trust),
-    *(_check_keys, check_verdict_files, _check_logs, check_groups),
+    *(_check_keys, check_verdict_files, _check_logs, check_groups, check_tokens),
 )

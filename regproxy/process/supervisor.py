@@ -23,6 +23,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 
+from regproxy.admin.tokens import make_tokens
 from regproxy.config import directories, loading
 from regproxy.config.settings import Config
 from regproxy.core.errors import RegproxyError
@@ -143,6 +144,7 @@ class Supervisor:
         for fault in configured_files.doubtful(config):
             log.warning("%s", fault)
         self._ca.prepare(config, places)
+        _make_tokens(config, places.cache)
         former = self._setup.listeners if self._setup is not None else None
         listeners = Listeners.open(config, former, 0.0 if former else _PORT_PATIENCE)
         log.info("listening on %s, admin on %s", config.listen, config.admin_listen)
@@ -425,6 +427,15 @@ class Supervisor:
             self._replacing = True
             former.listeners.close(spare=self._setup.listeners)
             logging.getLogger().setLevel(self._setup.config.log_level.upper())
+
+
+def _make_tokens(config: Config, cache: Path) -> None:
+    """Make the admin port's tokens before a worker reads them."""
+    try:
+        for note in make_tokens(config, cache):
+            log.info("%s", note)
+    except OSError as error:
+        log.warning("%s: %s; nobody can use the admin API", error.filename or cache, error.strerror)
 
 
 class Backoff:

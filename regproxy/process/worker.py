@@ -17,6 +17,7 @@ from typing import Final
 
 import uvloop
 
+from regproxy.admin.session import AdminSession
 from regproxy.auth.client_certificates import client_cas
 from regproxy.config.networks import Prefixes
 from regproxy.config.settings import Config
@@ -25,12 +26,9 @@ from regproxy.dataplane import splice, tls
 from regproxy.dataplane import stream as stream_module
 from regproxy.dataplane.listener import Listener
 from regproxy.dataplane.stream import Stream
-from regproxy.policy.image_rules import ImageRules
-from regproxy.process import boot, wiring
+from regproxy.process import admin_wiring, boot, wiring
 from regproxy.process.boot import Boot
-from regproxy.server.admin import Admin, AdminSession
 from regproxy.server.context import Services
-from regproxy.server.explanations import Explanations
 from regproxy.server.session import Handlers, Session
 from regproxy.server.tls_port import TlsPort
 from regproxy.server.transparent import Transparent
@@ -103,12 +101,11 @@ class Worker:
     def _listen(self, services: Services) -> None:
         record, reactor = self._record, self._reactor
         counts = live if record.debug else None
-        explanations = Explanations(ImageRules(services.config.image_rules.rules), services.index)
         state = (self._why_not_ready, self._told.is_set, counts)
-        admin = Admin(services.metrics, services.loop, *state, explanations)
+        admin = admin_wiring.build(services, self._directories.cache, record, *state)
         shared = record.workers > 1
         handlers = Handlers(services)
-        takers = [(record.proxy, handlers.accept), (record.admin, admin.accept)]
+        takers = [(record.proxy, handlers.accept), (record.admin, admin_wiring.taker(admin))]
         if record.transparent:
             takers += [(fd, Transparent(handlers).accept) for fd in record.transparent]
         if record.tls:

@@ -5,26 +5,18 @@ Nobody is asked. What the proxy knows itself, such as what a tag was last, the a
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict, replace
-from typing import Final
-from urllib.parse import parse_qsl
+from dataclasses import dataclass, replace
 
 from regproxy.cache.index.index import Index
 from regproxy.cache.pins import parse
 from regproxy.config.image_rules import ANONYMOUS_WORD
-from regproxy.config.parent_proxy import is_loopback
 from regproxy.core.errors import RegproxyError
-from regproxy.policy.image_rules import Facts, ImageRules
+from regproxy.policy.image_rules import Explanation, Facts, ImageRules
+from regproxy.policy.tag_history import Seen
 from regproxy.registry.targets import is_digest
-from regproxy.server.setup_pages import Page
 from regproxy.tags.history import TagHistory
 from regproxy.tags.rows import is_former
-
-PATH: Final = "/api/v1/rules/explain"
-_KEYS: Final = ("image", "as", "digest", "media_type", "push")
-_YES: Final = {"": False, "false": False, "true": True}
 
 
 class BadQuestion(RegproxyError):
@@ -52,42 +44,37 @@ def facts_of(image: str, principal: str, digest: str, media_type: str, *, push: 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was looked at besides the question: of the tag, what it was last, and what it was before."""
+
+    digest: str | None
+    media_type: str | None
+    history: tuple[Seen, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained(Explanation):
+    """An explanation, and what this proxy knew for it."""
+
+    known: Known
+
+
 class Explanations:
-    """The page of the admin port. One for each worker."""
+    """The explanations of a running proxy. One object for each worker."""
 
     def __init__(self, rules: ImageRules, index: Index) -> None:
         self._rules = rules
         self._index = index
         self._history = TagHistory(index, rules.age)
 
-    def page(self, query: str, peer: str) -> Page:
-        """Answer a question: image, and as, digest, media_type and push (true), by the query of its URL.
-
-        For clients on this machine alone: the rules are nobody else's business. `peer`: the client's address.
-        """
-        if not is_loopback(peer):
-            return _json(403, {"error": "for clients on this machine alone: ask at the loopback address"})
-        try:
-            return _json(200, self._explained(_asked(query)))
-        except RegproxyError as error:
-            return _json(400, {"error": str(error)})
-
-    def _explained(self, asked: dict[str, str]) -> dict[str, object]:
-        push = asked.get("push", "")
-        if push not in _YES:
-            raise BadQuestion(f"push={push}: true or false")
-        principal = asked.get("as", ANONYMOUS_WORD)
-        facts = facts_of(
-            *(asked.get("image", ""), principal, asked.get("digest", ""), asked.get("media_type", "")),
-            push=_YES[push],
-        )
-        facts = self._with_known(facts)
-        known = {
-            "digest": facts.digest,
-            "media_type": facts.media_type,
-            "history": [asdict(seen) for seen in facts.history or ()],
-        }
-        return asdict(self._rules.explain(facts)) | {"known": known}
+    def explained(self, image: str, principal: str, digest: str, media_type: str, *, push: bool) -> Explained:
+        """Answer a question. Raises as facts_of() does."""
+        facts = self._with_known(facts_of(image, principal, digest, media_type, push=push))
+        found = self._rules.explain(facts)
+        known = Known(facts.digest, facts.media_type, tuple(facts.history or ()))
+        values = (found.image, found.principal, found.steps, found.decision, found.needs)
+        return Explained(*values, known=known)
 
     def _with_known(self, facts: Facts) -> Facts:
         """Return the facts with what the index knows of a tag, but for what the question says itself."""
@@ -103,23 +90,3 @@ class Explanations:
         # Without any, the rules have nothing to judge by: a pull would be the first to note what the tag is.
         history = self._history.seen(place, facts.tag) or None
         return replace(facts, history=history) if self._rules.age else facts
-
-
-def _asked(query: str) -> dict[str, str]:
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
-    except ValueError:
-        raise BadQuestion(f"not a query; it takes {', '.join(_KEYS)}") from None
-    for key, _ in pairs:
-        if key not in _KEYS:
-            raise BadQuestion(f"{key}: not known; it takes {', '.join(_KEYS)}")
-    asked = dict(pairs)
-    if len(asked) < len(pairs):
-        raise BadQuestion("each of them once")
-    if not asked.get("image"):
-        raise BadQuestion("image: which one, such as image=ghcr.io/team/app:1.0")
-    return asked
-
-
-def _json(status: int, content: object) -> Page:
-    return Page(status, b"application/json", json.dumps(content, indent=2).encode() + b"\n")

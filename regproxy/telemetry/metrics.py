@@ -282,6 +282,9 @@ class Metrics:
         )
         self._reloads = self._counter("reloads", "SIGHUPs, by what became of them.", ["result"])
         # Metrics used in alerts exist from the start: increase() does not see the first sample of a series.
+        self._admin_logins = self._counter("admin_logins", "Tokens shown to the admin port.", ["outcome"])
+        for outcome in ("accepted", "refused", "slowed"):
+            self._admin_logins.labels(outcome)
         for reason in ("exit", "killed", "hung"):
             self._exits.labels(reason)
         for result in ("done", "refused", "failed"):
@@ -485,6 +488,10 @@ class Metrics:
     def reloaded(self, result: str) -> None:
         """Count a SIGHUP. `result`: done, refused (can't be used), failed (no worker came up with it)."""
         self._reloads.labels(result).inc()
+
+    def admin_login(self, outcome: str) -> None:
+        """Count a token that was shown to the admin port: accepted (the first time), refused, slowed."""
+        self._admin_logins.labels(outcome).inc()
 
     # Publishing
 

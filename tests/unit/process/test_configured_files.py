@@ -85,7 +85,13 @@ def told_by(run: Callable[[], None]) -> list[str]:
 
 
 NO_PAIR = "a certificate in PEM with the key in "
+TOKEN_FAULT = "not a token: one line, 20 to 4096 characters of A-Z a-z 0-9 - . _ ~ + /"
+NO_TOKENS = ((b"short", TOKEN_FAULT), (b"a token of four words, say", TOKEN_FAULT), (b"\xff", "not UTF-8"))
 ROWS = [
+    *(
+        Row(*(name, lambda: b"0123456789abcdef0123456789abcdef\n", NO_TOKENS, ((name, "{path}"),)), most=4098)
+        for name in ("REGPROXY_ADMIN_TOKEN_FILE", "REGPROXY_ADMIN_READ_TOKEN_FILE")
+    ),
     Row(
         "REGPROXY_HTPASSWD",
         users,

@@ -1,4 +1,4 @@
-"""Who may ask which rule decides."""
+"""Which rule decides, with what an index knows."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from regproxy.core.errors import RegproxyError
 from regproxy.policy.image_rules import ImageRules
-from regproxy.server.explanations import Explanations
+from regproxy.server.explanations import Explanations, Known
 
 
 class NoRows:
@@ -17,19 +18,19 @@ class NoRows:
         return ()
 
 
-@pytest.mark.parametrize(
-    ("peer", "status"),
-    [
-        ("127.0.0.1", 200),
-        ("127.9.9.9", 200),
-        ("::1", 200),
-        ("10.0.0.1", 403),
-        ("192.0.2.1", 403),
-        ("2001:db8::1", 403),
-        ("", 403),
-    ],
-)
-def test_for_this_machine_alone(peer: str, status: int) -> None:
+def explanations() -> Explanations:
     index: Any = NoRows()
-    page = Explanations(ImageRules(()), index).page("image=reg.test/app:1", peer)
-    assert page.status == status
+    return Explanations(ImageRules(()), index)
+
+
+def test_without_rules() -> None:
+    found = explanations().explained("reg.test/app:1", "ci", "", "", push=False)
+    assert found.decision is not None
+    assert (found.principal, found.decision.action) == ("ci", "allow")
+    assert found.known == Known(None, None, ())
+
+
+@pytest.mark.parametrize("image, digest", [("", ""), ("a:b:c", ""), ("reg.test/app:1", "sha256:12")])
+def test_bad_questions(image: str, digest: str) -> None:
+    with pytest.raises(RegproxyError):
+        explanations().explained(image, "ci", digest, "", push=False)

@@ -101,6 +101,7 @@ def busy(metrics: Metrics) -> None:
     metrics.index_is_complete(True)
     metrics.workers_ready(2)
     metrics.worker_ended("hung")
+    metrics.admin_login("refused")
     metrics.reloaded("refused")
     for source in (Reactor(3, 5, 1, 4, 2), Fills(2, 9), Authority(2e9, 1.9e9), AccessLog(1)):
         metrics.watch(source)
@@ -159,6 +160,7 @@ def test_every_metric_and_its_labels(metrics: Metrics) -> None:
         "regproxy_store_ok": set(),
         "regproxy_workers": set(),
         "regproxy_worker_exits_total": {"reason"},
+        "regproxy_admin_logins_total": {"outcome"},
         "regproxy_reloads_total": {"result"},
         "regproxy_ca_not_after_timestamp_seconds": set(),
         "regproxy_leaf_not_after_timestamp_seconds": set(),
@@ -238,6 +240,7 @@ def test_promtool_has_nothing_to_say(metrics: Metrics, is_busy: bool) -> None:
         ("store_ok", {}, 0),
         ("workers", {}, 2),
         ("worker_exits_total", {"reason": "hung"}, 1),
+        ("admin_logins_total", {"outcome": "refused"}, 1),
         ("reloads_total", {"result": "refused"}, 1),
         ("ca_not_after_timestamp_seconds", {}, 2e9),
         ("leaf_not_after_timestamp_seconds", {}, 1.9e9),

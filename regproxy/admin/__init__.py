@@ -1,0 +1,1 @@
+"""The admin port: its pages, its API, and who may use them."""

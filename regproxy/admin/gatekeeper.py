@@ -1,0 +1,190 @@
+"""Decide who may ask what of the admin port: by a token, by a cookie that stands for one, by address.
+
+A guess is slowed by address (IPv6: /64). Nobody is shut out by that: a token that was found right before
+never waits, any other waits some seconds at most.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from regproxy.admin import cookies
+from regproxy.admin.operations import Operation
+from regproxy.admin.replies import Problem
+from regproxy.admin.tokens import Tokens
+from regproxy.admin.visitors import Login, Scope, Token, Visitor
+from regproxy.auth.client_logins import Failures
+from regproxy.config.parent_proxy import is_loopback
+from regproxy.core.addresses import client_of
+from regproxy.core.lru import Seldom
+from regproxy.http.messages import Request
+
+log = logging.getLogger(__name__)
+
+OF_ADDRESS_MAX: Final = 8  # tokens that are judged at a time
+CSRF_FIELD: Final = "x-csrf-token"
+_CHALLENGE: Final = b'Bearer realm="regproxy admin"'
+_READS: Final = frozenset({"GET", "HEAD"})
+_FAR: Final = (
+    "for clients of this machine alone: set REGPROXY_ADMIN_TOKEN_FILE or REGPROXY_ADMIN_READ_TOKEN_FILE to"
+    " admit other hosts"
+)
+
+
+class Counters(Protocol):
+    """The metrics of logins."""
+
+    def admin_login(self, outcome: str) -> None:
+        """Count a login: accepted, refused or slowed. One by a cookie is none."""
+
+
+class Gatekeeper:
+    """Lets in who may. One for each worker."""
+
+    def __init__(self, tokens: Tokens, counters: Counters, clock: Callable[[], float] = time.time) -> None:
+        self._tokens = tokens
+        self._counters = counters
+        self._clock = clock
+        self._right: set[bytes] = set()
+        self._failures = Failures()
+        self._judged: dict[str, int] = {}
+        self._seldom = Seldom()
+
+    async def admit(self, operation: Operation, request: Request, peer: str) -> Visitor:
+        """Return who asks. Raises Problem 401, 403 and 429.
+
+        Writes by cookie are to be checked by check_form() besides, once their body is known.
+        """
+        local = is_loopback(peer)
+        if operation.scope is not Scope.OPEN or not local:
+            self._check_address(local=local)
+        if operation.scope is Scope.OPEN or (operation.scope is Scope.LOCAL and local):
+            return Visitor(Scope.OPEN, peer)
+        visitor = await self._identify(request, peer)
+        if visitor is None:
+            raise _unknown("a token is needed: Authorization: Bearer TOKEN")
+        if operation.scope is Scope.WRITE and visitor.scope is not Scope.WRITE:
+            headers = ((b"www-authenticate", _CHALLENGE + b', error="insufficient_scope"'),)
+            raise Problem(403, "this token is for reading alone", headers)
+        if visitor.login is not None and request.method not in _READS:
+            check_same_origin(request)
+        return visitor
+
+    async def log_in(self, text: str, request: Request, peer: str) -> tuple[str, Login]:
+        """Return a new cookie's value for a token, and its login. Raises Problem 401, 403 and 429."""
+        self._check_address(local=is_loopback(peer))
+        if request.get(b"origin") is not None or request.get(b"sec-fetch-site") is not None:
+            check_same_origin(request)
+        token = await self._judge(text.strip(), peer)
+        return cookies.issue(token, request.authority, self._clock())
+
+    def _check_address(self, *, local: bool) -> None:
+        if not local and self._tokens.all_local:
+            raise Problem(403, _FAR)
+
+    async def _identify(self, request: Request, peer: str) -> Visitor | None:
+        shown = request.all(b"authorization")
+        if not shown:
+            return await self._by_cookie(request, peer)
+        scheme, _, text = shown[0].decode("latin-1").partition(" ")
+        if len(shown) > 1 or scheme.lower() != "bearer" or not text.strip():
+            raise _unknown("one token is needed: Authorization: Bearer TOKEN")
+        token = await self._judge(text.strip(), peer)
+        return Visitor(token.scope, peer)
+
+    async def _by_cookie(self, request: Request, peer: str) -> Visitor | None:
+        header = b"; ".join(request.all(b"cookie")).decode("latin-1")
+        value = cookies.value_of(header)
+        if not value:
+            return None
+        tokens = await self._good_for(peer)
+        login = cookies.check(value, tokens, request.authority, self._clock())
+        return None if login is None else Visitor(login.token.scope, peer, login)
+
+    async def _good_for(self, peer: str) -> list[Token]:
+        """Return the tokens that a client at this address may show."""
+        tokens, local = await self._tokens.current(), is_loopback(peer)
+        return [token for token in tokens if local or not token.local]
+
+    async def _judge(self, text: str, peer: str) -> Token:
+        """Return the token that `text` is. Raises Problem 401, 429."""
+        mark = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+        address = client_of(peer)
+        if mark not in self._right:
+            await self._wait(address)
+        found = None
+        for token in await self._good_for(peer):
+            # Of digests, which have one length: nothing of a token is told by time.
+            if hmac.compare_digest(hashlib.sha256(token.text.encode()).digest(), mark):
+                found = token
+        if found is None:
+            self._right.discard(mark)
+            self._refuse(address)
+            raise _unknown("this token is not known here", error=True)
+        if mark not in self._right:
+            # Few: each of them was right once.
+            self._right.add(mark)
+            self._counters.admin_login("accepted")
+        return found
+
+    async def _wait(self, address: str) -> None:
+        """Wait as long as earlier guesses from this address make it. Raises Problem 429."""
+        delay = self._failures.delay(address, time.monotonic())
+        if not delay:
+            return
+        if self._judged.get(address, 0) >= OF_ADDRESS_MAX:
+            self._counters.admin_login("slowed")
+            detail = "too many wrong tokens come from this address: one at a time"
+            raise Problem(429, detail, ((b"retry-after", b"5"),))
+        self._judged[address] = self._judged.get(address, 0) + 1
+        try:
+            await asyncio.sleep(delay)
+        finally:
+            self._judged[address] -= 1
+            if not self._judged[address]:
+                del self._judged[address]
+
+    def _refuse(self, address: str) -> None:
+        now = time.monotonic()
+        self._failures.note(address, now)
+        self._counters.admin_login("refused")
+        if self._seldom.lets(address, now):
+            log.warning("%s: a wrong token for the admin port", address)
+
+
+def check_same_origin(request: Request) -> None:
+    """Raise Problem 403 unless a browser says that a page of this very address has sent this request."""
+    origin = request.get(b"origin")
+    site = request.get(b"sec-fetch-site")
+    told = origin is not None or site is not None
+    same = origin is None or _authority(origin) == request.authority.lower()
+    if not told or not same or site not in (None, b"same-origin"):
+        raise Problem(403, "a request with a cookie has to come from a page of this very address")
+
+
+def check_form(visitor: Visitor, request: Request, shown: str) -> None:
+    """Raise Problem 403 unless a write by cookie shows what its page has read from here.
+
+    `shown`: by the form's field; a script has the header.
+    """
+    if visitor.login is None or request.method in _READS:
+        return
+    text = shown or (request.get(CSRF_FIELD.encode()) or b"").decode("latin-1")
+    if not hmac.compare_digest(text.encode(), visitor.login.csrf.encode()):
+        detail = f"a request with a cookie has to show the session's `csrf_token` in {CSRF_FIELD}"
+        raise Problem(403, f"{detail} (GET /api/v1/session)")
+
+
+def _authority(origin: bytes) -> str:
+    return origin.decode("latin-1").partition("://")[2].lower()
+
+
+def _unknown(detail: str, *, error: bool = False) -> Problem:
+    challenge = _CHALLENGE + (b', error="invalid_token"' if error else b"")
+    return Problem(401, detail, ((b"www-authenticate", challenge),))

@@ -1,0 +1,154 @@
+"""The admin port: /metrics for Prometheus, /healthz and /readyz for probes, the API for operators."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from regproxy.admin import gatekeeper as gates
+from regproxy.admin.decoding import check_media, read_body, read_query
+from regproxy.admin.gatekeeper import Gatekeeper
+from regproxy.admin.operations import API, Call, Operation, Route, Table
+from regproxy.admin.paging import Cursors
+from regproxy.admin.replies import (
+    API_HEADERS,
+    JSON,
+    PAGE_HEADERS,
+    Problem,
+    Reply,
+    Streamed,
+    json_reply,
+    text,
+)
+from regproxy.admin.visitors import Visitor
+from regproxy.core.errors import RegproxyError
+from regproxy.http.messages import Request
+from regproxy.telemetry.metrics import CONTENT_TYPE, Metrics
+
+log = logging.getLogger(__name__)
+
+METRICS: Final = "/metrics"
+_READS: Final = frozenset({"GET", "HEAD"})
+
+ReadBody = Callable[[Request], Awaitable[bytes]]
+
+
+class AdminPort:
+    """Answers for one worker; the metrics are those of all workers."""
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        loop: asyncio.AbstractEventLoop,
+        ready: Callable[[], str | None],
+        ends: Callable[[], bool],
+        live: Callable[[], dict[str, int]] | None = None,
+        *,
+        table: Table,
+        gatekeeper: Gatekeeper,
+        cursors: Cursors,
+    ) -> None:
+        """`ready()` returns None, or why the worker is not ready; `ends()`: connections are not kept alive.
+
+        `live` counts the open objects of the data plane; only a debug run shows it.
+        """
+        self._metrics = metrics
+        self.loop = loop
+        self._ready = ready
+        self.ends = ends
+        self._live = live
+        self._table = table
+        self._gatekeeper = gatekeeper
+        self._cursors = cursors
+        self._scrape: asyncio.Future[bytes] | None = None
+
+    # --- what is open to everybody -----------------------------------------------------------------------
+
+    def page(self, path: str) -> Reply | None:
+        """Return the answer to a GET of a path that is open to everybody, None for any other path.
+
+        METRICS is such a path too, whose answer scrape() makes.
+        """
+        if path == "/healthz":
+            return text(200, "ok\n")
+        if path == "/readyz":
+            reason = self._ready()
+            return text(200, "ready\n") if reason is None else text(503, f"not ready: {reason}\n")
+        if path == "/debug/live" and self._live is not None:
+            return Reply(200, JSON, json.dumps(self._live()).encode())
+        if path != METRICS and not self._table.has(path):
+            return text(404, f"there are {METRICS}, /healthz, /readyz and {API}/openapi.json\n")
+        return None
+
+    async def scrape(self) -> Reply:
+        """Collect the metrics in a thread, so that no client waits. Concurrent scrapes share one result."""
+        if self._scrape is None:
+            self._metrics.publish()
+            self._scrape = self.loop.run_in_executor(None, self._metrics.collect)
+            self._scrape.add_done_callback(self._scraped)
+        try:
+            found = await asyncio.shield(self._scrape)
+        except Exception as error:
+            log.error("the metrics can't be collected", exc_info=error)
+            return text(500, "the metrics can't be collected; the log has more\n")
+        return Reply(200, CONTENT_TYPE.encode(), found)
+
+    def _scraped(self, scrape: asyncio.Future[bytes]) -> None:
+        self._scrape = None
+        if not scrape.cancelled():
+            scrape.exception()  # marked as retrieved, where all who waited have gone
+
+    # --- the table ---------------------------------------------------------------------------------------
+
+    async def serve(self, request: Request, peer: str, read: ReadBody) -> Reply | Streamed:
+        """Answer a request for anything else. `read` reads its body, once it is known to be wanted."""
+        path, _, query = request.path.partition("?")
+        operation: Operation | None = None
+        try:
+            route, parameters = self._table.find(request.method, path)
+            operation = route.operation
+            visitor = await self._gatekeeper.admit(operation, request, peer)
+            asked = read_query(operation, query)
+            body = await self._body(operation, visitor, request, read)
+            call: Call[Any, Any] = Call(operation, parameters, asked, body, visitor, request, self._cursors)
+            reply = await self._answer(route, call)
+        except Problem as problem:
+            reply = problem.reply()
+        except RegproxyError as error:
+            reply = Problem(error.status, str(error)).reply()
+        except Exception:
+            log.exception("%s %s", request.method, path)
+            reply = Problem(500, "internal error; the log has more").reply()
+        is_page = operation is not None and not operation.is_api
+        return replace(reply, headers=(*(PAGE_HEADERS if is_page else API_HEADERS), *reply.headers))
+
+    async def _body(self, operation: Operation, visitor: Visitor, request: Request, read: ReadBody) -> Any:
+        content_type = (request.get(b"content-type") or b"").decode("latin-1")
+        has_body = not request.body.empty
+        check_media(operation, content_type, has_body=has_body)
+        body = read_body(operation, content_type, await read(request) if has_body else b"")
+        gates.check_form(visitor, request, getattr(body, "csrf_token", None) or "")
+        return body
+
+    async def _answer(self, route: Route, call: Call[Any, Any]) -> Reply | Streamed:
+        operation, handler = route.operation, route.handler
+        if operation.thread:
+            found = await self.loop.run_in_executor(None, handler, call)
+        else:
+            found = handler(call)
+            if inspect.isawaitable(found):
+                found = await found
+        if call.request.method not in _READS and operation.is_api:
+            visitor = call.visitor
+            log.info("%s: %s %s by %s", visitor.peer, operation.method, operation.path, visitor.how)
+        if isinstance(found, Reply | Streamed):
+            return found
+        if found is None:
+            return Reply(204, b"", b"")
+        # Of a thousand items it takes a millisecond.
+        return json_reply(found, operation.status)
