@@ -19,6 +19,7 @@ import uvloop
 
 from regproxy.admin.session import AdminSession
 from regproxy.auth.client_certificates import client_cas
+from regproxy.cache import layout
 from regproxy.config.networks import Prefixes
 from regproxy.config.settings import Config
 from regproxy.dataplane import file as file_module
@@ -26,6 +27,8 @@ from regproxy.dataplane import splice, tls
 from regproxy.dataplane import stream as stream_module
 from regproxy.dataplane.listener import Listener
 from regproxy.dataplane.stream import Stream
+from regproxy.jobs.history import History
+from regproxy.jobs.runner import Jobs
 from regproxy.process import admin_wiring, boot, wiring
 from regproxy.process.boot import Boot
 from regproxy.server.context import Services
@@ -41,6 +44,7 @@ HEAD_MAX: Final = 32_768  # bytes of a client's message head
 _FLUSH_SECONDS: Final = 0.25
 _LOOK: Final = 0.05  # seconds between two checks whether all is done
 _LOOK_RETIRED: Final = 0.25
+_JOBS_SECONDS: Final = 5.0  # for jobs to end that were told to
 
 
 class Ending(IntEnum):
@@ -102,7 +106,8 @@ class Worker:
         record, reactor = self._record, self._reactor
         counts = live if record.debug else None
         state = (self._why_not_ready, self._told.is_set, counts)
-        admin = admin_wiring.build(services, self._directories.cache, record, *state)
+        self._jobs = Jobs(History(layout.jobs(self._directories.cache)))
+        admin = admin_wiring.build(services, self._directories.cache, record, *state, self._jobs)
         shared = record.workers > 1
         handlers = Handlers(services)
         takers = [(record.proxy, handlers.accept), (record.admin, admin_wiring.taker(admin))]
@@ -175,14 +180,16 @@ class Worker:
             self._accept_nobody()
             if self._ending is Ending.DRAIN and not services.drains:
                 services.drains = True
+                self._jobs.cut()
                 ends = time.monotonic() + boot.DRAIN_SECONDS
-            if not self._running() and not services.fills.active:
+            if not self._running() and not services.fills.active and not self._jobs.active:
                 break
             await asyncio.sleep(_LOOK if self._ending is Ending.DRAIN else _LOOK_RETIRED)
         self._accept_nobody()
         for stream in self._running():
             self.cut.append(_describe(stream))
             stream.abort()
+        self.cut += [f"job {kind}" for kind in await self._jobs.finish(_JOBS_SECONDS)]
         self.cut += [f"fill of {name}" for name in await services.fills.finish(0.0)]
         services.tags.close()
         services.signatures.close()
