@@ -24,7 +24,7 @@ from types import NoneType
 from typing import Any, Final, Generic, TypeVar, get_args, get_type_hints
 from urllib.parse import unquote
 
-from regproxy.admin.paging import Cursors, Position
+from regproxy.admin.paging import Cursors, Item, Page, Position
 from regproxy.admin.replies import Problem
 from regproxy.admin.visitors import Scope, Visitor
 from regproxy.http.messages import Request
@@ -96,6 +96,15 @@ class Call(Generic[Query, Body]):
     def next(self, *position: str | int | float | None) -> str:
         """Return the cursor of the page that begins there."""
         return self.cursors.seal(self._list(), list(position))
+
+    def page(self, items: list[Item], key: Callable[[Item], list[Any]]) -> Page[Item]:
+        """Return the page that is asked for, of a list in memory, sorted by `key`, that tells all apart."""
+        after: Any = self.position()
+        if after is not None:
+            items = [each for each in items if key(each) > after]
+        limit: int = getattr(self.query, "limit")  # noqa: B009
+        more = self.next(*key(items[limit - 1])) if len(items) > limit else None
+        return Page(items=items[:limit], next=more)
 
     def _list(self) -> str:
         """Return the name of the list: the same with other filters would be another one."""

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Final
 
@@ -52,10 +52,13 @@ class AdminPort:
         table: Table,
         gatekeeper: Gatekeeper,
         cursors: Cursors,
+        background: Callable[[], Coroutine[Any, Any, None]],
+        on_end: Callable[[], None],
     ) -> None:
         """`ready()` returns None, or why the worker is not ready; `ends()`: connections are not kept alive.
 
-        `live` counts the open objects of the data plane; only a debug run shows it.
+        `live` counts the open objects of the data plane; only a debug run shows it. `background` is to run
+        as long as the port does. `on_end()` ends the answers that go on.
         """
         self._metrics = metrics
         self.loop = loop
@@ -65,6 +68,8 @@ class AdminPort:
         self._table = table
         self._gatekeeper = gatekeeper
         self._cursors = cursors
+        self.background = background
+        self.end_streams = on_end
         self._scrape: asyncio.Future[bytes] | None = None
 
     # --- what is open to everybody -----------------------------------------------------------------------

@@ -133,7 +133,7 @@ class Downloads:
         """
         self._counters.fill_started()
         growth, response = part.growth, None
-        bodies = Bodies(fill.wanted, self._upstream, self._counters, self._limits_of(fill))
+        bodies = fill.progress = Bodies(fill.wanted, self._upstream, self._counters, self._limits_of(fill))
         try:
             await hash_all(growth, self._loop)
             if not _complete(part):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from regproxy.cache.blobs import Blob
 from regproxy.core.errors import Busy, DigestMismatch, RateLimited, UpstreamError
@@ -96,6 +96,15 @@ class Opened:
     total: int
 
 
+class Progress(Protocol):
+    """How far a download is: new bytes, and how often it was asked again for the rest."""
+
+    resumes: int
+
+    @property
+    def received(self) -> int: ...
+
+
 class Fill:
     """The fetch of one content. `done` resolves with the content, `opened` before that, with the first head.
 
@@ -105,6 +114,7 @@ class Fill:
     has told it; `manifest`: the type that the bytes state, None where they are no manifest. `joined`: another
     process fetches it, or has fetched it for us; `foreign`: maybe from another source than it was asked of.
     `stored`: it is in the store. `asked`: when a client asked last, monotonic.
+    `progress`: of the download by this process.
     """
 
     __slots__ = (
@@ -117,6 +127,7 @@ class Fill:
         "manifest",
         "media_type",
         "opened",
+        "progress",
         "seconds",
         "stored",
         "tag",
@@ -134,6 +145,7 @@ class Fill:
         self.seconds = 0.0
         self.joined = self.foreign = self.stored = False
         self.began = self.asked = time.monotonic()
+        self.progress: Progress | None = None
 
     @property
     def host(self) -> str:

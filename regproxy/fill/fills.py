@@ -72,6 +72,10 @@ class Fills:
         self._tasks: set[asyncio.Task[None]] = set()
         self.waiters = 0
 
+    def under_way(self) -> list[Fill]:
+        """Return all of them, also those that another process does."""
+        return list(self._under_way.values())
+
     @property
     def active(self) -> int:
         """Downloads under way in this process."""

@@ -96,6 +96,7 @@ class Bodies:
         self._opened = False
         self._validator: tuple[Origin, bytes] | None = None
         self._failures = 0
+        self.resumes = 0
         self._mark = time.monotonic(), 0  # when the rate was last sufficient, and the bytes received by then
         self._received = 0
         self._mirrors: set[Origin] = set()
@@ -258,6 +259,7 @@ class Bodies:
         """Wait before the next attempt; raise the error where there must be none."""
         self._may_retry(error)
         self._counters.fill_resumed(self.host)
+        self.resumes += 1
         delay = min(_PAUSE_MAX, _PAUSE * 2**self._failures) * random.uniform(0.5, 1.5)
         self._failures += 1
         log.info("%s: %s; asked again in %.1f s", self.host, error, delay)

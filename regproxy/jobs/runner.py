@@ -105,15 +105,16 @@ class Jobs:
             await loop.run_in_executor(self._records, self.history.ask_cancel, identity)
         return job
 
-    def cut(self) -> None:
-        """Tell all jobs to end, as the worker does."""
-        for running in list(self._running.values()):
+    def cut(self) -> list[str]:
+        """Tell all jobs to end, as the worker does; return what they are."""
+        told = [running for running in self._running.values() if not running.stops()]
+        for running in told:
             self._stop(running, "cut")
+        return [f"job {running.job.id}, {running.job.kind}" for running in told]
 
     async def finish(self, timeout: float) -> list[str]:
-        """Cut what still runs, wait for it, and return the kinds of what was cut."""
-        cut = [running.job.kind for running in self._running.values()]
-        self.cut()
+        """Cut what still runs, wait for it some seconds, and return what was cut."""
+        cut = self.cut()
         if self._tasks:
             await asyncio.wait(tuple(self._tasks.values()), timeout=timeout)
         await cancel_all(tuple(self._tasks.values()))

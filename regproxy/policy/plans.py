@@ -5,6 +5,7 @@ Behaviour is docker-registry-proxy's unless a comment says otherwise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
@@ -23,7 +24,7 @@ _V1 = (
     "docker is trying to use v1 API. Either the image does not exist upstream, or you need to configure"
     " docker-registry-proxy to authenticate against {host}"
 )
-_OFFLINE = "this is not held, and this proxy is offline (REGPROXY_OFFLINE=true): no registry is asked"
+_OFFLINE = "this is not held, and this proxy is offline: no registry is asked"
 
 
 class Action(Enum):
@@ -55,14 +56,15 @@ _FETCH_BY_DIGEST = {kind: Plan(Action.FETCH, kind.value) for kind in (Kind.BLOB,
 _HEAD_BY_DIGEST = {kind: Plan(Action.HEAD, kind.value) for kind in (Kind.BLOB, Kind.MANIFEST)}
 _PASS = {kind: Plan(Action.PASS, kind.value) for kind in Kind}
 PONG = Plan(Action.PONG, Kind.PING.value)
-_ASKS_NOBODY = frozenset({Action.SERVE, Action.REFUSE})
 
 
 class Policy:
     """The rules of one configuration."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, switched_offline: Callable[[], bool] = lambda: False) -> None:
+        """`switched_offline()`: whether somebody has, at run time; a setting holds whatever it says."""
         self._config = config
+        self._switched_offline = switched_offline
         self._tiers = Tiers(config.tiers)
         self._lifetimes = {
             (tier.name, tier.ttl, tier.swr): Lifetime(tier.name, tier.ttl, tier.swr, config.max_stale)
@@ -70,6 +72,11 @@ class Policy:
         }
         self._unkept = Lifetime(TAG_DISABLED, 0.0, 0.0, config.max_stale)
         self._tag_plans: dict[tuple[Action, str], Plan] = {}
+
+    @property
+    def offline(self) -> bool:
+        """Whether no registry is asked."""
+        return self._config.offline or self._switched_offline()
 
     # --- requests ----------------------------------------------------------------------------------------
 
@@ -89,7 +96,8 @@ class Policy:
         content by digest. `path`: as sent by the client. `stretch`: how many times longer tags are fresh.
         """
         plan = self._plan(method, target, held, age, path, stretch)
-        if not self._config.offline or plan.action in _ASKS_NOBODY:
+        # A hit is served whatever this is.
+        if plan.action is Action.SERVE or not self.offline or plan.action is Action.REFUSE:
             return plan
         if target.kind is Kind.PING and method in _READS:
             return PONG
@@ -126,7 +134,7 @@ class Policy:
 
         A client that pushes sends a HEAD first, and leaves out what is there already.
         """
-        if method != "HEAD" or self._config.offline:
+        if method != "HEAD" or self.offline:
             return False
         return target.kind in _SERVE_BY_DIGEST or (target.kind is Kind.TAG and self._config.allow_push)
 

@@ -7,32 +7,41 @@ from pathlib import Path
 from typing import Any, Final
 
 from regproxy.admin import openapi
+from regproxy.admin.endpoints.activity import Activity
+from regproxy.admin.endpoints.audit_tail import AuditTail
 from regproxy.admin.endpoints.cache_jobs import CacheJobs
+from regproxy.admin.endpoints.control import Control
 from regproxy.admin.endpoints.description import Description
+from regproxy.admin.endpoints.events import Events
 from regproxy.admin.endpoints.inventory import Inventory
+from regproxy.admin.endpoints.registries import Registries
 from regproxy.admin.endpoints.rules import RuleQuestions
 from regproxy.admin.endpoints.sessions import Sessions
+from regproxy.admin.endpoints.status import StatusReport
 from regproxy.admin.gatekeeper import Gatekeeper
+from regproxy.admin.live import Live
 from regproxy.admin.operations import Operation, Table, operations_of
 from regproxy.admin.paging import Cursors
 from regproxy.admin.port import AdminPort
 from regproxy.admin.session import AdminSession
 from regproxy.admin.tokens import Tokens
-from regproxy.cache import layout
-from regproxy.cache.index.index import Index
-from regproxy.dataplane.board import Board
+from regproxy.config.directories import Directories
 from regproxy.dataplane.stream import Stream
-from regproxy.inventory.reading import IndexReader
-from regproxy.inventory.warm import Parts, Warming
 from regproxy.jobs.runner import Jobs
 from regproxy.policy.image_rules import ImageRules
 from regproxy.process.boot import Record
+from regproxy.process.cache_wiring import cache_endpoints
+from regproxy.process.reloads import Reloads
 from regproxy.server.context import Services
 from regproxy.server.explanations import Explanations
+from regproxy.telemetry.snapshots import Snapshots
 
 VERSION: Final = "1"  # of the API
 # Every class of endpoints: build() makes one of each, and docs/openapi.json describes them.
-ENDPOINTS: Final[tuple[type, ...]] = (Description, Sessions, RuleQuestions, Inventory, CacheJobs)
+ENDPOINTS: Final[tuple[type, ...]] = (
+    *(Description, Sessions, StatusReport, Activity, Registries, AuditTail, RuleQuestions, Events),
+    *(Control, Inventory, CacheJobs),
+)
 
 
 def operations() -> Iterator[Operation]:
@@ -47,42 +56,36 @@ def document() -> dict[str, Any]:
 
 def build(
     services: Services,
-    root: Path,
+    directories: Directories,
     record: Record,
+    reloads: Reloads,
+    jobs: Jobs,
     ready: Callable[[], str | None],
     ends: Callable[[], bool],
-    live: Callable[[], dict[str, int]] | None,
-    jobs: Jobs,
+    counts: Callable[[], dict[str, int]] | None,
 ) -> AdminPort:
-    """Return the admin port. `root`: of the cache; `ready`, `ends`, `live`: see AdminPort."""
-    gatekeeper = Gatekeeper(Tokens(services.config, root), services.metrics)
-    explanations = Explanations(ImageRules(services.config.image_rules.rules), services.index)
+    """Return the admin port. `ready`, `ends`, `counts`: see AdminPort."""
+    config, root = services.config, directories.cache
+    gatekeeper = Gatekeeper(Tokens(config, root), services.metrics)
+    explanations = Explanations(ImageRules(config.image_rules.rules), services.index)
+    snapshots = Snapshots(Path(record.metrics), record.slot, services.board)
+    live = Live(services, snapshots, record.slot, record.workers)
+    status = StatusReport(services, root, record.started, ready)
+    events = Events(status, live)
     endpoints = (
-        *(Description(document), Sessions(gatekeeper), RuleQuestions(explanations)),
-        *(Inventory(IndexReader(root)), _cache_jobs(services, root, record, jobs)),
+        *(Description(document), Sessions(gatekeeper), status, Activity(live), Registries(services, live)),
+        *(AuditTail(config), RuleQuestions(explanations), events),
+        *(Control(services, directories, reloads), *cache_endpoints(services, root, record, jobs)),
     )
     assert tuple(map(type, endpoints)) == ENDPOINTS
     return AdminPort(
-        *(services.metrics, services.loop, ready, ends, live),
+        *(services.metrics, services.loop, ready, ends, counts),
         table=Table.of(*endpoints),
         gatekeeper=gatekeeper,
         cursors=Cursors(bytes.fromhex(record.claim_key)),
+        background=live.run,
+        on_end=events.close,
     )
-
-
-def _cache_jobs(services: Services, root: Path, record: Record, jobs: Jobs) -> CacheJobs:
-    board = Board(record.board)
-
-    def open_index() -> Index:
-        return Index.open(layout.index(root), board=board, commits_fd=record.commits)
-
-    parts = Parts(
-        *(services.store, services.index, services.fills, services.tags),
-        *(services.policy, services.rights.access, services.stretch),
-        agent=b"regproxy",
-        offline=lambda: services.config.offline,
-    )
-    return CacheJobs(root, jobs, open_index, lambda: Warming(parts))
 
 
 def taker(port: AdminPort) -> Callable[[Stream], None]:

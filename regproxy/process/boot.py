@@ -33,11 +33,13 @@ Role = Literal["worker", "janitor"]
 READY: Final = "ready"
 BEAT: Final = "beat"
 CUT: Final = "cut"
+RELOAD: Final = "reload"  # with a number: as SIGHUP, and RELOADED is to say what became of it
 # Words to a child.
 DRAIN: Final = "drain"  # end; connections and fills have DRAIN_SECONDS
 RETIRE: Final = "retire"  # end; connections and fills have all the time they need
 STOP: Final = "stop"  # end at once
 RECONCILE: Final = "reconcile"  # to the janitor: a worker died, and may have left files without index rows
+RELOADED: Final = "reloaded"  # to a worker: the number, what became of it, and why as a JSON text
 GONE: Final = "gone"  # never sent: the supervisor has died
 
 # Exit codes, besides 0.
@@ -58,9 +60,10 @@ class Record:
     """A child's boot record. The environment is inherited; the text of the TOML file is the supervisor's.
 
     `slot` is the lowest number that no other child has: log and metrics name the child by it. `workers`: how
-    many share the listening sockets. `claim_key`: a secret that all children of a supervisor know. The last
-    eight are descriptors, -1 for one that the child has no use for; `transparent`, `tls`: of any number of
-    sockets; `audit`: by which workers tell of pulls, and for the janitor also by which that is read.
+    many share the listening sockets. `claim_key`: a secret that all children of a supervisor know.
+    `started`: when that began (epoch). The last eight are descriptors, -1 for one that the child has no use
+    for; `transparent`, `tls`: of any number of sockets; `audit`: by which workers tell of pulls, and for the
+    janitor also by which that is read.
     """
 
     role: Role
@@ -74,6 +77,7 @@ class Record:
     workers: int
     claim_key: str
     debug: bool
+    started: float
     control: int
     board: int
     commits: int

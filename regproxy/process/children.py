@@ -49,13 +49,14 @@ class Commons:
     audit: tuple[socket.socket, socket.socket]
     claim_key: str
     debug: bool
+    started: float
 
 
 class Child:
     """A child process. `ready`: it has said so. `leaving`: it was told to end, or `killed`, or also `hung`.
 
-    `cut`: how much it had to cut, which it says at its end. `heard`: when it last said something. All times
-    are of time.monotonic().
+    `cut`: how much it had to cut, which it says at its end. `reloads`: the numbers of reloads that it asks
+    for. `heard`: when it last said something. All times are of time.monotonic().
     """
 
     def __init__(self, role: Role, slot: int, setup: Setup, commons: Commons, now: float) -> None:
@@ -68,6 +69,7 @@ class Child:
         self.pid = self._process.pid
         self.ready = self.leaving = self.killed = self.hung = False
         self.cut = 0
+        self.reloads: list[str] = []
         self.heard = now
         self.ready_at = math.inf
         self._kill_at = math.inf
@@ -100,13 +102,19 @@ class Child:
                 self.ready, self.ready_at = True, now
             case [boot.CUT, count]:
                 self.cut = int(count)
+            case [boot.RELOAD, number]:
+                self.reloads.append(number)
 
     def tell(self, word: str, kill_at: float = math.inf) -> None:
         """Send a word. `kill_at`: when the child is killed if it has not ended by then."""
         self._kill_at = kill_at
         self.leaving = self.leaving or word != boot.RECONCILE
+        self.say(word)
+
+    def say(self, *words: str) -> None:
+        """Send a line that tells it something, and has nothing to do with its end."""
         with suppress(OSError):  # it is dying
-            self._channel.send(f"{word}\n".encode())
+            self._channel.send((" ".join(words) + "\n").encode())
 
     @property
     def deadline(self) -> float:
@@ -159,6 +167,7 @@ def _record(role: Role, slot: int, setup: Setup, commons: Commons, control: int)
         workers=setup.workers,
         claim_key=commons.claim_key,
         debug=commons.debug,
+        started=commons.started,
         control=control,
         board=commons.board,
         commits=commons.commits,

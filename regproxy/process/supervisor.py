@@ -24,6 +24,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from regproxy.admin.tokens import make_tokens
+from regproxy.cache import layout
 from regproxy.config import directories, loading
 from regproxy.config.settings import Config
 from regproxy.core.errors import RegproxyError
@@ -35,6 +36,7 @@ from regproxy.process.ca_keeper import CaKeeper
 from regproxy.process.children import Child, Commons, Setup
 from regproxy.process.cpus import cores
 from regproxy.process.listeners import Listeners
+from regproxy.process.reloads import Askers
 from regproxy.telemetry import metrics
 from regproxy.telemetry.metrics import Metrics
 from regproxy.telemetry.metrics_dir import Shelf
@@ -97,6 +99,7 @@ class Supervisor:
         self._failed_boots = 0
         self._replacing = False
         self._hup = False
+        self._askers = Askers()
         self._unclean = False
         self._looked = time.monotonic()
         self._ending = 0
@@ -166,7 +169,11 @@ class Supervisor:
         os.ftruncate(board, board_module.SIZE)
         commits = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         audit = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        return Commons(self._shelf, board, commits, audit, secrets.token_hex(16), self._debug)
+        if layout.offline(setup.directories.cache).exists():
+            log.warning("offline, as it was switched before: no registry is asked")
+            board_module.Board(board).set_offline(True)
+        key = secrets.token_hex(16)
+        return Commons(self._shelf, board, commits, audit, key, self._debug, time.time())
 
     # --- the loop ----------------------------------------------------------------------------------------
 
@@ -294,7 +301,7 @@ class Supervisor:
                 self._start("worker", setup, now)
         if self._replacing and ready == setup.workers and not stale:
             self._replacing = False
-            self._metrics.reloaded("done")
+            self._reloaded("done")
             log.info("SIGHUP: the new configuration is in use")
 
     def _settle_janitor(self, setup: Setup, now: float) -> None:
@@ -353,6 +360,7 @@ class Supervisor:
         was_ready = child.ready
         if not child.hear(time.monotonic()):
             self._selector.unregister(child)
+        self._hup |= self._askers.take(child)
         if child.ready and not was_ready:
             log.info("%s is ready", child)
             if child is self._trial:
@@ -397,7 +405,7 @@ class Supervisor:
             self._next.listeners.close(spare=self._setup.listeners)
             self._next = None
             self._backoffs["worker"] = Backoff()
-            self._metrics.reloaded("failed")
+            self._reloaded("failed", f"a worker with the new configuration {how}")
             log.error("SIGHUP: a worker with the new configuration %s; the old configuration goes on", how)
             return
         self._failed_boots += 1
@@ -411,12 +419,17 @@ class Supervisor:
 
     def _reload(self) -> None:
         log.info("SIGHUP: reading the configuration again")
+        self._askers.begin()
         self._backoffs["worker"] = Backoff()
         try:
             self._next = self._prepare(*loading.read(self._path, self._env))
         except RegproxyError as error:
             log.error("SIGHUP: %s; the old configuration goes on", "; ".join(str(error).splitlines()))
-            self._metrics.reloaded("refused")
+            self._reloaded("refused", str(error))
+
+    def _reloaded(self, result: str, reason: str = "") -> None:
+        self._metrics.reloaded(result)
+        self._askers.answer(result, reason)
 
     def _adopt(self) -> None:
         """Put `_next` into use, as a worker has come up with it; workers of the former setup retire."""

@@ -47,6 +47,7 @@ from regproxy.tags.claim_files import FileClaims
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.audit_events import Teller
+from regproxy.telemetry.live_events import LiveEvents
 from regproxy.telemetry.log_sink import LineSink, unwritable
 from regproxy.telemetry.metrics import Metrics
 from regproxy.tls.authority import Authority, throwaway
@@ -87,8 +88,10 @@ def build(
     config: Config, directories: Directories, record: Record, loop: asyncio.AbstractEventLoop
 ) -> Services:
     """Return the services that a worker's sessions share. Raises RegproxyError if one can't be opened."""
-    policy, root = Policy(config), directories.cache
+    root = directories.cache
     base = _base(config, root, record, loop)
+    board = base.board
+    policy = Policy(config, lambda: board.offline)
     reactor, metrics = base.reactor, base.metrics
     authority, ca_watch = _authority(config, directories)
     store, index = _storage(base)
@@ -99,6 +102,8 @@ def build(
     fills, tags = _fills_and_tags(base, store, index, upstream, provenance)
     access, audit = _access_log(config), _audit(config, record, loop)
     again = _repeats(base, index, access, access_rules.guarded) if audit is None else None
+    events = LiveEvents()
+    tags.tell_of_moves(events.tag_moved)
     for source in (reactor, fills, authority, access, *(each for each in (audit, again) if each is not None)):
         metrics.watch(source)
     return Services(
@@ -118,7 +123,9 @@ def build(
         metrics=metrics,
         access=access,
         rights=Rights(access_rules, index, shared_key(layout.access_key(root))),
-        signatures=SignatureChecks(upstream, read_keys(config.signing_keys), index, offline=config.offline),
+        signatures=SignatureChecks(
+            upstream, read_keys(config.signing_keys), index, offline=lambda: policy.offline
+        ),
         pages=Pages(authority.certificate_pem, config.listen.port, config.mirrored),
         authority=authority,
         ca_watch=ca_watch,
@@ -126,6 +133,8 @@ def build(
         clients=clients(config),
         closes=config.keepalive_timeout == 0,
         stretch=quotas.stretch,
+        board=board,
+        events=events,
         audit=audit,
         repeats=again,
     )

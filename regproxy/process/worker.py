@@ -19,7 +19,6 @@ import uvloop
 
 from regproxy.admin.session import AdminSession
 from regproxy.auth.client_certificates import client_cas
-from regproxy.cache import layout
 from regproxy.config.networks import Prefixes
 from regproxy.config.settings import Config
 from regproxy.dataplane import file as file_module
@@ -27,10 +26,10 @@ from regproxy.dataplane import splice, tls
 from regproxy.dataplane import stream as stream_module
 from regproxy.dataplane.listener import Listener
 from regproxy.dataplane.stream import Stream
-from regproxy.jobs.history import History
-from regproxy.jobs.runner import Jobs
 from regproxy.process import admin_wiring, boot, wiring
 from regproxy.process.boot import Boot
+from regproxy.process.cache_wiring import jobs_of
+from regproxy.process.reloads import Reloads
 from regproxy.server.context import Services
 from regproxy.server.session import Handlers, Session
 from regproxy.server.tls_port import TlsPort
@@ -74,6 +73,7 @@ class Worker:
         self._told = asyncio.Event()
         self._listening = False
         self._listeners: list[Listener] = []
+        self._reloads = Reloads(self._control)
         self.cut: list[str] = []
 
     async def run(self) -> None:
@@ -91,6 +91,7 @@ class Worker:
         gc.freeze()
         flusher = loop.create_task(self._flush(services))
         ca_watcher = loop.create_task(services.ca_watch.run(services.use_cas))
+        live = loop.create_task(self._admin.background())
         self._control.say(boot.READY)
         try:
             await self._told.wait()
@@ -98,6 +99,7 @@ class Worker:
         finally:
             flusher.cancel()
             ca_watcher.cancel()
+            live.cancel()
             loop.remove_reader(self._control.fileno())
             self._close(services)
             self._control.say(boot.CUT, len(self.cut))
@@ -106,8 +108,10 @@ class Worker:
         record, reactor = self._record, self._reactor
         counts = live if record.debug else None
         state = (self._why_not_ready, self._told.is_set, counts)
-        self._jobs = Jobs(History(layout.jobs(self._directories.cache)))
-        admin = admin_wiring.build(services, self._directories.cache, record, *state, self._jobs)
+        directories = self._directories
+        self._jobs = jobs = jobs_of(directories.cache)
+        admin = admin_wiring.build(services, directories, record, self._reloads, jobs, *state)
+        self._admin = admin
         shared = record.workers > 1
         handlers = Handlers(services)
         takers = [(record.proxy, handlers.accept), (record.admin, admin_wiring.taker(admin))]
@@ -132,7 +136,10 @@ class Worker:
 
     def _obey(self, loop: asyncio.AbstractEventLoop) -> None:
         for word in self._control.receive():
+            if self._reloads.hear(word):
+                continue
             if word == boot.GONE:
+                self._reloads.give_up()
                 log.error("the supervisor has died")
                 loop.remove_reader(self._control.fileno())
                 # Its successor needs the ports.
@@ -173,6 +180,7 @@ class Worker:
     async def _finish(self, services: Services) -> None:
         """Accept no connection, finish requests as `_ending` says, cut the rest and log it."""
         services.closes = True
+        self._admin.end_streams()
         if services.repeats is not None:
             services.repeats.close()
         ends = math.inf
@@ -180,7 +188,7 @@ class Worker:
             self._accept_nobody()
             if self._ending is Ending.DRAIN and not services.drains:
                 services.drains = True
-                self._jobs.cut()
+                self.cut += self._jobs.cut()
                 ends = time.monotonic() + boot.DRAIN_SECONDS
             if not self._running() and not services.fills.active and not self._jobs.active:
                 break
@@ -189,7 +197,7 @@ class Worker:
         for stream in self._running():
             self.cut.append(_describe(stream))
             stream.abort()
-        self.cut += [f"job {kind}" for kind in await self._jobs.finish(_JOBS_SECONDS)]
+        self.cut += await self._jobs.finish(_JOBS_SECONDS)
         self.cut += [f"fill of {name}" for name in await services.fills.finish(0.0)]
         services.tags.close()
         services.signatures.close()

@@ -102,7 +102,7 @@ class AccessGuard:
         """Ask the registry, and return the route: the client is let in. Raises RegproxyError."""
         exchange.kind = route.by_digest.kind if route.by_digest is not None else route.target.kind.value
         if self._rights.mode(origin) != "shared":
-            if route.shared.own and not self._services.config.offline:
+            if route.shared.own and not self._services.policy.offline:
                 # It may be a field of the client's own that lets it in: the registry sees all of them.
                 await self._passthrough.run(exchange, origin, route)
                 return None
@@ -111,7 +111,7 @@ class AccessGuard:
                 # What the registry says can't be judged here: it may judge the request itself.
                 await self._passthrough.run(exchange, origin, route)
                 return None
-        if self._has_to_ask(origin, route) and not self._services.config.offline:
+        if self._has_to_ask(origin, route) and not self._services.policy.offline:
             await self._find_place(exchange, origin, route)
         return route
 
@@ -194,7 +194,7 @@ class AccessGuard:
 
         Equal askers share the question.
         """
-        if self._services.config.offline:
+        if self._services.policy.offline:
             raise UpstreamError(f"{origin.host} is not asked (REGPROXY_OFFLINE=true)")
         # All that the registry is told: what one client adds must not decide for another.
         key = (origin, way.request.path, way.mark, way.request.headers)

@@ -13,6 +13,7 @@ from regproxy.cache.blobs import Store
 from regproxy.cache.index.index import Index
 from regproxy.config.settings import Config
 from regproxy.core.lru import Seldom
+from regproxy.dataplane.board import Board
 from regproxy.dataplane.reactor import Reactor
 from regproxy.fill.fills import Fills
 from regproxy.policy.interception import Interception
@@ -27,6 +28,7 @@ from regproxy.server.setup_pages import Pages
 from regproxy.server.signature_checks import SignatureChecks
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
+from regproxy.telemetry.live_events import LiveEvents
 from regproxy.telemetry.metrics import Metrics
 from regproxy.tls.authority import Authority
 from regproxy.tls.ca_files import CaPair
@@ -62,6 +64,8 @@ class Services:
     authority: Authority
     ca_watch: CaWatch
     loop: asyncio.AbstractEventLoop
+    board: Board
+    events: LiveEvents
     clients: Clients | None = None  # None: every client is alike
     stretch: Callable[[str], float] = lambda host: 1.0  # how many times longer a registry's tags are fresh
     closes: bool = False  # every answer announces the connection's end: in shutdown, or without keep-alive

@@ -327,7 +327,7 @@ class ImagePolicy:
             return known or ""
         # Its bytes need not state what it is: then its registry has told it.
         held = self._services.lookup.content(case.origin, route.target, route)
-        if held is not None or self._services.config.offline:
+        if held is not None or self._services.policy.offline:
             return held[1] if held is not None else ""
         wanted, fills = self._wanted(case), self._services.fills
         while True:

@@ -108,10 +108,10 @@ class SignatureChecks:
         keys: Mapping[str, SigningKey],
         remembered: Remembered,
         *,
-        offline: bool = False,
+        offline: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`keys`: by the names that check() is told. `offline`: no registry is asked."""
+        """`keys`: by the names that check() is told. `offline()`: no registry is asked."""
         self._upstream = upstream
         self._keys = keys
         self._remembered = remembered
@@ -147,7 +147,7 @@ class SignatureChecks:
         known = self._recall(origin, repository, digest, asked)
         if known is not None:
             return SignatureVerdict(True, f"signed by the key {known.name}", known.fingerprint)
-        if self._offline:
+        if self._offline():
             raise UpstreamError(f"{origin.host} is not asked for signatures (REGPROXY_OFFLINE=true)")
         search = _search(origin, repository, digest, asked, request)
         key = (origin, repository, digest, _mark(search), *(each.fingerprint for each in asked))

@@ -94,6 +94,10 @@ class Tags:
         self._renewing: set[RequestKey] = set()
         self._troubled: OrderedDict[TagKey, float] = OrderedDict()
 
+    def tell_of_moves(self, on_moved: Callable[[str, int, str, str, str, str], None]) -> None:
+        """Call this for each tag that names another digest than before: of the tag, what it was and is."""
+        self._rows.on_moved = on_moved
+
     # --- for the server ----------------------------------------------------------------------------------
 
     async def look(self, wanted: CacheRequest, tag: TagAsk) -> TagAnswer | Held:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Final, Protocol
@@ -60,6 +61,7 @@ class TagRows:
         self._provenance = provenance
         self._index = index
         self._loop = loop
+        self.on_moved: Callable[[str, int, str, str, str, str], None] | None = None
         # Threads of its own: a locked database must not make cold pages and name lookups wait for a thread.
         self._writing = ThreadPoolExecutor(2, "written")
 
@@ -68,6 +70,7 @@ class TagRows:
     ) -> None:
         """Enter a tag whose content was fetched by a request that began at `began` (monotonic)."""
         row = _row(accept, blob.digest, media_type, blob.size)
+        self._tell_of_move(name_of(wanted), row)
         self._index.put_tag(*name_of(wanted), row, asked=began)
 
     def pushed(self, tag: TagKey, digest: str, media_type: str, size: int, at: float) -> None:
@@ -77,6 +80,7 @@ class TagRows:
         """
         named = bits_above(media_type)
         row = TagRow(f"{media_type} {named}", digest, media_type, size, time.time(), named)
+        self._tell_of_move(tag, row)
         self._index.put_tag(*tag, row, asked=at)
 
     def seen(self, wanted: CacheRequest, tag: TagAsk, seen: TagAnswer) -> bool:
@@ -94,6 +98,7 @@ class TagRows:
         row = _row(tag.accept, seen.digest, media_type, size)
         if known is None and held is None:
             self._keep_former(wanted, row, seen.began)
+        self._tell_of_move(name_of(wanted), row)
         self._index.put_tag(*name_of(wanted), row, asked=seen.began)
         return True
 
@@ -116,6 +121,14 @@ class TagRows:
             if old.variant == row.variant and old.digest != row.digest and self._store.lookup(old.digest):
                 former = replace(old, variant=_FORMER + old.variant)
                 self._index.put_tag(*name_of(wanted), former, asked=began)
+
+    def _tell_of_move(self, tag: TagKey, row: TagRow) -> None:
+        """Tell `on_moved` where a tag was something else to such requests: of the tag, what it was and is."""
+        if self.on_moved is None:
+            return
+        for old in self._index.tag(*tag):
+            if old.variant == row.variant and old.digest and old.digest != row.digest:
+                self.on_moved(*tag, old.digest, row.digest)
 
     def gone(self, wanted: CacheRequest) -> None:
         """Drop the tag's rows: the registry says that there is no such tag."""

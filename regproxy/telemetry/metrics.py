@@ -551,12 +551,19 @@ class Metrics:
 
         Takes milliseconds for each process. May be called by any thread.
         """
+        return generate_latest(self._everybody())
+
+    def families(self) -> list[Any]:
+        """Return the same as prometheus_client's Metric objects."""
+        return list(self._everybody().collect())
+
+    def _everybody(self) -> CollectorRegistry:
         directory = os.environ.get(_DIRECTORY)
         if directory is None:
-            return generate_latest(self._registry)
+            return self._registry
         merged = CollectorRegistry()
         merged.register(_Merged(Path(directory)))
-        return generate_latest(merged)
+        return merged
 
 
 class _Merged(Collector):

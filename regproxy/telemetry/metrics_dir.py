@@ -19,7 +19,7 @@ _ROOM: Final = 16 << 20  # bytes; a process that writes to a mapped file of a fu
 
 
 class Shelf:
-    """A directory with files of prometheus_client's multiprocess mode, `<kind>_<slot>.db`.
+    """A directory with files of prometheus_client's multiprocess mode, `<kind>_<slot>.db`, and `snapshots`.
 
     It is locked while it is in use, so that a killed supervisor's left-overs differ from another one's
     directory: a process's id says nothing if containers share a file system.
@@ -58,9 +58,10 @@ class Shelf:
                 os.close(fd)
 
     def forget(self, slot: str) -> None:
-        """Remove the gauges of the process in that slot, which has ended; its counters stay."""
-        for file in self.path.glob(f"gauge_live*_{slot}.db"):
-            file.unlink(missing_ok=True)
+        """Remove gauges and snapshot of the process in that slot, which has ended; its counters stay."""
+        for pattern in (f"gauge_live*_{slot}.db", f"live_{slot}.*"):
+            for file in self.path.glob(pattern):
+                file.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Remove the directory, after all processes have ended."""
@@ -81,8 +82,9 @@ def _clear(place: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    for file in path.glob("*.db"):
-        file.unlink(missing_ok=True)
+    for pattern in ("*.db", "live_*"):
+        for file in path.glob(pattern):
+            file.unlink(missing_ok=True)
     with suppress(OSError):
         path.rmdir()
 

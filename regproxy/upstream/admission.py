@@ -13,6 +13,7 @@ from regproxy.registry.rate_limits import ANONYMOUS, CLIENT, client_credential
 from regproxy.registry.targets import Kind
 from regproxy.upstream.circuit_breaker import Breakers
 from regproxy.upstream.connection import Connection
+from regproxy.upstream.failures import Failures
 from regproxy.upstream.quotas import Quotas
 
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
@@ -26,9 +27,10 @@ T = TypeVar("T", bound=tuple[Connection, Response])
 class Gate:
     """Circuit breakers and quotas around requests."""
 
-    def __init__(self, breakers: Breakers, quotas: Quotas) -> None:
+    def __init__(self, breakers: Breakers, quotas: Quotas, failures: Failures | None = None) -> None:
         self.breakers = breakers
         self.quotas = quotas
+        self.failures = failures or Failures()
 
     async def through(
         self,
@@ -57,13 +59,15 @@ class Gate:
             breakers.abandoned(origin)
             raise
         except (ConnectFailed, UpstreamTimeout) as error:
+            self.failures.note(origin.host, str(error))
             if isinstance(error, ConnectFailed) or kind in _TELLING:
                 breakers.failed(origin, error)
             else:
                 # A client may ask for a page that is slow; that says nothing about the registry.
                 breakers.abandoned(origin)
             raise
-        except BadResponse:
+        except BadResponse as error:
+            self.failures.note(origin.host, str(error))
             # The origin is up.
             breakers.answered(origin)
             raise
@@ -72,6 +76,9 @@ class Gate:
             breakers.abandoned(origin)
             raise
         breakers.answered(origin)
+        status = result[1].status
+        if status >= 500 or status == 429:
+            self.failures.note(origin.host, f"it answered {status} to a {method} for {kind.value}")
         if counted and kind in _CONTENT:
             # Other paths have limits of their own.
             quotas.observe(origin.host, credential, method, kind, result[1])

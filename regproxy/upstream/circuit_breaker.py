@@ -14,7 +14,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
@@ -130,6 +130,20 @@ class Breakers:
         if circuit is not None and circuit.until:
             log.warning("%s answers again", origin.host)
             self._show(origin)
+
+    def known(self) -> Iterator[tuple[Origin, int, float, str]]:
+        """Return the origins that have failed since they answered last: how often in a row, and at last why.
+
+        The third is for how many seconds none is asked any more: 0.0 where its circuit is closed.
+        """
+        now = self._clock()
+        for origin, circuit in self._circuits.items():
+            yield (
+                origin,
+                circuit.failures,
+                max(circuit.until - now, 0.001) if circuit.until else 0.0,
+                circuit.cause,
+            )
 
     def abandoned(self, origin: Origin) -> None:
         """Note a request that ended without an outcome, as when its client leaves: another may probe."""

@@ -92,7 +92,7 @@ class Upstream:
         """
         self._dialer = dialer
         self._origins = origins
-        self._gate = gate
+        self._gate = self.gate = gate
         self._counters = counters
         self._first_byte = first_byte
         self._heads_itself = heads_itself

@@ -28,6 +28,7 @@ from regproxy.registry.rate_limits import (
 )
 from regproxy.registry.targets import Kind
 from regproxy.upstream.quota_file import ENTRIES_MAX, Block, Entry, Key
+from regproxy.upstream.quota_trend import QuotaTrend
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ class Quotas:
         self._stretches: dict[str, float] = {}
         self._looked = self._written = -math.inf
         self._dirty = False
+        self.trend = QuotaTrend()
         self._look(clock())
         for (host, credential), entry in self._entries.items():
             if entry.report is not None:
@@ -115,6 +117,7 @@ class Quotas:
         report = parse_report(response, now)
         if report is not None:
             self._entry(host, credential).report = report
+            self.trend.note((host, credential), report)
             self._show(host, credential, report)
             self._dirty = True
         if response.status == 429:
@@ -124,6 +127,11 @@ class Quotas:
             self._answered(host, credential, lane_of(method, kind), now)
         if report is not None:
             self._stretch(now)
+
+    def known(self) -> Mapping[Key, Entry]:
+        """Return what is known of all quotas; not to be changed."""
+        self._look(self._clock())
+        return self._entries
 
     def stretch(self, host: str) -> float:
         """Return the factor by which lifetimes of this registry's tags are longer: 1.0 to STRETCH_MAX.

@@ -69,7 +69,7 @@ class SignatureAsker:
         self.index = Index.open(layout.index(root))
         self.upstream = self._client(config, root)
         self.checks = SignatureChecks(
-            self.upstream, keys, self.index, offline=config.offline, clock=lambda: self.now
+            self.upstream, keys, self.index, offline=lambda: config.offline, clock=lambda: self.now
         )
 
     def _client(self, config: Config, root: Path) -> Upstream:

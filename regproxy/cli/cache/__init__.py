@@ -12,6 +12,7 @@ from regproxy.cli.cache.purge import purge
 from regproxy.cli.cache.show import show
 from regproxy.cli.cache.status import status
 from regproxy.cli.cache.verify import verify
+from regproxy.cli.cache.warm import warm
 
 app = typer.Typer(
     help="Look into the cache directory, and look after it, also while the proxy runs.",
@@ -27,5 +28,6 @@ app.command()(pin)
 app.command()(unpin)
 app.command("pins")(list_pins)
 app.command()(verify)
+app.command()(warm)
 app.command("export")(export_images)
 app.command("import")(import_images)

@@ -1,0 +1,168 @@
+"""What an operator may have the proxy do: read its configuration again, go offline, change its CA."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Literal, Protocol
+
+import msgspec
+from msgspec import Meta
+
+from regproxy.admin.endpoints.status import Offline, offline_of
+from regproxy.admin.operations import Call, post
+from regproxy.admin.replies import Problem
+from regproxy.cache import layout
+from regproxy.config.directories import Directories
+from regproxy.core.errors import CertificateError
+from regproxy.server.context import Services
+from regproxy.tls import ca_rotation
+from regproxy.tls.ca_files import CaPair, files_of
+from regproxy.tls.ca_scope import wanted
+from regproxy.tls.x509 import fingerprint
+
+_NOT_DONE = {
+    409: "the configuration, or the state that it is in, does not allow it",
+    503: "the supervisor does not answer",
+}
+
+
+class Supervisor(Protocol):
+    """Whom a reload is asked of."""
+
+    async def ask(self) -> tuple[str, str]:
+        """Have the configuration read again; return "done", "refused", "failed" or "unknown", and why."""
+
+
+class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a reload."""
+
+    result: Literal["done", "refused", "failed", "unknown"]
+    reason: Annotated[str | None, Meta(description="why it is not done; the former configuration goes on")]
+
+
+class OfflineSwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whether no registry is to be asked."""
+
+    on: bool
+
+
+class RotateForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a CA is to be made."""
+
+    again: Annotated[bool, Meta(description="make one more, though one waits already")] = False
+
+
+class Authority(msgspec.Struct, frozen=True, kw_only=True):
+    """A CA certificate."""
+
+    subject: str
+    sha256: str
+    not_after: Annotated[float, Meta(description="seconds since the epoch")]
+    waits: Annotated[bool, Meta(description="it signs what the former may not, until it is the first")]
+
+
+class Rotated(msgspec.Struct, frozen=True, kw_only=True):
+    """The CAs now, the one that signs first, and what became of the reload."""
+
+    authorities: list[Authority]
+    reload: Reloaded
+
+
+class Control:
+    """The endpoints of what an operator may do."""
+
+    def __init__(self, services: Services, directories: Directories, supervisor: Supervisor) -> None:
+        self._services = services
+        self._directories = directories
+        self._supervisor = supervisor
+        self._files = files_of(services.config, directories.ca_crt, directories.ca_key)
+
+    @post("/api/v1/reload", problems=_NOT_DONE)
+    async def reload(self, call: Call[None, None]) -> Reloaded:
+        """Read the configuration again, as SIGHUP does, and return when all workers have it.
+
+        409: it can't be used, or no worker came up with it, and the former goes on. A worker retires then,
+        maybe the one that answers, whose connections end.
+        """
+        return await self._reload()
+
+    async def _reload(self) -> Reloaded:
+        result, reason = await self._supervisor.ask()
+        if result == "done":
+            return Reloaded(result="done", reason=None)
+        status = 503 if result == "unknown" else 409
+        raise Problem(status, f"{result}: {'; '.join(reason.splitlines())}")
+
+    @post("/api/v1/offline", problems={409: "REGPROXY_OFFLINE is true", 503: "the disk does not take it"})
+    async def switch_offline(self, call: Call[None, OfflineSwitch]) -> Offline:
+        """Ask no registry from now on, or ask again. It holds for all workers at once, and over a restart.
+
+        A setting REGPROXY_OFFLINE=true wins.
+        """
+        services, on = self._services, call.body.on
+        if services.config.offline and not on:
+            raise Problem(409, "REGPROXY_OFFLINE is true, and that wins: change the setting", field="on")
+        path = layout.offline(self._directories.cache)
+        try:
+            await asyncio.get_running_loop().run_in_executor(None, _keep, path, on)
+        except OSError as error:
+            raise Problem(503, f"{path}: {error.strerror}; nothing is changed") from None
+        services.board.set_offline(on)
+        return offline_of(services)
+
+    @post("/api/v1/ca/rotate", problems=_NOT_DONE)
+    async def rotate_ca(self, call: Call[None, RotateForm]) -> Rotated:
+        """Make a new CA, which waits until clients trust it, as `regproxy ca rotate` does.
+
+        409: one waits already, or the CA is somebody else's to renew.
+        """
+        scope, again = wanted(self._services.config), call.body.again
+        return await self._changed(lambda: ca_rotation.rotate(self._files, scope, time.time(), again=again))
+
+    @post("/api/v1/ca/rotate/finish", problems=_NOT_DONE)
+    async def finish_ca_rotation(self, call: Call[None, None]) -> Rotated:
+        """Have the CA that waits sign everything from now on, as `regproxy ca rotate --finish` does.
+
+        409: none waits.
+        """
+        return await self._changed(lambda: ca_rotation.finish(self._files, time.time()))
+
+    async def _changed(self, change: Callable[[], tuple[CaPair, ...]]) -> Rotated:
+        """Change the CA's files in a thread, and have everybody read them."""
+        try:
+            pairs = await asyncio.get_running_loop().run_in_executor(None, change)
+        except CertificateError as error:
+            raise Problem(409, str(error)) from None
+        result, reason = await self._supervisor.ask()
+        reload = Reloaded(result=_result(result), reason=reason or None)
+        return Rotated(authorities=_described(pairs), reload=reload)
+
+
+def _result(text: str) -> Literal["done", "refused", "failed", "unknown"]:
+    return text if text in ("done", "refused", "failed") else "unknown"  # type: ignore[return-value]
+
+
+def _described(pairs: tuple[CaPair, ...]) -> list[Authority]:
+    return [
+        Authority(
+            subject=pair.certificate.subject.rfc4514_string(),
+            sha256=fingerprint(pair.certificate),
+            not_after=pair.ends,
+            waits=at > 0,
+        )
+        for at, pair in enumerate(pairs)
+    ]
+
+
+def _keep(path: Path, on: bool) -> None:
+    """Note for the next start whether the proxy is switched offline. Raises OSError."""
+    if not on:
+        with suppress(FileNotFoundError):
+            path.unlink()
+        return
+    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    path.touch(mode=0o640)

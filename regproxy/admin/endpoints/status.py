@@ -1,0 +1,152 @@
+"""How the proxy is, as a whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from regproxy.admin.operations import Call, get
+from regproxy.cache import layout
+from regproxy.cache.index.overview import overview
+from regproxy.server.context import Services
+from regproxy.telemetry.metric_samples import Samples
+
+# As the metrics' label `cache` has it: answered without a download for it.
+_HITS: Final = ("HIT", "STALE", "REVALIDATED")
+_WARNINGS_MAX: Final = 100
+
+
+class Offline(msgspec.Struct, frozen=True, kw_only=True):
+    """Whether no registry is asked."""
+
+    on: bool
+    by: Annotated[
+        str | None, Meta(description="setting (REGPROXY_OFFLINE), switch (POST /api/v1/offline), or null")
+    ]
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was answered since the start, and how much of it from the cache."""
+
+    requests: Annotated[int, Meta(description="requests of clients for what registries have")]
+    hits: Annotated[int, Meta(description="those of them that needed no download")]
+    hit_ratio: Annotated[
+        float | None, Meta(description="hits / requests that the cache is for; null: there were none")
+    ]
+    bytes: Annotated[int, Meta(description="bytes of bodies sent to clients")]
+    saved_bytes: Annotated[int, Meta(description="those of them that were not fetched for it")]
+    byte_ratio: Annotated[
+        float | None, Meta(description="saved_bytes / bytes of what the cache is for; null: there were none")
+    ]
+
+
+class Fill(msgspec.Struct, frozen=True, kw_only=True):
+    """How full the cache is."""
+
+    objects: int
+    bytes: Annotated[int, Meta(description="bytes of the disk")]
+    max_bytes: Annotated[int, Meta(description="CACHE_MAX_SIZE; 0: no limit")]
+    free_bytes: Annotated[int, Meta(description="bytes that are free on its file system")]
+    oldest_use: Annotated[
+        float | None, Meta(description="last use of what was unused for longest, seconds since the epoch")
+    ]
+    pins: Annotated[int | None, Meta(description="names that are pinned; null: the index can't be read")]
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """The state of a proxy."""
+
+    version: str
+    started: Annotated[float, Meta(description="seconds since the epoch")]
+    uptime_seconds: float
+    workers: Annotated[int, Meta(description="workers that take connections")]
+    ready: bool
+    not_ready_because: str | None
+    offline: Offline
+    connections: Annotated[int, Meta(description="open, with clients and with upstreams")]
+    downloads: Annotated[int, Meta(description="objects that are being fetched")]
+    answered: Counts
+    cache: Fill
+    warnings: Annotated[list[str], Meta(description="what the configuration is warned of")]
+
+
+class StatusReport:
+    """The endpoint of the status. `root`: of the cache; `started`: epoch."""
+
+    def __init__(
+        self, services: Services, root: Path, started: float, ready: Callable[[], str | None]
+    ) -> None:
+        self._services = services
+        self._index = layout.index(root)
+        self._started = started
+        self._ready = ready
+        self._version = metadata.version("regproxy")
+
+    @get("/api/v1/status", thread=True)
+    def status(self, call: Call[None, None]) -> Status:
+        """Return how the proxy is: what it has answered, how full it is, what is unusual.
+
+        Figures are those of all workers, since the start.
+        """
+        return self.current()
+
+    def current(self) -> Status:
+        """Return the status. Takes milliseconds; any thread may call it."""
+        services = self._services
+        samples = Samples(services.metrics.families())
+        reason, now = self._ready(), time.time()
+        return Status(
+            version=self._version,
+            started=self._started,
+            uptime_seconds=now - self._started,
+            workers=int(samples.sum("workers")),
+            ready=reason is None,
+            not_ready_because=reason,
+            offline=offline_of(services),
+            connections=int(samples.sum("connections_open")),
+            downloads=int(samples.sum("fills_active")),
+            answered=_counts(samples),
+            cache=self._fill(samples),
+            warnings=list(services.config.warnings[:_WARNINGS_MAX]),
+        )
+
+    def _fill(self, samples: Samples) -> Fill:
+        found = overview(self._index)
+        return Fill(
+            objects=int(samples.sum("cache_objects")),
+            bytes=int(samples.sum("cache_bytes")),
+            max_bytes=self._services.config.cache_max_size,
+            free_bytes=int(samples.sum("cache_disk_free_bytes")),
+            oldest_use=found.oldest_use if found is not None else None,
+            pins=found.pins if found is not None else None,
+        )
+
+
+def offline_of(services: Services) -> Offline:
+    """Return whether no registry is asked, and by what."""
+    if services.config.offline:
+        return Offline(on=True, by="setting")
+    on = services.policy.offline
+    return Offline(on=on, by="switch" if on else None)
+
+
+def _counts(samples: Samples) -> Counts:
+    cached = tuple(word for word in samples.by("requests_total", "cache") if word != "none")
+    hits = samples.sum("requests_total", cache=_HITS)
+    asked = samples.sum("requests_total", cache=cached)
+    saved = samples.sum("saved_bytes_total")
+    sent = samples.sum("client_bytes_total", cache=cached)
+    return Counts(
+        requests=int(sum(samples.by("requests_total", "registry").values())),
+        hits=int(hits),
+        hit_ratio=hits / asked if asked else None,
+        bytes=int(samples.sum("client_bytes_total")),
+        saved_bytes=int(saved),
+        byte_ratio=min(saved / sent, 1.0) if sent else None,
+    )

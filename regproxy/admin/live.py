@@ -1,0 +1,165 @@
+"""What this worker does just now, for whichever worker is asked; and what all of them do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Final
+
+from regproxy.dataplane.stream import Stream
+from regproxy.fill.fill import Fill
+from regproxy.server.context import Services
+from regproxy.server.session import Session
+from regproxy.telemetry.snapshots import (
+    ROWS_MAX,
+    LiveCircuit,
+    LiveClient,
+    LiveDownload,
+    LiveEvent,
+    LiveFailure,
+    Snapshot,
+    Snapshots,
+)
+
+log = logging.getLogger(__name__)
+
+EVERY: Final = 1.0  # seconds between two snapshots
+_LOOK: Final = 0.1
+_PATIENCE: Final = 2.0  # seconds for the first ones, where nobody has asked for a while
+_SLICE: Final = 500  # connections that are looked at before others have their turn
+_TEXT_MAX: Final = 512  # characters
+
+
+class Live:
+    """Writes this worker's snapshots while somebody asks for them, and reads everybody's."""
+
+    def __init__(self, services: Services, snapshots: Snapshots, slot: int, workers: int) -> None:
+        """`workers`: how many there are."""
+        self._services = services
+        self._snapshots = snapshots
+        self._slot = slot
+        self._workers = workers
+        self._loop = services.loop
+        # Bytes of each download at the last snapshot, and when that was (monotonic).
+        self._before: dict[Fill, tuple[int, float]] = {}
+
+    async def run(self) -> None:
+        """Write, once a second, while somebody asks."""
+        while True:
+            await asyncio.sleep(EVERY)
+            if not self._snapshots.wanted:
+                self._before.clear()
+                continue
+            try:
+                snapshot = await self.collect()
+                await self._loop.run_in_executor(None, self._snapshots.write, snapshot)
+            except OSError as error:
+                log.warning("the live snapshot: %s", error)
+            except Exception:
+                log.exception("the live snapshot")
+
+    async def all(self) -> list[Snapshot]:
+        """Return what all workers do. Waits a little where nobody has asked lately."""
+        known = self._snapshots.wanted
+        self._snapshots.ask()
+        ends = time.monotonic() + _PATIENCE
+        while True:
+            found = await self._loop.run_in_executor(None, self._snapshots.read)
+            if len(found) >= self._workers or (known and found) or time.monotonic() > ends:
+                return found
+            await asyncio.sleep(_LOOK)
+
+    # --- this worker -------------------------------------------------------------------------------------
+
+    async def collect(self) -> Snapshot:
+        """Return what this worker does. With many connections it takes several turns of the loop."""
+        waiters: Counter[tuple[str, str]] = Counter()
+        connections: Counter[tuple[str, str]] = Counter()
+        requests: Counter[tuple[str, str]] = Counter()
+        for number, item in enumerate(self._services.reactor.items(), 1):
+            if number % _SLICE == 0:
+                await asyncio.sleep(0)
+            handler = item.handler if isinstance(item, Stream) and item.open else None
+            if isinstance(handler, Session):
+                client = _client(handler)
+                connections[client] += 1
+                if handler.exchange.request is not None:
+                    requests[client] += 1
+                    _count_waiting(handler, waiters)
+        upstream, now = self._services.upstream, time.time()
+        return Snapshot(
+            *(self._slot, os.getpid(), now),
+            downloads=list(self._downloads(waiters, now)),
+            clients=[
+                LiveClient(name, kind, count, requests[kind, name])
+                for (kind, name), count in connections.most_common(ROWS_MAX)
+            ],
+            circuits=[
+                LiveCircuit(origin.host, origin.port, failures, now + left if left else 0.0, _cut(cause))
+                for origin, failures, left, cause in upstream.gate.breakers.known()
+            ],
+            failures=[
+                LiveFailure(each.registry, each.count, each.at, each.message)
+                for each in upstream.gate.failures.known()
+            ],
+            events=[
+                LiveEvent(each.number, each.at, each.kind, each.fields)
+                for each in self._services.events.latest()
+            ],
+        )
+
+    def _downloads(self, waiters: Counter[tuple[str, str]], now: float) -> Iterator[LiveDownload]:
+        """Return the fills under way; `rate` is that since the last snapshot."""
+        clock, before = time.monotonic(), self._before
+        self._before = {}
+        for fill in self._services.fills.under_way()[:ROWS_MAX]:
+            size = _bytes(fill)
+            earlier, at = before.get(fill, (size, clock))
+            self._before[fill] = (size, clock)
+            wanted, head = fill.wanted, fill.head
+            yield LiveDownload(
+                digest=_cut(wanted.target.reference),
+                registry=_registry(wanted.origin.host, wanted.origin.port),
+                repository=_cut(wanted.target.repository),
+                bytes=size,
+                total=head.total if head is not None else -1,
+                rate=(size - earlier) / (clock - at) if clock > at else 0.0,
+                waiters=waiters[wanted.origin.host, wanted.target.reference],
+                since=now - (clock - fill.began),
+                resumes=fill.progress.resumes if fill.progress is not None else 0,
+                follows=fill.joined,
+            )
+
+
+def _client(session: Session) -> tuple[str, str]:
+    """Return the kind and name of whose connection it is."""
+    exchange = session.exchange
+    if exchange.principal.name:
+        return "principal", exchange.principal.name
+    return "address", exchange.peer
+
+
+def _count_waiting(session: Session, waiters: Counter[tuple[str, str]]) -> None:
+    exchange = session.exchange
+    if exchange.waiting and exchange.route is not None and exchange.origin is not None:
+        waiters[exchange.origin.host, exchange.route.target.reference] += 1
+
+
+def _bytes(fill: Fill) -> int:
+    """Return how many bytes of the content are there."""
+    growth = fill.head.growth if fill.head is not None else None
+    if growth is None:
+        return 0
+    return growth.extents.written if growth.extents is not None else growth.written
+
+
+def _registry(host: str, port: int) -> str:
+    return host if port == 443 else f"{host}:{port}"
+
+
+def _cut(text: str) -> str:
+    return text[:_TEXT_MAX]

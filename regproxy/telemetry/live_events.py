@@ -1,0 +1,49 @@
+"""The latest events of one process for the admin API: tags that have moved, pulls that were refused."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+LATEST: Final = 200
+_TEXT_MAX: Final = 300  # characters
+
+MOVED: Final = "tag-moved"
+REFUSED: Final = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """`number`: counts in this process, from 1. `at`: seconds since the epoch."""
+
+    number: int
+    at: float
+    kind: str
+    fields: dict[str, str]
+
+
+class LiveEvents:
+    """The latest of them; a flood of one kind costs no more than that."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._number = 0
+        self._latest: deque[Event] = deque(maxlen=LATEST)
+
+    def note(self, kind: str, **fields: str) -> None:
+        """Remember one. No field may hold a secret."""
+        self._number += 1
+        cut = {name: value[:_TEXT_MAX] for name, value in fields.items()}
+        self._latest.append(Event(self._number, self._clock(), kind, cut))
+
+    def latest(self) -> list[Event]:
+        """Return those that are remembered, the latest last."""
+        return list(self._latest)
+
+    def tag_moved(self, host: str, port: int, repository: str, tag: str, former: str, digest: str) -> None:
+        """Note that an origin names another digest under a tag."""
+        registry = host if port == 443 else f"{host}:{port}"
+        self.note(MOVED, registry=registry, repository=repository, tag=tag, former=former, digest=digest)

@@ -1,0 +1,330 @@
+"""The admin API of the real program, with two workers; every answer is compared with docs/openapi.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.admin_api import AdminApi, check, document
+from tests.support.client import Client
+from tests.support.images import MANIFEST, digest_of, make_image
+from tests.support.origin import Answer, Origin, blob_answer
+from tests.support.processes import wait_until
+from tests.support.proxy import Proxy
+from tests.support.two_workers import Pair, stopped
+
+StartProxy = Callable[..., Proxy]
+ACCEPT = [("Accept", MANIFEST)]
+
+
+@pytest.fixture(scope="module")
+def setup(trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, Origin]]:  # type: ignore[no-untyped-def]
+    """A proxy of two workers, and an origin."""
+    place = tmp_path_factory.mktemp("admin")
+    with ExitStack() as stack:
+        origin = stack.enter_context(Origin(trust, "reg.test", "limited.test"))
+        env = {
+            "REGPROXY_WORKERS": "2",
+            "ENABLE_MANIFEST_CACHE": "true",
+            "MANIFEST_CACHE_PRIMARY_TIME": "0",
+            "REGPROXY_AUDIT_LOG": str(place / "audit"),
+            "REGPROXY_AUDIT_IDLE": "1s",
+        }
+        names = (origin.authority, limited(origin))
+        proxy = Proxy(place / "proxy", env, registries=names, resolve=origin.resolve, ca=trust.path)
+        stack.enter_context(proxy).workers(2)
+        yield proxy, origin
+
+
+def limited(origin: Origin) -> str:
+    """The registry whose requests are refused as too many."""
+    return f"limited.test:{origin.address[1]}"
+
+
+@pytest.fixture
+def proxy(setup: tuple[Proxy, Origin]) -> Proxy:
+    return setup[0]
+
+
+@pytest.fixture
+def origin(setup: tuple[Proxy, Origin]) -> Origin:
+    return setup[1]
+
+
+@pytest.fixture
+def api(proxy: Proxy, stack: ExitStack) -> AdminApi:
+    return stack.enter_context(AdminApi(proxy))
+
+
+def held_blob(origin: Origin, seed: int, hold: threading.Event) -> tuple[str, str, bytes]:
+    """Publish content of which the second half comes when `hold` is set: its digest, path and bytes."""
+    body = bytes([seed]) * 200_000
+    digest = digest_of(body)
+    path = f"/v2/team/app/blobs/{digest}"
+    origin.on(path, blob_answer(digest, body, hold=hold, hold_at=100_000))
+    return digest, path, body
+
+
+class TestReading:
+    """What a token for reading shows."""
+
+    def test_every_path_answers_as_it_is_described(self, proxy: Proxy, stack: ExitStack) -> None:
+        api = stack.enter_context(AdminApi(proxy, token="admin-read-token"))
+        for template, methods in document()["paths"].items():
+            if "get" in methods and template != "/api/v1/events":
+                path = template.removeprefix("/api/v1/").replace("{id}", "none")
+                api.ask("GET", path)
+                api.ask("GET", f"{path}?nonsense=1")
+            if "post" in methods:
+                assert api.ask("POST", template.removeprefix("/api/v1/")).status == 403
+
+    def test_without_a_token(self, proxy: Proxy) -> None:
+        with Client.connect(proxy.admin_address) as client:
+            for template, methods in document()["paths"].items():
+                for method in map(str.upper, methods):
+                    reply = client.request(method, template)
+                    check(method, template, reply)
+                    assert reply.status == (400 if template.endswith("/explain") else 401), template
+
+    def test_status(self, proxy: Proxy, origin: Origin, api: AdminApi) -> None:
+        before = api.get("status")
+        assert (before["workers"], before["ready"], before["offline"]["on"]) == (2, True, False)
+        body = b"status" * 1000
+        path = f"/v2/team/app/blobs/{digest_of(body)}"
+        origin.on(path, blob_answer(digest_of(body), body))
+        for _ in range(3):
+            with proxy.client(origin.authority) as client:
+                assert client.get(path).body == body
+            proxy.wait_kept(digest_of(body))
+        wait_until(
+            lambda: api.get("status")["answered"]["requests"] == before["answered"]["requests"] + 3,
+            "three requests are counted",
+        )
+        counts = api.get("status")["answered"]
+        assert counts["hits"] == before["answered"]["hits"] + 2
+        assert counts["saved_bytes"] == before["answered"]["saved_bytes"] + 2 * len(body)
+        assert 0 < counts["hit_ratio"] < 1
+        wait_until(lambda: api.get("status")["cache"]["objects"] > 0, "the cache's figures are here")
+
+    def test_the_other_worker_knows(self, proxy: Proxy, origin: Origin, hold: threading.Event) -> None:
+        """A download and its client in one worker are listed by the other."""
+        pair = Pair(proxy, origin.authority)
+        one, other = pair.pids()
+        digest, path, body = held_blob(origin, 1, hold)
+        with pair.client(one) as client, ExitStack() as stack:
+            client.ask("GET", path)
+            with stopped(one):
+                admin = stack.enter_context(Client.connect(proxy.admin_address, timeout=60.0))
+                assert admin.get("/healthz").status == 200
+            assert proxy.owner(admin) == other
+            api = stack.enter_context(AdminApi(proxy))
+
+            def found() -> bool:
+                listed = api.ask("GET", "downloads", client=admin).json()["items"]
+                return [(each["digest"], each["bytes"], each["waiters"]) for each in listed] == [
+                    (digest, 100_000, 1)
+                ]
+
+            wait_until(found, "the download is listed")
+            (download,) = api.ask("GET", "downloads", client=admin).json()["items"]
+            assert (download["registry"], download["repository"]) == (origin.authority, "team/app")
+            assert (download["total"], download["resumes"]) == (len(body), 0)
+            (client_row,) = api.ask("GET", "clients", client=admin).json()["items"]
+            assert client_row["requests"] == 1
+            hold.set()
+            assert client.read_reply().body == body
+        wait_until(lambda: api_items(proxy, "downloads") == [], "nothing is downloaded any more")
+
+    def test_registries(self, proxy: Proxy, origin: Origin, api: AdminApi) -> None:
+        """Errors are told, but no query, which may be as good as a login."""
+        limits = {"RateLimit-Limit": "100;w=21600", "RateLimit-Remaining": "40;w=21600"}
+        origin.on("/v2/team/limited/manifests/v1", Answer(b"slow down", 429, headers=limits))
+        with proxy.client(limited(origin)) as client:
+            assert client.get("/v2/team/limited/manifests/v1?secret=x", ACCEPT).status == 429
+
+        def found() -> bool:
+            listed = {each["name"]: each for each in api.items("registries")}
+            each = listed.get("limited.test")
+            return (
+                each is not None
+                and each["refused_429"] >= 1
+                and "429" in (each["errors"]["last"] or "")
+                and [quota["remaining"] for quota in each["quotas"]] == [40]
+            )
+
+        wait_until(found, "the registry's refusal is told")
+        assert "secret" not in json.dumps(api.items("registries"))
+
+    def test_audit(self, proxy: Proxy, origin: Origin, api: AdminApi) -> None:
+        """By pages, the newest first."""
+        for seed in range(3):
+            image = make_image(seed=900 + seed, size=2000)
+            origin.publish(f"team/audited{seed}", image, "v1")
+            with proxy.client(origin.authority) as client:
+                assert client.get(f"/v2/team/audited{seed}/manifests/v1", ACCEPT).status == 200
+        log = proxy.directory.parent / "audit"
+        wait_until(lambda: log.exists() and log.read_text().count("audited") >= 3, "three pulls are logged")
+        lines = [json.loads(line) for line in log.read_text().splitlines()]
+        assert api.items("audit", 2) == lines[::-1]
+        assert api.items("audit", 1000) == lines[::-1]
+
+    def test_cursors(self, proxy: Proxy, api: AdminApi) -> None:
+        cursor = api.get("audit?limit=1")["next"]
+        for wrong in (f"clients?cursor={cursor}", "audit?cursor=x", f"audit?cursor={cursor[:-2]}xx"):
+            assert api.ask("GET", wrong).status == 400
+        assert api.ask("GET", "audit?limit=1001").status == 400
+        assert api.ask("GET", "audit?limit=0").status == 400
+
+
+def api_items(proxy: Proxy, path: str) -> list[object]:
+    with AdminApi(proxy) as api:
+        return api.items(path)
+
+
+class TestEvents:
+    """Server-sent events."""
+
+    def test_they_come_from_all_workers(self, proxy: Proxy, origin: Origin, api: AdminApi) -> None:
+        first, second = make_image(seed=931, size=2000), make_image(seed=932, size=2000)
+        origin.publish("team/moves", first, "stable")
+        pair = Pair(proxy, origin.authority)
+        with api.connect() as listener:
+            listener.ask("GET", "/api/v1/events", api.headers)
+            head = listener.read_head()
+            assert (head.status, head.get("Content-Type")) == (200, "text/event-stream")
+            seen = b""
+            for number, pid in enumerate(pair.pids()):
+                with pair.client(pid) as client:
+                    assert client.get("/v2/team/moves/manifests/stable", ACCEPT).status == 200
+                if number == 0:
+                    origin.publish("team/moves", second, "stable")
+            while b"event: tag-moved" not in seen or seen.count(b"event: status") < 2:
+                seen += listener.stream.recv(65536)
+            assert second.digest.encode() in seen
+
+    def test_who_leaves(self, proxy: Proxy, api: AdminApi) -> None:
+        """A place is free again when a listener has gone."""
+        for _ in range(40):
+            with api.connect() as listener:
+                listener.ask("GET", "/api/v1/events", api.headers)
+                if listener.read_head().status == 503:
+                    break
+        wait_until(lambda: _listens(api), "there is a place again")
+
+    def test_too_many(self, proxy: Proxy, api: AdminApi) -> None:
+        refused = 0
+        with ExitStack() as stack:
+            for _ in range(33):
+                listener = stack.enter_context(api.connect())
+                listener.ask("GET", "/api/v1/events", api.headers)
+                refused += listener.read_head().status == 503
+        assert refused >= 1
+
+
+def _listens(api: AdminApi) -> bool:
+    with api.connect() as listener:
+        listener.ask("GET", "/api/v1/events", api.headers)
+        return listener.read_head().status == 200
+
+
+class TestOffline:
+    """The switch."""
+
+    def test_both_workers_and_a_restart(
+        self, start_proxy: StartProxy, start_origin: Callable[..., Origin], tmp_path: Path
+    ) -> None:
+        origin = start_origin("reg.test")
+        held, other = b"held" * 1000, b"other" * 1000
+        for body in (held, other):
+            origin.on(f"/v2/a/blobs/{digest_of(body)}", blob_answer(digest_of(body), body))
+        proxy = start_proxy(origin, REGPROXY_WORKERS="2")
+        pair = Pair(proxy, origin.authority)
+        with pair.client(pair.pids()[0]) as client:
+            assert client.get(f"/v2/a/blobs/{digest_of(held)}").body == held
+        proxy.wait_kept(digest_of(held))
+        with AdminApi(proxy) as api:
+            assert api.post("offline", {"on": True}) == {"on": True, "by": "switch"}
+            for pid in pair.pids():
+                with pair.client(pid) as client:
+                    assert client.get(f"/v2/a/blobs/{digest_of(other)}").status == 503
+                    assert client.get(f"/v2/a/blobs/{digest_of(held)}").body == held
+            assert api.get("status")["offline"] == {"on": True, "by": "switch"}
+            assert proxy.admin("/readyz")[0] == 200
+            assert api.ask("POST", "offline", {"on": "yes"}).status == 400
+        proxy.stop()
+        with start_proxy(origin, at=proxy.directory, REGPROXY_WORKERS="2") as again, AdminApi(again) as api:
+            assert api.get("status")["offline"] == {"on": True, "by": "switch"}
+            with again.client(origin.authority) as client:
+                assert client.get(f"/v2/a/blobs/{digest_of(other)}").status == 503
+            assert api.post("offline", {"on": False}) == {"on": False, "by": None}
+            with again.client(origin.authority) as client:
+                assert client.get(f"/v2/a/blobs/{digest_of(other)}").body == other
+
+    def test_the_setting_wins(self, start_proxy: StartProxy, start_origin: Callable[..., Origin]) -> None:
+        proxy = start_proxy(start_origin("reg.test"), REGPROXY_OFFLINE="true")
+        with AdminApi(proxy) as api:
+            assert api.get("status")["offline"] == {"on": True, "by": "setting"}
+            assert "REGPROXY_OFFLINE" in api.ask("POST", "offline", {"on": False}).json()["detail"]
+            assert api.post("offline", {"on": True}) == {"on": True, "by": "setting"}
+
+
+class TestReload:
+    """Reloads, and changes of the CA."""
+
+    def test_reload(
+        self, start_proxy: StartProxy, start_origin: Callable[..., Origin], tmp_path: Path
+    ) -> None:
+        config = tmp_path / "regproxy.toml"
+        config.write_text("cache_inactive = '50d'\n")
+        origin = start_origin("reg.test")
+        proxy = start_proxy(origin, REGPROXY_WORKERS="2", REGPROXY_CONFIG=str(config))
+        with AdminApi(proxy) as api:
+            before = set(proxy.workers(2))
+            # Several at once are answered, each of them.
+            clients = [api.connect() for _ in range(3)]
+            for client in clients:
+                client.ask("POST", "/api/v1/reload", api.headers)
+            for client in clients:
+                reply = client.read_reply()
+                check("POST", "/api/v1/reload", reply)
+                assert (reply.status, reply.json()) == (200, {"result": "done", "reason": None})
+            wait_until(lambda: not before & set(proxy.workers()), "the former workers have ended")
+            config.write_text("cache_inactive = 'never ever'\n")
+            reply = api.ask("POST", "reload")
+            assert reply.status == 409
+            assert "cache_inactive" in reply.json()["detail"]
+            assert api.get("status")["workers"] == 2
+
+    def test_ca(self, start_proxy: StartProxy, start_origin: Callable[..., Origin]) -> None:
+        proxy = start_proxy(start_origin("reg.test"))
+        before = proxy.ca_pem
+        with AdminApi(proxy) as api:
+            assert api.ask("POST", "ca/rotate/finish").status == 409
+            made = api.post("ca/rotate")
+            assert made["reload"] == {"result": "done", "reason": None}
+            assert [each["waits"] for each in made["authorities"]] == [False, True]
+            assert "waits there" in api.ask("POST", "ca/rotate").json()["detail"]
+            with Client.connect(proxy.address) as plain:
+                assert plain.get("/ca.crt").body.count(b"BEGIN CERTIFICATE") == 2
+            finished = api.post("ca/rotate/finish")
+            assert [each["sha256"] for each in finished["authorities"]] == [made["authorities"][1]["sha256"]]
+        assert proxy.ca_pem != before
+
+    def test_a_worker_that_ends(self, start_proxy: StartProxy, start_origin: Callable[..., Origin]) -> None:
+        """Listeners are told that it is over, and keep no worker from ending."""
+        proxy = start_proxy(start_origin("reg.test"))
+        with AdminApi(proxy) as api, api.connect() as listener:
+            listener.ask("GET", "/api/v1/events", api.headers)
+            assert listener.read_head().status == 200
+            os.kill(proxy.daemon.pid, signal.SIGHUP)
+            reply = b""
+            while piece := listener.stream.recv(65536):
+                reply += piece
+            assert reply.endswith(b"0\r\n\r\n")
