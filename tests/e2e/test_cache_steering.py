@@ -50,6 +50,11 @@ class Site:
     def name(self, tag: str) -> str:
         return f"{self.registry.authority}/team/app:{tag}"
 
+    def warm(self, *tags: str) -> None:
+        """Have images in the cache, with all platforms."""
+        job = self.ended(self.api.post("warm", {"images": [{"name": self.name(tag)} for tag in tags]}))
+        assert [each["error"] for each in job["result"]["images"]] == [""] * len(tags), job
+
     def ended(self, job: dict[str, Any]) -> dict[str, Any]:
         """Return a job once it has ended."""
 
@@ -73,6 +78,10 @@ def site(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sit
         yield Site(stack, tmp_path_factory.mktemp("site"), trust)
 
 
+def is_answered(client: Client) -> bool:
+    return client.get(f"/v2/team/app/blobs/sha256:{'0' * 64}").status == 404
+
+
 def get_tag(client: Client, tag: str) -> Any:
     return client.get(f"/v2/team/app/manifests/{tag}", {"Accept": f"{ONE.media_type}, {INDEX}"})
 
@@ -83,6 +92,9 @@ def unreachable(site: Site) -> Iterator[Callable[[], None]]:
     yield site.registry.stop
     site.registry.stop()
     site.registry.start()
+    for pid in site.pair.pids():
+        with site.pair.client(pid) as client:
+            wait_until(lambda: is_answered(client), "the worker asks the registry again")
 
 
 def test_a_purge_is_known_to_all_workers_at_once(site: Site, unreachable: Callable[[], None]) -> None:
@@ -182,7 +194,7 @@ def command(proxy: Proxy, *words: str, **env: str) -> Any:
 
 def test_out_of_one_cache_into_another(site: Site, stack: ExitStack, tmp_path: Path) -> None:
     """The other site has no registry."""
-    site.ended(site.api.post("warm", {"images": [{"name": site.name("one")}]}))
+    site.warm("one")
     archive = tmp_path / "images.tar"
     done = command(site.proxy, "export", str(archive), site.name("one"))
     assert done.returncode == 0, done.stderr
@@ -213,7 +225,7 @@ def test_out_of_one_cache_into_another(site: Site, stack: ExitStack, tmp_path: P
 
 
 def test_lists_pages_and_details(site: Site) -> None:
-    site.ended(site.api.post("warm", {"images": [{"name": site.name(tag)} for tag in ("one", "multi")]}))
+    site.warm("one", "multi")
     wait_until(lambda: _known(site, "multi"), "the janitor has read the manifests")
     names = [each["name"] for each in site.api.items("images", limit=1)]
     assert {site.name("one"), site.name("multi")} <= set(names) and names == sorted(names)
@@ -235,7 +247,7 @@ def test_lists_pages_and_details(site: Site) -> None:
 
 
 def test_pins_and_what_they_keep(site: Site) -> None:
-    site.ended(site.api.post("warm", {"images": [{"name": site.name("one")}]}))
+    site.warm("one")
     pinned = site.api.post("pin", {"images": [site.name("one"), site.name("nothing")]})["images"]
     assert (pinned[0]["name"], pinned[0]["held"]) == (site.name("one"), 1 + len(ONE.blobs))
     assert "is not in the cache" in pinned[1]["error"]
