@@ -229,6 +229,7 @@ class Worker:
         for listener in self._listeners:
             listener.close()
         services.upstream.close()
+        self._admin.close()
         if services.clients is not None:
             services.clients.close()
         for item in self._reactor.items():
