@@ -113,7 +113,7 @@ class Fill:
     `tag`: the parameters of a request for a tag; None for content by digest. `media_type`: as the registry
     has told it; `manifest`: the type that the bytes state, None where they are no manifest. `joined`: another
     process fetches it, or has fetched it for us; `foreign`: maybe from another source than it was asked of.
-    `stored`: it is in the store. `asked`: when a client asked last, monotonic.
+    `stored`: it is in the store. `asked`: when a client asked last, monotonic. `requests`: how many share it.
     `progress`: of the download by this process.
     """
 
@@ -128,6 +128,7 @@ class Fill:
         "media_type",
         "opened",
         "progress",
+        "requests",
         "seconds",
         "stored",
         "tag",
@@ -146,6 +147,7 @@ class Fill:
         self.joined = self.foreign = self.stored = False
         self.began = self.asked = time.monotonic()
         self.progress: Progress | None = None
+        self.requests = 1
 
     @property
     def host(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ from regproxy.server.context import Services
 from regproxy.server.explanations import Explanations
 from regproxy.telemetry.snapshots import Snapshots
 
+THREADS: Final = 2
 VERSION: Final = "1"  # of the API
 # Every class of endpoints: build() makes one of each, and docs/openapi.json describes them.
 ENDPOINTS: Final[tuple[type, ...]] = (
@@ -69,13 +71,16 @@ def build(
     gatekeeper = Gatekeeper(Tokens(config, root), services.metrics)
     explanations = Explanations(ImageRules(config.image_rules.rules), services.index)
     snapshots = Snapshots(Path(record.metrics), record.slot, services.board)
-    live = Live(services, snapshots, record.slot, record.workers)
+    # Of its own: whoever asks much here must not have clients wait for a cold page.
+    threads = ThreadPoolExecutor(THREADS, "admin")
+    live = Live(services, snapshots, record.slot, record.workers, threads)
     status = StatusReport(services, root, record.started, ready)
-    events = Events(status, live)
+    events = Events(status, live, threads)
     endpoints = (
-        *(Description(document), Sessions(gatekeeper), status, Activity(live), Registries(services, live)),
-        *(AuditTail(config), RuleQuestions(explanations), events),
-        *(Control(services, directories, reloads), *cache_endpoints(services, root, record, jobs)),
+        *(Description(document), Sessions(gatekeeper), status, Activity(live)),
+        *(Registries(services, live, threads), AuditTail(config), RuleQuestions(explanations), events),
+        Control(services, directories, reloads, threads),
+        *cache_endpoints(services, root, record, jobs),
     )
     assert tuple(map(type, endpoints)) == ENDPOINTS
     return AdminPort(
@@ -83,6 +88,7 @@ def build(
         table=Table.of(*endpoints),
         gatekeeper=gatekeeper,
         cursors=Cursors(bytes.fromhex(record.claim_key)),
+        threads=threads,
         background=live.run,
         on_end=events.close,
     )

@@ -45,11 +45,14 @@ from regproxy.server.setup_pages import Pages
 from regproxy.server.signature_checks import SignatureChecks
 from regproxy.tags.claim_files import FileClaims
 from regproxy.tags.resolver import Tags
+from regproxy.tags.rows import Moved
 from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.audit_events import Teller
 from regproxy.telemetry.live_events import LiveEvents
 from regproxy.telemetry.log_sink import LineSink, unwritable
 from regproxy.telemetry.metrics import Metrics
+from regproxy.telemetry.usage.recorder import Recorder
+from regproxy.telemetry.usage.usage_file import UsageFile
 from regproxy.tls.authority import Authority, throwaway
 from regproxy.tls.ca_files import files_of, load
 from regproxy.tls.ca_watch import CaWatch
@@ -99,11 +102,16 @@ def build(
     upstream = _upstream(base, quotas)
     access_rules = Access(config, base.origins)
     provenance = Provenance(index, access_rules.is_shared, guarded=access_rules.guarded)
-    fills, tags = _fills_and_tags(base, store, index, upstream, provenance)
-    access, audit = _access_log(config), _audit(config, record, loop)
-    again = _repeats(base, index, access, access_rules.guarded) if audit is None else None
+    usage = Recorder(UsageFile(layout.usage(root)), metrics, time.time)
     events = LiveEvents()
-    tags.tell_of_moves(events.tag_moved)
+
+    def moved(host: str, port: int, repository: str, tag: str, old: str, new: str, /) -> None:
+        usage.tag_moved(host, port, repository, tag, old, new)
+        events.tag_moved(host, port, repository, tag, old, new)
+
+    fills, tags = _fills_and_tags(base, store, index, upstream, provenance, moved)
+    access, audit = _access_log(config), _audit(config, record, loop)
+    again = _repeats(base, index, access, usage, access_rules.guarded) if audit is None else None
     for source in (reactor, fills, authority, access, *(each for each in (audit, again) if each is not None)):
         metrics.watch(source)
     return Services(
@@ -122,6 +130,7 @@ def build(
         contexts=_contexts(base, authority),
         metrics=metrics,
         access=access,
+        usage=usage,
         rights=Rights(access_rules, index, shared_key(layout.access_key(root))),
         signatures=SignatureChecks(
             upstream, read_keys(config.signing_keys), index, offline=lambda: policy.offline
@@ -153,8 +162,8 @@ def _authority(config: Config, directories: Directories) -> tuple[Authority, CaW
     return Authority(load(files, time.time()), time.time), CaWatch(files)
 
 
-def _repeats(base: _Base, index: Index, access: AccessLog, guarded: bool) -> Repeats | None:
-    return repeats(base.config, base.board, index, base.metrics, access, guarded)
+def _repeats(base: _Base, index: Index, access: AccessLog, usage: Recorder, guarded: bool) -> Repeats | None:
+    return repeats(base.config, base.board, index, base.metrics, access, usage, guarded)
 
 
 def _storage(base: _Base) -> tuple[Store, Index]:
@@ -182,7 +191,7 @@ def _upstream(base: _Base, quotas: Quotas) -> Upstream:
 
 
 def _fills_and_tags(
-    base: _Base, store: Store, index: Index, upstream: Upstream, provenance: Provenance
+    base: _Base, store: Store, index: Index, upstream: Upstream, provenance: Provenance, moved: Moved
 ) -> tuple[Fills, Tags]:
     config, root, loop, watch = base.config, base.root, base.loop, _watch(base.reactor)
     most = config.cache_max_size
@@ -200,7 +209,7 @@ def _fills_and_tags(
         provenance=provenance,
     )
     claims = FileClaims(layout.tag_claims(root), bytes.fromhex(base.record.claim_key), watch)
-    tags = Tags(store, index, upstream, fills, claims, loop, provenance)
+    tags = Tags(store, index, upstream, fills, claims, loop, provenance, moved)
     index.on_tag_dropped = tags.forget
     return fills, tags
 

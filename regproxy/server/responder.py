@@ -13,7 +13,9 @@ from regproxy.fill.fill import UpstreamAnswer
 from regproxy.http.forwarding import build_head, forwarded
 from regproxy.http.hops import parse_hops
 from regproxy.http.messages import Response
+from regproxy.http.origin import Origin
 from regproxy.registry.error_bodies import error_body
+from regproxy.registry.targets import Kind, parse_target
 from regproxy.server.clients import REALM, LoginWanted
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
@@ -37,6 +39,11 @@ _CACHE_STATUS: Final = {
     "BYPASS": b"regproxy; fwd=bypass",
 }
 # The body came from the cache.
+_PULLED: Final = frozenset({200, 206, 304})
+# Accessing a member of an enum is slow.
+_BLOB: Final = Kind.BLOB
+_TAG: Final = Kind.TAG
+_MANIFEST: Final = Kind.MANIFEST
 SAVED: Final = frozenset({"HIT", "STALE", "REVALIDATED"})
 
 
@@ -84,8 +91,11 @@ class Responder:
         # A name that a client may make up is no label.
         tally = services.metrics.tally(host if exchange.origin is not None else "", kind, cache, status)
         tally.add(sent, took)
-        if cache in SAVED:
+        saved = sent if cache in SAVED else 0
+        if saved:
             tally.add_saved(sent)
+        if exchange.origin is not None and route is not None:
+            self._count_use(exchange, exchange.origin, route, sent, saved)
         if services.audit is not None and route is not None and exchange.origin is not None:
             services.audit.note(exchange, route, took, sent)
         access = services.access
@@ -111,6 +121,34 @@ class Responder:
         exchange.status = 0
         if exchange.waiting:
             self.wait_for_fill(exchange, False)
+
+    def _count_use(self, exchange: Exchange, origin: Origin, route: Route, sent: int, saved: int) -> None:
+        """Count what a client has asked for, and a pull of an image. `sent`, `saved`: bytes of the body."""
+        usage, principal, request = self._services.usage, exchange.principal, exchange.request
+        usage.clients.of((principal.kind, principal.name or exchange.peer)).add(1, sent, saved)
+        if request is None or request.method != "GET" or exchange.status not in _PULLED:
+            return
+        # A rule may have led it elsewhere.
+        target = route.target if request is route.request else parse_target(request.path)
+        kind = target.kind
+        if kind is _BLOB or kind is _TAG or kind is _MANIFEST:
+            reference = "" if kind is _BLOB else target.reference
+            image = usage.images.of((origin.host, origin.port, target.repository, reference))
+            image.add(1, sent, saved)
+
+    def note_refusal(self, exchange: Exchange, kind: str, rule: str, message: str) -> None:
+        """Note a request that is refused: by a rule, access or a login (`kind`)."""
+        origin, route, principal = exchange.origin, exchange.route, exchange.principal
+        host, port = (origin.host, origin.port) if origin is not None else (exchange.host, 0)
+        target = parse_target(exchange.request.path) if exchange.request is not None else None
+        image = (
+            (target.repository, target.reference) if route is not None and target is not None else ("", "")
+        )
+        who = (principal.kind, principal.name, exchange.peer)
+        self._services.usage.refused(kind, who, (host, port, *image), rule, message)
+        where = {"registry": host, "repository": image[0], "reference": image[1]}
+        told = {"kind": kind, "rule": rule, "reason": message, "client": principal.name or exchange.peer}
+        self._services.events.note(REFUSED, **where, **told)
 
     def _log_asked(self, exchange: Exchange, sent: int, took: float) -> None:
         """Log a request for which origins were asked, or any in docker-registry-proxy's format."""
@@ -255,7 +293,6 @@ class Responder:
         self, exchange: Exchange, status: int, code: str, message: str, retry_after: int = 0
     ) -> None:
         """Answer with an error as registries do (OCI distribution spec, "Error Codes")."""
-        self._tell_of_refusal(exchange, status, message)
         body = error_body(code, message)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         if status == 405:
@@ -277,7 +314,6 @@ class Responder:
 
         To whom speaks to the proxy as to a registry that question is a registry's: 401.
         """
-        self._tell_of_refusal(exchange, error.status, str(error))
         route, status, headers = exchange.route, error.status, [(b"content-type", b"application/json")]
         body = error_body(error.code, str(error))
         if status == LoginWanted.status:
@@ -294,14 +330,6 @@ class Responder:
             headers.append((b"retry-after", b"%d" % error.retry_after))
         headers.append((b"content-length", b"%d" % len(body)))
         self.answer(exchange, status, headers, body)
-
-    def _tell_of_refusal(self, exchange: Exchange, status: int, reason: str) -> None:
-        """Note for operators that somebody may not have something: by a rule, or else."""
-        if status != 403 and not exchange.rule:
-            return
-        fields = {"registry": exchange.host, "path": exchange.uri, "status": str(status), "reason": reason}
-        who = exchange.principal.name or exchange.peer
-        self._services.events.note(REFUSED, **fields, client=who, rule=exchange.rule)
 
     def unsatisfiable(self, exchange: Exchange, total: int) -> None:
         """Answer 416 to a range outside of the content (RFC 9110 15.5.17). `total`: its size in bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,8 +11,6 @@ from regproxy.cli.cache.opening import FAILED, ConfigOption, JsonOption, complai
 from regproxy.cli.cache.text import show_json, size_text, time_text
 
 if TYPE_CHECKING:
-    from rich.tree import Tree
-
     from regproxy.inventory.details import Details, Node
 
 NameArgument = Annotated[
@@ -43,11 +42,10 @@ def show(name: NameArgument, as_json: JsonOption = False, config: ConfigOption =
 
 
 def _show(found: Details) -> None:
-    from rich.console import Console
-
     for name, value in _lines(found):
         typer.echo(f"{name:<11} {value}")
-    Console(soft_wrap=True, highlight=False).print(_tree(found.tree))
+    for line in _drawn(found.tree):
+        typer.echo(line)
     if found.cut:
         typer.echo("(there is more)")
 
@@ -76,13 +74,10 @@ def _lines(found: Details) -> list[tuple[str, str]]:
     return lines
 
 
-def _tree(node: Node) -> Tree:
-    from rich.text import Text
-    from rich.tree import Tree
-
+def _drawn(node: Node, first: str = "", rest: str = "") -> Iterator[str]:
+    """Yield the lines of a tree. `first` and `rest`: what stands before its first line, and the others."""
     about = " ".join(each for each in (node.kind, node.platform, node.media_type) if each)
-    line = f"{node.digest}  {size_text(node.size):>10}  {'held' if node.held else 'missing'}  {about}"
-    tree = Tree(Text(line, style="" if node.held else "dim"))
-    for child in node.children:
-        tree.children.append(_tree(child))
-    return tree
+    yield f"{first}{node.digest}  {size_text(node.size)}  {'held' if node.held else 'missing'}  {about}"
+    for number, child in enumerate(node.children, 1):
+        last = number == len(node.children)
+        yield from _drawn(child, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
