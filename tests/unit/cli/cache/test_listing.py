@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from regproxy.cli.cache.text import size_text
 from tests.support.cache_command import command
 from tests.support.images import make_image, make_index
 from tests.support.stocked_cache import DAY, Stock
@@ -40,6 +41,7 @@ def test_lists(stock: Stock) -> None:
     head, app, nginx = done.stdout.splitlines()
     assert head.split("  ")[0] == "IMAGE"
     assert nginx.split()[0] == "docker.io/library/nginx:1" and " all " in nginx
+    assert size_text(size_of(ONE)) in nginx
     assert app.split()[0] == "reg.test/app:1" and "linux/arm64" in app and " all " not in app
     images = told(stock, "list", "--sort", "used")["images"]
     assert [each["name"] for each in images] == ["reg.test/app:1", "docker.io/library/nginx:1"]
