@@ -1,9 +1,9 @@
 """Bring images into the cache ahead of their clients, by the same fills as theirs.
 
-So what a client asks for meanwhile is fetched once, everything is verified, and quotas, circuit breakers and
-the configured logins are respected as for a client that they are meant for. Content becomes known in its
-repository, and nobody is let in by that: where access is not `shared`, each client is judged as always, and
-where it is `denied`, only public content is fetched, without a login.
+So what a client asks for meanwhile is fetched once, everything is verified, and quotas and circuit breakers
+are respected. The configured logins are used as for a client without a name: where access is not `shared`,
+or a login has a list, only if that is for everybody. Content becomes known in its repository, and nobody is
+let in by that: each client is judged as always.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from regproxy.http.origin import Origin
 from regproxy.inventory.warm_list import Wish
 from regproxy.policy.access import Access
 from regproxy.policy.freshness import Lifetime
+from regproxy.policy.principals import ANONYMOUS
 from regproxy.policy.variants import choose_variant
 from regproxy.registry.accept import parse_accept
 from regproxy.registry.descriptors import Descriptor, described, platform_matches
@@ -125,7 +126,9 @@ class _Image:
         self._reference = reference = wish.reference
         self._origin = Origin("https", reference.host, reference.port)
         self._private = parts.access.mode(self._origin) != "shared"
-        self._lends = parts.access.mode(self._origin) != "denied"
+        # It is nobody by name, so logins that are for some clients, or for public content, are not for it.
+        repository = reference.repository
+        self._lends = parts.access.lends(ANONYMOUS, self._origin, repository, lambda: False)
         self._digest = ""
         self._done: set[str] = set()
         self._fetched = self._bytes = 0

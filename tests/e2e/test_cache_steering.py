@@ -269,3 +269,26 @@ def test_verify_and_the_history_of_jobs(site: Site) -> None:
     assert [each["id"] for each in newest] == sorted((each["id"] for each in newest), reverse=True)
     cancelled = site.api.ask("DELETE", f"jobs/{job['id']}")
     assert (cancelled.status, cancelled.json()["state"]) == (202, "done")  # it has ended
+
+
+@pytest.mark.parametrize("access", ["shared", "verified"])
+def test_whose_login_warming_shows(
+    start_registry: Callable[..., Registry], start_proxy: Callable[..., Proxy], access: str
+) -> None:
+    """Where content is not for everybody, a login without a list is for public content alone."""
+    registry = start_registry(users={"puller": "secret"})
+    registry.push("team/app", "one", ONE)
+    login = f"{registry.authority}:::puller:::secret"
+    env = {"AUTH_REGISTRY_DELIMITER": ":::", "AUTH_REGISTRIES": login, "REGPROXY_ACCESS": access}
+    proxy = start_proxy(registry, **env)
+    with AdminApi(proxy) as api:
+        job = api.post("warm", {"images": [{"name": f"{registry.authority}/team/app:one"}]})
+        ended = wait_until(
+            lambda: (found := api.get(f"jobs/{job['id']}"))["state"] == "done" and found, "it has ended"
+        )
+    (image,) = ended["result"]["images"]
+    if access == "shared":
+        assert (image["error"], image["digest"]) == ("", ONE.digest)
+    else:
+        assert "answered 401" in image["error"]
+        assert proxy.blobs() == {}
