@@ -8,6 +8,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Executor
 from typing import Final
 
 from regproxy.dataplane.stream import Stream
@@ -37,15 +38,19 @@ _TEXT_MAX: Final = 512  # characters
 class Live:
     """Writes this worker's snapshots while somebody asks for them, and reads everybody's."""
 
-    def __init__(self, services: Services, snapshots: Snapshots, slot: int, workers: int) -> None:
+    def __init__(
+        self, services: Services, snapshots: Snapshots, slot: int, workers: int, threads: Executor
+    ) -> None:
         """`workers`: how many there are."""
+        self._threads = threads
         self._services = services
         self._snapshots = snapshots
         self._slot = slot
         self._workers = workers
         self._loop = services.loop
-        # Bytes of each download at the last snapshot, and when that was (monotonic).
-        self._before: dict[Fill, tuple[int, float]] = {}
+        # Bytes of each download at the last snapshot, and when that was (monotonic). By what it is, and when
+        # it began: a fill that is kept here would keep its file open.
+        self._before: dict[tuple[str, str, float], tuple[int, float]] = {}
 
     async def run(self) -> None:
         """Write, once a second, while somebody asks."""
@@ -56,7 +61,7 @@ class Live:
                 continue
             try:
                 snapshot = await self.collect()
-                await self._loop.run_in_executor(None, self._snapshots.write, snapshot)
+                await self._loop.run_in_executor(self._threads, self._snapshots.write, snapshot)
             except OSError as error:
                 log.warning("the live snapshot: %s", error)
             except Exception:
@@ -68,7 +73,7 @@ class Live:
         self._snapshots.ask()
         ends = time.monotonic() + _PATIENCE
         while True:
-            found = await self._loop.run_in_executor(None, self._snapshots.read)
+            found = await self._loop.run_in_executor(self._threads, self._snapshots.read)
             if len(found) >= self._workers or (known and found) or time.monotonic() > ends:
                 return found
             await asyncio.sleep(_LOOK)
@@ -118,9 +123,10 @@ class Live:
         self._before = {}
         for fill in self._services.fills.under_way()[:ROWS_MAX]:
             size = _bytes(fill)
-            earlier, at = before.get(fill, (size, clock))
-            self._before[fill] = (size, clock)
             wanted, head = fill.wanted, fill.head
+            key = (wanted.source, wanted.target.reference, fill.began)
+            earlier, at = before.get(key, (size, clock))
+            self._before[key] = (size, clock)
             yield LiveDownload(
                 digest=_cut(wanted.target.reference),
                 registry=_registry(wanted.origin.host, wanted.origin.port),

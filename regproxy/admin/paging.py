@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Sequence
 from typing import Annotated, Final, Generic, TypeVar
 
 import msgspec
@@ -67,9 +66,3 @@ class Cursors:
 
     def _seal(self, name: str, content: bytes) -> bytes:
         return hmac.digest(self._key, name.encode() + b"\0" + content, "sha256")[:_SEAL]
-
-
-def cut(items: Sequence[Item], limit: int, start: int = 0) -> tuple[list[Item], int | None]:
-    """Return `limit` items from `start` on, and where the next page begins; None: nowhere."""
-    end = start + limit
-    return list(items[start:end]), end if end < len(items) else None

@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Executor
 from dataclasses import replace
 from typing import Any, Final
 
@@ -52,6 +53,7 @@ class AdminPort:
         table: Table,
         gatekeeper: Gatekeeper,
         cursors: Cursors,
+        threads: Executor,
         background: Callable[[], Coroutine[Any, Any, None]],
         on_end: Callable[[], None],
     ) -> None:
@@ -68,9 +70,14 @@ class AdminPort:
         self._table = table
         self._gatekeeper = gatekeeper
         self._cursors = cursors
+        self._threads = threads
         self.background = background
         self.end_streams = on_end
         self._scrape: asyncio.Future[bytes] | None = None
+
+    def close(self) -> None:
+        """End the threads, once what runs in them is over."""
+        self._threads.shutdown(cancel_futures=True)
 
     # --- what is open to everybody -----------------------------------------------------------------------
 
@@ -124,6 +131,8 @@ class AdminPort:
             reply = await self._answer(route, call)
         except Problem as problem:
             reply = problem.reply()
+            if problem.status == 401 and operation is not None and not operation.is_api and _is_read(request):
+                reply = Reply(303, b"", b"", ((b"location", b"/login"),))
         except RegproxyError as error:
             reply = Problem(error.status, str(error)).reply()
         except Exception:
@@ -143,12 +152,12 @@ class AdminPort:
     async def _answer(self, route: Route, call: Call[Any, Any]) -> Reply | Streamed:
         operation, handler = route.operation, route.handler
         if operation.thread:
-            found = await self.loop.run_in_executor(None, handler, call)
+            found = await self.loop.run_in_executor(self._threads, handler, call)
         else:
             found = handler(call)
             if inspect.isawaitable(found):
                 found = await found
-        if call.request.method not in _READS and operation.is_api:
+        if not _is_read(call.request) and operation.is_api:
             visitor = call.visitor
             log.info("%s: %s %s by %s", visitor.peer, operation.method, operation.path, visitor.how)
         if isinstance(found, Reply | Streamed):
@@ -157,3 +166,7 @@ class AdminPort:
             return Reply(204, b"", b"")
         # Of a thousand items it takes a millisecond.
         return json_reply(found, operation.status)
+
+
+def _is_read(request: Request) -> bool:
+    return request.method in _READS

@@ -124,3 +124,8 @@ def admin_read_token(root: Path) -> Path:
 def offline(root: Path) -> Path:
     """Return the file that is there while the proxy is switched offline."""
     return root / "state" / "offline"
+
+
+def jobs(root: Path) -> Path:
+    """Return the directory of the records of long work."""
+    return root / "state" / "jobs"

@@ -54,11 +54,8 @@ class Reference:
         """The normalised name under which pins are stored."""
         if not self.host:
             return self.digest
-        host = DOCKER_HUB if (self.host, self.port) == (DOCKER_HUB_REGISTRY, 443) else self.host
-        host = f"[{host}]" if ":" in host else host
-        port = "" if self.port == 443 else f":{self.port}"
         end = f"@{self.digest}" if self.digest else f":{self.tag}"
-        return f"{host}{port}/{self.repository}{end}"
+        return f"{registry_name(self.host, self.port)}/{self.repository}{end}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +66,23 @@ class Pinned:
     digests: int
     held: int
     bytes: int
+
+
+def registry_name(host: str, port: int) -> str:
+    """Return a registry as people write it: `docker.io`, `[::1]:5000`."""
+    host = DOCKER_HUB if (host, port) == (DOCKER_HUB_REGISTRY, 443) else host
+    host = f"[{host}]" if ":" in host else host
+    return host if port == 443 else f"{host}:{port}"
+
+
+def parse_registry(text: str) -> tuple[str, int]:
+    """Return the host and port that a registry is known by in the index. Raises PinError."""
+    try:
+        host, port = split_host_port(text.strip().rstrip("/"))
+        host = parse_host(host)
+    except ValueError:
+        raise PinError(f"{text}: not a registry, such as docker.io, ghcr.io or host:5000") from None
+    return (DOCKER_HUB_REGISTRY if host in DOCKER_HUB_NAMES else host), port or 443
 
 
 def parse(text: str) -> Reference:

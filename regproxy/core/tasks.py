@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 
-async def cancel_all(tasks: Collection[asyncio.Task[Any]]) -> None:
+async def cancel_all(tasks: Collection[asyncio.Future[Any]]) -> None:
     """Cancel the tasks, and wait until they have ended; what they raise is dropped."""
     for task in tasks:
         task.cancel()

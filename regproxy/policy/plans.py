@@ -132,9 +132,10 @@ class Policy:
     def asks_presence(self, method: str, target: Target) -> bool:
         """Return whether only the registry can answer this: whether it has this content in this repository.
 
-        A client that pushes sends a HEAD first, and leaves out what is there already.
+        A client that pushes sends a HEAD first, and leaves out what is there already. The answer is kept with
+        the head: whoever goes by it asks besides whether the proxy was switched `offline` meanwhile.
         """
-        if method != "HEAD" or self.offline:
+        if method != "HEAD" or self._config.offline:
             return False
         return target.kind in _SERVE_BY_DIGEST or (target.kind is Kind.TAG and self._config.allow_push)
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
 from regproxy.admin import openapi
 from regproxy.admin.endpoints.activity import Activity
 from regproxy.admin.endpoints.audit_tail import AuditTail
+from regproxy.admin.endpoints.cache_jobs import CacheJobs
 from regproxy.admin.endpoints.control import Control
 from regproxy.admin.endpoints.description import Description
 from regproxy.admin.endpoints.events import Events
+from regproxy.admin.endpoints.inventory import Inventory
 from regproxy.admin.endpoints.registries import Registries
 from regproxy.admin.endpoints.rules import RuleQuestions
 from regproxy.admin.endpoints.sessions import Sessions
@@ -25,18 +28,21 @@ from regproxy.admin.session import AdminSession
 from regproxy.admin.tokens import Tokens
 from regproxy.config.directories import Directories
 from regproxy.dataplane.stream import Stream
+from regproxy.jobs.runner import Jobs
 from regproxy.policy.image_rules import ImageRules
 from regproxy.process.boot import Record
+from regproxy.process.cache_wiring import cache_endpoints
 from regproxy.process.reloads import Reloads
 from regproxy.server.context import Services
 from regproxy.server.explanations import Explanations
 from regproxy.telemetry.snapshots import Snapshots
 
+THREADS: Final = 2
 VERSION: Final = "1"  # of the API
 # Every class of endpoints: build() makes one of each, and docs/openapi.json describes them.
 ENDPOINTS: Final[tuple[type, ...]] = (
     *(Description, Sessions, StatusReport, Activity, Registries, AuditTail, RuleQuestions, Events),
-    Control,
+    *(Control, Inventory, CacheJobs),
 )
 
 
@@ -55,6 +61,7 @@ def build(
     directories: Directories,
     record: Record,
     reloads: Reloads,
+    jobs: Jobs,
     ready: Callable[[], str | None],
     ends: Callable[[], bool],
     counts: Callable[[], dict[str, int]] | None,
@@ -64,13 +71,16 @@ def build(
     gatekeeper = Gatekeeper(Tokens(config, root), services.metrics)
     explanations = Explanations(ImageRules(config.image_rules.rules), services.index)
     snapshots = Snapshots(Path(record.metrics), record.slot, services.board)
-    live = Live(services, snapshots, record.slot, record.workers)
+    # Of its own: whoever asks much here must not have clients wait for a cold page.
+    threads = ThreadPoolExecutor(THREADS, "admin")
+    live = Live(services, snapshots, record.slot, record.workers, threads)
     status = StatusReport(services, root, record.started, ready)
-    events = Events(status, live)
+    events = Events(status, live, threads)
     endpoints = (
-        *(Description(document), Sessions(gatekeeper), status, Activity(live), Registries(services, live)),
-        *(AuditTail(config), RuleQuestions(explanations), events),
-        Control(services, directories, reloads),
+        *(Description(document), Sessions(gatekeeper), status, Activity(live)),
+        *(Registries(services, live, threads), AuditTail(config), RuleQuestions(explanations), events),
+        Control(services, directories, reloads, threads),
+        *cache_endpoints(services, root, record, jobs),
     )
     assert tuple(map(type, endpoints)) == ENDPOINTS
     return AdminPort(
@@ -78,6 +88,7 @@ def build(
         table=Table.of(*endpoints),
         gatekeeper=gatekeeper,
         cursors=Cursors(bytes.fromhex(record.claim_key)),
+        threads=threads,
         background=live.run,
         on_end=events.close,
     )

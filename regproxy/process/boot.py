@@ -60,9 +60,9 @@ class Record:
     """A child's boot record. The environment is inherited; the text of the TOML file is the supervisor's.
 
     `slot` is the lowest number that no other child has: log and metrics name the child by it. `workers`: how
-    many share the listening sockets. `claim_key`: a secret that all children of a supervisor know.
-    `started`: when that began (epoch). The last eight are descriptors, -1 for one that the child has no use
-    for; `transparent`, `tls`: of any number of sockets; `audit`: by which workers tell of pulls, and for the
+    many share the listening sockets. `claim_key`: a secret that all children of a supervisor know. `started`:
+    when that began (epoch). From `control` on they are descriptors, -1 for one that the child has no use for;
+    `transparent`, `tls`: of any number of sockets; `audit`: by which workers tell of pulls, and for the
     janitor also by which that is read.
     """
 
@@ -77,7 +77,6 @@ class Record:
     workers: int
     claim_key: str
     debug: bool
-    started: float
     control: int
     board: int
     commits: int
@@ -86,6 +85,7 @@ class Record:
     audit: tuple[int, ...] = ()
     transparent: tuple[int, ...] = ()
     tls: tuple[int, ...] = ()
+    started: float = 0.0
 
     @property
     def descriptors(self) -> tuple[int, ...]:

@@ -28,6 +28,7 @@ from regproxy.cache.part_sweep import sweep_parts
 from regproxy.cache.reconcile import Reconciler
 from regproxy.core.errors import StoreError
 from regproxy.dataplane.board import Board
+from regproxy.inventory.catalog import catalogue
 from regproxy.process import boot
 from regproxy.process.boot import Boot, Control
 from regproxy.registry.descriptors import Named, named
@@ -42,6 +43,7 @@ _TICK: Final = 0.25  # seconds between two ticks of the index, and the longest w
 _LIMITS_EVERY: Final = 1.0  # seconds between two checks of the limits
 _HURRY: Final = 0.05  # the same after a commit
 _PARTS_EVERY: Final = 20.0
+_READ_EVERY: Final = 5.0  # seconds between two looks for objects that nobody has read, at most
 _TAGS_EVERY: Final = 600.0  # seconds between two sweeps of tags whose content was never fetched
 _NOT_FETCHED: Final = 86_400.0  # seconds for which such a tag is remembered
 _RETRY: Final = 5.0  # seconds until a comparison that a disk error ended is begun again
@@ -72,6 +74,7 @@ class Chores:
         self._evictor: Evictor | None = None
         # When each thing is due, monotonic.
         self._tick_at = self._limits_at = self._parts_at = self._tags_at = self._compare_at = monotonic()
+        self._read_at = monotonic()
         self._sweep: Iterator[int] | None = None
         self._pass: Iterator[float] | None = None
         self._reconciler: Reconciler | None = None
@@ -88,9 +91,11 @@ class Chores:
             self._guarded(self._sweep_piece)
         if now >= self._tags_at:
             self._guarded(self._sweep_tags)
+        if now >= self._read_at:
+            self._guarded(self._read_piece)
         if self._comparing and now >= self._compare_at:
             self._guarded(self._compare_piece)
-        due_at = [self._tick_at, self._limits_at]
+        due_at = [self._tick_at, self._limits_at, self._read_at]
         due_at += [self._compare_at] if self._comparing else []
         return 0.0 if self._sweep is not None else max(0.0, min(due_at) - self._monotonic())
 
@@ -101,8 +106,9 @@ class Chores:
             self._compare_at = self._monotonic()
 
     def look_soon(self) -> None:
-        """Check the limits soon, after a commit."""
-        self._limits_at = min(self._limits_at, self._monotonic() + _HURRY)
+        """Check the limits soon, and read what is new, after a commit."""
+        soon = self._monotonic() + _HURRY
+        self._limits_at, self._read_at = min(self._limits_at, soon), min(self._read_at, soon)
 
     def close(self) -> None:
         """Release the index, and let other processes evict."""
@@ -175,6 +181,13 @@ class Chores:
             self._sweep = None
         elif removed:
             log.info("removed %d files that fills and tags had left", removed)
+
+    def _read_piece(self) -> None:
+        """Enter which of the new objects are manifests; then pause as long as it took."""
+        began = self._monotonic()
+        self._read_at = began + _READ_EVERY
+        if self._index is not None and catalogue(self._root, self._index):
+            self._read_at = 2 * self._monotonic() - began
 
     def _sweep_tags(self) -> None:
         """Forget tags that clients have asked for by HEAD, but never fetched."""

@@ -45,6 +45,7 @@ from regproxy.server.setup_pages import Pages
 from regproxy.server.signature_checks import SignatureChecks
 from regproxy.tags.claim_files import FileClaims
 from regproxy.tags.resolver import Tags
+from regproxy.tags.rows import Moved
 from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.audit_events import Teller
 from regproxy.telemetry.live_events import LiveEvents
@@ -185,7 +186,7 @@ def _upstream(base: _Base, quotas: Quotas) -> Upstream:
 
 
 def _fills_and_tags(
-    base: _Base, store: Store, index: Index, upstream: Upstream, provenance: Provenance, usage: Recorder
+    base: _Base, store: Store, index: Index, upstream: Upstream, provenance: Provenance, moved: Moved
 ) -> tuple[Fills, Tags]:
     config, root, loop, watch = base.config, base.root, base.loop, _watch(base.reactor)
     most = config.cache_max_size
@@ -203,7 +204,7 @@ def _fills_and_tags(
         provenance=provenance,
     )
     claims = FileClaims(layout.tag_claims(root), bytes.fromhex(base.record.claim_key), watch)
-    tags = Tags(store, index, upstream, fills, claims, loop, provenance, usage.tag_moved)
+    tags = Tags(store, index, upstream, fills, claims, loop, provenance, moved)
     index.on_tag_dropped = tags.forget
     return fills, tags
 

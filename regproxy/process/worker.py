@@ -28,6 +28,7 @@ from regproxy.dataplane.listener import Listener
 from regproxy.dataplane.stream import Stream
 from regproxy.process import admin_wiring, boot, wiring
 from regproxy.process.boot import Boot
+from regproxy.process.cache_wiring import jobs_of
 from regproxy.process.reloads import Reloads
 from regproxy.server.context import Services
 from regproxy.server.session import Handlers, Session
@@ -42,6 +43,7 @@ HEAD_MAX: Final = 32_768  # bytes of a client's message head
 _FLUSH_SECONDS: Final = 0.25
 _LOOK: Final = 0.05  # seconds between two checks whether all is done
 _LOOK_RETIRED: Final = 0.25
+_JOBS_SECONDS: Final = 5.0  # for jobs to end that were told to
 
 
 class Ending(IntEnum):
@@ -106,7 +108,10 @@ class Worker:
         record, reactor = self._record, self._reactor
         counts = live if record.debug else None
         state = (self._why_not_ready, self._told.is_set, counts)
-        admin = self._admin = admin_wiring.build(services, self._directories, record, self._reloads, *state)
+        directories = self._directories
+        self._jobs = jobs = jobs_of(directories.cache)
+        admin = admin_wiring.build(services, directories, record, self._reloads, jobs, *state)
+        self._admin = admin
         shared = record.workers > 1
         handlers = Handlers(services)
         takers = [(record.proxy, handlers.accept), (record.admin, admin_wiring.taker(admin))]
@@ -184,14 +189,16 @@ class Worker:
             self._accept_nobody()
             if self._ending is Ending.DRAIN and not services.drains:
                 services.drains = True
+                self.cut += self._jobs.cut()
                 ends = time.monotonic() + boot.DRAIN_SECONDS
-            if not self._running() and not services.fills.active:
+            if not self._running() and not services.fills.active and not self._jobs.active:
                 break
             await asyncio.sleep(_LOOK if self._ending is Ending.DRAIN else _LOOK_RETIRED)
         self._accept_nobody()
         for stream in self._running():
             self.cut.append(_describe(stream))
             stream.abort()
+        self.cut += await self._jobs.finish(_JOBS_SECONDS)
         self.cut += [f"fill of {name}" for name in await services.fills.finish(0.0)]
         services.tags.close()
         services.signatures.close()
@@ -230,6 +237,7 @@ class Worker:
         for listener in self._listeners:
             listener.close()
         services.upstream.close()
+        self._admin.close()
         if services.clients is not None:
             services.clients.close()
         for item in self._reactor.items():

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Final
 
 from regproxy.registry.targets import is_digest
 
 NAMED_MAX: Final = 512  # of each kind; an image has some dozens, and nothing here grows with what is pushed
+_SIZE_MAX: Final = 1 << 50  # bytes
+_TYPE_MAX: Final = 255  # characters; RFC 6838 4.2
 _PART_MAX: Final = 64  # characters of a platform's parts
 
 
@@ -23,6 +26,49 @@ class Named:
     children: Mapping[str, str] = field(default_factory=dict)
     blobs: frozenset[str] = frozenset()
     whole: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """An entry of a manifest: a `manifest`, a `config` or a `layer`. `size`: bytes, 0 where none is told."""
+
+    digest: str
+    kind: str
+    size: int
+    media_type: str
+    platform: str
+
+
+def described(body: bytes) -> tuple[Descriptor, ...]:
+    """Return the entries of a manifest, each digest once, NAMED_MAX of a kind at most; () for what is none.
+
+    What `subject` names does not belong to it.
+    """
+    try:
+        document = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        return ()
+    if not isinstance(document, dict):
+        return ()
+    found: dict[str, Descriptor] = {}
+    for entry in islice(_entries(document.get("manifests")), NAMED_MAX):
+        found.setdefault(entry["digest"], _descriptor(entry, "manifest"))
+    config = document.get("config")
+    for entry in islice(_blobs(document), NAMED_MAX):
+        kind = "config" if entry is config else "layer"
+        found.setdefault(entry["digest"], _descriptor(entry, kind))
+    return tuple(found.values())
+
+
+def _descriptor(entry: dict[str, Any], kind: str) -> Descriptor:
+    size, media_type = entry.get("size"), entry.get("mediaType")
+    return Descriptor(
+        entry["digest"],
+        kind,
+        size if isinstance(size, int) and not isinstance(size, bool) and 0 <= size < _SIZE_MAX else 0,
+        media_type[:_TYPE_MAX] if isinstance(media_type, str) else "",
+        platform(entry.get("platform")),
+    )
 
 
 def named(body: bytes) -> Named:
@@ -57,6 +103,11 @@ def platform(told: object) -> str:
     parts = [told.get(name) for name in ("os", "architecture", "variant")]
     texts = [part[:_PART_MAX] for part in parts if isinstance(part, str) and part]
     return "" if set(texts) <= {"unknown"} else "/".join(texts)
+
+
+def platform_matches(told: str, wished: str) -> bool:
+    """Return whether a descriptor's platform is the wished one: `linux/arm64` is any variant of it."""
+    return told == wished or (wished.count("/") == 1 and told.startswith(f"{wished}/"))
 
 
 def _blobs(document: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -146,6 +146,9 @@ class Responder:
         )
         who = (principal.kind, principal.name, exchange.peer)
         self._services.usage.refused(kind, who, (host, port, *image), rule, message)
+        where = {"registry": host, "repository": image[0], "reference": image[1]}
+        told = {"kind": kind, "rule": rule, "reason": message, "client": principal.name or exchange.peer}
+        self._services.events.note(REFUSED, **where, **told)
 
     def _log_asked(self, exchange: Exchange, sent: int, took: float) -> None:
         """Log a request for which origins were asked, or any in docker-registry-proxy's format."""
@@ -290,7 +293,6 @@ class Responder:
         self, exchange: Exchange, status: int, code: str, message: str, retry_after: int = 0
     ) -> None:
         """Answer with an error as registries do (OCI distribution spec, "Error Codes")."""
-        self._tell_of_refusal(exchange, status, message)
         body = error_body(code, message)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         if status == 405:
@@ -312,7 +314,6 @@ class Responder:
 
         To whom speaks to the proxy as to a registry that question is a registry's: 401.
         """
-        self._tell_of_refusal(exchange, error.status, str(error))
         route, status, headers = exchange.route, error.status, [(b"content-type", b"application/json")]
         body = error_body(error.code, str(error))
         if status == LoginWanted.status:
@@ -329,14 +330,6 @@ class Responder:
             headers.append((b"retry-after", b"%d" % error.retry_after))
         headers.append((b"content-length", b"%d" % len(body)))
         self.answer(exchange, status, headers, body)
-
-    def _tell_of_refusal(self, exchange: Exchange, status: int, reason: str) -> None:
-        """Note for operators that somebody may not have something: by a rule, or else."""
-        if status != 403 and not exchange.rule:
-            return
-        fields = {"registry": exchange.host, "path": exchange.uri, "status": str(status), "reason": reason}
-        who = exchange.principal.name or exchange.peer
-        self._services.events.note(REFUSED, **fields, client=who, rule=exchange.rule)
 
     def unsatisfiable(self, exchange: Exchange, total: int) -> None:
         """Answer 416 to a range outside of the content (RFC 9110 15.5.17). `total`: its size in bytes."""

@@ -254,14 +254,14 @@ class Session:
             repeats.begin_lookup()
         if plan is not None:
             kind = plan.kind
-            if route.asks_presence:
+            if route.asks_presence and not services.policy.offline:
                 held = services.lookup.present(origin, target, route)
             else:
                 held = services.lookup.content(origin, target, route)
         elif lifetime is not None:
             kind = lifetime.name
             copy = services.lookup.copy(origin, target, route, lifetime)
-            if copy is not None and copy.fresh and not route.asks_presence:
+            if copy is not None and copy.fresh and (not route.asks_presence or services.policy.offline):
                 held = copy.held
         if held is not None:
             exchange.kind = kind

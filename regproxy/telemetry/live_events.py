@@ -33,11 +33,11 @@ class LiveEvents:
         self._number = 0
         self._latest: deque[Event] = deque(maxlen=LATEST)
 
-    def note(self, kind: str, **fields: str) -> None:
+    def note(self, what: str, /, **fields: str) -> None:
         """Remember one. No field may hold a secret."""
         self._number += 1
         cut = {name: value[:_TEXT_MAX] for name, value in fields.items()}
-        self._latest.append(Event(self._number, self._clock(), kind, cut))
+        self._latest.append(Event(self._number, self._clock(), what, cut))
 
     def latest(self) -> list[Event]:
         """Return those that are remembered, the latest last."""

@@ -19,6 +19,7 @@ from regproxy.config.settings import Address, Config
 from regproxy.core.addresses import Reach, as_address, client_of, reach_of
 from regproxy.core.errors import ConnectFailed, OffLimits, Refused, RegproxyError, UpstreamTimeout
 from regproxy.core.lru import Seldom
+from regproxy.core.own_addresses import is_own_address
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.stream import Stream
 from regproxy.http.origin import Origin
@@ -348,7 +349,7 @@ def _is_at(peer: str, own: str, listens: str) -> bool:
     at, of_listener = as_address(peer), as_address(listens)
     if of_listener is not None and not of_listener.is_unspecified:
         return at == of_listener
-    return at == as_address(own) or is_loopback(peer)
+    return at == as_address(own) or is_loopback(peer) or is_own_address(peer)
 
 
 async def _first_of(

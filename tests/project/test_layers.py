@@ -28,11 +28,14 @@ FLOORS = (
     ("cache",),
     ("fill",),
     ("tags",),
+    ("inventory",),
+    ("bundles", "jobs"),
     ("server",),
     ("admin",),
     ("admin.endpoints",),
     ("process",),
     ("doctor",),
+    ("cli.cache",),
     ("cli",),
 )
 FLOOR_OF = {package: floor for floor, packages in enumerate(FLOORS) for package in packages}

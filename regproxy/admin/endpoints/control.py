@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -75,7 +76,10 @@ class Rotated(msgspec.Struct, frozen=True, kw_only=True):
 class Control:
     """The endpoints of what an operator may do."""
 
-    def __init__(self, services: Services, directories: Directories, supervisor: Supervisor) -> None:
+    def __init__(
+        self, services: Services, directories: Directories, supervisor: Supervisor, threads: Executor
+    ) -> None:
+        self._threads = threads
         self._services = services
         self._directories = directories
         self._supervisor = supervisor
@@ -108,7 +112,7 @@ class Control:
             raise Problem(409, "REGPROXY_OFFLINE is true, and that wins: change the setting", field="on")
         path = layout.offline(self._directories.cache)
         try:
-            await asyncio.get_running_loop().run_in_executor(None, _keep, path, on)
+            await asyncio.get_running_loop().run_in_executor(self._threads, _keep, path, on)
         except OSError as error:
             raise Problem(503, f"{path}: {error.strerror}; nothing is changed") from None
         services.board.set_offline(on)
@@ -134,7 +138,7 @@ class Control:
     async def _changed(self, change: Callable[[], tuple[CaPair, ...]]) -> Rotated:
         """Change the CA's files in a thread, and have everybody read them."""
         try:
-            pairs = await asyncio.get_running_loop().run_in_executor(None, change)
+            pairs = await asyncio.get_running_loop().run_in_executor(self._threads, change)
         except CertificateError as error:
             raise Problem(409, str(error)) from None
         result, reason = await self._supervisor.ask()

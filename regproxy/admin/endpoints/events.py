@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from concurrent.futures import Executor
 from typing import Any, Final
 
 import msgspec
@@ -27,7 +28,8 @@ _MEDIA: Final = b"text/event-stream"
 class Events:
     """The endpoint of events. One object for each worker; what others do comes by their snapshots."""
 
-    def __init__(self, status: StatusReport, live: Live) -> None:
+    def __init__(self, status: StatusReport, live: Live, threads: Executor) -> None:
+        self._threads = threads
         self._status = status
         self._live = live
         self._queues: set[asyncio.Queue[bytes | None]] = set()
@@ -71,7 +73,7 @@ class Events:
         self._seen = {(each.slot, each.pid): _last(each) for each in await self._live.all()}
         while True:
             try:
-                status = await loop.run_in_executor(None, self._status.current)
+                status = await loop.run_in_executor(self._threads, self._status.current)
                 chunks = [_event("status", status), *self._news(await self._live.all())]
             except Exception:
                 log.exception("events")

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Executor
 from typing import Annotated, Literal
 
 import msgspec
@@ -70,7 +71,8 @@ class Registry(msgspec.Struct, frozen=True, kw_only=True):
 class Registries:
     """The endpoint of registries."""
 
-    def __init__(self, services: Services, live: Live) -> None:
+    def __init__(self, services: Services, live: Live, threads: Executor) -> None:
+        self._threads = threads
         self._services = services
         self._live = live
 
@@ -79,7 +81,7 @@ class Registries:
         """Return registries that have failed, refused, or have a quota; in the order of their names."""
         snapshots = await self._live.all()
         loop = asyncio.get_running_loop()
-        refused = await loop.run_in_executor(None, self._refused)
+        refused = await loop.run_in_executor(self._threads, self._refused)
         return call.page(self._merged(snapshots, refused), lambda each: [each.name])
 
     def _refused(self) -> dict[str, float]:

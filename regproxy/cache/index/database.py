@@ -25,6 +25,8 @@ from regproxy.core.errors import StoreError
 
 logger = logging.getLogger(__name__)
 
+CATALOGUED_MAX: Final = 4 * 1024 * 1024  # bytes; nothing larger is a manifest
+
 # The n-th upgrades version n to n + 1. A new file takes them all.
 _STEPS: Final = (
     (
@@ -71,12 +73,45 @@ _STEPS: Final = (
         "UPDATE objects SET stored_at = last_used",
         "ALTER TABLE objects ADD COLUMN hits INTEGER NOT NULL DEFAULT 0",
     ),
+    (
+        # Tags alone: the rows in a tag's place that are none have a colon in their names. The condition has
+        # to be written in the same way by whoever means to use it.
+        "CREATE INDEX images_by_name ON tags (host, port, repository, tag, digest) WHERE tag NOT GLOB '*:*'",
+        "CREATE INDEX objects_by_size ON objects (size)",
+        # What manifests are, and what they name, as far as they are held. `total`: bytes of all that one
+        # names; `named`: how many digests these are.
+        "CREATE TABLE manifests (digest TEXT NOT NULL PRIMARY KEY, media_type TEXT NOT NULL,"
+        " total INTEGER NOT NULL, named INTEGER NOT NULL, platform TEXT NOT NULL, last_used REAL NOT NULL)"
+        " WITHOUT ROWID",
+        "CREATE INDEX manifests_by_total ON manifests (total)",
+        "CREATE INDEX manifests_by_use ON manifests (last_used)",
+        "CREATE TABLE links (parent TEXT NOT NULL, child TEXT NOT NULL, kind TEXT NOT NULL,"
+        " size INTEGER NOT NULL, platform TEXT NOT NULL, PRIMARY KEY (parent, child)) WITHOUT ROWID",
+        "CREATE INDEX links_by_child ON links (child)",
+        # Objects that may be manifests, by their size, and that nobody has read yet.
+        "CREATE TABLE uncatalogued (digest TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID",
+        f"INSERT INTO uncatalogued SELECT digest FROM objects WHERE size <= {CATALOGUED_MAX}",
+        f"CREATE TRIGGER objects_new AFTER INSERT ON objects WHEN new.size <= {CATALOGUED_MAX} BEGIN"
+        " INSERT INTO uncatalogued SELECT new.digest WHERE NOT EXISTS"
+        " (SELECT 1 FROM uncatalogued WHERE digest = new.digest); END",
+        "CREATE TRIGGER objects_gone AFTER DELETE ON objects BEGIN"
+        " DELETE FROM uncatalogued WHERE digest = old.digest;"
+        " DELETE FROM links WHERE parent = old.digest; DELETE FROM manifests WHERE digest = old.digest; END",
+        "CREATE TRIGGER objects_used AFTER UPDATE OF last_used ON objects BEGIN"
+        " UPDATE manifests SET last_used = new.last_used WHERE digest = new.digest; END",
+    ),
 )
 _VERSION: Final = len(_STEPS)
 _NAMES: Final = frozenset(sql.split()[2] for step in _STEPS for sql in step if sql.startswith("CREATE"))
 # One row of each tree: a missing or zeroed one shows, whatever the number of rows.
 _LOOKS: Final = (
     *(f"SELECT * FROM {table} LIMIT 1" for table in ("tags", "objects", "totals", "pins", "journal")),
+    *(f"SELECT * FROM {table} LIMIT 1" for table in ("manifests", "links", "uncatalogued")),
+    "SELECT tag FROM tags INDEXED BY images_by_name WHERE tag NOT GLOB '*:*' AND host > '' LIMIT 1",
+    "SELECT size FROM objects INDEXED BY objects_by_size WHERE size > 0 LIMIT 1",
+    "SELECT total FROM manifests INDEXED BY manifests_by_total WHERE total > 0 LIMIT 1",
+    "SELECT last_used FROM manifests INDEXED BY manifests_by_use WHERE last_used > 0 LIMIT 1",
+    "SELECT child FROM links INDEXED BY links_by_child WHERE child > '' LIMIT 1",
     "SELECT digest FROM tags INDEXED BY tags_by_digest WHERE digest > '' LIMIT 1",
     "SELECT last_used, stored_at, hits FROM objects INDEXED BY objects_by_use WHERE last_used > 0 LIMIT 1",
     "SELECT value FROM state WHERE key = 'complete'",
@@ -195,6 +230,46 @@ def renew(opened: Opened, suspicion: sqlite3.Error | None) -> Opened | None:
             renewed = _open_or_replace(path)
             opened.writer.close()
             return renewed
+    except (OSError, sqlite3.Error) as error:
+        raise StoreError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reading:
+    """A connection that reads beside the index's own, for answers that take longer. Use it by one thread at a
+    time. Tables of its own (TEMP) are in a file, not in memory.
+    """
+
+    path: Path
+    connection: sqlite3.Connection
+    inodes: tuple[Inode | None, Inode | None]
+
+    def is_current(self) -> bool:
+        """Tell whether the path still leads to this file, with this log."""
+        return _inodes(self.path) == self.inodes
+
+    def close(self) -> None:
+        """Close the connection."""
+        close_file(self.path, self.connection)
+
+
+def open_reading(path: Path) -> Reading:
+    """Open the file that a process has made, for reading. Raises StoreError."""
+    try:
+        with _locked(path, _PATIENCE):
+            if _size(path) == 0:
+                raise StoreError(f"{path}: there is no index yet")
+            connection = _connect(path)
+            try:
+                if _version(connection) != _VERSION:
+                    raise StoreError(f"{path}: it is not of this version; a proxy that starts brings it up")
+                connection.execute("PRAGMA temp_store = FILE")
+                connection.execute(f"PRAGMA busy_timeout = {_WRITING * 1000:.0f}")
+                _check(connection)
+            except BaseException:
+                connection.close()
+                raise
+            return Reading(path, connection, _inodes(path))
     except (OSError, sqlite3.Error) as error:
         raise StoreError(f"{path}: {error}") from error
 

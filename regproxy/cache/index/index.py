@@ -27,6 +27,7 @@ from regproxy.cache.index.rows import (
     REMOVED,
     TAG_DROPPED,
     TAG_PUT,
+    Catalogued,
     ObjectRow,
     TagKey,
     TagRow,
@@ -69,6 +70,7 @@ _NOT_HELD: Final = (
 _TOTALS: Final = "SELECT objects, bytes, disk FROM totals"
 _IS_COMPLETE: Final = "SELECT value FROM state WHERE key = 'complete'"
 _PINS: Final = "SELECT name, digest FROM pins ORDER BY name, digest"
+_UNREAD: Final = "SELECT digest FROM uncatalogued LIMIT ?"
 _NEWS: Final = "SELECT seq, writer, kind, key FROM journal WHERE seq > ? ORDER BY seq LIMIT ?"
 _NEWEST: Final = "SELECT coalesce(max(seq), 0) FROM journal"
 
@@ -448,6 +450,32 @@ class Index:
             self._forget_tag(key)
         for digest in digests:
             self._removed(digest)
+
+    # What manifests name
+
+    def uncatalogued(self, limit: int) -> list[str]:
+        """Return digests of small objects that may be manifests and have not been read. Raises StoreError."""
+        return [digest for (digest,) in self._read_or_raise(_UNREAD, (limit,))]
+
+    def catalogue(self, found: Iterable[Catalogued]) -> None:
+        """Enter what objects are and what they name. Raises StoreError."""
+        entries = list(found)
+        self._run(lambda changes: changes.catalogue(entries))
+
+    def drop_tags(self, keys: Iterable[TagKey]) -> None:
+        """Drop all variants of tags, in all processes. Raises StoreError; then they are all still there."""
+        dropped = list(keys)
+        self._run(lambda changes: changes.drop_tags(dropped))
+        for key in dropped:
+            self._dropped(key)
+            self._forget_tag(key)
+
+    def forget_places(self, places: Iterable[TagKey]) -> None:
+        """Forget that content is in repositories (host, port, name, digest). Raises StoreError."""
+        keys = list(places)
+        self._run(lambda changes: changes.forget_places(keys))
+        for key in keys:
+            self._forget_tag(key)
 
     # Pins
 

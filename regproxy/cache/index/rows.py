@@ -56,6 +56,28 @@ class ObjectRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Link:
+    """What a manifest names: a `manifest`, `config` or `layer`. `size`: bytes; `platform`: "" for none."""
+
+    digest: str
+    kind: str
+    size: int
+    platform: str
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogued:
+    """What a small object is. `media_type`: "" where it is no manifest; `platform`: that it is for, if known
+    (of a configuration: that its manifests are for).
+    """
+
+    digest: str
+    media_type: str = ""
+    platform: str = ""
+    links: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Totals:
     """All objects together: how many, the bytes in them, and the bytes that they take on the disk."""
 

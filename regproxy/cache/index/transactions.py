@@ -20,6 +20,7 @@ from regproxy.cache.index.rows import (
     STORED,
     TAG_DROPPED,
     TAG_PUT,
+    Catalogued,
     ObjectRow,
     TagKey,
     TagRow,
@@ -63,6 +64,31 @@ _TOUCH: Final = "UPDATE objects SET last_used = ?, hits = hits + ? WHERE digest 
 _PIN: Final = "INSERT OR IGNORE INTO pins (digest, name) VALUES (?, ?)"
 _UNPIN: Final = "DELETE FROM pins WHERE name = ?"
 _COMPLETE: Final = "UPDATE state SET value = 1 WHERE key = 'complete'"
+_FORGET_PLACE: Final = (
+    "DELETE FROM tags WHERE host = ? AND port = ? AND repository = ? AND tag = ?"
+    " AND NOT (variant = 'presence' AND named = 0)"
+)
+_READ: Final = "DELETE FROM uncatalogued WHERE digest = ?"
+_PUT_MANIFEST: Final = (
+    "INSERT INTO manifests SELECT ?, ?, 0, 0, ?, last_used FROM objects WHERE digest = ?"
+    " ON CONFLICT (digest) DO NOTHING"
+)
+_PUT_LINK: Final = "INSERT INTO links VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+# Of a configuration: it says for which platform the manifests that name it are.
+_SET_PLATFORM: Final = (
+    "UPDATE manifests SET platform = ?1 WHERE platform = '' AND digest IN"
+    " (SELECT parent FROM links WHERE child = ?2 AND kind = 'config')"
+)
+_ABOVE: Final = (
+    "WITH RECURSIVE above (digest) AS (VALUES (?) UNION"
+    " SELECT parent FROM links JOIN above ON child = above.digest) SELECT digest FROM above"
+)
+_SUM_UP: Final = (
+    "WITH RECURSIVE below (digest, size) AS (SELECT digest, size FROM objects WHERE digest = ?1 UNION"
+    " SELECT child, links.size FROM links JOIN below ON parent = below.digest)"
+    " UPDATE manifests SET (total, named) = (SELECT coalesce(sum(size), 0), count(*) FROM"
+    " (SELECT max(size) AS size FROM below GROUP BY digest)) WHERE digest = ?1"
+)
 _NOTE: Final = "INSERT INTO journal (writer, kind, key) VALUES (?, ?, ?)"
 _NEWER: Final = "SELECT kind, key, max(seq) FROM journal WHERE seq > ? AND writer <> ? GROUP BY kind, key"
 _TRIM: Final = "DELETE FROM journal WHERE seq <= ?"
@@ -237,6 +263,37 @@ class Changes:
         count = self._connection.executemany(_ADOPT, map(_values, rows)).rowcount
         self.stored = self.stored or count > 0
         return count
+
+    def drop_tags(self, keys: Sequence[TagKey]) -> None:
+        """Drop all variants of tags."""
+        self._connection.executemany(_DROP_TAG, keys)
+        for key in keys:
+            self._note(TAG_DROPPED, name_of(key))
+
+    def forget_places(self, keys: Sequence[TagKey]) -> None:
+        """Forget that content (in the tag's place) is in repositories; not where a client has deleted it."""
+        self._connection.executemany(_FORGET_PLACE, keys)
+        for key in keys:
+            self._note(TAG_PUT, name_of(key))
+
+    def catalogue(self, found: Sequence[Catalogued]) -> None:
+        """Enter what objects are and what they name, those that are no manifests included."""
+        for each in found:
+            self._connection.execute(_READ, (each.digest,))
+            if each.platform and not each.media_type:
+                self._connection.execute(_SET_PLATFORM, (each.platform, each.digest))
+            if each.media_type:
+                self._enter_manifest(each)
+
+    def _enter_manifest(self, each: Catalogued) -> None:
+        row = (each.digest, each.media_type, each.platform, each.digest)
+        if not self._connection.execute(_PUT_MANIFEST, row).rowcount:
+            return  # it has been removed meanwhile
+        links = ((each.digest, link.digest, link.kind, link.size, link.platform) for link in each.links)
+        self._connection.executemany(_PUT_LINK, links)
+        # An index's total grows with what becomes known of its manifests.
+        for (parent,) in self._connection.execute(_ABOVE, (each.digest,)).fetchall():
+            self._connection.execute(_SUM_UP, (parent,))
 
     def pin(self, name: str, digests: Sequence[str]) -> None:
         """Keep objects from being evicted."""

@@ -177,6 +177,18 @@ def test_offline(cached: str, method: str, path: str, held: bool, want: Action) 
             assert (plan.status, plan.code, "offline" in plan.reason) == (503, "UNAVAILABLE", True)
 
 
+def test_offline_by_a_switch() -> None:
+    """It is asked for each plan; a setting holds whatever the switch says."""
+    switch = [False]
+    for env, always in (({}, False), ({"REGPROXY_OFFLINE": "true"}, True)):
+        rules = Policy(load(env), lambda: switch[0])
+        for switch[0] in (False, True, False):
+            assert rules.offline is (switch[0] or always)
+            plan = rules.plan("GET", parse_target(BLOB), False, None)
+            assert plan.action is (Action.REFUSE if switch[0] or always else Action.FETCH)
+            assert rules.plan("GET", parse_target(BLOB), True, None).action is Action.SERVE
+
+
 def test_a_tier_of_no_time_is_never_fresh() -> None:
     rules = policy(ENABLE_MANIFEST_CACHE="true", MANIFEST_CACHE_DEFAULT_TIME="0s")
     assert rules.plan("GET", parse_target(TAG), True, 0.0).action is Action.FETCH

@@ -1,0 +1,74 @@
+"""Ask the admin port of the proxy that runs on this machine."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from regproxy.cache import layout
+from regproxy.config.settings import Config
+from regproxy.core.errors import RegproxyError
+
+_PATIENCE: Final = 30.0  # seconds
+_ANSWER_MAX: Final = 64 * 1024 * 1024  # bytes
+# Where one that listens on every address can be reached.
+_EVERY: Final = {"::": ("127.0.0.1", "::1"), "0.0.0.0": ("127.0.0.1",)}
+
+
+class NotRunning(RegproxyError):
+    """Nobody answers at the admin port."""
+
+
+class Refused(RegproxyError):
+    """The admin port has answered with a problem."""
+
+
+class AdminClient:
+    """Asks with the token for everything. Raises NotRunning where nobody answers, Refused."""
+
+    def __init__(self, config: Config, root: Path) -> None:
+        """`root`: of the cache, where the token is if no setting names its file."""
+        self._listen = config.admin_listen
+        self._token_file = Path(config.admin_token_file or layout.admin_token(root))
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        """Return what is answered at a path below /api/v1/."""
+        headers = {"Authorization": f"Bearer {self._token()}"}
+        sent = None
+        if body is not None:
+            sent, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
+        last: Exception | None = None
+        for host in _EVERY.get(self._listen.host, (self._listen.host,)):
+            connection = http.client.HTTPConnection(host, self._listen.port, timeout=_PATIENCE)
+            try:
+                connection.request(method, f"/api/v1/{path}", sent, headers)
+                reply = connection.getresponse()
+                return _answer(reply.status, reply.read(_ANSWER_MAX))
+            except (OSError, http.client.HTTPException) as error:
+                last = error
+            finally:
+                connection.close()
+        where = f"{self._listen.host}:{self._listen.port}"
+        raise NotRunning(f"no proxy answers at {where} (REGPROXY_ADMIN_LISTEN): {last}") from None
+
+    def _token(self) -> str:
+        try:
+            return self._token_file.read_text().strip()
+        except OSError as error:
+            text = (
+                f"{self._token_file}: {error.strerror}; a running proxy makes it (REGPROXY_ADMIN_TOKEN_FILE)"
+            )
+            raise NotRunning(text) from None
+
+
+def _answer(status: int, text: bytes) -> Any:
+    try:
+        document = json.loads(text)
+    except ValueError:
+        raise Refused(f"the admin port has answered {status}, and no JSON") from None
+    if status >= 400:
+        detail = document.get("detail") if isinstance(document, dict) else None
+        raise Refused(f"the admin port has answered {status}: {detail}")
+    return document

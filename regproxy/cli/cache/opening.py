@@ -1,0 +1,135 @@
+"""The cache directory that a command is for, and what its commands have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from regproxy.cache import layout
+from regproxy.config import loading
+from regproxy.config.directories import VOLUME_CACHE
+from regproxy.config.settings import Config
+from regproxy.config.values import parse_positive_time
+from regproxy.core.errors import RegproxyError, StoreError
+
+if TYPE_CHECKING:
+    from regproxy.cache.index.index import Index
+
+FAILED = 1
+USAGE_ERROR = 2
+INTERRUPTED = 130  # a shell's exit code for SIGINT
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
+NamesArgument = Annotated[
+    list[str], typer.Argument(metavar="NAME...", help="An image, as for docker pull, or sha256:...")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """A cache directory that can be used, and its index."""
+
+    root: Path
+    config: Config
+    index: Index
+
+
+@contextmanager
+def opened(path: Path | None) -> Iterator[Cache]:
+    """Open the cache that the configuration names; end the command with code 2 where it can't be used."""
+    from regproxy.cache.index.index import Index
+
+    try:
+        config = loading.read(path, os.environ)[1]
+        root = _find(config)
+        _become_owner(root)
+        _check(root)
+        index = Index.open(layout.index(root))
+        try:
+            yield Cache(root, config, index)
+        finally:
+            index.close()
+    except RegproxyError as error:
+        fail(error)
+    except OSError as error:
+        fail(StoreError(f"{error.filename or 'the cache'}: {error.strerror or error}"))
+
+
+def _find(config: Config) -> Path:
+    """Return the cache directory as directories.choose() does, but without making it."""
+    if config.cache_dir:
+        return Path(config.cache_dir)
+    volume = Path(VOLUME_CACHE)
+    home = Path(os.environ.get("HOME") or "/nonexistent")
+    users = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "regproxy"
+    if os.access(volume, os.W_OK | os.X_OK) or (volume.is_dir() and not users.is_dir()):
+        return volume
+    return users
+
+
+def _become_owner(root: Path) -> None:
+    """Drop root for the directory's owner: files that root makes would be inaccessible to the proxy."""
+    status = root.stat() if os.geteuid() == 0 and root.is_dir() else None
+    if status is not None and status.st_uid != 0:
+        os.setgroups([])
+        os.setgid(status.st_gid)
+        os.setuid(status.st_uid)
+
+
+def _check(root: Path) -> None:
+    """Raise StoreError where this is no cache, or one that this user may not use."""
+    blobs = layout.blobs(root)
+    try:
+        if not root.is_dir():
+            raise StoreError(f"{root}: no such directory; REGPROXY_CACHE_DIR, or --config, names the cache's")
+        held = blobs.is_dir()
+    except PermissionError:
+        raise StoreError(f"{root} can't be reached by uid {os.geteuid()}; run this as its owner") from None
+    for place in (root, blobs) if held else (root,):
+        if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
+            who = f"uid {os.geteuid()}; run this as its owner, uid {place.stat().st_uid}"
+            raise StoreError(f"{place} is not writable by {who}")
+    if not held and not layout.index(root).exists():
+        raise StoreError(f"{root} holds no cache: there is no blobs/ in it; REGPROXY_CACHE_DIR names another")
+
+
+def complain(error: Exception | str) -> bool:
+    typer.echo(f"regproxy: {error}", err=True)
+    return False
+
+
+def fail(error: Exception | str) -> NoReturn:
+    complain(error)
+    raise typer.Exit(USAGE_ERROR)
+
+
+def place_of(registry: str) -> tuple[str, int] | None:
+    """Return the registry that an option names, None for none; end the command where it is no name."""
+    from regproxy.cache.pins import PinError, parse_registry
+
+    if not registry:
+        return None
+    try:
+        return parse_registry(registry)
+    except PinError as error:
+        fail(error)
+
+
+def parsed_age(text: str) -> float:
+    """Return the seconds of an option such as 30d, 0 where it was not given."""
+    if not text:
+        return 0.0
+    try:
+        return parse_positive_time(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r}: {error}") from None

@@ -1,0 +1,112 @@
+"""`regproxy cache purge`: remove images and contents while the proxy runs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from regproxy.cli.cache.opening import (
+    Cache,
+    ConfigOption,
+    JsonOption,
+    fail,
+    opened,
+    parsed_age,
+    place_of,
+)
+from regproxy.cli.cache.progress import count_view
+from regproxy.cli.cache.text import show_json, size_text
+
+if TYPE_CHECKING:
+    from regproxy.inventory.purge import Purge, Selection
+    from regproxy.inventory.reading import IndexReader
+
+_SHOWN = 20
+
+NamesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="[NAME]...", help="Images, as for docker pull, or sha256:...")
+]
+TagOption = Annotated[str, typer.Option("--tag", help="Tags of this name.")]
+RegistryOption = Annotated[str, typer.Option("--registry", help="Of this registry, such as ghcr.io.")]
+RepositoryOption = Annotated[
+    str, typer.Option("--repository", help="Of this repository, such as library/nginx.")
+]
+UnusedOption = Annotated[
+    str, typer.Option("--older-than", metavar="TIME", help="Not used for so long, as 30d.")
+]
+HitOption = Annotated[bool, typer.Option("--never-hit", help="What has answered no request from the cache.")]
+DryOption = Annotated[bool, typer.Option("--dry-run", help="Only tell what would go, and what would stay.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+def purge(
+    names: NamesArgument = None,
+    tag: TagOption = "",
+    registry: RegistryOption = "",
+    repository: RepositoryOption = "",
+    older_than: UnusedOption = "",
+    never_hit: HitOption = False,
+    dry_run: DryOption = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Remove images with what only they name; conditions are taken together.
+
+    What is pinned stays, and what an image that stays names. A digest goes from all tags. Exit code 0, also
+    where there was nothing; 1: the answer was no; 2: the cache can't be used, or nothing was selected.
+    """
+    from regproxy.cache.pins import PinError, parse
+    from regproxy.inventory.purge import Selection
+    from regproxy.inventory.reading import index_reader
+
+    try:
+        images = tuple(map(parse, names or ()))
+    except PinError as error:
+        fail(error)
+    age = parsed_age(older_than)
+    since = time.time() - age if age else None
+    selection = Selection(images, place_of(registry), repository, tag, since, never_hit)
+    asks = not (yes or dry_run)
+    if asks and (as_json or not sys.stdin.isatty()):
+        fail("nobody can be asked here: --yes removes without asking, --dry-run only tells")
+    with opened(config) as cache, index_reader(cache.root) as reader:
+        if asks:
+            _say(_run(cache, reader, selection, dry_run=True))
+            typer.confirm("Remove this?", abort=True)
+        result = _run(cache, reader, selection, dry_run=dry_run)
+    if as_json:
+        show_json(result)
+    else:
+        _say(result)
+
+
+def _run(cache: Cache, reader: IndexReader, selection: Selection, *, dry_run: bool) -> Purge:
+    from regproxy.inventory.purge import purge as remove
+
+    with count_view("removing") as shown:
+        return remove(
+            reader,
+            cache.index,
+            selection,
+            dry_run=dry_run,
+            on_progress=lambda so_far: shown.progress(so_far.done, so_far.objects),
+        )
+
+
+def _say(result: Purge) -> None:
+    """Tell what goes, or has gone."""
+    for name in result.images[:_SHOWN]:
+        typer.echo(f"{'would remove' if result.dry_run else 'removed'} {name}")
+    if result.tags > _SHOWN:
+        typer.echo(f"... and {result.tags - min(_SHOWN, len(result.images))} more")
+    for each in result.kept[:_SHOWN]:
+        typer.echo(f"kept {each.name}: {'pinned' if each.why == 'pinned' else 'named by what stays'}")
+    if len(result.kept) > _SHOWN:
+        typer.echo(f"... and {len(result.kept) - _SHOWN} more are kept")
+    count = result.objects if result.dry_run else result.done
+    verb = "would be removed" if result.dry_run else "removed"
+    typer.echo(f"{result.tags} tags and {count} contents {verb}, {size_text(result.bytes)}")

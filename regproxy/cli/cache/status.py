@@ -1,0 +1,62 @@
+"""`regproxy cache status`: what is in the cache, and what its limits are."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from regproxy.cli.cache.opening import Cache, ConfigOption, JsonOption, opened
+from regproxy.cli.cache.text import show_json, size_text, time_text
+
+
+def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Say what is in the cache and what its limits are."""
+    with opened(config) as cache:
+        found = _status(cache)
+    if as_json:
+        show_json(found)
+        return
+    limit, free = found["limit"], found["free"]
+    oldest = found["oldest_use"]
+    lines = [
+        ("directory", found["directory"]),
+        ("index", "complete" if found["complete"] else "being made anew from the blobs"),
+        ("objects", f"{found['objects']}, {size_text(found['bytes'])}"),
+        ("on disk", size_text(found["disk"])),
+        ("downloads", size_text(found["downloads"])),
+        ("limit", size_text(limit) if limit else "none"),
+        ("free", f"{size_text(free)}; to be left: {size_text(found['free_floor'])}"),
+        ("pins", str(found["pins"])),
+        ("oldest use", time_text(oldest) if oldest else "none"),
+        ("quarantine", f"{found['quarantined']} files"),
+    ]
+    for name, value in lines:
+        typer.echo(f"{name:<11} {value}")
+
+
+def _status(cache: Cache) -> dict[str, Any]:
+    from regproxy.cache.eviction import Disk, parts_disk
+
+    index, settings = cache.index, cache.config
+    totals, disk, oldest = index.totals(), Disk.of(cache.root), index.oldest(1)
+    return {
+        "directory": str(cache.root),
+        "complete": index.complete,
+        "objects": totals.objects,
+        "bytes": totals.bytes,
+        "disk": totals.disk,
+        "downloads": parts_disk(cache.root, time.time())[0],
+        "limit": settings.cache_max_size,
+        "free": disk.free,
+        "free_floor": disk.floor(settings.min_free),
+        "pins": len({name for name, _ in index.pins()}),
+        "oldest_use": oldest[0].last_used if oldest else 0.0,
+        "quarantined": _count(cache.root / "quarantine"),
+    }
+
+
+def _count(directory: Path) -> int:
+    return sum(1 for _ in directory.iterdir()) if directory.is_dir() else 0

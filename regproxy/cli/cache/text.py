@@ -1,0 +1,76 @@
+"""Values as text for people and as JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+import typer
+
+
+def size_text(size: float) -> str:
+    """Return a human-readable size: `1.5 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def time_text(at: float) -> str:
+    """Return a time (epoch) as a date with its zone; "-" for 0, which stands for none."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(at)) if at else "-"
+
+
+def show_json(document: Any) -> None:
+    """Print one JSON document; dataclasses as objects."""
+    typer.echo(json.dumps(_plain(document), indent=2))
+
+
+def show_json_list(name: str, items: Iterable[Any]) -> None:
+    """Print `{name: [...]}`, item by item, so that a long list takes no memory."""
+    sys.stdout.write(f"{{{json.dumps(name)}: [")
+    between = "\n  "
+    for item in items:
+        sys.stdout.write(between + json.dumps(_plain(item)))
+        between = ",\n  "
+    sys.stdout.write("\n]}\n")
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def show_columns(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> int:
+    """Print a table, a piece at a time, and return how many rows it has. `right`: columns of numbers."""
+    count = 0
+    for piece in _pieces(rows):
+        table = [head, *piece] if not count else piece
+        widths = [max(len(row[column]) for row in [head, *piece]) for column in range(len(head))]
+        for row in table:
+            cells = [
+                cell.rjust(width) if column in right else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ]
+            typer.echo("  ".join(cells).rstrip())
+        count += len(piece)
+    return count
+
+
+def _pieces(rows: Iterable[Sequence[str]], size: int = 500) -> Iterator[list[Sequence[str]]]:
+    piece: list[Sequence[str]] = []
+    for row in rows:
+        piece.append(row)
+        if len(piece) == size:
+            yield piece
+            piece = []
+    if piece:
+        yield piece

@@ -1,0 +1,57 @@
+"""`regproxy cache verify`: check every blob against its digest."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from regproxy.cli.cache.opening import FAILED, INTERRUPTED, Cache, ConfigOption, JsonOption, opened
+from regproxy.cli.cache.progress import Quiet, view
+from regproxy.cli.cache.text import show_json, size_text
+
+if TYPE_CHECKING:
+    from regproxy.cache.verify import Result
+
+JobsOption = Annotated[int, typer.Option("--jobs", "-j", min=0, max=64, help="Threads; 0 is one per core.")]
+
+
+def verify(config: ConfigOption = None, jobs: JobsOption = 0, as_json: JsonOption = False) -> None:
+    """Check every blob against its digest; what is wrong is moved to quarantine/ in the cache directory.
+
+    Exit code 0: all is right. 1: something was wrong. 2: the cache can't be used.
+    """
+    from regproxy.cache.verify import Verifier
+
+    jobs = jobs or len(os.sched_getaffinity(0))
+    with opened(config) as cache:
+        totals = cache.index.totals()
+        shown = Quiet() if as_json else view(totals.bytes)
+        shown.say(f"{cache.root}: {totals.objects} blobs, {size_text(totals.bytes)} by the index")
+        verifier = Verifier(
+            cache.root, cache.index, jobs, on_problem=shown.problem, on_progress=shown.progress
+        )
+        began = time.monotonic()
+        try:
+            with shown:
+                result = verifier.run()
+        except KeyboardInterrupt:
+            shown.say("interrupted: what was not looked at is as it was")
+            raise typer.Exit(INTERRUPTED) from None
+        shown.say(_summary(cache, result, time.monotonic() - began))
+    if as_json:
+        show_json(asdict(result))
+    raise typer.Exit(FAILED if result.wrong else 0)
+
+
+def _summary(cache: Cache, result: Result, seconds: float) -> str:
+    text = f"checked {result.checked} blobs, {size_text(result.bytes)}, in {seconds:.1f} s: "
+    text += f"{result.wrong} wrong" if result.wrong else "all are right"
+    if result.quarantined:
+        text += f"; {result.quarantined} moved to {cache.root / 'quarantine'}, to be looked at or deleted"
+    if result.entered:
+        text += f"; {result.entered} entered into the new index"
+    return text

@@ -1,0 +1,123 @@
+"""`regproxy cache warm`: have the running proxy fetch images ahead of their clients."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from regproxy.cli.cache.opening import FAILED, INTERRUPTED, ConfigOption, JsonOption, fail, opened
+from regproxy.cli.cache.progress import count_view
+from regproxy.cli.cache.text import show_json, size_text
+from regproxy.core.errors import RegproxyError
+
+if TYPE_CHECKING:
+    from regproxy.cli.cache.admin_client import AdminClient
+    from regproxy.inventory.warm_list import Wish
+
+_POLL: Final = 0.25  # seconds
+_AT_ONCE: Final = 200  # images of one job
+_OPEN: Final = ("queued", "running")
+
+NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="As for docker pull.")]
+FileOption = Annotated[
+    str, typer.Option("--file", "-f", help="A list: IMAGE [PLATFORM...] a line; - is standard input.")
+]
+PlatformsOption = Annotated[
+    list[str] | None, typer.Option("--platform", help="Of an index, such as linux/amd64; may be repeated.")
+]
+
+
+def warm(
+    names: NamesArgument = None,
+    file: FileOption = "",
+    platforms: PlatformsOption = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+) -> None:
+    """Have the running proxy fetch images ahead of their clients: manifests of the platforms, and all layers.
+
+    Without platforms, those of all are fetched. Exit code 1: an image could not be fetched, or not whole;
+    2: no proxy runs here, or it refuses.
+    """
+    from regproxy.cli.cache.admin_client import AdminClient
+
+    wishes = _wishes(names or [], file, tuple(platforms or ()))
+    if not wishes:
+        raise typer.BadParameter("name images, or a --file with some")
+    images: list[dict[str, Any]] = []
+    with opened(config) as cache:
+        client = AdminClient(cache.config, cache.root)
+        try:
+            with count_view("warming") as shown:
+                for done, piece in _pieces(wishes):
+                    for job in _followed(client, piece):
+                        shown.progress(done + job["done"], len(wishes))
+                    images += _images_of(job)
+        except RegproxyError as error:
+            fail(error)
+    if as_json:
+        show_json({"images": images})
+    else:
+        for image in images:
+            _say(image)
+    raise typer.Exit(FAILED if any(image["error"] for image in images) else 0)
+
+
+def _wishes(names: list[str], file: str, platforms: tuple[str, ...]) -> list[Wish]:
+    from regproxy.cache.pins import PinError
+    from regproxy.inventory.warm_list import parse_list, wish
+
+    try:
+        found = [wish(name, platforms) for name in names]
+        if file:
+            text = sys.stdin.read() if file == "-" else Path(file).read_text()
+            found += parse_list(text, platforms)
+    except PinError as error:
+        fail(f"{file}: {error}" if file and str(error).startswith("line ") else error)
+    except (OSError, UnicodeDecodeError) as error:
+        fail(f"{file}: {getattr(error, 'strerror', None) or error}")
+    return found
+
+
+def _pieces(wishes: list[Wish]) -> Iterator[tuple[int, list[Wish]]]:
+    for start in range(0, len(wishes), _AT_ONCE):
+        yield start, wishes[start : start + _AT_ONCE]
+
+
+def _followed(client: AdminClient, wishes: list[Wish]) -> Iterator[dict[str, Any]]:
+    """Begin a job, and yield it until it has ended; it is cancelled if this is interrupted."""
+    images = [{"name": each.reference.name, "platforms": list(each.platforms)} for each in wishes]
+    job = client.ask("POST", "warm", {"images": images})
+    try:
+        while job["state"] in _OPEN:
+            time.sleep(_POLL)
+            job = client.ask("GET", f"jobs/{job['id']}")
+            yield job
+    except KeyboardInterrupt:
+        client.ask("DELETE", f"jobs/{job['id']}")
+        typer.echo("regproxy: cancelled; what was fetched stays", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _images_of(job: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return what has become of the images of a job that has ended."""
+    images = list((job["result"] or {}).get("images", []))
+    if job["state"] != "done":
+        why = job["error"] or f"the job was {job['state']}"
+        known = {image["name"] for image in images}
+        nothing = {"digest": "", "objects": 0, "fetched": 0, "bytes": 0, "error": why}
+        images += [{"name": name, **nothing} for name in job["what"]["images"] if name not in known]
+    return images
+
+
+def _say(image: dict[str, Any]) -> None:
+    if image["error"]:
+        typer.echo(f"regproxy: {image['name']}: {image['error']}", err=True)
+    else:
+        got = f"{image['fetched']} fetched, {size_text(image['bytes'])}"
+        typer.echo(f"{image['name']}: {image['objects']} contents; {got}")

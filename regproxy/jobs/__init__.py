@@ -1,0 +1,1 @@
+"""Long work that somebody begins and looks after later: purges, checks, warming."""
