@@ -33,7 +33,7 @@ class Judged(NamedTuple):
     """What the rules for images have let pass, until `until` (monotonic), for one client and registry.
 
     `digest`: only while that is what the tag is; "" if that matters not. The rest: see Exchange; `counter`:
-    how often it was so, in its only item.
+    how often it was so, in its only item; `beside`: the same for a rule in dry run beside that one.
     """
 
     principal: Principal
@@ -45,6 +45,7 @@ class Judged(NamedTuple):
     decision: str
     warning: bytes
     counter: list[int]
+    beside: list[int]
 
 
 @dataclass(slots=True)

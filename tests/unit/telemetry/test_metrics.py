@@ -465,6 +465,7 @@ unshare()
 ONCE = {
     *("cache_objects", "cache_bytes", "cache_max_bytes", "cache_disk_free_bytes", "index_complete"),
     *("reconcile_seconds", "store_ok", "build_info", "quota_limit", "quota_remaining", "circuit_open"),
+    *("quota_window_seconds", "quota_seen_timestamp_seconds"),
     *("ca_not_after_timestamp_seconds", "leaf_not_after_timestamp_seconds"),
 }
 
