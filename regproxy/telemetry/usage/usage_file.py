@@ -103,6 +103,7 @@ class UsageFile:
 
     def _add(self, batch: Batch) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.touch(mode=0o640)  # it names private images; SQLite's own files beside it follow
         with closing(sqlite3.connect(self._path, timeout=_PATIENCE, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("BEGIN IMMEDIATE")

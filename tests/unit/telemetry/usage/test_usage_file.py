@@ -67,6 +67,15 @@ def test_there_is_nothing_without_a_file(file: UsageFile, path: Path) -> None:
     assert not path.exists()
 
 
+def test_it_is_not_for_everybody(file: UsageFile, path: Path) -> None:
+    before = os.umask(0)
+    try:
+        file.add(pulls(NGINX))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 def test_batches_are_added_up(file: UsageFile) -> None:
     file.add(pulls(NGINX, times=2))
     UsageFile(file._path).add(pulls(NGINX, ETCD, now=NOW + 5))  # as another worker does
