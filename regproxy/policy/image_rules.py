@@ -116,6 +116,13 @@ class Decision:
         return self.dry.rule if self.dry is not None and self._says_nothing else self.rule
 
     @property
+    def told_beside(self) -> tuple[str, str]:
+        """The rule in dry run that `word` is not about, and what it would have done; ("", "") for none."""
+        if self.dry is None or self._says_nothing:
+            return "", ""
+        return self.dry.rule, f"would-{self.dry.action}"
+
+    @property
     def _says_nothing(self) -> bool:
         return self.action == "allow"
 

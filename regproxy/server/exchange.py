@@ -6,6 +6,7 @@ import asyncio
 from typing import Final
 
 from regproxy.dataplane.stream import Stream
+from regproxy.dataplane.tally import Use
 from regproxy.fill.fill import Fill
 from regproxy.http.messages import Request
 from regproxy.http.origin import Origin
@@ -48,6 +49,7 @@ class Exchange:
         "body_left",
         "body_over",
         "cache",
+        "client",
         "decision",
         "detail",
         "digest",
@@ -79,6 +81,8 @@ class Exchange:
         self.stream = stream
         self.peer = stream.peer
         self.principal: Principal = ANONYMOUS
+        # What counts a principal's requests from here.
+        self.client: tuple[Principal, Use] | None = None
         self.host = ""
         self.way = "connect"
         self.started = 0.0

@@ -93,6 +93,7 @@ class ImagePolicy:
                     if memo[5]:
                         exchange.rule, exchange.decision, exchange.warning = memo[5], memo[6], memo[7]
                         memo[8][0] += 1
+                        memo[9][0] += 1
                     return True
                 return False
         return self._passes(exchange, origin, route)
@@ -404,11 +405,11 @@ class ImagePolicy:
     ) -> None:
         """Note that a request passes, and remember it; `digest`: as long as that is what the tag is."""
         rule, word = decision.told_rule, decision.word
-        counter = self._services.metrics.rule_count(rule, word) if rule else [0]
+        counters = (self._counter(rule, word), self._counter(*decision.told_beside))
         warning = _warning(decision)
         until = exchange.started + PASSED_SECONDS
         where = (exchange.principal, origin.host, origin.port)
-        memo = Judged(*where, until, digest, rule, word, warning, counter)
+        memo = Judged(*where, until, digest, rule, word, warning, *counters)
         route.judged = memo
         self._passed.put(_key(exchange, origin, route), memo)
         self._note(exchange, memo)
@@ -417,13 +418,18 @@ class ImagePolicy:
         if memo.rule:
             exchange.rule, exchange.decision, exchange.warning = memo.rule, memo.decision, memo.warning
             memo.counter[0] += 1
+            memo.beside[0] += 1
+
+    def _counter(self, rule: str, word: str) -> list[int]:
+        """Return what counts a rule's decisions, or something that nobody reads."""
+        return self._services.metrics.rule_count(rule, word) if rule else [0]
 
     def _say(self, exchange: Exchange, decision: Decision) -> None:
         """Note a decision that is not remembered."""
         exchange.rule, exchange.decision = decision.told_rule, decision.word
         exchange.warning = _warning(decision)
-        if decision.told_rule:
-            self._services.metrics.rule_count(decision.told_rule, decision.word)[0] += 1
+        self._counter(decision.told_rule, decision.word)[0] += 1
+        self._counter(*decision.told_beside)[0] += 1
 
 
 def _key(exchange: Exchange, origin: Origin, route: Route) -> _Key:

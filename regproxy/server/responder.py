@@ -9,6 +9,7 @@ from typing import Final
 
 from regproxy.core.errors import RegproxyError
 from regproxy.dataplane.sources import FileSource
+from regproxy.dataplane.tally import Use
 from regproxy.fill.fill import UpstreamAnswer
 from regproxy.http.forwarding import build_head, forwarded
 from regproxy.http.hops import parse_hops
@@ -94,8 +95,20 @@ class Responder:
         saved = sent if cache in SAVED else 0
         if saved:
             tally.add_saved(sent)
-        if exchange.origin is not None and route is not None:
-            self._count_use(exchange, exchange.origin, route, sent, saved)
+        origin = exchange.origin
+        if origin is not None and route is not None:
+            # Without calls of Python functions, for a hit.
+            client, image = exchange.client, route.image
+            used = client[1] if client is not None and client[0] is exchange.principal else None
+            (self._client_of(exchange) if used is None else used).add(1, sent, saved)
+            if status in _PULLED:
+                pulled = (
+                    image[1]
+                    if image is not None and image[0] is origin
+                    else self._image_of(exchange, origin, route)
+                )
+                if pulled is not None:
+                    pulled.add(1, sent, saved)
         if services.audit is not None and route is not None and exchange.origin is not None:
             services.audit.note(exchange, route, took, sent)
         access = services.access
@@ -122,19 +135,27 @@ class Responder:
         if exchange.waiting:
             self.wait_for_fill(exchange, False)
 
-    def _count_use(self, exchange: Exchange, origin: Origin, route: Route, sent: int, saved: int) -> None:
-        """Count what a client has asked for, and a pull of an image. `sent`, `saved`: bytes of the body."""
-        usage, principal, request = self._services.usage, exchange.principal, exchange.request
-        usage.clients.of((principal.kind, principal.name or exchange.peer)).add(1, sent, saved)
-        if request is None or request.method != "GET" or exchange.status not in _PULLED:
-            return
-        # A rule may have led it elsewhere.
-        target = route.target if request is route.request else parse_target(request.path)
-        kind = target.kind
-        if kind is _BLOB or kind is _TAG or kind is _MANIFEST:
-            reference = "" if kind is _BLOB else target.reference
-            image = usage.images.of((origin.host, origin.port, target.repository, reference))
-            image.add(1, sent, saved)
+    def _client_of(self, exchange: Exchange) -> Use:
+        """Return what counts a client's requests, and have it at hand for the next one."""
+        principal = exchange.principal
+        use = self._services.usage.clients.of((principal.kind, principal.name or exchange.peer))
+        exchange.client = (principal, use)
+        return use
+
+    def _image_of(self, exchange: Exchange, origin: Origin, route: Route) -> Use | None:
+        """Return what counts the pulls that a request is one of, and have it at hand for equal ones."""
+        request, use = exchange.request, None
+        if request is None:
+            return None
+        if request.method == "GET":
+            # A rule may have led it elsewhere.
+            target = route.target if request is route.request else parse_target(request.path)
+            kind = target.kind
+            if kind is _BLOB or kind is _TAG or kind is _MANIFEST:
+                reference = "" if kind is _BLOB else target.reference
+                use = self._services.usage.images.of((origin.host, origin.port, target.repository, reference))
+        route.image = (origin, use)
+        return use
 
     def note_refusal(self, exchange: Exchange, kind: str, rule: str, message: str) -> None:
         """Note a request that is refused: by a rule, access or a login (`kind`)."""

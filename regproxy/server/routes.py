@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from regproxy.cache.index.index import TagRow
+from regproxy.dataplane.tally import Use
 from regproxy.http.messages import Request, parse_authority, parse_request
 from regproxy.http.origin import Origin
 from regproxy.policy.freshness import Lifetime
@@ -33,7 +34,7 @@ class Judged(NamedTuple):
     """What the rules for images have let pass, until `until` (monotonic), for one client and registry.
 
     `digest`: only while that is what the tag is; "" if that matters not. The rest: see Exchange; `counter`:
-    how often it was so, in its only item.
+    how often it was so, in its only item; `beside`: the same for a rule in dry run beside that one.
     """
 
     principal: Principal
@@ -45,6 +46,7 @@ class Judged(NamedTuple):
     decision: str
     warning: bytes
     counter: list[int]
+    beside: list[int]
 
 
 @dataclass(slots=True)
@@ -61,7 +63,8 @@ class Route:
     None for nothing. `rows` and `chosen`: the last choice among a tag's variants. `passed`: a client that the
     guards have let pass with it, the registry's host and port, and until when (monotonic). `let_in`: the same
     where the rules for images are asked behind them; `judged`: of these. `again`: until when (monotonic) one
-    more hit makes it a head that is asked with often.
+    more hit makes it a head that is asked with often. `image`: what counts
+    its pulls at a registry, if it is one.
     """
 
     request: Request
@@ -85,6 +88,7 @@ class Route:
     let_in: tuple[Principal, str, int, float] | None = None
     again: float = 0.0
     judged: Judged | None = None
+    image: tuple[Origin, Use | None] | None = None
 
     @property
     def asks_proxy(self) -> bool:

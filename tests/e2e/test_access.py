@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from regproxy.telemetry.usage.usage_file import UsageFile
 from tests.support.client import Client, Reply
 from tests.support.docker_registry import Registry
 from tests.support.images import MANIFEST, digest_of, make_image
@@ -34,6 +35,7 @@ SECRET, OWN, OPEN = make_image(seed=901), make_image(seed=902), make_image(seed=
 LAYER = SECRET.layers[0]
 ACCEPT = [("Accept", MANIFEST)]
 TAG, BLOB = f"/v2/{PRIVATE}/manifests/1", f"/v2/{PRIVATE}/blobs/{LAYER}"
+VERDICTS = "regproxy_access_verdicts_total"
 MODES = ["shared", "verified", "denied"]
 REFUSED = {401, 403}
 
@@ -144,6 +146,12 @@ def test_held_content(mode: str, start_scene: StartScene) -> None:
     check_everybody(scene, mode, up=True)
     with down(scene.registry):
         check_everybody(scene, mode, up=False)
+    assert (scene.proxy.metric(VERDICTS, verdict="refused") > 0) is (mode != "shared")
+    assert scene.proxy.stop() == 0
+    noted = UsageFile(scene.proxy.cache_dir / "state" / "usage.sqlite3").refusals()
+    assert {(refusal.kind, refusal.repository) for refusal in noted} == (
+        {("access", PRIVATE)} if mode != "shared" else set()
+    )
 
 
 @pytest.mark.parametrize("mode", ["shared", "verified"])
@@ -268,6 +276,9 @@ def test_an_outage(outage: str, grace: str, owner: bool, others: bool, start_sce
     with down(scene.registry):
         told = {who: gives_content(scene.ask(path, headers)) for who, headers in scene.who.items()}
     assert told == {"owner": owner, "other": others, "nobody": others}
+    verdicts = {word: scene.proxy.metric(VERDICTS, verdict=word) for word in ("allowed", "allowed_in_outage")}
+    assert verdicts["allowed"] > 0  # to begin with
+    assert (verdicts["allowed_in_outage"] > 0) is (owner or others)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -26,6 +26,7 @@ StartProxy = Callable[..., Proxy]
 Talk = Callable[..., Client]
 
 CROWD = 50
+SHARED = "regproxy_fill_requests_sum"
 LARGE = 400_000
 SMALL = 20_000  # verified before its head goes out
 SHM = Path("/dev/shm")
@@ -112,11 +113,14 @@ class TestOneDownload:
     def test_of_a_small_blob(self, proxy: Proxy, origin: Origin, crowd: list[Client]) -> None:
         go = threading.Event()
         blob = cold(origin, SMALL, hold_at=-1, hold=go)
+        before = proxy.metric(SHARED)
         for client in crowd:
             client.ask("GET", blob.path)
         waiting(proxy, CROWD)
         go.set()
         replies = [client.read_reply() for client in crowd]
+        wait_until(lambda: proxy.metric(SHARED) == before + CROWD, "it is counted that they shared it")
+        assert proxy.metric("regproxy_upstream_first_byte_seconds_count") > 0
         assert {reply.digest for reply in replies} == {blob.digest}
         assert sorted(said(reply)[0] or "" for reply in replies) == ["MISS"] + ["UPDATING"] * (CROWD - 1)
         assert origin.hits[blob.path] == 1

@@ -315,6 +315,12 @@ def test_a_manifest_that_states_no_media_type(
 
 WARN = """
 [[rule]]
+name = "beside"
+tag = "beta"
+action = "hold"
+dry_run = true
+
+[[rule]]
 name = "soon"
 tag = "beta"
 action = "warn"
@@ -344,7 +350,7 @@ def test_warnings(ruled: Callable[..., Ruled]) -> None:
             )
     known = [("If-None-Match", f'"{IMAGE.digest}"')]
     assert scene.ask("beta", headers=known).get("Warning") == SAID
-    for rule, action in (("soon", "warn"), ("later", "would-deny")):
+    for rule, action in (("soon", "warn"), ("later", "would-deny"), ("beside", "would-hold")):
         wait_until(functools.partial(_counted, scene, rule, action, 6), f"{rule} is counted")
 
 

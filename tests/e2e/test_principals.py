@@ -115,11 +115,15 @@ def test_logins(way: str, shown: str, unknown: str, lane: Lane, users: Path) -> 
     itself = way in ("mirror itself", "ping")
     if itself:
         headers = [(name.title(), value) for name, value in headers]
+    before = proxy.metric("regproxy_refused_logins_total", kind="basic")
     reply = ask(lane, proxy, headers)
+    refused = proxy.metric("regproxy_refused_logins_total", kind="basic") - before
     allowed = shown in ("right", "lower case") or (shown == "none" and unknown == "allow")
     # skopeo 1.9 shows a registry an empty login where it has none.
     allowed = allowed or (shown == "empty" and itself and unknown == "allow")
     assert reply.status == (200 if allowed else refusal), reply
+    shows_nothing = shown == "none" or (shown == "empty" and itself)  # and is asked for its login
+    assert refused == (not allowed and not shows_nothing)
     asked = {name: reply.get(name) for name in ("Proxy-Authenticate", "WWW-Authenticate")}
     question = 'Basic realm="regproxy", charset="UTF-8"'
     assert asked == {

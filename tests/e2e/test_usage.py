@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import sqlite3
 import time
@@ -86,7 +87,7 @@ def test_what_was_pulled(
     for pid in pair.pids():
         client = stack.enter_context(pair.client(pid))
         before = proxy.metric("regproxy_repeated_answers_total")
-        wait_until(lambda client=client, before=before: repeats(client, proxy, before), "it is repeated")
+        wait_until(functools.partial(repeats, client, proxy, before), "it is repeated")
         for _ in range(5):
             client.request("HEAD", PULL, ACCEPT)
             client.get(f"/v2/team/app/blobs/{LAYER}")

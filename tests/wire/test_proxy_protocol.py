@@ -119,6 +119,7 @@ def test_a_balancer_has_to_say_it(data: bytes, port: str, balanced: Balanced) ->
         "127.0.3.3 is in REGPROXY_PROXY_PROTOCOL and has to begin with a header of the PROXY protocol: what"
     )
     wait_until(lambda: told in balanced.proxy.log(), told)
+    assert balanced.proxy.metric("regproxy_refused_logins_total", kind="preface") > 0
 
 
 def test_a_look_whether_it_listens_is_nothing(balanced: Balanced) -> None:

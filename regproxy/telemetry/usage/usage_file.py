@@ -103,6 +103,7 @@ class UsageFile:
 
     def _add(self, batch: Batch) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.touch(mode=0o640)  # it names private images; SQLite's own files beside it follow
         with closing(sqlite3.connect(self._path, timeout=_PATIENCE, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("BEGIN IMMEDIATE")
@@ -176,7 +177,8 @@ class UsageFile:
         uri = f"{self._path.absolute().as_uri()}?mode=rw"
         with closing(sqlite3.connect(uri, uri=True, timeout=_PATIENCE, isolation_level=None)) as connection:
             connection.execute("PRAGMA query_only = 1")
-            yield connection
+            # A worker may be about to make it.
+            yield connection if _version(connection) else None
 
 
 # The times of layers are no pulls.
@@ -203,9 +205,14 @@ def _within(window: Window, now: float) -> tuple[str, tuple[int, ...]]:
     return "span = ? AND slot BETWEEN ? AND ?", (span, latest - count + 1, latest)
 
 
+def _version(connection: sqlite3.Connection) -> int:
+    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    return int(version)
+
+
 def _prepare(connection: sqlite3.Connection) -> None:
     """Make the tables of a new file. Raises DatabaseError for another version's."""
-    ((version,),) = connection.execute("PRAGMA user_version").fetchall()
+    version = _version(connection)
     if version == 0:
         for statement in _TABLES:
             connection.execute(statement)

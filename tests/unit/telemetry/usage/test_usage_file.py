@@ -13,7 +13,17 @@ import pytest
 
 from regproxy.core.errors import StoreError
 from regproxy.telemetry.usage import usage_file as module
-from regproxy.telemetry.usage.records import DAY, HOUR, Batch, ClientUse, Image, ImageUse, Refusal, TagMove
+from regproxy.telemetry.usage.records import (
+    DAY,
+    HOUR,
+    WINDOWS,
+    Batch,
+    ClientUse,
+    Image,
+    ImageUse,
+    Refusal,
+    TagMove,
+)
 from regproxy.telemetry.usage.usage_file import EVENTS_MAX, SLOTS, UsageFile
 
 NOW = 1_800_000_000.0
@@ -57,6 +67,15 @@ def test_there_is_nothing_without_a_file(file: UsageFile, path: Path) -> None:
     assert not path.exists()
 
 
+def test_it_is_not_for_everybody(file: UsageFile, path: Path) -> None:
+    before = os.umask(0)
+    try:
+        file.add(pulls(NGINX))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
 def test_batches_are_added_up(file: UsageFile) -> None:
     file.add(pulls(NGINX, times=2))
     UsageFile(file._path).add(pulls(NGINX, ETCD, now=NOW + 5))  # as another worker does
@@ -98,7 +117,7 @@ def test_windows_end(file: UsageFile) -> None:
         (30 * DAY, {"all"}),
     ):
         now = NOW + later
-        assert {name for name in module.WINDOWS if file.top_images(name, 9, now)} == windows
+        assert {name for name in WINDOWS if file.top_images(name, 9, now)} == windows
     assert file.top_images("24h", 9, NOW - DAY) == []  # the clock was set back: it is not yet
 
 
@@ -224,6 +243,16 @@ def test_a_removed_file_is_made_anew(file: UsageFile, path: Path) -> None:
     path.unlink()
     file.add(pulls(ETCD))
     assert [use.repository for use in file.top_images("all", 9, NOW)] == ["coreos/etcd"]
+
+
+def test_a_file_that_is_about_to_be_made_is_empty(file: UsageFile, path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("ROLLBACK")
+    path.touch()
+    assert file.tag_moves() == []
+    assert file.top_clients("24h", 10, NOW) == []
 
 
 def test_what_can_not_be_written_is_an_error(tmp_path: Path) -> None:
