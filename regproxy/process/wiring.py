@@ -104,7 +104,7 @@ def build(
     provenance = Provenance(index, access_rules.is_shared, guarded=access_rules.guarded)
     events = LiveEvents()
     usage = Recorder(UsageFile(layout.usage(root)), metrics, time.time, events.tag_moved)
-    fills, tags = _fills_and_tags(base, store, index, upstream, provenance, usage)
+    fills, tags = _fills_and_tags(base, store, index, upstream, provenance, usage.tag_moved)
     access, audit = _access_log(config), _audit(config, record, loop)
     again = _repeats(base, index, access, usage, access_rules.guarded) if audit is None else None
     for source in (reactor, fills, authority, access, *(each for each in (audit, again) if each is not None)):
