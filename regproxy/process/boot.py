@@ -27,7 +27,7 @@ from regproxy.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
-Role = Literal["worker", "janitor"]
+Role = Literal["worker", "janitor", "debug_view", "debug_hub"]
 
 # Words from a child. CUT is followed by how many connections and fills it had to cut at its end.
 READY: Final = "ready"
@@ -56,9 +56,12 @@ class Record:
     """A child's boot record. The environment is inherited; the text of the TOML file is the supervisor's.
 
     `slot` is the lowest number that no other child has: log and metrics name the child by it. `workers`: how
-    many share the listening sockets. `claim_key`: a secret that all children of a supervisor know. The last
-    eight are descriptors, -1 for one that the child has no use for; `transparent`, `tls`: of any number of
-    sockets; `audit`: by which workers tell of pulls, and for the janitor also by which that is read.
+    many share the listening sockets. `claim_key`: a secret that all children of a supervisor know.
+
+    From `control` to `tls` these are descriptors, -1 for one that the child has no use for. `transparent`,
+    `tls`: of any number of sockets. `audit`: by which workers tell of pulls, and for the janitor also by
+    which that is read. `views`: the directory of the debug views. `inner_port`: where workers listen behind
+    one. `hub`: the values of a HubView.
     """
 
     role: Role
@@ -80,6 +83,9 @@ class Record:
     audit: tuple[int, ...] = ()
     transparent: tuple[int, ...] = ()
     tls: tuple[int, ...] = ()
+    views: str = ""
+    inner_port: int = 0
+    hub: tuple[int, str, str] | None = None
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -101,7 +107,8 @@ class Record:
         text = os.pread(fd, _RECORD_MAX, 0)
         os.close(fd)
         told = json.loads(text)
-        record = cls(**told | {name: tuple(told[name]) for name in ("audit", "transparent", "tls")})
+        lists = {name: tuple(told[name]) for name in ("audit", "transparent", "tls")}
+        record = cls(**told | lists | {"hub": tuple(told["hub"]) if told["hub"] else None})
         for descriptor in record.descriptors:
             os.set_inheritable(descriptor, False)
         return record
@@ -181,6 +188,10 @@ def run(argv: Sequence[str], serve: Callable[[Boot], int]) -> int:
         keep_memory_private()
     try:
         config = configuration.load(os.environ, record.toml_text, record.toml_name)
+        if record.hub is not None and record.role == "worker":
+            from regproxy.debug.mitmweb import HubView, through  # not for a start without it
+
+            config = through(config, HubView(*record.hub))
         with closing(Control(record.control, min(_BEAT_SECONDS, config.hang_timeout / 4))) as control:
             return _serve(record, config, control, serve)
     except RegproxyError as error:

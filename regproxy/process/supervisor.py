@@ -16,10 +16,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry
 
@@ -27,6 +27,8 @@ from regproxy.config import directories, loading
 from regproxy.config.settings import Config
 from regproxy.core.errors import RegproxyError
 from regproxy.dataplane import board as board_module
+from regproxy.debug import mitmweb
+from regproxy.debug.mitmweb import HubView
 from regproxy.policy.exposure import exposed
 from regproxy.process import boot, configured_files
 from regproxy.process.boot import Role
@@ -95,7 +97,7 @@ class Supervisor:
         self._setup: Setup | None = None
         self._next: Setup | None = None
         self._trial: Child | None = None
-        self._backoffs: dict[Role, Backoff] = {"worker": Backoff(), "janitor": Backoff()}
+        self._backoffs: dict[Role, Backoff] = {role: Backoff() for role in get_args(Role)}
         self._failed_boots = 0
         self._replacing = False
         self._hup = False
@@ -144,6 +146,8 @@ class Supervisor:
             log.warning("%s", exposure)
         # A file of no use is an error of the configuration, not of each worker.
         configured_files.check(config)
+        if self._setup is not None:
+            mitmweb.check_same(config, self._setup.config)
         for fault in configured_files.doubtful(config):
             log.warning("%s", fault)
         self._ca.prepare(config, places)
@@ -168,7 +172,8 @@ class Supervisor:
         os.ftruncate(board, board_module.SIZE)
         commits = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         audit = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-        return Commons(self._shelf, board, commits, audit, secrets.token_hex(16), self._debug)
+        hub = HubView.make(self._shelf.path / mitmweb.HUB) if setup.config.debug_hub else None
+        return Commons(self._shelf, board, commits, audit, secrets.token_hex(16), self._debug, hub)
 
     # --- the loop ----------------------------------------------------------------------------------------
 
@@ -276,6 +281,9 @@ class Supervisor:
         if self._setup is not None:
             self._settle_workers(self._setup, now)
             self._settle_janitor(self._setup, now)
+            for role in debug_views(self._setup.config):
+                if not self._of(role) and self._due(role, now):
+                    self._start(role, self._setup, now)
             ready = [child for child in self._serving() if child.ready]
             self._metrics.workers_ready(len(ready))
 
@@ -316,10 +324,10 @@ class Supervisor:
                     child.tell(boot.RECONCILE)
 
     def _settle_end(self, now: float) -> None:
-        """End the janitor last, as workers leave work for it."""
+        """End the janitor last, as workers leave work for it; and what workers' clients are connected to."""
         if self._of("worker"):
             return
-        for child in self._of("janitor"):
+        for child in self._children.values():
             if not child.leaving:
                 word = boot.DRAIN if self._ending == 1 else boot.STOP
                 child.tell(word, max(self._end_by, now + _JANITOR_SECONDS))
@@ -457,6 +465,14 @@ class Backoff:
             return False
         self._said = now
         return True
+
+
+def debug_views(config: Config) -> Iterator[Role]:
+    """Return the debug views that there should be."""
+    if config.debug:
+        yield "debug_view"
+    if config.debug_hub:
+        yield "debug_hub"
 
 
 def _how(code: int) -> str:

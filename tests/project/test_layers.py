@@ -28,6 +28,7 @@ FLOORS = (
     ("fill",),
     ("tags",),
     ("server",),
+    ("debug",),
     ("process",),
     ("doctor",),
     ("cli",),
