@@ -23,7 +23,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages demo bench bench-full bench-guard bench-guard-update bench-distribution soak conformance e2e-new
+.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages test-image test-debug demo bench bench-full bench-guard bench-guard-update bench-distribution soak conformance e2e-new
 .PHONY: format clean
 
 help: ## list the targets
@@ -60,7 +60,7 @@ lint: build test-packages ## ruff, cython-lint and shellcheck
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/cython-lint ext tests/fuzz/harness
-	shellcheck .ci/run .ci/packages
+	shellcheck .ci/run .ci/packages deploy/image/finish
 
 types: build ## mypy, and the stubs against the built modules
 	$(BIN)/mypy
@@ -103,6 +103,12 @@ conformance: build test-packages ## the distribution-spec's own suite on two reg
 
 e2e-new: build test-packages ## today's clients from a debootstrap root of Debian sid, as root, 4 minutes and 3 to make that
 	$(BIN)/python -m tests.load.new_clients
+
+test-image: build test-packages ## the container images: built by buildah on a debootstrap base, run by podman, as root, 15 minutes
+	$(BIN)/python -m tests.image
+
+test-debug: build test-packages ## the debug views, where Python is older than 3.12, with mitmproxy on a Debian 13's Python, as root
+	$(BIN)/python -m tests.load.debug_views
 
 soak: build test-packages ## kill it 200 times under load, 500 random fault scripts, a push of 10 GB, 30 minutes of mixed load on a small cache
 	$(BIN)/python -m tests.load.chaos --rounds 200

@@ -106,6 +106,11 @@ def access_key(root: Path) -> Path:
     return root / "state" / "access.key"
 
 
+def debug_password(root: Path) -> Path:
+    """Return the file of the password of the debug pages."""
+    return root / "state" / "debug.password"
+
+
 def realms(root: Path) -> Path:
     """Return the file of the token realms that registries have named."""
     return root / "state" / "realms.json"

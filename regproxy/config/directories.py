@@ -96,7 +96,10 @@ def _pick(
 
 def _has_ca(path: Path) -> bool:
     """Tell whether both CA files exist, so that nothing is left to write: a mounted secret is read-only."""
-    return (path / "ca.crt").exists() and (path / "ca.key").exists()
+    try:
+        return (path / "ca.crt").exists() and (path / "ca.key").exists()
+    except PermissionError:  # another user's volume, of which more is said later
+        return False
 
 
 def _made(path: Path, variable: str) -> Path:

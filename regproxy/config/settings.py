@@ -123,6 +123,10 @@ _LOWER_CASE_TOO = frozenset({"HTTPS_PROXY", "NO_PROXY"})
 _SHOWN_SECRET = "(set)"
 # The user and password of a URL, in settings where nobody expects them.
 _USERINFO = re.compile(r"(?<=://)[^\s,;]*@|[^\s,;|/'\"]+:[^\s,;|'\"]*@")
+_DEBUG_COST = (
+    "has mitmweb take part: all of that traffic is slow, and whoever has its page's password can read it"
+    " and do what this proxy can; not for everyday use"
+)
 _PUSHES = (
     "ALLOW_PUSH is on and credentials are configured: every client can push and delete with them"
     " (REGPROXY_LOGIN_FOR=pull keeps them to pulls)"
@@ -163,6 +167,7 @@ class Config:
     resolve: Mapping[str, tuple[str, ...]]
     workers: int
     hang_timeout: float
+    drain_timeout: float
     access_log: str
     access_log_format: LogFormat
     audit_log: str
@@ -242,6 +247,10 @@ class Config:
 
     debug: bool
     debug_hub: bool
+    debug_listen: Address
+    debug_hub_listen: Address
+    debug_password_file: str | None
+    debug_credentials: bool
     debug_nginx: bool
 
     warnings: tuple[str, ...] = ()
@@ -324,6 +333,9 @@ _SECRET_MEANING = "its first line is the passphrase of the CA's key; not set = t
 _CONSTRAINTS_MEANING = "whether a CA that is made here may sign only the names that are intercepted"
 _CA_NAMES_MEANING = "names that it may sign besides, for later; *.example.com is all of that domain"
 _HANG_MEANING = "a worker that is silent for so long is replaced"
+_DEBUG_PASSWORD_MEANING = "its first line is their password; not set = state/debug.password in the cache"
+_DEBUG_SHOWS_MEANING = "whether these pages show credentials, instead of masking them"
+_DRAIN_MEANING = "how long requests may go on after SIGTERM; what is left then is cut"
 _PORTS_MEANING = "ports that clients may CONNECT to; * = every port"
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
 _LOGIN_MEANING = "whose requests get the credentials: pull = pulls, push = pushes too where ALLOW_PUSH=true"
@@ -391,6 +403,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_RESOLVE", "resolve", "", "host=address, before the resolver", parse_resolve, many=True),
     Setting("REGPROXY_WORKERS", "workers", "auto", "processes; auto = one per core", _text(parse_workers)),
     Setting("REGPROXY_HANG_TIMEOUT", "hang_timeout", "30s", _HANG_MEANING, _TIMEOUT),
+    Setting("REGPROXY_DRAIN_TIMEOUT", "drain_timeout", "7s", _DRAIN_MEANING, _TIME),
     Setting("REGPROXY_ACCESS_LOG", "access_log", "-", "path, - (standard output) or off", _text(parse_log)),
     Setting("REGPROXY_ACCESS_LOG_FORMAT", "access_log_format", "regproxy", _FORMAT_MEANING, _FORMAT),
     Setting("REGPROXY_AUDIT_LOG", "audit_log", "off", _AUDIT_MEANING, _text(parse_log)),
@@ -492,8 +505,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("PROXY_CONNECT_READ_TIMEOUT", "tunnel_read_timeout", "60s", "tunnels: to receive", _WAIT),
     Setting("PROXY_CONNECT_CONNECT_TIMEOUT", "tunnel_connect_timeout", "60s", "tunnels: to open", _WAIT),
     Setting("PROXY_CONNECT_SEND_TIMEOUT", "tunnel_send_timeout", "60s", "tunnels: to send", _WAIT),
-    Setting("DEBUG", "debug", "false", "debug page between client and cache", _SWITCH),
-    Setting("DEBUG_HUB", "debug_hub", "false", "debug page between cache and Docker Hub", _SWITCH),
+    Setting("DEBUG", "debug", "false", "a mitmweb, with a page, between clients and the cache", _SWITCH),
+    Setting("DEBUG_HUB", "debug_hub", "false", "another between the cache and Docker Hub", _SWITCH),
+    Setting("REGPROXY_DEBUG_LISTEN", "debug_listen", "127.0.0.1:8081", "host:port of DEBUG's page", _LISTEN),
+    Setting(
+        *("REGPROXY_DEBUG_HUB_LISTEN", "debug_hub_listen", "127.0.0.1:8082"),
+        *("host:port of DEBUG_HUB's page", _LISTEN),
+    ),
+    Setting("REGPROXY_DEBUG_PASSWORD_FILE", "debug_password_file", "", _DEBUG_PASSWORD_MEANING, _FILE),
+    Setting("REGPROXY_DEBUG_CREDENTIALS", "debug_credentials", "false", _DEBUG_SHOWS_MEANING, _BOOL),
     Setting("DEBUG_NGINX", "debug_nginx", "false", "log level debug, unless a log level is set", _SWITCH),
 )
 
@@ -588,7 +608,7 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
         fields["log_level"] = "debug"
     for name in ("DEBUG", "DEBUG_HUB"):
         if fields[name.lower()]:
-            warnings.append(f"{name} has no effect in this image: there is no debug page")
+            warnings.append(f"{name} {_DEBUG_COST}")
     if not fields["verify_ssl"]:
         warnings.append("VERIFY_SSL is off: whoever is between this proxy and a registry can change tags")
     if fields["client_ca_file"] and not fields["tls_listen"]:

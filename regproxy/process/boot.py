@@ -27,7 +27,7 @@ from regproxy.telemetry import metrics
 
 log = logging.getLogger(__name__)
 
-Role = Literal["worker", "janitor"]
+Role = Literal["worker", "janitor", "debug_view", "debug_hub"]
 
 # Words from a child. CUT is followed by how many connections and fills it had to cut at its end.
 READY: Final = "ready"
@@ -35,7 +35,7 @@ BEAT: Final = "beat"
 CUT: Final = "cut"
 RELOAD: Final = "reload"  # with a number: as SIGHUP, and RELOADED is to say what became of it
 # Words to a child.
-DRAIN: Final = "drain"  # end; connections and fills have DRAIN_SECONDS
+DRAIN: Final = "drain"  # end; connections and fills have Config.drain_timeout
 RETIRE: Final = "retire"  # end; connections and fills have all the time they need
 STOP: Final = "stop"  # end at once
 RECONCILE: Final = "reconcile"  # to the janitor: a worker died, and may have left files without index rows
@@ -46,8 +46,6 @@ GONE: Final = "gone"  # never sent: the supervisor has died
 CUT_EXIT: Final = 1  # something had to be cut
 USAGE_EXIT: Final = 2  # the configuration can't be used
 LEAK_EXIT: Final = 3  # a debug run left something open at its end
-
-DRAIN_SECONDS: Final = 30.0
 
 _BEAT_SECONDS: Final = 1.0
 _RECORD_MAX: Final = 1 << 24
@@ -61,9 +59,12 @@ class Record:
 
     `slot` is the lowest number that no other child has: log and metrics name the child by it. `workers`: how
     many share the listening sockets. `claim_key`: a secret that all children of a supervisor know. `started`:
-    when that began (epoch). From `control` on they are descriptors, -1 for one that the child has no use for;
-    `transparent`, `tls`: of any number of sockets; `audit`: by which workers tell of pulls, and for the
-    janitor also by which that is read.
+    when that began (epoch).
+
+    From `control` to `tls` these are descriptors, -1 for one that the child has no use for. `transparent`,
+    `tls`: of any number of sockets. `audit`: by which workers tell of pulls, and for the janitor also by
+    which that is read. `views`: the directory of the debug views. `inner_port`: where workers listen behind
+    one. `hub`: the values of a HubView.
     """
 
     role: Role
@@ -86,6 +87,9 @@ class Record:
     transparent: tuple[int, ...] = ()
     tls: tuple[int, ...] = ()
     started: float = 0.0
+    views: str = ""
+    inner_port: int = 0
+    hub: tuple[int, str, str] | None = None
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -107,7 +111,8 @@ class Record:
         text = os.pread(fd, _RECORD_MAX, 0)
         os.close(fd)
         told = json.loads(text)
-        record = cls(**told | {name: tuple(told[name]) for name in ("audit", "transparent", "tls")})
+        lists = {name: tuple(told[name]) for name in ("audit", "transparent", "tls")}
+        record = cls(**told | lists | {"hub": tuple(told["hub"]) if told["hub"] else None})
         for descriptor in record.descriptors:
             os.set_inheritable(descriptor, False)
         return record
@@ -187,6 +192,10 @@ def run(argv: Sequence[str], serve: Callable[[Boot], int]) -> int:
         keep_memory_private()
     try:
         config = configuration.load(os.environ, record.toml_text, record.toml_name)
+        if record.hub is not None and record.role == "worker":
+            from regproxy.debug.mitmweb import HubView, through  # not for a start without it
+
+            config = through(config, HubView(*record.hub))
         with closing(Control(record.control, min(_BEAT_SECONDS, config.hang_timeout / 4))) as control:
             return _serve(record, config, control, serve)
     except RegproxyError as error:

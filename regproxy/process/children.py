@@ -9,18 +9,20 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
 
 from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
+from regproxy.debug.mitmweb import HubView
 from regproxy.process import boot
 from regproxy.process.boot import Record, Role
 from regproxy.process.listeners import Listeners
 from regproxy.telemetry.metrics_dir import Shelf
 
 _BOOT_SECONDS: Final = 30.0  # from exec to ready
+_PROGRAMS: Final = {"debug_hub": "debug_view"}  # modules with other names than the roles
 _SILENCE_MIN: Final = 1.0  # seconds without a beat that are normal on a busy machine
 
 
@@ -41,6 +43,7 @@ class Commons:
     """The resources that all children of a supervisor share, with any setup. `board`, `commits`: fds.
 
     `audit`: a pair of datagram sockets, by which workers tell of pulls, and by which that is read.
+    `hub`: where Docker Hub is asked through, with DEBUG_HUB.
     """
 
     shelf: Shelf
@@ -50,6 +53,7 @@ class Commons:
     claim_key: str
     debug: bool
     started: float
+    hub: HubView | None = None
 
 
 class Child:
@@ -177,6 +181,9 @@ def _record(role: Role, slot: int, setup: Setup, commons: Commons, control: int)
         audit=_audit_ends(is_worker, setup, commons),
         transparent=listeners.of("REGPROXY_TRANSPARENT_LISTEN") if is_worker else (),
         tls=listeners.of("REGPROXY_TLS_LISTEN") if is_worker else (),
+        views=str(commons.shelf.path),
+        inner_port=listeners.sockets[0].getsockname()[1] if role == "debug_view" else 0,
+        hub=astuple(commons.hub) if commons.hub is not None and role in ("worker", "debug_hub") else None,
     )
 
 
@@ -191,7 +198,13 @@ def _spawn(record: Record) -> subprocess.Popen[bytes]:
     fd = record.write()
     mask = boot.hold_signals_back()
     try:
-        command = [sys.executable, *_safe_path(), "-m", f"regproxy.process.{record.role}", str(fd)]
+        command = [
+            sys.executable,
+            *_safe_path(),
+            "-m",
+            f"regproxy.process.{_PROGRAMS.get(record.role, record.role)}",
+            str(fd),
+        ]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(fd, *record.descriptors))
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)

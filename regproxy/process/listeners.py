@@ -17,6 +17,7 @@ from regproxy.core.errors import ConfigError
 
 BACKLOG: Final = 4096
 _LOOK_AGAIN: Final = 0.05
+_BEHIND_A_VIEW: Final = Address("127.0.0.1", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,9 @@ class Listeners:
         """
         ends = time.monotonic() + patience
         addresses = (
-            *(("REGPROXY_LISTEN", config.listen), ("REGPROXY_ADMIN_LISTEN", config.admin_listen)),
+            # Before a debug view's clients come to mitmweb, which connects to whatever port this gets.
+            ("REGPROXY_LISTEN", _BEHIND_A_VIEW if config.debug else config.listen),
+            ("REGPROXY_ADMIN_LISTEN", config.admin_listen),
             *(("REGPROXY_TRANSPARENT_LISTEN", address) for address in config.transparent_listen),
             *(("REGPROXY_TLS_LISTEN", address) for address in config.tls_listen),
         )

@@ -16,10 +16,10 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, get_args
 
 from prometheus_client import CollectorRegistry
 
@@ -29,6 +29,8 @@ from regproxy.config import directories, loading
 from regproxy.config.settings import Config
 from regproxy.core.errors import RegproxyError
 from regproxy.dataplane import board as board_module
+from regproxy.debug import mitmweb
+from regproxy.debug.mitmweb import HubView
 from regproxy.policy.exposure import exposed
 from regproxy.process import boot, configured_files
 from regproxy.process.boot import Role
@@ -51,9 +53,12 @@ _PORT_PATIENCE: Final = 2.0  # seconds that a port may still be in use at the st
 _A_WHILE: Final = 1.0  # seconds; a child that was ready for so long is replaced at once
 _BACKOFF: Final = (0.1, 30.0)  # seconds, after the first and after the last of many failures
 _KILLED: Final = 1.0  # seconds at most after one that was ready: something kills it, and clients wait
-_MARGIN: Final = 3.0  # seconds that a worker has beyond its own limit
+# Seconds beyond REGPROXY_DRAIN_TIMEOUT until a worker is killed, and until all has ended. With the
+# default that is a second before Docker kills; docs/configuration.md says to allow 3 s more than the setting.
+_WORKER_MARGIN: Final = 1.5
+_MARGIN: Final = 2.0
 _STOP_SECONDS: Final = 5.0
-_JANITOR_SECONDS: Final = 1.5  # all in all 34.5: README.md says to allow 35
+_JANITOR_SECONDS: Final = 0.5  # the least that it has
 _LATE: Final = 1.0  # seconds; if a turn takes so much longer, the supervisor was not running
 _LOUD: Final = 5  # failures in a row that are all logged
 _SAY_EVERY: Final = 60.0  # seconds between later ones that are logged
@@ -95,7 +100,7 @@ class Supervisor:
         self._setup: Setup | None = None
         self._next: Setup | None = None
         self._trial: Child | None = None
-        self._backoffs: dict[Role, Backoff] = {"worker": Backoff(), "janitor": Backoff()}
+        self._backoffs: dict[Role, Backoff] = {role: Backoff() for role in get_args(Role)}
         self._failed_boots = 0
         self._replacing = False
         self._hup = False
@@ -103,6 +108,7 @@ class Supervisor:
         self._unclean = False
         self._looked = time.monotonic()
         self._ending = 0
+        self._end_by = 0.0  # of time.monotonic(), once a signal has come
         self._code = 0
         self._debug = debug
         self._shelf: Shelf | None = None
@@ -144,6 +150,8 @@ class Supervisor:
             log.warning("%s", exposure)
         # A file of no use is an error of the configuration, not of each worker.
         configured_files.check(config)
+        if self._setup is not None:
+            mitmweb.check_same(config, self._setup.config)
         for fault in configured_files.doubtful(config):
             log.warning("%s", fault)
         self._ca.prepare(config, places)
@@ -172,8 +180,9 @@ class Supervisor:
         if layout.offline(setup.directories.cache).exists():
             log.warning("offline, as it was switched before: no registry is asked")
             board_module.Board(board).set_offline(True)
+        hub = HubView.make(self._shelf.path / mitmweb.HUB) if setup.config.debug_hub else None
         key = secrets.token_hex(16)
-        return Commons(self._shelf, board, commits, audit, key, self._debug, time.time())
+        return Commons(self._shelf, board, commits, audit, key, self._debug, time.time(), hub)
 
     # --- the loop ----------------------------------------------------------------------------------------
 
@@ -244,13 +253,19 @@ class Supervisor:
         self._ending += 1
         now = time.monotonic()
         if self._ending == 1:
-            log.info("%s: draining for up to %g s", number.name, boot.DRAIN_SECONDS)
+            limits = [child.setup.config.drain_timeout for child in self._of("worker")]
+            longest = max(limits, default=0.0)
+            log.info("%s: draining for up to %g s", number.name, longest)
+            self._end_by = now + longest + _MARGIN
             self._close_listeners()
             self._metrics.workers_ready(0)
-            self._tell_workers(boot.DRAIN, now + boot.DRAIN_SECONDS + _MARGIN)
+            for child in self._of("worker"):
+                child.tell(boot.DRAIN, now + child.setup.config.drain_timeout + _WORKER_MARGIN)
         elif self._ending == 2:
             log.warning("second signal: stopping at once")
-            self._tell_workers(boot.STOP, now + _STOP_SECONDS)
+            self._end_by = min(self._end_by, now + _STOP_SECONDS)
+            for child in self._of("worker"):
+                child.tell(boot.STOP, self._end_by)
         else:
             for child in self._children.values():
                 child.kill()
@@ -258,10 +273,6 @@ class Supervisor:
     def _close_listeners(self) -> None:
         for setup in filter(None, (self._setup, self._next)):
             setup.listeners.close()
-
-    def _tell_workers(self, word: str, kill_at: float) -> None:
-        for child in self._of("worker"):
-            child.tell(word, kill_at)
 
     # --- which children should run -----------------------------------------------------------------------
 
@@ -279,6 +290,9 @@ class Supervisor:
         if self._setup is not None:
             self._settle_workers(self._setup, now)
             self._settle_janitor(self._setup, now)
+            for role in debug_views(self._setup.config):
+                if not self._of(role) and self._due(role, now):
+                    self._start(role, self._setup, now)
             ready = [child for child in self._serving() if child.ready]
             self._metrics.workers_ready(len(ready))
 
@@ -319,12 +333,13 @@ class Supervisor:
                     child.tell(boot.RECONCILE)
 
     def _settle_end(self, now: float) -> None:
-        """End the janitor last, as workers leave work for it."""
+        """End the janitor last, as workers leave work for it; and what workers' clients are connected to."""
         if self._of("worker"):
             return
-        for child in self._of("janitor"):
+        for child in self._children.values():
             if not child.leaving:
-                child.tell(boot.DRAIN if self._ending == 1 else boot.STOP, now + _JANITOR_SECONDS)
+                word = boot.DRAIN if self._ending == 1 else boot.STOP
+                child.tell(word, max(self._end_by, now + _JANITOR_SECONDS))
 
     def _of(self, role: Role) -> list[Child]:
         return [child for child in self._children.values() if child.role == role]
@@ -474,6 +489,14 @@ class Backoff:
             return False
         self._said = now
         return True
+
+
+def debug_views(config: Config) -> Iterator[Role]:
+    """Return the debug views that there should be."""
+    if config.debug:
+        yield "debug_view"
+    if config.debug_hub:
+        yield "debug_hub"
 
 
 def _how(code: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -15,6 +16,7 @@ from regproxy.core import file_lock
 from regproxy.core.errors import StoreError
 
 _PREFIX: Final = "regproxy-metrics-"
+VIEWS: Final = "debug-"  # what the names of directories for debug views begin with, which are in it, too
 _ROOM: Final = 16 << 20  # bytes; a process that writes to a mapped file of a full tmpfs is killed
 
 
@@ -85,6 +87,8 @@ def _remove(path: Path) -> None:
     for pattern in ("*.db", "live_*"):
         for file in path.glob(pattern):
             file.unlink(missing_ok=True)
+    for directory in path.glob(f"{VIEWS}*"):
+        shutil.rmtree(directory, ignore_errors=True)
     with suppress(OSError):
         path.rmdir()
 

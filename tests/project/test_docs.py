@@ -106,7 +106,7 @@ def test_documents_name_files_that_exist(document: Path) -> None:
 
 @pytest.mark.parametrize("path", ["Dockerfile", "deploy/compose.yaml"])
 def test_containers_are_given_settings_that_exist(path: str) -> None:
-    found = variables(ROOT / path) - {"ENV", "PATH"}
+    found = variables(ROOT / path) - {"ENV", "PATH", "PYTHONDONTWRITEBYTECODE"}
     assert found
     assert found <= {setting.name for setting in SETTINGS}
 

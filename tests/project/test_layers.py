@@ -31,6 +31,7 @@ FLOORS = (
     ("inventory",),
     ("bundles", "jobs"),
     ("server",),
+    ("debug",),
     ("admin",),
     ("admin.endpoints",),
     ("process",),

@@ -11,7 +11,19 @@ from tests.support import ROOT
 TESTS = ROOT / "tests"
 FOLDERS = {
     "bench",
-    *("unit", "wire", "e2e", "faults", "processes", "load", "kernel", "project", "conformance", "fuzz"),
+    *(
+        "unit",
+        "wire",
+        "e2e",
+        "faults",
+        "processes",
+        "load",
+        "kernel",
+        "project",
+        "conformance",
+        "fuzz",
+        "image",
+    ),
     *("support", "support_tests"),
 }
 FILES = sorted(path for path in TESTS.rglob("*.py") if "__pycache__" not in path.parts)

@@ -49,10 +49,6 @@ class ProcessMeters(Declaring):
         """Count a worker that ended unasked. `reason`: exit, killed (by a signal), hung (killed for it)."""
         self._exits.labels(reason).inc()
 
-    def admin_login(self, outcome: str) -> None:
-        """Count a token that was shown to the admin port: accepted (the first time), refused, slowed."""
-        self._admin_logins.labels(outcome).inc()
-
     def reloaded(self, result: str) -> None:
         """Count a SIGHUP. `result`: done, refused (can't be used), failed (no worker came up with it)."""
         self._reloads.labels(result).inc()

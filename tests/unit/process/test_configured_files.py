@@ -251,6 +251,7 @@ def test_no_setting_is_left_out() -> None:
     """What is a path or a log by its parser, or by its key in a table, is in some test of this file."""
     elsewhere = {"REGPROXY_CACHE_DIR", "REGPROXY_CA_DIR", "CA_KEY_FILE", "CA_CRT_FILE"}
     elsewhere |= {"REGPROXY_CA_PASSPHRASE_FILE", "REGPROXY_ACCESS_LOG", "REGPROXY_AUDIT_LOG"}
+    elsewhere.add("REGPROXY_DEBUG_PASSWORD_FILE")  # tests/unit/debug
     named = {
         setting.name
         for setting in SETTINGS

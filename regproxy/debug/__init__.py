@@ -1,0 +1,1 @@
+"""The debug views: mitmweb before the cache, and between it and Docker Hub."""
