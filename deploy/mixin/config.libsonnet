@@ -48,8 +48,7 @@
     caDaysCritical: 7,
     // Days before a leaf's end. Those in use are renewed when 30 of their 90 days are left.
     leafDays: 7,
-    // Logins of clients that were refused, a second, and logins of the proxy that token servers refused in 15 minutes.
-    refusedLogins: 0.5,
+    // Logins of the proxy that token servers refused in 15 minutes.
     refusedUpstreamLogins: 5,
 
     // Per alert: other values of `for` and `severity`, more labels, or `enabled: false`.
