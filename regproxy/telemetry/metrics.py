@@ -263,7 +263,7 @@ class Metrics:
         self._bytes = recent("cache_bytes", "Bytes of the disk that the objects in the cache take.")
         self._max_bytes = recent("cache_max_bytes", "CACHE_MAX_SIZE; 0: no limit.")
         self._free = recent("cache_disk_free_bytes", "Bytes that are free on the cache's file system.")
-        self._min_free = recent("cache_min_free_bytes", "REGPROXY_MIN_FREE: bytes that are to stay free there.")
+        self._min_free = recent("cache_min_free_bytes", "Bytes that are to stay free there.")
         self._evicted = counter("evicted_objects", "Objects removed from the cache.", ["reason"])
         self._evicted_bytes = counter("evicted_bytes", "Bytes of the disk that this has freed.", ["reason"])
         self._reconcile = recent("reconcile_seconds", "How long the last comparison of index and disk took.")

@@ -65,7 +65,7 @@ def declared() -> dict[str, frozenset[str]]:
     found: dict[str, frozenset[str]] = {}
     for collector in registry._collector_to_names:
         labels = frozenset(getattr(collector, "_labelnames", ())) | TARGET_LABELS
-        for family in collector.describe():
+        for family in getattr(collector, "describe", list)():
             if family.type == "counter":
                 found[f"{family.name}_total"] = labels
             elif family.type == "histogram":
