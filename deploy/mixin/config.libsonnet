@@ -22,8 +22,6 @@
     quotaLow: 0.1,
     // How long back the consumption of a quota is looked at.
     quotaRateWindow: '30m',
-    // Seconds until a registry renews its quota: Docker Hub's window.
-    quotaWindowSeconds: 6 * 3600,
     // How often clients or the proxy have to be refused with 429, for this alert: once in this time, for its `for`.
     refusedWindow: '5m',
 
@@ -48,7 +46,8 @@
     caDaysCritical: 7,
     // Days before a leaf's end. Those in use are renewed when 30 of their 90 days are left.
     leafDays: 7,
-    // Logins of the proxy that token servers refused in 15 minutes.
+    // Clients that were refused a login, a second; logins of the proxy that token servers refused in 15 minutes.
+    refusedLogins: 0.5,
     refusedUpstreamLogins: 5,
 
     // Per alert: other values of `for` and `severity`, more labels, or `enabled: false`.

@@ -2,7 +2,7 @@ from collections.abc import Callable
 from typing import Final
 
 from regproxy.dataplane.board import Board
-from regproxy.dataplane.tally import Tally
+from regproxy.dataplane.tally import Tally, Use
 
 ANSWERS_MAX: Final[int]
 BODY_MAX: Final[int]
@@ -24,6 +24,8 @@ class Answer:
         second: int,
         line: tuple[bytes, ...] | None,
         last: bool = False,
+        image: Use | None = None,
+        content: Use | None = None,
     ) -> None: ...
 
 class Answers:

@@ -104,7 +104,7 @@ class Fill:
     `tag`: the parameters of a request for a tag; None for content by digest. `media_type`: as the registry
     has told it; `manifest`: the type that the bytes state, None where they are no manifest. `joined`: another
     process fetches it, or has fetched it for us; `foreign`: maybe from another source than it was asked of.
-    `stored`: it is in the store. `asked`: when a client asked last, monotonic.
+    `stored`: it is in the store. `asked`: when a client asked last, monotonic. `requests`: how many share it.
     """
 
     __slots__ = (
@@ -117,6 +117,7 @@ class Fill:
         "manifest",
         "media_type",
         "opened",
+        "requests",
         "seconds",
         "stored",
         "tag",
@@ -134,6 +135,7 @@ class Fill:
         self.seconds = 0.0
         self.joined = self.foreign = self.stored = False
         self.began = self.asked = time.monotonic()
+        self.requests = 1
 
     @property
     def host(self) -> str:

@@ -49,6 +49,8 @@ from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.audit_events import Teller
 from regproxy.telemetry.log_sink import LineSink, unwritable
 from regproxy.telemetry.metrics import Metrics
+from regproxy.telemetry.usage.recorder import Recorder
+from regproxy.telemetry.usage.usage_file import UsageFile
 from regproxy.tls.authority import Authority, throwaway
 from regproxy.tls.ca_files import files_of, load
 from regproxy.tls.ca_watch import CaWatch
@@ -96,9 +98,10 @@ def build(
     upstream = _upstream(base, quotas)
     access_rules = Access(config, base.origins)
     provenance = Provenance(index, access_rules.is_shared, guarded=access_rules.guarded)
-    fills, tags = _fills_and_tags(base, store, index, upstream, provenance)
+    usage = Recorder(UsageFile(layout.usage(root)), metrics, time.time)
+    fills, tags = _fills_and_tags(base, store, index, upstream, provenance, usage)
     access, audit = _access_log(config), _audit(config, record, loop)
-    again = _repeats(base, index, access, access_rules.guarded) if audit is None else None
+    again = _repeats(base, index, access, usage, access_rules.guarded) if audit is None else None
     for source in (reactor, fills, authority, access, *(each for each in (audit, again) if each is not None)):
         metrics.watch(source)
     return Services(
@@ -117,6 +120,7 @@ def build(
         contexts=_contexts(base, authority),
         metrics=metrics,
         access=access,
+        usage=usage,
         rights=Rights(access_rules, index, shared_key(layout.access_key(root))),
         signatures=SignatureChecks(upstream, read_keys(config.signing_keys), index, offline=config.offline),
         pages=Pages(authority.certificate_pem, config.listen.port, config.mirrored),
@@ -144,8 +148,8 @@ def _authority(config: Config, directories: Directories) -> tuple[Authority, CaW
     return Authority(load(files, time.time()), time.time), CaWatch(files)
 
 
-def _repeats(base: _Base, index: Index, access: AccessLog, guarded: bool) -> Repeats | None:
-    return repeats(base.config, base.board, index, base.metrics, access, guarded)
+def _repeats(base: _Base, index: Index, access: AccessLog, usage: Recorder, guarded: bool) -> Repeats | None:
+    return repeats(base.config, base.board, index, base.metrics, access, usage, guarded)
 
 
 def _storage(base: _Base) -> tuple[Store, Index]:
@@ -173,7 +177,7 @@ def _upstream(base: _Base, quotas: Quotas) -> Upstream:
 
 
 def _fills_and_tags(
-    base: _Base, store: Store, index: Index, upstream: Upstream, provenance: Provenance
+    base: _Base, store: Store, index: Index, upstream: Upstream, provenance: Provenance, usage: Recorder
 ) -> tuple[Fills, Tags]:
     config, root, loop, watch = base.config, base.root, base.loop, _watch(base.reactor)
     most = config.cache_max_size
@@ -191,7 +195,7 @@ def _fills_and_tags(
         provenance=provenance,
     )
     claims = FileClaims(layout.tag_claims(root), bytes.fromhex(base.record.claim_key), watch)
-    tags = Tags(store, index, upstream, fills, claims, loop, provenance)
+    tags = Tags(store, index, upstream, fills, claims, loop, provenance, usage.tag_moved)
     index.on_tag_dropped = tags.forget
     return fills, tags
 

@@ -45,6 +45,7 @@ UP = series("up")
 EXITS = series("regproxy_worker_exits_total", reason="killed")
 REFUSED = series("regproxy_reloads_total", result="refused")
 DONE = series("regproxy_reloads_total", result="done")
+GUESSES = series("regproxy_refused_logins_total", kind="basic")
 DROPPED = series("regproxy_access_log_dropped_total")
 LOST = series("regproxy_audit_lost_total", what="lines")
 CA = series("regproxy_ca_not_after_timestamp_seconds")
@@ -72,6 +73,9 @@ PROXIES = [
     Case("RegproxyReloadRefused", "once", {REFUSED: "0x5 1x20"}, "10m"),
     Case("RegproxyReloadRefused", "a reload that worked", {REFUSED: "0x20", DONE: "0x5 1x20"}, "10m", 0),
     Case("RegproxyReloadRefused", "two hours ago", {REFUSED: "0x5 1x130"}, "120m", 0),
+    Case("RegproxyLoginsRefused", "one a second", {GUESSES: "0+60x30"}, "20m", labels={"kind": "basic"}),
+    Case("RegproxyLoginsRefused", "one in ten seconds", {GUESSES: "0+6x30"}, "20m", 0),
+    Case("RegproxyLoginsRefused", "600, at one time", {GUESSES: "0x5 600x30"}, "15m", 0),
     Case("RegproxyAccessLogLost", "some lines", {DROPPED: "0x5 7x20"}, "10m"),
     Case("RegproxyAccessLogLost", "none lately", {DROPPED: "7x30"}, "20m", 0),
     Case("RegproxyAuditLogLost", "some lines", {LOST: "0x5 7x20"}, "10m", labels={"what": "lines"}),
@@ -154,43 +158,25 @@ CACHE = [
     Case("RegproxyStaleShareHigh", "one request in ten minutes", {requests("STALE"): "0+0.1x60"}, "50m", 0),
 ]
 
+
+def left(about: str, alert: str, fires: int, remaining: str, seen: str = "0+60x90", at: str = "60m") -> Case:
+    """Return a case of what is left of 100 GETs in six hours, which the registry says each minute."""
+    samples = {
+        quota("quota_limit"): "100x90",
+        quota("quota_remaining"): remaining,
+        quota("quota_window_seconds"): "21600x90",
+        quota("quota_seen_timestamp_seconds"): seen,
+    }
+    return Case(alert, about, samples, at, fires, {"registry": HUB, "credential": "ci"} if fires else {})
+
+
 REGISTRIES = [
-    Case(
-        "RegproxyQuotaLow",
-        "9 of 100",
-        {
-            quota("quota_limit"): "100x60",
-            quota("quota_remaining"): "9x60",
-            quota("upstream_manifest_requests_total", method="GET"): "0+1x60",
-        },
-        "30m",
-        labels={"registry": HUB, "credential": "ci"},
-    ),
-    Case(
-        "RegproxyQuotaLow",
-        "11 of 100",
-        {
-            quota("quota_limit"): "100x60",
-            quota("quota_remaining"): "11x60",
-            quota("upstream_manifest_requests_total", method="GET"): "0+1x60",
-        },
-        "30m",
-        0,
-    ),
-    Case(
-        "RegproxyQuotaEndsEarly",
-        "200, and one more each minute",
-        {quota("quota_remaining"): "200-1x90"},
-        "60m",
-    ),
-    Case(
-        "RegproxyQuotaEndsEarly",
-        "200, and one more each ten minutes",
-        {quota("quota_remaining"): "200-0.1x90"},
-        "60m",
-        0,
-    ),
-    Case("RegproxyQuotaEndsEarly", "renewed", {quota("quota_remaining"): "30-1x29 200x60"}, "60m", 0),
+    left("9 of 100", "RegproxyQuotaLow", 1, "9x90"),
+    left("11 of 100", "RegproxyQuotaLow", 0, "11x90"),
+    left("9 of 100, said a window ago", "RegproxyQuotaLow", 0, "9x90", seen="-21000x90"),
+    left("one less each minute", "RegproxyQuotaEndsEarly", 1, "200-1x90"),
+    left("one less each ten minutes", "RegproxyQuotaEndsEarly", 0, "100-0.1x90"),
+    left("renewed", "RegproxyQuotaEndsEarly", 0, "30-1x29 200x60"),
     Case(
         "RegproxyTooManyRequests",
         "by the registry, each minute",

@@ -40,6 +40,16 @@ local promql = import '../lib/promql.libsonnet';
         description: 'A SIGHUP of the last hour had no effect at {{ $labels.instance }}: the configuration can not be used, or no'
                      + ' worker came up with it. The former one goes on, and a restart would fail.',
       },
+      RegproxyLoginsRefused: {
+        'for': '10m',
+        severity: 'warning',
+        expr: 'sum by (%s) (rate(regproxy_refused_logins_total{%s}[5m])) > %g\n'
+              % [promql.labels(config.instanceLabels + ['kind']), selector, config.refusedLogins],
+        summary: 'regproxy at {{ $labels.instance }} turns away clients in masses ({{ $labels.kind }})',
+        description: '{{ $value | humanize }} clients a second were not let in for 10 minutes, by {{ $labels.kind }}: a password or'
+                     + ' certificate that many machines share has changed or ended, somebody guesses passwords, or a setting'
+                     + ' keeps out whom it should not.',
+      },
       RegproxyAccessLogLost: {
         'for': '0m',
         severity: 'warning',

@@ -12,11 +12,13 @@ local promql = import '../lib/promql.libsonnet';
       RegproxyQuotaLow: {
         'for': '5m',
         severity: 'warning',
-        // What is left is what the registry said last. Where nobody asks, that was long ago.
+        // What is left is what the registry said last. When a window has passed since, it means nothing any more.
         expr: |||
           min by (%(by)s) (regproxy_quota_remaining{%(selector)s} / (regproxy_quota_limit{%(selector)s} > 0)) < %(low)g
           and
-          sum by (%(by)s) (increase(regproxy_upstream_manifest_requests_total{%(selector)s}[1h])) > 0
+          max by (%(by)s) (
+            regproxy_quota_seen_timestamp_seconds{%(selector)s} + regproxy_quota_window_seconds{%(selector)s}
+          ) > time()
         ||| % { by: quota, selector: selector, low: config.quotaLow },
         summary: '{{ $value | humanizePercentage }} of the quota of {{ $labels.credential }} at {{ $labels.registry }} is left',
         description: 'When nothing is left, {{ $labels.registry }} refuses what nobody has pulled yet, until its window is over. What'
@@ -28,9 +30,9 @@ local promql = import '../lib/promql.libsonnet';
         expr: |||
           min by (%(by)s) (
             regproxy_quota_remaining{%(selector)s}
-            + deriv(regproxy_quota_remaining{%(selector)s}[%(window)s]) * %(seconds)d
+            + deriv(regproxy_quota_remaining{%(selector)s}[%(window)s]) * regproxy_quota_window_seconds{%(selector)s}
           ) < 0
-        ||| % { by: quota, selector: selector, window: config.quotaRateWindow, seconds: config.quotaWindowSeconds },
+        ||| % { by: quota, selector: selector, window: config.quotaRateWindow },
         summary: 'The quota of {{ $labels.credential }} at {{ $labels.registry }} will not last',
         description: 'At the rate of the last %s the quota of {{ $labels.credential }} at {{ $labels.registry }} is used up before the' % config.quotaRateWindow
                      + ' registry renews it.',

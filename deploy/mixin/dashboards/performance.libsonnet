@@ -14,7 +14,7 @@ function(m, config) [
       'Each proxy: its version, workers, connections, the bytes in its cache and those free on the disk.',
       'short',
       [
-        g.query('max by (instance, version) (regproxy_build_info{%s})' % m, instant=true),
+        g.query('max by (instance, version, python, openssl) (regproxy_build_info{%s})' % m, instant=true),
         g.query('sum by (instance) (regproxy_workers{%s})' % m, instant=true),
         g.query('sum by (instance) (regproxy_connections_open{%s})' % m, instant=true),
         g.query('sum by (instance) (regproxy_cache_objects{%s})' % m, instant=true),
@@ -24,6 +24,8 @@ function(m, config) [
       {
         instance: 'Instance',
         version: 'Version',
+        python: 'Python',
+        openssl: 'OpenSSL',
         'Value #A': 'Up',
         'Value #B': 'Workers',
         'Value #C': 'Connections',
@@ -82,6 +84,15 @@ function(m, config) [
       ],
     ),
     g.timeseries(
+      'Requests that share a download',
+      'How many requests a download has served when it ends: half of the downloads at most so many, and 95 %.',
+      'short',
+      [
+        g.query('histogram_quantile(%g, sum by (le) (rate(regproxy_fill_requests_bucket{%s}[$__rate_interval])))' % [part, m], '%d %%' % (part * 100))
+        for part in [0.5, 0.95]
+      ],
+    ),
+    g.timeseries(
       'Downloads under way',
       'By proxy, and requests that read from them.',
       'short',
@@ -136,6 +147,12 @@ function(m, config) [
       'Hosts at addresses that whoever named them may not lead to.',
       'ops',
       [g.query('sum by (by) (rate(regproxy_targets_refused_total{%s}[$__rate_interval]))' % m, 'named by {{by}}')],
+    ),
+    g.timeseries(
+      'Clients refused',
+      'Clients that were not let in, by what they lacked.',
+      'ops',
+      [g.query('sum by (kind) (rate(regproxy_refused_logins_total{%s}[$__rate_interval]))' % m, '{{kind}}')],
     ),
     g.timeseries(
       'Rules for images',

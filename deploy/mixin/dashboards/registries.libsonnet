@@ -8,13 +8,15 @@ function(m, h, config) [
     8,
     g.table(
       'Quotas',
-      'What is left, as the registry said last; manifests that were asked for in the last hour.',
+      'What is left, as the registry said last, and how long ago that was; manifests that were asked for in the last hour.',
       'short',
       [
         g.query('max by (registry, credential) (regproxy_quota_limit{%s})' % m, instant=true),
         g.query('min by (registry, credential) (regproxy_quota_remaining{%s})' % m, instant=true),
         g.query('min by (registry, credential) (regproxy_quota_remaining{%s} / (regproxy_quota_limit{%s} > 0))' % [m, m], instant=true),
         g.query('sum by (registry, credential) (increase(regproxy_upstream_manifest_requests_total{%s, method="GET"}[1h]))' % m, instant=true),
+        g.query('max by (registry, credential) (regproxy_quota_window_seconds{%s})' % m, instant=true),
+        g.query('time() - max by (registry, credential) (regproxy_quota_seen_timestamp_seconds{%s})' % m, instant=true),
       ],
       {
         registry: 'Registry',
@@ -23,8 +25,10 @@ function(m, h, config) [
         'Value #B': 'Left',
         'Value #C': 'Part',
         'Value #D': 'GETs in an hour',
+        'Value #E': 'Window',
+        'Value #F': 'Said ago',
       },
-      { Part: 'percentunit' },
+      { Part: 'percentunit', Window: 's', 'Said ago': 's' },
     ),
     g.timeseries(
       'Left of each quota',
@@ -120,8 +124,17 @@ function(m, h, config) [
       [g.query('sum by (host) (rate(regproxy_upstream_bytes_total{%s}[$__rate_interval]))' % h, '{{host}}')],
     ),
     g.timeseries(
-      'Time until the end of an answer',
-      'From a request to an upstream to the end of its answer: half of them, and 95 %, are faster.',
+      'First byte',
+      'From a request that was sent to an upstream to the head of its answer: half of them, and 95 %, are faster.',
+      's',
+      [
+        g.query('histogram_quantile(0.5, sum by (host, le) (rate(regproxy_upstream_first_byte_seconds_bucket{%s}[$__rate_interval])))' % h, '{{host}} 50 %'),
+        g.query('histogram_quantile(0.95, sum by (host, le) (rate(regproxy_upstream_first_byte_seconds_bucket{%s}[$__rate_interval])))' % h, '{{host}} 95 %'),
+      ],
+    ),
+    g.timeseries(
+      'First byte, with connecting',
+      'The same, but from when a connection was looked for: names, TCP and TLS are in it.',
       's',
       [
         g.query('histogram_quantile(0.5, sum by (host, le) (rate(regproxy_upstream_request_duration_seconds_bucket{%s}[$__rate_interval])))' % h, '{{host}} 50 %'),
@@ -148,6 +161,22 @@ function(m, h, config) [
         g.query('sum by (registry) (increase(regproxy_fill_resumes_total{%s}[$__rate_interval]))' % m, '{{registry}} resumed'),
         g.query('sum by (registry) (increase(regproxy_digest_mismatches_total{%s}[$__rate_interval]))' % m, '{{registry}} wrong digest'),
       ],
+    ),
+    g.timeseries(
+      'Tags that moved',
+      'Tags that were found to be another digest than before.',
+      'short',
+      [g.query('sum by (registry) (increase(regproxy_tag_moves_total{%s}[$__rate_interval]))' % m, '{{registry}}')],
+    ),
+  ],
+  [1, g.row('Private content')],
+  [
+    7,
+    g.timeseries(
+      'Access to private content',
+      'Questions whether a client may have it, by what became of them.',
+      'reqps',
+      [g.query('sum by (registry, verdict) (rate(regproxy_access_verdicts_total{%s}[$__rate_interval]))' % m, '{{registry}} {{verdict}}')],
     ),
     g.timeseries(
       'Requests without the configured login',

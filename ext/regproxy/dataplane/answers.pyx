@@ -58,12 +58,13 @@ cdef class Answer:
 
     `until`: seconds of CLOCK_MONOTONIC. `second`: of the clock (epoch) when it went out first: it is good for
     that second alone, as its Date and its line name it, and as a clock that is set changes how old a tag's
-    copy is; 0: it names none. `saved`: its body counts as saved. `last`: the connection ends with it. `owner`
-    is for the handler.
+    copy is; 0: it names none. `saved`: its body counts as saved. `last`: the connection ends with it. `image`,
+    `content`: what counts the use that is made of either. `owner` is for the handler.
     """
 
     def __init__(self, bytes head not None, bytes body not None, object owner, Tally tally not None,
-                 bint saved, double until, long second, tuple line, bint last=False) -> None:
+                 bint saved, double until, long second, tuple line, bint last=False, Use image=None,
+                 Use content=None) -> None:
         self.head = head
         self.body = body
         self.owner = owner
@@ -72,6 +73,8 @@ cdef class Answer:
         self.until = until
         self.second = second
         self.last = last
+        self.image = image
+        self.content = content
         if line is not None and len(line) == 1:
             self.end = line[0]
         elif line is not None:
