@@ -11,7 +11,7 @@ function(m, config) [
       'Proxies up',
       'Proxies whose admin port answers Prometheus.',
       'short',
-      [g.query('sum(up{%s}) or vector(0)' % m, instant=true)],
+      [g.query('count(max by (job, instance) (regproxy_build_info{%s})) or vector(0)' % m, instant=true)],
       [[null, 'red'], [1, 'green']],
     ),
     g.stat(
