@@ -23,7 +23,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages test-image test-debug demo bench bench-full bench-guard bench-guard-update bench-distribution soak conformance e2e-new
+.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages test-image test-debug demo bench bench-full bench-guard bench-guard-update bench-distribution soak conformance e2e-new mixin
 .PHONY: format clean
 
 help: ## list the targets
@@ -115,6 +115,13 @@ soak: build test-packages ## kill it 200 times under load, 500 random fault scri
 	$(BIN)/python -m tests.load.scripts --examples 500
 	$(BIN)/python -m tests.load.large_push --gigabytes 10
 	$(BIN)/python -m tests.load.soak --minutes 30
+
+# jsonnet writes where a folder is, and leaves files that are no longer rendered.
+mixin: test-packages ## rules, alerts and dashboards anew from deploy/mixin, formatted
+	jsonnetfmt -i deploy/mixin/*.*sonnet deploy/mixin/*/*.libsonnet
+	rm -rf deploy/prometheus deploy/grafana && mkdir deploy/prometheus deploy/grafana
+	jsonnet -S -m deploy/prometheus deploy/mixin/rules.jsonnet
+	jsonnet -m deploy/grafana deploy/mixin/dashboards.jsonnet
 
 format: build ## let ruff format the Python files
 	$(BIN)/ruff format $(LINTED)

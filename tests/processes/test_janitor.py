@@ -296,6 +296,7 @@ class TestDisk:
         blobs = [stock.blob(64 * 1024, idle=100.0 - n) for n in range(40)]
         floor = Disk.of(disk).free + 5 * 64 * 1024
         running = stack.enter_context(Running(stock, tmp_path, REGPROXY_MIN_FREE=str(floor)))
+        running.wait_metric("cache_min_free_bytes", floor)
         wait_until(lambda: Disk.of(disk).free >= floor, "there is room")
         wait_until(lambda: running.metric("evicted_objects_total", reason="free") >= 5, "it is counted")
         kept = stock.files()

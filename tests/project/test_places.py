@@ -11,19 +11,8 @@ from tests.support import ROOT
 TESTS = ROOT / "tests"
 FOLDERS = {
     "bench",
-    *(
-        "unit",
-        "wire",
-        "e2e",
-        "faults",
-        "processes",
-        "load",
-        "kernel",
-        "project",
-        "conformance",
-        "fuzz",
-        "image",
-    ),
+    *("unit", "wire", "e2e", "faults", "processes", "load", "kernel", "project", "conformance", "fuzz"),
+    *("deploy", "image"),
     *("support", "support_tests"),
 }
 FILES = sorted(path for path in TESTS.rglob("*.py") if "__pycache__" not in path.parts)
