@@ -1,5 +1,5 @@
 """`python -m regproxy`."""
 
-from regproxy.cli.main import main
+from regproxy.cli.entry import main
 
 main()

@@ -111,6 +111,14 @@ def check_config(config: ConfigOption = None) -> None:
     console.print("The configuration is good.")
 
 
+@app.command("healthcheck")
+def check_health(config: ConfigOption = None) -> None:
+    """Ask the proxy of this environment whether it takes requests; exit code 1 if not, with the reason."""
+    from regproxy.cli import healthcheck
+
+    raise typer.Exit(healthcheck.run(str(config) if config else None, os.environ))
+
+
 def _load(path: Path | None) -> Config:
     try:
         return loading.read(path, os.environ)[1]
@@ -121,8 +129,3 @@ def _load(path: Path | None) -> Config:
 def _fail(error: Exception, code: int = USAGE_ERROR) -> NoReturn:
     typer.echo(f"regproxy: {error}", err=True)
     raise typer.Exit(code)
-
-
-def main() -> None:
-    """Run the console script."""
-    app()

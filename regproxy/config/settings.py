@@ -161,6 +161,7 @@ class Config:
     resolve: Mapping[str, tuple[str, ...]]
     workers: int
     hang_timeout: float
+    drain_timeout: float
     access_log: str
     access_log_format: LogFormat
     audit_log: str
@@ -320,6 +321,7 @@ _SECRET_MEANING = "its first line is the passphrase of the CA's key; not set = t
 _CONSTRAINTS_MEANING = "whether a CA that is made here may sign only the names that are intercepted"
 _CA_NAMES_MEANING = "names that it may sign besides, for later; *.example.com is all of that domain"
 _HANG_MEANING = "a worker that is silent for so long is replaced"
+_DRAIN_MEANING = "how long requests may go on after SIGTERM; what is left then is cut"
 _PORTS_MEANING = "ports that clients may CONNECT to; * = every port"
 _HOSTS_MEANING = "hosts to intercept besides Docker Hub's; masks and :port are taken"
 _LOGIN_MEANING = "whose requests get the credentials: pull = pulls, push = pushes too where ALLOW_PUSH=true"
@@ -385,6 +387,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_RESOLVE", "resolve", "", "host=address, before the resolver", parse_resolve, many=True),
     Setting("REGPROXY_WORKERS", "workers", "auto", "processes; auto = one per core", _text(parse_workers)),
     Setting("REGPROXY_HANG_TIMEOUT", "hang_timeout", "30s", _HANG_MEANING, _TIMEOUT),
+    Setting("REGPROXY_DRAIN_TIMEOUT", "drain_timeout", "7s", _DRAIN_MEANING, _TIME),
     Setting("REGPROXY_ACCESS_LOG", "access_log", "-", "path, - (standard output) or off", _text(parse_log)),
     Setting("REGPROXY_ACCESS_LOG_FORMAT", "access_log_format", "regproxy", _FORMAT_MEANING, _FORMAT),
     Setting("REGPROXY_AUDIT_LOG", "audit_log", "off", _AUDIT_MEANING, _text(parse_log)),

@@ -34,7 +34,7 @@ READY: Final = "ready"
 BEAT: Final = "beat"
 CUT: Final = "cut"
 # Words to a child.
-DRAIN: Final = "drain"  # end; connections and fills have DRAIN_SECONDS
+DRAIN: Final = "drain"  # end; connections and fills have Config.drain_timeout
 RETIRE: Final = "retire"  # end; connections and fills have all the time they need
 STOP: Final = "stop"  # end at once
 RECONCILE: Final = "reconcile"  # to the janitor: a worker died, and may have left files without index rows
@@ -44,8 +44,6 @@ GONE: Final = "gone"  # never sent: the supervisor has died
 CUT_EXIT: Final = 1  # something had to be cut
 USAGE_EXIT: Final = 2  # the configuration can't be used
 LEAK_EXIT: Final = 3  # a debug run left something open at its end
-
-DRAIN_SECONDS: Final = 30.0
 
 _BEAT_SECONDS: Final = 1.0
 _RECORD_MAX: Final = 1 << 24

@@ -48,9 +48,12 @@ _PORT_PATIENCE: Final = 2.0  # seconds that a port may still be in use at the st
 _A_WHILE: Final = 1.0  # seconds; a child that was ready for so long is replaced at once
 _BACKOFF: Final = (0.1, 30.0)  # seconds, after the first and after the last of many failures
 _KILLED: Final = 1.0  # seconds at most after one that was ready: something kills it, and clients wait
-_MARGIN: Final = 3.0  # seconds that a worker has beyond its own limit
+# Seconds beyond REGPROXY_DRAIN_TIMEOUT until a worker is killed, and until all has ended. With the
+# default that is a second before Docker kills; docs/configuration.md says to allow 3 s more than the setting.
+_WORKER_MARGIN: Final = 1.5
+_MARGIN: Final = 2.0
 _STOP_SECONDS: Final = 5.0
-_JANITOR_SECONDS: Final = 1.5  # all in all 34.5: README.md says to allow 35
+_JANITOR_SECONDS: Final = 0.5  # the least that it has
 _LATE: Final = 1.0  # seconds; if a turn takes so much longer, the supervisor was not running
 _LOUD: Final = 5  # failures in a row that are all logged
 _SAY_EVERY: Final = 60.0  # seconds between later ones that are logged
@@ -99,6 +102,7 @@ class Supervisor:
         self._unclean = False
         self._looked = time.monotonic()
         self._ending = 0
+        self._end_by = 0.0  # of time.monotonic(), once a signal has come
         self._code = 0
         self._debug = debug
         self._shelf: Shelf | None = None
@@ -235,13 +239,19 @@ class Supervisor:
         self._ending += 1
         now = time.monotonic()
         if self._ending == 1:
-            log.info("%s: draining for up to %g s", number.name, boot.DRAIN_SECONDS)
+            limits = [child.setup.config.drain_timeout for child in self._of("worker")]
+            longest = max(limits, default=0.0)
+            log.info("%s: draining for up to %g s", number.name, longest)
+            self._end_by = now + longest + _MARGIN
             self._close_listeners()
             self._metrics.workers_ready(0)
-            self._tell_workers(boot.DRAIN, now + boot.DRAIN_SECONDS + _MARGIN)
+            for child in self._of("worker"):
+                child.tell(boot.DRAIN, now + child.setup.config.drain_timeout + _WORKER_MARGIN)
         elif self._ending == 2:
             log.warning("second signal: stopping at once")
-            self._tell_workers(boot.STOP, now + _STOP_SECONDS)
+            self._end_by = min(self._end_by, now + _STOP_SECONDS)
+            for child in self._of("worker"):
+                child.tell(boot.STOP, self._end_by)
         else:
             for child in self._children.values():
                 child.kill()
@@ -249,10 +259,6 @@ class Supervisor:
     def _close_listeners(self) -> None:
         for setup in filter(None, (self._setup, self._next)):
             setup.listeners.close()
-
-    def _tell_workers(self, word: str, kill_at: float) -> None:
-        for child in self._of("worker"):
-            child.tell(word, kill_at)
 
     # --- which children should run -----------------------------------------------------------------------
 
@@ -315,7 +321,8 @@ class Supervisor:
             return
         for child in self._of("janitor"):
             if not child.leaving:
-                child.tell(boot.DRAIN if self._ending == 1 else boot.STOP, now + _JANITOR_SECONDS)
+                word = boot.DRAIN if self._ending == 1 else boot.STOP
+                child.tell(word, max(self._end_by, now + _JANITOR_SECONDS))
 
     def _of(self, role: Role) -> list[Child]:
         return [child for child in self._children.values() if child.role == role]

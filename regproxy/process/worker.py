@@ -50,7 +50,7 @@ class Ending(IntEnum):
 
     NONE = 0
     RETIRE = 1  # accept no connection; connected clients are answered once more
-    DRAIN = 2  # accept no connection, close idle ones, cut the rest after DRAIN_SECONDS
+    DRAIN = 2  # accept no connection, close idle ones, cut the rest after Config.drain_timeout
     STOP = 3  # cut all connections and fills
 
 
@@ -178,7 +178,7 @@ class Worker:
             self._accept_nobody()
             if self._ending is Ending.DRAIN and not services.drains:
                 services.drains = True
-                ends = time.monotonic() + boot.DRAIN_SECONDS
+                ends = time.monotonic() + self._config.drain_timeout
             if not self._running() and not services.fills.active:
                 break
             await asyncio.sleep(_LOOK if self._ending is Ending.DRAIN else _LOOK_RETIRED)

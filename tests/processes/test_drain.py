@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import threading
@@ -227,6 +228,33 @@ class TestCut:
         name = digest_of(body).removeprefix("sha256:")
         assert [path.name for path in proxy.parts()] == [f"{name}.meta", f"{name}.part"]
         assert digest_of(body) not in proxy.blobs()
+
+    def test_a_download_that_takes_too_long(
+        self, lane: Lane, origin: Origin, talk: Talk, hold: threading.Event, stack: ExitStack
+    ) -> None:
+        """Once REGPROXY_DRAIN_TIMEOUT is over, without a second signal."""
+        proxy = lane.new_proxy(REGPROXY_DRAIN_TIMEOUT="300ms")
+        stack.callback(proxy.kill)
+        path, body = lane.publish(300_000, hold_at=200_000, hold=hold)
+        client = talk(proxy, origin)
+        client.ask("GET", path)
+        assert client.read_head().status == 200
+        proxy.signal(TERM)
+        rest, end = client.read_end()
+        assert (len(rest) < len(body), end is End.CLOSE_NOTIFY) == (True, False)
+        assert code(proxy) == 1
+        assert "draining for up to 0.3 s" in proxy.log()
+        assert path in "".join(line for line in proxy.log().splitlines() if "cut: " in line)
+
+    def test_a_worker_that_hangs(self, lane: Lane, stack: ExitStack) -> None:
+        """It is killed a little later, long before it would count as hung."""
+        proxy = lane.new_proxy(REGPROXY_DRAIN_TIMEOUT="0")
+        stack.callback(proxy.kill)
+        (worker,) = proxy.workers(1)
+        os.kill(worker, signal.SIGSTOP)
+        proxy.signal(TERM)
+        assert code(proxy) == 1
+        assert "is killed: it does not end" in proxy.log()
 
     def test_everything_at_once(
         self,
