@@ -156,9 +156,10 @@ class Chores:
     def _publish(self) -> None:
         if self._index is not None:
             totals = self._index.totals()
-            free = Disk.of(self._root).free
+            disk = Disk.of(self._root)
             coming, _ = parts_disk(self._root, self._clock())
-            self._metrics.cache_holds(totals.objects, totals.disk + coming, self._limits.max_size, free)
+            size, floor = totals.disk + coming, disk.floor(self._limits.min_free)
+            self._metrics.cache_holds(totals.objects, size, self._limits.max_size, disk.free, floor)
             self._metrics.index_is_complete(self._index.complete)
         self._metrics.publish()
 

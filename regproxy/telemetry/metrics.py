@@ -263,6 +263,7 @@ class Metrics:
         self._bytes = recent("cache_bytes", "Bytes of the disk that the objects in the cache take.")
         self._max_bytes = recent("cache_max_bytes", "CACHE_MAX_SIZE; 0: no limit.")
         self._free = recent("cache_disk_free_bytes", "Bytes that are free on the cache's file system.")
+        self._min_free = recent("cache_min_free_bytes", "REGPROXY_MIN_FREE: bytes that are to stay free there.")
         self._evicted = counter("evicted_objects", "Objects removed from the cache.", ["reason"])
         self._evicted_bytes = counter("evicted_bytes", "Bytes of the disk that this has freed.", ["reason"])
         self._reconcile = recent("reconcile_seconds", "How long the last comparison of index and disk took.")
@@ -452,12 +453,16 @@ class Metrics:
         """Record that storing works."""
         self._store_ok.set(1)
 
-    def cache_holds(self, objects: int, size: int, max_size: int, free: int) -> None:
-        """Set the size of the cache. Bytes as the disk counts them; `max_size` 0: there is no limit."""
+    def cache_holds(self, objects: int, size: int, max_size: int, free: int, min_free: int) -> None:
+        """Set the size of the cache. Bytes as the disk counts them; `max_size` 0: there is no limit.
+
+        `free`: bytes that are free on its disk, of which `min_free` are to stay so.
+        """
         self._objects.set(objects)
         self._bytes.set(size)
         self._max_bytes.set(max_size)
         self._free.set(free)
+        self._min_free.set(min_free)
 
     def evicted(self, reason: str, objects: int, size: int) -> None:
         """Count objects that were removed. `reason`: size, inactive or free; `size`: bytes of the disk."""

@@ -230,6 +230,7 @@ class TestIndex:
         assert running.metric("cache_bytes") == 20 * 8192
         assert running.metric("cache_max_bytes") == 32 << 30
         assert running.metric("cache_disk_free_bytes") > 0
+        assert running.metric("cache_min_free_bytes") > 0
         assert running.metric("reconcile_seconds") > 0
 
     def test_made_anew_when_it_is_deleted(self, stock: Stock, start: Start) -> None:

@@ -95,7 +95,7 @@ def busy(metrics: Metrics) -> None:
     metrics.tunnel_opened()
     metrics.tunnel_closed(1, 2)
     metrics.store_failed("ENOSPC")
-    metrics.cache_holds(10, 11, 12, 13)
+    metrics.cache_holds(10, 11, 12, 13, 14)
     metrics.evicted("inactive", 2, 8192)
     metrics.reconciled(1.5)
     metrics.index_is_complete(True)
@@ -151,6 +151,7 @@ def test_every_metric_and_its_labels(metrics: Metrics) -> None:
         "regproxy_cache_bytes": set(),
         "regproxy_cache_max_bytes": set(),
         "regproxy_cache_disk_free_bytes": set(),
+        "regproxy_cache_min_free_bytes": set(),
         "regproxy_evicted_objects_total": {"reason"},
         "regproxy_evicted_bytes_total": {"reason"},
         "regproxy_reconcile_seconds": set(),
@@ -230,6 +231,7 @@ def test_promtool_has_nothing_to_say(metrics: Metrics, is_busy: bool) -> None:
         ("cache_bytes", {}, 11),
         ("cache_max_bytes", {}, 12),
         ("cache_disk_free_bytes", {}, 13),
+        ("cache_min_free_bytes", {}, 14),
         ("evicted_objects_total", {"reason": "inactive"}, 2),
         ("evicted_bytes_total", {"reason": "inactive"}, 8192),
         ("reconcile_seconds", {}, 1.5),
@@ -426,7 +428,8 @@ unshare()
 
 # What all processes know of the same thing: the cache, the CA, the program
 ONCE = {
-    *("cache_objects", "cache_bytes", "cache_max_bytes", "cache_disk_free_bytes", "index_complete"),
+    *("cache_objects", "cache_bytes", "cache_max_bytes", "cache_disk_free_bytes", "cache_min_free_bytes"),
+    "index_complete",
     *("reconcile_seconds", "store_ok", "build_info", "quota_limit", "quota_remaining", "circuit_open"),
     *("ca_not_after_timestamp_seconds", "leaf_not_after_timestamp_seconds"),
 }
