@@ -12,6 +12,7 @@ TESTS = ROOT / "tests"
 FOLDERS = {
     "bench",
     *("unit", "wire", "e2e", "faults", "processes", "load", "kernel", "project", "conformance", "fuzz"),
+    "deploy",
     *("support", "support_tests"),
 }
 FILES = sorted(path for path in TESTS.rglob("*.py") if "__pycache__" not in path.parts)

@@ -1,0 +1,1 @@
+"""What operators deploy beside it: rules, alerts, dashboards."""
