@@ -150,11 +150,8 @@ def test_nodes_are_set_up_while_it_runs(tmp_path: Path, tools: Path) -> None:
     containerd.mkdir(parents=True)
     tmp.mkdir()
     config = containerd / "config.toml"
-    before = 'version = 2
-[plugins."io.containerd.grpc.v1.cri".registry]
-'
-    before += '  config_path = "/etc/containerd/certs.d"
-'
+    before = 'version = 2\n[plugins."io.containerd.grpc.v1.cri".registry]\n'
+    before += '  config_path = "/etc/containerd/certs.d"\n'
     config.write_text(before)
     with Proxy(tmp_path / "proxy") as proxy:
         env = {
