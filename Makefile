@@ -24,7 +24,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages demo bench bench-full bench-guard bench-guard-update bench-distribution soak conformance e2e-new
-.PHONY: format clean
+.PHONY: format clean chart deb test-deploy test-deb
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1 \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -60,7 +60,7 @@ lint: build test-packages ## ruff, cython-lint and shellcheck
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/cython-lint ext tests/fuzz/harness
-	shellcheck .ci/run .ci/packages
+	shellcheck .ci/run .ci/packages deploy/deb/* deploy/helm/regproxy/files/nodes.sh
 
 types: build ## mypy, and the stubs against the built modules
 	$(BIN)/mypy
@@ -109,6 +109,18 @@ soak: build test-packages ## kill it 200 times under load, 500 random fault scri
 	$(BIN)/python -m tests.load.scripts --examples 500
 	$(BIN)/python -m tests.load.large_push --gigabytes 10
 	$(BIN)/python -m tests.load.soak --minutes 30
+
+chart: build ## the Helm chart's table of values and its copies of rules and dashboards anew
+	$(BIN)/python -m tests.deploy.chart
+
+test-deploy: build test-packages ## the Helm chart and the kustomize base by their own programs; builds these by Go, 10 minutes the first time
+	$(BIN)/pytest tests/deploy/with_helm.py $(PYTEST)
+
+deb: build-packages ## a Debian package for this machine's release, in dist
+	deploy/deb/build dist
+
+test-deb: build deb ## install, run, upgrade and remove it in a debootstrap root of Debian 12, on Debian 12, as root
+	$(BIN)/python -m tests.deploy.deb
 
 format: build ## let ruff format the Python files
 	$(BIN)/ruff format $(LINTED)

@@ -23,7 +23,7 @@ DEFINITIONS: Final = (
     ("github.com/prometheus-operator/prometheus-operator@v0.85.0", "example/prometheus-operator-crd/"),
     ("github.com/cert-manager/cert-manager@v1.21.2", "deploy/crds/"),
 )
-# The kinds that the chart has, and more would take long to write.
+# The kinds that the chart has; none of these names is in two groups.
 KINDS: Final = frozenset(
     {
         *("ConfigMap", "Service", "ServiceAccount", "Pod", "PersistentVolumeClaim", "Namespace", "Secret"),
@@ -32,7 +32,7 @@ KINDS: Final = frozenset(
     }
 )
 # How kubeconform is told to find them.
-PATTERN: Final = "{{.ResourceKind}}-{{.Group}}-{{.ResourceAPIVersion}}.json"
+PATTERN: Final = "{{.ResourceKind}}-{{.ResourceAPIVersion}}.json"
 _REFERENCE: Final = "#/definitions/"
 
 Schema = dict[str, Any]
@@ -75,20 +75,20 @@ def _downloaded(cache: Path, module: str) -> Path:
     return Path(json.loads(done.stdout)["Zip"])
 
 
-def _write(place: Path, schemas: Iterable[tuple[str, str, str, Schema]]) -> None:
-    for group, version, kind, schema in schemas:
-        name = f"{kind.lower()}-{group}-{version}.json"
+def _write(place: Path, schemas: Iterable[tuple[str, str, Schema]]) -> None:
+    for version, kind, schema in schemas:
+        name = f"{kind.lower()}-{version}.json"
         (place / name).write_text(json.dumps(schema))
 
 
-def _built_in(document: dict[str, Any]) -> Iterable[tuple[str, str, str, Schema]]:
+def _built_in(document: dict[str, Any]) -> Iterable[tuple[str, str, Schema]]:
     definitions = document["definitions"]
     for definition in definitions.values():
         for name in definition.get("x-kubernetes-group-version-kind", ()):
             if name["kind"] in KINDS:
                 whole = _resolved(definition, definitions, ())
                 whole["properties"]["apiVersion"] = {"const": _api_version(name["group"], name["version"])}
-                yield name["group"], name["version"], name["kind"], whole
+                yield name["version"], name["kind"], whole
 
 
 def _api_version(group: str, version: str) -> str:
@@ -111,7 +111,7 @@ def _resolved(value: Any, definitions: dict[str, Any], within: tuple[str, ...]) 
     return _strict(made)
 
 
-def _custom(texts: Iterable[bytes]) -> Iterable[tuple[str, str, str, Schema]]:
+def _custom(texts: Iterable[bytes]) -> Iterable[tuple[str, str, Schema]]:
     for text in texts:
         if not any(f"kind: {kind}\n".encode() in text for kind in KINDS):  # the others take seconds to read
             continue
@@ -121,7 +121,7 @@ def _custom(texts: Iterable[bytes]) -> Iterable[tuple[str, str, str, Schema]]:
                 for version in spec["versions"]:
                     schema = _closed(version["schema"]["openAPIV3Schema"])
                     schema["properties"]["metadata"] = {"type": "object"}
-                    yield spec["group"], version["name"], spec["names"]["kind"], schema
+                    yield version["name"], spec["names"]["kind"], schema
 
 
 def _closed(value: Any) -> Any:
