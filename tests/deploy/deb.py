@@ -1,4 +1,4 @@
-"""The Debian package in a root directory of Debian 12: installed, run, upgraded, removed, purged: `make test-deb`.
+"""The Debian package in a root of Debian 12: installed, run, upgraded, removed, purged: `make test-deb`.
 
 Wants root and debootstrap, and a machine of that release, for which `make deb` has built it.
 """
