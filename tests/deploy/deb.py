@@ -103,7 +103,8 @@ def try_package(root: Path, package: Path, directory: Path) -> None:
     said = inside(root, "apt-get", "-qy", "purge", "regproxy")
     assert "is kept in /var/lib/regproxy/ca" in said
     assert (root / CA / "ca.key").read_bytes() == key
-    assert list((root / "var/cache/regproxy").iterdir()) == [other]
+    left = list((root / "var/cache/regproxy").iterdir())
+    assert left == [other], left
     assert not settings.exists()
     print("removed and purged: the CA is kept, so is what the proxy has not made")
     other.unlink()

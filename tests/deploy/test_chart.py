@@ -25,8 +25,9 @@ from tests.support.proxy import Proxy
 SCHEMA: dict[str, Any] = json.loads((chart.CHART / "values.schema.json").read_text())
 DEFAULTS: dict[str, Any] = yaml.safe_load(chart.VALUES.read_text())
 MATRIX = sorted((chart.CHART / "ci").glob("*.yaml"))
-# Variables that the templates set, read by others than config/settings.py
+# Variables that the templates set: read by others than config/settings.py, and the admin API's.
 ELSEWHERE = {"REGPROXY_CONFIG", "REGPROXY_SETUP_ROOT"}
+ELSEWHERE |= {"REGPROXY_ADMIN_TOKEN_FILE", "REGPROXY_ADMIN_READ_TOKEN_FILE"}
 
 
 def faults(values: dict[str, Any]) -> list[str]:

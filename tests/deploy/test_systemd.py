@@ -85,7 +85,7 @@ def test_a_mistake_would_be_seen(tmp_path: Path) -> None:
 
 
 def test_its_exposure() -> None:
-    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", UNIT]
+    command = ["systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE}", str(UNIT)]
     done = subprocess.run([*command, "--no-pager"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
     said = re.search(r"Overall exposure level for regproxy.service: (\d+\.\d)", done.stdout)

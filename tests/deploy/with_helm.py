@@ -51,7 +51,13 @@ def conforms() -> Callable[[str], str]:
     program, place = KUBECONFORM.build(CACHE), schemas.make(CACHE)
 
     def judge(text: str) -> str:
-        command = [program, "-strict", "-schema-location", f"{place}/{schemas.PATTERN}", "-summary"]
+        command: list[str | Path] = [
+            program,
+            "-strict",
+            "-schema-location",
+            f"{place}/{schemas.PATTERN}",
+            "-summary",
+        ]
         done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60)
         return "" if done.returncode == 0 else done.stdout + done.stderr
 
