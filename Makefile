@@ -24,7 +24,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages test-image test-debug demo bench bench-full bench-guard bench-guard-update bench-distribution soak conformance e2e-new mixin
-.PHONY: format clean
+.PHONY: format clean chart deb test-deploy test-deb
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1 \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -60,7 +60,7 @@ lint: build test-packages ## ruff, cython-lint and shellcheck
 	$(BIN)/ruff check $(LINTED)
 	$(BIN)/ruff format --check $(LINTED)
 	$(BIN)/cython-lint ext tests/fuzz/harness
-	shellcheck .ci/run .ci/packages deploy/image/finish
+	shellcheck .ci/run .ci/packages deploy/image/finish deploy/deb/* deploy/helm/regproxy/files/nodes.sh
 
 types: build ## mypy, and the stubs against the built modules
 	$(BIN)/mypy
@@ -122,6 +122,18 @@ mixin: test-packages ## rules, alerts and dashboards anew from deploy/mixin, for
 	rm -rf deploy/prometheus deploy/grafana && mkdir deploy/prometheus deploy/grafana
 	jsonnet -S -m deploy/prometheus deploy/mixin/rules.jsonnet
 	jsonnet -m deploy/grafana deploy/mixin/dashboards.jsonnet
+
+chart: build ## the Helm chart's table of values and its copies of rules and dashboards anew
+	$(BIN)/python -m tests.deploy.chart
+
+test-deploy: build test-packages ## the Helm chart and the kustomize base by their own programs; builds these by Go, 10 minutes the first time
+	$(BIN)/pytest tests/deploy/with_helm.py $(PYTEST)
+
+deb: build-packages ## a Debian package for this machine's release, in dist
+	deploy/deb/build dist
+
+test-deb: build deb ## install, run, upgrade and remove it in a debootstrap root of Debian 12, on Debian 12, as root
+	$(BIN)/python -m tests.deploy.deb
 
 format: build ## let ruff format the Python files
 	$(BIN)/ruff format $(LINTED)

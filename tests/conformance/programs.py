@@ -26,9 +26,10 @@ class Program:
         path = cache / "bin" / f"{self.name}@{self.version}"
         if not path.exists():
             place = path.parent / f"building-{os.getpid()}"
-            command = [_go(), "install", f"{self.package}@{self.version}"]
-            subprocess.run(command, env=_environment(cache, place), cwd="/", check=True)
-            (place / self.package.rpartition("/")[2]).rename(path)
+            command = [go(), "install", f"{self.package}@{self.version}"]
+            subprocess.run(command, env=environment(cache, place), cwd="/", check=True)
+            [built] = place.iterdir()
+            built.rename(path)
             place.rmdir()
         return path
 
@@ -44,14 +45,16 @@ DISTRIBUTION = Program("registry", "github.com/distribution/distribution/v3/cmd/
 
 def has_go() -> bool:
     """Tell whether Go is here."""
-    return Path(_go()).exists()
+    return Path(go()).exists()
 
 
-def _go() -> str:
+def go() -> str:
+    """Return the path of the go command."""
     return shutil.which("go") or "/usr/local/go/bin/go"
 
 
-def _environment(cache: Path, binaries: Path) -> dict[str, str]:
+def environment(cache: Path, binaries: Path) -> dict[str, str]:
+    """Return the environment of the go command: its files are in `cache`, what it builds in `binaries`."""
     kept = {"PATH", "HOME", "HTTPS_PROXY", "NO_PROXY", "GOPROXY", "GOSUMDB", "SSL_CERT_FILE", "SSL_CERT_DIR"}
     own = {
         "GOPATH": str(cache / "path"),
