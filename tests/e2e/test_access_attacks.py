@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.support.origin import Answer, Origin, Seen, redirect
 from tests.support.proxies import Proxies
 from tests.support.proxy import STATUS, Proxy
 from tests.support.token_server import TokenServer
+from tests.support.trust import Trust
 from tests.support.two_workers import Pair
 from tests.support.virtual_hosts import VirtualHosts
 
@@ -104,18 +106,44 @@ BEHIND = [
 ]
 
 
-@pytest.mark.parametrize(("table", "lent"), BEHIND)
-def test_a_redirect_does_not_borrow_a_login(
-    table: str, lent: bool, start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, tmp_path: Path
-) -> None:
+@dataclass(frozen=True)
+class Led:
+    """For each row of BEHIND a registry with that table, and one that leads to whatever is in the first.
+
+    `proxies`: by whether everybody may have what is behind them.
+    """
+
+    proxies: dict[bool, Proxy]
+    registries: list[Origin]
+    liars: list[Origin]
+
+
+@pytest.fixture(scope="module")
+def led(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Led]:
+    count = len(BEHIND)
+    with VirtualHosts(trust, "private", count) as private, VirtualHosts(trust, "liar", count) as lying:
+        registries, liars = [private.new() for _ in BEHIND], [lying.new() for _ in BEHIND]
+        configs = {}
+        for lent in (True, False):  # apart: what is for everybody is not judged beside what is not
+            each = zip(registries, BEHIND, strict=True)
+            rows = [(registry, table) for registry, (table, is_lent) in each if is_lent is lent]
+            configs[lent] = tables(tmp_path_factory.mktemp("led"), *rows)
+        with Proxies(tmp_path_factory, trust, private, lying) as proxies:
+            each_proxy = {lent: proxies(REGPROXY_CONFIG=config) for lent, config in configs.items()}
+            yield Led(each_proxy, registries, liars)
+
+
+@pytest.mark.parametrize("number", range(len(BEHIND)))
+def test_a_redirect_does_not_borrow_a_login(number: int, led: Led, talk: Talk) -> None:
     """A registry that leads to a private one gets no more than its client would there."""
-    registry, liar = start_origin("reg.test"), start_origin("liar.test")
-    registry.on("/v2/*", owners_alone)
-    liar.on("/v2/*", lambda seen: redirect(registry.url + PATH))
-    proxy = start_proxy(registry, liar, REGPROXY_CONFIG=tables(tmp_path, (registry, table)))
-    client = talk(proxy, liar)
+    registry, liar, lent = led.registries[number], led.liars[number], BEHIND[number][1]
+    body = random.Random(f"led {number}").randbytes(200_000)
+    digest = digest_of(body)
+    registry.on("/v2/*", lambda seen: owners_alone(seen, body))
+    liar.on("/v2/*", lambda seen: redirect(f"{registry.url}/v2/team/a/blobs/{digest}"))
+    client = talk(led.proxies[lent], liar)
     for method in ("HEAD", "GET"):
-        reply = client.request(method, f"/v2/my/app/blobs/{DIGEST}")
+        reply = client.request(method, f"/v2/my/app/blobs/{digest}")
         assert (reply.status == 200) is lent, (method, reply)
 
 
