@@ -15,7 +15,7 @@ import pytest
 from tests.support.byte_streams import End
 from tests.support.client import Client, Reply
 from tests.support.images import digest_of
-from tests.support.origin import Answer, Origin, blob_answer, redirect
+from tests.support.origin import Answer, Origin, Script, blob_answer, redirect
 from tests.support.processes import free_address
 from tests.support.proxies import Proxies
 from tests.support.proxy import Proxy
@@ -76,9 +76,9 @@ def mirrored(
     """Each registry has one mirror, at this path."""
     config = tmp_path_factory.mktemp("mirrors") / "regproxy.toml"
     with ExitStack() as stack:
-        kinds = ("reg", "mirror", "cdn")
-        hosts = [stack.enter_context(VirtualHosts(trust, kind, 50)) for kind in kinds]
-        registries, mirrors, _ = hosts
+        registries, mirrors, cdns = (
+            stack.enter_context(VirtualHosts(trust, kind, 50)) for kind in ("reg", "mirror", "cdn")
+        )
         config.write_text(
             "".join(
                 f'[origin."{name}:{registries.port}"]\nmirrors = ["https://{mirror}:{mirrors.port}{request.param}"]\n'
@@ -86,12 +86,14 @@ def mirrored(
             )
         )
         proxies = Proxies(
-            *(tmp_path_factory, trust, *hosts),
+            tmp_path_factory,
+            trust,
+            *(registries, mirrors, cdns),
             registries=tuple(f"{name}:{registries.port}" for name in registries.names),
             REGPROXY_CONFIG=str(config),
             REGPROXY_ALLOW_TARGETS="",
         )
-        yield Mirrored(*hosts, stack.enter_context(proxies), request.param)
+        yield Mirrored(registries, mirrors, cdns, stack.enter_context(proxies), request.param)
 
 
 # For tests of a mirror that has no path.
@@ -193,7 +195,7 @@ def test_a_mirrors_redirect(mirrored: Mirrored, pair: Pair, content: Content, pu
     assert pair.registry.requests == []
 
 
-OTHERWISE = {
+OTHERWISE: dict[str, Script] = {
     "404": Answer(b"{}", 404),
     "401": Answer(b"{}", 401, {"WWW-Authenticate": 'Basic realm="mirror"'}),
     "429": Answer(b"{}", 429, {"Retry-After": "60"}),
