@@ -45,12 +45,11 @@ serve: build ## run the proxy on directories under .local
 	  REGPROXY_CACHE_DIR='$(REGPROXY_CACHE_DIR)' REGPROXY_CA_DIR='$(REGPROXY_CA_DIR)' \
 	  exec $(BIN)/regproxy serve
 
-test: ## install what is missing, build, lint, check types, run all tests, count instructions
+# mypy and the guard, which counts instructions and no time, have one core each. The tests have all of them.
+test: ## install what is missing, build, lint, check types, count instructions, run all tests
 	@$(MAKE) --no-print-directory build test-packages
-	@$(MAKE) --no-print-directory lint
-	@$(MAKE) --no-print-directory types
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint types bench-guard
 	@$(MAKE) --no-print-directory check
-	@$(MAKE) --no-print-directory bench-guard
 
 TRIXIE ?= test
 test-trixie: ## the same on a fresh Debian 13, a debootstrap root, as root; TRIXIE="check JOBS=2" runs make with that there

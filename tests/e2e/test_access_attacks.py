@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.support.origin import Answer, Origin, Seen, redirect
 from tests.support.proxies import Proxies
 from tests.support.proxy import STATUS, Proxy
 from tests.support.token_server import TokenServer
+from tests.support.trust import Trust
 from tests.support.two_workers import Pair
 from tests.support.virtual_hosts import VirtualHosts
 
@@ -35,16 +37,17 @@ ALICE = "Basic YWxpY2U6YQ=="
 LOGIN = 'credentials = {{username = "alice", password = "a"{more}}}'
 
 
-def owners_alone(seen: Seen) -> Answer:
+def owners_alone(seen: Seen, body: bytes = BODY) -> Answer:
     """What is in team/a is for the bearer of `owner` and for Alice; team/b has it too, for everybody."""
     private = "/team/a/" in seen.path or seen.path == "/v2/"
     if private and seen.get("authorization") not in ("Bearer owner", ALICE):
         return Answer(b"{}", 401, WANTED)
     if seen.path == "/v2/":
         return Answer(b"{}")
-    return (
-        Answer(BODY, headers={"Docker-Content-Digest": DIGEST}) if DIGEST in seen.path else Answer(b"{}", 404)
-    )
+    digest = digest_of(body)
+    if digest not in seen.path:
+        return Answer(b"{}", 404)
+    return Answer(body, headers={"Docker-Content-Digest": digest})
 
 
 def configured(place: Path, **tables: str) -> str:
@@ -103,18 +106,44 @@ BEHIND = [
 ]
 
 
-@pytest.mark.parametrize(("table", "lent"), BEHIND)
-def test_a_redirect_does_not_borrow_a_login(
-    table: str, lent: bool, start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk, tmp_path: Path
-) -> None:
+@dataclass(frozen=True)
+class Led:
+    """For each row of BEHIND a registry with that table, and one that leads to whatever is in the first.
+
+    `proxies`: by whether everybody may have what is behind them.
+    """
+
+    proxies: dict[bool, Proxy]
+    registries: list[Origin]
+    liars: list[Origin]
+
+
+@pytest.fixture(scope="module")
+def led(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Led]:
+    count = len(BEHIND)
+    with VirtualHosts(trust, "private", count) as private, VirtualHosts(trust, "liar", count) as lying:
+        registries, liars = [private.new() for _ in BEHIND], [lying.new() for _ in BEHIND]
+        configs = {}
+        for lent in (True, False):  # apart: what is for everybody is not judged beside what is not
+            each = zip(registries, BEHIND, strict=True)
+            rows = [(registry, table) for registry, (table, is_lent) in each if is_lent is lent]
+            configs[lent] = tables(tmp_path_factory.mktemp("led"), *rows)
+        with Proxies(tmp_path_factory, trust, private, lying) as proxies:
+            each_proxy = {lent: proxies(REGPROXY_CONFIG=config) for lent, config in configs.items()}
+            yield Led(each_proxy, registries, liars)
+
+
+@pytest.mark.parametrize("number", range(len(BEHIND)))
+def test_a_redirect_does_not_borrow_a_login(number: int, led: Led, talk: Talk) -> None:
     """A registry that leads to a private one gets no more than its client would there."""
-    registry, liar = start_origin("reg.test"), start_origin("liar.test")
-    registry.on("/v2/*", owners_alone)
-    liar.on("/v2/*", lambda seen: redirect(registry.url + PATH))
-    proxy = start_proxy(registry, liar, REGPROXY_CONFIG=tables(tmp_path, (registry, table)))
-    client = talk(proxy, liar)
+    registry, liar, lent = led.registries[number], led.liars[number], BEHIND[number][1]
+    body = random.Random(f"led {number}").randbytes(200_000)
+    digest = digest_of(body)
+    registry.on("/v2/*", lambda seen: owners_alone(seen, body))
+    liar.on("/v2/*", lambda seen: redirect(f"{registry.url}/v2/team/a/blobs/{digest}"))
+    client = talk(led.proxies[lent], liar)
     for method in ("HEAD", "GET"):
-        reply = client.request(method, f"/v2/my/app/blobs/{DIGEST}")
+        reply = client.request(method, f"/v2/my/app/blobs/{digest}")
         assert (reply.status == 200) is lent, (method, reply)
 
 
@@ -335,17 +364,18 @@ def test_a_registry_that_hides_what_is_private(
 @pytest.mark.parametrize("outage", ["deny", "same-repository"])
 @pytest.mark.parametrize("status", [500, 503])
 def test_a_registry_in_trouble_with_head_alone(
-    status: int, outage: str, start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk
+    status: int, outage: str, hosts: VirtualHosts, proxies: Proxies, talk: Talk
 ) -> None:
     """It may judge the request itself."""
-    registry = start_origin("reg.test")
+    registry, body = hosts.new(), random.Random(f"{status} {outage}").randbytes(200_000)
+    path = f"/v2/team/a/blobs/{digest_of(body)}"
 
     def answer(seen: Seen) -> Answer:
-        return Answer(b"", status) if seen.method == "HEAD" else owners_alone(seen)
+        return Answer(b"", status) if seen.method == "HEAD" else owners_alone(seen, body)
 
     registry.on("/v2/*", answer)
-    proxy = start_proxy(registry, REGPROXY_ACCESS="verified", REGPROXY_ACCESS_OUTAGE=outage)
+    proxy = proxies(REGPROXY_ACCESS="verified", REGPROXY_ACCESS_OUTAGE=outage)
     client = talk(proxy, registry)
     for _ in range(2):
-        assert client.get(PATH, OWNER).digest == DIGEST
-        assert client.get(PATH).status == 401
+        assert client.get(path, OWNER).body == body
+        assert client.get(path).status == 401

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from tests.support.process_tree import janitors
 from tests.support.processes import free_address, wait_until
 from tests.support.proxy import Proxy, said
 from tests.support.real_clients import Skopeo
+from tests.support.trust import Trust
 from tests.support.two_workers import Pair
 
 StartProxy = Callable[..., Proxy]
-StartRegistry = Callable[..., Registry]
 
 ACCEPT = [("Accept", f"{MANIFEST}, {INDEX}")]
 CACHED = {"ENABLE_MANIFEST_CACHE": "true"}
@@ -41,9 +41,12 @@ def index() -> Index:
     return make_index(size=20_000)
 
 
-@pytest.fixture
-def registry(start_registry: StartRegistry) -> Registry:
-    return start_registry()
+@pytest.fixture(scope="module")
+def registry(trust: Trust, image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """It has `image` as lib/app:v1; what a test pushes goes to a repository of its own."""
+    with Registry(tmp_path_factory.mktemp("registry"), trust) as registry:
+        registry.push("lib/app", "v1", image)
+        yield registry
 
 
 @pytest.fixture
@@ -92,12 +95,12 @@ def of(line: dict[str, Any], *names: str) -> tuple[Any, ...]:
 def test_a_real_pull_from_the_registry_and_from_the_cache(
     registry: Registry, start: StartProxy, index: Index, lines: Lines, tmp_path: Path
 ) -> None:
-    registry.push("lib/app", "v1", index)
+    registry.push("lib/index", "v1", index)
     proxy = start(registry)
     client = skopeo(tmp_path, proxy)
     chosen = index.images[0]
     for number, source in enumerate(["registry", "hit"], 1):
-        client.copy(f"{registry.authority}/lib/app:v1")
+        client.copy(f"{registry.authority}/lib/index:v1")
         line = lines(number)[-1]
         size = sizes(chosen, index.manifest)
         assert line["seconds"] >= 0
@@ -110,7 +113,7 @@ def test_a_real_pull_from_the_registry_and_from_the_cache(
             "client": "127.0.0.1",
             "way": "connect",
             "registry": registry.authority,
-            "repository": "lib/app",
+            "repository": "lib/index",
             "reference": "v1",
             "digest": index.digest,
             "manifest": chosen.digest,
@@ -131,7 +134,6 @@ def test_a_real_pull_from_the_registry_and_from_the_cache(
 def test_a_pull_over_two_workers_is_one_line(
     registry: Registry, start: StartProxy, image: Image, lines: Lines, stack: ExitStack
 ) -> None:
-    registry.push("lib/app", "v1", image)
     pair = Pair(start(registry, REGPROXY_WORKERS="2"), registry.authority)
     one, two = (stack.enter_context(pair.client(pid)) for pid in pair.pids())
     assert one.get("/v2/lib/app/manifests/v1", ACCEPT).digest == image.digest
@@ -145,7 +147,6 @@ def test_a_pull_over_two_workers_is_one_line(
 def test_a_pull_goes_on_over_a_reload(
     registry: Registry, start: StartProxy, image: Image, lines: Lines, tmp_path: Path
 ) -> None:
-    registry.push("lib/app", "v1", image)
     proxy = start(registry, REGPROXY_AUDIT_IDLE="60s")
     with proxy.client(registry.authority) as client:
         assert client.get("/v2/lib/app/manifests/v1", ACCEPT).digest == image.digest
@@ -164,7 +165,6 @@ def test_a_pull_goes_on_over_a_reload(
 def test_what_is_open_at_the_end_is_written(
     registry: Registry, start: StartProxy, image: Image, lines: Lines
 ) -> None:
-    registry.push("lib/app", "v1", image)
     proxy = start(registry, REGPROXY_AUDIT_IDLE="1h")
     with proxy.client(registry.authority) as client:
         client.get("/v2/lib/app/manifests/v1", ACCEPT)
@@ -183,7 +183,6 @@ def test_a_pull_of_a_client_whom_dns_sends_here(
     tmp_path: Path,
     stack: ExitStack,
 ) -> None:
-    registry.push("lib/app", "v1", image)
     host, port = free_address()
     toml = tmp_path / "regproxy.toml"
     # Nothing of the test's may listen on port 443, which is what the registry is asked at.
@@ -222,10 +221,9 @@ STALE = {
 @pytest.mark.parametrize("way", ["connect", "mirror"])
 @pytest.mark.parametrize("why", STALE)
 def test_a_stale_answer(
-    why: str, way: str, registry: Registry, start: StartProxy, image: Image, lines: Lines
+    why: str, way: str, registry: Registry, start: StartProxy, image: Image, lines: Lines, stack: ExitStack
 ) -> None:
     """The line says so, though the blobs are as good as ever."""
-    registry.push("lib/app", "v1", image)
     proxy = start(registry, **STALE[why])
     there = f"?ns={registry.authority.replace(':', '%3A')}" if way == "mirror" else ""
 
@@ -242,6 +240,7 @@ def test_a_stale_answer(
     proxy.wait_kept(image.digest, *image.blobs)
     if why == "trouble":
         registry.stop()
+        stack.callback(registry.start)
     assert pull() == "STALE"
     line = lines(2)[-1]
     want = ("stale", way, "v1", image.digest, 200, "complete", len(image.blobs))
@@ -254,9 +253,9 @@ def test_a_push_is_a_line(
 ) -> None:
     proxy = start(registry, ALLOW_PUSH="true")
     layout = write_layout(tmp_path / "layout", {"v1": index})
-    skopeo(tmp_path, proxy).push(layout, "v1", f"{registry.authority}/lib/app:v1")
+    skopeo(tmp_path, proxy).push(layout, "v1", f"{registry.authority}/lib/pushed:v1")
     (line,) = lines(1)
-    want = ("push", "lib/app", "v1", index.digest, 201, "complete")
+    want = ("push", "lib/pushed", "v1", index.digest, 201, "complete")
     assert of(line, "action", "repository", "reference", "digest", "status", "ended_by") == want
     bodies = sum(map(len, index.blobs.values())) + sum(len(image.manifest) for image in index.images)
     assert bodies + len(index.manifest) <= line["bytes_received"] <= bodies + len(index.manifest) + 1000
@@ -276,10 +275,7 @@ ODD = [
 ]
 
 
-def test_refusals_and_odd_requests_are_lines(
-    registry: Registry, start: StartProxy, image: Image, lines: Lines
-) -> None:
-    registry.push("lib/app", "v1", image)
+def test_refusals_and_odd_requests_are_lines(registry: Registry, start: StartProxy, lines: Lines) -> None:
     proxy = start(registry)
     for count, (path, reference, status) in enumerate(ODD, 1):
         with proxy.client(registry.authority) as client:
@@ -291,10 +287,9 @@ def test_refusals_and_odd_requests_are_lines(
 
 @pytest.mark.parametrize("piece", ["/", "%2F", "/blobs"])
 def test_long_odd_paths_hold_nobody_up(
-    registry: Registry, start: StartProxy, image: Image, lines: Lines, piece: str
+    registry: Registry, start: StartProxy, lines: Lines, piece: str
 ) -> None:
     """They are read in a time that grows with their length, and no faster than that."""
-    registry.push("lib/app", "v1", image)
     proxy = start(registry, REGPROXY_WORKERS="1")
     with proxy.client(registry.authority) as client:
         assert client.get("/v2" + piece * (30_000 // len(piece)), ACCEPT).status != 200
@@ -331,7 +326,6 @@ def test_no_reference_ends_the_log(
 def test_what_is_no_pull_is_no_line(
     registry: Registry, start: StartProxy, image: Image, lines: Lines, tmp_path: Path
 ) -> None:
-    registry.push("lib/app", "v1", image)
     proxy = start(registry)
     with proxy.client(registry.authority) as client:
         for path in ("/v2/", "/v2/lib/app/tags/list", "/v2/_catalog", "/token"):
@@ -343,10 +337,7 @@ def test_what_is_no_pull_is_no_line(
     assert [line["reference"] for line in lines(1)] == ["v1"]
 
 
-def test_secrets_are_in_no_line(
-    registry: Registry, start: StartProxy, image: Image, lines: Lines, tmp_path: Path
-) -> None:
-    registry.push("lib/app", "v1", image)
+def test_secrets_are_in_no_line(registry: Registry, start: StartProxy, lines: Lines, tmp_path: Path) -> None:
     proxy = start(registry)
     with proxy.client(registry.authority) as client:
         headers = [*ACCEPT, ("Authorization", "Basic c2VjcmV0OnNlY3JldA==")]
@@ -360,8 +351,7 @@ def test_other_users_cannot_read_it(start: StartProxy, registry: Registry, tmp_p
     assert (tmp_path / "audit").stat().st_mode & 0o007 == 0
 
 
-def test_standard_output(registry: Registry, start: StartProxy, image: Image) -> None:
-    registry.push("lib/app", "v1", image)
+def test_standard_output(registry: Registry, start: StartProxy) -> None:
     proxy = start(registry, REGPROXY_AUDIT_LOG="-")
     with proxy.client(registry.authority) as client:
         client.get("/v2/lib/app/manifests/v1", ACCEPT)
@@ -369,9 +359,8 @@ def test_standard_output(registry: Registry, start: StartProxy, image: Image) ->
 
 
 def test_a_log_that_is_not_read_holds_nobody_up(
-    registry: Registry, start: StartProxy, image: Image, tmp_path: Path
+    registry: Registry, start: StartProxy, tmp_path: Path
 ) -> None:
-    registry.push("lib/app", "v1", image)
     os.mkfifo(tmp_path / "fifo")
     reader = os.open(tmp_path / "fifo", os.O_RDONLY | os.O_NONBLOCK)
     proxy = start(registry, REGPROXY_AUDIT_LOG=str(tmp_path / "fifo"))
@@ -394,9 +383,8 @@ def test_a_log_that_cannot_be_written_ends_the_start(start_proxy: StartProxy, tm
 
 @pytest.mark.parametrize("path", ["/v2/lib/app/manifests/v1", "/v2/lib/app/manifests/none"])
 def test_a_killed_janitor_costs_no_later_line(
-    registry: Registry, start: StartProxy, image: Image, lines: Lines, path: str
+    registry: Registry, start: StartProxy, lines: Lines, path: str
 ) -> None:
-    registry.push("lib/app", "v1", image)
     proxy = start(registry)
     (janitor,) = janitors(proxy, 1)
     os.kill(janitor, signal.SIGKILL)

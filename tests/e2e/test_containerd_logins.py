@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shutil
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,8 @@ from tests.support.images import Image
 from tests.support.processes import free_address, wait_until
 from tests.support.proxy import Proxy
 from tests.support.real_clients import Containerd, Failed
+from tests.support.trust import Trust
 
-StartProxy = Callable[..., Proxy]
-StartRegistry = Callable[..., Registry]
 Pull = Callable[[str], object]
 
 pytestmark = [
@@ -53,10 +54,52 @@ def puller(program: str, place: Path, told: Path, stack: ExitStack) -> Pull:
     return stack.enter_context(Containerd(place, proxy=NOWHERE, ca=None, hosts=told)).pull
 
 
-def audited(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log in which there is one at least."""
-    text = wait_until(lambda: path.exists() and path.read_text(), f"a line in {path}")
-    return [json.loads(line) for line in str(text).splitlines()]
+@dataclass(frozen=True)
+class World:
+    """A registry, and the proxy before it with an audit log; each test has a repository of its own."""
+
+    registry: Registry
+    proxy: Proxy
+    audit: Path
+    numbers: Iterator[int]
+
+    def publish(self, image: Image) -> str:
+        """Push to a repository that no test had before; the image's name there."""
+        return self.registry.push(f"lib/app{next(self.numbers)}", "v1", image)
+
+    def audited(self, target: str) -> list[dict[str, Any]]:
+        """The lines of the log about that image; waits until there is one."""
+        repository = target.partition("/")[2].rpartition(":")[0]
+
+        def lines() -> list[dict[str, Any]]:
+            text = self.audit.read_text() if self.audit.exists() else ""
+            found = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+            return [line for line in found if line["repository"] == repository]
+
+        return wait_until(lines, f"a line about {repository} in {self.audit}")
+
+
+def world(place: Path, trust: Trust, stack: ExitStack, **env: str) -> World:
+    registry = stack.enter_context(Registry(place / "registry", trust))
+    audit = place / "audit"
+    proxy = Proxy(
+        place / "proxy",
+        {"REGPROXY_AUDIT_LOG": str(audit), "REGPROXY_AUDIT_IDLE": "1s", **env},
+        registries=(registry.authority,),
+        resolve=registry.resolve,
+        ca=trust.path,
+    )
+    return World(registry, stack.enter_context(proxy), audit, count())
+
+
+@pytest.fixture(scope="module")
+def behind_logins(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Alice is let in, nobody else."""
+    place = tmp_path_factory.mktemp("logins")
+    users = place / "users"
+    users.write_text(f"alice:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}\n")
+    with ExitStack() as stack:
+        yield world(*(place, trust, stack), REGPROXY_HTPASSWD=str(users), REGPROXY_UNKNOWN_CLIENTS="deny")
 
 
 HEADERS: list[tuple[str, dict[str, str], bool]] = [
@@ -74,37 +117,31 @@ def test_a_login_in_header(
     program: str,
     header: dict[str, str],
     lets_in: bool,
-    start_registry: StartRegistry,
-    start_proxy: StartProxy,
+    behind_logins: World,
     tmp_path: Path,
     image: Image,
     stack: ExitStack,
 ) -> None:
-    registry = start_registry()
-    target = registry.push("lib/app", "v1", image)
-    users = tmp_path / "users"
-    users.write_text(f"alice:{bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(4)).decode()}\n")
-    proxy = start_proxy(
-        registry,
-        REGPROXY_HTPASSWD=str(users),
-        REGPROXY_UNKNOWN_CLIENTS="deny",
-        REGPROXY_AUDIT_LOG=str(tmp_path / "audit"),
-        REGPROXY_AUDIT_IDLE="1s",
-    )
+    registry, proxy = behind_logins.registry, behind_logins.proxy
+    target = behind_logins.publish(image)
     told = hosts(tmp_path / "hosts", proxy.url, header=header)
     pull = puller(program, tmp_path / program, told, stack)
     if not lets_in:
-        before = registry.requests()
+        before, refused = registry.requests(), len(proxy.access_log(check=is_refused))
         with pytest.raises(Failed):
             pull(target)
         assert registry.requests() == before
-        proxy.access_log(1, check=lambda line: line["status"] == "401")
+        proxy.access_log(refused + 1, check=is_refused)
         return
     pull(target)
-    (line,) = audited(tmp_path / "audit")
+    (line,) = behind_logins.audited(target)
     assert (line["principal"], line["proven_by"], line["way"]) == ("alice", "user", "mirror")
     secrets = (PASSWORD, RIGHT.removeprefix("Basic "))
-    assert not any(secret in proxy.log() + (tmp_path / "audit").read_text() for secret in secrets)
+    assert not any(secret in proxy.log() + behind_logins.audit.read_text() for secret in secrets)
+
+
+def is_refused(line: dict[str, Any]) -> bool:
+    return bool(line["status"] == "401")
 
 
 CERTIFICATES: list[tuple[str, str | None, bool]] = [
@@ -115,6 +152,34 @@ CERTIFICATES: list[tuple[str, str | None, bool]] = [
 ]
 
 
+@dataclass(frozen=True)
+class Guarded:
+    """A proxy that wants certificates at `url`; `files` are some of clients, by whose they are."""
+
+    world: World
+    url: str
+    files: dict[str, Path]
+
+
+@pytest.fixture(scope="module")
+def behind_certificates(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    place = tmp_path_factory.mktemp("certificates")
+    host, port = free_address()
+    ca, cas, toml = ClientCa(place), place / "cas.pem", place / "regproxy.toml"
+    cas.write_bytes(ca.pem)
+    toml.write_text('[principal.nodes]\ncertificates = ["CN:node"]\n')
+    files = {"both": ca.issue("node"), "other": ClientCa(place, "others").issue("node")}
+    with ExitStack() as stack:
+        started = world(
+            *(place, trust, stack),
+            REGPROXY_TLS_LISTEN=f"{host}:{port}",
+            REGPROXY_CLIENT_CA_FILE=str(cas),
+            REGPROXY_CLIENT_CERTS="required",
+            REGPROXY_CONFIG=str(toml),
+        )
+        yield Guarded(started, f"https://{host}:{port}", files)
+
+
 @pytest.mark.parametrize("program", ["ctr", "cri"])
 @pytest.mark.parametrize(
     "line, lets_in", [row[1:] for row in CERTIFICATES], ids=[row[0] for row in CERTIFICATES]
@@ -123,37 +188,23 @@ def test_a_certificate_in_client(
     program: str,
     line: str | None,
     lets_in: bool,
-    start_registry: StartRegistry,
-    start_proxy: StartProxy,
+    behind_certificates: Guarded,
     tmp_path: Path,
     image: Image,
     stack: ExitStack,
 ) -> None:
-    registry = start_registry()
-    target = registry.push("lib/app", "v1", image)
-    host, port = free_address()
-    ca, cas, toml = ClientCa(tmp_path), tmp_path / "cas.pem", tmp_path / "regproxy.toml"
-    cas.write_bytes(ca.pem)
-    toml.write_text('[principal.nodes]\ncertificates = ["CN:node"]\n')
-    proxy = start_proxy(
-        registry,
-        REGPROXY_TLS_LISTEN=f"{host}:{port}",
-        REGPROXY_CLIENT_CA_FILE=str(cas),
-        REGPROXY_CLIENT_CERTS="required",
-        REGPROXY_CONFIG=str(toml),
-        REGPROXY_AUDIT_LOG=str(tmp_path / "audit"),
-        REGPROXY_AUDIT_IDLE="1s",
-    )
-    files = {"both": ca.issue("node"), "other": ClientCa(tmp_path, "others").issue("node")}
-    lines = [f'ca = "{proxy.ca_path}"', *([line.format(**files)] if line else [])]
-    told = hosts(tmp_path / "hosts", f"https://{host}:{port}", *lines)
+    started = behind_certificates.world
+    target = started.publish(image)
+    lines = [f'ca = "{started.proxy.ca_path}"']
+    lines += [line.format(**behind_certificates.files)] if line else []
+    told = hosts(tmp_path / "hosts", behind_certificates.url, *lines)
     pull = puller(program, tmp_path / program, told, stack)
     if not lets_in:
-        before = registry.requests()
+        before = started.registry.requests()
         with pytest.raises(Failed):
             pull(target)
-        assert registry.requests() == before
+        assert started.registry.requests() == before
         return
     pull(target)
-    (line_,) = audited(tmp_path / "audit")
-    assert (line_["principal"], line_["proven_by"], line_["way"]) == ("nodes", "certificate", "mirror")
+    (found,) = started.audited(target)
+    assert (found["principal"], found["proven_by"], found["way"]) == ("nodes", "certificate", "mirror")

@@ -357,25 +357,47 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize("answer, want", REFUSALS, ids=lambda value: repr(value)[:40])
-def test_refusals(
-    answer: bytes,
-    want: str,
-    start: StartProxy,
-    parents: Callable[..., Parent],
-    pull: Callable[..., Reply],
-) -> None:
-    class Deaf(Parent):
-        def _relay(self, client: socket.socket, target: str) -> None:
-            """Nothing follows."""
+class Deaf(Parent):
+    def _relay(self, client: socket.socket, target: str) -> None:
+        """Nothing follows."""
 
+
+@pytest.fixture(scope="module")
+def refused(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Proxy, list[Deaf]]]:
+    """A proxy that reaches r0.test, r1.test... through parents, each of which gives one of REFUSALS."""
+    place = tmp_path_factory.mktemp("refused")
+    with ExitStack() as stack:
+        parents = [stack.enter_context(Deaf(answer=answer)) for answer, _ in REFUSALS]
+        urls = {f"r{number}.test": parent.url(f"u:{SECRET}") for number, parent in enumerate(parents)}
+        toml = "".join(table(f'parent_proxy = "{url}"', name=name) for name, url in urls.items())
+        (place / "regproxy.toml").write_text(toml)
+        env = {"REGPROXY_CONFIG": str(place / "regproxy.toml")}
+        proxy = Proxy(place / "proxy", env, registries=tuple(urls), ca=trust.path)
+        yield stack.enter_context(proxy), parents
+
+
+@pytest.mark.parametrize("number", range(len(REFUSALS)), ids=lambda number: repr(REFUSALS[number])[1:40])
+def test_refusals(number: int, refused: tuple[Proxy, list[Deaf]]) -> None:
+    proxy, parents = refused
+    _, want = REFUSALS[number]
+    host, port = parents[number].address
+    with proxy.client(f"r{number}.test:443") as client:
+        reply = client.get(PATH)
+    assert reply.status == 502
+    assert message(reply).startswith(f"r{number}.test:443: ")
+    assert f"the proxy {host}:{port}" in message(reply) and want in message(reply)
+    assert SECRET not in message(reply) + proxy.log()
+
+
+def test_a_refusal_of_the_environments_proxy(start: StartProxy, pull: Callable[..., Reply]) -> None:
+    answer, want = REFUSALS[0]
     with Deaf(answer=answer) as parent:
         proxy = start(HTTPS_PROXY=parent.url(f"u:{SECRET}"))
         reply = pull(proxy)
         host, port = parent.address
         assert reply.status == 502
-        assert message(reply).startswith("reg.test:443: ")
-        assert f"the proxy {host}:{port}" in message(reply) and want in message(reply)
+        assert message(reply).startswith(f"reg.test:443: the proxy {host}:{port} ")
+        assert want in message(reply)
         assert SECRET not in message(reply) + proxy.log()
 
 

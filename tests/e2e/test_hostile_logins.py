@@ -16,7 +16,9 @@ import pytest
 from tests.support.client import Client
 from tests.support.origin import Answer, Origin, Seen
 from tests.support.processes import free_address
+from tests.support.proxies import Proxies
 from tests.support.proxy import Proxy
+from tests.support.virtual_hosts import VirtualHosts
 
 StartOrigin = Callable[..., Origin]
 StartProxy = Callable[..., Proxy]
@@ -135,10 +137,10 @@ def test_tenants_of_one_domain(start_origin: StartOrigin, start_proxy: StartProx
 
 @pytest.mark.parametrize("scheme", ["NTLM", "Negotiate"])
 def test_a_connection_that_is_logged_in_is_nobody_elses(
-    scheme: str, start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk
+    scheme: str, hosts: VirtualHosts, proxies: Proxies, talk: Talk
 ) -> None:
     """These log a connection in, and no request (RFC 4559 6)."""
-    origin = start_origin("reg.test")
+    origin = hosts.new()
     known: set[int] = set()
 
     def answer(seen: Seen) -> Answer:
@@ -149,21 +151,19 @@ def test_a_connection_that_is_logged_in_is_nobody_elses(
         )
 
     origin.on("/*", answer)
-    proxy = start_proxy(origin)
+    proxy = proxies()
     assert talk(proxy, origin).get("/api/x", {"Authorization": f"{scheme} AAAA"}).body == b"SECRET"
     assert talk(proxy, origin).get("/api/x").status == 401
 
 
 @pytest.mark.parametrize("value", [OURS, "bearer x", "BASIC  eDp5"])
-def test_others_are_pooled_as_ever(
-    value: str, start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk
-) -> None:
-    origin = start_origin("reg.test")
+def test_others_are_pooled_as_ever(value: str, hosts: VirtualHosts, proxies: Proxies, talk: Talk) -> None:
+    origin = hosts.new()
     origin.on("/*", FINE)
-    client = talk(start_proxy(origin), origin)
+    client = talk(proxies(), origin)
     for _ in range(3):
         assert client.get("/v2/app/tags/list", {"Authorization": value}).status == 200
-    assert origin.connections == 1
+    assert len({seen.connection for seen in origin.requests}) == 1
 
 
 # --- a wrong one ------------------------------------------------------------------------------------------
@@ -172,10 +172,10 @@ def test_others_are_pooled_as_ever(
 @pytest.mark.parametrize("taken", [False, True])
 @pytest.mark.parametrize("path", ["/v2/a{}/tags/list", "/v2/a{}/manifests/1", "/v2/"])
 def test_clients_that_leave_before_the_answer(
-    path: str, taken: bool, start_origin: StartOrigin, start_proxy: StartProxy, talk: Talk
+    path: str, taken: bool, hosts: VirtualHosts, proxies: Proxies, talk: Talk
 ) -> None:
     """A password that is wrong, or has changed, is not shown for each of them."""
-    origin = start_origin("reg.test")
+    origin = hosts.new()
     go, right = threading.Event(), [taken]
 
     def answer(seen: Seen) -> Answer:
@@ -184,7 +184,7 @@ def test_clients_that_leave_before_the_answer(
         return Answer(b"{}", 401, {"WWW-Authenticate": 'Basic realm="r"'}, hold_at=-1, hold=go)
 
     origin.on("/*", answer)
-    proxy = start_proxy(origin, AUTH_REGISTRIES="reg.test:puller:S3cret")
+    proxy = proxies(AUTH_REGISTRIES=" ".join(f"{name}:puller:S3cret" for name in hosts.names))
     if taken:
         assert talk(proxy, origin).get("/v2/first/tags/list").status == 200
         right[0] = False

@@ -21,8 +21,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.support.byte_streams import End
 from tests.support.client import Client, Reply
 from tests.support.images import digest_of
+from tests.support.known_addresses import KnownAddresses
 from tests.support.origin import Answer, Origin, Seen, blob_answer, redirect
 from tests.support.processes import free_address, wait_until
+from tests.support.proxies import Proxies
 from tests.support.proxy import Proxy, said
 from tests.support.trust import Trust
 
@@ -314,12 +316,13 @@ class TestPool:
     """Connections to origins are kept and used again, and never once they are out of step."""
 
     @pytest.fixture
-    def origin(self, start_origin: StartOrigin) -> Origin:
-        return start_origin("pool.test")
+    def origin(self, start_origin: StartOrigin, addresses: KnownAddresses) -> Origin:
+        """A host of the test's own, so that all connections to it are, too."""
+        return start_origin("reg.test", address=addresses.take())
 
     @pytest.fixture
-    def proxy(self, origin: Origin, start_proxy: StartProxy) -> Proxy:
-        return start_proxy(origin, REGPROXY_DEBUG="1", ALLOW_PUSH="true")
+    def proxy(self, shared: Proxies) -> Proxy:
+        return shared(ALLOW_PUSH="true")
 
     def test_reuse(self, origin: Origin, client: Client) -> None:
         origin.on("/v2/", Answer(b"{}"))
