@@ -25,6 +25,7 @@ from regproxy.dataplane.board import Board
 from regproxy.dataplane.inotify import Watch
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.records_self_test import records_fault
+from regproxy.dataplane.request_ids import RequestIds
 from regproxy.fill.fills import Fills
 from regproxy.fill.origin_bodies import CHANCES, Limits
 from regproxy.fill.provenance import Provenance
@@ -98,7 +99,8 @@ def build(
     provenance = Provenance(index, access_rules.is_shared, guarded=access_rules.guarded)
     fills, tags = _fills_and_tags(base, store, index, upstream, provenance)
     access, audit = _access_log(config), _audit(config, record, loop)
-    again = _repeats(base, index, access, access_rules.guarded) if audit is None else None
+    ids = RequestIds()
+    again = _repeats(base, index, access, access_rules.guarded, ids) if audit is None else None
     for source in (reactor, fills, authority, access, *(each for each in (audit, again) if each is not None)):
         metrics.watch(source)
     return Services(
@@ -123,6 +125,7 @@ def build(
         authority=authority,
         ca_watch=ca_watch,
         loop=loop,
+        ids=ids,
         clients=clients(config),
         closes=config.keepalive_timeout == 0,
         stretch=quotas.stretch,
@@ -144,8 +147,8 @@ def _authority(config: Config, directories: Directories) -> tuple[Authority, CaW
     return Authority(load(files, time.time()), time.time), CaWatch(files)
 
 
-def _repeats(base: _Base, index: Index, access: AccessLog, guarded: bool) -> Repeats | None:
-    return repeats(base.config, base.board, index, base.metrics, access, guarded)
+def _repeats(base: _Base, index: Index, access: AccessLog, guarded: bool, ids: RequestIds) -> Repeats | None:
+    return repeats(base.config, base.board, index, base.metrics, access, guarded, ids)
 
 
 def _storage(base: _Base) -> tuple[Store, Index]:

@@ -14,6 +14,7 @@ from regproxy.cache.index.index import Index
 from regproxy.config.settings import Config
 from regproxy.core.lru import Seldom
 from regproxy.dataplane.reactor import Reactor
+from regproxy.dataplane.request_ids import RequestIds
 from regproxy.fill.fills import Fills
 from regproxy.policy.interception import Interception
 from regproxy.policy.plans import Policy
@@ -64,6 +65,7 @@ class Services:
     loop: asyncio.AbstractEventLoop
     clients: Clients | None = None  # None: every client is alike
     stretch: Callable[[str], float] = lambda host: 1.0  # how many times longer a registry's tags are fresh
+    ids: RequestIds = field(default_factory=RequestIds)
     closes: bool = False  # every answer announces the connection's end: in shutdown, or without keep-alive
     audit: Audit | None = None
     repeats: Repeats | None = None  # None: the data plane sends no answer by itself

@@ -38,6 +38,9 @@ class Exchange:
     `digest`: of the manifest that was answered or taken, "" where that is not known. `received`: bytes of the
     request's body.
 
+    `request_id`: see Responder.id_of(); b"" until somebody has to know it. `fill_id`: the id of the request
+    that has begun what this one was answered from, "" for none, or this one.
+
     `task` works on it; `sent_waiter` and `body_over` are what the task awaits from the stream.
     """
 
@@ -52,6 +55,7 @@ class Exchange:
         "detail",
         "digest",
         "ending",
+        "fill_id",
         "good_until",
         "head",
         "host",
@@ -62,6 +66,7 @@ class Exchange:
         "principal",
         "received",
         "request",
+        "request_id",
         "route",
         "rule",
         "said_size",
@@ -103,7 +108,8 @@ class Exchange:
         self.ending = False
         self.good_until = 0.0
         self.head = b""
-        self.kind = self.cache = self.detail = self.asked = ""
+        self.request_id = b""
+        self.kind = self.cache = self.detail = self.asked = self.fill_id = ""
         self.digest = self.decision = self.rule = ""
         self.received = 0
         self.warning = b""
@@ -127,6 +133,7 @@ class Exchange:
         self.asked, self.asked_seconds = brought.fetched_from, brought.seconds
         # Following another process's fill is joining it, too.
         self.cache = "UPDATING" if brought.joined and cache in _FETCHED else cache
+        self.fill_id = brought.request_id
 
     def cancel(self) -> None:
         """Cancel the task that works on it."""

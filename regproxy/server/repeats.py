@@ -12,6 +12,7 @@ from regproxy.cache.index.index import Index
 from regproxy.config.settings import Config
 from regproxy.dataplane.answers import Answer, Answers, Scope
 from regproxy.dataplane.board import Board
+from regproxy.dataplane.request_ids import RequestIds
 from regproxy.dataplane.stream import Stream
 from regproxy.http.origin import Origin
 from regproxy.policy.freshness import Lifetime
@@ -95,10 +96,14 @@ class Repeats:
             return  # something else than the request ends the connection
         host, kind, cache = exchange.host, exchange.kind, exchange.cache
         owner = Repeated(exchange.origin, route, host, kind, cache, exchange.digest, status, len(body))
-        line = self._access.parts(second, request.method, route.path, host, status, len(body), kind, cache)
+        request_id = exchange.request_id
+        line = self._access.parts(
+            *(second, request.method, route.path, host, status, len(body), kind, cache),
+            *(request_id.decode(), route.told),
+        )
         tally = self._metrics.tally(host, kind, cache, status)
         until, last = exchange.good_until, not exchange.keeps
-        scope.put(asked, Answer(head, body, owner, tally, True, until, second, line, last))
+        scope.put(asked, Answer(head, body, owner, tally, True, until, second, line, last, request_id))
 
     def tidy(self, now: float) -> None:
         """Forget all answers now and then. `now`: monotonic."""
@@ -123,10 +128,16 @@ def _passed_until(exchange: Exchange, route: Route) -> float:
 
 
 def repeats(
-    config: Config, board: Board, index: Index, metrics: Metrics, access: AccessLog, guarded: bool
+    config: Config,
+    board: Board,
+    index: Index,
+    metrics: Metrics,
+    access: AccessLog,
+    guarded: bool,
+    ids: RequestIds,
 ) -> Repeats | None:
     """Return what lets the data plane answer by itself, None where each answer needs more than that."""
     if not config.repeat_answers or config.image_rules.rules or config.keepalive_timeout == 0:
         return None
-    answers = Answers(board, config.keepalive_timeout, config.client_header_timeout)
+    answers = Answers(board, config.keepalive_timeout, config.client_header_timeout, ids)
     return Repeats(answers, index, metrics, access, guarded)

@@ -16,6 +16,7 @@ from typing import Any, Final
 from regproxy.auth.client_logins import LoginsBusy, LoginsUnavailable
 from regproxy.config.hosts import OWN_HOST
 from regproxy.core.errors import HeadError, RegproxyError
+from regproxy.core.request_context import CURRENT, RequestContext
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import UpstreamAnswer
 from regproxy.fill.tag_request import Held
@@ -266,13 +267,14 @@ class Session:
         else:
             self._not_at_hand(origin, route, copy)
 
-    def on_answering(self, repeated: Repeated, began: float) -> None:
+    def on_answering(self, repeated: Repeated, began: float, request_id: bytes) -> None:
         """Take over an answer that the data plane sends again: it does not go out at once."""
         exchange = self.exchange
         exchange.started = began
         exchange.begin(repeated.origin, repeated.route)
         exchange.host, exchange.kind, exchange.cache = repeated.host, repeated.kind, repeated.cache
         exchange.digest, exchange.status = repeated.digest, repeated.status
+        exchange.request_id = request_id
         exchange.base -= repeated.size
         exchange.ending = True
 
@@ -306,7 +308,8 @@ class Session:
     def on_source_failed(self, reason: str) -> None:
         """Cut the connection: the body can't be completed, and the client must not take it for complete."""
         exchange = self.exchange
-        log.warning("cut %s %s: %s", exchange.host, exchange.uri, reason)
+        about = self._responder.about(exchange)
+        log.warning("cut %s %s: %s", exchange.host, exchange.uri, reason, extra=about)
         route = exchange.route
         if exchange.cache in _FROM_DISK and route is not None and route.by_digest is not None:
             # A file that can't be read to its end would fail every later client too.
@@ -445,6 +448,7 @@ class Session:
         """Await the answer to a request; where that fails, answer with the error."""
         # Set for this task and all tasks that it starts: a fill's lookups count for the client that began it.
         CLIENT.set(self.stream.peer)
+        CURRENT.set(RequestContext(self._responder.id_of(self.exchange)))
         exchange, responder = self.exchange, self._responder
         try:
             await answer
