@@ -19,7 +19,8 @@ _FETCHED: Final = frozenset({"MISS", "EXPIRED"})
 class Exchange:
     """The current request of a connection. One object serves all of its requests, and is reset for each.
 
-    `host`: as the CONNECT has named it. `origin`: the origin of this request; None on the proxy port itself.
+    `host`: as the CONNECT has named it, with its port unless that is 443. `origin`: the origin of this request;
+    None on the proxy port itself.
     `principal`: who the client is; it stays for the connection's later requests.
     `route`: the parsed head with its target; None where it could not be read. `request`: None also where no
     request is answered, or an error closes the connection. `started`: monotonic, when the head came.
@@ -127,6 +128,11 @@ class Exchange:
     def unread(self) -> bool:
         """Whether the client may still be sending bytes that will not be read."""
         return self.request is None or self.body_left
+
+    @property
+    def bare_host(self) -> str:
+        """The host alone, as nginx's $host."""
+        return self.origin.host if self.origin is not None else self.host
 
     def note(self, brought: Fill | Confirmed, cache: str) -> None:
         """Note which server was asked, and the cache status."""

@@ -97,8 +97,9 @@ class Repeats:
         host, kind, cache = exchange.host, exchange.kind, exchange.cache
         owner = Repeated(exchange.origin, route, host, kind, cache, exchange.digest, status, len(body))
         request_id = exchange.request_id
+        named = exchange.bare_host if self._access.rp else host
         line = self._access.parts(
-            *(second, request.method, route.path, host, status, len(body), kind, cache),
+            *(second, request.method, route.path, named, status, len(body), kind, cache),
             *(request_id.decode(), route.told),
         )
         tally = self._metrics.tally(host, kind, cache, status)

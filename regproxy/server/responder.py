@@ -142,6 +142,7 @@ class Responder:
         method = request.method if request is not None else _METHODS.get(kind, "")
         path = route.path if route is not None and request is not None else ""
         if access.rp:
+            host = exchange.bare_host
             if exchange.origin is not None and kind not in _UNLOGGED:
                 access.rp_line(time.time(), method, path, host, status, sent, kind, cache, hops)
             return

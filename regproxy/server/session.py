@@ -20,7 +20,7 @@ from regproxy.core.request_context import CURRENT, RequestContext
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import UpstreamAnswer
 from regproxy.fill.tag_request import Held
-from regproxy.http.origin import Origin
+from regproxy.http.origin import Origin, named
 from regproxy.policy.interception import Decision
 from regproxy.policy.plans import PONG, Action, Plan
 from regproxy.policy.principals import ANONYMOUS
@@ -136,7 +136,7 @@ class Session:
             text = "CONNECT wants host:port and HTTP/1.1, such as CONNECT ghcr.io:443 HTTP/1.1"
             responder.plain_error(exchange, 400, text)
             return
-        exchange.host = host
+        exchange.host = named(host, port)
         if self._clients is None:
             self._connect(host, port)
         else:
@@ -146,7 +146,7 @@ class Session:
         """Take over a CONNECT that came over another connection, of a client that may be here."""
         self.stream.pause()
         exchange = self._begin()
-        exchange.kind, exchange.host = "connect", host
+        exchange.kind, exchange.host = "connect", named(host, port)
         exchange.peer, exchange.principal = client.peer, client.principal
         self._connect(host, port)
 
@@ -384,7 +384,7 @@ class Session:
     def _mirrored(self, route: Route) -> Origin | None:
         """Return the registry that a request without CONNECT is for, None if it is for a page, or refused."""
         mirrored = route.mirrored
-        self.exchange.host = mirrored.origin.host if mirrored is not None else ""
+        self.exchange.host = mirrored.origin.name if mirrored is not None else ""
         return mirrored.origin if mirrored is not None and not route.refused else None
 
     def _show_page(self, route: Route) -> None:
@@ -403,7 +403,7 @@ class Session:
         exchange, handlers, services = self.exchange, self._handlers, self._services
         request, target = route.request, route.target
         age = copy.age if copy is not None and copy.current else math.inf
-        stretch = services.stretch(origin.host) if copy is not None else 1.0
+        stretch = services.stretch(origin.name) if copy is not None else 1.0
         plan = services.policy.plan(request.method, target, copy is not None, age, request.path, stretch)
         if route.shared.own and (passed := services.policy.as_own(plan, target)) is not plan:
             services.say_own(origin.host, route.shared.own)

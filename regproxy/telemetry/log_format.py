@@ -26,8 +26,8 @@ Role = Literal["supervisor", "worker", "janitor"]
 ALWAYS: Final = ("time", "level", "logger", "role", "slot", "pid", "message")
 # What a line has where there is such a thing: attributes of the record, put there by `extra`.
 FIELDS: Final = (
-    *("request_id", "client", "host", "registry", "repository", "digest", "mirror"),
-    *("bytes", "total", "attempts", "streams", "reason"),
+    *("request_id", "client", "host", "registry", "repository", "digest"),
+    *("bytes", "total", "attempts", "asked", "reason"),
 )
 EXCEPTION: Final = "exception"
 _SETTING: Final = "REGPROXY_LOG_FORMAT"
@@ -41,6 +41,13 @@ _NAMES: Final = {0x09: "\\t", 0x0A: "\\n", 0x0D: "\\r"}
 _ESCAPES: Final = {
     code: _NAMES.get(code, f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}") for code in _CONTROLS
 }
+
+
+def _request_of(record: logging.LogRecord) -> str:
+    """Return the id of the request that a record is about: what it says itself, or that of its task."""
+    said = record.__dict__.get("request_id")
+    current = CURRENT.get()
+    return str(said) if said else current.request_id if current is not None else ""
 
 
 def printable(text: str) -> str:
@@ -72,9 +79,8 @@ class TextFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Return the line, without a traceback."""
-        current = CURRENT.get()
-        text = printable(record.message)
-        record.message = text if current is None else f"{text} [request {current.request_id}]"
+        request_id, text = _request_of(record), printable(record.message)
+        record.message = f"{text} [request {request_id}]" if request_id else text
         return super().formatMessage(record)
 
     def formatException(
@@ -110,9 +116,8 @@ class JsonFormatter(logging.Formatter):
             **self._who,
             "message": message,
         }
-        current = CURRENT.get()
-        if current is not None:
-            line["request_id"] = current.request_id
+        if request_id := _request_of(record):
+            line["request_id"] = request_id
         has = record.__dict__
         line |= {name: has[name] for name in FIELDS if has.get(name) not in (None, "")}
         if record.exc_info:

@@ -150,7 +150,7 @@ class Upstream:
             connection = await self._connect(origin, answer_of)
             return await self._ask(connection, head, method, started, patience)
         except UpstreamError:
-            self._counters.upstream_request(origin.host, "error", time.monotonic() - started)
+            self._counters.upstream_request(origin.name, "error", time.monotonic() - started)
             raise
 
     async def _connect(self, origin: Origin, answer_of: Origin | None = None) -> Connection:
@@ -174,7 +174,7 @@ class Upstream:
         except BaseException:
             connection.abort()
             raise
-        self._counters.upstream_request(connection.origin.host, response.status, time.monotonic() - started)
+        self._counters.upstream_request(connection.origin.name, response.status, time.monotonic() - started)
         return connection, response
 
     def _fields(self, origin: Origin, grant: Grant | None) -> tuple[tuple[bytes, bytes], ...]:
