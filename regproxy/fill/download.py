@@ -140,6 +140,8 @@ class Downloads:
                 response = await self._transfer(fill, part, bodies).run()
             await hash_all(growth, self._loop)
             digest = await self._verify(fill, response, part, bodies.whose)
+            if fill.span is not None:
+                fill.span.event("verified", {"regproxy.digest": digest, "regproxy.bytes": growth.written})
             self._tell(part, lambda: _meta(fill, part, VERIFIED, size=growth.written))
             growth.finish()
             await self._keep(fill, part, digest)
@@ -186,6 +188,8 @@ class Downloads:
             if fill.media_type == NO_TYPE and response.status != 416:
                 fill.media_type = (response.get(b"content-type") or NO_TYPE.encode()).decode("latin-1")
             fill.opened.set_result(Opened(growth, total))
+            if fill.span is not None:
+                fill.span.event("first byte", {"regproxy.bytes": total})
         self._tell(part, lambda: _meta(fill, part, OPEN))
         growth.on_spill = lambda: self._spilled(part)
         if total >= LARGE:

@@ -9,7 +9,7 @@ from typing import Final
 
 from regproxy.cache.blobs import Blob
 from regproxy.core.errors import Busy, DigestMismatch, RateLimited, UpstreamError
-from regproxy.core.request_context import CURRENT
+from regproxy.core.request_context import CURRENT, Span
 from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.fill.tag_request import TagAsk
 from regproxy.http.messages import Request, Response
@@ -106,7 +106,8 @@ class Fill:
     has told it; `manifest`: the type that the bytes state, None where they are no manifest. `joined`: another
     process fetches it, or has fetched it for us; `foreign`: maybe from another source than it was asked of.
     `request_id`: of the client's request that has begun it, "" where none has.
-    `stored`: it is in the store. `asked`: when a client asked last, monotonic.
+    `stored`: it is in the store. `span`: None if it is not traced. `asked`: when a client asked last,
+    monotonic.
     """
 
     __slots__ = (
@@ -121,6 +122,7 @@ class Fill:
         "opened",
         "request_id",
         "seconds",
+        "span",
         "stored",
         "tag",
         "wanted",
@@ -136,6 +138,7 @@ class Fill:
         self.fetched_from = ""
         self.seconds = 0.0
         current = CURRENT.get()
+        self.span: Span | None = None
         self.request_id = current.request_id if current is not None else ""
         self.joined = self.foreign = self.stored = False
         self.began = self.asked = time.monotonic()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ from regproxy.policy.plans import Policy
 from regproxy.process.boot import Record
 from regproxy.server.audit import Audit
 from regproxy.server.clients import clients
-from regproxy.server.context import Services
+from regproxy.server.context import Services, Tracer
 from regproxy.server.lookup import Lookup
 from regproxy.server.repeats import Repeats, repeats
 from regproxy.server.rights import Rights
@@ -56,6 +57,7 @@ from regproxy.tls.ca_watch import CaWatch
 from regproxy.tls.client_contexts import Trust
 from regproxy.tls.ktls import kernel_tls
 from regproxy.tls.server_contexts import Contexts
+from regproxy.tracing import environment
 from regproxy.upstream.admission import Gate
 from regproxy.upstream.circuit_breaker import Breakers
 from regproxy.upstream.client import Upstream
@@ -101,7 +103,9 @@ def build(
     access, audit = _access_log(config), _audit(config, record, loop)
     ids = RequestIds()
     again = _repeats(base, index, access, access_rules.guarded, ids) if audit is None else None
-    for source in (reactor, fills, authority, access, *(each for each in (audit, again) if each is not None)):
+    tracer = _tracer(record.slot)
+    optional = (each for each in (audit, again, tracer) if each is not None)
+    for source in (reactor, fills, authority, access, *optional):
         metrics.watch(source)
     return Services(
         config=config,
@@ -131,6 +135,7 @@ def build(
         stretch=quotas.stretch,
         audit=audit,
         repeats=again,
+        tracer=tracer,
     )
 
 
@@ -220,6 +225,18 @@ def own_records(config: Config) -> bool:
         return False
     log.info("TLS records: made and opened here where that pays (%s)", tls.openssl_version())
     return True
+
+
+def _tracer(slot: int) -> Tracer | None:
+    """Return what traces requests, None unless OpenTelemetry's environment asks for it: nothing is imported
+    then.
+    """
+    how = environment.read(os.environ)
+    if how is None:
+        return None
+    from regproxy.tracing.requests import Requests
+
+    return Requests.open(how, slot)
 
 
 def _access_log(config: Config) -> AccessLog:

@@ -236,6 +236,8 @@ class Worker:
         services.store.close()
         services.index.close()
         services.access.close()
+        if services.tracer is not None:
+            services.tracer.close()
         if services.audit is not None:
             services.audit.close()
 

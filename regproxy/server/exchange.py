@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from regproxy.core.request_context import Span
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fill import Fill
 from regproxy.http.messages import Request
@@ -19,9 +20,9 @@ _FETCHED: Final = frozenset({"MISS", "EXPIRED"})
 class Exchange:
     """The current request of a connection. One object serves all of its requests, and is reset for each.
 
-    `host`: as the CONNECT has named it, with its port unless that is 443. `origin`: the origin of this request;
-    None on the proxy port itself.
-    `principal`: who the client is; it stays for the connection's later requests.
+    `host`: as the CONNECT has named it, with its port unless that is 443. `origin`: the origin of this
+    request; None on the proxy port itself. `principal`: who the client is; it stays for the connection's
+    later requests.
     `route`: the parsed head with its target; None where it could not be read. `request`: None also where no
     request is answered, or an error closes the connection. `started`: monotonic, when the head came.
 
@@ -42,6 +43,8 @@ class Exchange:
     `request_id`: see Responder.id_of(); b"" until somebody has to know it. `fill_id`: the id of the request
     that has begun what this one was answered from, "" for none, or this one.
 
+    `connection`: what the Tracer knows of the connection; `span`: of this request, None if it is not traced.
+
     `task` works on it; `sent_waiter` and `body_over` are what the task awaits from the stream.
     """
 
@@ -52,6 +55,7 @@ class Exchange:
         "body_left",
         "body_over",
         "cache",
+        "connection",
         "decision",
         "detail",
         "digest",
@@ -72,6 +76,7 @@ class Exchange:
         "rule",
         "said_size",
         "sent_waiter",
+        "span",
         "started",
         "status",
         "stream",
@@ -92,6 +97,7 @@ class Exchange:
         self.sent_waiter: asyncio.Future[None] | None = None
         self.body_over: asyncio.Future[None] | None = None
         self.waiting = False
+        self.connection: object = None
         self.begin(None, None)
 
     def begin(self, origin: Origin | None, route: Route | None) -> None:
@@ -110,6 +116,7 @@ class Exchange:
         self.good_until = 0.0
         self.head = b""
         self.request_id = b""
+        self.span: Span | None = None
         self.kind = self.cache = self.detail = self.asked = self.fill_id = ""
         self.digest = self.decision = self.rule = ""
         self.received = 0

@@ -109,6 +109,8 @@ class Responder:
             tally.add_saved(sent)
         if services.audit is not None and route is not None and exchange.origin is not None:
             services.audit.note(exchange, route, took, sent)
+        if services.tracer is not None:
+            services.tracer.end(exchange, self.id_of(exchange), took, sent)
         access = services.access
         if exchange.asked or access.rp:
             self._log_asked(exchange, sent, took)
@@ -132,6 +134,7 @@ class Responder:
                 _more(exchange),
             )
         exchange.status = 0
+        exchange.span = None
         if exchange.waiting:
             self.wait_for_fill(exchange, False)
 
@@ -348,7 +351,9 @@ def _more(exchange: Exchange) -> str:
     """Return what the access log has of a request besides what all lines have, as its text."""
     route = exchange.route
     told = route.told if route is not None else ""
-    fill_id = exchange.fill_id
+    fill_id, span = exchange.fill_id, exchange.span
+    if span is not None and (route is None or route.trace is None):
+        told += f',"trace_id":"{span.trace_id}"'
     if fill_id and fill_id.encode() != exchange.request_id:
         return f'{told},"fill_request_id":"{fill_id}"'
     return told

@@ -178,7 +178,10 @@ class Session:
 
     def on_handshake(self) -> None:
         """Read requests: the TLS handshake with the client is complete."""
-        timeout = self._services.config.client_header_timeout
+        services = self._services
+        if services.tracer is not None:
+            services.tracer.secured(self.exchange)
+        timeout = services.config.client_header_timeout
         self.stream.next_head(timeout, timeout)
 
     def on_head(self, head: bytes) -> None:
@@ -448,7 +451,7 @@ class Session:
         """Await the answer to a request; where that fails, answer with the error."""
         # Set for this task and all tasks that it starts: a fill's lookups count for the client that began it.
         CLIENT.set(self.stream.peer)
-        CURRENT.set(RequestContext(self._responder.id_of(self.exchange)))
+        self._set_current()
         exchange, responder = self.exchange, self._responder
         try:
             await answer
@@ -464,6 +467,14 @@ class Session:
             log.exception("%s %s", exchange.host, exchange.uri)
             responder.failed(exchange, RegproxyError(f"internal error: {type(error).__name__}"))
 
+    def _set_current(self) -> None:
+        """Have all that this task logs, and asks of others, be known as this request's."""
+        exchange, tracer = self.exchange, self._services.tracer
+        request_id = self._responder.id_of(exchange)
+        if tracer is not None and exchange.span is None and exchange.kind != "connect":
+            exchange.span = tracer.begin(exchange, request_id)
+        CURRENT.set(RequestContext(request_id, exchange.span))
+
     # --- CONNECT -----------------------------------------------------------------------------------------
 
     def _intercept(self, host: str, port: int) -> None:
@@ -477,6 +488,8 @@ class Session:
         self._origin, name, is_address = _intercepted(host, port)
         if services.repeats is not None:
             services.repeats.begin(self.stream, host, port, exchange.principal)
+        if services.tracer is not None:
+            services.tracer.connected(exchange)
         self.stream.send(ESTABLISHED)
         exchange.origin, exchange.kind = self._origin, ""
         timeout = services.config.client_header_timeout

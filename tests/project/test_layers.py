@@ -28,6 +28,7 @@ FLOORS = (
     ("fill",),
     ("tags",),
     ("server",),
+    ("tracing",),
     ("process",),
     ("doctor",),
     ("cli",),
