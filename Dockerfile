@@ -10,7 +10,7 @@ WORKDIR /src
 COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY ext ext
 COPY regproxy regproxy
-RUN /opt/regproxy/bin/pip install --no-cache-dir . \
+RUN /opt/regproxy/bin/pip install --no-cache-dir '.[otel]' \
  && /opt/regproxy/bin/pip uninstall -y pip setuptools
 
 
