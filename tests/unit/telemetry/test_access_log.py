@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from regproxy.http.hops import Hop
 from regproxy.telemetry.access_log import AccessLog, extra_fields
+from tests.support import ROOT
 
 LINE: dict[str, Any] = {
     "now": 1_800_000_000.25,
@@ -98,6 +99,15 @@ def test_a_line(tmp_path: Path) -> None:
 )
 def test_fields(tmp_path: Path, changes: dict[str, Any], field: str, want: str) -> None:
     assert written(tmp_path, **changes) == WRITTEN | {field: want}
+
+
+def test_the_docs_name_the_fields(tmp_path: Path) -> None:
+    more = extra_fields(client_request_id="c", trace_id="t", fill_request_id="f")
+    log = (ROOT / "docs" / "logging.md").read_text().partition("## The access log")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]*) \|", log, re.MULTILINE)
+    assert [name for row in rows for name in re.findall(r"`(\w+)`", row)] == list(
+        written(tmp_path, more=more)
+    )
 
 
 def test_fields_that_few_lines_have(tmp_path: Path) -> None:
