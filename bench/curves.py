@@ -15,13 +15,10 @@ from bench.loadgen import Load
 from bench.memory import idle_connections, slow_readers
 from bench.scenarios import Plan
 
-CONNECTIONS = (1, 10, 100, 1_000)
 STREAMED = 4_000_000  # bytes of a blob that each connection fetches
-SIZES = (4_000, 64_000, 1_000_000, 16_000_000, 256_000_000, 1_000_000_000)
 AT_ONCE = 4  # connections for the curve of sizes
 MOVED = 1_000_000_000  # bytes for a point of a curve, at least
 REQUESTS = 20_000  # for a point, at most
-BLOBS = (1_000, 100_000, 1_000_000)
 
 Rounds = Sequence[tuple[Sample, ...]]
 Value = Callable[[Sample], float]
@@ -43,12 +40,12 @@ def point(scenario: str, name: str, unit: str, axis: str, at: float, sides: dict
 
 
 def by_connections(lab: Lab, plan: Plan) -> list[Figure]:
-    """G1: CPU of a cached manifest, and of a GB of cached blobs, at 1 to 1,000 connections kept alive."""
+    """G1: CPU of a cached manifest, and of a GB of cached blobs, by the number of connections kept alive."""
     manifest, blob = lab.material.manifest(), lab.material.blob(STREAMED)
     lab.warm(manifest)
     lab.warm(blob)
     figures = []
-    for count in CONNECTIONS:
+    for count in plan.curve_connections:
         opening = Load(manifest, connections=count, count=count)
         small = Load(manifest, connections=count, count=count + plan.requests)
         large = Load(blob, connections=count, count=max(count, MOVED // STREAMED))
@@ -91,9 +88,9 @@ def per_unit(sides: dict[str, list[float]], units: float, scale: float) -> dict[
 
 
 def by_size(lab: Lab, plan: Plan) -> list[Figure]:
-    """G2: CPU of a request, and of a GB, for cached blobs of 4 kB to 1 GB on 4 connections."""
+    """G2: CPU of a request, and of a GB, for cached blobs by their size, on 4 connections."""
     figures = []
-    for size in SIZES:
+    for size in plan.curve_sizes:
         blob = lab.material.blob(size)
         load = Load(blob, connections=AT_ONCE, count=min(REQUESTS, max(AT_ONCE, MOVED // size)))
         lab.warm(blob)
@@ -113,9 +110,9 @@ def by_size(lab: Lab, plan: Plan) -> list[Figure]:
 
 
 def by_cache(lab: Lab, plan: Plan) -> list[Figure]:
-    """G3: start, look-up, eviction and reconciliation with 10^3 to 10^6 blobs; not the lab's servers."""
+    """G3: start, look-up, eviction and reconciliation by the number of blobs; not the lab's servers."""
     place = Path(lab.material.root).parent / "growth"
-    return [figure for blobs in BLOBS for figure in growth.figures(place / str(blobs), blobs)]
+    return [figure for blobs in plan.curve_blobs for figure in growth.figures(place / str(blobs), blobs)]
 
 
 CURVES: dict[str, Callable[[Lab, Plan], list[Figure]]] = {

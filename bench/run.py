@@ -6,6 +6,7 @@ import fcntl
 import shlex
 import signal
 import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -94,7 +95,7 @@ def hold(work: Path) -> TextIO:
 
 def measure(name: str, lab: Lab, results: Results) -> None:
     """One scenario; its figures are printed as they come, a failure does not stop the others."""
-    before = len(lab.samples)
+    before, began = len(lab.samples), time.monotonic()
     try:
         figures = MEASURED[name](lab, PLANS[results.mode])
     except BenchError as error:
@@ -107,6 +108,7 @@ def measure(name: str, lab: Lab, results: Results) -> None:
         peers = "".join(f"  {side.name} {beside(figure, side.name)}" for side in figure.peers)
         targets = "; ".join(judged(figure, *pair) for pair in figure.verdicts(results.openssl))
         console.print(f"{name}  {figure.title}{where}: {figure.own}{peers}  {targets}", markup=False)
+    console.print(f"{name}  took {time.monotonic() - began:.0f} s")
 
 
 if __name__ == "__main__":

@@ -49,10 +49,13 @@ class Plan:
     probe_seconds: float  # S8
     roll_seconds: float = 10  # S13
     roll_image: int = 4_000_000  # bytes, S13
+    curve_connections: tuple[int, ...] = (1, 100, 1_000)  # G1
+    curve_sizes: tuple[int, ...] = (4_000, 1_000_000, 256_000_000)  # bytes, G2
+    curve_blobs: tuple[int, ...] = (1_000, 100_000)  # G3
 
 
 PLANS = {
-    "short": Plan(5, 25, 25_000, 1_000, 512 * MIB, 192 * MIB, 40_000_000, False, 64_000_000, 1, (4,), 1.5),
+    "short": Plan(5, 25, 25_000, 1_000, 512 * MIB, 192 * MIB, 40_000_000, False, 64_000_000, 1, (4,), 1.5, 5),
     "full": Plan(
         7,
         100,
@@ -68,6 +71,9 @@ PLANS = {
         5,
         20,
         20_000_000,
+        (1, 10, 100, 1_000),
+        (4_000, 64_000, 1_000_000, 16_000_000, 256_000_000, 1_000_000_000),
+        (1_000, 100_000, 1_000_000),
     ),
 }
 

@@ -41,15 +41,19 @@ class Process:
         patience: float = START_TIMEOUT,
     ) -> None:
         self.command = list(command)
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=output,
-                stdin=subprocess.DEVNULL,
-                cwd=ROOT,
-                env=None if environ is None else {**os.environ, **environ},
-            )
+        try:
+            with log.open("ab") as output:
+                self._process = subprocess.Popen(
+                    command,
+                    stdout=output,
+                    stderr=output,
+                    stdin=subprocess.DEVNULL,
+                    cwd=ROOT,
+                    env=None if environ is None else {**os.environ, **environ},
+                )
+        except FileNotFoundError:
+            message = f"{self.command[0]} is not here: .ci/packages bench installs what is measured"
+            raise BenchError(message) from None
         self.pid = self._process.pid
         self._await(ready, log, patience)
 

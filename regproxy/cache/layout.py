@@ -3,7 +3,7 @@
 blobs/sha256/<2 hex>/<64 hex>    content, named by its digest
 parts/                           content that is not complete: see `parts`
 claims/<64 hex>.tag              locks to fetch a tag: see `tags.claim_files`
-state/                           shared by workers and kept over a restart: quotas, token realms
+state/                           shared by workers and kept over a restart: quotas, token realms, usage
 index.sqlite3                    metadata, with SQLite's own files and `.lock` beside it
 evict.lock                       held by the process that evicts
 quarantine/<64 hex>              damaged files moved away by `cache verify`
@@ -93,6 +93,11 @@ def quarantine(root: Path) -> Path:
 def quotas(root: Path) -> Path:
     """Return the file of the known quotas."""
     return root / "state" / "quotas.json"
+
+
+def usage(root: Path) -> Path:
+    """Return the file of what was pulled, by whom, and what was refused."""
+    return root / "state" / "usage.sqlite3"
 
 
 def access_key(root: Path) -> Path:

@@ -65,8 +65,9 @@ def is_hex(name: str) -> bool:
 
 def row_of(digest: str, status: os.stat_result) -> ObjectRow:
     """Return a row for a file that has none: its last use is its last write."""
+    disk, written = status.st_blocks * 512, status.st_mtime
     return ObjectRow(
-        digest, size=status.st_size, disk=status.st_blocks * 512, media_type=None, last_used=status.st_mtime
+        digest, size=status.st_size, disk=disk, media_type=None, last_used=written, stored_at=written
     )
 
 

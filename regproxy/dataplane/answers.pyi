@@ -3,7 +3,7 @@ from typing import Final
 
 from regproxy.dataplane.board import Board
 from regproxy.dataplane.request_ids import RequestIds
-from regproxy.dataplane.tally import Tally
+from regproxy.dataplane.tally import Tally, Use
 
 ANSWERS_MAX: Final[int]
 BODY_MAX: Final[int]
@@ -25,6 +25,8 @@ class Answer:
         second: int,
         line: tuple[bytes, ...] | None,
         last: bool = False,
+        image: Use | None = None,
+        content: Use | None = None,
         request_id: bytes = b"",
     ) -> None: ...
 

@@ -3,11 +3,13 @@ from typing import Any, Self
 from regproxy.dataplane.answers import Scope
 from regproxy.dataplane.body import Endpoint, Sink, Source
 from regproxy.dataplane.reactor import Reactor
+from regproxy.dataplane.tally import Use
 from regproxy.dataplane.tls import Conn, Context
 
 class Stream(Endpoint):
     handler: Any
     scope: Scope | None
+    client: Use | None
     def __new__(cls, reactor: Reactor, fd: int, front: bool = False, head_limit: int = 32768) -> Self: ...
     @property
     def tls(self) -> Conn | None: ...

@@ -107,7 +107,7 @@ class Fill:
     process fetches it, or has fetched it for us; `foreign`: maybe from another source than it was asked of.
     `request_id`: of the client's request that has begun it, "" where none has.
     `stored`: it is in the store. `span`: None if it is not traced. `asked`: when a client asked last,
-    monotonic.
+    monotonic. `requests`: how many share it.
     """
 
     __slots__ = (
@@ -121,6 +121,7 @@ class Fill:
         "media_type",
         "opened",
         "request_id",
+        "requests",
         "seconds",
         "span",
         "stored",
@@ -142,6 +143,7 @@ class Fill:
         self.request_id = current.request_id if current is not None else ""
         self.joined = self.foreign = self.stored = False
         self.began = self.asked = time.monotonic()
+        self.requests = 1
 
     @property
     def host(self) -> str:

@@ -40,6 +40,9 @@ class Counters(download.Counters, Protocol):
     def fill_failed(self, reason: str) -> None:
         """Count a fill that has failed, by the word for its reason."""
 
+    def fill_ended(self, requests: int) -> None:
+        """Count the end of a fill that so many requests have shared."""
+
 
 class Fills:
     """The fills under way. `active` and `waiters` are gauges."""
@@ -103,6 +106,7 @@ class Fills:
             return None
         # An answer that another process got before this request must not be used for it.
         fill.asked = time.monotonic()
+        fill.requests += 1
         span = current_span()
         if span is not None and fill.span is not None:
             span.link(fill.span)
@@ -163,6 +167,8 @@ class Fills:
             log.exception("fill of %s failed", fill.wanted.target.reference)
             fill.fail(UpstreamError(f"internal error: {type(error).__name__}"))
         finally:
+            if not fill.joined:
+                self._counters.fill_ended(fill.requests)
             self._leave(fill, key)
             if fill.span is not None:
                 _end_span(fill, fill.span)

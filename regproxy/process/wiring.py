@@ -51,6 +51,8 @@ from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.audit_events import Teller
 from regproxy.telemetry.log_sink import LineSink, unwritable
 from regproxy.telemetry.metrics import Metrics
+from regproxy.telemetry.usage.recorder import Recorder
+from regproxy.telemetry.usage.usage_file import UsageFile
 from regproxy.tls.authority import Authority, throwaway
 from regproxy.tls.ca_files import files_of, load
 from regproxy.tls.ca_watch import CaWatch
@@ -99,10 +101,11 @@ def build(
     upstream = _upstream(base, quotas)
     access_rules = Access(config, base.origins)
     provenance = Provenance(index, access_rules.is_shared, guarded=access_rules.guarded)
-    fills, tags = _fills_and_tags(base, store, index, upstream, provenance)
+    usage = Recorder(UsageFile(layout.usage(root)), metrics, time.time)
+    fills, tags = _fills_and_tags(base, store, index, upstream, provenance, usage)
     access, audit = _access_log(config), _audit(config, record, loop)
     ids = RequestIds()
-    again = _repeats(base, index, access, access_rules.guarded, ids) if audit is None else None
+    again = _repeats(base, index, access, usage, ids, access_rules.guarded) if audit is None else None
     tracer = _tracer(record.slot)
     optional = (each for each in (audit, again, tracer) if each is not None)
     for source in (reactor, fills, authority, access, *optional):
@@ -123,6 +126,7 @@ def build(
         contexts=_contexts(base, authority),
         metrics=metrics,
         access=access,
+        usage=usage,
         rights=Rights(access_rules, index, shared_key(layout.access_key(root))),
         signatures=SignatureChecks(upstream, read_keys(config.signing_keys), index, offline=config.offline),
         pages=Pages(authority.certificate_pem, config.listen.port, config.mirrored),
@@ -152,8 +156,10 @@ def _authority(config: Config, directories: Directories) -> tuple[Authority, CaW
     return Authority(load(files, time.time()), time.time), CaWatch(files)
 
 
-def _repeats(base: _Base, index: Index, access: AccessLog, guarded: bool, ids: RequestIds) -> Repeats | None:
-    return repeats(base.config, base.board, index, base.metrics, access, guarded, ids)
+def _repeats(
+    base: _Base, index: Index, access: AccessLog, usage: Recorder, ids: RequestIds, guarded: bool
+) -> Repeats | None:
+    return repeats(base.config, base.board, index, base.metrics, access, usage, guarded, ids)
 
 
 def _storage(base: _Base) -> tuple[Store, Index]:
@@ -181,7 +187,7 @@ def _upstream(base: _Base, quotas: Quotas) -> Upstream:
 
 
 def _fills_and_tags(
-    base: _Base, store: Store, index: Index, upstream: Upstream, provenance: Provenance
+    base: _Base, store: Store, index: Index, upstream: Upstream, provenance: Provenance, usage: Recorder
 ) -> tuple[Fills, Tags]:
     config, root, loop, watch = base.config, base.root, base.loop, _watch(base.reactor)
     most = config.cache_max_size
@@ -199,7 +205,7 @@ def _fills_and_tags(
         provenance=provenance,
     )
     claims = FileClaims(layout.tag_claims(root), bytes.fromhex(base.record.claim_key), watch)
-    tags = Tags(store, index, upstream, fills, claims, loop, provenance)
+    tags = Tags(store, index, upstream, fills, claims, loop, provenance, usage.tag_moved)
     index.on_tag_dropped = tags.forget
     return fills, tags
 

@@ -154,6 +154,7 @@ class Worker:
                 services.index.tick()
                 if services.repeats is not None:
                     services.repeats.tidy(time.monotonic())
+                services.usage.tick(time.monotonic())
                 services.metrics.publish()
             except Exception:
                 # Without beats a worker that serves well would be taken for one that hangs.
@@ -236,6 +237,7 @@ class Worker:
         services.store.close()
         services.index.close()
         services.access.close()
+        services.usage.close()
         if services.tracer is not None:
             services.tracer.close()
         if services.audit is not None:

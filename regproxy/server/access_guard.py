@@ -29,6 +29,7 @@ from regproxy.server.exchange import Exchange
 from regproxy.server.guards import PASSED_SECONDS
 from regproxy.server.passthrough import Passthrough
 from regproxy.server.patience import in_time
+from regproxy.server.responder import Responder
 from regproxy.server.rights import PUBLIC
 from regproxy.server.routes import Route
 from regproxy.upstream.fetch import Ask, Fetched
@@ -70,8 +71,10 @@ class _Troubled(UpstreamError):
 class AccessGuard:
     """The Guard of private content. One for each worker."""
 
-    def __init__(self, services: Services, passthrough: Passthrough) -> None:
+    def __init__(self, services: Services, responder: Responder, passthrough: Passthrough) -> None:
         self._services = services
+        self._responder = responder
+        self._count = services.metrics.access_verdict
         self._rights = services.rights
         self._access = services.rights.access
         self._lookup = services.lookup
@@ -128,6 +131,7 @@ class AccessGuard:
         unclear = False
         left = max(self._rights.remains(origin, repository, way.mark, way.lasts) for way in ways)
         if left > 0:
+            self._count(origin.host, "allowed")
             self._pass(exchange, origin, route, min(left, self._access.ttl, PASSED_SECONDS))
             return True
         for way in ways:
@@ -144,6 +148,7 @@ class AccessGuard:
             if isinstance(said, int):
                 exchange.said_size = said
             if said is Evidence.CLEAR or isinstance(said, int):
+                self._count(origin.host, "allowed")
                 return True
             if isinstance(said, UpstreamAnswer):
                 refusal = said
@@ -153,13 +158,25 @@ class AccessGuard:
         if trouble is not None:
             return self._in_outage(exchange, origin, route, trouble)
         if self._rights.mode(origin) == "denied":
-            raise Refused(f"{origin.host}/{route.target.repository} is not public: not served by this proxy")
+            denied = f"{origin.host}/{route.target.repository} is not public: not served by this proxy"
+            self._note_refusal(exchange, origin, denied)
+            raise Refused(denied)
         # A client that shows nothing is still to be asked who it is, which the answer to an anonymous token
         # does not do.
         asks = len(ways) == 1 and not route.asks_proxy
         if refusal is not None and not unclear and not (asks and refusal.response.status != 401):
+            status = refusal.response.status
+            if status == 401 and not route.credential:
+                self._count(origin.host, "asked_for_login")
+            else:
+                self._note_refusal(exchange, origin, f"{origin.host} answers {status}")
             raise refusal
+        self._count(origin.host, "left_to_registry")
         return False
+
+    def _note_refusal(self, exchange: Exchange, origin: Origin, message: str) -> None:
+        self._count(origin.host, "refused")
+        self._responder.note_refusal(exchange, "access", "", message)
 
     def _is_another(self, exchange: Exchange, origin: Origin, route: Route) -> bool:
         """Return whether a registry's answer, which did not show what it was of, was not of what is held."""
@@ -260,8 +277,11 @@ class AccessGuard:
             and not any(self._rights.recall(origin, repository, mark, grace) for mark in marks)
         ):
             if isinstance(trouble, _Troubled) and self._rights.mode(origin) == "verified":
+                self._count(origin.host, "left_to_registry")
                 return False
+            self._count(origin.host, "refused_in_outage")
             raise trouble
+        self._count(origin.host, "allowed_in_outage")
         if self._seldom.lets(origin, time.monotonic()):
             log.warning(
                 "%s can't say who may have its content (%s): REGPROXY_ACCESS_OUTAGE=%s decides",

@@ -32,6 +32,7 @@ from regproxy.server.signature_checks import SignatureChecks
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.metrics import Metrics
+from regproxy.telemetry.usage.recorder import Recorder
 from regproxy.tls.authority import Authority
 from regproxy.tls.ca_files import CaPair
 from regproxy.tls.ca_watch import CaWatch
@@ -80,6 +81,7 @@ class Services:
     metrics: Metrics
     access: AccessLog
     rights: Rights
+    usage: Recorder
     signatures: SignatureChecks
     pages: Pages
     authority: Authority
@@ -113,7 +115,8 @@ class Services:
             log.warning("%s: a request without CONNECT is refused: %s", peer, reason)
 
     def say_no_preface(self, peer: str, reason: str) -> None:
-        """Log a balancer that does not say who connects, once a minute for each and reason."""
+        """Count a balancer that does not say who connects; log it once a minute for each and reason."""
+        self.metrics.login_refused("preface")
         if self._is_news(("preface", peer, reason)):
             log.warning(
                 "%s is in REGPROXY_PROXY_PROTOCOL and has to begin with a header of the PROXY protocol: %s",
@@ -121,7 +124,8 @@ class Services:
             )
 
     def say_no_trust(self, peer: str, reason: str) -> None:
-        """Log that nobody's certificate can be verified, once a minute for each reason."""
+        """Count that nobody's certificate can be verified; log it once a minute for each reason."""
+        self.metrics.login_refused("unavailable")
         if self._is_news(("trust", reason)):
             log.warning("%s: no TLS: %s", peer, reason)
 

@@ -11,7 +11,7 @@ from regproxy.http.ranges import Span, if_range_allows, none_match, parse_range,
 from regproxy.server import multipart
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
-from regproxy.server.responder import Responder, content_headers
+from regproxy.server.responder import SAVED, Responder, content_headers
 
 
 class Hits:
@@ -28,9 +28,12 @@ class Hits:
         """Answer with the content that the lookup has found."""
         blob, media_type = held
         exchange.cache, exchange.digest = cache, blob.digest
-        self._index.touch(blob.digest)
         request, route, responder = exchange.request, exchange.route, self._responder
         assert request is not None
+        if cache in SAVED and request.method == "GET":
+            self._index.hit(blob.digest)
+        else:
+            self._index.touch(blob.digest)
         if route is None or route.conditional:
             self._serve_conditional(exchange, blob, request, media_type)
             return

@@ -27,6 +27,7 @@ from regproxy.registry.targets import Kind, Target
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.image_families import Families
+from regproxy.server.responder import Responder
 from regproxy.server.routes import Judged, Route
 from regproxy.server.signature_checks import SignatureChecks
 from regproxy.server.tag_requests import FoundTag, TagRequests
@@ -64,8 +65,11 @@ class _Case:
 class ImagePolicy:
     """The Guard of images. One for each worker."""
 
-    def __init__(self, services: Services, tags: TagRequests, signatures: SignatureChecks) -> None:
+    def __init__(
+        self, services: Services, responder: Responder, tags: TagRequests, signatures: SignatureChecks
+    ) -> None:
         self._services = services
+        self._responder = responder
         self._tags = tags
         self._signatures = signatures
         self._rules = ImageRules(services.config.image_rules.rules)
@@ -390,6 +394,7 @@ class ImagePolicy:
         self._say(case.exchange, decision)
         case.exchange.cache = ""
         text = decision.text(facts.image)
+        self._responder.note_refusal(case.exchange, "rule", decision.told_rule, text)
         if decision.action == "hold":
             raise OnHold(text, decision.retry_after)
         raise Refused(text)

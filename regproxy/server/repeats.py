@@ -10,17 +10,20 @@ from typing import Final, NamedTuple
 
 from regproxy.cache.index.index import Index
 from regproxy.config.settings import Config
-from regproxy.dataplane.answers import Answer, Answers, Scope
+from regproxy.dataplane.answers import ANSWERS_MAX, Answer, Answers, Scope
 from regproxy.dataplane.board import Board
 from regproxy.dataplane.request_ids import RequestIds
 from regproxy.dataplane.stream import Stream
+from regproxy.dataplane.tally import Use
 from regproxy.http.origin import Origin
 from regproxy.policy.freshness import Lifetime
-from regproxy.policy.principals import Principal
+from regproxy.policy.principals import ANONYMOUS, Principal
+from regproxy.registry.targets import Kind
 from regproxy.server.exchange import Exchange
 from regproxy.server.routes import ROUTE_HEAD_MAX, Route
 from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.metrics import Metrics
+from regproxy.telemetry.usage.recorder import Recorder
 
 SECOND: Final = 1.0  # for which an answer is good at most, as it has a Date
 _CLEAR_EVERY: Final = 5.0  # seconds: answers hold content that may have been removed
@@ -41,21 +44,31 @@ class Repeated(NamedTuple):
 
 
 class Repeats:
-    """Puts answers into the data plane, and takes them back. `plain`: for connections to the proxy itself.
+    """Puts answers into the data plane, and takes them back.
 
     `guarded`: a request has to pass guards before it is answered.
     """
 
     def __init__(
-        self, answers: Answers, index: Index, metrics: Metrics, access: AccessLog, guarded: bool
+        self,
+        answers: Answers,
+        index: Index,
+        metrics: Metrics,
+        access: AccessLog,
+        usage: Recorder,
+        guarded: bool,
     ) -> None:
         self._answers = answers
+        self._index = index
+        self._usage = usage
+        # The hits of content since the answers were forgotten, by digest.
+        self._hits: dict[str, Use] = {}
         self._guarded = guarded
         self._metrics = metrics
         self._access = access
         self._cleared = 0.0
         # For mirror mode, where each head says for which registry it is: connections of whoever.
-        self.plain = answers.scope(None)
+        self._plain = answers.scope(None)
         index.on_change = answers.revoke
         access.answers = answers
         answers.on_lines = access.flush
@@ -65,8 +78,14 @@ class Repeats:
         """How many answers the data plane has sent by itself."""
         return self._answers.repeated
 
-    def begin(self, stream: Stream, host: str, port: int, principal: Principal) -> None:
-        """Let the data plane answer on this connection of a client to a registry."""
+    def begin_plain(self, stream: Stream) -> None:
+        """Let the data plane answer on this connection of whoever to the proxy itself."""
+        stream.client = self._usage.clients.of((ANONYMOUS.kind, stream.peer))
+        stream.scope = self._plain
+
+    def begin(self, stream: Stream, host: str, port: int, principal: Principal, peer: str) -> None:
+        """Let the data plane answer on this connection of a client to a registry. `peer`: its address."""
+        stream.client = self._usage.clients.of((principal.kind, principal.name or peer))
         stream.scope = self._answers.scope((host, port, principal.kind, principal.name))
 
     def begin_lookup(self) -> None:
@@ -104,17 +123,42 @@ class Repeats:
         )
         tally = self._metrics.tally(host, kind, cache, status)
         until, last = exchange.good_until, not exchange.keeps
-        scope.put(asked, Answer(head, body, owner, tally, True, until, second, line, last, request_id))
+        image, content = self._uses(exchange, route) if request.method == "GET" else (None, None)
+        what = (head, body, owner, tally, True, until, second, line, last)
+        scope.put(asked, Answer(*what, image, content, request_id))
+
+    def _uses(self, exchange: Exchange, route: Route) -> tuple[Use | None, Use]:
+        """Return what counts the use of the image and of the content."""
+        origin, target, digest = exchange.origin, route.target, exchange.digest
+        if len(self._hits) >= ANSWERS_MAX:
+            self._forget()
+        hits = self._hits.get(digest)
+        if hits is None:
+            hits = self._hits[digest] = Use()
+        if origin is None:
+            return None, hits
+        reference = "" if target.kind is Kind.BLOB else target.reference
+        return self._usage.images.of((origin.host, origin.port, target.repository, reference)), hits
 
     def tidy(self, now: float) -> None:
         """Forget all answers now and then. `now`: monotonic."""
         if now - self._cleared >= _CLEAR_EVERY:
             self._cleared = now
-            self._answers.clear()
+            self._forget()
 
     def close(self) -> None:
         """Answer nothing by itself any more: connections end with their answers."""
         self._answers.close()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget all answers, and tell the index how often they were sent again."""
+        self._answers.clear()
+        for digest, use in self._hits.items():
+            counts = use.take()
+            if counts is not None:
+                self._index.hit(digest, counts[0])
+        self._hits.clear()
 
 
 def _passed_until(exchange: Exchange, route: Route) -> float:
@@ -134,6 +178,7 @@ def repeats(
     index: Index,
     metrics: Metrics,
     access: AccessLog,
+    usage: Recorder,
     guarded: bool,
     ids: RequestIds,
 ) -> Repeats | None:
@@ -141,4 +186,4 @@ def repeats(
     if not config.repeat_answers or config.image_rules.rules or config.keepalive_timeout == 0:
         return None
     answers = Answers(board, config.keepalive_timeout, config.client_header_timeout, ids)
-    return Repeats(answers, index, metrics, access, guarded)
+    return Repeats(answers, index, metrics, access, usage, guarded)

@@ -13,7 +13,9 @@ from regproxy.fill.fill import UpstreamAnswer
 from regproxy.http.forwarding import build_head, forwarded
 from regproxy.http.hops import parse_hops
 from regproxy.http.messages import Response
+from regproxy.http.origin import Origin
 from regproxy.registry.error_bodies import error_body
+from regproxy.registry.targets import Kind, parse_target
 from regproxy.server.clients import REALM, LoginWanted
 from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
@@ -39,7 +41,12 @@ _CACHE_STATUS: Final = {
     "BYPASS": b"regproxy; fwd=bypass",
 }
 # The body came from the cache.
-_SAVED: Final = frozenset({"HIT", "STALE", "REVALIDATED"})
+_PULLED: Final = frozenset({200, 206, 304})
+# Accessing a member of an enum is slow.
+_BLOB: Final = Kind.BLOB
+_TAG: Final = Kind.TAG
+_MANIFEST: Final = Kind.MANIFEST
+SAVED: Final = frozenset({"HIT", "STALE", "REVALIDATED"})
 
 
 class Responder:
@@ -105,8 +112,11 @@ class Responder:
         # A name that a client may make up is no label.
         tally = services.metrics.tally(host if exchange.origin is not None else "", kind, cache, status)
         tally.add(sent, took)
-        if cache in _SAVED:
+        saved = sent if cache in SAVED else 0
+        if saved:
             tally.add_saved(sent)
+        if exchange.origin is not None and route is not None:
+            self._count_use(exchange, exchange.origin, route, sent, saved)
         if services.audit is not None and route is not None and exchange.origin is not None:
             services.audit.note(exchange, route, took, sent)
         if services.tracer is not None:
@@ -137,6 +147,31 @@ class Responder:
         exchange.span = None
         if exchange.waiting:
             self.wait_for_fill(exchange, False)
+
+    def _count_use(self, exchange: Exchange, origin: Origin, route: Route, sent: int, saved: int) -> None:
+        """Count what a client has asked for, and a pull of an image. `sent`, `saved`: bytes of the body."""
+        usage, principal, request = self._services.usage, exchange.principal, exchange.request
+        usage.clients.of((principal.kind, principal.name or exchange.peer)).add(1, sent, saved)
+        if request is None or request.method != "GET" or exchange.status not in _PULLED:
+            return
+        # A rule may have led it elsewhere.
+        target = route.target if request is route.request else parse_target(request.path)
+        kind = target.kind
+        if kind is _BLOB or kind is _TAG or kind is _MANIFEST:
+            reference = "" if kind is _BLOB else target.reference
+            image = usage.images.of((origin.host, origin.port, target.repository, reference))
+            image.add(1, sent, saved)
+
+    def note_refusal(self, exchange: Exchange, kind: str, rule: str, message: str) -> None:
+        """Note a request that is refused: by a rule, access or a login (`kind`)."""
+        origin, route, principal = exchange.origin, exchange.route, exchange.principal
+        host, port = (origin.host, origin.port) if origin is not None else (exchange.host, 0)
+        target = parse_target(exchange.request.path) if exchange.request is not None else None
+        image = (
+            (target.repository, target.reference) if route is not None and target is not None else ("", "")
+        )
+        who = (principal.kind, principal.name, exchange.peer)
+        self._services.usage.refused(kind, who, (host, port, *image), rule, message)
 
     def _log_asked(self, exchange: Exchange, sent: int, took: float) -> None:
         """Log a request for which origins were asked, or any in docker-registry-proxy's format."""

@@ -52,6 +52,13 @@ CLIENT_GONE: Final = 499  # nginx's status for a client that left before its ans
 
 # The alerts of clients that don't trust the certificate (RFC 8446 6.2); Go sends bad_certificate.
 _DISTRUST: Final = ("alert unknown ca", "alert bad certificate", "alert certificate unknown")
+# What clients lack that are not let in, as metrics say it.
+_LACKS: Final[dict[type[RegproxyError], str]] = {
+    LoginWanted: "basic",
+    NotKnown: "unknown",
+    LoginsBusy: "busy",
+    LoginsUnavailable: "unavailable",
+}
 _FROM_DISK: Final = frozenset({"HIT", "STALE"})
 
 
@@ -74,20 +81,20 @@ class Handlers:
     def _guards(self, services: Services, passthrough: Passthrough) -> Guards | None:
         access = services.rights.access
         rules = (
-            ImagePolicy(services, self.tags, services.signatures)
+            ImagePolicy(services, self.responder, self.tags, services.signatures)
             if services.config.image_rules.rules
             else None
         )
         if not access.guarded:
             return Guards(last=rules) if rules is not None else None
-        guard = AccessGuard(services, passthrough)
+        guard = AccessGuard(services, self.responder, passthrough)
         return Guards(guard, lasts=min(access.ttl, PASSED_SECONDS), last=rules)
 
     def accept(self, stream: Stream) -> None:
         """Take a client's stream."""
         repeats = self.services.repeats
         if repeats is not None and self.services.clients is None:
-            stream.scope = repeats.plain
+            repeats.begin_plain(stream)
         Session(self, stream)
 
 
@@ -345,6 +352,8 @@ class Session:
             self._responder.record(exchange)
         if reason.startswith("TLS handshake failed"):
             log.info("%s: %s: %s", self.stream.peer, exchange.host, reason)
+            if "certificate verify failed" in reason:  # the client's own
+                self._services.metrics.login_refused("certificate")
             if any(alert in reason for alert in _DISTRUST):
                 self._services.say_distrusted(self.stream.peer, exchange.host)
 
@@ -370,6 +379,9 @@ class Session:
                 login, self._at, self.stream.peer, takes_logins=self.takes_logins
             )
         except (LoginWanted, NotKnown, LoginsBusy, LoginsUnavailable) as error:
+            if not isinstance(error, LoginWanted) or login is not None:  # else it is asked for one
+                self._services.metrics.login_refused(_LACKS[type(error)])
+                self._responder.note_refusal(exchange, "login", "", str(error))
             self._responder.not_let_in(exchange, error)
             return
         exchange.task = None
@@ -487,7 +499,7 @@ class Session:
             return
         self._origin, name, is_address = _intercepted(host, port)
         if services.repeats is not None:
-            services.repeats.begin(self.stream, host, port, exchange.principal)
+            services.repeats.begin(self.stream, host, port, exchange.principal, exchange.peer)
         if services.tracer is not None:
             services.tracer.connected(exchange)
         self.stream.send(ESTABLISHED)

@@ -45,7 +45,7 @@ from regproxy.tags.answers import (
 from regproxy.tags.claims import TagClaim, TagClaims
 from regproxy.tags.keys import RequestKey, fetch_key
 from regproxy.tags.revalidation import ATTEMPTS, Revalidations, pause
-from regproxy.tags.rows import Recorder, TagRows, concerns, name_of
+from regproxy.tags.rows import Moved, Recorder, TagRows, concerns, name_of, unheard
 from regproxy.upstream.connection import BodyBroken, ConnectionLost
 
 __all__ = ["Recorder", "Tags", "is_for", "name_of"]
@@ -86,12 +86,13 @@ class Tags:
         claims: TagClaims,
         loop: asyncio.AbstractEventLoop,
         provenance: Provenance = OPEN,
+        moved: Moved = unheard,
     ) -> None:
         self._store = store
         self._fills = fills
         self._claims = claims
         self._loop = loop
-        self._rows = TagRows(store, index, loop, provenance)
+        self._rows = TagRows(store, index, loop, provenance, moved)
         self._revalidations = Revalidations(upstream, self._rows, claims, loop, fills.spawn)
         self._renewing: set[RequestKey] = set()
         self._troubled: OrderedDict[TagKey, float] = OrderedDict()

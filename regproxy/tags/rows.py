@@ -26,6 +26,17 @@ _WRITTEN: Final = 5.0  # seconds that are waited for other processes to know an 
 _FORMER: Final = "former "
 
 
+class Moved(Protocol):
+    """Is told of a tag that has become another digest."""
+
+    def __call__(self, host: str, port: int, repository: str, tag: str, old: str, new: str, /) -> None:
+        """Note it."""
+
+
+def unheard(host: str, port: int, repository: str, tag: str, old: str, new: str, /) -> None:
+    """Do nothing: nobody wants to know."""
+
+
 class Recorder(Protocol):
     """The index, as tags use it."""
 
@@ -54,9 +65,15 @@ class TagRows:
     """Enters origins' answers in the index."""
 
     def __init__(
-        self, store: Store, index: Recorder, loop: asyncio.AbstractEventLoop, provenance: Provenance = OPEN
+        self,
+        store: Store,
+        index: Recorder,
+        loop: asyncio.AbstractEventLoop,
+        provenance: Provenance = OPEN,
+        moved: Moved = unheard,
     ) -> None:
         self._store = store
+        self._moved = moved
         self._provenance = provenance
         self._index = index
         self._loop = loop
@@ -67,8 +84,7 @@ class TagRows:
         self, wanted: CacheRequest, accept: Accept, blob: Blob, media_type: str, began: float
     ) -> None:
         """Enter a tag whose content was fetched by a request that began at `began` (monotonic)."""
-        row = _row(accept, blob.digest, media_type, blob.size)
-        self._index.put_tag(*name_of(wanted), row, asked=began)
+        self._put(name_of(wanted), _row(accept, blob.digest, media_type, blob.size), began)
 
     def pushed(self, tag: TagKey, digest: str, media_type: str, size: int, at: float) -> None:
         """Enter a tag that a client has set to this content at `at` (monotonic), by the registry's answer.
@@ -77,7 +93,7 @@ class TagRows:
         """
         named = bits_above(media_type)
         row = TagRow(f"{media_type} {named}", digest, media_type, size, time.time(), named)
-        self._index.put_tag(*tag, row, asked=at)
+        self._put(tag, row, at)
 
     def seen(self, wanted: CacheRequest, tag: TagAsk, seen: TagAnswer) -> bool:
         """Enter the answer to a HEAD; False: it lacks a digest, or the media type of a manifest."""
@@ -94,8 +110,15 @@ class TagRows:
         row = _row(tag.accept, seen.digest, media_type, size)
         if known is None and held is None:
             self._keep_former(wanted, row, seen.began)
-        self._index.put_tag(*name_of(wanted), row, asked=seen.began)
+        self._put(name_of(wanted), row, seen.began)
         return True
+
+    def _put(self, tag: TagKey, row: TagRow, asked: float) -> None:
+        """Enter a row, unless the tag was dropped after `asked`; tell if it is another digest than before."""
+        before = next((old.digest for old in self._index.tag(*tag) if old.variant == row.variant), "")
+        self._index.put_tag(*tag, row, asked=asked)
+        if before and before != row.digest and row in self._index.tag(*tag):
+            self._moved(*tag, before, row.digest)
 
     def held(self, wanted: CacheRequest, seen: TagAnswer) -> Blob | None:
         """Return the stored content that a registry has named, None also where its word is not enough."""

@@ -70,6 +70,9 @@ class Counters(Protocol):
     def upstream_request(self, host: str, code: int | str, seconds: float) -> None:
         """Count one answer by its status, or a failure by a word, and the seconds until its head."""
 
+    def first_byte(self, host: str, seconds: float) -> None:
+        """Count the seconds from a request that was sent to the head of its answer."""
+
 
 class Upstream:
     """The client of all origins; one for each worker.
@@ -181,6 +184,7 @@ class Upstream:
         # NTLM and Negotiate authenticate a connection, not a request (RFC 4559 6); unknown schemes may too.
         connection.private = connection.private or _OTHER_SCHEME.search(head) is not None
         connection.wait_at_least(patience)
+        sent = time.monotonic()
         try:
             connection.send(head)
             response = await connection.read_head(method)
@@ -193,7 +197,9 @@ class Upstream:
         except BaseException:
             connection.abort()
             raise
-        self._counters.upstream_request(connection.origin.name, response.status, time.monotonic() - started)
+        host, now = connection.origin.name, time.monotonic()
+        self._counters.upstream_request(host, response.status, now - started)
+        self._counters.first_byte(host, now - sent)
         return connection, response
 
     def _fields(self, origin: Origin, grant: Grant | None) -> tuple[tuple[bytes, bytes], ...]:

@@ -40,8 +40,10 @@ _METHODS: Final = frozenset({"GET", "HEAD"})
 class Counters(Protocol):
     """The metrics of quotas."""
 
-    def quota(self, registry: str, credential: str, limit: int, remaining: int) -> None:
-        """Show the quota that a registry has reported."""
+    def quota(
+        self, registry: str, credential: str, limit: int, remaining: int, window: float, seen: float
+    ) -> None:
+        """Show the quota that a registry has reported: for how many seconds, and when (epoch)."""
 
     def upstream_429(self, registry: str, credential: str, method: str) -> None:
         """Count a request that was refused."""
@@ -172,7 +174,8 @@ class Quotas:
             self._dirty = True
 
     def _show(self, host: str, credential: str, report: Report) -> None:
-        self._counters.quota(host, label(credential), report.limit, report.remaining)
+        shown = (report.limit, report.remaining, report.window, report.seen)
+        self._counters.quota(host, label(credential), *shown)
 
     def _stretch(self, now: float) -> None:
         """Recompute the result of stretch(), which is called for every tag."""

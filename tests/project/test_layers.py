@@ -20,6 +20,7 @@ FLOORS = (
     ("policy",),
     ("onboarding",),
     ("tls",),
+    ("telemetry.meters", "telemetry.usage"),
     ("telemetry",),
     ("auth",),
     ("upstream",),

@@ -42,7 +42,7 @@ def digest(number: int) -> str:
 
 
 def object_row(number: int, *, size: int = 100, last_used: float = 1.0) -> ObjectRow:
-    return ObjectRow(digest(number), size, None, last_used, 4096)
+    return ObjectRow(digest(number), size, None, last_used, 4096, last_used)
 
 
 @dataclass

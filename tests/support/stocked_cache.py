@@ -77,9 +77,8 @@ class Stock:
         path = self.path(digest)
         length = path.stat().st_size if size is None else size
         disk = path.stat().st_blocks * 512 if path.exists() else -(-length // BLOCK) * BLOCK
-        self.index.adopt(
-            [ObjectRow(digest, size=length, disk=disk, media_type=None, last_used=self.clock() - idle)]
-        )
+        used = self.clock() - idle
+        self.index.adopt([ObjectRow(digest, length, None, used, disk, used)])
 
     def many(self, count: int, *, rows: bool = True, idle: float = 0.0) -> list[str]:
         """Make blobs whose content is not what they are named by, each used a second later than the last."""
@@ -91,7 +90,7 @@ class Stock:
                 path.parent.mkdir(exist_ok=True)
             path.write_bytes(b"x")
             last_used = self.clock() - idle - count + number
-            found.append(ObjectRow(digest, 1, None, last_used, BLOCK))
+            found.append(ObjectRow(digest, 1, None, last_used, BLOCK, last_used))
         if rows:
             self.index.adopt(found)
         return digests

@@ -3,7 +3,7 @@ from libc.stdint cimport uint64_t
 from regproxy.dataplane.board cimport Board
 from regproxy.dataplane.buffer cimport Buf
 from regproxy.dataplane.request_ids cimport RequestIds
-from regproxy.dataplane.tally cimport Tally
+from regproxy.dataplane.tally cimport Tally, Use
 
 
 cdef class Answer:
@@ -13,6 +13,9 @@ cdef class Answer:
     # For the handler, where it does not go out at once
     cdef readonly object owner
     cdef Tally tally
+    # Of the image, and of the content; None: nobody counts that
+    cdef Use image
+    cdef Use content
     cdef bint saved
     cdef bint last
     # Until when it is good, in seconds of CLOCK_MONOTONIC; the second (epoch) of its Date, for which alone it

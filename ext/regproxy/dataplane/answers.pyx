@@ -66,14 +66,15 @@ cdef class Answer:
 
     `until`: seconds of CLOCK_MONOTONIC. `second`: of the clock (epoch) when it went out first: it is good for
     that second alone, as its Date and its line name it, and as a clock that is set changes how old a tag's
-    copy is; 0: it names none. `saved`: its body counts as saved. `last`: the connection ends with it. `owner`
-    is for the handler. `request_id`: that of the request which it went out for first, as it stands in head
-    and line; each later one has another in its place. b"": it stands nowhere.
+    copy is; 0: it names none. `saved`: its body counts as saved. `last`: the connection ends with it. `image`,
+    `content`: what counts the use that is made of either. `owner` is for the handler. `request_id`: that of
+    the request which it went out for first, as it stands in head and line; each later one has another in its
+    place. b"": it stands nowhere.
     """
 
     def __init__(self, bytes head not None, bytes body not None, object owner, Tally tally not None,
-                 bint saved, double until, long second, tuple line, bint last=False,
-                 bytes request_id not None=b"") -> None:
+                 bint saved, double until, long second, tuple line, bint last=False, Use image=None,
+                 Use content=None, bytes request_id not None=b"") -> None:
         self.id_in_head = self.id_in_end = -1
         # The last one: nothing that anybody else may have chosen comes behind it.
         if request_id:
@@ -86,6 +87,8 @@ cdef class Answer:
         self.until = until
         self.second = second
         self.last = last
+        self.image = image
+        self.content = content
         if line is not None and len(line) == 1:
             self.end = line[0]
         elif line is not None:

@@ -7,6 +7,7 @@ from regproxy.dataplane.http1 cimport ChunkDecoder
 from regproxy.dataplane.tls cimport Conn
 from regproxy.dataplane.posix cimport sockaddr_storage
 from regproxy.dataplane.status cimport Status
+from regproxy.dataplane.tally cimport Use
 
 
 # What is read from the peer. stream.pyx has the table of which state follows which.
@@ -35,6 +36,8 @@ cdef class Stream(Endpoint):
 
     # Answers that can be sent again to the heads of this connection, None: the handler gets all heads
     cdef public Scope scope
+    # Counts the answers that are sent again here, None: nobody does
+    cdef public Use client
     # The peer's address, once it was needed
     cdef bytes peer_text
 

@@ -797,6 +797,7 @@ cdef class Stream(Endpoint):
         """Send an answer that has been sent before, and do for it what the handler would do."""
         cdef Answers answers = self.scope.answers
         cdef double took
+        cdef long long saved
         cdef size_t n = len(answer.body)
         answers.repeated += 1
         answers.ids.advance()
@@ -811,6 +812,13 @@ cdef class Stream(Endpoint):
         answer.tally.add(n, took)
         if answer.saved:
             answer.tally.add_saved(n)
+        saved = n if answer.saved else 0
+        if self.client is not None:
+            self.client.add(1, n, saved)
+        if answer.image is not None:
+            answer.image.add(1, n, saved)
+        if answer.content is not None:
+            answer.content.add(1, n, saved)
         if self.peer_text is None:
             self.peer_text = self.peer.encode()
         answers.log(answer, self.peer_text, len(self.peer_text), took)

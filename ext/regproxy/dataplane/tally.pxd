@@ -20,3 +20,11 @@ cdef class Tally:
 
     cpdef void add(self, long long bytes_sent, double seconds) noexcept
     cpdef void add_saved(self, long long n) noexcept
+
+
+cdef class Use:
+    cdef readonly long long times
+    cdef readonly long long sent
+    cdef readonly long long saved
+
+    cpdef void add(self, long long times, long long sent, long long saved) noexcept

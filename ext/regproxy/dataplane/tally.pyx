@@ -1,4 +1,6 @@
-"""Counting without Python objects: requests, bytes and a histogram of durations, in C integers."""
+"""Counting without Python objects, in C integers: requests, bytes and a histogram of durations (Tally), what
+use was made of something (Use).
+"""
 
 cimport cython
 
@@ -63,3 +65,28 @@ cdef class Tally:
 
     def __repr__(self):
         return f"<Tally requests={self.requests} bytes_sent={self.bytes_sent} bytes_saved={self.bytes_saved}>"
+
+
+@cython.final
+cdef class Use:
+    """How often something was used, and the bytes that were sent for it: of those, `saved` were not fetched.
+
+    Unlike a Tally it is for names of which there are many.
+    """
+
+    cpdef void add(self, long long times, long long sent, long long saved) noexcept:
+        """Count."""
+        self.times += times
+        self.sent += sent
+        self.saved += saved
+
+    def take(self):
+        """Return (times, sent, saved) since the last take; None: no news."""
+        if self.times == 0 and self.sent == 0:
+            return None
+        taken = (self.times, self.sent, self.saved)
+        self.times = self.sent = self.saved = 0
+        return taken
+
+    def __repr__(self):
+        return f"<Use times={self.times} sent={self.sent} saved={self.saved}>"

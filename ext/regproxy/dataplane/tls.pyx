@@ -439,7 +439,7 @@ cdef class Conn:
 
     @property
     def sealed(self) -> bool:
-        """Whether the records of our side are made by _seal."""
+        """Whether the records of our side are made by _write_sealed."""
         return self.seal is not None
 
     @property
@@ -637,7 +637,7 @@ cdef class Conn:
         return self.records >= self.context.records_max // 2
 
     cdef int take_over(self) except -1:
-        """Make our own records from now on, where that is possible; see _seal."""
+        """Make our own records from now on, where that is possible; see _write_sealed."""
         if self.seal is not None or self.unsealable:
             return 0
         if self._in_step():

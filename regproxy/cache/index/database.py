@@ -65,6 +65,12 @@ _STEPS: Final = (
         "UPDATE tags SET named = 0",
         "UPDATE objects SET media_type = NULL",
     ),
+    (
+        # Of what was stored before, it is only known that it was there when it was last used.
+        "ALTER TABLE objects ADD COLUMN stored_at REAL NOT NULL DEFAULT 0",
+        "UPDATE objects SET stored_at = last_used",
+        "ALTER TABLE objects ADD COLUMN hits INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 _VERSION: Final = len(_STEPS)
 _NAMES: Final = frozenset(sql.split()[2] for step in _STEPS for sql in step if sql.startswith("CREATE"))
@@ -72,7 +78,7 @@ _NAMES: Final = frozenset(sql.split()[2] for step in _STEPS for sql in step if s
 _LOOKS: Final = (
     *(f"SELECT * FROM {table} LIMIT 1" for table in ("tags", "objects", "totals", "pins", "journal")),
     "SELECT digest FROM tags INDEXED BY tags_by_digest WHERE digest > '' LIMIT 1",
-    "SELECT last_used FROM objects INDEXED BY objects_by_use WHERE last_used > 0 LIMIT 1",
+    "SELECT last_used, stored_at, hits FROM objects INDEXED BY objects_by_use WHERE last_used > 0 LIMIT 1",
     "SELECT value FROM state WHERE key = 'complete'",
 )
 

@@ -54,7 +54,7 @@ _PLACES: Final = (
     "SELECT DISTINCT host, port FROM tags INDEXED BY tags_by_digest"
     " WHERE digest = ? AND variant = 'presence' AND named"
 )
-_OBJECT: Final = "SELECT digest, size, media_type, last_used, disk FROM objects"
+_OBJECT: Final = "SELECT digest, size, media_type, last_used, disk, stored_at, hits FROM objects"
 _OBJECT_ROW: Final = f"{_OBJECT} WHERE digest = ?"
 _BETWEEN: Final = f"{_OBJECT} WHERE digest >= ? AND digest < ?"
 _OLDEST: Final = (
@@ -312,7 +312,7 @@ class Index:
     # Objects
 
     def object(self, digest: str) -> ObjectRow | None:
-        """Return the row of an object. Its last use may be some seconds later than `last_used`."""
+        """Return the row of an object. Its last use and hits may be those of some seconds ago."""
         if self._board.generation != self._generation:
             self.sync()
         change = self._writer.objects.get(digest)
@@ -327,14 +327,16 @@ class Index:
         `disk`: the bytes that it takes there; None: the known number, or `size` in whole blocks.
         """
         self._notice()
-        before = self.object(digest)
+        now, before = self._clock(), self.object(digest)
+        stored_at, hits = (now, 0) if before is None else (before.stored_at, before.hits)
         if before is not None:
             media_type = media_type or before.media_type
             if disk is None and before.size == size:
                 disk = before.disk
         if media_type is not None:
             self._types.put(digest, media_type)
-        row = ObjectRow(digest, size, media_type, self._clock(), disk_size(size) if disk is None else disk)
+        disk = disk_size(size) if disk is None else disk
+        row = ObjectRow(digest, size, media_type, now, disk, stored_at, hits)
         waiting = self._writer.objects.get(digest)
         dropped = waiting is not None and waiting.dropped
         self._writer.objects.put(digest, ObjectChange(dropped, row, self._seq))
@@ -364,6 +366,13 @@ class Index:
     def touch(self, digest: str) -> None:
         """Record that an object was used just now. It is on disk some seconds later."""
         self._writer.touched.add(digest)
+
+    def hit(self, digest: str, times: int = 1) -> None:
+        """Record that so many requests were answered with an object from the cache, as touch() does."""
+        writer = self._writer
+        writer.touched.add(digest)
+        hits = writer.hits
+        hits[digest] = hits.get(digest, 0) + times
 
     # All objects
 

@@ -41,7 +41,9 @@ class TagRow:
 class ObjectRow:
     """A blob or manifest on disk. `size`: bytes; `media_type`: None if unknown; `last_used`: epoch.
 
-    `disk`: the bytes that its file takes there.
+    `disk`: the bytes that its file takes there. `stored_at`: epoch, when it was entered, or a time by which
+    it was there. `hits`: how many requests were answered with it from the cache since then; known some
+    seconds late, and lost for the last ones before a crash.
     """
 
     digest: str
@@ -49,6 +51,8 @@ class ObjectRow:
     media_type: str | None
     last_used: float
     disk: int
+    stored_at: float
+    hits: int = 0
 
 
 @dataclass(frozen=True, slots=True)

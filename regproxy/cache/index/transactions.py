@@ -48,16 +48,18 @@ _DROP_TAGS_OF: Final = (
 )
 # Not INSERT OR REPLACE: it would delete the old row without its trigger.
 _PUT_OBJECT: Final = (
-    "INSERT INTO objects (digest, size, media_type, last_used, disk) VALUES (?, ?, ?, ?, ?)"
+    "INSERT INTO objects (digest, size, media_type, last_used, disk, stored_at, hits)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (digest) DO UPDATE SET size = excluded.size, disk = excluded.disk,"
     " media_type = coalesce(excluded.media_type, media_type), last_used = excluded.last_used"
 )
 _ADOPT: Final = (
-    "INSERT INTO objects (digest, size, media_type, last_used, disk) VALUES (?, ?, ?, ?, ?)"
+    "INSERT INTO objects (digest, size, media_type, last_used, disk, stored_at, hits)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
     " ON CONFLICT (digest) DO NOTHING"
 )
 _DROP_OBJECT: Final = "DELETE FROM objects WHERE digest = ?"
-_TOUCH: Final = "UPDATE objects SET last_used = ? WHERE digest = ?"
+_TOUCH: Final = "UPDATE objects SET last_used = ?, hits = hits + ? WHERE digest = ?"
 _PIN: Final = "INSERT OR IGNORE INTO pins (digest, name) VALUES (?, ?)"
 _UNPIN: Final = "DELETE FROM pins WHERE name = ?"
 _COMPLETE: Final = "UPDATE state SET value = 1 WHERE key = 'complete'"
@@ -199,9 +201,9 @@ class Changes:
             kept = entry.row is None and newer.get((STORED, digest), 0) > entry.seen
             self._object(digest, entry, kept)
 
-    def touch(self, digests: Sequence[str], now: float) -> None:
-        """Set the last use of objects that have a row."""
-        self._connection.executemany(_TOUCH, ((now, digest) for digest in digests))
+    def touch(self, uses: Mapping[str, int], now: float) -> None:
+        """Set the last use of objects that have a row, and add to their hits."""
+        self._connection.executemany(_TOUCH, ((now, hits, digest) for digest, hits in uses.items()))
 
     def remove(self, digests: Sequence[str], journal: bool) -> set[TagKey]:
         """Remove objects and the tags that name them; return those tags. `journal` False: no process has them

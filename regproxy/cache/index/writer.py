@@ -64,6 +64,10 @@ class Writer:
         # Used by both threads without a lock: add(), copy() and difference_update() of strings are one step
         # each under the GIL. A digest stays in it until its use is on disk.
         self.touched: set[str] = set()
+        # Counted by the caller's thread, and taken by the writer's as a whole: a count that is under way at
+        # that moment is lost. In `_hits` are those taken that are not on disk yet.
+        self.hits: dict[str, int] = {}
+        self._hits: dict[str, int] = {}
         self.suspicion: sqlite3.Error | None = None
         self._opened = opened
         self._renewed: Opened | None = None
@@ -230,13 +234,18 @@ class Writer:
         self._transact(lambda changes: changes.pending(tags, objects))
 
     def _write_uses(self) -> None:
-        left = iter(self.touched.copy())
+        taken, self.hits = self.hits, {}
+        for digest, hits in taken.copy().items():
+            self._hits[digest] = self._hits.get(digest, 0) + hits
+        left = iter(self.touched.copy().union(self._hits))
         while digests := list(islice(left, _BATCH)):
-            self._transact(self._touching(digests))
+            self._transact(self._touching({digest: self._hits.get(digest, 0) for digest in digests}))
             self.touched.difference_update(digests)
+            for digest in digests:
+                self._hits.pop(digest, None)
 
-    def _touching(self, digests: list[str]) -> Callable[[Changes], None]:
-        return lambda changes: changes.touch(digests, self._clock())
+    def _touching(self, uses: dict[str, int]) -> Callable[[Changes], None]:
+        return lambda changes: changes.touch(uses, self._clock())
 
     def _bound(self) -> None:
         """Keep pending changes from growing for ever."""
@@ -244,6 +253,9 @@ class Writer:
         self.objects.trim(_BACKLOG)
         if len(self.touched) > _BACKLOG:
             self.touched.clear()
+        if len(self.hits) + len(self._hits) > _BACKLOG:
+            self.hits = {}
+            self._hits.clear()
 
     def _transact(self, job: Callable[[Changes], T]) -> T:
         try:

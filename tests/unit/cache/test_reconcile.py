@@ -42,7 +42,8 @@ class TestRebuild:
         assert reconciler.done and stock.index.complete
         assert reconciler.found == Found(directories=256, adopted=2)
         rows = stock.index.rows_between("sha256:", "sha256:g")
-        assert rows[young] == ObjectRow(young, 5000, None, stock.path(young).stat().st_mtime, disk=8192)
+        written = stock.path(young).stat().st_mtime
+        assert rows[young] == ObjectRow(young, 5000, None, written, disk=8192, stored_at=written)
         assert rows[old].last_used == pytest.approx(stock.clock() - 40 * DAY, abs=5)
         totals = stock.index.totals()
         assert (totals.objects, totals.bytes, totals.disk) == (2, 5000 + BLOCK, 8192 + BLOCK)

@@ -34,7 +34,7 @@ def good_for(guarded: bool, passed: Any = None, age: float = 0.0, ttl: float = m
     answers, index, access = SimpleNamespace(revoke=None), SimpleNamespace(), SimpleNamespace(flush=None)
     answers.scope = lambda key: None
     nothing: Any = None
-    repeats = Repeats(answers, index, nothing, access, guarded)  # type: ignore[arg-type]
+    repeats = Repeats(answers, index, nothing, access, nothing, guarded)  # type: ignore[arg-type]
     exchange: Any = SimpleNamespace(principal=CI, origin=ORIGIN, started=time.monotonic(), good_until=0.0)
     route: Any = SimpleNamespace(passed=passed and (*passed[:3], exchange.started + passed[3]))
     repeats.may_keep(exchange, route, age, None if ttl == math.inf else Lifetime("tier", ttl, 0.0, 0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import platform
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,12 +15,18 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
+from regproxy.dataplane import tls
 from regproxy.dataplane.tally import BOUNDS, Tally
 from regproxy.registry.targets import Kind
 from regproxy.telemetry.metrics import Metrics
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 HUB = "registry-1.docker.io"
+BUILD = {
+    "version": "1.2.3",
+    "python": platform.python_version(),
+    "openssl": tls.openssl_version().split()[1],
+}
 
 
 def samples(text: bytes) -> Samples:
@@ -81,7 +88,13 @@ def busy(metrics: Metrics) -> None:
     metrics.upstream_bytes(HUB, 7)
     metrics.digest_mismatch(HUB)
     metrics.fill_resumed(HUB)
-    metrics.quota(HUB, "anonymous", 100, 76)
+    metrics.first_byte(HUB, 0.25)
+    metrics.tag_moved(HUB)
+    metrics.rule_count("no latest", "refused")[0] += 3
+    metrics.access_verdict(HUB, "allowed_in_outage")
+    metrics.login_refused("basic")
+    metrics.passed_on(HUB, "media-type")
+    metrics.quota(HUB, "anonymous", 100, 76, 21_600.0, 1.5e9)
     metrics.upstream_429(HUB, "anonymous", "GET")
     metrics.manifest_request(HUB, "anonymous", "HEAD")
     metrics.circuit(HUB, True)
@@ -92,6 +105,7 @@ def busy(metrics: Metrics) -> None:
     metrics.login_withheld(HUB)
     metrics.fill_started()
     metrics.fill_failed("digest")
+    metrics.fill_ended(40)
     metrics.tunnel_opened()
     metrics.tunnel_opened()
     metrics.tunnel_closed(1, 2)
@@ -130,6 +144,15 @@ def test_every_metric_and_its_labels(metrics: Metrics) -> None:
         "regproxy_fill_resumes_total": {"registry"},
         "regproxy_quota_limit": {"registry", "credential"},
         "regproxy_quota_remaining": {"registry", "credential"},
+        "regproxy_quota_window_seconds": {"registry", "credential"},
+        "regproxy_quota_seen_timestamp_seconds": {"registry", "credential"},
+        "regproxy_upstream_first_byte_seconds": {"host"},
+        "regproxy_tag_moves_total": {"registry"},
+        "regproxy_rule_decisions_total": {"rule", "action"},
+        "regproxy_access_verdicts_total": {"registry", "verdict"},
+        "regproxy_refused_logins_total": {"kind"},
+        "regproxy_passed_on_total": {"registry", "reason"},
+        "regproxy_fill_requests": set(),
         "regproxy_upstream_429_total": {"registry", "credential", "method"},
         "regproxy_upstream_manifest_requests_total": {"registry", "credential", "method"},
         "regproxy_circuit_open": {"registry"},
@@ -168,7 +191,7 @@ def test_every_metric_and_its_labels(metrics: Metrics) -> None:
         "regproxy_accepts_total": {"result"},
         "regproxy_repeated_answers_total": set(),
         "regproxy_audit_lost_total": {"what"},
-        "regproxy_build_info": {"version"},
+        "regproxy_build_info": {"version", "python", "openssl"},
     }
 
 
@@ -204,6 +227,20 @@ def test_promtool_has_nothing_to_say(metrics: Metrics, is_busy: bool) -> None:
         ("digest_mismatches_total", {"registry": HUB}, 1),
         ("quota_limit", {"registry": HUB, "credential": "anonymous"}, 100),
         ("quota_remaining", {"registry": HUB, "credential": "anonymous"}, 76),
+        ("quota_window_seconds", {"registry": HUB, "credential": "anonymous"}, 21_600),
+        ("quota_seen_timestamp_seconds", {"registry": HUB, "credential": "anonymous"}, 1.5e9),
+        ("upstream_first_byte_seconds_sum", {"host": HUB}, 0.25),
+        ("upstream_first_byte_seconds_bucket", {"host": HUB, "le": "0.1"}, 0),
+        ("tag_moves_total", {"registry": HUB}, 1),
+        ("tag_moves_total", {"registry": "quay.io"}, 0),  # before the first: increase() has to see it
+        ("digest_mismatches_total", {"registry": "quay.io"}, 0),
+        ("rule_decisions_total", {"rule": "no latest", "action": "refused"}, 3),
+        ("access_verdicts_total", {"registry": HUB, "verdict": "allowed_in_outage"}, 1),
+        ("refused_logins_total", {"kind": "basic"}, 1),
+        ("refused_logins_total", {"kind": "preface"}, 0),
+        ("passed_on_total", {"registry": HUB, "reason": "media-type"}, 1),
+        ("fill_requests_bucket", {"le": "20.0"}, 0),
+        ("fill_requests_bucket", {"le": "50.0"}, 1),
         ("upstream_429_total", {"registry": HUB, "credential": "anonymous", "method": "GET"}, 1),
         (
             "upstream_manifest_requests_total",
@@ -245,7 +282,7 @@ def test_promtool_has_nothing_to_say(metrics: Metrics, is_busy: bool) -> None:
         ("leaf_not_after_timestamp_seconds", {}, 1.9e9),
         ("access_log_dropped_total", {}, 1),
         ("spans_dropped_total", {}, 2),
-        ("build_info", {"version": "1.2.3"}, 1),
+        ("build_info", BUILD, 1),
     ],
     ids=str,
 )

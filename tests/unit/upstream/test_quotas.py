@@ -67,7 +67,9 @@ class Counted:
         self.refused: Counter[tuple[str, str, str]] = Counter()
         self.manifests: Counter[tuple[str, str, str]] = Counter()
 
-    def quota(self, registry: str, credential: str, limit: int, remaining: int) -> None:
+    def quota(
+        self, registry: str, credential: str, limit: int, remaining: int, window: float, seen: float
+    ) -> None:
         self.quotas[registry, credential] = (limit, remaining)
 
     def upstream_429(self, registry: str, credential: str, method: str) -> None:

@@ -110,7 +110,7 @@ def test_opening_costs_the_same_whatever_is_in_it(path: Path, monkeypatch: pytes
     Index.open(path).close()
     many = (
         "WITH RECURSIVE n (n) AS (SELECT {0} UNION ALL SELECT n + 1 FROM n WHERE n < {1})"
-        " INSERT INTO objects SELECT printf('sha256:%064x', n), n, NULL, n, 4096 FROM n"
+        " INSERT INTO objects SELECT printf('sha256:%064x', n), n, NULL, n, 4096, n, 0 FROM n"
     )
     tag = "INSERT INTO tags SELECT 'a', 443, 'r', digest, 'any', digest, 'm', 5, 1.0, 1 FROM objects"
     note = "INSERT INTO journal (writer, kind, key) SELECT 1, 'object stored', digest FROM objects"
@@ -222,7 +222,8 @@ def test_the_first_version_is_brought_up(path: Path) -> None:
     index = Index.open(path)
     # An index is one whoever asked for it, so its row is kept; what a registry said of content is not.
     assert index.tag(*NGINX) == (replace(ROW, named=0),)
-    small, large = ObjectRow(digest(2), 0, None, 6.5, 0), ObjectRow(digest(1), 5000, None, 7.5, 8192)
+    small = ObjectRow(digest(2), 0, None, 6.5, 0, stored_at=6.5)
+    large = ObjectRow(digest(1), 5000, None, 7.5, 8192, stored_at=7.5)
     assert index.oldest(9) == [small, large]
     assert index.totals() == Totals(2, 5000, 8192)
     assert index.complete is False
@@ -231,6 +232,22 @@ def test_the_first_version_is_brought_up(path: Path) -> None:
     index.close()
     assert sums(path) == [(2, 5001, 3 * 4096)] * 2
     assert not path.with_name("index.sqlite3.aside").exists()
+
+
+def test_the_version_without_hits_is_brought_up(path: Path) -> None:
+    version_1(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in (sql for step in database._STEPS[1:3] for sql in step):
+            connection.execute(statement)
+        connection.execute("PRAGMA user_version = 3")
+    index = Index.open(path)
+    rows = [(row.digest, row.stored_at, row.hits) for row in index.oldest(9)]
+    assert rows == [(digest(2), 6.5, 0), (digest(1), 7.5, 0)]
+    index.hit(digest(1))
+    assert index.flush()
+    assert index.object(digest(1)).hits == 1  # type: ignore[union-attr]
+    assert index.totals() == Totals(2, 5000, 8192)
+    index.close()
 
 
 def test_answers_to_nobody_knows_which_index_types_are_forgotten(path: Path) -> None:

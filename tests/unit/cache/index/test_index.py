@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,7 +212,7 @@ def test_what_an_object_takes_on_the_disk(index: Index) -> None:
 def test_an_object(index: Index, clock: Clock) -> None:
     assert index.object(digest(1)) is None
     index.put_object(digest(1), 100, MANIFEST)
-    row = ObjectRow(digest(1), 100, MANIFEST, clock.now, 4096)
+    row = ObjectRow(digest(1), 100, MANIFEST, clock.now, 4096, clock.now)
     assert index.object(digest(1)) == row
     assert index.flush()
     assert index.object(digest(1)) == row
@@ -219,6 +220,48 @@ def test_an_object(index: Index, clock: Clock) -> None:
     assert index.object(digest(1)) is None
     assert index.flush()
     assert index.object(digest(1)) is None
+
+
+def hits(index: Index, *numbers: int) -> list[int]:
+    """The hits of objects that have a row."""
+    assert index.flush()
+    return [row.hits for number in numbers if (row := index.object(digest(number)))]
+
+
+def test_hits_and_when_it_was_stored(index: Index, path: Path, clock: Clock) -> None:
+    index.put_object(digest(1), 100, None)
+    index.put_object(digest(2), 100, None)
+    index.hit(digest(1))
+    index.hit(digest(1), 3)
+    index.touch(digest(2))  # used, and not served
+    index.hit(digest(3))  # has no row
+    assert hits(index, 1, 2, 3) == [4, 0]
+    stored, clock.now = clock.now, clock.now + 60
+    index.put_object(digest(1), 100, MANIFEST)  # its type has become known
+    assert index.object(digest(1)) == ObjectRow(digest(1), 100, MANIFEST, clock.now, 4096, stored, 4)
+    other = reopened(index, path, clock)
+    other.hit(digest(1), 5)
+    index.hit(digest(1), 7)
+    assert hits(index, 1) == [11]
+    assert hits(other, 1) == [16]  # both are added
+    other.close()
+    index.drop_object(digest(1))
+    index.put_object(digest(1), 100, None)  # another file
+    assert index.object(digest(1)) == ObjectRow(digest(1), 100, None, clock.now, 4096, clock.now, 0)
+    assert hits(index, 1) == [0]
+
+
+def test_hits_that_cannot_be_written_are_kept(index: Index, path: Path) -> None:
+    index.put_object(digest(1), 100, None)
+    assert index.flush()
+    with closing(sqlite3.connect(path)) as other:
+        refused = "SELECT raise(ABORT, 'no')"
+        other.execute(f"CREATE TRIGGER no BEFORE UPDATE OF hits ON objects BEGIN {refused}; END")
+        index.hit(digest(1), 2)
+        assert not index.flush()
+        index.hit(digest(1), 1)
+        other.execute("DROP TRIGGER no")
+    assert hits(index, 1) == [3]
 
 
 def test_media_types(index: Index, path: Path, clock: Clock) -> None:
@@ -538,7 +581,8 @@ class Model(RuleBasedStateMachine):
 
     @rule(name=DIGESTS, size=st.integers(0, 2**40))
     def adopt(self, name: str, size: int) -> None:
-        assert self.index.adopt([ObjectRow(name, size, None, 1.0, size // 2)]) == (name not in self.objects)
+        row = ObjectRow(name, size, None, 1.0, size // 2, 1.0)
+        assert self.index.adopt([row]) == (name not in self.objects)
         self.objects.setdefault(name, (size, None))
 
     @rule(name=DIGESTS)

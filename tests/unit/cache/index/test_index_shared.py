@@ -406,7 +406,7 @@ while True:
     assert index.flush()
     print("written", number, flush=True)
     index.remove([f"sha256:{random.randrange(400):064x}" for _ in range(5)])
-    index.adopt([ObjectRow(f"sha256:{random.randrange(400):064x}", 7, None, 1.0, 512) for _ in range(5)])
+    index.adopt([ObjectRow(f"sha256:{random.randrange(400):064x}", 7, None, 1.0, 512, 1.0) for _ in range(5)])
     number += 1
 """
 

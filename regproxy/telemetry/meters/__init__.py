@@ -1,0 +1,1 @@
+"""The metrics by subject: their names, labels and meaning, and what counts them."""
