@@ -122,6 +122,7 @@ class Responder:
         if services.tracer is not None:
             services.tracer.end(exchange, self.id_of(exchange), took, sent)
         access = services.access
+        request_id = exchange.request_id = exchange.request_id or self._next_id()
         if exchange.asked or access.rp:
             self._log_asked(exchange, sent, took)
         else:
@@ -140,8 +141,11 @@ class Responder:
                 exchange.asked_seconds,
                 "",
                 "",
-                self.id_of(exchange),
-                _more(exchange),
+                request_id.decode(),
+                # No call for a plain hit.
+                route.told
+                if route is not None and not exchange.fill_id and exchange.span is None
+                else _more(exchange),
             )
         exchange.status = 0
         exchange.span = None
