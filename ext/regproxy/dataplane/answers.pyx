@@ -1,10 +1,10 @@
 """Answers that are sent again without Python, to requests whose heads are the same byte for byte.
 
-An answer is put here when the same head has been answered from the cache twice within a second, exactly as it
-went out but for the request's id. It is good until the second ends that its Date names, or until anything changes that it may rest
-on, from the beginning of its look-up on: the index, in this process or another one (`Board.generation`), or
-what `revoke()` is called for. So it never outlives the look-up that it repeats by more than a second, and
-what is revoked is revoked at once.
+An answer is put here when the same head has been answered from the cache twice within a second, exactly as
+it went out but for the request's id. It is good until the second ends that its Date names, or until
+anything changes that it may rest on, from the beginning of its look-up on: the index, in this process or
+another one (`Board.generation`), or what `revoke()` is called for. So it never outlives the look-up that it
+repeats by more than a second, and what is revoked is revoked at once.
 
 Requests to different registries, and of different clients, never meet: each has a Scope of its own.
 """
@@ -66,8 +66,8 @@ cdef class Answer:
 
     `until`: seconds of CLOCK_MONOTONIC. `second`: of the clock (epoch) when it went out first: it is good for
     that second alone, as its Date and its line name it, and as a clock that is set changes how old a tag's
-    copy is; 0: it names none. `saved`: its body counts as saved. `last`: the connection ends with it. `image`,
-    `content`: what counts the use that is made of either. `owner` is for the handler. `request_id`: that of
+    copy is; 0: it names none. `saved`: its body counts as saved. `last`: the connection ends with it.
+    `image`, `content`: what counts the use that is made of either. `owner` is for the handler. `request_id`: that of
     the request which it went out for first, as it stands in head and line; each later one has another in its
     place. b"": it stands nowhere.
     """
