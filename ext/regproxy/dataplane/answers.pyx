@@ -67,9 +67,9 @@ cdef class Answer:
     `until`: seconds of CLOCK_MONOTONIC. `second`: of the clock (epoch) when it went out first: it is good for
     that second alone, as its Date and its line name it, and as a clock that is set changes how old a tag's
     copy is; 0: it names none. `saved`: its body counts as saved. `last`: the connection ends with it.
-    `image`, `content`: what counts the use that is made of either. `owner` is for the handler. `request_id`: that of
-    the request which it went out for first, as it stands in head and line; each later one has another in its
-    place. b"": it stands nowhere.
+    `image`, `content`: what counts the use that is made of either. `owner` is for the handler.
+    `request_id`: that of the request which it went out for first, as it stands in head and line; each
+    later one has another in its place. b"": it stands nowhere.
     """
 
     def __init__(self, bytes head not None, bytes body not None, object owner, Tally tally not None,
