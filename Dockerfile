@@ -33,7 +33,7 @@ COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY ext ext
 COPY regproxy regproxy
 RUN /tools/bin/pip wheel --no-cache-dir --no-deps -w /wheels .
-RUN python3 -m venv /opt/regproxy && /opt/regproxy/bin/pip install --no-cache-dir --no-compile /wheels/*.whl
+RUN python3 -m venv /opt/regproxy && /opt/regproxy/bin/pip install --no-cache-dir --no-compile "$(echo /wheels/*.whl)[otel]"
 COPY deploy/image deploy/image
 ARG SOURCE_DATE_EPOCH
 RUN deploy/image/finish /opt/regproxy /sbom

@@ -48,7 +48,8 @@ serve: build ## run the proxy on directories under .local
 # mypy and the guard, which counts instructions and no time, have one core each. The tests have all of them.
 test: ## install what is missing, build, lint, check types, count instructions, run all tests
 	@$(MAKE) --no-print-directory build test-packages
-	@$(MAKE) --no-print-directory -j2 --output-sync=target lint types bench-guard
+	@$(MAKE) --no-print-directory -j2 --output-sync=target lint types
+	@$(MAKE) --no-print-directory bench-guard
 	@$(MAKE) --no-print-directory check
 
 TRIXIE ?= test

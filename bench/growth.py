@@ -191,7 +191,7 @@ def make_blob(root: Path, digest: str) -> None:
 
 
 def row(digest: str, last_used: float) -> ObjectRow:
-    return ObjectRow(digest, size=BLOB, disk=BLOB, media_type=None, last_used=last_used)
+    return ObjectRow(digest, size=BLOB, disk=BLOB, media_type=None, last_used=last_used, stored_at=last_used)
 
 
 # --- what is measured ------------------------------------------------------------------------------------

@@ -447,7 +447,7 @@ class Authorizer:
         if not (await self._logins.direct(origin, eager_only=eager_only)).configured:
             return
         if self._counter is not None:
-            self._counter.login_withheld(origin.host)
+            self._counter.login_withheld(origin.name)
         if self._seldom.lets(origin, self._clock()):
             kept = "pulls and pushes" if self._pushes else "pulls"
             what = f"{request.method} {request.path.partition('?')[0][:_SHOWN]}"

@@ -241,7 +241,7 @@ class Tokens:
                 raise BadResponse(f"{key.realm.origin.host}: {error}") from None
             outcome = "issued"
         finally:
-            self._ledger.count(key.origin.host, key.login, outcome)
+            self._ledger.count(key.origin.name, key.login, outcome)
         if key.login is not None:
             self._ledger.accepted(key, key.login)
         end = issued.lifetime - min(MARGIN, issued.lifetime / 10)

@@ -79,11 +79,14 @@ def root(version: VersionOption = False) -> None:
 def serve(config: ConfigOption = None) -> None:
     """Run the proxy until SIGTERM or SIGINT; SIGHUP makes it read its configuration again."""
     from regproxy.process import boot, supervisor
+    from regproxy.telemetry import log_format
 
     try:
         code = supervisor.run(config, os.environ, debug=os.environ.get("REGPROXY_DEBUG") == "1")
     except RegproxyError as error:
-        _fail(error)
+        style = log_format.style_of(os.environ, loading.text_of(config))
+        log_format.say_end(error, style, "supervisor")
+        raise typer.Exit(USAGE_ERROR) from None
     boot.leave(code)
 
 

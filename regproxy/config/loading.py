@@ -16,6 +16,14 @@ TOML_MAX: Final = 4 * 1024 * 1024  # bytes
 NGINX_RESOLVERS: Final = Path("/etc/nginx/resolvers.conf")
 
 
+def text_of(path: Path | None) -> str | None:
+    """Return the text of the TOML file, None where there is none, or it can't be read."""
+    try:
+        return read_text(path, TOML_MAX) if path is not None else None
+    except (OSError, ConfigError):
+        return None
+
+
 def read(path: Path | None, env: Mapping[str, str]) -> tuple[str | None, Config]:
     """Return the text of the TOML file, if there is one, and the configuration. Raises ConfigError.
 

@@ -48,6 +48,7 @@ from regproxy.config.values import (
     LogFormat,
     LoginFor,
     LogLevel,
+    LogStyle,
     Outage,
     PrivateTargets,
     Raw,
@@ -66,6 +67,7 @@ from regproxy.config.values import (
     parse_listens,
     parse_log,
     parse_log_format,
+    parse_log_style,
     parse_login_for,
     parse_min_free,
     parse_mirror_registries,
@@ -173,6 +175,7 @@ class Config:
     audit_log: str
     audit_idle: float
     log_level: LogLevel
+    log_format: LogStyle
     tls_records: Records
     tls_groups: str
 
@@ -377,6 +380,7 @@ _TTL_MEANING = "verified: how long a registry's word that it lets someone in is 
 _OUTAGE_MEANING = "verified, registry down: deny, same-repository (who was let in there lately) or serve"
 _GRACE_MEANING = "what lately means there"
 _FORMAT_MEANING = "regproxy, or rp = docker-registry-proxy's lines, to the letter"
+_STYLE_MEANING = "of the log on standard error: text, or json = one JSON object a line"
 _AUDIT_MEANING = "a line for each pull and push: path, - (standard output) or off"
 _IDLE_MEANING = "a pull has ended when its client has asked for nothing of it for so long"
 _REGEX_MEANING = "tags of this tier, matched from their start; empty = no such tier"
@@ -409,6 +413,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_AUDIT_LOG", "audit_log", "off", _AUDIT_MEANING, _text(parse_log)),
     Setting("REGPROXY_AUDIT_IDLE", "audit_idle", "30s", _IDLE_MEANING, _TIMEOUT),
     Setting("REGPROXY_LOG_LEVEL", "log_level", "info", "debug, info, warning or error", _text(parse_level)),
+    Setting("REGPROXY_LOG_FORMAT", "log_format", "text", _STYLE_MEANING, _text(parse_log_style)),
     Setting("REGPROXY_TLS_RECORDS", "tls_records", "auto", _RECORDS_MEANING, _text(parse_records)),
     Setting("REGPROXY_TLS_GROUPS", "tls_groups", "", _GROUPS_MEANING, _text(parse_groups)),
     Setting("REGISTRIES", "registries", _REGISTRIES, _HOSTS_MEANING, _registries, many=True),

@@ -18,6 +18,7 @@ from regproxy.config.networks import Network, parse_network
 
 LogFormat = Literal["regproxy", "rp"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+LogStyle = Literal["text", "json"]
 Records = Literal["auto", "openssl"]
 LoginFor = Literal["pull", "push"]
 ClientCerts = Literal["optional", "required"]
@@ -488,6 +489,13 @@ def parse_level(text: str) -> LogLevel:
     if level not in ("debug", "info", "warning", "error"):
         raise ValueError("debug, info, warning or error")
     return cast(LogLevel, level)
+
+
+def parse_log_style(text: str) -> LogStyle:
+    """Return the format of the log."""
+    if text.lower() not in ("text", "json"):
+        raise ValueError("text or json")
+    return cast(LogStyle, text.lower())
 
 
 def parse_log_format(text: str) -> LogFormat:

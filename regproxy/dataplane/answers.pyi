@@ -2,6 +2,7 @@ from collections.abc import Callable
 from typing import Final
 
 from regproxy.dataplane.board import Board
+from regproxy.dataplane.request_ids import RequestIds
 from regproxy.dataplane.tally import Tally, Use
 
 ANSWERS_MAX: Final[int]
@@ -26,16 +27,20 @@ class Answer:
         last: bool = False,
         image: Use | None = None,
         content: Use | None = None,
+        request_id: bytes = b"",
     ) -> None: ...
 
 class Answers:
+    ids: Final[RequestIds]
     idle_timeout: Final[float]
     head_timeout: Final[float]
     open: Final[bool]
     repeated: Final[int]
     kept: Final[int]
     on_lines: Callable[[], None] | None
-    def __init__(self, board: Board, idle_timeout: float, head_timeout: float) -> None: ...
+    def __init__(
+        self, board: Board, idle_timeout: float, head_timeout: float, ids: RequestIds | None = None
+    ) -> None: ...
     def scope(self, key: object) -> Scope: ...
     def begin(self) -> None: ...
     def revoke(self) -> None: ...

@@ -140,12 +140,16 @@ class Downloads:
                 response = await self._transfer(fill, part, bodies).run()
             await hash_all(growth, self._loop)
             digest = await self._verify(fill, response, part, bodies.whose)
+            if fill.span is not None:
+                fill.span.event("verified", {"regproxy.digest": digest, "regproxy.bytes": growth.written})
             self._tell(part, lambda: _meta(fill, part, VERIFIED, size=growth.written))
             growth.finish()
             await self._keep(fill, part, digest)
         except BaseException as error:
             if isinstance(error, DigestMismatch | BadResponse):
                 bodies.distrust()
+            if isinstance(error, RegproxyError) and not isinstance(error, UpstreamAnswer):
+                _say_broken(fill, part, bodies, error)
             self._give_up(fill, part, error)
             raise
         finally:
@@ -184,6 +188,8 @@ class Downloads:
             if fill.media_type == NO_TYPE and response.status != 416:
                 fill.media_type = (response.get(b"content-type") or NO_TYPE.encode()).decode("latin-1")
             fill.opened.set_result(Opened(growth, total))
+            if fill.span is not None:
+                fill.span.event("first byte", {"regproxy.bytes": total})
         self._tell(part, lambda: _meta(fill, part, OPEN))
         growth.on_spill = lambda: self._spilled(part)
         if total >= LARGE:
@@ -234,7 +240,7 @@ class Downloads:
             # Its digest is that of the payload without the signatures (distribution spec, schema 1).
             raise NotUnderstood(f"{whose} sent a signed schema 1 manifest", "signed-schema1")
         if digest != wanted:
-            self._counters.digest_mismatch(origin.host)
+            self._counters.digest_mismatch(origin.name)
             log.warning("digest mismatch: %s sent %s for %s of %s", whose, digest, wanted, target.repository)
             raise DigestMismatch(f"{whose} sent {digest} where {wanted} was asked for")
         return digest
@@ -296,6 +302,28 @@ class Downloads:
             with suppress(OSError):  # only the reason is lost
                 part.write(_meta(fill, part, OPEN).failed(word_for(error), str(error)))
         self._store.abort(part)
+
+
+def _say_broken(fill: Fill, part: Part, bodies: Bodies, error: RegproxyError) -> None:
+    """Log a download that has failed: what it was of, how far it had come, and what was tried."""
+    growth, wanted, asked = part.growth, fill.wanted, ", ".join(bodies.asked)
+    fields = {
+        "registry": wanted.origin.name,
+        "repository": wanted.target.repository,
+        "digest": wanted.target.reference,
+        "bytes": max(growth.written, bodies.received),
+        "total": growth.total,
+        "attempts": bodies.attempts,
+        "asked": asked,
+        "reason": word_for(error),
+    }
+    log.warning(
+        "the download of %s in %s of %s failed with %d of %s bytes, after %d requests%s: %s",
+        *(wanted.target.reference, wanted.target.repository, wanted.origin.name, fields["bytes"]),
+        *(growth.total if growth.total >= 0 else "unknown", bodies.attempts),
+        *(f" (answered by {asked})" if asked else "", error),
+        extra=fields,
+    )
 
 
 def _meta(fill: Fill, part: Part, state: str, *, size: int = -1) -> Meta:

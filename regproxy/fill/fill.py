@@ -9,6 +9,7 @@ from typing import Final, Protocol
 
 from regproxy.cache.blobs import Blob
 from regproxy.core.errors import Busy, DigestMismatch, RateLimited, UpstreamError
+from regproxy.core.request_context import CURRENT, Span
 from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.fill.tag_request import TagAsk
 from regproxy.http.messages import Request, Response
@@ -113,8 +114,9 @@ class Fill:
     `tag`: the parameters of a request for a tag; None for content by digest. `media_type`: as the registry
     has told it; `manifest`: the type that the bytes state, None where they are no manifest. `joined`: another
     process fetches it, or has fetched it for us; `foreign`: maybe from another source than it was asked of.
-    `stored`: it is in the store. `asked`: when a client asked last, monotonic. `requests`: how many share it.
-    `progress`: of the download by this process.
+    `request_id`: of the client's request that has begun it, "" where none has.
+    `stored`: it is in the store. `span`: None if it is not traced. `asked`: when a client asked last,
+    monotonic. `requests`: how many share it. `progress`: of the download by this process.
     """
 
     __slots__ = (
@@ -128,8 +130,10 @@ class Fill:
         "media_type",
         "opened",
         "progress",
+        "request_id",
         "requests",
         "seconds",
+        "span",
         "stored",
         "tag",
         "wanted",
@@ -144,6 +148,9 @@ class Fill:
         self.manifest: ManifestType | None = None
         self.fetched_from = ""
         self.seconds = 0.0
+        current = CURRENT.get()
+        self.span: Span | None = None
+        self.request_id = current.request_id if current is not None else ""
         self.joined = self.foreign = self.stored = False
         self.began = self.asked = time.monotonic()
         self.requests = 1

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.core.errors import RegproxyError, UpstreamError
+from regproxy.core.request_context import CURRENT, RequestContext, Span, current_span
 from regproxy.core.tasks import cancel_all
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill import download
@@ -110,11 +111,19 @@ class Fills:
         # An answer that another process got before this request must not be used for it.
         fill.asked = time.monotonic()
         fill.requests += 1
+        span = current_span()
+        if span is not None and fill.span is not None:
+            span.link(fill.span)
         return fill
 
     def start(self, key: Hashable, fill: Fill, run: Run) -> None:
         """Run a fill in a task of its own; requests with the same `key` join it meanwhile."""
         self._under_way[key] = fill
+        span = current_span()
+        if span is not None:
+            wanted = fill.wanted
+            about = {"regproxy.registry": wanted.origin.name, "regproxy.repository": wanted.target.repository}
+            fill.span = span.apart("fill", {**about, "regproxy.reference": wanted.target.reference})
         self.spawn(self._run(fill, key, run))
 
     def separate(self, outdated: Callable[[Fill], bool]) -> None:
@@ -143,6 +152,9 @@ class Fills:
         task.add_done_callback(self._tasks.discard)
 
     async def _run(self, fill: Fill, key: Hashable, run: Run) -> None:
+        if fill.span is not None:
+            # A task's own: what began this fill goes on in its own trace.
+            CURRENT.set(RequestContext(fill.request_id, fill.span))
         try:
             await run(lambda: self._leave(fill, key))
         except RegproxyError as error:
@@ -162,6 +174,8 @@ class Fills:
             if not fill.joined:
                 self._counters.fill_ended(fill.requests)
             self._leave(fill, key)
+            if fill.span is not None:
+                _end_span(fill, fill.span)
 
     def _leave(self, fill: Fill, key: Hashable) -> None:
         if self._under_way.get(key) is fill:
@@ -174,6 +188,15 @@ class Fills:
         cut = [fill.wanted.target.reference for fill in self._under_way.values() if not fill.joined]
         await cancel_all(tuple(self._tasks))
         return cut
+
+
+def _end_span(fill: Fill, span: Span) -> None:
+    """End a fill's span, with what has become of it."""
+    failed = fill.done.exception() if fill.done.done() and not fill.done.cancelled() else None
+    if failed is None and fill.done.done():
+        span.put({"regproxy.bytes": fill.done.result().size, "regproxy.stored": fill.stored})
+    span.put({"regproxy.fill.joined": fill.joined})
+    span.end(failed)
 
 
 def _key_of(wanted: CacheRequest) -> tuple[str, str]:

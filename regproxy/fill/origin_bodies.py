@@ -84,7 +84,9 @@ class Limits:
 
 
 class Bodies:
-    """Asks for one content's bytes. `received`: new bytes so far."""
+    """Asks for one content's bytes. `received`: new bytes so far. `attempts`: requests for it; `asked`: the
+    servers that have answered.
+    """
 
     def __init__(self, wanted: CacheRequest, upstream: Fetcher, counters: Counters, limits: Limits) -> None:
         self._wanted = wanted
@@ -100,6 +102,9 @@ class Bodies:
         self._mark = time.monotonic(), 0  # when the rate was last sufficient, and the bytes received by then
         self._received = 0
         self._mirrors: set[Origin] = set()
+        # How often it was asked for, and who has answered.
+        self.attempts = 0
+        self.asked: dict[str, None] = {}
         self._coming: dict[RangeWriter | GrowingFile, int] = {}
 
     @property
@@ -151,7 +156,10 @@ class Bodies:
             self._upstream.distrust(mirror, self._wanted.request)
 
     async def _fetch(self, ask: Ask) -> Fetched:
-        return await self._upstream.fetch(self._wanted.origin, self._wanted.request, "GET", ask)
+        self.attempts += 1
+        fetched = await self._upstream.fetch(self._wanted.origin, self._wanted.request, "GET", ask)
+        self.asked[fetched.origin.name] = None
+        return fetched
 
     async def answer(self, fetched: Fetched) -> UpstreamAnswer:
         """Read the body of an origin's refusal and return both, for all clients that wait."""
@@ -223,7 +231,7 @@ class Bodies:
                 pace.cancel()
             if isinstance(sink, GrowingFile):
                 sink.let_go()
-            self._counters.upstream_bytes(fetched.origin.host, _place(sink) - start)
+            self._counters.upstream_bytes(fetched.origin.name, _place(sink) - start)
             new = max(_place(sink) - self._coming.pop(sink), 0)
             self._received += new
             if new >= PROGRESS:
@@ -258,11 +266,13 @@ class Bodies:
     async def pause(self, error: UpstreamError) -> None:
         """Wait before the next attempt; raise the error where there must be none."""
         self._may_retry(error)
-        self._counters.fill_resumed(self.host)
+        self._counters.fill_resumed(self._wanted.origin.name)
         self.resumes += 1
         delay = min(_PAUSE_MAX, _PAUSE * 2**self._failures) * random.uniform(0.5, 1.5)
         self._failures += 1
-        log.info("%s: %s; asked again in %.1f s", self.host, error, delay)
+        about = {"registry": self._wanted.origin.name, "digest": self._wanted.target.reference}
+        name = f"{self._wanted.origin.name}: {self._wanted.target.reference}"
+        log.info("%s: %s; asked again in %.1f s", name, error, delay, extra=about)
         await asyncio.sleep(delay)
 
     def _time_left(self) -> float:

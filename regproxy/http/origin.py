@@ -22,6 +22,13 @@ def _host(name: str) -> str:
     return name.strip("[]").rstrip(".").lower()
 
 
+def named(host: str, port: int) -> str:
+    """Return what logs and metrics call a registry: the host, and the port unless that is 443."""
+    if port == 443:
+        return host
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """An origin server: scheme, host in lower case without brackets, port (RFC 9110 4.3.1)."""
@@ -29,6 +36,13 @@ class Origin:
     scheme: str
     host: str
     port: int
+
+    @property
+    def name(self) -> str:
+        """What logs and metrics call it: the host, and the port unless it is the scheme's own."""
+        if self.port == 443 and self.scheme == "https":
+            return self.host  # nearly all of them
+        return self.host if self.port == _DEFAULT_PORTS.get(self.scheme) else named(self.host, self.port)
 
     @classmethod
     def of(cls, url: str) -> Origin:

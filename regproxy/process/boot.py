@@ -21,9 +21,9 @@ from typing import Final, Literal, NoReturn
 
 from regproxy.config import settings as configuration
 from regproxy.config.directories import Directories
-from regproxy.config.settings import Config, LogLevel
+from regproxy.config.settings import Config
 from regproxy.core.errors import RegproxyError
-from regproxy.telemetry import metrics
+from regproxy.telemetry import log_format, metrics
 
 log = logging.getLogger(__name__)
 
@@ -188,6 +188,8 @@ def run(argv: Sequence[str], serve: Callable[[Boot], int]) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
     record = Record.read(int(argv[1]))
+    style = log_format.style_of(os.environ, record.toml_text)
+    log_format.log_to_stderr("info", style, record.role, record.slot)
     if not record.debug:
         keep_memory_private()
     try:
@@ -199,12 +201,12 @@ def run(argv: Sequence[str], serve: Callable[[Boot], int]) -> int:
         with closing(Control(record.control, min(_BEAT_SECONDS, config.hang_timeout / 4))) as control:
             return _serve(record, config, control, serve)
     except RegproxyError as error:
-        print(f"regproxy: {error}", file=sys.stderr, flush=True)
+        log_format.say_end(error, style, record.role, record.slot)
         return USAGE_EXIT
 
 
 def _serve(record: Record, config: Config, control: Control, serve: Callable[[Boot], int]) -> int:
-    log_to_stderr(config.log_level, f" {record.role}-{record.slot}")
+    log_format.log_to_stderr(config.log_level, config.log_format, record.role, record.slot)
     metrics.share(record.metrics, str(record.slot))
     directories = Directories(Path(record.cache), Path(record.ca_crt), Path(record.ca_key), ())
     try:
@@ -252,12 +254,3 @@ def leave(code: int) -> NoReturn:
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)
-
-
-def log_to_stderr(level: LogLevel, who: str = "") -> None:
-    """Set up logging; `who`, which begins with a blank, tells the lines of several processes apart."""
-    logging.basicConfig(
-        level=level.upper(),
-        stream=sys.stderr,
-        format=f"%(asctime)s %(levelname)s{who} %(name)s: %(message)s",
-    )

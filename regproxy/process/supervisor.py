@@ -13,7 +13,6 @@ import secrets
 import selectors
 import signal
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -39,7 +38,7 @@ from regproxy.process.children import Child, Commons, Setup
 from regproxy.process.cpus import cores
 from regproxy.process.listeners import Listeners
 from regproxy.process.reloads import Askers
-from regproxy.telemetry import metrics
+from regproxy.telemetry import log_format, metrics
 from regproxy.telemetry.metrics import Metrics
 from regproxy.telemetry.metrics_dir import Shelf
 
@@ -74,10 +73,11 @@ def run(path: Path | None, env: Mapping[str, str], *, debug: bool = False) -> in
     """
     # What is kept here may be private: other users of this machine are to read nothing of it.
     os.umask(os.umask(_OTHERS) | _OTHERS)
+    log_format.log_to_stderr("info", log_format.style_of(env, loading.text_of(path)), "supervisor")
     if not debug:
         boot.keep_memory_private()
     text, config = loading.read(path, env)
-    boot.log_to_stderr(config.log_level)
+    log_format.log_to_stderr(config.log_level, config.log_format, "supervisor")
     supervisor = Supervisor(path, env, debug=debug)
     try:
         return supervisor.run(text, config)
@@ -428,7 +428,9 @@ class Supervisor:
             self._code, self._ending = code, 1
         elif self._failed_boots == BOOTS:
             self._code, self._ending = BOOT_EXIT, 1
-            print(f"regproxy: {BOOTS} workers in a row did not come up; the last one {how}", file=sys.stderr)
+            style = log_format.style_of(self._env, loading.text_of(self._path))
+            text = f"{BOOTS} workers in a row did not come up; the last one {how}"
+            log_format.say_end(text, style, "supervisor")
 
     # --- another configuration ---------------------------------------------------------------------------
 
@@ -454,7 +456,8 @@ class Supervisor:
         if former is not None:
             self._replacing = True
             former.listeners.close(spare=self._setup.listeners)
-            logging.getLogger().setLevel(self._setup.config.log_level.upper())
+            config = self._setup.config
+            log_format.log_to_stderr(config.log_level, config.log_format, "supervisor")
 
 
 def _make_tokens(config: Config, cache: Path) -> None:

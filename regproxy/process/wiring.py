@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from regproxy.dataplane.board import Board
 from regproxy.dataplane.inotify import Watch
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.records_self_test import records_fault
+from regproxy.dataplane.request_ids import RequestIds
 from regproxy.fill.fills import Fills
 from regproxy.fill.origin_bodies import CHANCES, Limits
 from regproxy.fill.provenance import Provenance
@@ -36,7 +38,7 @@ from regproxy.policy.plans import Policy
 from regproxy.process.boot import Record
 from regproxy.server.audit import Audit
 from regproxy.server.clients import clients
-from regproxy.server.context import Services
+from regproxy.server.context import Services, Tracer
 from regproxy.server.lookup import Lookup
 from regproxy.server.repeats import Repeats, repeats
 from regproxy.server.rights import Rights
@@ -59,6 +61,7 @@ from regproxy.tls.ca_watch import CaWatch
 from regproxy.tls.client_contexts import Trust
 from regproxy.tls.ktls import kernel_tls
 from regproxy.tls.server_contexts import Contexts
+from regproxy.tracing import environment
 from regproxy.upstream.admission import Gate
 from regproxy.upstream.circuit_breaker import Breakers
 from regproxy.upstream.client import Upstream
@@ -106,8 +109,11 @@ def build(
     usage = Recorder(UsageFile(layout.usage(root)), metrics, time.time, events.tag_moved)
     fills, tags = _fills_and_tags(base, store, index, upstream, provenance, usage.tag_moved)
     access, audit = _access_log(config), _audit(config, record, loop)
-    again = _repeats(base, index, access, usage, access_rules.guarded) if audit is None else None
-    for source in (reactor, fills, authority, access, *(each for each in (audit, again) if each is not None)):
+    ids = RequestIds()
+    again = _repeats(base, index, access, usage, ids, access_rules.guarded) if audit is None else None
+    tracer = _tracer(record.slot)
+    optional = (each for each in (audit, again, tracer) if each is not None)
+    for source in (reactor, fills, authority, access, *optional):
         metrics.watch(source)
     return Services(
         config=config,
@@ -134,6 +140,7 @@ def build(
         authority=authority,
         ca_watch=ca_watch,
         loop=loop,
+        ids=ids,
         clients=clients(config),
         closes=config.keepalive_timeout == 0,
         stretch=quotas.stretch,
@@ -141,6 +148,7 @@ def build(
         events=events,
         audit=audit,
         repeats=again,
+        tracer=tracer,
     )
 
 
@@ -157,8 +165,10 @@ def _authority(config: Config, directories: Directories) -> tuple[Authority, CaW
     return Authority(load(files, time.time()), time.time), CaWatch(files)
 
 
-def _repeats(base: _Base, index: Index, access: AccessLog, usage: Recorder, guarded: bool) -> Repeats | None:
-    return repeats(base.config, base.board, index, base.metrics, access, usage, guarded)
+def _repeats(
+    base: _Base, index: Index, access: AccessLog, usage: Recorder, ids: RequestIds, guarded: bool
+) -> Repeats | None:
+    return repeats(base.config, base.board, index, base.metrics, access, usage, guarded, ids)
 
 
 def _storage(base: _Base) -> tuple[Store, Index]:
@@ -230,6 +240,18 @@ def own_records(config: Config) -> bool:
         return False
     log.info("TLS records: made and opened here where that pays (%s)", tls.openssl_version())
     return True
+
+
+def _tracer(slot: int) -> Tracer | None:
+    """Return what traces requests, None unless OpenTelemetry's environment asks for it: nothing is imported
+    then.
+    """
+    how = environment.read(os.environ)
+    if how is None:
+        return None
+    from regproxy.tracing.requests import Requests
+
+    return Requests.open(how, slot)
 
 
 def _access_log(config: Config) -> AccessLog:

@@ -251,6 +251,8 @@ class Worker:
         services.index.close()
         services.access.close()
         services.usage.close()
+        if services.tracer is not None:
+            services.tracer.close()
         if services.audit is not None:
             services.audit.close()
 

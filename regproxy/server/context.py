@@ -8,18 +8,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from email.utils import formatdate
+from typing import Protocol
 
 from regproxy.cache.blobs import Store
 from regproxy.cache.index.index import Index
 from regproxy.config.settings import Config
 from regproxy.core.lru import Seldom
+from regproxy.core.request_context import Span
 from regproxy.dataplane.board import Board
 from regproxy.dataplane.reactor import Reactor
+from regproxy.dataplane.request_ids import RequestIds
 from regproxy.fill.fills import Fills
 from regproxy.policy.interception import Interception
 from regproxy.policy.plans import Policy
 from regproxy.server.audit import Audit
 from regproxy.server.clients import Clients
+from regproxy.server.exchange import Exchange
 from regproxy.server.lookup import Lookup
 from regproxy.server.repeats import Repeats
 from regproxy.server.rights import Rights
@@ -38,6 +42,25 @@ from regproxy.tls.server_contexts import Contexts
 from regproxy.upstream.client import Upstream
 
 log = logging.getLogger(__name__)
+
+
+class Tracer(Protocol):
+    """Makes the spans of clients' requests. No method waits, or raises anything."""
+
+    def connected(self, exchange: Exchange) -> None:
+        """Note that a CONNECT is intercepted."""
+
+    def secured(self, exchange: Exchange) -> None:
+        """Note that TLS is up on such a connection."""
+
+    def begin(self, exchange: Exchange, request_id: str) -> Span:
+        """Begin to trace a request that is no plain hit."""
+
+    def end(self, exchange: Exchange, request_id: str, took: float, sent: int) -> None:
+        """Note that a request was answered, in so many seconds and with so many bytes."""
+
+    def close(self) -> None:
+        """Send what waits, for some seconds at most."""
 
 
 @dataclass(slots=True)
@@ -70,9 +93,11 @@ class Services:
     events: LiveEvents
     clients: Clients | None = None  # None: every client is alike
     stretch: Callable[[str], float] = lambda host: 1.0  # how many times longer a registry's tags are fresh
+    ids: RequestIds = field(default_factory=RequestIds)
     closes: bool = False  # every answer announces the connection's end: in shutdown, or without keep-alive
     audit: Audit | None = None
     repeats: Repeats | None = None  # None: the data plane sends no answer by itself
+    tracer: Tracer | None = None  # None: nothing is traced
     drains: bool = False  # a connection ends with its answer, whatever the answer has announced
     _seldom: Seldom = field(default_factory=Seldom)
     second: int = 0  # that date() has named last, epoch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from regproxy.core.request_context import Span
 from regproxy.dataplane.stream import Stream
 from regproxy.dataplane.tally import Use
 from regproxy.fill.fill import Fill
@@ -20,8 +21,9 @@ _FETCHED: Final = frozenset({"MISS", "EXPIRED"})
 class Exchange:
     """The current request of a connection. One object serves all of its requests, and is reset for each.
 
-    `host`: as the CONNECT has named it. `origin`: the origin of this request; None on the proxy port itself.
-    `principal`: who the client is; it stays for the connection's later requests.
+    `host`: as the CONNECT has named it, with its port unless that is 443. `origin`: the origin of this
+    request; None on the proxy port itself. `principal`: who the client is; it stays for the connection's
+    later requests.
     `route`: the parsed head with its target; None where it could not be read. `request`: None also where no
     request is answered, or an error closes the connection. `started`: monotonic, when the head came.
 
@@ -39,6 +41,11 @@ class Exchange:
     `digest`: of the manifest that was answered or taken, "" where that is not known. `received`: bytes of the
     request's body.
 
+    `request_id`: see Responder.id_of(); b"" until somebody has to know it. `fill_id`: the id of the request
+    that has begun what this one was answered from, "" for none, or this one.
+
+    `connection`: what the Tracer knows of the connection; `span`: of this request, None if it is not traced.
+
     `task` works on it; `sent_waiter` and `body_over` are what the task awaits from the stream.
     """
 
@@ -50,10 +57,12 @@ class Exchange:
         "body_over",
         "cache",
         "client",
+        "connection",
         "decision",
         "detail",
         "digest",
         "ending",
+        "fill_id",
         "good_until",
         "head",
         "host",
@@ -64,10 +73,12 @@ class Exchange:
         "principal",
         "received",
         "request",
+        "request_id",
         "route",
         "rule",
         "said_size",
         "sent_waiter",
+        "span",
         "started",
         "status",
         "stream",
@@ -90,6 +101,7 @@ class Exchange:
         self.sent_waiter: asyncio.Future[None] | None = None
         self.body_over: asyncio.Future[None] | None = None
         self.waiting = False
+        self.connection: object = None
         self.begin(None, None)
 
     def begin(self, origin: Origin | None, route: Route | None) -> None:
@@ -107,7 +119,9 @@ class Exchange:
         self.ending = False
         self.good_until = 0.0
         self.head = b""
-        self.kind = self.cache = self.detail = self.asked = ""
+        self.request_id = b""
+        self.span: Span | None = None
+        self.kind = self.cache = self.detail = self.asked = self.fill_id = ""
         self.digest = self.decision = self.rule = ""
         self.received = 0
         self.warning = b""
@@ -126,11 +140,17 @@ class Exchange:
         """Whether the client may still be sending bytes that will not be read."""
         return self.request is None or self.body_left
 
+    @property
+    def bare_host(self) -> str:
+        """The host alone, as nginx's $host."""
+        return self.origin.host if self.origin is not None else self.host
+
     def note(self, brought: Fill | Confirmed, cache: str) -> None:
         """Note which server was asked, and the cache status."""
         self.asked, self.asked_seconds = brought.fetched_from, brought.seconds
         # Following another process's fill is joining it, too.
         self.cache = "UPDATING" if brought.joined and cache in _FETCHED else cache
+        self.fill_id = brought.request_id
 
     def cancel(self) -> None:
         """Cancel the task that works on it."""

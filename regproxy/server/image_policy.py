@@ -211,7 +211,7 @@ class ImagePolicy:
         assert lifetime is not None
         copy = services.lookup.copy(origin, target, route, lifetime)
         age = copy.age if copy is not None and copy.current else math.inf
-        stretch = services.stretch(origin.host)
+        stretch = services.stretch(origin.name)
         path = request.path
         plan = services.policy.plan(request.method, target, copy is not None, age, path, stretch)
         if copy is not None and plan.action in (Action.SERVE, Action.STALE, Action.RENEW):

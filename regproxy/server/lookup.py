@@ -208,7 +208,7 @@ class Lookup:
         if row is None or held is None:
             return None
         age = time.time() - row.fetched_at
-        return held if lifetime.is_fresh(age, self._stretch(origin.host)) else None
+        return held if lifetime.is_fresh(age, self._stretch(origin.name)) else None
 
     def brought(self, origin: Origin, target: Target, route: Route, blob: Blob, told: str) -> Held:
         """Return fetched content, with the media type to send for this request.
@@ -246,7 +246,7 @@ class Lookup:
 
     def _aged(self, origin: Origin, lifetime: Lifetime, row: TagRow, held: Held, current: bool) -> Copy:
         age = time.time() - row.fetched_at
-        usable = lifetime.usable_if_error(age, self._stretch(origin.host))
+        usable = lifetime.usable_if_error(age, self._stretch(origin.name))
         return Copy(row, held, age, current, False, usable)
 
     def _absent_since(self, origin: Origin, route: Route, digest: str) -> float:

@@ -231,12 +231,9 @@ class Passthrough:
     ) -> None:
         """Send the origin's answer to the client as it comes, with back-pressure."""
         stream, body = exchange.stream, response.body
-        exchange.base = stream.plain_sent
         chunked = _rechunked(response, request)
-        exchange.status, headers = self._relayed_head(exchange, response, chunked)
-        head = self._responder.head(exchange, exchange.status, headers) + self._services.date()
-        stream.send(head)
-        exchange.base += len(head)
+        status, headers = self._relayed_head(exchange, response, chunked)
+        stream.send(self._responder.begin(exchange, status, self._responder.head(exchange, status, headers)))
         await connection.read_body(StreamSink(stream, chunked), body)
         if chunked:
             stream.end_chunks()

@@ -12,6 +12,7 @@ from regproxy.cache.index.index import Index
 from regproxy.config.settings import Config
 from regproxy.dataplane.answers import ANSWERS_MAX, Answer, Answers, Scope
 from regproxy.dataplane.board import Board
+from regproxy.dataplane.request_ids import RequestIds
 from regproxy.dataplane.stream import Stream
 from regproxy.dataplane.tally import Use
 from regproxy.http.origin import Origin
@@ -114,11 +115,17 @@ class Repeats:
             return  # something else than the request ends the connection
         host, kind, cache = exchange.host, exchange.kind, exchange.cache
         owner = Repeated(exchange.origin, route, host, kind, cache, exchange.digest, status, len(body))
-        line = self._access.parts(second, request.method, route.path, host, status, len(body), kind, cache)
+        request_id = exchange.request_id
+        named = exchange.bare_host if self._access.rp else host
+        line = self._access.parts(
+            *(second, request.method, route.path, named, status, len(body), kind, cache),
+            *(request_id.decode(), route.told),
+        )
         tally = self._metrics.tally(host, kind, cache, status)
         until, last = exchange.good_until, not exchange.keeps
-        uses = self._uses(exchange, route) if request.method == "GET" else (None, None)
-        scope.put(asked, Answer(head, body, owner, tally, True, until, second, line, last, *uses))
+        image, content = self._uses(exchange, route) if request.method == "GET" else (None, None)
+        what = (head, body, owner, tally, True, until, second, line, last)
+        scope.put(asked, Answer(*what, image, content, request_id))
 
     def _uses(self, exchange: Exchange, route: Route) -> tuple[Use | None, Use]:
         """Return what counts the use of the image and of the content."""
@@ -173,9 +180,10 @@ def repeats(
     access: AccessLog,
     usage: Recorder,
     guarded: bool,
+    ids: RequestIds,
 ) -> Repeats | None:
     """Return what lets the data plane answer by itself, None where each answer needs more than that."""
     if not config.repeat_answers or config.image_rules.rules or config.keepalive_timeout == 0:
         return None
-    answers = Answers(board, config.keepalive_timeout, config.client_header_timeout)
+    answers = Answers(board, config.keepalive_timeout, config.client_header_timeout, ids)
     return Repeats(answers, index, metrics, access, usage, guarded)

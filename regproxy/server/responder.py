@@ -25,6 +25,9 @@ from regproxy.telemetry.live_events import REFUSED
 
 log = logging.getLogger(__name__)
 
+REQUEST_ID: Final = b"x-request-id"
+_ID_FIELD: Final = REQUEST_ID + b": "
+_ORIGINS_ID: Final = b"x-upstream-request-id"  # an origin's own, which its operators may ask for
 FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 _UNLOGGED: Final = frozenset({"connect", "tunnel", "page"})
@@ -51,11 +54,30 @@ SAVED: Final = frozenset({"HIT", "STALE", "REVALIDATED"})
 class Responder:
     """Sends answers, and ends exchanges with them."""
 
-    __slots__ = ("_config", "_services")
+    __slots__ = ("_config", "_next_id", "_services")
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._next_id = services.ids.next
         self._config = services.config
+
+    # --- which request it is -----------------------------------------------------------------------------
+
+    def id_of(self, exchange: Exchange) -> str:
+        """Return the id of the request that is being answered: no other request of any worker has it."""
+        exchange.request_id = exchange.request_id or self._next_id()
+        return exchange.request_id.decode()
+
+    def about(self, exchange: Exchange) -> dict[str, object]:
+        """Return the fields of the log that tell a request."""
+        route = exchange.route
+        return {
+            "request_id": self.id_of(exchange),
+            "client": exchange.peer,
+            "host": exchange.host,
+            "repository": route.target.repository if route is not None else "",
+            "digest": route.target.reference if route is not None and route.by_digest is not None else "",
+        }
 
     # --- the end of a request ----------------------------------------------------------------------------
 
@@ -111,7 +133,10 @@ class Responder:
                     pulled.add(1, sent, saved)
         if services.audit is not None and route is not None and exchange.origin is not None:
             services.audit.note(exchange, route, took, sent)
+        if services.tracer is not None:
+            services.tracer.end(exchange, self.id_of(exchange), took, sent)
         access = services.access
+        request_id = exchange.request_id = exchange.request_id or self._next_id()
         if exchange.asked or access.rp:
             self._log_asked(exchange, sent, took)
         else:
@@ -130,8 +155,14 @@ class Responder:
                 exchange.asked_seconds,
                 "",
                 "",
+                request_id.decode(),
+                # No call for a plain hit.
+                route.told
+                if route is not None and not exchange.fill_id and exchange.span is None
+                else _more(exchange),
             )
         exchange.status = 0
+        exchange.span = None
         if exchange.waiting:
             self.wait_for_fill(exchange, False)
 
@@ -178,12 +209,14 @@ class Responder:
         method = request.method if request is not None else _METHODS.get(kind, "")
         path = route.path if route is not None and request is not None else ""
         if access.rp:
+            host = exchange.bare_host
             if exchange.origin is not None and kind not in _UNLOGGED:
                 access.rp_line(time.time(), method, path, host, status, sent, kind, cache, hops)
             return
         asked = (host, hops[-1].address) if hops else ("", "")
         who = (time.time(), exchange.peer, method, path, host, status)
-        access.line(*who, sent, took, kind, cache, exchange.asked_seconds, *asked)
+        which = (self.id_of(exchange), _more(exchange))
+        access.line(*who, sent, took, kind, cache, exchange.asked_seconds, *asked, *which)
 
     def wait_for_fill(self, exchange: Exchange, waiting: bool) -> None:
         """Count a client, or no longer, among those that wait for a fill or read from it."""
@@ -202,11 +235,12 @@ class Responder:
         source: FileSource | None = None,
         chunked: bool = False,
     ) -> None:
-        """Send an answer whose head lacks its Date and empty line."""
+        """Send an answer whose head lacks the request's id, its Date and the empty line."""
         stream = exchange.stream
         # As begin(), without the call: a hit has no time to lose.
         exchange.status = status
-        head += self._services.date()
+        exchange.request_id = request_id = exchange.request_id or self._next_id()
+        head = b"".join((head, _ID_FIELD, request_id, b"\r\n", self._services.date()))
         exchange.base = stream.plain_sent + len(head)
         exchange.ending = True
         if exchange.good_until and source is None:
@@ -220,9 +254,10 @@ class Responder:
             repeats.keep(exchange, status, head, body, self._services.second)
 
     def begin(self, exchange: Exchange, status: int, head: bytes) -> bytes:
-        """Note that an answer goes out with this head, and return that with its Date and empty line."""
+        """Note that an answer goes out with this head, and return that with its last fields."""
         exchange.status = status
-        head += self._services.date()
+        exchange.request_id = request_id = exchange.request_id or self._next_id()
+        head = b"".join((head, _ID_FIELD, request_id, b"\r\n", self._services.date()))
         exchange.base = exchange.stream.plain_sent + len(head)
         return head
 
@@ -286,7 +321,7 @@ class Responder:
         """Answer with the error of a request's task, or cut the connection where the answer has begun."""
         if not exchange.stream.open:
             return
-        log.warning("%s %s: %s", exchange.host, exchange.uri, error)
+        log.warning("%s %s: %s", exchange.host, exchange.uri, error, extra=self.about(exchange))
         if exchange.status:
             self.cut(exchange)
         else:
@@ -314,7 +349,7 @@ class Responder:
         self, exchange: Exchange, status: int, code: str, message: str, retry_after: int = 0
     ) -> None:
         """Answer with an error as registries do (OCI distribution spec, "Error Codes")."""
-        body = error_body(code, message)
+        body = self._error_body(exchange, code, message)
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
         if status == 405:
             headers.append((b"allow", b"GET, HEAD"))
@@ -322,9 +357,14 @@ class Responder:
             headers.append((b"retry-after", b"%d" % retry_after))
         self.answer(exchange, status, headers, body)
 
+    def _error_body(self, exchange: Exchange, code: str, message: str) -> bytes:
+        """Return an error's body; clients show the message alone, so that names the request, too."""
+        request_id = self.id_of(exchange)
+        return error_body(code, f"{message} (request {request_id})", {"request_id": request_id})
+
     def plain_error(self, exchange: Exchange, status: int, message: str, retry_after: int = 0) -> None:
         """Answer with an error of the proxy in plain text, for people."""
-        body = f"regproxy: {message}\n".encode()
+        body = f"regproxy: {message} (request {self.id_of(exchange)})\n".encode()
         headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", b"%d" % len(body))]
         if retry_after:
             headers.append((b"retry-after", b"%d" % retry_after))
@@ -336,7 +376,7 @@ class Responder:
         To whom speaks to the proxy as to a registry that question is a registry's: 401.
         """
         route, status, headers = exchange.route, error.status, [(b"content-type", b"application/json")]
-        body = error_body(error.code, str(error))
+        body = self._error_body(exchange, error.code, str(error))
         if status == LoginWanted.status:
             if route is not None and _speaks_to_proxy(route):
                 status = 401
@@ -345,7 +385,7 @@ class Responder:
         if route is None:  # a CONNECT: people see its answer
             headers[0], body = (
                 (b"content-type", b"text/plain; charset=utf-8"),
-                f"regproxy: {error}\n".encode(),
+                f"regproxy: {error} (request {self.id_of(exchange)})\n".encode(),
             )
         if error.retry_after:
             headers.append((b"retry-after", b"%d" % error.retry_after))
@@ -354,7 +394,7 @@ class Responder:
 
     def unsatisfiable(self, exchange: Exchange, total: int) -> None:
         """Answer 416 to a range outside of the content (RFC 9110 15.5.17). `total`: its size in bytes."""
-        body = error_body("RANGE_INVALID", f"the content has {total} bytes")
+        body = self._error_body(exchange, "RANGE_INVALID", f"the content has {total} bytes")
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),
@@ -365,10 +405,22 @@ class Responder:
 
 def answer_of(route: Route | None, response: Response) -> tuple[int, list[tuple[bytes, bytes]]]:
     """Return an origin's status and fields as the client of this route gets them."""
-    headers = forwarded(response)
+    headers = [(_ORIGINS_ID if name == REQUEST_ID else name, value) for name, value in forwarded(response)]
     if route is None or route.mirrored is None:
         return response.status, headers
     return route.mirrored.answered(response.status, headers, route.path)
+
+
+def _more(exchange: Exchange) -> str:
+    """Return what the access log has of a request besides what all lines have, as its text."""
+    route = exchange.route
+    told = route.told if route is not None else ""
+    fill_id, span = exchange.fill_id, exchange.span
+    if span is not None and (route is None or route.trace is None):
+        told += f',"trace_id":"{span.trace_id}"'
+    if fill_id and fill_id.encode() != exchange.request_id:
+        return f'{told},"fill_request_id":"{fill_id}"'
+    return told
 
 
 def _speaks_to_proxy(route: Route) -> bool:

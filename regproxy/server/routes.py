@@ -10,6 +10,7 @@ from regproxy.cache.index.index import TagRow
 from regproxy.dataplane.tally import Use
 from regproxy.http.messages import Request, parse_authority, parse_request
 from regproxy.http.origin import Origin
+from regproxy.http.trace_context import TraceContext, own_id_of, trace_of
 from regproxy.policy.freshness import Lifetime
 from regproxy.policy.lending import without_empty_login
 from regproxy.policy.mirror_mode import Mirrored, MirrorMode, shown_login
@@ -20,6 +21,7 @@ from regproxy.policy.variants import choose_variant
 from regproxy.registry.accept import Accept, parse_accept
 from regproxy.registry.targets import Kind, Target, parse_target
 from regproxy.tags.rows import is_former
+from regproxy.telemetry.access_log import extra_fields
 
 ROUTES_MAX: Final = 1024
 ROUTE_HEAD_MAX: Final = 2048  # bytes; with it the memory is bounded
@@ -64,7 +66,8 @@ class Route:
     guards have let pass with it, the registry's host and port, and until when (monotonic). `let_in`: the same
     where the rules for images are asked behind them; `judged`: of these. `again`: until when (monotonic) one
     more hit makes it a head that is asked with often. `image`: what counts
-    its pulls at a registry, if it is one.
+    its pulls at a registry, if it is one. `trace`: which the client says it is part of; `told`:
+    fields of the access log that follow from the head.
     """
 
     request: Request
@@ -87,6 +90,8 @@ class Route:
     passed: tuple[Principal, str, int, float] | None = None
     let_in: tuple[Principal, str, int, float] | None = None
     again: float = 0.0
+    trace: TraceContext | None = None
+    told: str = ""
     judged: Judged | None = None
     image: tuple[Origin, Use | None] | None = None
 
@@ -164,6 +169,10 @@ class Routes:
         return Route(
             *(request, path, target, share, by_digest, lifetime, conditional, body, accept, named, presence),
             credential=b"\n".join(request.all(b"authorization")),
+            trace=(trace := trace_of(request)),
+            told=extra_fields(
+                client_request_id=own_id_of(request), trace_id=trace.trace_id if trace is not None else ""
+            ),
         )
 
 

@@ -16,10 +16,11 @@ from typing import Any, Final
 from regproxy.auth.client_logins import LoginsBusy, LoginsUnavailable
 from regproxy.config.hosts import OWN_HOST
 from regproxy.core.errors import HeadError, RegproxyError
+from regproxy.core.request_context import CURRENT, RequestContext
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import UpstreamAnswer
 from regproxy.fill.tag_request import Held
-from regproxy.http.origin import Origin
+from regproxy.http.origin import Origin, named
 from regproxy.policy.interception import Decision
 from regproxy.policy.plans import PONG, Action, Plan
 from regproxy.policy.principals import ANONYMOUS
@@ -142,7 +143,7 @@ class Session:
             text = "CONNECT wants host:port and HTTP/1.1, such as CONNECT ghcr.io:443 HTTP/1.1"
             responder.plain_error(exchange, 400, text)
             return
-        exchange.host = host
+        exchange.host = named(host, port)
         if self._clients is None:
             self._connect(host, port)
         else:
@@ -152,7 +153,7 @@ class Session:
         """Take over a CONNECT that came over another connection, of a client that may be here."""
         self.stream.pause()
         exchange = self._begin()
-        exchange.kind, exchange.host = "connect", host
+        exchange.kind, exchange.host = "connect", named(host, port)
         exchange.peer, exchange.principal = client.peer, client.principal
         self._connect(host, port)
 
@@ -184,7 +185,10 @@ class Session:
 
     def on_handshake(self) -> None:
         """Read requests: the TLS handshake with the client is complete."""
-        timeout = self._services.config.client_header_timeout
+        services = self._services
+        if services.tracer is not None:
+            services.tracer.secured(self.exchange)
+        timeout = services.config.client_header_timeout
         self.stream.next_head(timeout, timeout)
 
     def on_head(self, head: bytes) -> None:
@@ -273,13 +277,14 @@ class Session:
         else:
             self._not_at_hand(origin, route, copy)
 
-    def on_answering(self, repeated: Repeated, began: float) -> None:
+    def on_answering(self, repeated: Repeated, began: float, request_id: bytes) -> None:
         """Take over an answer that the data plane sends again: it does not go out at once."""
         exchange = self.exchange
         exchange.started = began
         exchange.begin(repeated.origin, repeated.route)
         exchange.host, exchange.kind, exchange.cache = repeated.host, repeated.kind, repeated.cache
         exchange.digest, exchange.status = repeated.digest, repeated.status
+        exchange.request_id = request_id
         exchange.base -= repeated.size
         exchange.ending = True
 
@@ -313,7 +318,8 @@ class Session:
     def on_source_failed(self, reason: str) -> None:
         """Cut the connection: the body can't be completed, and the client must not take it for complete."""
         exchange = self.exchange
-        log.warning("cut %s %s: %s", exchange.host, exchange.uri, reason)
+        about = self._responder.about(exchange)
+        log.warning("cut %s %s: %s", exchange.host, exchange.uri, reason, extra=about)
         route = exchange.route
         if exchange.cache in _FROM_DISK and route is not None and route.by_digest is not None:
             # A file that can't be read to its end would fail every later client too.
@@ -393,7 +399,7 @@ class Session:
     def _mirrored(self, route: Route) -> Origin | None:
         """Return the registry that a request without CONNECT is for, None if it is for a page, or refused."""
         mirrored = route.mirrored
-        self.exchange.host = mirrored.origin.host if mirrored is not None else ""
+        self.exchange.host = mirrored.origin.name if mirrored is not None else ""
         return mirrored.origin if mirrored is not None and not route.refused else None
 
     def _show_page(self, route: Route) -> None:
@@ -412,7 +418,7 @@ class Session:
         exchange, handlers, services = self.exchange, self._handlers, self._services
         request, target = route.request, route.target
         age = copy.age if copy is not None and copy.current else math.inf
-        stretch = services.stretch(origin.host) if copy is not None else 1.0
+        stretch = services.stretch(origin.name) if copy is not None else 1.0
         plan = services.policy.plan(request.method, target, copy is not None, age, request.path, stretch)
         if route.shared.own and (passed := services.policy.as_own(plan, target)) is not plan:
             services.say_own(origin.host, route.shared.own)
@@ -457,6 +463,7 @@ class Session:
         """Await the answer to a request; where that fails, answer with the error."""
         # Set for this task and all tasks that it starts: a fill's lookups count for the client that began it.
         CLIENT.set(self.stream.peer)
+        self._set_current()
         exchange, responder = self.exchange, self._responder
         try:
             await answer
@@ -472,6 +479,14 @@ class Session:
             log.exception("%s %s", exchange.host, exchange.uri)
             responder.failed(exchange, RegproxyError(f"internal error: {type(error).__name__}"))
 
+    def _set_current(self) -> None:
+        """Have all that this task logs, and asks of others, be known as this request's."""
+        exchange, tracer = self.exchange, self._services.tracer
+        request_id = self._responder.id_of(exchange)
+        if tracer is not None and exchange.span is None and exchange.kind != "connect":
+            exchange.span = tracer.begin(exchange, request_id)
+        CURRENT.set(RequestContext(request_id, exchange.span))
+
     # --- CONNECT -----------------------------------------------------------------------------------------
 
     def _intercept(self, host: str, port: int) -> None:
@@ -485,6 +500,8 @@ class Session:
         self._origin, name, is_address = _intercepted(host, port)
         if services.repeats is not None:
             services.repeats.begin(self.stream, host, port, exchange.principal, exchange.peer)
+        if services.tracer is not None:
+            services.tracer.connected(exchange)
         self.stream.send(ESTABLISHED)
         exchange.origin, exchange.kind = self._origin, ""
         timeout = services.config.client_header_timeout

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final
 
 from regproxy.core.errors import RegproxyError
+from regproxy.core.request_context import CURRENT, RequestContext
 from regproxy.dataplane.stream import Stream
 from regproxy.http.hops import hop
 from regproxy.server.context import Services
@@ -44,6 +45,7 @@ class TunnelRequests:
         services, responder, stream = self._services, self._responder, exchange.stream
         config = services.config
         CLIENT.set(stream.peer)
+        CURRENT.set(RequestContext(responder.id_of(exchange)))
         try:
             fd, address = await services.upstream.dial(host, port, config.tunnel_connect_timeout)
         except RegproxyError as error:

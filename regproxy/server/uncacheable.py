@@ -46,7 +46,10 @@ class Uncacheable:
 
     def note(self, wanted: CacheRequest, error: NotUnderstood) -> None:
         """Remember, and log, that the answer to a request can't be stored."""
-        log.warning("%s%s is passed on uncached: %s", wanted.origin.host, wanted.request.path, error)
+        about = {"registry": wanted.origin.name, "repository": wanted.target.repository}
+        log.warning(
+            "%s%s is passed on uncached: %s", wanted.origin.name, wanted.request.path, error, extra=about
+        )
         self._known.put(_key(wanted), (error.detail, time.monotonic() + _KNOWN_SECONDS))
 
     async def answer(
@@ -66,7 +69,7 @@ class Uncacheable:
         """
         upstream, request = self._services.upstream, route.request
         exchange.cache, exchange.detail = "BYPASS", detail
-        self._services.metrics.passed_on(wanted.origin.host, detail)
+        self._services.metrics.passed_on(wanted.origin.name, detail)
         ask = Ask(own_account=wanted.own_account, lends=wanted.lends, spare=spare, itself=itself)
         answer = upstream.fetch(wanted.origin, wanted.request, request.method, ask)
         fetched = await in_time(answer, self._services.config.stale_after if spare else 0.0)

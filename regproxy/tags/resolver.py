@@ -62,6 +62,7 @@ class Confirmed:
     (`http.hops`); `seconds`: until the head of the answer.
 
     `joined`: it was asked for, or fetched, for another client. `revalidated`: the content was in the cache.
+    `request_id`: of the request that has begun its fill.
     """
 
     blob: Blob
@@ -70,6 +71,7 @@ class Confirmed:
     seconds: float = 0.0
     joined: bool = False
     revalidated: bool = False
+    request_id: str = ""
 
 
 class Tags:
@@ -161,7 +163,8 @@ class Tags:
                 if mine or not fill.failed_for_other_client(wanted, error):
                     raise
         joined = fill.joined or not mine
-        return Confirmed(blob, fill.media_type, fill.fetched_from, fill.seconds, joined=joined)
+        how = (fill.media_type, fill.fetched_from, fill.seconds)
+        return Confirmed(blob, *how, joined=joined, request_id=fill.request_id)
 
     def _start_moved(self, key: RequestKey, fill: Fill, tag: TagAsk, digest: str, media_type: str) -> None:
         async def run(leave: Callable[[], None]) -> None:

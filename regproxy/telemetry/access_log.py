@@ -71,6 +71,11 @@ def _rp_upstream(hops: Sequence[Hop]) -> tuple[str, str, str]:
     return " : ".join(each.seconds for each in hops), " : ".join(sites), proxy_host
 
 
+def extra_fields(**fields: str) -> str:
+    """Return fields for `more` of AccessLog.line(); those that are "" are left out."""
+    return "".join(f',"{name}":{_quote(text)}' for name, text in fields.items() if text)
+
+
 class AccessLog:
     """`line()` buffers, `flush()` hands over to the thread; neither waits. Use from one thread.
 
@@ -117,12 +122,15 @@ class AccessLog:
         upstream_response_time: float | None = None,
         proxy_host: str = "",
         upstream: str = "",
+        request_id: str = "",
+        more: str = "",
     ) -> None:
         """Buffer the line of one answered request.
 
         `now`: seconds since the epoch, when the answer ended; the other times are seconds. `bytes_sent`: of
         the body. `uri`: the query is left out, since upload and download links carry their secrets in it.
         `proxy_host`: the origin that was asked, `upstream`: its address; both "" for a cache hit.
+        `more`: fields that few lines have, as extra_fields() writes them.
         """
         if not self._on:
             return
@@ -134,7 +142,7 @@ class AccessLog:
             f',"uri":{_quote_path(uri)},"request_type":"{request_type}","status":"{status}"'
             f',"bytes_sent":"{bytes_sent}","upstream_response_time":"{took}","host":{_quote_again(host)}'
             f',"proxy_host":{_quote(proxy_host)},"upstream":"{upstream}","remote_addr":"{remote_addr}"'
-            f',"request_time":"{request_time:.3f}"}}\n'
+            f',"request_time":"{request_time:.3f}"{more},"request_id":"{request_id}"}}\n'
         )
         if len(self._lines) >= _BATCH:
             self.flush()
@@ -183,6 +191,8 @@ class AccessLog:
         bytes_sent: int,
         request_type: str,
         upstream_cache_status: str,
+        request_id: str = "",
+        more: str = "",
     ) -> tuple[bytes, ...] | None:
         """Return the line of a hit that is answered again within this second, in parts: see Answer.
 
@@ -195,7 +205,7 @@ class AccessLog:
         if self.rp:
             self.rp_line(now, *who, bytes_sent, *how, ())
         else:
-            self.line(int(now), "", *who, bytes_sent, 0.0, *how)
+            self.line(int(now), "", *who, bytes_sent, 0.0, *how, request_id=request_id, more=more)
         (text,), self._lines = self._lines, before
         if self.rp:
             return (text.encode(),)

@@ -52,7 +52,7 @@ class Gate:
         breakers.admit(origin)
         try:
             if limited:
-                quotas.admit(origin.host, credential, method, kind)
+                quotas.admit(origin.name, credential, method, kind)
             result = await send()
         except RateLimited:
             # This request may have been the circuit breaker's probe.
@@ -81,7 +81,7 @@ class Gate:
             self.failures.note(origin.host, f"it answered {status} to a {method} for {kind.value}")
         if counted and kind in _CONTENT:
             # Other paths have limits of their own.
-            quotas.observe(origin.host, credential, method, kind, result[1])
+            quotas.observe(origin.name, credential, method, kind, result[1])
         return result
 
     def close(self) -> None:

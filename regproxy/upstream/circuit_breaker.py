@@ -90,10 +90,10 @@ class Breakers:
         if wait <= 0 and now - circuit.probe >= PROBE_SECONDS:
             circuit.probe = now
             return
-        self._counters.circuit_refused(origin.host)
+        self._counters.circuit_refused(origin.name)
         when = f"in {math.ceil(wait)} s" if wait > 0 else "just now"
         raise CircuitOpen(
-            f"{origin.host} is not asked: it has failed {circuit.failures} times in a row, at last with"
+            f"{origin.name} is not asked: it has failed {circuit.failures} times in a row, at last with"
             f' "{circuit.cause}"; the next attempt is made {when}',
             max(math.ceil(wait), 1),
         )
@@ -115,10 +115,10 @@ class Breakers:
         first, circuit.until, circuit.probe = not circuit.until, now + seconds, -math.inf
         log.log(
             logging.WARNING if first else logging.DEBUG,
-            *("%s failed %d times in a row: %s; asked again in %.1f s", origin.host, circuit.failures),
+            *("%s failed %d times in a row: %s; asked again in %.1f s", origin.name, circuit.failures),
             *(error, seconds),
         )
-        self._counters.circuit(origin.host, True)
+        self._counters.circuit(origin.name, True)
         self._fail_waiting(origin, error)
 
     def answered(self, origin: Origin) -> None:
@@ -128,7 +128,7 @@ class Breakers:
             dials.alive = self._clock()
         circuit = self._circuits.pop(origin, None)
         if circuit is not None and circuit.until:
-            log.warning("%s answers again", origin.host)
+            log.warning("%s answers again", origin.name)
             self._show(origin)
 
     def known(self) -> Iterator[tuple[Origin, int, float, str]]:
@@ -160,9 +160,9 @@ class Breakers:
         return circuit
 
     def _show(self, origin: Origin) -> None:
-        """Show a host's circuit as open while that of any of its ports is."""
-        others = (circuit.until for each, circuit in self._circuits.items() if each.host == origin.host)
-        self._counters.circuit(origin.host, any(others))
+        """Show a registry's circuit as open while that of either scheme is."""
+        others = (circuit.until for each, circuit in self._circuits.items() if each.name == origin.name)
+        self._counters.circuit(origin.name, any(others))
 
     # --- tasks that wait for a connection ----------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from regproxy.auth.authorizer import Authorizer, Exchange, Grant, client_grant
 from regproxy.auth.token_loans import MayHave
 from regproxy.core.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
 from regproxy.core.lru import Bounded, Seldom
+from regproxy.core.request_context import Attributes, current_span, within
 from regproxy.http.forwarding import upstream_head
 from regproxy.http.messages import NONE, Framing, Headers, Request, Response
 from regproxy.http.origin import Origin, follow
@@ -140,6 +141,24 @@ class Upstream:
         one. `answer_of`: see Dialer.connect. `patience`: seconds until the answer must begin, where the read
         timeout is shorter. Raises UpstreamError.
         """
+        above = current_span()
+        if above is None:
+            return await self._request_untraced(origin, head, method, fresh, answer_of, patience)
+        with within(above.child(method, _told(origin, head, method))) as span:
+            head = _traced(head, span.traceparent)
+            found = await self._request_untraced(origin, head, method, fresh, answer_of, patience)
+            span.put({"http.response.status_code": found[1].status})
+            return found
+
+    async def _request_untraced(
+        self,
+        origin: Origin,
+        head: bytes,
+        method: str,
+        fresh: bool,
+        answer_of: Origin | None,
+        patience: float,
+    ) -> tuple[Connection, Response]:
         started = time.monotonic()
         try:
             # A request that is not idempotent must not be repeated (RFC 9110 9.2.2): it gets no connection
@@ -153,7 +172,7 @@ class Upstream:
             connection = await self._connect(origin, answer_of)
             return await self._ask(connection, head, method, started, patience)
         except UpstreamError:
-            self._counters.upstream_request(origin.host, "error", time.monotonic() - started)
+            self._counters.upstream_request(origin.name, "error", time.monotonic() - started)
             raise
 
     async def _connect(self, origin: Origin, answer_of: Origin | None = None) -> Connection:
@@ -178,7 +197,7 @@ class Upstream:
         except BaseException:
             connection.abort()
             raise
-        host, now = connection.origin.host, time.monotonic()
+        host, now = connection.origin.name, time.monotonic()
         self._counters.upstream_request(host, response.status, now - started)
         self._counters.first_byte(host, now - sent)
         return connection, response
@@ -268,6 +287,21 @@ class Upstream:
         registry: Origin | None = None,
     ) -> tuple[int, Response, bytes]:
         """Send one request to a token server: see `token_cache.Exchange`."""
+        above = current_span()
+        if above is None:
+            return await self._exchange(origin, method, target, headers, body, registry)
+        with within(above.child("token", {"server.address": origin.host, "server.port": origin.port})):
+            return await self._exchange(origin, method, target, headers, body, registry)
+
+    async def _exchange(
+        self,
+        origin: Origin,
+        method: str,
+        target: str,
+        headers: Headers,
+        body: bytes,
+        registry: Origin | None,
+    ) -> tuple[int, Response, bytes]:
         framing = Framing("length", len(body)) if method == "POST" else Framing("none", 0)
         request = Request(method, target, 1, headers, framing, True, False)
         head = upstream_head(request, authority(origin), target=target)
@@ -618,6 +652,26 @@ class Upstream:
             raise
         else:
             self.release(connection, response)
+
+
+def _told(origin: Origin, head: bytes, method: str) -> Attributes:
+    """Return what a span tells of a request. A query is left out: signed URLs have their secrets there."""
+    path = head.split(b" ", 2)[1].partition(b"?")[0].decode("latin-1")
+    return {
+        "http.request.method": method,
+        "server.address": origin.host,
+        "server.port": origin.port,
+        "url.scheme": origin.scheme,
+        "url.path": path,
+    }
+
+
+def _traced(head: bytes, traceparent: bytes) -> bytes:
+    """Return a request that tells of this trace, and of no other."""
+    fields, end, body = head.partition(b"\r\n\r\n")
+    first, *others = fields.split(b"\r\n")
+    others = [field for field in others if not field.lower().startswith(b"traceparent:")]
+    return b"\r\n".join((first, *others, b"traceparent: " + traceparent)) + end + body
 
 
 def _lent(request: Request, grant: Grant | None) -> Request:

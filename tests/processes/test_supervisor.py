@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -173,6 +174,26 @@ class TestBoot:
             proxy = Proxy(tmp_path / name, env, ready=False)
             assert code(proxy) == 2
             assert proxy.log().count(f"regproxy: {name}='/nowhere/at/all'") == 1
+
+    def test_a_log_in_json(self, tmp_path: Path) -> None:
+        """All of it, from the first warning on, and with the errors that end the start."""
+        toml = tmp_path / "regproxy.toml"
+        toml.write_text("log_format = 'json'\nsend_timeout = 'long'\nhang_timeout = '-'\n")
+        proxy = Proxy(tmp_path / "refused", {"REGPROXY_CONFIG": str(toml)}, ready=False)
+        assert code(proxy) == 2
+        ends = [json.loads(line) for line in proxy.log().splitlines() if line]
+        assert [(line["level"], line["role"]) for line in ends] == [("critical", "supervisor")] * 2
+        assert ends[0]["message"].startswith(f"{toml}: hang_timeout='-': ")
+        toml.write_text("log_format = 'json'\n")
+        code_of = "import regproxy.process.wiring as w; w.build = lambda *_: 1 // 0"
+        env = sick(tmp_path, code_of) | {"REGPROXY_CONFIG": str(toml), "REGPROXY_LISTN": ":1"}
+        proxy = Proxy(tmp_path / "sick", env, ready=False)
+        assert proxy.daemon.wait(20.0) == 4
+        lines = [json.loads(line) for line in proxy.log().splitlines() if line]
+        assert {line["role"] for line in lines} == {"supervisor", "worker"}
+        assert any(line["message"].startswith("REGPROXY_LISTN is not a setting") for line in lines)
+        assert sum("ZeroDivisionError" in line.get("exception", "") for line in lines) == 3
+        assert any("3 workers in a row" in line["message"] for line in lines)
 
     def test_a_port_in_use(self, tmp_path: Path, stack: ExitStack) -> None:
         host, port = free_address()

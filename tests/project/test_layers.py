@@ -34,6 +34,7 @@ FLOORS = (
     ("debug",),
     ("admin",),
     ("admin.endpoints",),
+    ("tracing",),
     ("process",),
     ("doctor",),
     ("cli.cache",),

@@ -250,6 +250,7 @@ FIELDS = {
     "upstream",
     "remote_addr",
     "request_time",
+    "request_id",
 }
 
 

@@ -2,6 +2,7 @@ from libc.stdint cimport uint64_t
 
 from regproxy.dataplane.board cimport Board
 from regproxy.dataplane.buffer cimport Buf
+from regproxy.dataplane.request_ids cimport RequestIds
 from regproxy.dataplane.tally cimport Tally, Use
 
 
@@ -28,10 +29,17 @@ cdef class Answer:
     cdef bytes before_peer
     cdef bytes before_took
     cdef bytes end
+    # Where the request's id is in the head and in the end of the line, -1 for nowhere: both are this object's
+    # own, and are written anew for each request
+    cdef Py_ssize_t id_in_head
+    cdef Py_ssize_t id_in_end
+
+    cdef void name(self, const char* request_id) noexcept
 
 
 cdef class Answers:
     cdef Board board
+    cdef readonly RequestIds ids
     cdef readonly double idle_timeout
     cdef readonly double head_timeout
     cdef readonly bint open

@@ -1,20 +1,23 @@
 """Answers that are sent again without Python, to requests whose heads are the same byte for byte.
 
-An answer is put here when the same head has been answered from the cache twice within a second, exactly as it
-went out. It is good until the second ends that its Date names, or until anything changes that it may rest
-on, from the beginning of its look-up on: the index, in this process or another one (`Board.generation`), or
-what `revoke()` is called for. So it never outlives the look-up that it repeats by more than a second, and
-what is revoked is revoked at once.
+An answer is put here when the same head has been answered from the cache twice within a second, exactly as
+it went out but for the request's id. It is good until the second ends that its Date names, or until
+anything changes that it may rest on, from the beginning of its look-up on: the index, in this process or
+another one (`Board.generation`), or what `revoke()` is called for. So it never outlives the look-up that it
+repeats by more than a second, and what is revoked is revoked at once.
 
 Requests to different registries, and of different clients, never meet: each has a Scope of its own.
 """
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.dict cimport PyDict_GetItem
 from cpython.object cimport PyObject
 from libc.math cimport llrint
+from libc.string cimport memcpy
 
 from regproxy.dataplane.buffer cimport buf_append, buf_free
 from regproxy.dataplane.posix cimport CLOCK_REALTIME, clock_gettime, timespec
+from regproxy.dataplane.request_ids cimport ID_COUNTED, ID_FIXED, RequestIds
 
 cdef enum:
     LINES_ENOUGH = 262144
@@ -52,20 +55,31 @@ cdef int write_seconds(char* out, double seconds) noexcept nogil:
     return whole + 4
 
 
+cdef bytes _own(bytes text):
+    """Return a copy that nobody else has, and which may be written to for that reason."""
+    return PyBytes_FromStringAndSize(PyBytes_AS_STRING(text), len(text))
+
+
 cdef class Answer:
     """One answer: see the module. `line` is the access log's: None, or (before the milliseconds of the time,
     before the peer's address, before the duration, the end); one of a single part is written as it is.
 
     `until`: seconds of CLOCK_MONOTONIC. `second`: of the clock (epoch) when it went out first: it is good for
     that second alone, as its Date and its line name it, and as a clock that is set changes how old a tag's
-    copy is; 0: it names none. `saved`: its body counts as saved. `last`: the connection ends with it. `image`,
-    `content`: what counts the use that is made of either. `owner` is for the handler.
+    copy is; 0: it names none. `saved`: its body counts as saved. `last`: the connection ends with it.
+    `image`, `content`: what counts the use that is made of either. `owner` is for the handler.
+    `request_id`: that of the request which it went out for first, as it stands in head and line; each
+    later one has another in its place. b"": it stands nowhere.
     """
 
     def __init__(self, bytes head not None, bytes body not None, object owner, Tally tally not None,
                  bint saved, double until, long second, tuple line, bint last=False, Use image=None,
-                 Use content=None) -> None:
-        self.head = head
+                 Use content=None, bytes request_id not None=b"") -> None:
+        self.id_in_head = self.id_in_end = -1
+        # The last one: nothing that anybody else may have chosen comes behind it.
+        if request_id:
+            self.id_in_head = head.rfind(request_id)
+        self.head = head if self.id_in_head < 0 else _own(head)
         self.body = body
         self.owner = owner
         self.tally = tally
@@ -79,6 +93,18 @@ cdef class Answer:
             self.end = line[0]
         elif line is not None:
             self.before_ms, self.before_peer, self.before_took, self.end = line
+        if request_id and self.end is not None:
+            self.id_in_end = self.end.rfind(request_id)
+            if self.id_in_end >= 0:
+                self.end = _own(self.end)
+
+    cdef void name(self, const char* request_id) noexcept:
+        """Write another request's id, of the same process, in the place of the last one's."""
+        cdef const char* counted = request_id + ID_FIXED
+        if self.id_in_head >= 0:
+            memcpy(PyBytes_AS_STRING(self.head) + self.id_in_head + ID_FIXED, counted, ID_COUNTED)
+        if self.id_in_end >= 0:
+            memcpy(PyBytes_AS_STRING(self.end) + self.id_in_end + ID_FIXED, counted, ID_COUNTED)
 
 
 cdef class Answers:
@@ -86,9 +112,12 @@ cdef class Answers:
 
     `repeated`: how many were sent again. `on_lines` is called when many lines wait to be taken.
     `idle_timeout`, `head_timeout`: seconds for the next request on the connection, as in Stream.next_head().
+    `ids`: of the worker's requests, also of those that are not answered here.
     """
 
-    def __init__(self, Board board not None, double idle_timeout, double head_timeout) -> None:
+    def __init__(self, Board board not None, double idle_timeout, double head_timeout,
+                 RequestIds ids=None) -> None:
+        self.ids = RequestIds() if ids is None else ids
         self.board = board
         self.idle_timeout = idle_timeout
         self.head_timeout = head_timeout

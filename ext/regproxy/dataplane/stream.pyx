@@ -7,7 +7,8 @@ A Stream tells its handler (a Python object) what happened, once per message hea
                                 its Proxy-Authorization, None without one
     on_foreign(kind)            the first byte is not what was expected: "tls" before, "plain" after CONNECT
     on_head(head)               a whole head, blank line included; nothing more is read until asked for
-    on_answering(owner, began)  an Answer is being sent again, and has not gone out at once; on_sent() follows
+    on_answering(owner, began, request_id)
+                                an Answer is being sent again, and has not gone out at once; on_sent() follows
     on_head_too_large()         no blank line within the limit
     on_handshake()              TLS is up
     on_body(complete, reason)   the body that `receive` asked for is over
@@ -799,10 +800,13 @@ cdef class Stream(Endpoint):
         cdef long long saved
         cdef size_t n = len(answer.body)
         answers.repeated += 1
+        answers.ids.advance()
+        # What it was sent with before has been encrypted or copied by now.
+        answer.name(answers.ids.text)
         if not self._send(answer.head, answer.body, None, False, answer.last):
             # However it ends is the handler's to count: also the last one, and where send() has failed.
             self.tell_sent = True
-            self.handler.on_answering(answer.owner, began)
+            self.handler.on_answering(answer.owner, began, answers.ids.last)
             return 0
         took = monotonic() - began
         answer.tally.add(n, took)

@@ -48,6 +48,7 @@ _COUNTERS: Final = {
     "woken_in_vain": ("accepts", ("in_vain",)),
     "repeated": ("repeated_answers", ()),
     "dropped": ("access_log_dropped", ()),
+    "spans_dropped": ("spans_dropped", ()),
     "events_lost": ("audit_lost", ("events",)),
     "lines_lost": ("audit_lost", ("lines",)),
 }
@@ -81,6 +82,7 @@ class WatchedMeters(Declaring):
             "repeated_answers": counter(
                 "repeated_answers", "Hits that were answered once more without a look-up."
             ),
+            "spans_dropped": counter("spans_dropped", "Spans that the collector of traces has not got."),
             "access_log_dropped": counter("access_log_dropped", "Lines that the access log lost."),
             "audit_lost": counter(
                 "audit_lost", "Requests that no line of the audit log counts, and lines lost.", ["what"]

@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final, Protocol
 
 from regproxy.core.errors import StoreError
+from regproxy.http.origin import named
 from regproxy.telemetry.usage.counts import NAMES_MAX, Uses, add, most
 from regproxy.telemetry.usage.records import Batch, Client, Image, Refusal, TagMove
 from regproxy.telemetry.usage.usage_file import EVENTS_MAX, UsageFile
@@ -62,7 +63,7 @@ class Recorder:
 
     def tag_moved(self, registry: str, port: int, repository: str, tag: str, old: str, new: str) -> None:
         """Note that a tag has become another digest."""
-        self._counters.tag_moved(registry)
+        self._counters.tag_moved(named(registry, port))
         if self._moved is not None:
             self._moved(registry, port, repository, tag, old, new)
         self._moves.append(TagMove(self._clock(), registry, port, repository, tag, old, new))

@@ -206,6 +206,38 @@ class TestSent:
 
         run(test())
 
+    @pytest.mark.parametrize("logged", [True, False])
+    def test_each_has_an_id_of_its_own(
+        self, logged: bool, answers: Answers, front: Front, plane: Plane, run: Run
+    ) -> None:
+        """In the head and in the line. An older one there, of whoever, stays as it is."""
+        _, _, far = front
+        first, older = answers.ids.next(), answers.ids.next()
+        head = b"HTTP/1.1 200 OK\r\nx-said: %b\r\nx-request-id: %b\r\n\r\n" % (first, first)
+        end = b' "%b" "%b"\n' % (first, first)
+        line = (b"a", b"b", b"c", end) if logged else None
+
+        async def test() -> None:
+            answers.begin()
+            one = Answer(head, b"body", None, Tally(), True, 1e12, 0, line, request_id=first)
+            answers.scope(1).put(HEAD, one)
+            far.send(3 * HEAD)
+            count = int(older, 16)
+            ids = [b"%032x" % (count + n) for n in (1, 2, 3)]
+            want = b"".join(
+                b"HTTP/1.1 200 OK\r\nx-said: %b\r\nx-request-id: %b\r\n\r\nbody" % (first, each)
+                for each in ids
+            )
+            assert await plane.read(far, len(want)) == want
+            lines = answers.take_lines()
+            assert re.findall(rb'"(\w+)" "(\w+)"', lines) == (
+                [(first, each) for each in ids] if logged else []
+            )
+
+        run(test())
+        # What was handed over is nobody's to change.
+        assert (head.count(first), end.count(first)) == (2, 2)
+
     def test_a_client_that_takes_nothing(self, answers: Answers, plane: Plane, run: Run) -> None:
         """The handler is told once, counts it, and may go on when all has been sent."""
         stream, told, far = begin(answers, plane.stream(buffer=4096))
@@ -215,8 +247,8 @@ class TestSent:
             answers.begin()
             answers.scope(1).put(HEAD, answer(body, tally))
             far.send(2 * HEAD)
-            name, owner, began = await told.next()
-            assert (name, owner) == ("answering", "owner")
+            name, owner, began, request_id = await told.next()
+            assert (name, owner, request_id) == ("answering", "owner", answers.ids.last)
             assert began <= time.monotonic()
             await plane.turns()
             assert told.quiet

@@ -21,7 +21,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regproxy.http.hops import Hop
-from regproxy.telemetry.access_log import AccessLog
+from regproxy.telemetry.access_log import AccessLog, extra_fields
+from tests.support import ROOT
 
 LINE: dict[str, Any] = {
     "now": 1_800_000_000.25,
@@ -37,6 +38,7 @@ LINE: dict[str, Any] = {
     "upstream_response_time": 0.1,
     "proxy_host": "registry-1.docker.io:443",
     "upstream": "52.1.2.3:443",
+    "request_id": "cafe",
 }
 WRITTEN = {
     "access_time": "2027-01-15T08:00:00.250Z",
@@ -52,6 +54,7 @@ WRITTEN = {
     "upstream": "52.1.2.3:443",
     "remote_addr": "10.0.0.7",
     "request_time": "0.012",
+    "request_id": "cafe",
 }
 
 
@@ -98,13 +101,36 @@ def test_fields(tmp_path: Path, changes: dict[str, Any], field: str, want: str) 
     assert written(tmp_path, **changes) == WRITTEN | {field: want}
 
 
+def test_the_docs_name_the_fields(tmp_path: Path) -> None:
+    more = extra_fields(client_request_id="c", trace_id="t", fill_request_id="f")
+    log = (ROOT / "docs" / "logging.md").read_text().partition("## The access log")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`[^|]*) \|", log, re.MULTILINE)
+    assert [name for row in rows for name in re.findall(r"`(\w+)`", row)] == list(
+        written(tmp_path, more=more)
+    )
+
+
+def test_fields_that_few_lines_have(tmp_path: Path) -> None:
+    more = extra_fields(client_request_id='"\n', trace_id="", fill_request_id="f")
+    line = written(tmp_path, more=more)
+    assert line == WRITTEN | {"client_request_id": '"\n', "fill_request_id": "f"}
+    assert list(line)[-1] == "request_id"  # where the data plane writes that of the next request
+
+
 def test_optional_fields_are_empty_strings(tmp_path: Path) -> None:
     path = tmp_path / "access.log"
     log = AccessLog.open(str(path))
     required = ("now", "remote_addr", "method", "uri", "host", "status", "bytes_sent", "request_time")
     log.line(**{name: LINE[name] for name in required})
     log.close()
-    empty = ("request_type", "upstream_cache_status", "upstream_response_time", "proxy_host", "upstream")
+    empty = (
+        "request_type",
+        "upstream_cache_status",
+        "upstream_response_time",
+        "proxy_host",
+        "upstream",
+        "request_id",
+    )
     assert lines_of(path) == [WRITTEN | dict.fromkeys(empty, "")]
 
 

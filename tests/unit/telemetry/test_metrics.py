@@ -76,6 +76,7 @@ class Authority:
 @dataclass
 class AccessLog:
     dropped: int = 0
+    spans_dropped: int = 0
 
 
 def busy(metrics: Metrics) -> None:
@@ -117,7 +118,7 @@ def busy(metrics: Metrics) -> None:
     metrics.worker_ended("hung")
     metrics.admin_login("refused")
     metrics.reloaded("refused")
-    for source in (Reactor(3, 5, 1, 4, 2), Fills(2, 9), Authority(2e9, 1.9e9), AccessLog(1)):
+    for source in (Reactor(3, 5, 1, 4, 2), Fills(2, 9), Authority(2e9, 1.9e9), AccessLog(1, 2)):
         metrics.watch(source)
 
 
@@ -189,6 +190,7 @@ def test_every_metric_and_its_labels(metrics: Metrics) -> None:
         "regproxy_ca_not_after_timestamp_seconds": set(),
         "regproxy_leaf_not_after_timestamp_seconds": set(),
         "regproxy_access_log_dropped_total": set(),
+        "regproxy_spans_dropped_total": set(),
         "regproxy_accepts_total": {"result"},
         "regproxy_repeated_answers_total": set(),
         "regproxy_audit_lost_total": {"what"},
@@ -284,6 +286,7 @@ def test_promtool_has_nothing_to_say(metrics: Metrics, is_busy: bool) -> None:
         ("ca_not_after_timestamp_seconds", {}, 2e9),
         ("leaf_not_after_timestamp_seconds", {}, 1.9e9),
         ("access_log_dropped_total", {}, 1),
+        ("spans_dropped_total", {}, 2),
         ("build_info", BUILD, 1),
     ],
     ids=str,

@@ -1,0 +1,1 @@
+"""OpenTelemetry traces of requests. Nothing of OpenTelemetry is imported unless they are switched on."""
