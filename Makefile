@@ -45,7 +45,7 @@ serve: build ## run the proxy on directories under .local
 	  REGPROXY_CACHE_DIR='$(REGPROXY_CACHE_DIR)' REGPROXY_CA_DIR='$(REGPROXY_CA_DIR)' \
 	  exec $(BIN)/regproxy serve
 
-# mypy and the guard, which counts instructions and no time, have one core each. The tests have all of them.
+# The guard counts instructions, but what it asks for has to fit into a second.
 test: ## install what is missing, build, lint, check types, count instructions, run all tests
 	@$(MAKE) --no-print-directory build test-packages
 	@$(MAKE) --no-print-directory -j2 --output-sync=target lint types

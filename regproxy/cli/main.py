@@ -5,6 +5,7 @@ A command imports what it needs when it runs: `regproxy serve` stays in memory, 
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from importlib import import_module
@@ -15,11 +16,16 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from regproxy.config import loading
-from regproxy.config.settings import Config
+from regproxy.config import settings as configuration
+from regproxy.config.settings import Config, ConfigErrors
 from regproxy.core.errors import ConfigError, RegproxyError
 
 USAGE_ERROR = 2
-MODULES: Final = ("cache", "ca", "doctor", "policy", "setup")  # of the commands that have these names
+# The commands of other modules, and these modules.
+MODULES: Final = {
+    **{name: name for name in ("cache", "ca", "doctor", "logs", "policy", "quota", "setup")},
+    "man": "manual",
+}
 
 
 class Commands(TyperGroup):
@@ -34,7 +40,7 @@ class Commands(TyperGroup):
         """Return the command of this name, None without one."""
         if cmd_name not in MODULES:
             return super().get_command(ctx, cmd_name)
-        command = typer.main.get_command(import_module(f"regproxy.cli.{cmd_name}").app)
+        command = typer.main.get_command(import_module(f"regproxy.cli.{MODULES[cmd_name]}").app)
         command.name = cmd_name
         return command
 
@@ -43,7 +49,6 @@ app = typer.Typer(
     cls=Commands,
     help="A caching, intercepting proxy for container image pulls.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -90,20 +95,49 @@ def serve(config: ConfigOption = None) -> None:
     boot.leave(code)
 
 
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs; faults go to it, too.")]
+
+
 @app.command("check-config")
-def check_config(config: ConfigOption = None) -> None:
+def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show every setting and where it comes from; exit code 2 if one, or a file it names, can't be used."""
+    try:
+        settings = loading.read(config, os.environ)[1]
+        _check_files(settings)
+    except ConfigError as error:
+        if not as_json:
+            _fail(error)
+        typer.echo(json.dumps({"good": False, "faults": _faults(error)}, indent=2))
+        raise typer.Exit(USAGE_ERROR) from None
+    if as_json:
+        typer.echo(json.dumps(_described(settings), indent=2))
+    else:
+        _show(settings)
+
+
+def _check_files(settings: Config) -> None:
+    from regproxy.process import configured_files
+
+    configured_files.check_all(settings, os.environ)
+
+
+def _faults(error: ConfigError) -> list[dict[str, str | None]]:
+    errors = error.errors if isinstance(error, ConfigErrors) else (error,)
+    return [{"setting": each.variable, "value": each.value, "expected": each.expected} for each in errors]
+
+
+def _described(settings: Config) -> dict[str, Any]:
+    rows = [
+        {"setting": name, "value": value, "from": origin}
+        for name, value, origin in configuration.describe(settings)
+    ]
+    return {"good": True, "settings": rows, "warnings": list(settings.warnings)}
+
+
+def _show(settings: Config) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from regproxy.config import settings as configuration
-    from regproxy.process import configured_files
-
-    settings = _load(config)
-    try:
-        configured_files.check_all(settings, os.environ)
-    except ConfigError as error:
-        _fail(error)
     table = Table("setting", "value", "from", box=None, header_style="bold")
     for name, value, origin in configuration.describe(settings):
         table.add_row(name, value.replace("[", "\\["), origin)
@@ -120,13 +154,6 @@ def check_health(config: ConfigOption = None) -> None:
     from regproxy.cli import healthcheck
 
     raise typer.Exit(healthcheck.run(str(config) if config else None, os.environ))
-
-
-def _load(path: Path | None) -> Config:
-    try:
-        return loading.read(path, os.environ)[1]
-    except ConfigError as error:
-        _fail(error)
 
 
 def _fail(error: Exception, code: int = USAGE_ERROR) -> NoReturn:

@@ -5,7 +5,6 @@ Nothing is read or run here. Error texts name keys and never values.
 
 from __future__ import annotations
 
-import difflib
 import re
 from base64 import b64encode
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from regproxy.config.globs import parse_glob
+from regproxy.config.misspelt import key_hint
 from regproxy.config.values import parse_host, parse_positive_time, split_host_port
 
 HELPER_PREFIX: Final = "docker-credential-"
@@ -147,9 +147,7 @@ def parse_credentials_table(table: object) -> CredentialSource:
         raise ValueError(f"a table with {_WANT_WAY}")
     for key in table:
         if key not in _KEYS:
-            near = difflib.get_close_matches(str(key), _KEYS, n=1, cutoff=0.6)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"no key {str(key)!r}{hint}")
+            raise ValueError(f"no key {str(key)!r}{key_hint(str(key), _KEYS, lists=False)}")
     ways = {way for key, way in _WAYS.items() if key in table}
     if len(ways) != 1:
         raise ValueError(_WANT_WAY)

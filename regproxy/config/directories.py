@@ -32,9 +32,8 @@ def choose(config: Config, env: Mapping[str, str]) -> Directories:
     """Return the directories, created if missing. Raises StoreError for one that can't be created or
     written.
     """
-    home = Path(env.get("HOME") or "/nonexistent")
-    user_cache = Path(env.get("XDG_CACHE_HOME") or home / ".cache") / "regproxy"
-    cache, cache_note = _pick("cache", "REGPROXY_CACHE_DIR", config.cache_dir, VOLUME_CACHE, user_cache)
+    users = _users_cache(env)
+    cache, cache_note = _pick("cache", "REGPROXY_CACHE_DIR", config.cache_dir, VOLUME_CACHE, users)
     ca_crt, ca_key, ca_note = _ca(config, _users_ca(env))
     return Directories(cache, ca_crt, ca_key, (cache_note, ca_note))
 
@@ -60,9 +59,28 @@ def _unmakeable(path: Path) -> str:
     return "" if os.access(there, os.W_OK | os.X_OK) else f"{there} is not writable by uid {os.getuid()}"
 
 
+def cache_path(config: Config, env: Mapping[str, str]) -> Path:
+    """Return the cache directory as choose() does, without making it.
+
+    A volume that this user can't write is still the cache's where the user has none: a command run by another
+    user than the proxy then says so of the right directory.
+    """
+    if config.cache_dir:
+        return Path(config.cache_dir)
+    volume, users = Path(VOLUME_CACHE), _users_cache(env)
+    if os.access(volume, os.W_OK | os.X_OK) or (volume.is_dir() and not users.is_dir()):
+        return volume
+    return users
+
+
 def ca_paths(config: Config, env: Mapping[str, str]) -> tuple[Path, Path]:
     """Return where the CA's certificate and key are, without making any directory."""
     return _ca(config, _users_ca(env), make=False)[:2]
+
+
+def _users_cache(env: Mapping[str, str]) -> Path:
+    home = Path(env.get("HOME") or "/nonexistent")
+    return Path(env.get("XDG_CACHE_HOME") or home / ".cache") / "regproxy"
 
 
 def _users_ca(env: Mapping[str, str]) -> Path:

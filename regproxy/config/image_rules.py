@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 from regproxy.config.globs import parse_glob
 from regproxy.config.hosts import DOCKER_HUB_NAMES, DOCKER_HUB_REGISTRY
+from regproxy.config.misspelt import key_hint
 from regproxy.config.values import parse_host, parse_positive_time, split_host_port
 from regproxy.core.errors import ConfigError
 
@@ -267,9 +267,7 @@ def _values(table: Mapping[str, Any], found: list[tuple[str, str]]) -> dict[str,
     for key, value in table.items():
         parse = _PARSERS.get(key)
         if parse is None:
-            near = difflib.get_close_matches(key.lower(), KEYS, n=1, cutoff=0.6)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(KEYS)}"
-            found.append((f".{key}", f"no such setting of a rule{hint}"))
+            found.append((f".{key}", f"no such setting of a rule{key_hint(key, KEYS)}"))
             continue
         try:
             values[key] = parse(value)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,6 +9,7 @@ from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from regproxy.config.credentials import CredentialSource, parse_credentials_table
+from regproxy.config.misspelt import key_hint
 from regproxy.config.parent_proxy import ParentProxy, parse_parent_proxy
 from regproxy.config.values import (
     HostRule,
@@ -247,8 +247,7 @@ def _settings(
     for key, value in table.items():
         parse = _PARSERS.get(key)
         if parse is None:
-            near = difflib.get_close_matches(key, KEYS, n=1, cutoff=0.6)
-            hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(KEYS)}"
+            hint = key_hint(key, KEYS)
             if isinstance(value, dict):
                 hint = '; a host is written in quotes, as in [origin."registry.example"]'
             found.append((f".{key}", f"no such setting of an origin{hint}"))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
+from regproxy.config.misspelt import key_hint
 from regproxy.config.networks import Network, parse_network
 from regproxy.core.errors import ConfigError
 
@@ -99,8 +99,7 @@ def _take(
     label = f"{file}: principal.{name}.{key}"
     parse = _PARSERS.get(key)
     if parse is None:
-        near = difflib.get_close_matches(key, _PARSERS, n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(_PARSERS)}"
+        hint = key_hint(key, _PARSERS)
         errors.append(ConfigError(label, None, f"no such setting of a principal{hint}"))
         return
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):

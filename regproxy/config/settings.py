@@ -8,7 +8,6 @@ empty list, or a tier that is switched off.
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,6 +33,7 @@ from regproxy.config.drop_in import (
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS, OWN_HOST
 from regproxy.config.image_rules import RuleSet, unknown_keys
 from regproxy.config.image_rules import parse_rules as parse_image_rules
+from regproxy.config.misspelt import PREFIX, setting_hint, unread
 from regproxy.config.networks import Network
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
@@ -107,7 +107,6 @@ __all__ = [
 
 Origin = Literal["env", "toml", "default"]
 
-PREFIX = "REGPROXY_"
 # Docker Hub, what crane, kaniko, ko and cosign call it, its token server; Docker's hardened images.
 ALWAYS_INTERCEPTED = (
     *(DOCKER_HUB_REGISTRY, "index.docker.io", DOCKER_HUB_TOKENS, "dhi.io"),
@@ -116,10 +115,6 @@ ALWAYS_INTERCEPTED = (
 
 # Not read by load(): the path of the TOML file, and the switch of a debug build.
 _READ_ELSEWHERE = frozenset({"REGPROXY_CONFIG", "REGPROXY_DEBUG"})
-# Set by Kubernetes in every pod beside a Service named regproxy.
-_SERVICE_LINK = re.compile(
-    r"REGPROXY_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT\w*|PORT|PORT_[0-9]+_(?:TCP|UDP)\w*)"
-)
 # Most programs know these in lower case.
 _LOWER_CASE_TOO = frozenset({"HTTPS_PROXY", "NO_PROXY"})
 _SHOWN_SECRET = "(set)"
@@ -564,7 +559,10 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
         file = _read_toml(toml_text, file.name, errors)
     given = {setting.name: _find(setting, env, file.found) for setting in SETTINGS}
     values: dict[str, Any] = {}
-    warnings = _unknown_variables(env)
+    known = {setting.name for setting in SETTINGS} | _READ_ELSEWHERE
+    warnings = [
+        f"{_printable(name)} is not a setting{setting_hint(name, known)}" for name in unread(env, known)
+    ]
     for name, item in given.items():
         with _blaming(item, errors):
             values[name] = _noting(item, item.setting.parse(item.raw), warnings)
@@ -582,7 +580,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     signing_keys = parse_key_tables(file.keys, file.name, errors)
     image_rules = parse_image_rules(file.rules, file.name, errors)
     for rule, key in unknown_keys(image_rules.rules, signing_keys):
-        text = f"there is no table [key.{key}]{_did_you_mean(key, signing_keys)}"
+        text = f"there is no table [key.{key}]{setting_hint(key, signing_keys)}"
         errors.append(ConfigError(f"{file.name}: rule {rule!r}: signed", None, text))
     matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
     _check_companions(values, given, errors)
@@ -707,9 +705,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
     for key, value in table.items():
         setting = _BY_KEY.get(key)
         if setting is None:
-            errors.append(
-                ConfigError(f"{file}: {key}", None, f"no such setting{_did_you_mean(key, _BY_KEY)}")
-            )
+            errors.append(ConfigError(f"{file}: {key}", None, f"no such setting{setting_hint(key, _BY_KEY)}"))
         elif setting.name in found:
             errors.append(ConfigError(f"{file}: {key}", None, f"also given as {found[setting.name].label}"))
         else:
@@ -783,26 +779,6 @@ def _tiers(matchers: Mapping[str, Matcher | None], values: Mapping[str, Any]) ->
     )
 
 
-# Unknown names.
-
-
-def _unknown_variables(env: Mapping[str, str]) -> list[str]:
-    """Return a warning for each REGPROXY_ variable that is not read."""
-    known = {setting.name for setting in SETTINGS} | _READ_ELSEWHERE
-    names = sorted(name for name in env if name.startswith(PREFIX) and name not in known)
-    strange = (name for name in names if not _SERVICE_LINK.fullmatch(name))
-    return [f"{_printable(name)} is not a setting{_did_you_mean(name, known)}" for name in strange]
-
-
 def _printable(text: str) -> str:
     """Return text that any UTF-8 stream accepts: the environment may hold bytes that are not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" for the nearest of the known names, or ""."""
-    names = {each.lower(): each for each in known}
-    word = name.lower()
-    bare = word.removeprefix(PREFIX.lower())
-    near = [bare] if bare in names else difflib.get_close_matches(word, sorted(names), n=1, cutoff=0.7)
-    return f"; did you mean {names[near[0]]}?" if near else ""

@@ -13,7 +13,7 @@ import typer
 
 from regproxy.cache import layout
 from regproxy.config import loading
-from regproxy.config.directories import VOLUME_CACHE
+from regproxy.config.directories import cache_path
 from regproxy.config.settings import Config
 from regproxy.config.values import parse_positive_time
 from regproxy.core.errors import RegproxyError, StoreError
@@ -51,7 +51,7 @@ def opened(path: Path | None) -> Iterator[Cache]:
 
     try:
         config = loading.read(path, os.environ)[1]
-        root = _find(config)
+        root = cache_path(config, os.environ)
         _become_owner(root)
         _check(root)
         index = Index.open(layout.index(root))
@@ -63,18 +63,6 @@ def opened(path: Path | None) -> Iterator[Cache]:
         fail(error)
     except OSError as error:
         fail(StoreError(f"{error.filename or 'the cache'}: {error.strerror or error}"))
-
-
-def _find(config: Config) -> Path:
-    """Return the cache directory as directories.choose() does, but without making it."""
-    if config.cache_dir:
-        return Path(config.cache_dir)
-    volume = Path(VOLUME_CACHE)
-    home = Path(os.environ.get("HOME") or "/nonexistent")
-    users = Path(os.environ.get("XDG_CACHE_HOME") or home / ".cache") / "regproxy"
-    if os.access(volume, os.W_OK | os.X_OK) or (volume.is_dir() and not users.is_dir()):
-        return volume
-    return users
 
 
 def _become_owner(root: Path) -> None:

@@ -1,0 +1,131 @@
+"""`regproxy quota`: what registries allow, what is left of it, and since when the proxy is refused.
+
+It reads the file that the workers share, so it can be asked beside a running proxy and without one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from regproxy.cache import layout
+from regproxy.config import loading
+from regproxy.config.directories import cache_path
+from regproxy.core.errors import RegproxyError
+from regproxy.registry.rate_limits import Lane, label
+from regproxy.upstream.quota_file import Entry, Key, QuotaFile
+
+USAGE_ERROR = 2
+SPENT = 1
+_WIDE = 300  # columns where there is no terminal
+
+app = typer.Typer(add_completion=False)
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What is known of one credential at one registry. Times are seconds since the epoch, `window` seconds.
+
+    `limit`, `remaining`, `window`, `seen`: None where the registry has never told. `refused_until`: by kind
+    of request, while the registry is left alone.
+    """
+
+    registry: str
+    credential: str
+    limit: int | None
+    remaining: int | None
+    window: float | None
+    seen: float | None
+    refused_until: dict[Lane, float]
+
+    @property
+    def spent(self) -> bool:
+        """Nothing is left, or requests are refused."""
+        return self.remaining == 0 or bool(self.refused_until)
+
+
+@app.command()
+def quota(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Show what registries allow and what is left of it. Exit code 1: somewhere nothing is left.
+
+    It is what registries have said last: nobody is asked.
+    """
+    try:
+        settings = loading.read(config, os.environ)[1]
+        path = layout.quotas(cache_path(settings, os.environ))
+    except RegproxyError as error:
+        _fail(str(error))
+    if path.exists() and not os.access(path, os.R_OK):
+        _fail(f"{path} can't be read by uid {os.geteuid()}; run this as its owner")
+    found = quotas(QuotaFile(path).read() or {}, time.time())
+    if as_json:
+        rows = [asdict(each) | {"spent": each.spent} for each in found]
+        typer.echo(json.dumps({"quotas": rows}, indent=2))
+    else:
+        _show(found)
+    raise typer.Exit(SPENT if any(each.spent for each in found) else 0)
+
+
+def quotas(entries: Mapping[Key, Entry], now: float) -> list[Quota]:
+    """Return what still holds, by registry. Clients' own credentials are told apart, but not named."""
+    found = []
+    for (registry, credential), entry in sorted(entries.items()):
+        if not entry.prune(now):
+            continue
+        report = entry.report
+        refused = {lane: block.until for lane, block in entry.blocks.items() if block.wait(now)}
+        numbers: tuple[int | None, int | None, float | None, float | None] = (None,) * 4
+        if report is not None:
+            numbers = report.limit, report.remaining, report.window, report.seen
+        if report is not None or refused:
+            found.append(Quota(registry, label(credential), *numbers, refused))
+    return found
+
+
+def _show(found: list[Quota]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not found:
+        typer.echo("no registry has told of a limit, and none refuses requests", err=True)
+        return
+    table = Table("registry", "credential", "left", "of", "window", "told", "refused until", box=None)
+    for each in found:
+        told = ("-",) * 4
+        if each.limit is not None and each.window is not None and each.seen is not None:
+            told = (str(each.remaining), str(each.limit), _span(each.window), _clock(each.seen))
+        refused = ", ".join(f"{lane} {_clock(until)}" for lane, until in each.refused_until.items())
+        style = "bold red" if each.spent else None
+        table.add_row(each.registry, each.credential, *told, refused or "-", style=style)
+    # A line stays a line for programs that read it.
+    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
+
+
+def _span(seconds: float) -> str:
+    for name, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f} {name}"
+    return f"{seconds:.0f} s"
+
+
+def _clock(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(f"regproxy: {message}", err=True)
+    raise typer.Exit(USAGE_ERROR)
