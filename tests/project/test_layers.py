@@ -52,7 +52,7 @@ PURE = {
     *("config.drop_in", "config.globs", "config.host_regex", "config.hosts", "config.image_rules"),
     *("config.credentials", "config.origin_tables", "config.parent_proxy"),
     *("config.settings", "config.signing_keys", "config.tag_tiers", "config.values"),
-    *("config.without_effect",),
+    *("config.misspelt", "config.without_effect"),
     *("auth.docker_config", "auth.lockout"),
 }
 NOT_PURE = {"asyncio", "os", "socket", "ssl", "time", "uvloop"}

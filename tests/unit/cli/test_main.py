@@ -91,7 +91,7 @@ def test_a_name_that_is_mistyped() -> None:
     "module, spares",
     [
         ("cli.main", ["regproxy.doctor", "regproxy.cache", "regproxy.process", "rich", "cryptography"]),
-        ("process.supervisor", ["regproxy.doctor", "regproxy.cache", "regproxy.cli", "typer", "rich"]),
+        ("process.supervisor", ["regproxy.doctor", "regproxy.cache.blobs", "regproxy.cli", "typer", "rich"]),
         ("process.worker", ["regproxy.doctor", "regproxy.cli", "typer", "rich"]),
         ("process.janitor", ["regproxy.doctor", "regproxy.cli", "typer", "cryptography", "asyncio"]),
     ],
