@@ -20,6 +20,7 @@ and answers of 408, 429, 499 and from 500 on.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -79,12 +80,17 @@ def convert(path: Path, ports: Mapping[str, int] | None = None) -> Converted:
             made.left_out[reason] += 1
         else:
             kept.append(logged)
-    kept = [replace(logged, host=f"{logged.host}:{known.get(logged.host, HTTPS)}") for logged in kept]
+    kept = [replace(logged, host=_at_port(logged.host, known.get(logged.host, HTTPS))) for logged in kept]
     kept = sorted(with_clients(spread(kept)), key=lambda logged: logged.began)
     if not kept:
         raise BenchError(f"{path}: no requests to replay; left out: {dict(made.left_out)}")
     made.requests = list(requests(kept))
     return made
+
+
+def _at_port(host: str, port: int) -> str:
+    """The same with its port, which `regproxy`'s lines have where that is not 443."""
+    return host if re.search(r"[^:]:\d+$", host) else f"{host}:{port}"
 
 
 def read(path: Path) -> Iterator[Logged]:

@@ -79,6 +79,18 @@ class Peer:
             self.keys.update()
         return b"".join(records)
 
+    async def answer(self) -> None:
+        """Take the answer to a KeyUpdate, which announces our next keys."""
+        assert isinstance(self.ours, Keys)
+        records, self._left = split(self._left)
+        while not records:
+            wire = await asyncio.wait_for(self.plane.loop.sock_recv(self.far, 65_536), LIMIT)
+            assert wire
+            records, self._left = split(self._left + wire)
+        (record,) = records
+        assert self.ours.open(record) == (HANDSHAKE, KEY_UPDATE[False])
+        self.ours.update()
+
     async def read(self, size: int) -> bytes:
         """So much data, or what there was ahead of an end without a closure alert."""
         assert isinstance(self.ours, Keys)

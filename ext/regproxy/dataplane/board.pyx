@@ -1,7 +1,7 @@
 """Shared memory of one proxy's processes: a counter that tells whether their caches are still valid.
 
-And two words for the admin port: when somebody asked it last for what processes know, and whether the proxy is
-switched offline.
+And two words for the admin port: when somebody asked it last for what processes know, and whether the proxy
+is switched offline.
 """
 
 from regproxy.dataplane.posix cimport (

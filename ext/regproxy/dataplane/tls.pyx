@@ -8,7 +8,7 @@ remembers the address of the caller's bytes instead of the bytes, and a retry se
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.string cimport memset, strncmp, strrchr
+from libc.string cimport memset, strcmp, strncmp, strrchr
 
 from regproxy.dataplane.peer_records cimport peer_records
 from regproxy.dataplane.records cimport RECORD_MAX, SECRET_MAX, can_seal, make_seal
@@ -128,6 +128,9 @@ cdef str drain_errors():
     """Return the newest reason in OpenSSL's queue, and empty it: a left-over error spoils later calls."""
     cdef unsigned long code = ERR_peek_last_error()
     cdef const char* reason = ERR_reason_error_string(code) if code else NULL
+    if reason != NULL and not strcmp(reason, b"record layer failure"):
+        # From OpenSSL 3.2 on that is all that the newest one says; what has failed was put down first.
+        reason = ERR_reason_error_string(ERR_peek_error())
     ERR_clear_error()
     return reason.decode() if reason != NULL else ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
@@ -175,6 +176,11 @@ class Body:
 
 @pytest.mark.parametrize("tail", PASSED_OVER.values(), ids=PASSED_OVER)
 def test_what_is_no_data(tail: Tail, opens: bool, peer: Peer, run: Run) -> None:
+    if tail is PASSED_OVER["user canceled"] and not opens and ssl.OPENSSL_VERSION_INFO >= (3, 2):
+        pytest.skip(
+            "OpenSSL from 3.2 on stops reading at user_canceled, though RFC 8446 6.1 has a closure follow"
+        )
+
     async def test() -> None:
         body = Body(peer)
         await body.begin(opens=opens)
@@ -201,12 +207,14 @@ def test_ends(tail: Tail, event: Event, opens: bool, peer: Peer, run: Run) -> No
 
 
 def test_an_answer_to_a_key_update(opens: bool, peer: Peer, run: Run) -> None:
-    """It comes at once, and what we send later is under the keys that it has announced."""
+    """It comes at once, by OpenSSL with what we send next, which is under the keys that it has announced."""
 
     async def test() -> None:
         body = Body(peer)
         await body.begin(opens=opens)
         await peer.send(data(body.keys, MORE) + updated(body.keys, KEY_UPDATE[True]) + data(body.keys, MORE))
+        if opens:
+            await peer.answer()
         peer.stream.send(HEAD)
         assert await peer.read(len(HEAD)) == HEAD
         assert isinstance(peer.ours, Keys) and peer.ours.sequence == 1
