@@ -23,7 +23,7 @@ from regproxy.core.errors import ConfigError, RegproxyError
 USAGE_ERROR = 2
 # The commands of other modules, and these modules.
 MODULES: Final = {
-    **{name: name for name in ("cache", "ca", "doctor", "logs", "policy", "quota", "setup")},
+    **{name: name for name in ("cache", "ca", "doctor", "logs", "policy", "quota", "setup", "top")},
     "man": "manual",
 }
 
