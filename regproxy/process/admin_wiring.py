@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,6 @@ from regproxy.admin.paging import Cursors
 from regproxy.admin.port import AdminPort
 from regproxy.admin.session import AdminSession
 from regproxy.admin.tokens import Tokens
-from regproxy.cache import layout
 from regproxy.config.directories import Directories
 from regproxy.dataplane.stream import Stream
 from regproxy.jobs.runner import Jobs
@@ -37,15 +36,13 @@ from regproxy.process.reloads import Reloads
 from regproxy.server.context import Services
 from regproxy.server.explanations import Explanations
 from regproxy.telemetry.snapshots import Snapshots
-from regproxy.telemetry.usage.usage_file import UsageFile
-from regproxy.web.views import Views
 
 THREADS: Final = 2
 VERSION: Final = "1"  # of the API
 # Every class of endpoints: build() makes one of each, and docs/openapi.json describes them.
 ENDPOINTS: Final[tuple[type, ...]] = (
     *(Description, Sessions, StatusReport, Activity, Registries, AuditTail, RuleQuestions, Events),
-    *(Control, Inventory, CacheJobs, Views),
+    *(Control, Inventory, CacheJobs),
 )
 
 
@@ -79,18 +76,11 @@ def build(
     live = Live(services, snapshots, record.slot, record.workers, threads)
     status = StatusReport(services, root, record.started, ready)
     events = Events(status, live, threads)
-    activity, registries = Activity(live), Registries(services, live, threads)
-    inventory, cache_jobs = cache_endpoints(services, root, record, jobs)
-    usage = UsageFile(layout.usage(root))
-
-    def on_thread(work: Callable[[], Any]) -> Awaitable[Any]:
-        return services.loop.run_in_executor(threads, work)
-
     endpoints = (
-        *(Description(document), Sessions(gatekeeper), status, activity),
-        *(registries, AuditTail(config), RuleQuestions(explanations), events),
-        *(Control(services, directories, reloads, threads), inventory, cache_jobs),
-        Views(status, activity, registries, inventory, cache_jobs, usage, on_thread),
+        *(Description(document), Sessions(gatekeeper), status, Activity(live)),
+        *(Registries(services, live, threads), AuditTail(config), RuleQuestions(explanations), events),
+        Control(services, directories, reloads, threads),
+        *cache_endpoints(services, root, record, jobs),
     )
     assert tuple(map(type, endpoints)) == ENDPOINTS
     return AdminPort(

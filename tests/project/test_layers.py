@@ -34,7 +34,6 @@ FLOORS = (
     ("debug",),
     ("admin",),
     ("admin.endpoints",),
-    ("web",),
     ("tracing",),
     ("process",),
     ("doctor",),
