@@ -10,11 +10,13 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import pytest
+from matplotlib.image import imread
 
 from tests.support.admin_api import AdminApi
+from tests.support.chromium import TokenGate, screenshot
 from tests.support.client import Client, Reply
 from tests.support.docker_registry import Registry
-from tests.support.images import make_image
+from tests.support.images import MANIFEST, make_image
 from tests.support.processes import wait_until
 from tests.support.proxy import Proxy
 from tests.support.trust import Trust
@@ -86,6 +88,11 @@ class Site:
         self.path = f"/images/{quote(self.name, safe='')}"
         self.api = stack.enter_context(AdminApi(self.proxy))
         self.warm()
+        with self.proxy.client(registry.authority) as client:
+            for _ in range(3):
+                client.get("/v2/team/app/manifests/v1", [("Accept", MANIFEST)])
+                for digest in IMAGE.blobs:
+                    client.get(f"/v2/team/app/blobs/{digest}")
 
     def warm(self) -> None:
         self.ended(self.api.post("warm", {"images": [{"name": self.name}]})["id"])
@@ -165,3 +172,31 @@ def test_who_may_only_read(site: Site, stack: ExitStack, browser: Browser) -> No
         assert reader.get(f"{site.path}/{action}").status == 403
         assert reader.send(f"{site.path}/{action}", {"csrf_token": token[1]}).status == 403
     assert len(site.api.items("images")) == 1
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+@pytest.mark.parametrize(
+    "page, size, dark",
+    [
+        ("/", (1100, 1300), False),
+        ("/", (1100, 1300), True),
+        ("/", (500, 1600), False),
+        ("/images", (1100, 700), False),
+        ("/images", (1100, 700), True),
+        ("/images", (500, 900), False),
+    ],
+    ids=["overview", "overview-dark", "overview-phone", "images", "images-dark", "images-phone"],
+)
+def test_chromium(site: Site, tmp_path: Path, page: str, size: tuple[int, int], dark: bool) -> None:
+    """It is drawn without a breach of its own policy, in the colours that the browser wants."""
+    token = (site.proxy.cache_dir / "state" / "admin-token").read_text().strip()
+    picture = tmp_path / "page.png"
+    with TokenGate(site.proxy.admin_address, token) as gate:
+        said = screenshot(gate.url + page, picture, size, dark=dark)
+        assert {page, "/static/page.css", "/static/page.js"} <= set(gate.asked)
+        assert set(gate.asked) <= {page, "/static/page.css", "/static/page.js", "/api/v1/events"}
+    assert "Content Security Policy" not in said and "Uncaught" not in said, said
+    pixels = imread(picture)
+    assert pixels.shape[:2] == (size[1], size[0])
+    corner = "#" + "".join(f"{round(float(part) * 255):02x}" for part in pixels[-1][0][:3])
+    assert corner == ("#15181a" if dark else "#fcfcfb")
