@@ -36,6 +36,7 @@ from regproxy.process.reloads import Reloads
 from regproxy.server.context import Services
 from regproxy.server.explanations import Explanations
 from regproxy.telemetry.snapshots import Snapshots
+from regproxy.web.site import WEB, web_endpoints
 
 THREADS: Final = 2
 VERSION: Final = "1"  # of the API
@@ -43,6 +44,7 @@ VERSION: Final = "1"  # of the API
 ENDPOINTS: Final[tuple[type, ...]] = (
     *(Description, Sessions, StatusReport, Activity, Registries, AuditTail, RuleQuestions, Events),
     *(Control, Inventory, CacheJobs),
+    *WEB,
 )
 
 
@@ -76,11 +78,15 @@ def build(
     live = Live(services, snapshots, record.slot, record.workers, threads)
     status = StatusReport(services, root, record.started, ready)
     events = Events(status, live, threads)
+    registries = Registries(services, live, threads)
+    inventory, cache_jobs = cache_endpoints(services, root, record, jobs)
+    parts = (status, live, registries, inventory, cache_jobs)
     endpoints = (
         *(Description(document), Sessions(gatekeeper), status, Activity(live)),
-        *(Registries(services, live, threads), AuditTail(config), RuleQuestions(explanations), events),
+        *(registries, AuditTail(config), RuleQuestions(explanations), events),
         Control(services, directories, reloads, threads),
-        *cache_endpoints(services, root, record, jobs),
+        *(inventory, cache_jobs),
+        *web_endpoints(services, root, record.workers, threads, *parts),
     )
     assert tuple(map(type, endpoints)) == ENDPOINTS
     return AdminPort(

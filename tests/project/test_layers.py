@@ -34,6 +34,7 @@ FLOORS = (
     ("debug",),
     ("admin",),
     ("admin.endpoints",),
+    ("web",),
     ("tracing",),
     ("process",),
     ("doctor",),

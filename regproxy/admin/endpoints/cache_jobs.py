@@ -170,6 +170,14 @@ class CacheJobs:
 
         return await self._begin(call, "purge", what, work)
 
+    def would_purge(self, order: PurgeOrder) -> Purge:
+        """Return what a purge would remove, and leave all as it is. For a thread; raises Problem."""
+        try:
+            with self._index() as index, index_reader(self._root) as reader:
+                return purge(reader, index, _selection(order), dry_run=True)
+        except StoreError as error:
+            raise Problem(503, str(error)) from None
+
     @post("/api/v1/verify", status=202, problems=_BUSY)
     async def verify_cache(self, call: Call[None, VerifyOrder]) -> Job:
         """Begin a job that checks every content against its digest, and moves away what is damaged."""

@@ -1,0 +1,1 @@
+"""The web page of the admin port: what an operator looks at."""

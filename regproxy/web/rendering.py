@@ -1,0 +1,62 @@
+"""Fill in the files of regproxy/web/templates. Everything that comes into one is escaped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from regproxy.admin.operations import Call
+from regproxy.admin.replies import HTML, Problem, Reply
+from regproxy.admin.visitors import Scope
+from regproxy.web import wording
+
+_FILTERS: Final[dict[str, Callable[..., str]]] = {
+    "size": wording.size,
+    "percent": wording.percent,
+    "span": wording.span,
+    "clock": wording.clock,
+    "short": wording.short,
+    "segment": wording.segment,
+    "number": wording.number,
+}
+
+
+class Pages:
+    """Makes pages. Any thread may use it."""
+
+    def __init__(self, version: str, clock: Callable[[], float] = time.time) -> None:
+        """`version`: of the program; `clock()`: seconds since the epoch."""
+        self._version = version
+        self._clock = clock
+        self._templates = Environment(
+            loader=PackageLoader("regproxy.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+        )
+        self._templates.filters.update(_FILTERS)
+
+    def page(self, template: str, call: Call[Any, Any], /, *, code: int = 200, **values: Any) -> Reply:
+        """Return the page of a template, filled in for whoever asks. `code`: the answer's status."""
+        now = self._clock()
+        login = call.visitor.login
+        text = self._templates.get_template(f"{template}.html").render(
+            version=self._version,
+            now=now,
+            ago=lambda at: wording.ago(at or 0.0, now),
+            may_write=call.visitor.scope is Scope.WRITE,
+            csrf=login.csrf if login is not None else "",
+            **values,
+        )
+        return Reply(code, HTML, text.encode())
+
+    def problem(self, call: Call[Any, Any], problem: Problem) -> Reply:
+        """Return a page that says what is wrong with a request."""
+        title = HTTPStatus(problem.status).phrase
+        return self.page("problem", call, code=problem.status, title=title, detail=problem.detail)

@@ -1,0 +1,181 @@
+"""Say what is wrong with a proxy, and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from regproxy.admin.endpoints.registries import Quota, Registry
+from regproxy.admin.endpoints.status import Status
+from regproxy.telemetry.metric_samples import Samples
+from regproxy.web.wording import clock, size, span
+
+DAY: Final = 86_400.0
+CA_SOON: Final = 30 * DAY  # as the alerts of deploy/mixin have it: time to spread a new one
+CA_URGENT: Final = 7 * DAY
+QUOTA_LOW: Final = 0.1  # of the limit
+WARNINGS_SHOWN: Final = 10
+
+Level = Literal["bad", "warn", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something wrong. `level`: `bad` hurts clients now, `warn` will, `note` is good to know."""
+
+    level: Level
+    what: str
+    to_do: str
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the metrics say besides the status. `ca_ends`: epoch. None: not known."""
+
+    store_ok: bool | None
+    index_complete: bool | None
+    min_free: float
+    ca_ends: float | None
+
+
+def health(samples: Samples) -> Health:
+    """Return the health that these metrics tell."""
+
+    def value(name: str) -> float | None:
+        return samples.by(name, "").get("")
+
+    store, complete = value("store_ok"), value("index_complete")
+    return Health(
+        store_ok=None if store is None else store > 0,
+        index_complete=None if complete is None else complete > 0,
+        min_free=value("cache_min_free_bytes") or 0.0,
+        ca_ends=value("ca_not_after_timestamp_seconds") or None,
+    )
+
+
+def troubles(
+    status: Status, registries: Iterable[Registry], known: Health, workers: int, now: float
+) -> list[Trouble]:
+    """Return what is wrong, the worst first. `workers`: how many there should be; `now`: epoch."""
+    found = [
+        *_of_processes(status, workers),
+        *_of_the_disk(status, known),
+        *(each for registry in registries for each in _of_registry(registry, now)),
+        *_of_the_ca(known, now),
+        *_of_the_configuration(status),
+    ]
+    order = ("bad", "warn", "note")
+    return sorted(found, key=lambda each: order.index(each.level))
+
+
+def _of_processes(status: Status, workers: int) -> Iterator[Trouble]:
+    if not status.ready:
+        yield Trouble(
+            "bad",
+            f"The proxy takes no requests: {status.not_ready_because}.",
+            "While it starts, stops or reloads, wait a moment. If it stays so, read its log.",
+        )
+    elif status.workers < workers:
+        yield Trouble(
+            "warn",
+            f"{status.workers} of {workers} workers take connections.",
+            "One that has ended is started again by itself. If it ends again and again, its log says why.",
+        )
+    if status.offline.on:
+        how = (
+            "REGPROXY_OFFLINE is true: change the setting and reload."
+            if status.offline.by == "setting"
+            else 'Somebody has switched it off: POST /api/v1/offline with {"on": false} undoes that.'
+        )
+        yield Trouble("warn", "The proxy is offline: no registry is asked, only the cache answers.", how)
+
+
+def _of_the_disk(status: Status, known: Health) -> Iterator[Trouble]:
+    if known.store_ok is False:
+        yield Trouble(
+            "bad",
+            "The disk does not take what is downloaded: pulls still work, but nothing new is kept.",
+            "Look at the free space, the permissions and the health of the cache's file system. "
+            "The log names the error. Storing begins again by itself.",
+        )
+    elif known.min_free and 0 < status.cache.free_bytes < known.min_free:
+        free = size(status.cache.free_bytes)
+        yield Trouble(
+            "warn",
+            f"The cache's disk has {free} free; {size(known.min_free)} are to stay free.",
+            "The proxy evicts what was unused longest. If something else fills the disk, make room there.",
+        )
+    if status.cache.pins is None:
+        yield Trouble(
+            "warn",
+            "The cache's index can't be read.",
+            "Pulls go on. Look at the log, and at the disk that the cache is on.",
+        )
+    elif known.index_complete is False:
+        yield Trouble(
+            "note",
+            "The index does not know all content on the disk yet.",
+            "It is being made anew. Until it is done, some figures here are too low.",
+        )
+
+
+def _of_registry(registry: Registry, now: float) -> Iterator[Trouble]:
+    circuit = registry.circuit
+    if circuit.state == "open":
+        again = f" It is asked again {_until(circuit.retry_at, now)}." if circuit.retry_at else ""
+        cause = f": {circuit.cause.rstrip('.')}" if circuit.cause else ""
+        yield Trouble(
+            "bad",
+            f"{registry.name} can't be reached{cause}.",
+            "What is in the cache is still answered. Try the registry from this host; look at DNS, the"
+            f" firewall, and the registry's own status page.{again}",
+        )
+    for quota in registry.quotas:
+        yield from _of_quota(registry.name, quota, now)
+
+
+def _of_quota(name: str, quota: Quota, now: float) -> Iterator[Trouble]:
+    advice = "Set a login with a higher limit, or have fewer pulls by tag; what is cached needs no quota."
+    blocked = [until for until in quota.refused_until.values() if until > now]
+    if blocked:
+        yield Trouble(
+            "bad",
+            f"{name} refuses requests as too many ({quota.credential}).",
+            f"It is asked again {_until(max(blocked), now)}. {advice}",
+        )
+    elif quota.remaining is not None and quota.limit and quota.remaining < quota.limit * QUOTA_LOW:
+        yield Trouble(
+            "warn",
+            f"{name} has {quota.remaining} of {quota.limit} requests left ({quota.credential}).",
+            advice,
+        )
+    elif quota.ends_at is not None and quota.ends_at - now < (quota.window_seconds or 0):
+        yield Trouble(
+            "warn",
+            f"At this rate the quota of {name} ends {_until(quota.ends_at, now)} ({quota.credential}).",
+            advice,
+        )
+
+
+def _of_the_ca(known: Health, now: float) -> Iterator[Trouble]:
+    if known.ca_ends is None or known.ca_ends - now > CA_SOON:
+        return
+    left = known.ca_ends - now
+    what = f"The CA expires in {span(left)}" if left > 0 else "The CA has expired: clients refuse the proxy"
+    yield Trouble(
+        "bad" if left < CA_URGENT else "warn",
+        f"{what} ({clock(known.ca_ends)}).",
+        "Run `regproxy ca rotate`, have all clients trust the new CA, then `regproxy ca rotate --finish`.",
+    )
+
+
+def _of_the_configuration(status: Status) -> Iterator[Trouble]:
+    for warning in status.warnings[:WARNINGS_SHOWN]:
+        yield Trouble("note", f"Configuration: {warning}", "Change the setting that it names, and reload.")
+    if (more := len(status.warnings) - WARNINGS_SHOWN) > 0:
+        yield Trouble("note", f"Configuration: {more} more warnings.", "GET /api/v1/status lists them.")
+
+
+def _until(at: float | None, now: float) -> str:
+    return f"in {span(at - now)}" if at is not None and at > now else "now"
