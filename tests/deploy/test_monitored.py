@@ -62,7 +62,7 @@ def watched(trust: Trust, image: Image, tmp_path_factory: pytest.TempPathFactory
 def test_it_is_scraped(watched: Watched) -> None:
     (target,) = watched.prometheus.targets()
     assert target["labels"]["job"] == "regproxy"
-    hits = 'sum(regproxy_requests_total{registry="reg.test", cache="HIT"})'
+    hits = f'sum(regproxy_requests_total{{registry="{watched.registry.authority}", cache="HIT"}})'
     wait_until(lambda: counted(watched, hits) > 0, "the second pull's hits are counted")
     assert counted(watched, "regproxy_workers") == 2
     assert counted(watched, "regproxy_cache_min_free_bytes") > 0
@@ -85,7 +85,9 @@ def test_rules_are_evaluated(watched: Watched) -> None:
     ratio = "job_registry:regproxy_hits:rate5m / job_registry:regproxy_cacheable_requests:rate5m"
     wait_until(
         lambda: [
-            value for labels, value in watched.prometheus.query(ratio) if labels["registry"] == "reg.test"
+            value
+            for labels, value in watched.prometheus.query(ratio)
+            if labels["registry"] == watched.registry.authority
         ],
         "the hit ratio is recorded",
     )
@@ -104,7 +106,7 @@ def test_an_alert_fires(watched: Watched) -> None:
     (found,) = wait_until(alert, "the alert fires")
     labels, texts = found["labels"], found["annotations"]
     assert isinstance(labels, dict) and isinstance(texts, dict)
-    assert (labels["registry"], labels["severity"], labels["team"]) == (GONE, "warning", "images")
+    assert (labels["registry"], labels["severity"], labels["team"]) == (watched.gone, "warning", "images")
     assert GONE in texts["summary"] and "<no value>" not in json.dumps(texts)
     assert texts["runbook_url"].endswith("/RegproxyCircuitOpen.md")
     assert set(watched.prometheus.firing()) == {"RegproxyCircuitOpen"}

@@ -151,7 +151,7 @@ class TestReading:
 
         def found() -> bool:
             listed = {each["name"]: each for each in api.items("registries")}
-            each = listed.get("limited.test")
+            each = listed.get(limited(origin))
             return (
                 each is not None
                 and each["refused_429"] >= 1

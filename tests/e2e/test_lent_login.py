@@ -208,8 +208,10 @@ def test_the_operator_is_told(harbor: Origin, proxies: Proxies, talk: Talk) -> N
     client = talk(proxy, harbor)
     for _ in range(3):
         client.get("/api/v2.0/users?secret=1")
-    wait_until(lambda: proxy.metric("regproxy_logins_withheld_total", registry=harbor.name) == 3, "the count")
-    (line,) = re.findall(rf".* {harbor.name}: GET /api/v2.0/users.*", proxy.log())
+    wait_until(
+        lambda: proxy.metric("regproxy_logins_withheld_total", registry=harbor.authority) == 3, "the count"
+    )
+    (line,) = re.findall(rf".* {harbor.authority}: GET /api/v2.0/users.*", proxy.log())
     assert "was sent without the configured credentials" in line and "secret" not in line
 
 

@@ -155,7 +155,7 @@ def test_moves_and_refusals(start_origin: StartOrigin, start_proxy: StartProxy, 
         IMAGE.digest,
         OTHER.digest,
     )
-    assert proxy.metric("regproxy_tag_moves_total", registry=move.registry) == 1
+    assert proxy.metric("regproxy_tag_moves_total", registry=f"{move.registry}:{move.port}") == 1
     refusals = wait_until(lambda: usage(proxy).refusals(), "the refusals are written")
     assert len(refusals) == 2
     (refusal, _) = refusals

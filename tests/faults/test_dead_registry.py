@@ -68,7 +68,9 @@ def test_nobody_queues_up(proxy: Proxy, hole: tuple[str, int]) -> None:
     with ThreadPoolExecutor(CLIENTS) as pool:
         for reply in pool.map(lambda n: ask(proxy, hole[1], n), range(CLIENTS)):
             assert_told(reply)
-    wait_until(lambda: proxy.metric("regproxy_circuit_open", registry=NAME) == 1, "it is left alone")
+    wait_until(
+        lambda: proxy.metric("regproxy_circuit_open", registry=f"{NAME}:{hole[1]}") == 1, "it is left alone"
+    )
     tried = proxy.metric("regproxy_upstream_requests_total", host=NAME)
     # Who comes now does not try at all.
     late = [ask(proxy, hole[1], CLIENTS + n) for n in range(20)]

@@ -381,7 +381,7 @@ class Play:
             if not row.ever:
                 self._well(site.up())
         if row.gets is Gets.EITHER:
-            failed = {"host": site.name, "code": "error"}
+            failed = {"host": f"{site.name}:{site.address[1]}", "code": "error"}
             wait_until(
                 lambda: self._proxy.metric("regproxy_upstream_requests_total", **failed) > 0, "it was tried"
             )

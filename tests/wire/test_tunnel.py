@@ -482,7 +482,7 @@ class TestAccounts:
         (line,) = proxy.access_log(1)
         assert (line["method"], line["request_type"], line["status"]) == ("CONNECT", "tunnel", "200")
         assert (line["host"], line["bytes_sent"], line["upstream"]) == (
-            "peer.test",
+            f"peer.test:{peer.address[1]}",
             str(down),
             peer.address[0],
         )

@@ -152,7 +152,10 @@ function(m, config) [
       'Clients refused',
       'Clients that were not let in, by what they lacked.',
       'ops',
-      [g.query('sum by (kind) (rate(regproxy_refused_logins_total{%s}[$__rate_interval]))' % m, '{{kind}}')],
+      [
+        g.query('sum by (kind) (rate(regproxy_refused_logins_total{%s}[$__rate_interval]))' % m, '{{kind}}'),
+        g.query('sum by (outcome) (rate(regproxy_admin_logins_total{%s}[$__rate_interval]))' % m, 'admin port: {{outcome}}'),
+      ],
     ),
     g.timeseries(
       'Rules for images',
@@ -208,6 +211,7 @@ function(m, config) [
       [
         g.query('sum by (instance, result) (increase(regproxy_reloads_total{%s}[$__rate_interval])) > 0' % m, '{{instance}} reload {{result}}'),
         g.query('sum by (instance) (increase(regproxy_access_log_dropped_total{%s}[$__rate_interval])) > 0' % m, '{{instance}} access log'),
+        g.query('sum by (instance) (increase(regproxy_spans_dropped_total{%s}[$__rate_interval])) > 0' % m, '{{instance}} traces'),
         g.query('sum by (instance, what) (increase(regproxy_audit_lost_total{%s}[$__rate_interval])) > 0' % m, '{{instance}} audit log: {{what}}'),
       ],
     ),

@@ -154,13 +154,13 @@ def test_an_answer_to_an_earlier_request_closes_it(lab: Lab) -> None:
     assert lab.may()
 
 
-def test_one_port_of_two(lab: Lab) -> None:
+def test_each_port_is_told_by_itself(lab: Lab) -> None:
     lab.fail()
     lab.fail(origin=OTHER_PORT)
     lab.breakers.answered(A)
-    assert lab.counted.open == {"a.test": True}
+    assert lab.counted.open == {"a.test": False, "a.test:5000": True}
     lab.breakers.answered(OTHER_PORT)
-    assert lab.counted.open == {"a.test": False}
+    assert lab.counted.open == {"a.test": False, "a.test:5000": False}
 
 
 def test_names_that_clients_make_up_are_bounded(lab: Lab) -> None:
