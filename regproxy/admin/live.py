@@ -104,7 +104,7 @@ class Live:
                 for (kind, name), count in connections.most_common(ROWS_MAX)
             ],
             circuits=[
-                LiveCircuit(origin.host, origin.port, failures, now + left if left else 0.0, _cut(cause))
+                LiveCircuit(origin.name, origin.port, failures, now + left if left else 0.0, _cut(cause))
                 for origin, failures, left, cause in upstream.gate.breakers.known()
             ],
             failures=[
@@ -129,12 +129,12 @@ class Live:
             self._before[key] = (size, clock)
             yield LiveDownload(
                 digest=_cut(wanted.target.reference),
-                registry=_registry(wanted.origin.host, wanted.origin.port),
+                registry=wanted.origin.name,
                 repository=_cut(wanted.target.repository),
                 bytes=size,
                 total=head.total if head is not None else -1,
                 rate=(size - earlier) / (clock - at) if clock > at else 0.0,
-                waiters=waiters[wanted.origin.host, wanted.target.reference],
+                waiters=waiters[wanted.origin.name, wanted.target.reference],
                 since=now - (clock - fill.began),
                 resumes=fill.progress.resumes if fill.progress is not None else 0,
                 follows=fill.joined,
@@ -152,7 +152,7 @@ def _client(session: Session) -> tuple[str, str]:
 def _count_waiting(session: Session, waiters: Counter[tuple[str, str]]) -> None:
     exchange = session.exchange
     if exchange.waiting and exchange.route is not None and exchange.origin is not None:
-        waiters[exchange.origin.host, exchange.route.target.reference] += 1
+        waiters[exchange.origin.name, exchange.route.target.reference] += 1
 
 
 def _bytes(fill: Fill) -> int:
@@ -161,10 +161,6 @@ def _bytes(fill: Fill) -> int:
     if growth is None:
         return 0
     return growth.extents.written if growth.extents is not None else growth.written
-
-
-def _registry(host: str, port: int) -> str:
-    return host if port == 443 else f"{host}:{port}"
 
 
 def _cut(text: str) -> str:

@@ -453,7 +453,7 @@ class Authorizer:
             what = f"{request.method} {request.path.partition('?')[0][:_SHOWN]}"
             log.info(
                 "%s: %s was sent without the configured credentials: they are used for %s only",
-                *(origin.host, what, kept),
+                *(origin.name, what, kept),
             )
 
     def reason(self, origin: Origin) -> str:

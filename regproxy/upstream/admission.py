@@ -59,7 +59,7 @@ class Gate:
             breakers.abandoned(origin)
             raise
         except (ConnectFailed, UpstreamTimeout) as error:
-            self.failures.note(origin.host, str(error))
+            self.failures.note(origin.name, str(error))
             if isinstance(error, ConnectFailed) or kind in _TELLING:
                 breakers.failed(origin, error)
             else:
@@ -67,7 +67,7 @@ class Gate:
                 breakers.abandoned(origin)
             raise
         except BadResponse as error:
-            self.failures.note(origin.host, str(error))
+            self.failures.note(origin.name, str(error))
             # The origin is up.
             breakers.answered(origin)
             raise
@@ -78,7 +78,7 @@ class Gate:
         breakers.answered(origin)
         status = result[1].status
         if status >= 500 or status == 429:
-            self.failures.note(origin.host, f"it answered {status} to a {method} for {kind.value}")
+            self.failures.note(origin.name, f"it answered {status} to a {method} for {kind.value}")
         if counted and kind in _CONTENT:
             # Other paths have limits of their own.
             quotas.observe(origin.name, credential, method, kind, result[1])

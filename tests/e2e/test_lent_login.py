@@ -211,7 +211,7 @@ def test_the_operator_is_told(harbor: Origin, proxies: Proxies, talk: Talk) -> N
     wait_until(
         lambda: proxy.metric("regproxy_logins_withheld_total", registry=harbor.authority) == 3, "the count"
     )
-    (line,) = re.findall(rf".* {harbor.authority}: GET /api/v2.0/users.*", proxy.log())
+    (line,) = re.findall(rf".* {re.escape(harbor.authority)}: GET /api/v2.0/users.*", proxy.log())
     assert "was sent without the configured credentials" in line and "secret" not in line
 
 

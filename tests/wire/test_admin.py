@@ -50,7 +50,7 @@ class TestAdminPort:
             ("/readyz", 200, "ready"),
             ("/readyz?verbose", 200, "ready"),
             ("/metrics", 200, "# HELP regproxy_"),
-            ("/", 404, "/metrics"),
+            ("/", 303, ""),  # to the login
             ("/elsewhere", 404, "/metrics"),
             ("/debug/live", 200, '"ssl"'),
         ],
