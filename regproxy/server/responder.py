@@ -198,7 +198,8 @@ class Responder:
         )
         who = (principal.kind, principal.name, exchange.peer)
         self._services.usage.refused(kind, who, (host, port, *image), rule, message)
-        where = {"registry": host, "repository": image[0], "reference": image[1]}
+        name = origin.name if origin is not None else host
+        where = {"registry": name, "repository": image[0], "reference": image[1]}
         told = {"kind": kind, "rule": rule, "reason": message, "client": principal.name or exchange.peer}
         self._services.events.note(REFUSED, **where, **told)
 
