@@ -97,7 +97,7 @@ def test_nobody_is_there(doctor: Doctor) -> None:
 
 def test_something_else_is_there(doctor: Doctor, proxy: Proxy) -> None:
     lines = wrong(doctor(url=f"http://{proxy.admin_address[0]}:{proxy.admin_port}"))
-    assert "something else than regproxy (status 404)" in lines[0]
+    assert "something else than regproxy (status 303)" in lines[0]  # the login of the admin port's page
 
 
 def test_what_never_answers(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
