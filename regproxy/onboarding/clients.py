@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from regproxy.config.hosts import (
     DOCKER_HUB,
@@ -41,8 +42,7 @@ NO_PROXY: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(Struct, frozen=True):
     """A client, and how its set-up is used. `{url}` in the commands is the set-up's own URL."""
 
     name: str
@@ -136,8 +136,7 @@ CLIENTS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(Struct, frozen=True):
     """What set-ups are filled with: the proxy's address, its CA in PEM, the registries that it caches."""
 
     address: ProxyAddress

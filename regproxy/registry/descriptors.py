@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from regproxy.registry.targets import is_digest
 
@@ -16,8 +17,7 @@ _TYPE_MAX: Final = 255  # characters; RFC 6838 4.2
 _PART_MAX: Final = 64  # characters of a platform's parts
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(Struct, frozen=True):
     """The digests that a manifest names. `children`: an index's manifests, with their platform, "" without.
 
     `blobs`: config and layers. `whole`: these are all; False: there are more than NAMED_MAX of a kind.
@@ -28,8 +28,7 @@ class Named:
     whole: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """An entry of a manifest: a `manifest`, a `config` or a `layer`. `size`: bytes, 0 where none is told."""
 
     digest: str
