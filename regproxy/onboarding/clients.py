@@ -58,6 +58,15 @@ class Client(Struct, frozen=True):
     def content_type(self) -> str:
         return CONTENT_TYPES[self.kind]
 
+    def url(self, address: ProxyAddress) -> str:
+        """Return where a proxy hands its set-up out."""
+        return f"{address.url}/setup/{self.name}"
+
+    def commands(self, address: ProxyAddress) -> tuple[str, str]:
+        """Return the command that uses the set-up of a proxy, and the one that undoes it."""
+        url = self.url(address)
+        return self.command.format(url=url), self.undo.format(url=url)
+
 
 def _script(name: str, title: str, *, mirror: bool = False) -> Client:
     command = "curl -fsS {url} | sudo sh"
