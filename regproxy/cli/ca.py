@@ -9,14 +9,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from regproxy.cli.serving import USAGE_ERROR
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED
+from regproxy.cli.common.options import ConfigOption, JsonOption
 from regproxy.config import loading
 from regproxy.config.directories import ca_paths
 from regproxy.core.errors import RegproxyError
@@ -25,17 +27,10 @@ from regproxy.tls.ca_files import CaFiles, CaPair, files_of, load
 from regproxy.tls.ca_scope import Wanted, wanted
 from regproxy.tls.x509 import fingerprint, key_kind, utc
 
-FOUND_WRONG = 1
-
 app = typer.Typer(
     help="Look after the CA, also while the proxy runs.", no_args_is_help=True, add_completion=False
 )
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 FinishOption = Annotated[
     bool, typer.Option("--finish", help="Clients have the new CA: it signs everything from now on.")
 ]
@@ -69,7 +64,7 @@ def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         _print_table(ca.files, pairs)
         for warning in warnings:
             typer.echo(f"warning: {warning}", err=True)
-    raise typer.Exit(FOUND_WRONG if warnings else 0)
+    raise typer.Exit(FAILED if warnings else 0)
 
 
 @app.command()
@@ -197,9 +192,9 @@ def _opened(path: Path | None) -> Iterator[Opened]:
         _become_owner(files)
         yield Opened(files, wanted(config), time.time())
     except RegproxyError as error:
-        _fail(str(error))
+        fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or 'the CA'}: {error.strerror or error}")
+        fail(f"{error.filename or 'the CA'}: {error.strerror or error}")
 
 
 def _become_owner(files: CaFiles) -> None:
@@ -209,8 +204,3 @@ def _become_owner(files: CaFiles) -> None:
         os.setgroups([])
         os.setgid(status.st_gid)
         os.setuid(status.st_uid)
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"regproxy: {message}", err=True)
-    raise typer.Exit(USAGE_ERROR)

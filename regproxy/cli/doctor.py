@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY
 from regproxy.config.values import split_host_port
 from regproxy.core.errors import ConfigError
@@ -19,8 +21,6 @@ from regproxy.onboarding.proxy_address import ProxyAddress
 
 app = typer.Typer(add_completion=False)
 
-FOUND_WRONG = 1
-USAGE_ERROR = 2
 
 ProxyOption = Annotated[
     str,
@@ -48,14 +48,14 @@ def doctor(
         address = _address(proxy, host)
         name, port = split_host_port(registry)
     except (ConfigError, ValueError) as wrong:
-        _fail(str(wrong))
+        fail(str(wrong))
     findings = examine(Subject(address, (name, port or 443), host), time.time())
     if as_json:
         typer.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
     else:
         for finding in findings:
             typer.echo(finding.line())
-    raise typer.Exit(FOUND_WRONG if any(finding.level == "error" for finding in findings) else 0)
+    raise typer.Exit(FAILED if any(finding.level == "error" for finding in findings) else 0)
 
 
 def _address(given: str, host: HostFiles) -> ProxyAddress:
@@ -65,8 +65,3 @@ def _address(given: str, host: HostFiles) -> ProxyAddress:
     for url in proxy_variables.used(host):
         return ProxyAddress.of_url(url, "HTTPS_PROXY of a daemon")
     raise ConfigError("--proxy", None, "say which proxy: --proxy http://proxy.example:3128")
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"regproxy: {message}", err=True)
-    raise typer.Exit(USAGE_ERROR)

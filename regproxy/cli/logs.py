@@ -15,19 +15,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Annotated, Any, Final, NoReturn
+from typing import IO, Annotated, Any, Final
 
 import typer
 from msgspec import Struct
 from rich.console import Console
 from rich.text import Text
 
-from regproxy.cli.cache.text import size_text
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import INTERRUPTED
+from regproxy.cli.common.options import ConfigOption
+from regproxy.cli.common.text import size_text
 from regproxy.config import loading
 from regproxy.core.errors import ConfigError
 
-USAGE_ERROR = 2
-INTERRUPTED = 130  # a shell's exit code for SIGINT
 _PAUSE: Final = 0.25  # seconds between two looks whether a followed file has grown
 _DIGEST: Final = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
 _CACHE_STYLES: Final = {
@@ -55,10 +56,6 @@ ClientOption = Annotated[str, typer.Option("--client", help="Of this address alo
 StatusOption = Annotated[str, typer.Option("--status", help="Such as 404 or 5xx.")]
 CacheOption = Annotated[str, typer.Option("--cache", help="Such as MISS or STALE.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="The chosen lines as they are.")]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
-]
 
 
 class Wanted(Struct, frozen=True):
@@ -97,7 +94,7 @@ def logs(
     Lines that are none of the access log are left out: the container's output has the log of errors, too.
     """
     if status and not re.fullmatch(r"[1-5][0-9xX]{2}", status):
-        _fail(f"--status {status}: three digits, x for any, such as 404 or 5xx")
+        fail(f"--status {status}: three digits, x for any, such as 404 or 5xx")
     wanted = Wanted(registry, client, status, cache)
     source = _source(file, config)
     show = _printer(as_json)
@@ -118,14 +115,14 @@ def _source(file: Path | None, config: Path | None) -> Path | None:
         try:
             named = loading.read(config, os.environ)[1].access_log
         except ConfigError as error:
-            _fail(str(error))
+            fail(str(error))
         file = None if named in ("-", "off") else Path(named)
     elif str(file) == "-":
         file = None
     if file is None and sys.stdin.isatty():
-        _fail("which file? The configuration names none; else: docker logs -f regproxy | regproxy logs")
+        fail("which file? The configuration names none; else: docker logs -f regproxy | regproxy logs")
     if file is not None and not os.access(file, os.R_OK):
-        _fail(f"{file} can't be read: {'no such file' if not file.exists() else 'permission denied'}")
+        fail(f"{file} can't be read: {'no such file' if not file.exists() else 'permission denied'}")
     return file
 
 
@@ -235,8 +232,3 @@ def _clock(text: str) -> str:
 
 def _size(text: str) -> str:
     return size_text(int(text)) if text.isdecimal() else text
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"regproxy: {message}", err=True)
-    raise typer.Exit(USAGE_ERROR)

@@ -9,13 +9,14 @@ import json
 import os
 import sys
 from importlib import import_module
-from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from regproxy.cli.serving import USAGE_ERROR
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import USAGE_ERROR
+from regproxy.cli.common.options import ConfigOption
 from regproxy.config import loading
 from regproxy.config import settings as configuration
 from regproxy.config.settings import Config, ConfigErrors
@@ -51,11 +52,6 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
-]
 
 
 def _show_version(wanted: bool) -> None:
@@ -99,7 +95,7 @@ def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> No
         _check_files(settings)
     except ConfigError as error:
         if not as_json:
-            _fail(error)
+            fail(error)
         typer.echo(json.dumps({"good": False, "faults": _faults(error)}, indent=2))
         raise typer.Exit(USAGE_ERROR) from None
     if as_json:
@@ -147,8 +143,3 @@ def check_health(config: ConfigOption = None) -> None:
     from regproxy.cli import healthcheck
 
     raise typer.Exit(healthcheck.run(str(config) if config else None, os.environ))
-
-
-def _fail(error: Exception, code: int = USAGE_ERROR) -> NoReturn:
-    typer.echo(f"regproxy: {error}", err=True)
-    raise typer.Exit(code)

@@ -10,30 +10,23 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, NoReturn
 
 import typer
 from msgspec import Struct, to_builtins
 
 from regproxy.cache import layout
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED
+from regproxy.cli.common.options import ConfigOption, JsonOption
 from regproxy.config import loading
 from regproxy.config.directories import cache_path
 from regproxy.core.errors import RegproxyError
 from regproxy.registry.rate_limits import Lane, label
 from regproxy.upstream.quota_file import Entry, Key, QuotaFile
 
-USAGE_ERROR = 2
-SPENT = 1
 _WIDE = 300  # columns where there is no terminal
 
 app = typer.Typer(add_completion=False)
-
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 
 
 class Quota(Struct, frozen=True):
@@ -67,16 +60,16 @@ def quota(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         settings = loading.read(config, os.environ)[1]
         path = layout.quotas(cache_path(settings, os.environ))
     except RegproxyError as error:
-        _fail(str(error))
+        fail(str(error))
     if path.exists() and not os.access(path, os.R_OK):
-        _fail(f"{path} can't be read by uid {os.geteuid()}; run this as its owner")
+        fail(f"{path} can't be read by uid {os.geteuid()}; run this as its owner")
     found = quotas(QuotaFile(path).read() or {}, time.time())
     if as_json:
         rows = [to_builtins(each) | {"spent": each.spent} for each in found]
         typer.echo(json.dumps({"quotas": rows}, indent=2))
     else:
         _show(found)
-    raise typer.Exit(SPENT if any(each.spent for each in found) else 0)
+    raise typer.Exit(FAILED if any(each.spent for each in found) else 0)
 
 
 def quotas(entries: Mapping[Key, Entry], now: float) -> list[Quota]:
@@ -123,8 +116,3 @@ def _span(seconds: float) -> str:
 
 def _clock(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"regproxy: {message}", err=True)
-    raise typer.Exit(USAGE_ERROR)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console, Group
@@ -18,14 +17,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from regproxy.cli.cache.admin_client import AdminClient, NotRunning, Refused
-from regproxy.cli.cache.text import show_json, size_text
-from regproxy.cli.serving import USAGE_ERROR
+from regproxy.cli.common.admin_client import AdminClient, NotRunning, Refused
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED
+from regproxy.cli.common.options import ConfigOption
+from regproxy.cli.common.text import show_json, size_text
 from regproxy.config import loading
 from regproxy.config.directories import cache_path
 from regproxy.core.errors import ConfigError
-
-FAILED = 1
 
 _TOLD: Final = 1.5  # seconds in which all workers have told it
 _ROWS: Final = 15  # of each table
@@ -36,10 +35,6 @@ app = typer.Typer(add_completion=False)
 EveryOption = Annotated[float, typer.Option("--every", min=0.5, max=60, help="Seconds between two looks.")]
 OnceOption = Annotated[bool, typer.Option("--once", help="One look; what it is without a terminal.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One look, as JSON for programs.")]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
-]
 
 
 @app.command()
@@ -53,8 +48,8 @@ def top(
     try:
         settings = loading.read(config, os.environ)[1]
     except ConfigError as error:
-        _fail(error, USAGE_ERROR)
-    client = AdminClient(settings, cache_path(settings, os.environ))
+        fail(error)
+    client = AdminClient(settings, cache_path(settings, os.environ), reads=True)
     try:
         if as_json:
             show_json(_once(client))
@@ -64,7 +59,7 @@ def top(
         else:
             _watch(client, every)
     except (NotRunning, Refused) as error:
-        _fail(error, FAILED)
+        fail(error, FAILED)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
@@ -163,8 +158,3 @@ def _share(ratio: float | None) -> str:
 
 def _short(name: str) -> str:
     return name[:19] if name.startswith("sha256:") else name
-
-
-def _fail(error: Exception, code: int) -> NoReturn:
-    typer.echo(f"regproxy: {error}", err=True)
-    raise typer.Exit(code)

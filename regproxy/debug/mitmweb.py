@@ -28,9 +28,10 @@ from msgspec import Struct, to_builtins
 
 from regproxy.config.hosts import DOCKER_HUB_NAMES, DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS
 from regproxy.config.origin_tables import Key, OriginSettings
-from regproxy.config.parent_proxy import EVERY_ADDRESS, ParentProxy
+from regproxy.config.parent_proxy import ParentProxy
 from regproxy.config.settings import Config
 from regproxy.config.values import ANY_PORT, Address, HostRule
+from regproxy.core.addresses import EVERY_ADDRESS
 from regproxy.core.errors import ConfigError
 from regproxy.core.named_file import read_file
 from regproxy.http.origin import Origin

@@ -21,6 +21,7 @@ from typing import Final
 
 from regproxy.cache import layout
 from regproxy.config.settings import Address
+from regproxy.core.addresses import reachable_at
 from regproxy.debug import mitmweb
 from regproxy.process import boot
 from regproxy.process.boot import Boot, Control
@@ -114,12 +115,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _listens(address: Address) -> bool:
-    hosts = {"": mitmweb.LOOPBACK, "0.0.0.0": mitmweb.LOOPBACK, "::": mitmweb.LOOPBACK}
-    with (
-        suppress(OSError),
-        socket.create_connection((hosts.get(address.host, address.host), address.port), 1.0),
-    ):
-        return True
+    for host in reachable_at(address.host):
+        with suppress(OSError), socket.create_connection((host, address.port), 1.0):
+            return True
     return False
 
 

@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regproxy.cli.cache.opening import (
-    FAILED,
-    INTERRUPTED,
-    Cache,
-    ConfigOption,
-    JsonOption,
-    fail,
-    opened,
-    place_of,
-)
+from regproxy.cli.cache.opening import Cache, opened, place_of
 from regproxy.cli.cache.progress import bytes_view
-from regproxy.cli.cache.text import show_json, size_text
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED, INTERRUPTED
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import show_json, size_text
 from regproxy.core.errors import RegproxyError
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regproxy.cli.cache.opening import ConfigOption, JsonOption, opened, place_of
-from regproxy.cli.cache.text import show_columns, show_json, size_text, time_text
+from regproxy.cli.cache.opening import opened, place_of
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import show_columns, show_json, size_text, time_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.reading import IndexReader

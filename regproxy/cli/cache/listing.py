@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regproxy.cli.cache.opening import Cache, ConfigOption, JsonOption, opened, parsed_age, place_of
-from regproxy.cli.cache.text import show_columns, show_json_list, size_text, time_text
+from regproxy.cli.cache.opening import Cache, opened, parsed_age, place_of
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import show_columns, show_json_list, size_text, time_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.blobs import Blob, BlobFilter

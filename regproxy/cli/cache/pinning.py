@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from regproxy.cli.cache.opening import FAILED, ConfigOption, JsonOption, NamesArgument, complain, opened
-from regproxy.cli.cache.text import show_json, size_text
+from regproxy.cli.cache.opening import NamesArgument, opened
+from regproxy.cli.common.ending import complain
+from regproxy.cli.common.exit_codes import FAILED
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import show_json, size_text
 
 if TYPE_CHECKING:
     from regproxy.cache.pins import Pinned

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import typer
 
-from regproxy.cli.cache.text import size_text
+from regproxy.cli.common.text import size_text
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -8,17 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regproxy.cli.cache.opening import (
-    Cache,
-    ConfigOption,
-    JsonOption,
-    fail,
-    opened,
-    parsed_age,
-    place_of,
-)
+from regproxy.cli.cache.opening import Cache, opened, parsed_age, place_of
 from regproxy.cli.cache.progress import count_view
-from regproxy.cli.cache.text import show_json, size_text
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import show_json, size_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.purge import Purge, Selection

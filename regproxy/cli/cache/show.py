@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regproxy.cli.cache.opening import FAILED, ConfigOption, JsonOption, complain, opened
-from regproxy.cli.cache.text import show_json, size_text, time_text
+from regproxy.cli.cache.opening import opened
+from regproxy.cli.common.ending import complain
+from regproxy.cli.common.exit_codes import FAILED
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import show_json, size_text, time_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.details import Details, Node

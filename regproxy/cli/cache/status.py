@@ -8,8 +8,9 @@ from typing import Any
 
 import typer
 
-from regproxy.cli.cache.opening import Cache, ConfigOption, JsonOption, opened
-from regproxy.cli.cache.text import show_json, size_text, time_text
+from regproxy.cli.cache.opening import Cache, opened
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import show_json, size_text, time_text
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:

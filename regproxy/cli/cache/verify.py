@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from msgspec import to_builtins
 
-from regproxy.cli.cache.opening import FAILED, INTERRUPTED, Cache, ConfigOption, JsonOption, opened
+from regproxy.cli.cache.opening import Cache, opened
 from regproxy.cli.cache.progress import Quiet, view
-from regproxy.cli.cache.text import show_json, size_text
+from regproxy.cli.common.exit_codes import FAILED, INTERRUPTED
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import show_json, size_text
 
 if TYPE_CHECKING:
     from regproxy.cache.verify import Result

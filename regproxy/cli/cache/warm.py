@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from regproxy.cli.cache.opening import FAILED, INTERRUPTED, ConfigOption, JsonOption, fail, opened
+from regproxy.cli.cache.opening import opened
 from regproxy.cli.cache.progress import count_view
-from regproxy.cli.cache.text import show_json, size_text
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED, INTERRUPTED
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import show_json, size_text
 from regproxy.core.errors import RegproxyError
 
 if TYPE_CHECKING:
-    from regproxy.cli.cache.admin_client import AdminClient
+    from regproxy.cli.common.admin_client import AdminClient
     from regproxy.inventory.warm_list import Wish
 
 _POLL: Final = 0.25  # seconds
@@ -44,7 +47,7 @@ def warm(
     Without platforms, those of all are fetched. Exit code 1: an image could not be fetched, or not whole;
     2: no proxy runs here, or it refuses.
     """
-    from regproxy.cli.cache.admin_client import AdminClient
+    from regproxy.cli.common.admin_client import AdminClient
 
     wishes = _wishes(names or [], file, tuple(platforms or ()))
     if not wishes:
