@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import sys
 import time
 from collections import deque
@@ -29,6 +30,8 @@ from regproxy.cli.common.text import size_text
 from regproxy.config import loading
 from regproxy.core.errors import ConfigError
 
+_SILENCE: Final = 1.0  # seconds after which a pipe has told what it had
+_PIECE: Final = 1 << 16  # bytes
 _PAUSE: Final = 0.25  # seconds between two looks whether a followed file has grown
 _DIGEST: Final = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
 _CACHE_STYLES: Final = {
@@ -129,29 +132,62 @@ def _source(file: Path | None, config: Path | None) -> Path | None:
 def _read(path: Path | None, follow: bool) -> Iterator[str]:
     """Yield lines, whole ones; "" says that there are no more for now."""
     if path is None:
-        # readline() and not iteration, which waits for a buffer full.
-        yield from iter(sys.stdin.readline, "")
-        return
-    with path.open(errors="replace") as log:
-        yield from _of_file(log, path) if follow else log
+        yield from _of_pipe(sys.stdin.fileno())
+    elif follow:
+        yield from _of_file(path)
+    else:
+        with path.open(errors="replace") as log:
+            yield from log
 
 
-def _of_file(log: IO[str], path: Path) -> Iterator[str]:
-    """Yield the lines of a file that grows, and of its successor where it is moved away (logrotate)."""
-    part = ""
+def _of_pipe(fd: int) -> Iterator[str]:
+    """Yield the lines of what may be a pipe, and "" once it is silent after some.
+
+    Nothing tells one that only waits, as of `docker logs -f`, from one that ends.
+    """
+    part, silent = b"", True
     while True:
-        text = log.readline()
-        part += text
-        if part.endswith("\n"):
-            yield part
-            part = ""
-        elif not text:
+        if not select.select([fd], [], [], None if silent else _SILENCE)[0]:
+            silent = True
             yield ""
-            if _is_other(log, path):
-                with path.open(errors="replace") as successor:
-                    yield from _of_file(successor, path)
-                return
-            time.sleep(_PAUSE)
+            continue
+        data, silent = os.read(fd, _PIECE), False
+        *lines, part = (part + data).split(b"\n")
+        yield from (f"{line.decode(errors='replace')}\n" for line in lines)
+        if not data:
+            if part:
+                yield part.decode(errors="replace")
+            return
+
+
+def _of_file(path: Path) -> Iterator[str]:
+    """Yield the lines of a file that grows, and of its successors where it is moved away (logrotate)."""
+    log, part, left = path.open(errors="replace"), "", False
+    try:
+        while True:
+            text = log.readline()
+            part += text
+            if part.endswith("\n"):
+                yield part
+                part = ""
+            elif text:
+                continue
+            elif left:
+                # All of it is read, what was written before it was moved included.
+                try:
+                    successor = path.open(errors="replace")
+                except FileNotFoundError:
+                    time.sleep(_PAUSE)
+                    continue
+                log.close()
+                log, part, left = successor, "", False
+            else:
+                yield ""
+                left = _is_other(log, path)
+                if not left:
+                    time.sleep(_PAUSE)
+    finally:
+        log.close()
 
 
 def _is_other(log: IO[str], path: Path) -> bool:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from regproxy.cli.common.text import size_text
 
+from regproxy.cli.common.text import size_text
 from tests.support.cache_command import command
 from tests.support.images import make_image, make_index
 from tests.support.stocked_cache import DAY, Stock
