@@ -46,11 +46,13 @@ def export_images(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write images as an OCI image layout, a directory or a tar archive, each content verified.
+    """Write images as an OCI image layout, to a directory or a tar archive. Every blob is verified.
 
-    Of an index the platforms are written that are held whole. A directory keeps what is there already.
-    Exit code 1: an image is not held whole, or a content is damaged, and nothing is written. 2: the cache
-    can't be used.
+    Of a multi-platform image, the platforms that are completely cached are written. A directory keeps the
+    blobs it already has. Exit code 1: an image is not completely cached, and nothing is written; or a blob
+    is damaged, and the export stops: a directory keeps the blobs written so far, without index.json, an
+    archive file is removed, and what was sent to standard output is not a complete archive. 2: the cache
+    can't be used, or TO can't be written.
     """
     from regproxy.bundles.exporting import export, plan
     from regproxy.bundles.oci_layout import BundleError
@@ -70,6 +72,8 @@ def export_images(
                     export(cache.root, found, writer_for(target, sys.stdout.buffer, shown.add))
                 except BundleError as error:
                     _end(error)
+                except OSError as error:
+                    fail(f"{error.filename or target}: {error.strerror or error}")
     _say_exported(found, target, as_json)
     raise typer.Exit(FAILED if bad else 0)
 
