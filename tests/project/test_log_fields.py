@@ -29,7 +29,8 @@ def section(page: Path, title: str) -> str:
 def tables(text: str) -> list[list[str]]:
     """Return the names in the first column of each table whose first column is `field`, in their order."""
     found = re.findall(r"^\| field \|.*\n\|---.*\n((?:\|.*\n)+)", text, re.MULTILINE)
-    return [re.findall(r"`(\w+)`", "".join(re.findall(r"^\|([^|]*)\|", rows, re.MULTILINE))) for rows in found]
+    firsts = ("".join(re.findall(r"^\|([^|]*)\|", rows, re.MULTILINE)) for rows in found)
+    return [re.findall(r"`(\w+)`", names) for names in firsts]
 
 
 def of_few_lines() -> set[str]:
