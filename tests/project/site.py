@@ -23,7 +23,9 @@ DOCS: Final = ROOT / "docs"
 LOADING: Final = {"script", "img", "iframe", "source", "audio", "video", "object", "embed", "link"}
 STRUCTURE: Final = ("h1", "h2", "h3", "h4", "ol", "ul", "li", "tr", "td", "pre", "blockquote", "img")
 VOID: Final = {"img", "br", "hr", "input", "link", "meta", "source", "embed", "wbr", "area", "col"}
-_CSS_URL: Final = re.compile(rb"url\(\s*['\"]?((?:https?:)?//[^)'\"]*)|@import\s+['\"]((?:https?:)?//[^'\"]*)")
+_CSS_URL: Final = re.compile(
+    rb"url\(\s*['\"]?((?:https?:)?//[^)'\"]*)|@import\s+['\"]((?:https?:)?//[^'\"]*)"
+)
 
 
 class Page(HTMLParser):
@@ -90,7 +92,9 @@ def _broken(url: str, path: Path, site: Path, pages: dict[Path, Page]) -> str:
     """Return why a link leads nowhere, "" if it leads somewhere or to elsewhere."""
     parts = urlsplit(url)
     if parts.scheme or parts.netloc:
-        good = parts.scheme in ("http", "https") and parts.hostname and re.fullmatch(r"[\w.-]+", parts.hostname)
+        good = (
+            parts.scheme in ("http", "https") and parts.hostname and re.fullmatch(r"[\w.-]+", parts.hostname)
+        )
         return "" if good and not re.search(r"\s", url) else "is no URL"
     base = site if parts.path.startswith("/") else path.parent
     target = (base / unquote(parts.path).lstrip("/")).resolve() if parts.path else path
