@@ -47,6 +47,8 @@ class Page(HTMLParser):
         for name in ("href", "src", "data", "srcset", "poster"):
             if url := told.get(name):
                 (self.loads if tag in LOADING else self.links).append(url)
+        if "mermaid" in str(told.get("class")).split():
+            self.loads.append("https://unpkg.com/mermaid")  # which draws it
         if self._within or tag == "article":
             self._within += tag not in VOID
             self.counts[tag] += 1

@@ -91,6 +91,7 @@ def test_a_good_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             "index.html: loads https://cdn.example/x.js",
         ),
         ("<link rel=stylesheet href='//fonts.example/x.css'>", "", "index.html: loads //fonts.example/x.css"),
+        ("", "<pre class='mermaid'></pre>", "index.html: loads https://unpkg.com/mermaid"),
         ("", "<a href='nowhere.html'>x</a>", "index.html: nowhere.html: there is no such file"),
         ("", "<a href='#b'>x</a>", "index.html: #b: there is no such anchor"),
         ("", "<a href='https://exa mple.org/'>x</a>", "index.html: https://exa mple.org/: is no URL"),
