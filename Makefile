@@ -123,9 +123,9 @@ mixin: test-packages ## rules, alerts and dashboards anew from deploy/mixin, for
 	jsonnet -S -m deploy/prometheus deploy/mixin/rules.jsonnet
 	jsonnet -m deploy/grafana deploy/mixin/dashboards.jsonnet
 
-# mkdocs-material tells of its maintenance in each run otherwise.
+# mkdocs-material tells of its maintenance in each run otherwise. With --quiet mkdocs counts no warning.
 docs: $(VENV)/.docs ## the documentation as a site, in build/site, its links checked
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m tests.project.site build/site
 
 chart: build ## the Helm chart's table of values and its copies of rules and dashboards anew
