@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
+from regproxy.bundles.archive import members
 from regproxy.bundles.oci_layout import (
     INDEX_FILE,
     INDEX_MAX,
@@ -86,7 +87,7 @@ class Importer:
             if contents is None:
                 contents = self._from_tar(source, stream)
         except tarfile.TarError as error:
-            raise BundleError(f"{source}: it is no tar archive: {error}") from None
+            raise BundleError(f"{source}: it is no tar archive that can be used: {error}") from None
         entries = entries_of(contents)
         if name and len(entries) != 1:
             raise BundleError(f"--name is for a layout of one image; {source} has {len(entries)}")
@@ -117,19 +118,15 @@ class Importer:
     def _from_tar(self, source: str, stream: IO[bytes]) -> bytes:
         """Store an archive's contents in the order in which they come; return its index.json."""
         text = version = None
-        with _archive(source, stream) as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")
-                file = archive.extractfile(member) if member.isreg() else None
-                if file is None:
-                    continue
-                if name in (INDEX_FILE, VERSION_FILE):
-                    if member.size > INDEX_MAX:
-                        raise BundleError(f"{name}: {member.size} bytes; {INDEX_MAX} at most")
-                    content = file.read()
-                    text, version = (content, version) if name == INDEX_FILE else (text, content)
-                elif digest := digest_of_member(name):
-                    self._take(digest, member.size, file)
+        for path, size, file in members(source, stream):
+            name = path.removeprefix("./")
+            if name in (INDEX_FILE, VERSION_FILE):
+                if size > INDEX_MAX:
+                    raise BundleError(f"{name}: {size} bytes; {INDEX_MAX} at most")
+                content = file.read()
+                text, version = (content, version) if name == INDEX_FILE else (text, content)
+            elif digest := digest_of_member(name):
+                self._take(digest, size, file)
         if text is None or version is None:
             raise BundleError(f"{source}: it has no {INDEX_FILE if text is None else VERSION_FILE}")
         check_version(version)
@@ -232,12 +229,6 @@ def _reference(entry: Entry, name: str) -> Reference:
     if reference.digest and reference.digest != entry.digest:
         raise BundleError(f"{text}: it is {entry.digest}")
     return reference
-
-
-def _archive(source: str, stream: IO[bytes]) -> tarfile.TarFile:
-    if source == "-":
-        return tarfile.open(fileobj=stream, mode="r|*")
-    return tarfile.open(source, mode="r|*")
 
 
 def _file(path: Path) -> bytes:
