@@ -21,6 +21,7 @@ from regproxy.admin.tokens import Tokens
 from regproxy.admin.visitors import Login, Scope, Token, Visitor
 from regproxy.auth.client_logins import Failures
 from regproxy.config.parent_proxy import is_loopback
+from regproxy.config.values import split_host_port
 from regproxy.core.addresses import client_of
 from regproxy.core.lru import Seldom
 from regproxy.http.messages import Request
@@ -64,7 +65,8 @@ class Gatekeeper:
         local = is_loopback(peer)
         if operation.scope is not Scope.OPEN or not local:
             self._check_address(local=local)
-        if operation.scope is Scope.OPEN or (operation.scope is Scope.LOCAL and local):
+        at_home = local and _is_home(request.authority)
+        if operation.scope is Scope.OPEN or (operation.scope is Scope.LOCAL and at_home):
             return Visitor(Scope.OPEN, peer)
         visitor = await self._identify(request, peer)
         if visitor is None:
@@ -179,6 +181,16 @@ def check_form(visitor: Visitor, request: Request, shown: str) -> None:
     if not hmac.compare_digest(text.encode(), visitor.login.csrf.encode()):
         detail = f"a request with a cookie has to show the session's `csrf_token` in {CSRF_FIELD}"
         raise Problem(403, f"{detail} (GET /api/v1/session)")
+
+
+def _is_home(authority: str) -> bool:
+    """Return whether a Host field names this machine. A page of another name may lead a browser here (DNS
+    rebinding), and read what is answered without a token.
+    """
+    try:
+        return is_loopback(split_host_port(authority.lower())[0])
+    except ValueError:
+        return False
 
 
 def _authority(origin: bytes) -> str:

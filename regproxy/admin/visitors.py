@@ -8,7 +8,9 @@ from enum import Enum
 
 
 class Scope(Enum):
-    """Who may ask. `LOCAL`: clients of this machine without a token, others as with READ."""
+    """Who may ask. `LOCAL`: clients of this machine that name it as such (127.0.0.1, localhost) without a
+    token, others as with READ.
+    """
 
     OPEN = "open"  # whoever may show a token
     LOCAL = "local"
