@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -86,6 +87,11 @@ class Gatekeeper:
         token = await self._judge(text.strip(), peer)
         return cookies.issue(token, request.authority, self._clock())
 
+    async def knows(self, visitor: Visitor) -> bool:
+        """Return whether what a visitor was let in by is still good: for an answer that goes on."""
+        until = visitor.login.until if visitor.login is not None else math.inf
+        return until > self._clock() and visitor.token in await self._good_for(visitor.peer)
+
     def _check_address(self, *, local: bool) -> None:
         if not local and self._tokens.all_local:
             raise Problem(403, _FAR)
@@ -98,7 +104,7 @@ class Gatekeeper:
         if len(shown) > 1 or scheme.lower() != "bearer" or not text.strip():
             raise _unknown("one token is needed: Authorization: Bearer TOKEN")
         token = await self._judge(text.strip(), peer)
-        return Visitor(token.scope, peer)
+        return Visitor(token.scope, peer, token=token)
 
     async def _by_cookie(self, request: Request, peer: str) -> Visitor | None:
         header = b"; ".join(request.all(b"cookie")).decode("latin-1")
@@ -107,7 +113,7 @@ class Gatekeeper:
             return None
         tokens = await self._good_for(peer)
         login = cookies.check(value, tokens, request.authority, self._clock())
-        return None if login is None else Visitor(login.token.scope, peer, login)
+        return None if login is None else Visitor(login.token.scope, peer, login, login.token)
 
     async def _good_for(self, peer: str) -> list[Token]:
         """Return the tokens that a client at this address may show."""

@@ -45,11 +45,15 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who asks. `scope`: what for, OPEN for anybody. `peer`: the address. `login`: None for a token."""
+    """Who asks. `scope`: what for, OPEN for anybody. `peer`: the address. `login`: None for a token.
+
+    `token`: the one that was shown, or that the login stands for.
+    """
 
     scope: Scope
     peer: str
     login: Login | None = None
+    token: Token | None = None
 
     @property
     def how(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -126,6 +127,22 @@ def test_admit(
 )
 def test_without_a_token_from_here(peer: str, host: str, want: int | Scope) -> None:
     assert admitted((write(), read()), Scope.LOCAL, peer, request(Host=host)) == want
+
+
+def test_what_was_let_in_is_looked_at_again() -> None:
+    """By an answer that goes on."""
+    known: Any = Known(write())
+    gatekeeper = Gatekeeper(known, Counts(), clock=lambda: 1000.0)
+
+    def is_known(visitor: Visitor) -> bool:
+        return asyncio.run(gatekeeper.knows(visitor))
+
+    shown = Visitor(Scope.WRITE, FAR, token=write())
+    assert is_known(shown)
+    assert is_known(replace(shown, login=Login(write(), 1001, "")))
+    assert not is_known(replace(shown, login=Login(write(), 1000, "")))
+    assert not is_known(replace(shown, token=read()))
+    assert not is_known(Visitor(Scope.WRITE, FAR))
 
 
 def test_logins_are_counted() -> None:
