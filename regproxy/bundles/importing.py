@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,7 +41,6 @@ from regproxy.registry.descriptors import described
 from regproxy.registry.manifests import check_manifest, manifest_type
 
 _CHUNK: Final = 1 << 20  # bytes
-_BATCH: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +180,10 @@ class Importer:
         except (PinError, BundleError, BadResponse) as error:
             return Imported(name or entry.name or entry.tag, entry.digest, error=str(error))
         contents = dict(self._closure(entry.digest, body))
-        there = [digest for digest, has in contents.items() if has]
-        for piece in reconcile.pieces(there, _BATCH):
-            for digest in piece:
-                size = os.stat(layout.blob(self._root, digest)).st_size  # noqa: PTH116
-                self._index.put_presence(reference.host, reference.port, reference.repository, digest, size)
+        sizes = {digest: self._size(digest) for digest, came in contents.items() if came}
+        there = {digest: size for digest, size in sizes.items() if size is not None}
+        for digest, size in there.items():
+            self._index.put_presence(reference.host, reference.port, reference.repository, digest, size)
         self._enter_types(reference, there, media_type, entry.digest)
         if reference.tag:
             named = bits_above(media_type)
@@ -193,6 +191,11 @@ class Importer:
             row = TagRow(f"{media_type} {named}", entry.digest, media_type, len(body), now, named)
             self._index.put_tag(reference.host, reference.port, reference.repository, reference.tag, row)
         return Imported(reference.name, entry.digest, len(there), len(contents) - len(there))
+
+    def _size(self, digest: str) -> int | None:
+        """Return the size of content that was stored; None: it was evicted meanwhile."""
+        held = reconcile.look(self._root, digest)
+        return held.st_size if held is not None else None
 
     def _closure(self, digest: str, body: bytes) -> Iterator[tuple[str, bool]]:
         """Yield all that a manifest names, and whether the layout has brought it."""
@@ -205,7 +208,7 @@ class Importer:
                 for child in described(below):
                     yield child.digest, child.digest in self._came
 
-    def _enter_types(self, place: Reference, there: list[str], media_type: str, root: str) -> None:
+    def _enter_types(self, place: Reference, there: Iterable[str], media_type: str, root: str) -> None:
         """Enter the types of manifests whose bytes do not state them."""
         for digest in there:
             with suppress(BadResponse):

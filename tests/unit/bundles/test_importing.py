@@ -187,3 +187,17 @@ def test_a_type_that_is_no_type(stock: Stock, tmp_path: Path, told: str) -> None
     (done,) = take(stock, layout).images
     assert done.error == ""
     assert [row.media_type for row in stock.index.tag(*PLACE, "1")] == [MANIFEST]
+
+
+def test_what_is_evicted_meanwhile(stock: Stock, layout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closure = Importer._closure
+
+    def late(importer: Importer, digest: str, body: bytes) -> Iterator[tuple[str, bool]]:
+        stock.path(ONE.layers[0]).unlink()
+        return closure(importer, digest, body)
+
+    monkeypatch.setattr(Importer, "_closure", late)
+    (done,) = take(stock, layout).images
+    assert (done.error, done.missing) == ("", 1)
+    assert stock.index.presence(*PLACE, ONE.layers[0]) is None
+    assert stock.index.presence(*PLACE, ONE.layers[1]) is True
