@@ -54,7 +54,7 @@ def top(
         settings = loading.read(config, os.environ)[1]
     except ConfigError as error:
         _fail(error, USAGE_ERROR)
-    client = AdminClient(settings, cache_path(settings, os.environ))
+    client = AdminClient(settings, cache_path(settings, os.environ), writes=False)
     try:
         if as_json:
             show_json(_once(client))

@@ -51,7 +51,7 @@ def warm(
         raise typer.BadParameter("name images, or a --file with some")
     images: list[dict[str, Any]] = []
     with opened(config) as cache:
-        client = AdminClient(cache.config, cache.root)
+        client = AdminClient(cache.config, cache.root, writes=True)
         try:
             with count_view("warming") as shown:
                 for done, piece in _pieces(wishes):
