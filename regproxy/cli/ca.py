@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from regproxy.cli.serving import USAGE_ERROR
 from regproxy.config import loading
 from regproxy.config.directories import ca_paths
 from regproxy.core.errors import RegproxyError
@@ -25,7 +26,6 @@ from regproxy.tls.ca_scope import Wanted, wanted
 from regproxy.tls.x509 import fingerprint, key_kind, utc
 
 FOUND_WRONG = 1
-USAGE_ERROR = 2
 
 app = typer.Typer(
     help="Look after the CA, also while the proxy runs.", no_args_is_help=True, add_completion=False

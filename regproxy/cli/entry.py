@@ -12,6 +12,10 @@ def main() -> None:
         from regproxy.cli import healthcheck
 
         raise SystemExit(healthcheck.run(os.environ.get("REGPROXY_CONFIG"), os.environ))
+    from regproxy.cli import serving
+
+    if serving.plain_arguments(sys.argv[1:]):
+        serving.run(sys.argv[3] if sys.argv[3:] else None)
     from regproxy.cli.main import app
 
     app()

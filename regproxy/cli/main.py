@@ -15,12 +15,12 @@ from typing import Annotated, Any, Final, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from regproxy.cli.serving import USAGE_ERROR
 from regproxy.config import loading
 from regproxy.config import settings as configuration
 from regproxy.config.settings import Config, ConfigErrors
-from regproxy.core.errors import ConfigError, RegproxyError
+from regproxy.core.errors import ConfigError
 
-USAGE_ERROR = 2
 # The commands of other modules, and these modules.
 MODULES: Final = {
     **{name: name for name in ("cache", "ca", "doctor", "logs", "policy", "quota", "setup", "top")},
@@ -83,16 +83,9 @@ def root(version: VersionOption = False) -> None:
 @app.command()
 def serve(config: ConfigOption = None) -> None:
     """Run the proxy until SIGTERM or SIGINT; SIGHUP makes it read its configuration again."""
-    from regproxy.process import boot, supervisor
-    from regproxy.telemetry import log_format
+    from regproxy.cli import serving
 
-    try:
-        code = supervisor.run(config, os.environ, debug=os.environ.get("REGPROXY_DEBUG") == "1")
-    except RegproxyError as error:
-        style = log_format.style_of(os.environ, loading.text_of(config))
-        log_format.say_end(error, style, "supervisor")
-        raise typer.Exit(USAGE_ERROR) from None
-    boot.leave(code)
+    serving.run(None if config is None else str(config))
 
 
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs; faults go to it, too.")]

@@ -6,6 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from regproxy.cli.serving import USAGE_ERROR
 from regproxy.core.errors import ConfigError
 from regproxy.doctor.proxy_requests import NoAnswer, ask
 from regproxy.onboarding.clients import CLIENTS
@@ -15,7 +16,7 @@ from regproxy.onboarding.proxy_address import ProxyAddress
 app = typer.Typer(add_completion=False)
 
 FOUND_WRONG = 1
-USAGE_ERROR = 2
+
 _HERE = "http://localhost:3128"
 
 ClientArgument = Annotated[str, typer.Argument(metavar="[CLIENT]", help="One of the list; none: the list.")]

@@ -20,13 +20,14 @@ from rich.text import Text
 
 from regproxy.cli.cache.admin_client import AdminClient, NotRunning, Refused
 from regproxy.cli.cache.text import say, show_json, size_text
+from regproxy.cli.serving import USAGE_ERROR
 from regproxy.config import loading
 from regproxy.config.directories import cache_path
 from regproxy.core.errors import ConfigError
 from regproxy.telemetry.log_format import printable
 
 FAILED = 1
-USAGE_ERROR = 2
+
 _TOLD: Final = 1.5  # seconds in which all workers have told it
 _ROWS: Final = 15  # of each table
 _WIDE: Final = 200  # columns where there is no terminal
