@@ -43,7 +43,7 @@ def members(source: str, stream: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes
     try:
         with _opened(source, stream) as archive:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # else it remembers all of them
+                archive.members.clear()  # type: ignore[attr-defined]  # else it remembers all
                 if member.issparse() or member.size < 0:
                     raise tarfile.HeaderError("sparse files, or sizes below zero")
                 content = archive.extractfile(member) if member.isreg() else None
