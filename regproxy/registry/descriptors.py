@@ -16,7 +16,7 @@ NAMED_MAX: Final = 512  # of each kind; an image has some dozens, and nothing he
 _SIZE_MAX: Final = 1 << 50  # bytes
 # Of GOOS, GOARCH and variants. Anything else is not passed on: not to a terminal, which would obey it, nor
 # to the index, which takes no half of a surrogate pair.
-_PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+_PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)

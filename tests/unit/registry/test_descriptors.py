@@ -61,6 +61,7 @@ def test_what_names_too_much_is_cut(section: str) -> None:
         ({"os": "linux", "architecture": "amd64"}, "linux/amd64"),
         ({"os": "unknown", "architecture": "unknown"}, ""),
         ({"os": 1, "architecture": None}, ""),
+        ({"os": "linux", "architecture": "arm/v7"}, "linux/arm/v7"),
         ({"os": "linux", "architecture": "\ud800"}, ""),
         ({"os": "linux\x1b[2J", "architecture": "amd64"}, ""),
         ({"os": "linux", "architecture": "a" * 65}, ""),
