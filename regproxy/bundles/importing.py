@@ -67,9 +67,16 @@ class Import:
 
 
 class Importer:
-    """Takes one layout into the cache at `root`. `on_bytes`: told of each piece that has been read."""
+    """Takes one layout into the cache at `root`. `on_bytes`: told of each piece that has been read.
 
-    def __init__(self, root: Path, index: Index, on_bytes: Callable[[int], None] = lambda size: None) -> None:
+    `room`: bytes that the cache may hold, 0: no limit. More is refused: a small compressed archive may have
+    very much in it, for which all else would be evicted.
+    """
+
+    def __init__(
+        self, root: Path, index: Index, on_bytes: Callable[[int], None] = lambda size: None, room: int = 0
+    ) -> None:
+        self._room = room
         self._root = root
         self._index = index
         self._on_bytes = on_bytes
@@ -142,6 +149,8 @@ class Importer:
             verified.check(digest)
             self.result.skipped += 1
         else:
+            if 0 < self._room < self.result.bytes + size:
+                raise BundleError(f"its contents have more than the {self._room} bytes of CACHE_MAX_SIZE")
             self._store(digest, size, source)
             self.result.stored += 1
             self.result.bytes += size

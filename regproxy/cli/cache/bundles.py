@@ -132,7 +132,7 @@ def import_images(
     with opened(config) as cache:
         size = Path(source).stat().st_size if Path(source).is_file() else 0
         with bytes_view("importing", size) as shown:
-            importer = Importer(cache.root, cache.index, shown.add)
+            importer = Importer(cache.root, cache.index, shown.add, cache.config.cache_max_size)
             try:
                 result = importer.run(source, sys.stdin.buffer, name)
             except KeyboardInterrupt:

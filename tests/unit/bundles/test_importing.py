@@ -201,3 +201,16 @@ def test_what_is_evicted_meanwhile(stock: Stock, layout: Path, monkeypatch: pyte
     assert (done.error, done.missing) == ("", 1)
     assert stock.index.presence(*PLACE, ONE.layers[0]) is None
     assert stock.index.presence(*PLACE, ONE.layers[1]) is True
+
+
+def test_more_than_the_cache_may_hold(stock: Stock, layout: Path) -> None:
+    sizes = [path.stat().st_size for path in (layout / "blobs" / "sha256").iterdir()]
+
+    def run(room: int) -> Import:
+        return Importer(stock.root, stock.index, room=room).run(str(layout), io.BytesIO())
+
+    with pytest.raises(BundleError, match="CACHE_MAX_SIZE"):
+        run(sum(sizes) - 1)
+    assert sum(stock.path(each).stat().st_size for each in stock.files()) < sum(sizes)
+    # What is held by now takes no room.
+    assert len(run(max(sizes)).images) == 1
