@@ -26,9 +26,9 @@ from rich.text import Text
 from regproxy.cli.common.ending import fail
 from regproxy.cli.common.exit_codes import INTERRUPTED
 from regproxy.cli.common.options import ConfigOption
-from regproxy.cli.common.text import size_text
 from regproxy.config import loading
 from regproxy.core.errors import ConfigError
+from regproxy.core.sizes import size_text
 
 _SILENCE: Final = 1.0  # seconds after which a pipe has told what it had
 _PIECE: Final = 1 << 16  # bytes

@@ -21,10 +21,12 @@ from regproxy.cli.common.admin_client import AdminClient, NotRunning, Refused
 from regproxy.cli.common.ending import fail
 from regproxy.cli.common.exit_codes import FAILED
 from regproxy.cli.common.options import ConfigOption
-from regproxy.cli.common.text import show_json, size_text
+from regproxy.cli.common.text import show_json
 from regproxy.config import loading
 from regproxy.config.directories import cache_path
 from regproxy.core.errors import ConfigError
+from regproxy.core.sizes import size_text
+from regproxy.telemetry.log_format import printable
 
 _TOLD: Final = 1.5  # seconds in which all workers have told it
 _ROWS: Final = 15  # of each table
@@ -49,7 +51,7 @@ def top(
         settings = loading.read(config, os.environ)[1]
     except ConfigError as error:
         fail(error)
-    client = AdminClient(settings, cache_path(settings, os.environ), reads=True)
+    client = AdminClient(settings, cache_path(settings, os.environ), writes=False)
     try:
         if as_json:
             show_json(_once(client))
@@ -118,7 +120,7 @@ def _downloads(items: list[dict[str, Any]], now: float) -> Table:
         bar = ProgressBar(total or 1, item["bytes"] if total else 0, width=20)
         there = f"{size_text(item['bytes'])} of {size_text(total) if total else '?'}"
         table.add_row(
-            *(Text(_short(item["digest"])), Text(f"{item['registry']}/{item['repository']}"), bar, there),
+            *(_told(_short(item["digest"])), _told(f"{item['registry']}/{item['repository']}"), bar, there),
             *(f"{size_text(item['rate'])}/s", f"{max(now - item['since'], 0):.0f} s", str(item["waiters"])),
         )
     return table
@@ -127,7 +129,7 @@ def _downloads(items: list[dict[str, Any]], now: float) -> Table:
 def _clients(items: list[dict[str, Any]]) -> Table:
     table = Table("client", "connections", "requests", title=_title("clients", items), box=None)
     for item in sorted(items, key=lambda each: (-each["requests"], -each["connections"]))[:_ROWS]:
-        table.add_row(Text(item["name"]), str(item["connections"]), str(item["requests"]))
+        table.add_row(_told(item["name"]), str(item["connections"]), str(item["requests"]))
     return table
 
 
@@ -141,11 +143,16 @@ def _registries(items: list[dict[str, Any]], now: float) -> Table:
         left = ", ".join(f"{each['remaining']} of {each['limit']}" for each in known)
         ends = [each["ends_at"] for each in known if each["ends_at"] is not None]
         table.add_row(
-            *(Text(item["name"]), Text(state, style="bold red" if state != "closed" else ""), left or "-"),
+            *(_told(item["name"]), Text(state, style="bold red" if state != "closed" else ""), left or "-"),
             *(f"in {max(min(ends) - now, 0) / 60:.0f} min" if ends else "-", str(item["refused_429"])),
-            *(str(item["errors"]["count"]), Text(item["errors"]["last"] or "-")),
+            *(str(item["errors"]["count"]), _told(item["errors"]["last"] or "-")),
         )
     return table
+
+
+def _told(text: str) -> Text:
+    """Return what a client or registry has said, without anything that a terminal would obey."""
+    return Text(printable(text))
 
 
 def _title(name: str, items: list[Any]) -> str:

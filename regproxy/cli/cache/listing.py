@@ -11,7 +11,8 @@ import typer
 
 from regproxy.cli.cache.opening import Cache, opened, parsed_age, place_of
 from regproxy.cli.common.options import ConfigOption, JsonOption
-from regproxy.cli.common.text import show_columns, show_json_list, size_text, time_text
+from regproxy.cli.common.text import say, show_columns, show_json_list, time_text
+from regproxy.core.sizes import size_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.blobs import Blob, BlobFilter
@@ -134,7 +135,7 @@ def _show_images(found: Iterator[Image], as_json: bool) -> None:
         return
     head = ("IMAGE", "DIGEST", "SIZE", "HELD", "PLATFORMS", "LAST USED")
     if not show_columns(head, map(_image_row, found), right=(2, 3)):
-        typer.echo("there are none", err=True)
+        say("there are none", err=True)
 
 
 def _image_row(image: Image) -> tuple[str, ...]:
@@ -154,7 +155,7 @@ def _show_blobs(found: Iterator[Blob], as_json: bool) -> None:
         return
     head = ("DIGEST", "SIZE", "HITS", "LAST USED", "MEDIA TYPE")
     if not show_columns(head, map(_blob_row, found), right=(1, 2)):
-        typer.echo("there are none", err=True)
+        say("there are none", err=True)
 
 
 def _blob_row(blob: Blob) -> tuple[str, ...]:

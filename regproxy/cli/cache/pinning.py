@@ -10,7 +10,8 @@ from regproxy.cli.cache.opening import NamesArgument, opened
 from regproxy.cli.common.ending import complain
 from regproxy.cli.common.exit_codes import FAILED
 from regproxy.cli.common.options import ConfigOption, JsonOption
-from regproxy.cli.common.text import show_json, size_text
+from regproxy.cli.common.text import say, show_json
+from regproxy.core.sizes import size_text
 
 if TYPE_CHECKING:
     from regproxy.cache.pins import Pinned
@@ -32,7 +33,7 @@ def pin(names: NamesArgument, config: ConfigOption = None, as_json: JsonOption =
         show_json({"pinned": done})
     else:
         for each in done:
-            typer.echo(f"pinned {each.name}: {_held(each)}")
+            say(f"pinned {each.name}: {_held(each)}")
     raise typer.Exit(0 if good else FAILED)
 
 
@@ -52,7 +53,7 @@ def unpin(names: NamesArgument, config: ConfigOption = None, as_json: JsonOption
         show_json({"unpinned": done})
     else:
         for each in done:
-            typer.echo(f"unpinned {each}")
+            say(f"unpinned {each}")
     raise typer.Exit(0 if good else FAILED)
 
 
@@ -66,9 +67,9 @@ def list_pins(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         show_json({"pins": found})
         return
     for pinned in found:
-        typer.echo(f"{pinned.name}\t{_held(pinned)}")
+        typer.echo(f"{pinned.name}\t{_held(pinned)}")  # such a name has nothing in it to obey
     if not found:
-        typer.echo("nothing is pinned", err=True)
+        say("nothing is pinned", err=True)
 
 
 def _held(pinned: Pinned) -> str:

@@ -11,7 +11,8 @@ from regproxy.cli.cache.opening import opened
 from regproxy.cli.common.ending import complain
 from regproxy.cli.common.exit_codes import FAILED
 from regproxy.cli.common.options import ConfigOption, JsonOption
-from regproxy.cli.common.text import show_json, size_text, time_text
+from regproxy.cli.common.text import say, show_json, time_text
+from regproxy.core.sizes import size_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.details import Details, Node
@@ -46,11 +47,11 @@ def show(name: NameArgument, as_json: JsonOption = False, config: ConfigOption =
 
 def _show(found: Details) -> None:
     for name, value in _lines(found):
-        typer.echo(f"{name:<11} {value}")
+        say(f"{name:<11} {value}")
     for line in _drawn(found.tree):
-        typer.echo(line)
+        say(line)
     if found.cut:
-        typer.echo("(there is more)")
+        say("(there is more)")
 
 
 def _lines(found: Details) -> list[tuple[str, str]]:

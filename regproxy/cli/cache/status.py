@@ -6,11 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from regproxy.cli.cache.opening import Cache, opened
 from regproxy.cli.common.options import ConfigOption, JsonOption
-from regproxy.cli.common.text import show_json, size_text, time_text
+from regproxy.cli.common.text import say, show_json, time_text
+from regproxy.core.sizes import size_text
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -35,7 +34,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         ("quarantine", f"{found['quarantined']} files"),
     ]
     for name, value in lines:
-        typer.echo(f"{name:<11} {value}")
+        say(f"{name:<11} {value}")
 
 
 def _status(cache: Cache) -> dict[str, Any]:

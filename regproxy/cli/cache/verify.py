@@ -13,7 +13,8 @@ from regproxy.cli.cache.opening import Cache, opened
 from regproxy.cli.cache.progress import Quiet, view
 from regproxy.cli.common.exit_codes import FAILED, INTERRUPTED
 from regproxy.cli.common.options import ConfigOption, JsonOption
-from regproxy.cli.common.text import show_json, size_text
+from regproxy.cli.common.text import show_json
+from regproxy.core.sizes import size_text
 
 if TYPE_CHECKING:
     from regproxy.cache.verify import Result

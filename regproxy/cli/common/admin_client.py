@@ -28,18 +28,16 @@ class Refused(RegproxyError):
 class AdminClient:
     """Asks with a token of this machine. Raises NotRunning where nobody answers, Refused."""
 
-    def __init__(self, config: Config, root: Path, *, reads: bool = False) -> None:
-        """`root`: of the cache, where a token is if no setting names its file.
+    def __init__(self, config: Config, root: Path, *, writes: bool) -> None:
+        """`root`: of the cache, where the tokens are if no setting names their files.
 
-        `reads`: the token for reading is enough. The one for everything is shown where that can't be read.
+        `writes`: with the token for everything, not the one for reading alone. Where no proxy runs, any user
+        of this machine may listen in its place, and gets what is shown.
         """
         self._listen = config.admin_listen
-        everything = Path(config.admin_token_file or layout.admin_token(root)), "REGPROXY_ADMIN_TOKEN_FILE"
-        reading = (
-            Path(config.admin_read_token_file or layout.admin_read_token(root)),
-            "REGPROXY_ADMIN_READ_TOKEN_FILE",
-        )
-        self._token_files = (reading, everything) if reads else (everything,)
+        named = config.admin_token_file if writes else config.admin_read_token_file
+        self._setting = "REGPROXY_ADMIN_TOKEN_FILE" if writes else "REGPROXY_ADMIN_READ_TOKEN_FILE"
+        self._token_file = Path(named or (layout.admin_token if writes else layout.admin_read_token)(root))
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Return what is answered at a path below /api/v1/."""
@@ -71,13 +69,11 @@ class AdminClient:
         return NotRunning(f"no proxy answers at {self._listen} (REGPROXY_ADMIN_LISTEN): {error}")
 
     def _token(self) -> str:
-        faults = []
-        for path, setting in self._token_files:
-            try:
-                return path.read_text().strip()
-            except OSError as error:
-                faults.append(f"{path}: {error.strerror}; a running proxy makes it ({setting})")
-        raise NotRunning(faults[0])
+        try:
+            return self._token_file.read_text().strip()
+        except OSError as error:
+            text = f"{self._token_file}: {error.strerror}; a running proxy makes it ({self._setting})"
+            raise NotRunning(text) from None
 
 
 def _answer(status: int, text: bytes) -> Any:

@@ -7,11 +7,13 @@ from typing import NoReturn
 import typer
 
 from regproxy.cli.common.exit_codes import USAGE_ERROR
+from regproxy.cli.common.text import say
 
 
 def complain(error: Exception | str) -> bool:
     """Print an error. Returns False."""
-    typer.echo(f"regproxy: {error}", err=True)
+    for line in f"regproxy: {error}".split("\n"):  # a configuration may have several faults
+        say(line, err=True)
     return False
 
 

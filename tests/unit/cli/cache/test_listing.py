@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from regproxy.cli.common.text import size_text
+from regproxy.cli.cache.listing import Sort
+from regproxy.core.sizes import size_text
 from tests.support.cache_command import command
-from tests.support.images import make_image, make_index
+from tests.support.images import make_image, make_index, write_layout
 from tests.support.stocked_cache import DAY, Stock
 from tests.support.stocked_images import everything, put, size_of
 
@@ -35,6 +36,14 @@ def told(stock: Stock, *words: str, code: int = 0) -> Any:
     return json.loads(done.stdout)
 
 
+def test_what_a_terminal_would_obey_is_escaped(stock: Stock, tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "layout", {"reg.test/\x1b]0;mine\x07:1": ONE})
+    done = command(stock.root, "import", str(layout))
+    assert done.returncode == 1
+    assert r"reg.test/\x1b]0;mine\x07:1" in done.stderr
+    assert done.stderr.replace("\n", "").isprintable()
+
+
 def test_lists(stock: Stock) -> None:
     done = command(stock.root, "list")
     assert done.returncode == 0, done.stderr
@@ -43,7 +52,7 @@ def test_lists(stock: Stock) -> None:
     assert nginx.split()[0] == "docker.io/library/nginx:1" and " all " in nginx
     assert size_text(size_of(ONE)) in nginx
     assert app.split()[0] == "reg.test/app:1" and "linux/arm64" in app and " all " not in app
-    images = told(stock, "list", "--sort", "used")["images"]
+    images = told(stock, "list", "--sort", Sort.USED)["images"]
     assert [each["name"] for each in images] == ["reg.test/app:1", "docker.io/library/nginx:1"]
     assert images[1]["content"]["size"] == size_of(ONE)
     old = told(stock, "list", "--older-than", "7d", "-n", "1")["images"]
