@@ -31,18 +31,18 @@ app = typer.Typer(add_completion=False)
 
 
 class Quota(Struct, frozen=True):
-    """What is known of one credential at one registry. Times are seconds since the epoch, `window` seconds.
+    """What is known of one credential at one registry. Times are seconds since the epoch.
 
-    `limit`, `remaining`, `window`, `seen`: None where the registry has never told. `refused_until`: by kind
-    of request, while the registry is left alone.
+    The fields are named as in the admin API. `limit`, `remaining`, `window_seconds`, `seen_at`: None where the
+    registry has never told. `refused_until`: by kind of request, while the registry is left alone.
     """
 
     registry: str
     credential: str
     limit: int | None
     remaining: int | None
-    window: float | None
-    seen: float | None
+    window_seconds: float | None
+    seen_at: float | None
     refused_until: dict[Lane, float]
 
     @property
@@ -100,8 +100,8 @@ def _show(found: list[Quota]) -> None:
     table = Table("registry", "credential", "left", "of", "window", "told", "refused until", box=None)
     for each in found:
         told = ("-",) * 4
-        if each.limit is not None and each.window is not None and each.seen is not None:
-            told = (str(each.remaining), str(each.limit), _span(each.window), _clock(each.seen))
+        if each.limit is not None and each.window_seconds is not None and each.seen_at is not None:
+            told = (str(each.remaining), str(each.limit), _span(each.window_seconds), _clock(each.seen_at))
         refused = ", ".join(f"{lane} {_clock(until)}" for lane, until in each.refused_until.items())
         style = "bold red" if each.spent else None
         names = (Text(printable(each.registry)), Text(printable(each.credential)))

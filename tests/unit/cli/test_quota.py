@@ -53,7 +53,7 @@ def test_json(cache: Path) -> None:
     code, text = asked(cache, "--json")
     quay, hub = json.loads(text)["quotas"]
     assert (code, quay["spent"], hub["spent"]) == (1, True, False)
-    assert (hub["remaining"], hub["limit"], hub["window"]) == (40, 100, 21_600.0)
+    assert (hub["remaining"], hub["limit"], hub["window_seconds"]) == (40, 100, 21_600.0)
     assert set(quay["refused_until"]) == {"manifests"}
 
 
