@@ -100,7 +100,7 @@ def _planned(root: Path, index: Index, reference: Reference, platforms: tuple[st
         _add(root, image, digest)
         _plan_index(root, image, body, platforms)
     elif not _plan_manifest(root, image, digest):
-        raise BundleError(f"{reference.name}: {image.missing} of its contents are not in the cache")
+        raise BundleError(f"{reference.name}: {image.missing} of its blobs are not in the cache")
     image.objects, image.bytes = len(image.contents), sum(image.contents.values())
     return image
 

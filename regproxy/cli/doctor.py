@@ -24,10 +24,15 @@ app = typer.Typer(add_completion=False)
 
 ProxyOption = Annotated[
     str,
-    typer.Option("--proxy", envvar="HTTPS_PROXY", show_envvar=False, help="The proxy, http://host:port."),
+    typer.Option(
+        "--proxy",
+        envvar="HTTPS_PROXY",
+        show_envvar=False,
+        help="The proxy, http://host:port. Default: HTTPS_PROXY.",
+    ),
 ]
-RegistryOption = Annotated[str, typer.Option("--registry", help="A registry to try, host[:port].")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON array.")]
+RegistryOption = Annotated[str, typer.Option("--registry", help="Registry to try, host[:port].")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RootOption = Annotated[Path, typer.Option("--root", hidden=True, help="The host's file system.")]
 
 
@@ -38,10 +43,10 @@ def doctor(
     as_json: JsonOption = False,
     root: RootOption = Path("/"),
 ) -> None:
-    """Examine this host as a client: one line a finding, and what to do. Exit code 1 if something is wrong.
+    """Check whether this host pulls through the proxy: one line per finding, and how to fix it.
 
-    Without --proxy it is HTTPS_PROXY, else the one that dockerd or containerd have. Run it as root: nobody
-    else may read their variables.
+    Without --proxy or HTTPS_PROXY, the proxy that dockerd or containerd uses. Run it as root: other users
+    can't read those daemons' variables. Exit code 1: something is wrong.
     """
     host = HostFiles(root)
     try:

@@ -49,16 +49,18 @@ FileArgument = Annotated[
     Path | None,
     typer.Argument(
         metavar="[FILE]",
-        help="The access log, - for standard input. Not given: the configuration's, else standard input.",
+        help="Access log; - for standard input. Default: the configured one, else standard input.",
     ),
 ]
-FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Wait for more, as tail -F does.")]
-LinesOption = Annotated[int, typer.Option("--lines", "-n", min=0, help="The last so many; 0 is all.")]
-RegistryOption = Annotated[str, typer.Option("--registry", help="Of this host alone; * stands for anything.")]
-ClientOption = Annotated[str, typer.Option("--client", help="Of this address alone; * stands for anything.")]
-StatusOption = Annotated[str, typer.Option("--status", help="Such as 404 or 5xx.")]
-CacheOption = Annotated[str, typer.Option("--cache", help="Such as MISS or STALE.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="The chosen lines as they are.")]
+FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Wait for new lines, like tail -F.")]
+LinesOption = Annotated[
+    int, typer.Option("--lines", "-n", min=0, help="Show only the last N lines; 0 for all.")
+]
+RegistryOption = Annotated[str, typer.Option("--registry", help="Only this registry; * matches anything.")]
+ClientOption = Annotated[str, typer.Option("--client", help="Only this client address; * matches anything.")]
+StatusOption = Annotated[str, typer.Option("--status", help="Only this status, such as 404 or 5xx.")]
+CacheOption = Annotated[str, typer.Option("--cache", help="Only this cache status, such as MISS or STALE.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the selected lines unchanged, as JSON.")]
 
 
 class Wanted(Struct, frozen=True):
@@ -92,9 +94,9 @@ def logs(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show the access log: time, client, status, cache, size, time taken, and what was asked for.
+    """Show the access log: time, client, status, cache status, size, duration, and the request.
 
-    Lines that are none of the access log are left out: the container's output has the log of errors, too.
+    Other lines are skipped: a container's output contains the error log, too.
     """
     if status and not re.fullmatch(r"[1-5][0-9xX]{2}", status):
         fail(f"--status {status}: three digits, x for any, such as 404 or 5xx")
@@ -123,7 +125,7 @@ def _source(file: Path | None, config: Path | None) -> Path | None:
     elif str(file) == "-":
         file = None
     if file is None and sys.stdin.isatty():
-        fail("which file? The configuration names none; else: docker logs -f regproxy | regproxy logs")
+        fail("no file given, and the configuration names none; try: docker logs -f regproxy | regproxy logs")
     if file is not None and not os.access(file, os.R_OK):
         fail(f"{file} can't be read: {'no such file' if not file.exists() else 'permission denied'}")
     return file

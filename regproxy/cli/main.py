@@ -67,7 +67,7 @@ def _show_version(wanted: bool) -> None:
 
 
 VersionOption = Annotated[
-    bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and end.")
+    bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
 ]
 
 
@@ -78,18 +78,18 @@ def root(version: VersionOption = False) -> None:
 
 @app.command()
 def serve(config: ConfigOption = None) -> None:
-    """Run the proxy until SIGTERM or SIGINT; SIGHUP makes it read its configuration again."""
+    """Run the proxy until SIGTERM or SIGINT. SIGHUP reloads the configuration."""
     from regproxy.cli import serving
 
     serving.run(None if config is None else str(config))
 
 
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs; faults go to it, too.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, errors included.")]
 
 
 @app.command("check-config")
 def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show every setting and where it comes from; exit code 2 if one, or a file it names, can't be used."""
+    """Show every setting and where it comes from. Exit code 2: a setting, or a file it names, is unusable."""
     try:
         settings = loading.read(config, os.environ)[1]
         _check_files(settings)
@@ -139,7 +139,7 @@ def _show(settings: Config) -> None:
 
 @app.command("healthcheck")
 def check_health(config: ConfigOption = None) -> None:
-    """Ask the proxy of this environment whether it takes requests; exit code 1 if not, with the reason."""
+    """Check whether the proxy is ready for requests. Exit code 1 if it is not, with the reason."""
     from regproxy.cli import healthcheck
 
     raise typer.Exit(healthcheck.run(str(config) if config else None, os.environ))

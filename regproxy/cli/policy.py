@@ -17,20 +17,20 @@ from regproxy.core.errors import ConfigError, RegproxyError
 from regproxy.policy.image_rules import Explanation, ImageRules, Need
 from regproxy.server.explanations import facts_of
 
-app = typer.Typer(help="Rules for images.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(help="Explain the rules for images.", no_args_is_help=True, add_completion=False)
 
-ImageArgument = Annotated[str, typer.Argument(help="An image's name, such as ghcr.io/team/app:1.0.")]
+ImageArgument = Annotated[str, typer.Argument(help="Image name, such as ghcr.io/team/app:1.0.")]
 AsOption = Annotated[
-    str, typer.Option("--as", help=f"The principal who pulls it; {ANONYMOUS_WORD}: nobody by name.")
+    str, typer.Option("--as", help=f"Principal who pulls it; {ANONYMOUS_WORD} for a client without a name.")
 ]
-DigestOption = Annotated[str, typer.Option("--digest", help="What the tag is, if that is known.")]
-TypeOption = Annotated[str, typer.Option("--media-type", help="The manifest's media type, if known.")]
+DigestOption = Annotated[str, typer.Option("--digest", help="Digest that the tag points to, if known.")]
+TypeOption = Annotated[str, typer.Option("--media-type", help="Media type of the manifest, if known.")]
 PushOption = Annotated[bool, typer.Option("--push", help="Explain a push instead of a pull.")]
 
 
 @app.callback()
 def root() -> None:
-    """Rules for images."""
+    """Explain the rules for images."""
 
 
 @app.command()
@@ -43,9 +43,9 @@ def explain(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Say which rule decides on a pull, and why; exit code 0, whatever it decides.
+    """Explain which rule decides on a pull, and why. Exit code 0, whatever the decision.
 
-    Nobody is asked: where a decision depends on something else than the configuration, it says on what.
+    Only the configuration is read. If the decision depends on anything else, it says on what.
     """
     try:
         rules = ImageRules(loading.read(config, os.environ)[1].image_rules.rules)

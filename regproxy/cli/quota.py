@@ -33,7 +33,7 @@ app = typer.Typer(add_completion=False)
 class Quota(Struct, frozen=True):
     """What is known of one credential at one registry. Times are seconds since the epoch.
 
-    The fields are named as in the admin API. `limit`, `remaining`, `window_seconds`, `seen_at`: None where the
+    Names are those of the admin API. `limit`, `remaining`, `window_seconds`, `seen_at`: None where the
     registry has never told. `refused_until`: by kind of request, while the registry is left alone.
     """
 
@@ -53,9 +53,9 @@ class Quota(Struct, frozen=True):
 
 @app.command()
 def quota(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show what registries allow and what is left of it. Exit code 1: somewhere nothing is left.
+    """Show the rate limits of registries and what is left of them. Exit code 1: one is used up.
 
-    It is what registries have said last: nobody is asked.
+    These are the last values that registries reported: none is asked now.
     """
     try:
         settings = loading.read(config, os.environ)[1]
@@ -81,11 +81,19 @@ def quotas(entries: Mapping[Key, Entry], now: float) -> list[Quota]:
             continue
         report = entry.report
         refused = {lane: block.until for lane, block in entry.blocks.items() if block.wait(now)}
-        numbers: tuple[int | None, int | None, float | None, float | None] = (None,) * 4
-        if report is not None:
-            numbers = report.limit, report.remaining, report.window, report.seen
-        if report is not None or refused:
-            found.append(Quota(registry, label(credential), *numbers, refused))
+        if report is None and not refused:
+            continue
+        found.append(
+            Quota(
+                registry=registry,
+                credential=label(credential),
+                limit=report.limit if report is not None else None,
+                remaining=report.remaining if report is not None else None,
+                window_seconds=report.window if report is not None else None,
+                seen_at=report.seen if report is not None else None,
+                refused_until=refused,
+            )
+        )
     return found
 
 
@@ -95,9 +103,9 @@ def _show(found: list[Quota]) -> None:
     from rich.text import Text
 
     if not found:
-        typer.echo("no registry has told of a limit, and none refuses requests", err=True)
+        typer.echo("no registry has reported a limit, and none refuses requests", err=True)
         return
-    table = Table("registry", "credential", "left", "of", "window", "told", "refused until", box=None)
+    table = Table("registry", "credential", "left", "of", "window", "reported", "refused until", box=None)
     for each in found:
         told = ("-",) * 4
         if each.limit is not None and each.window_seconds is not None and each.seen_at is not None:

@@ -20,27 +20,29 @@ app = typer.Typer(add_completion=False)
 
 _HERE = "http://localhost:3128"
 
-ClientArgument = Annotated[str, typer.Argument(metavar="[CLIENT]", help="One of the list; none: the list.")]
+ClientArgument = Annotated[
+    str, typer.Argument(metavar="[CLIENT]", help="Client to set up; omit to list them.")
+]
 ProxyOption = Annotated[
     str,
     typer.Option(
         "--proxy",
         envvar="HTTPS_PROXY",
         show_envvar=False,
-        help=f"The proxy as clients call it, http://host:port; HTTPS_PROXY, else {_HERE}.",
+        help=f"The proxy as clients reach it, http://host:port. Default: HTTPS_PROXY, else {_HERE}.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs, with its commands.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, with the commands to run.")]
 
 
 @app.command()
 def setup(client: ClientArgument = "", proxy: ProxyOption = "", as_json: JsonOption = False) -> None:
-    """Print the script or configuration that points a client at the proxy; without a client, list them.
+    """Print the script or configuration that points a client at the proxy.
 
-    It is what the proxy answers to GET /setup/CLIENT: with its CA, and the host of --proxy.
+    It is what the proxy serves at /setup/CLIENT, with its CA and the host of --proxy.
     """
     if client and client not in CLIENTS:
-        fail(f"there is no set-up for {client!r}; these are known:\n\n{listing()}")
+        fail(f"there is no set-up for {client!r}; choose one of these:\n\n{listing()}")
     try:
         address = ProxyAddress.of_url(proxy or _HERE)
     except ConfigError as wrong:

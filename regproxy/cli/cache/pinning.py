@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def pin(names: NamesArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Keep images or contents in the cache, whatever its limits say. Exit code 1: one is not in it."""
+    """Keep images or blobs in the cache, whatever its limits. Exit code 1: one is not in the cache."""
     from regproxy.cache import pins
 
     done: list[Pinned] = []
@@ -38,7 +38,7 @@ def pin(names: NamesArgument, config: ConfigOption = None, as_json: JsonOption =
 
 
 def unpin(names: NamesArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Let go of what was pinned. Exit code 1: one was not."""
+    """Remove pins, so that the cache's limits apply again. Exit code 1: a name was not pinned."""
     from regproxy.cache import pins
 
     done: list[str] = []
@@ -75,4 +75,4 @@ def list_pins(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 def _held(pinned: Pinned) -> str:
     text = f"{pinned.held} blobs, {size_text(pinned.bytes)}"
     missing = pinned.digests - pinned.held
-    return f"{text}; {missing} more will be kept when they come" if missing else text
+    return f"{text}; {missing} more will be kept once they are cached" if missing else text

@@ -13,7 +13,7 @@ from regproxy.core.sizes import size_text
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Say what is in the cache and what its limits are."""
+    """Show what is in the cache and what its limits are."""
     with opened(config) as cache:
         found = _status(cache)
     if as_json:
@@ -23,12 +23,12 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     oldest = found["oldest_use"]
     lines = [
         ("directory", found["directory"]),
-        ("index", "complete" if found["complete"] else "being made anew from the blobs"),
-        ("objects", f"{found['objects']}, {size_text(found['bytes'])}"),
+        ("index", "complete" if found["complete"] else "being rebuilt from the blobs"),
+        ("blobs", f"{found['objects']}, {size_text(found['bytes'])}"),
         ("on disk", size_text(found["disk"])),
         ("downloads", size_text(found["downloads"])),
         ("limit", size_text(limit) if limit else "none"),
-        ("free", f"{size_text(free)}; to be left: {size_text(found['free_floor'])}"),
+        ("free", f"{size_text(free)}; to be kept free: {size_text(found['free_floor'])}"),
         ("pins", str(found["pins"])),
         ("oldest use", time_text(oldest) if oldest else "none"),
         ("quarantine", f"{found['quarantined']} files"),

@@ -147,7 +147,7 @@ def test_what_is_not_held_whole(stock: Stock) -> None:
     put(stock, "reg.test/app:2", TWO, without=(TWO.digest,))
     names = ["reg.test/app:1", "reg.test/app:2", "reg.test/app:3", "APP", ONE.digest]
     errors = [each.error for each in plan(stock.root, stock.index, names)]
-    assert "1 of its contents are not in the cache" in errors[0]
+    assert "1 of its blobs are not in the cache" in errors[0]
     assert all("is not in the cache" in error for error in errors[1:3])
     assert "not the name of an image" in errors[3]
     assert "an image needs a name" in errors[4]

@@ -59,7 +59,7 @@ def test_json(cache: Path) -> None:
 
 def test_nothing_is_known(tmp_path: Path) -> None:
     code, text = asked(tmp_path)
-    assert (code, text) == (0, "no registry has told of a limit, and none refuses requests\n")
+    assert (code, text) == (0, "no registry has reported a limit, and none refuses requests\n")
     assert json.loads(asked(tmp_path, "--json")[1]) == {"quotas": []}
 
 
