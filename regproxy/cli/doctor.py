@@ -11,6 +11,7 @@ import typer
 
 from regproxy.cli.common.ending import fail
 from regproxy.cli.common.exit_codes import FAILED
+from regproxy.cli.common.options import JsonOption
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY
 from regproxy.config.values import split_host_port
 from regproxy.core.errors import ConfigError
@@ -32,7 +33,6 @@ ProxyOption = Annotated[
     ),
 ]
 RegistryOption = Annotated[str, typer.Option("--registry", help="Registry to try, host[:port].")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 RootOption = Annotated[Path, typer.Option("--root", hidden=True, help="The host's file system.")]
 
 

@@ -71,7 +71,7 @@ class Record:
 
     role: Role
     slot: int
-    toml_text: str | None
+    toml_text: str | None = field(repr=False)
     toml_name: str
     cache: str
     ca_crt: str
@@ -91,7 +91,7 @@ class Record:
     started: float = 0.0
     views: str = ""
     inner_port: int = 0
-    hub: tuple[int, str, str] | None = None
+    hub: tuple[int, str, str] | None = field(default=None, repr=False)
 
     @property
     def descriptors(self) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         show_json(found)
         return
-    limit, free = found["limit"], found["free"]
+    limit, free = found["max_bytes"], found["free_bytes"]
     oldest = found["oldest_use"]
     lines = [
         ("directory", found["directory"]),
@@ -28,7 +28,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         ("on disk", size_text(found["disk"])),
         ("downloads", size_text(found["downloads"])),
         ("limit", size_text(limit) if limit else "none"),
-        ("free", f"{size_text(free)}; to be kept free: {size_text(found['free_floor'])}"),
+        ("free", f"{size_text(free)}; to be kept free: {size_text(found['free_floor_bytes'])}"),
         ("pins", str(found["pins"])),
         ("oldest use", time_text(oldest) if oldest else "none"),
         ("quarantine", f"{found['quarantined']} files"),
@@ -38,6 +38,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 def _status(cache: Cache) -> dict[str, Any]:
+    """Return the status. The names are those of the admin API's, where that has the same."""
     from regproxy.cache.eviction import Disk, parts_disk
 
     index, settings = cache.index, cache.config
@@ -49,11 +50,11 @@ def _status(cache: Cache) -> dict[str, Any]:
         "bytes": totals.bytes,
         "disk": totals.disk,
         "downloads": parts_disk(cache.root, time.time())[0],
-        "limit": settings.cache_max_size,
-        "free": disk.free,
-        "free_floor": disk.floor(settings.min_free),
+        "max_bytes": settings.cache_max_size,
+        "free_bytes": disk.free,
+        "free_floor_bytes": disk.floor(settings.min_free),
         "pins": len({name for name, _ in index.pins()}),
-        "oldest_use": oldest[0].last_used if oldest else 0.0,
+        "oldest_use": oldest[0].last_used if oldest else None,
         "quarantined": _count(cache.root / "quarantine"),
     }
 

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 
 from regproxy.config.settings import load
 from regproxy.debug import mitmweb
+from regproxy.debug.mitmweb import AddonSettings
 from regproxy.debug.views import HubView
 from regproxy.tls import ca_files
 from regproxy.tls.ca_files import CaFiles
@@ -49,6 +50,11 @@ class TestHub:
         mitmweb.write_hub_view(tmp_path / "hub", load({"VERIFY_SSL": "false"}), "page password", hub)
         options, addon = told(tmp_path / "hub")
         assert (options["mode"], options["ssl_insecure"], addon["parent_login"]) == (["regular"], True, "")
+
+
+def test_no_login_shows() -> None:
+    settings = AddonSettings((), False, own_login="Basic YTpi", parent_login="Basic Yzpk")
+    assert "Basic" not in repr(settings)
 
 
 class TestClient:

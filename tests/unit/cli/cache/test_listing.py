@@ -76,7 +76,9 @@ def test_sums_and_details(stock: Stock) -> None:
     assert told(stock, "show", ONE.layers[0])["use"]["images"] == ["docker.io/library/nginx:1"]
     gone = command(stock.root, "show", "reg.test/app:2")
     assert (gone.returncode, gone.stdout) == (1, "") and "is not in the cache" in gone.stderr
-    assert told(stock, "status")["objects"] == len(stock.files())
+    status = told(stock, "status")
+    assert (status["objects"], status["max_bytes"]) == (len(stock.files()), 32 << 30)
+    assert status["free_floor_bytes"] > 0 and status["free_bytes"] > 0 and status["oldest_use"]
 
 
 def test_a_purge_wants_to_be_meant(stock: Stock) -> None:
