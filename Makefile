@@ -23,8 +23,8 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages test-image test-debug demo bench bench-full bench-guard bench-guard-update bench-distribution soak conformance e2e-new mixin
-.PHONY: format clean chart deb test-deploy test-deb
+.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages test-image test-debug demo bench bench-full bench-guard bench-guard-update bench-pages bench-distribution soak conformance e2e-new mixin
+.PHONY: format clean chart deb test-deploy test-deb docs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1 \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -92,6 +92,9 @@ bench-full: build bench-packages ## the same, with the figures that count
 bench-distribution: build ## build distribution 3 by Go, to be measured, too: python -m bench.run short --peers nginx,distribution
 	$(BIN)/python -c 'from tests.conformance.programs import CACHE, DISTRIBUTION; DISTRIBUTION.build(CACHE)'
 
+bench-pages: build test-packages ## how long the admin port's pages take with 100,000 images in the cache, 4 minutes
+	$(BIN)/python -m tests.load.many_images
+
 bench-guard: build test-packages ## instructions of the hot paths beside those in bench/guard/counts.json, under a minute
 	$(BIN)/python -m bench.guard
 
@@ -122,6 +125,11 @@ mixin: test-packages ## rules, alerts and dashboards anew from deploy/mixin, for
 	rm -rf deploy/prometheus deploy/grafana && mkdir deploy/prometheus deploy/grafana
 	jsonnet -S -m deploy/prometheus deploy/mixin/rules.jsonnet
 	jsonnet -m deploy/grafana deploy/mixin/dashboards.jsonnet
+
+# mkdocs-material tells of its maintenance in each run otherwise. With --quiet mkdocs counts no warning.
+docs: $(VENV)/.docs ## the documentation as a site, in build/site, its links checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python -m tests.project.site build/site
 
 chart: build ## the Helm chart's table of values and its copies of rules and dashboards anew
 	$(BIN)/python -m tests.deploy.chart
@@ -163,6 +171,10 @@ $(VENV)/bin/python: | build-packages
 $(VENV)/.installed: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/pip install -q 'setuptools>=77' 'cython>=3.1,<4'
 	$(BIN)/pip install -q --no-build-isolation -e '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/pip install -q --no-build-isolation -e '.[docs]'
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(EXT)

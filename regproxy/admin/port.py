@@ -8,8 +8,9 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from regproxy.admin import gatekeeper as gates
 from regproxy.admin.decoding import check_media, read_body, read_query

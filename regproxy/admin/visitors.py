@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 
 class Scope(Enum):
@@ -18,8 +19,7 @@ class Scope(Enum):
     WRITE = "write"
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Struct, frozen=True):
     """A token that is good now. `local`: for clients of this machine alone, as it was made here."""
 
     text: str
@@ -34,8 +34,7 @@ class Token:
         return hmac.digest(self.text.encode(), b"regproxy admin " + purpose, "sha256")
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(Struct, frozen=True):
     """A login by cookie. `until`: seconds since the epoch. `csrf`: what a request that writes has to show."""
 
     token: Token
@@ -43,8 +42,7 @@ class Login:
     csrf: str
 
 
-@dataclass(frozen=True, slots=True)
-class Visitor:
+class Visitor(Struct, frozen=True):
     """Who asks. `scope`: what for, OPEN for anybody. `peer`: the address. `login`: None for a token.
 
     `token`: the one that was shown, or that the login stands for.

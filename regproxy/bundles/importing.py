@@ -14,9 +14,10 @@ import tarfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
+
+from msgspec import Struct, field
 
 from regproxy.bundles.archive import members
 from regproxy.bundles.oci_layout import (
@@ -43,8 +44,7 @@ from regproxy.registry.manifests import check_manifest, manifest_type
 _CHUNK: Final = 1 << 20  # bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Imported:
+class Imported(Struct, frozen=True):
     """An image of a layout, or `error`: why it was not taken. `missing`: contents that it names, and that
     neither the layout nor the cache has, as those of other platforms.
     """
@@ -56,8 +56,7 @@ class Imported:
     error: str = ""
 
 
-@dataclass(slots=True)
-class Import:
+class Import(Struct):
     """The result. `stored`, `bytes`: contents that were not in the cache; `skipped`: those that were."""
 
     images: list[Imported] = field(default_factory=list)

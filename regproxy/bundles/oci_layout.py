@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from regproxy.core.errors import RegproxyError
 from regproxy.registry.manifests import is_media_type
@@ -33,8 +34,7 @@ class BundleError(RegproxyError):
     """A layout that can't be written, or can't be used: says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """An image in index.json. `name`: the full one, "" where it has none; `tag`: its ref.name."""
 
     digest: str

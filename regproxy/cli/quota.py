@@ -10,11 +10,11 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from msgspec import Struct, to_builtins
 
 from regproxy.cache import layout
 from regproxy.config import loading
@@ -37,8 +37,7 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(Struct, frozen=True):
     """What is known of one credential at one registry. Times are seconds since the epoch, `window` seconds.
 
     `limit`, `remaining`, `window`, `seen`: None where the registry has never told. `refused_until`: by kind
@@ -74,7 +73,7 @@ def quota(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         _fail(f"{path} can't be read by uid {os.geteuid()}; run this as its owner")
     found = quotas(QuotaFile(path).read() or {}, time.time())
     if as_json:
-        rows = [asdict(each) | {"spent": each.spent} for each in found]
+        rows = [to_builtins(each) | {"spent": each.spent} for each in found]
         typer.echo(json.dumps({"quotas": rows}, indent=2))
     else:
         _show(found)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct, field
 
 from regproxy.cache import pins, reconcile
 from regproxy.cache.index.rows import SEEN
@@ -39,8 +40,7 @@ class NotHeld(RegproxyError):
     """What was asked for is not in the cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
+class Node(Struct, frozen=True):
     """Content, and what it names. `kind`: `manifest`, `config` or `layer`. `size`: bytes, as it is named."""
 
     digest: str
@@ -52,8 +52,7 @@ class Node:
     children: tuple[Node, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(Struct, frozen=True):
     """What a tag is for some requests. `current`: the registry has named nothing else since."""
 
     digest: str
@@ -62,8 +61,7 @@ class Variant:
     current: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """A digest that was seen under a tag: for the first time, and last. Kept where a rule wants an age."""
 
     digest: str
@@ -71,8 +69,7 @@ class Seen:
     last_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Tag:
+class Tag(Struct, frozen=True):
     """What is known of a tag."""
 
     name: str
@@ -80,8 +77,7 @@ class Tag:
     history: tuple[Seen, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Details:
+class Details(Struct, frozen=True):
     """An image or content. `tag`: None where it was asked for by digest; `use`: None where it is not held.
 
     `cut`: the tree has more than NODES_MAX nodes, or manifests of more than BYTES_MAX, or one in it names
@@ -132,8 +128,7 @@ def tag(reader: IndexReader, reference: Reference) -> Tag:
     return Tag(reference.name, tuple(variants), tuple(history))
 
 
-@dataclass(slots=True)
-class _Tree:
+class _Tree(Struct):
     """Reads manifests from the disk, and what they name, NODES_MAX nodes and BYTES_MAX at most."""
 
     root: Path

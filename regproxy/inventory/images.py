@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any, Final, Literal
+
+from msgspec import Struct
 
 from regproxy.cache.index.transactions import BELOW_MAX
 from regproxy.cache.pins import registry_name
@@ -70,8 +71,7 @@ _IS_PINNED: Final = "SELECT EXISTS (SELECT 1 FROM pins WHERE digest = ?)"
 _FORMER: Final = "former "
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """What is known of a manifest and of all that it names.
 
     `size`: bytes of all that it names, `objects` how many these are; `held_bytes` and `held_objects`: of
@@ -92,8 +92,7 @@ class Content:
     pinned: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """A tag, and what it is. `fetched_at`: when the registry has confirmed that last, epoch.
 
     `current`: the registry has named nothing else since. `media_type`: of the manifest.
@@ -110,8 +109,7 @@ class Image:
     content: Content
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFilter:
+class ImageFilter(Struct, frozen=True):
     """Which images are listed. `name`: a part of `registry/repository:tag`. "" and None: any.
 
     `unused_since`: last used before then, epoch. `never_hit`: no request was answered with it from the cache.
@@ -125,8 +123,7 @@ class ImageFilter:
     never_hit: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ImagePage:
+class ImagePage(Struct, frozen=True):
     """A part of the list. `next`: where the page after it begins, None on the last one."""
 
     items: list[Image]

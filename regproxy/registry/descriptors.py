@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from regproxy.registry.manifests import is_media_type
 from regproxy.registry.targets import is_digest
@@ -19,8 +20,7 @@ _SIZE_MAX: Final = 1 << 50  # bytes
 _PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(Struct, frozen=True):
     """The digests that a manifest names. `children`: an index's manifests, with their platform, "" without.
 
     `blobs`: config and layers. `whole`: these are all; False: there are more than NAMED_MAX of a kind.
@@ -31,8 +31,7 @@ class Named:
     whole: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Descriptor:
+class Descriptor(Struct, frozen=True):
     """An entry of a manifest: a `manifest`, a `config` or a `layer`. `size`: bytes, 0 where none is told."""
 
     digest: str

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from regproxy.core.errors import BadResponse, NotUnderstood
 from regproxy.registry.targets import is_digest
@@ -31,8 +32,7 @@ _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-
 _HTML_TYPES: Final = frozenset({"text/html", "application/xhtml+xml"})
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestType:
+class ManifestType(Struct, frozen=True):
     """The media type of a manifest's bytes. `stated`: they name it themselves, which overrides a
     Content-Type.
     """

@@ -9,10 +9,10 @@ import os
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Final
 
+from msgspec import Struct
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanLimits, TracerProvider
@@ -38,8 +38,7 @@ _ROUTES: Final = {
 }
 
 
-@dataclass(slots=True)
-class _Connection:
+class _Connection(Struct):
     """An intercepted CONNECT: when it came, when its TLS was up (monotonic, 0: not yet), and its span."""
 
     host: str

@@ -22,6 +22,13 @@ from tests.support.two_workers import Pair, stopped
 
 StartProxy = Callable[..., Proxy]
 ACCEPT = [("Accept", MANIFEST)]
+RULE = """
+[[rule]]
+name = "no-leaks"
+repository = "team/secret"
+action = "deny"
+message = "ask the team"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +37,10 @@ def setup(trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pro
     place = tmp_path_factory.mktemp("admin")
     with ExitStack() as stack:
         origin = stack.enter_context(Origin(trust, "reg.test", "limited.test"))
+        rules = place / "regproxy.toml"
+        rules.write_text(RULE)
         env = {
+            "REGPROXY_CONFIG": str(rules),
             "REGPROXY_WORKERS": "2",
             "ENABLE_MANIFEST_CACHE": "true",
             "MANIFEST_CACHE_PRIMARY_TIME": "0",
@@ -208,6 +218,30 @@ class TestEvents:
             while b"event: tag-moved" not in seen or seen.count(b"event: status") < 2:
                 seen += listener.stream.recv(65536)
             assert second.digest.encode() in seen
+
+    def test_a_refusal(self, proxy: Proxy, origin: Origin, api: AdminApi) -> None:
+        with api.connect() as listener:
+            listener.ask("GET", "/api/v1/events", api.headers)
+            assert listener.read_head().status == 200
+            with proxy.client(origin.authority) as client:
+                assert client.get("/v2/team/secret/manifests/v1?token=hidden", ACCEPT).status == 403
+            seen = b""
+            while not (
+                told := [
+                    part for part in seen.split(b"\n\n") if b"event: refused" in part and b"data: " in part
+                ]
+            ):
+                seen += listener.stream.recv(65536)
+        event = json.loads(told[0].partition(b"data: ")[2])
+        want = {
+            "registry": origin.authority,
+            "repository": "team/secret",
+            "reference": "v1",
+            "rule": "no-leaks",
+        }
+        assert want.items() <= event.items()
+        assert "ask the team" in event["reason"]
+        assert b"hidden" not in seen
 
     def test_who_leaves(self, proxy: Proxy, api: AdminApi) -> None:
         """A place is free again when a listener has gone."""

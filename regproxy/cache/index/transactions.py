@@ -11,9 +11,11 @@ import sqlite3
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import astuple
 
 from regproxy.cache.index.rows import (
     REMOVED,
@@ -94,8 +96,7 @@ _NEWER: Final = "SELECT kind, key, max(seq) FROM journal WHERE seq > ? AND write
 _TRIM: Final = "DELETE FROM journal WHERE seq <= ?"
 
 
-@dataclass(slots=True, eq=False)
-class TagChange:
+class TagChange(Struct, eq=False):
     """A pending change of a tag: all its rows are deleted if `cleared`, then `rows`, by variant, are put.
 
     `seq`: its number in the journal, from within the transaction on.
@@ -107,8 +108,7 @@ class TagChange:
     seq: int = 0
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ObjectChange:
+class ObjectChange(Struct, frozen=True, eq=False):
     """A pending change of an object: its row is deleted if `dropped`, then `row` is put unless it is None."""
 
     dropped: bool
@@ -260,7 +260,7 @@ class Changes:
 
     def adopt(self, rows: Sequence[ObjectRow]) -> int:
         """Enter objects that have no row yet; return how many."""
-        count = self._connection.executemany(_ADOPT, map(_values, rows)).rowcount
+        count = self._connection.executemany(_ADOPT, map(astuple, rows)).rowcount
         self.stored = self.stored or count > 0
         return count
 
@@ -344,7 +344,7 @@ class Changes:
     def _tag(self, key: TagKey, name: str, change: TagChange, rows: Mapping[str, TagRow]) -> None:
         if change.cleared:
             self._connection.execute(_DROP_TAG, key)
-        self._connection.executemany(_PUT_TAG, (key + _values(row) for row in rows.values()))
+        self._connection.executemany(_PUT_TAG, (key + astuple(row) for row in rows.values()))
         change.seq = self._note(TAG_DROPPED if change.cleared else TAG_PUT, name)
 
     def _object(self, digest: str, change: ObjectChange, kept: bool) -> None:
@@ -353,7 +353,7 @@ class Changes:
                 self._connection.execute(_DROP_OBJECT, (digest,))
             self._note(REMOVED, digest)  # others may have the old file open
         if change.row is not None:
-            self._connection.execute(_PUT_OBJECT, _values(change.row))
+            self._connection.execute(_PUT_OBJECT, astuple(change.row))
             self._note(STORED, digest)
             self.stored = True
 
@@ -363,7 +363,3 @@ class Changes:
         self._last = seq
         self.told = self.told or kind != STORED
         return seq
-
-
-def _values(row: TagRow | ObjectRow) -> tuple[Any, ...]:
-    return tuple(getattr(row, name) for name in row.__slots__)

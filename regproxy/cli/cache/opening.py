@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from msgspec import Struct
 
 from regproxy.cache import layout
 from regproxy.cli.cache.text import say
@@ -36,8 +36,7 @@ NamesArgument = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Cache:
+class Cache(Struct, frozen=True):
     """A cache directory that can be used, and its index."""
 
     root: Path

@@ -6,10 +6,10 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, is_dataclass
 from typing import Any
 
 import typer
+from msgspec import Struct, to_builtins
 
 from regproxy.telemetry.log_format import printable
 
@@ -51,8 +51,8 @@ def show_json_list(name: str, items: Iterable[Any]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
+    if isinstance(value, Struct):
+        return to_builtins(value)
     if isinstance(value, dict):
         return {name: _plain(each) for name, each in value.items()}
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
