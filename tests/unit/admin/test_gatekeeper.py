@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from regproxy.admin.gatekeeper import OF_ADDRESS_MAX, Gatekeeper, check_form, check_same_origin
 from regproxy.admin.operations import Operation
