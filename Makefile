@@ -23,7 +23,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages test-image test-debug demo bench bench-full bench-guard bench-guard-update bench-distribution soak conformance e2e-new mixin
+.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages test-image test-debug demo bench bench-full bench-guard bench-guard-update bench-pages bench-distribution soak conformance e2e-new mixin
 .PHONY: format clean chart deb test-deploy test-deb docs
 
 help: ## list the targets
@@ -91,6 +91,9 @@ bench-full: build bench-packages ## the same, with the figures that count
 
 bench-distribution: build ## build distribution 3 by Go, to be measured, too: python -m bench.run short --peers nginx,distribution
 	$(BIN)/python -c 'from tests.conformance.programs import CACHE, DISTRIBUTION; DISTRIBUTION.build(CACHE)'
+
+bench-pages: build test-packages ## how long the admin port's pages take with 100,000 images in the cache, 4 minutes
+	$(BIN)/python -m tests.load.many_images
 
 bench-guard: build test-packages ## instructions of the hot paths beside those in bench/guard/counts.json, under a minute
 	$(BIN)/python -m bench.guard

@@ -19,10 +19,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, Final, Generic, TypeVar, get_args, get_type_hints
 from urllib.parse import unquote
+
+from msgspec import Struct, field
 
 from regproxy.admin.paging import Cursors, Item, Page, Position
 from regproxy.admin.replies import Problem
@@ -39,8 +40,7 @@ Body = TypeVar("Body")
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(Struct, frozen=True):
     """A row of the route table. `path` is a template such as `/api/v1/jobs/{id}`.
 
     `query`, `body`: msgspec structs, None: there is none. `answer`: what the body of a good answer is, None:
@@ -73,8 +73,7 @@ class Operation:
         return self.path.startswith(f"{API}/")
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[Query, Body]):
+class Call(Struct, Generic[Query, Body], frozen=True):
     """One request for an operation, checked. `path`: the parameters in the path, decoded.
 
     `visitor`: who asks. `request`: its head.
@@ -113,8 +112,7 @@ class Call(Generic[Query, Body]):
         return "&".join([self.operation.name, *map(str, self.path.values()), *asked])
 
 
-@dataclass(frozen=True, slots=True)
-class _Mark:
+class _Mark(Struct, frozen=True):
     """What a decorator has noted."""
 
     method: str
@@ -206,8 +204,7 @@ def _operation(mark: _Mark, name: str, function: Callable[..., Any]) -> Operatio
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(Struct, frozen=True):
     """An operation, and the bound method that answers it."""
 
     operation: Operation

@@ -8,8 +8,9 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Executor
-from dataclasses import replace
 from typing import Any, Final
+
+from msgspec.structs import replace
 
 from regproxy.admin import gatekeeper as gates
 from regproxy.admin.decoding import check_media, read_body, read_query
@@ -26,7 +27,7 @@ from regproxy.admin.replies import (
     json_reply,
     text,
 )
-from regproxy.admin.visitors import Visitor
+from regproxy.admin.visitors import Scope, Visitor
 from regproxy.core.errors import RegproxyError
 from regproxy.http.messages import Request
 from regproxy.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -157,9 +158,9 @@ class AdminPort:
             found = handler(call)
             if inspect.isawaitable(found):
                 found = await found
-        if not _is_read(call.request) and operation.is_api:
-            visitor = call.visitor
-            log.info("%s: %s %s by %s", visitor.peer, operation.method, operation.path, visitor.how)
+        if not _is_read(call.request) and operation.scope is Scope.WRITE:
+            visitor, path = call.visitor, call.request.path.partition("?")[0]
+            log.info("%s: %s %s by %s", visitor.peer, operation.method, path, visitor.how)
         if isinstance(found, Reply | Streamed):
             return found
         if found is None:

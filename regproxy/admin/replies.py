@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, Struct
 
 from regproxy.core.errors import RegproxyError
 
@@ -41,8 +40,7 @@ PAGE_HEADERS: Final[Headers] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """An answer that fits into memory."""
 
     status: int
@@ -51,8 +49,7 @@ class Reply:
     headers: Headers = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Streamed:
+class Streamed(Struct, frozen=True):
     """An answer that goes on: its chunks go out as they come, until there are no more or the client goes."""
 
     content_type: bytes

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass
 from enum import Enum
+
+from msgspec import Struct
 
 
 class Scope(Enum):
-    """Who may ask. `LOCAL`: clients of this machine without a token, others as with READ."""
+    """Who may ask. `LOCAL`: clients of this machine that name it as such (127.0.0.1, localhost) without a
+    token, others as with READ.
+    """
 
     OPEN = "open"  # whoever may show a token
     LOCAL = "local"
@@ -16,8 +19,7 @@ class Scope(Enum):
     WRITE = "write"
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Struct, frozen=True):
     """A token that is good now. `local`: for clients of this machine alone, as it was made here."""
 
     text: str
@@ -32,8 +34,7 @@ class Token:
         return hmac.digest(self.text.encode(), b"regproxy admin " + purpose, "sha256")
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(Struct, frozen=True):
     """A login by cookie. `until`: seconds since the epoch. `csrf`: what a request that writes has to show."""
 
     token: Token
@@ -41,13 +42,16 @@ class Login:
     csrf: str
 
 
-@dataclass(frozen=True, slots=True)
-class Visitor:
-    """Who asks. `scope`: what for, OPEN for anybody. `peer`: the address. `login`: None for a token."""
+class Visitor(Struct, frozen=True):
+    """Who asks. `scope`: what for, OPEN for anybody. `peer`: the address. `login`: None for a token.
+
+    `token`: the one that was shown, or that the login stands for.
+    """
 
     scope: Scope
     peer: str
     login: Login | None = None
+    token: Token | None = None
 
     @property
     def how(self) -> str:

@@ -13,8 +13,10 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final, Literal, Protocol
+
+from msgspec.structs import replace
 
 from regproxy.auth.lockout import Rest, Standings
 from regproxy.auth.login_probe import Canary

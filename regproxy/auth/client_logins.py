@@ -13,8 +13,9 @@ import logging
 import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.auth.htpasswd import Users, matches, parse_htpasswd
 from regproxy.auth.secret_files import Watched
@@ -54,8 +55,7 @@ class LoginsUnavailable(RegproxyError):
     code = "UNAVAILABLE"
 
 
-@dataclass(frozen=True, slots=True)
-class Login:
+class Login(Struct, frozen=True):
     """What a client has shown."""
 
     user: str

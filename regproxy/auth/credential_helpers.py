@@ -12,8 +12,9 @@ import signal
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.auth.docker_config import parse_helper_answer
 from regproxy.config.credentials import Helper, Login
@@ -36,8 +37,7 @@ _NOT_FOUND: Final = b"credentials not found"
 _NOT_INHERITED: Final = frozenset({"AUTH_REGISTRIES"})
 
 
-@dataclass(frozen=True, slots=True)
-class _Kept:
+class _Kept(Struct, frozen=True):
     login: Login | None
     until: float
 

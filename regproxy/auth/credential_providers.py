@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
+
+from msgspec import Struct
 
 from regproxy.auth.credential_helpers import Helpers
 from regproxy.auth.docker_config import DockerConfig, parse_docker_config, server_name
@@ -169,8 +170,7 @@ def _helper_of(config: DockerConfig, host: str, port: int) -> Helper | None:
     return Helper((helper_program(name), "get")) if name else None
 
 
-@dataclass(frozen=True, slots=True)
-class Holder:
+class Holder(Struct, frozen=True):
     """A provider to ask for a host's login. `eager`: send its login before the registry asks for one, as
     docker-registry-proxy does. `token_server`: see CredentialSource.
     """

@@ -7,8 +7,9 @@ import json
 import re
 from base64 import b64decode
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from regproxy.config.credentials import Login
 
@@ -22,8 +23,7 @@ _HELPER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _KEY = re.compile(r"(?:https?://)?([^/]+)(?:/v[12]/?|/)?")
 
 
-@dataclass(frozen=True, slots=True)
-class DockerConfig:
+class DockerConfig(Struct, frozen=True):
     """Logins and helper names by server (`host` or `host:port`), and the helper for all other servers."""
 
     logins: Mapping[str, Login] = field(default_factory=dict)

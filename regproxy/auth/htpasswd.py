@@ -6,11 +6,11 @@ What htpasswd(1) makes otherwise (MD5, SHA-1, crypt) can be guessed too fast fro
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 import argon2
 import bcrypt
+from msgspec import Struct
 
 _BCRYPT: Final = re.compile(r"\$2[aby]\$(\d\d)\$[./A-Za-z0-9]{53}")
 _ARGON2: Final = re.compile(
@@ -39,8 +39,7 @@ _OTHERS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Users:
+class Users(Struct, frozen=True):
     """The hashes of a file by its users' names, and by themselves."""
 
     hashes: dict[str, str]

@@ -16,8 +16,9 @@ and one for each scope there (a repository, or what a token is for):
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.core.lru import Bounded
 
@@ -31,8 +32,7 @@ ENTRIES: Final = 1024
 SCOPES: Final = 4096
 
 
-@dataclass(slots=True)
-class _Standing:
+class _Standing(Struct):
     failures: int
     rest: float
     until: float
@@ -41,8 +41,7 @@ class _Standing:
     others: bool = False  # a request was turned away meanwhile, in another scope
 
 
-@dataclass(frozen=True, slots=True)
-class Rest:
+class Rest(Struct, frozen=True):
     """The result of a refusal: seconds, for the `whole` credential or for one scope alone."""
 
     seconds: float

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from regproxy.auth.credential_providers import Holder, Wallet
 from regproxy.auth.lockout import Rest, Standings
@@ -38,8 +39,7 @@ def standing_key(login: Login, server: Origin) -> tuple[Login, str, int]:
     return login, server.host, server.port
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Struct, frozen=True):
     """The login to use; `configured`: the registry has one, though it may be suspended now.
 
     `narrow`: it is the token server's own, and that is on another host than the registry: a token may be for
@@ -51,8 +51,7 @@ class Choice:
     narrow: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Candidate:
+class _Candidate(Struct, frozen=True):
     holder: Holder
     owner: Origin
     kinds: frozenset[LoginKind]

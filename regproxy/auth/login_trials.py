@@ -7,8 +7,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from regproxy.auth.lockout import Standings
 from regproxy.config.credentials import Login
@@ -23,8 +24,7 @@ Key = tuple[Login, str, int]
 Prove = Callable[[], Awaitable[None]]
 
 
-@dataclass(slots=True, eq=False)
-class _Queue:
+class _Queue(Struct, eq=False):
     """Requests that send a login to a server. `lost`: how many of the last did not wait for its answer."""
 
     inside: int = 0

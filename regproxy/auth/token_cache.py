@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from regproxy.auth.lockout import Rest
 from regproxy.auth.login_trials import Trials
 from regproxy.config.credentials import Login
@@ -98,8 +100,7 @@ class NoToken(Exception):
         self.login = login
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(Struct, frozen=True):
     """Identity of a token: its registry, realm, scopes and login (None: anonymous).
 
     `narrow`: see Choice in login_selection.

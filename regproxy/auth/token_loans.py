@@ -8,8 +8,9 @@ registry; for pulls, and with `pushes` for pushes too.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from regproxy.auth.login_selection import Logins
 from regproxy.auth.token_cache import Key, NoToken, Tokens

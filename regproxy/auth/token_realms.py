@@ -11,9 +11,10 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from regproxy.core.lru import Bounded
 from regproxy.core.single_flight import Flights
@@ -29,8 +30,7 @@ WAIT_SECONDS: Final = 2.0  # for which a slow disk may delay a 401
 _VERSION: Final = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Named:
+class Named(Struct, frozen=True):
     """A realm, and the registry that has named it."""
 
     registry: Origin

@@ -20,9 +20,10 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
+
+from msgspec import Struct, field
 
 from regproxy.cache import layout
 from regproxy.cache.parts import Part, boot_id, memory_part, new_part, open_part, take_part, unlink_beside
@@ -49,8 +50,7 @@ class Counters(Protocol):
         """Note that content was stored."""
 
 
-@dataclass(slots=True, eq=False)
-class Blob:
+class Blob(Struct, eq=False):
     """Stored, verified content. `small`: all of it, if it is small; `heads`: response heads built before.
 
     `known`: it was compared with its index row. `manifest`: its type by its bytes, None if not examined yet.

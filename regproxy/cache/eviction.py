@@ -14,9 +14,10 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.cache import layout, reconcile
 from regproxy.cache.index.index import Index, ObjectRow
@@ -48,8 +49,7 @@ _GROWS: Final = 60.0  # seconds without a byte after which a part is not expecte
 _UNDER_PRESSURE: Final = 60.0  # seconds for which a broken fill's part is kept when there is no room
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """Most bytes on disk and seconds without use (0: no limit); bytes to keep free (None: by disk size)."""
 
     max_size: int
@@ -62,8 +62,7 @@ class Limits:
         return cls(config.cache_max_size, config.cache_inactive, config.min_free)
 
 
-@dataclass(frozen=True, slots=True)
-class Freed:
+class Freed(Struct, frozen=True):
     """The result of a step, and the limit that it served; `bytes` on disk. `more`: another step is due at
     once.
     """
@@ -74,8 +73,7 @@ class Freed:
     more: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Disk:
+class Disk(Struct, frozen=True):
     """A file system's bytes: free for this process, and in total."""
 
     free: int

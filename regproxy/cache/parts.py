@@ -18,10 +18,12 @@ import json
 import os
 import struct
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from msgspec import Struct
+from msgspec.structs import asdict, replace
 
 from regproxy.cache.layout import BESIDE, MAP, META, WANT
 from regproxy.core import file_lock
@@ -51,8 +53,7 @@ _LENGTH_MAX: Final = 2**63 - 1
 _FILE_MODE: Final = 0o640
 
 
-@dataclass(frozen=True, slots=True)
-class Meta:
+class Meta(Struct, frozen=True):
     """State of a download. `total`: bytes that the origin declared, -1 unknown; `size`: of a verified part.
     `host`: the one that was asked.
 

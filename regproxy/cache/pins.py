@@ -12,9 +12,10 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct
 
 from regproxy.cache import layout, reconcile
 from regproxy.cache.index.index import Index
@@ -36,8 +37,7 @@ class PinError(RegproxyError):
     """A name that can't be pinned or unpinned: says why, and what would help."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """A parsed name. `host` and `port` are those of the origin, "" and 0 for content by digest alone.
 
     `digest` is "" for a tag, and `tag` is "" for a digest.
@@ -58,8 +58,7 @@ class Reference:
         return f"{registry_name(self.host, self.port)}/{self.repository}{end}"
 
 
-@dataclass(frozen=True, slots=True)
-class Pinned:
+class Pinned(Struct, frozen=True):
     """A pin: its name, how many digests it keeps, how many of these are in the cache, and their bytes."""
 
     name: str

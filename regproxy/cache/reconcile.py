@@ -15,10 +15,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Final, TypeVar
+
+from msgspec import Struct
 
 from regproxy.cache import layout
 from regproxy.cache.index.index import Index, ObjectRow
@@ -36,8 +37,7 @@ _HEX: Final = re.compile(r"[0-9a-f]{64}")
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
-class Found:
+class Found(Struct):
     """The results of a pass so far. `bytes`: of removed files, on disk; `failures`: files that could not be
     read.
     """

@@ -13,11 +13,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import Final
+
+from msgspec import Struct, field
 
 from regproxy.cache import layout, reconcile
 from regproxy.cache.index.index import Index
@@ -35,8 +36,7 @@ _UNSETTLED: Final = 10_000  # differences that wait for a second look
 _KEPT: Final = 1_000  # problems that are kept
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """A bad file or row. `what`: a digest, or a path in the cache directory; `why` it is wrong; what was
     `done` about it.
     """
@@ -49,8 +49,7 @@ class Problem:
         return f"{self.what}: {self.why}; {self.done}"
 
 
-@dataclass(slots=True)
-class Result:
+class Result(Struct):
     """`checked` blobs and `bytes` so far. `problems` has the first thousand, `wrong` counts them all.
 
     `quarantined` of them were moved away; `entered` files only had no row yet in a new index.
@@ -64,14 +63,12 @@ class Result:
     problems: list[Problem] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
+class _Task(Struct, frozen=True):
     digest: str
     known: bool  # has a row
 
 
-@dataclass(frozen=True, slots=True)
-class _Bad:
+class _Bad(Struct, frozen=True):
     """A bad file, and where it is now; `moved` None: moving failed because of `trouble`."""
 
     name: str
@@ -81,15 +78,13 @@ class _Bad:
     trouble: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Unknown:
+class _Unknown(Struct, frozen=True):
     """A good blob without a row."""
 
     digest: str
 
 
-@dataclass(slots=True, eq=False)
-class _Count:
+class _Count(Struct, eq=False):
     """Counts of one thread; only that thread changes them."""
 
     checked: int = 0

@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
+from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
@@ -46,8 +46,7 @@ OutputOption = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """The CA's files, and what the configuration wants of it."""
 
     files: CaFiles

@@ -13,12 +13,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, Annotated, Any, Final, NoReturn
 
 import typer
+from msgspec import Struct
 from rich.console import Console
 from rich.text import Text
 
@@ -61,8 +61,7 @@ ConfigOption = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """Which requests are shown; "" is every one."""
 
     registry: str = ""

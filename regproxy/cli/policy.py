@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from msgspec import to_builtins
 
 from regproxy.config import loading
 from regproxy.config.image_rules import ANONYMOUS_WORD
@@ -59,7 +59,7 @@ def explain(
     except (ConfigError, RegproxyError) as error:
         _fail(str(error))
     explanation = rules.explain(facts)
-    typer.echo(json.dumps(asdict(explanation), indent=2) if as_json else _written(explanation))
+    typer.echo(json.dumps(to_builtins(explanation), indent=2) if as_json else _written(explanation))
 
 
 def _written(explanation: Explanation) -> str:

@@ -10,17 +10,18 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from msgspec import Struct, to_builtins
 
 from regproxy.cache import layout
 from regproxy.config import loading
 from regproxy.config.directories import cache_path
 from regproxy.core.errors import RegproxyError
 from regproxy.registry.rate_limits import Lane, label
+from regproxy.telemetry.log_format import printable
 from regproxy.upstream.quota_file import Entry, Key, QuotaFile
 
 USAGE_ERROR = 2
@@ -36,8 +37,7 @@ ConfigOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 
 
-@dataclass(frozen=True, slots=True)
-class Quota:
+class Quota(Struct, frozen=True):
     """What is known of one credential at one registry. Times are seconds since the epoch, `window` seconds.
 
     `limit`, `remaining`, `window`, `seen`: None where the registry has never told. `refused_until`: by kind
@@ -73,7 +73,7 @@ def quota(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         _fail(f"{path} can't be read by uid {os.geteuid()}; run this as its owner")
     found = quotas(QuotaFile(path).read() or {}, time.time())
     if as_json:
-        rows = [asdict(each) | {"spent": each.spent} for each in found]
+        rows = [to_builtins(each) | {"spent": each.spent} for each in found]
         typer.echo(json.dumps({"quotas": rows}, indent=2))
     else:
         _show(found)
@@ -99,6 +99,7 @@ def quotas(entries: Mapping[Key, Entry], now: float) -> list[Quota]:
 def _show(found: list[Quota]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if not found:
         typer.echo("no registry has told of a limit, and none refuses requests", err=True)
@@ -110,7 +111,8 @@ def _show(found: list[Quota]) -> None:
             told = (str(each.remaining), str(each.limit), _span(each.window), _clock(each.seen))
         refused = ", ".join(f"{lane} {_clock(until)}" for lane, until in each.refused_until.items())
         style = "bold red" if each.spent else None
-        table.add_row(each.registry, each.credential, *told, refused or "-", style=style)
+        names = (Text(printable(each.registry)), Text(printable(each.credential)))
+        table.add_row(*names, *told, refused or "-", style=style)
     # A line stays a line for programs that read it.
     Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
 

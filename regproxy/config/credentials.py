@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from msgspec import Struct
+
 from regproxy.config.globs import parse_glob
 from regproxy.config.misspelt import key_hint
 from regproxy.config.values import parse_host, parse_positive_time, split_host_port
@@ -55,15 +57,13 @@ class Login:
         return b"Basic " + b64encode(f"{self.username}:{self.secret}".encode())
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(Struct, frozen=True):
     """A username and password written in the settings."""
 
     login: Login
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
+class Files(Struct, frozen=True):
     """A username (or the file with it) and the file with the password."""
 
     username: str
@@ -71,16 +71,14 @@ class Files:
     password_file: str
 
 
-@dataclass(frozen=True, slots=True)
-class TokenFile:
+class TokenFile(Struct, frozen=True):
     """A file with only a token: a registry's (`bearer`), or an OAuth2 refresh token (`identity`)."""
 
     path: str
     kind: LoginKind
 
 
-@dataclass(frozen=True, slots=True)
-class DockerConfigFile:
+class DockerConfigFile(Struct, frozen=True):
     """A config.json as written by `docker login`."""
 
     path: str
@@ -103,8 +101,7 @@ class Helper:
 How = Pair | Files | TokenFile | DockerConfigFile | Helper
 
 
-@dataclass(frozen=True, slots=True)
-class CredentialSource:
+class CredentialSource(Struct, frozen=True):
     """The source of a registry's login. `token_server`: (host, port) of a server in another domain to which
     it may be sent; port None is any. `principals`: names of clients whose requests it may go with, None for
     all; `repositories`: patterns (see `globs`) of those that it is for, empty for all.

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+from msgspec import Struct
 
 from regproxy.config.faults import try_all
 from regproxy.config.settings import Config
@@ -18,8 +19,7 @@ VOLUME_CACHE = "/docker_mirror_cache"
 VOLUME_CA = "/ca"
 
 
-@dataclass(frozen=True, slots=True)
-class Directories:
+class Directories(Struct, frozen=True):
     """The chosen directories. `notes` say which were chosen and why, for the log."""
 
     cache: Path

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, cast
+
+from msgspec import Struct
 
 from regproxy.config.host_regex import compile_host_regex
 from regproxy.config.parent_proxy import (
@@ -37,8 +39,7 @@ _SCHEME = re.compile(r"https?://", re.IGNORECASE)
 _WORD = re.compile(r""" "[^"]*" | '[^']*' | \S+ """, re.VERBOSE)
 
 
-@dataclass(frozen=True, slots=True)
-class Noted:
+class Noted(Struct, frozen=True):
     """A value, and warnings about how it was read. They never hold the text itself, which may be a secret."""
 
     value: Any

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from regproxy.config.globs import parse_glob
 from regproxy.config.hosts import DOCKER_HUB_NAMES, DOCKER_HUB_REGISTRY
@@ -31,8 +32,7 @@ _TEXT_MAX: Final = 500  # characters of a message: it goes into a header field, 
 _KEY_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
+class Rule(Struct, frozen=True):
     """One rule. Times are seconds; an empty tuple of a condition: it is for all.
 
     `registry`, `repository`, `tag`, `media_type`, `principal`: globs; `digest`: digests. These say what the
@@ -77,8 +77,7 @@ class Rule:
         return not narrow and all(not globs or set(globs) & {"*", "**"} for globs in places)
 
 
-@dataclass(frozen=True, slots=True)
-class RuleSet:
+class RuleSet(Struct, frozen=True):
     """All rules, in their order. `shown`: (name, text) of what was set; `warnings`: what looks wrong."""
 
     rules: tuple[Rule, ...] = ()

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
+from msgspec import Struct
+
 from regproxy.config.credentials import CredentialSource, parse_credentials_table
 from regproxy.config.misspelt import key_hint
 from regproxy.config.parent_proxy import ParentProxy, parse_parent_proxy
@@ -32,8 +34,7 @@ _WANT_MIRROR: Final = "https://host, https://host:port or https://host/prefix (h
 _PREFIX: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*")
 
 
-@dataclass(frozen=True, slots=True)
-class Mirror:
+class Mirror(Struct, frozen=True):
     """A place with the same content. `prefix`: the path before /v2/, without a trailing slash."""
 
     scheme: Scheme

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Struct
+
 from regproxy.config.values import Address, Raw, parse_host, split_host_port
 from regproxy.core.addresses import as_address
 
@@ -80,8 +82,7 @@ def parse_parent_proxy(text: str) -> ParentProxy | None:
     return ParentProxy(host, PROXY_PORT if port is None else port, basic)
 
 
-@dataclass(frozen=True, slots=True)
-class NoProxy:
+class NoProxy(Struct, frozen=True):
     """The hosts to reach without HTTPS_PROXY: host names with all below them, addresses, networks, or all.
 
     `.example.com` is what is below example.com, without itself, as Go and so docker and containerd have it.

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
+from msgspec import Struct
+
 from regproxy.config.drop_in import (
     Noted,
     parse_cache_size,
@@ -288,8 +290,7 @@ def _registries(raw: Raw) -> tuple[HostRule, ...] | Noted:
     return Noted(every, found.notes) if isinstance(found, Noted) else every
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(Struct, frozen=True):
     """A setting's name in the environment, its default as written there, and its meaning in one line.
 
     `field` is Config's field; empty if several settings make one. `many`: a list, in TOML too. `blank`: the
@@ -518,8 +519,7 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
+class _Given(Struct, frozen=True):
     """The value given for a setting, its name there (`label`, for error texts), and its source."""
 
     setting: Setting
@@ -681,8 +681,7 @@ def _find(setting: Setting, env: Mapping[str, str], file: Mapping[str, _Given]) 
 _BY_KEY = {key: setting for setting in SETTINGS for key in (setting.key, setting.name.lower())}
 
 
-@dataclass(frozen=True, slots=True)
-class _File:
+class _File(Struct, frozen=True):
     """A TOML file: its values by the settings' names, and its unparsed tables."""
 
     name: str

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from msgspec import Struct
+
 from regproxy.config.values import parse_optional_path
 from regproxy.core.errors import ConfigError
 
@@ -28,8 +30,7 @@ _PUBLIC: Final = (b"PUBLIC KEY", b"RSA PUBLIC KEY")
 WANT: Final = "a public key in PEM, as in cosign.pub (-----BEGIN PUBLIC KEY-----)"
 
 
-@dataclass(frozen=True, slots=True)
-class KeySource:
+class KeySource(Struct, frozen=True):
     """Where a key is: its name, and the file that it is in, or ("") its text."""
 
     name: str

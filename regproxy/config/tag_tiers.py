@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import Literal
 
 import re2  # type: ignore[import-untyped]
+from msgspec import Struct
 
 from regproxy.core.errors import ConfigError
 
@@ -81,8 +82,7 @@ class Matcher:
         return self._match(tag)
 
 
-@dataclass(frozen=True, slots=True)
-class Tier:
+class Tier(Struct, frozen=True):
     """A tier: its name in answers, seconds to live, and the pattern of its tags (None: every tag).
 
     `swr`: for how many seconds after that a copy is served at once while it is revalidated (RFC 5861 3).

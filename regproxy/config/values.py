@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Literal, TypeVar, cast
 
+from msgspec import Struct
+
 from regproxy.config.host_regex import compile_host_regex
 from regproxy.config.networks import Network, parse_network
 
@@ -167,8 +169,7 @@ def split_host_port(text: str) -> tuple[str, int | None]:
     return host, parse_port(port)
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(Struct, frozen=True):
     """A listening address. The empty host is every address of the machine; port 0 is any free port."""
 
     host: str
@@ -191,8 +192,7 @@ def parse_listens(raw: Raw) -> tuple[Address, ...]:
     return tuple(dict.fromkeys(_each(_words(raw), parse_listen)))
 
 
-@dataclass(frozen=True, slots=True)
-class HostRule:
+class HostRule(Struct, frozen=True):
     """A host, or an nginx `hostnames` mask, with the port that it applies to; None is any port.
 
     `*.example.com` is every name below example.com, `.example.com` is those and itself, `reg.*` is every
@@ -579,8 +579,7 @@ _HEADER_MASK = re.compile(r"[!#$%&'+.^_`|~0-9A-Za-z-]+\*?")
 _RESERVE = re.compile(r"([0-9]{1,9})(%?)")
 
 
-@dataclass(frozen=True, slots=True)
-class Reserve:
+class Reserve(Struct, frozen=True):
     """The last part of a registry's quota, to be used sparingly: `amount` requests, or per cent of it."""
 
     amount: int

@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
 from typing import Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 Attributes = Mapping[str, str | int | float | bool]
 
@@ -44,8 +46,7 @@ class Span(Protocol):
         """What another server is told of it (W3C Trace Context)."""
 
 
-@dataclass(frozen=True, slots=True)
-class RequestContext:
+class RequestContext(Struct, frozen=True):
     """`request_id`: as the client is told it. `span`: what is being worked on, None if it is not traced."""
 
     request_id: str

@@ -18,12 +18,13 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import argon2
 from cryptography.hazmat.primitives import serialization
+from msgspec import Struct, to_builtins
 
 from regproxy.config.hosts import DOCKER_HUB_NAMES, DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS
 from regproxy.config.origin_tables import Key, OriginSettings
@@ -53,8 +54,7 @@ _INSTALL: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class AddonSettings:
+class AddonSettings(Struct, frozen=True):
     """What the addon is told. `intercepted`: expressions for hosts, with ports; none are all ports.
 
     `own_login`: the Proxy-Authorization that its clients have to show, "" for any. `parent_login`: the one
@@ -67,8 +67,7 @@ class AddonSettings:
     parent_login: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class HubView:
+class HubView(Struct, frozen=True):
     """Where the mitmweb before Docker Hub listens on loopback, the login for it, and the file of its CA."""
 
     port: int
@@ -237,7 +236,7 @@ def _write_options(directory: Path, options: Mapping[str, Any], settings: AddonS
         "termlog_verbosity": "warn",
     }
     _write(directory / "config.yaml", json.dumps(every, indent=1).encode())
-    _write(directory / "addon.json", json.dumps(asdict(settings)).encode())
+    _write(directory / "addon.json", json.dumps(to_builtins(settings)).encode())
 
 
 def _expression(rule: HostRule, config: Config) -> tuple[str, tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from msgspec import Struct, field
 
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY
 from regproxy.doctor import clocks, interception, mirrors, proxy_variables, reachability, trust
@@ -11,8 +11,7 @@ from regproxy.doctor.host_files import HostFiles
 from regproxy.onboarding.proxy_address import ProxyAddress
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(Struct, frozen=True):
     """What is examined: a host's files, the proxy that it should use, a registry to try."""
 
     address: ProxyAddress

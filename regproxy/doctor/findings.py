@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
+from msgspec.structs import asdict
 
 Level = Literal["ok", "warning", "error"]
 
 _CONTROL: Final = re.compile(r"[^\x20-\x7e\xa0-\U0010ffff]+")
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(Struct, frozen=True):
     """One line of the report. `subject` is what was looked at; `fix`: what to do, or empty."""
 
     level: Level

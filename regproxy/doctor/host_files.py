@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 _FILE_MAX = 4 << 20  # bytes; a bundle of CAs has a quarter of a MiB
 
@@ -16,8 +17,7 @@ class Unreadable(Exception):
     """A file that is there and can't be read or parsed; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Process:
+class Process(Struct, frozen=True):
     """A running process; `environ` is None where this user may not read it."""
 
     pid: int
@@ -25,8 +25,7 @@ class Process:
     environ: dict[str, str] | None
 
 
-@dataclass(frozen=True, slots=True)
-class HostFiles:
+class HostFiles(Struct, frozen=True):
     """The file system of the host that is examined."""
 
     root: Path = Path("/")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final
 from urllib.parse import quote, urlsplit
+
+from msgspec import Struct, field
 
 from regproxy.config.hosts import DOCKER_HUB, DOCKER_HUB_REGISTRY
 from regproxy.doctor.findings import Finding, error, ok, warning, without_login
@@ -21,8 +22,7 @@ CERTS_D: Final = ("/etc/containerd/certs.d", "/etc/docker/certs.d")
 _BESIDE: Final = "take it out, or put the proxy's ahead of it: what it serves is not cached"
 
 
-@dataclass(slots=True)
-class Mirrors:
+class Mirrors(Struct):
     """The findings, and who has the proxy as its mirror: "docker", "containerd", "podman"."""
 
     by_proxy: set[str] = field(default_factory=set)

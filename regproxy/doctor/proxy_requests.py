@@ -5,9 +5,10 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
+
+from msgspec import Struct
 
 from regproxy.onboarding.proxy_address import ProxyAddress
 
@@ -19,8 +20,7 @@ class NoAnswer(Exception):
     """The proxy could not be asked; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """An answer's status, fields (of the last of equal names) and the beginning of its body."""
 
     status: int

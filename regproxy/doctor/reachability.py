@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Final
 
 from cryptography import x509
+from msgspec import Struct
 
 from regproxy.doctor.findings import Finding, error, ok
 from regproxy.doctor.proxy_requests import Answer, NoAnswer, ask
@@ -17,8 +17,7 @@ _MARK: Final = b"docker-registry-proxy: The docker caching proxy is working!"
 _CHECK: Final = "check its address and port, that it runs, and firewalls between"
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
+class Reached(Struct, frozen=True):
     """A proxy that answers: its CAs, of which `ca` is the newest, and what its clock said.
 
     `date`: seconds since the epoch; None: nothing.

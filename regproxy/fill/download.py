@@ -8,9 +8,11 @@ import logging
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.parts import OPEN, VERIFIED, Meta, Part
@@ -78,8 +80,7 @@ class Counters(origin_bodies.Counters, Protocol):
         """Count a download that was begun."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(Struct, frozen=True):
     """Content that has just been verified and stored, for `wanted`.
 
     `media_type`: as the registry has told it; `manifest`: the type that the bytes state, None where they are

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from regproxy.cache.blobs import Blob
 from regproxy.core.errors import Busy, DigestMismatch, RateLimited, UpstreamError
@@ -39,8 +40,7 @@ class UpstreamAnswer(UpstreamError):
         self.seconds = seconds
 
 
-@dataclass(frozen=True, slots=True)
-class CacheRequest:
+class CacheRequest(Struct, frozen=True):
     """A request for content; where others may share the answer, `request` comes from sharing.shared().
 
     `own_account`: the proxy asks on its own account, with what some client's request has said: later on, or
@@ -89,8 +89,7 @@ class CacheRequest:
         return (refused and other) or isinstance(error, Busy) or self.origin != joined.origin
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """A fill whose origin has begun to send `total` bytes, -1 where it did not say how many."""
 
     growth: GrowingFile

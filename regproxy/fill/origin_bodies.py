@@ -10,8 +10,10 @@ import asyncio
 import logging
 import random
 import time
-from dataclasses import dataclass, replace
 from typing import Final, Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from regproxy.core.errors import (
     BadResponse,
@@ -68,8 +70,7 @@ class Counters(Protocol):
         """Count a body that broke off and is resumed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """`streams`: the most at a time for one content. `resume`: seconds without enough new bytes that end it.
 
     `rate`: bytes/s; a body that is slower for `slow` seconds is broken off. `chances`: how often the first

@@ -11,8 +11,9 @@ what a body that is cut short had on its way comes twice.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.dataplane.block_map import BLOCK_SIZE
 from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
@@ -33,8 +34,7 @@ UNREAD: Final = BLOCK_SIZE  # bytes that have come but we have not read: it is u
 PATIENCE: Final = 4  # or so many times as long as the slowest head has taken, if that is longer
 
 
-@dataclass(slots=True)
-class _Pace:
+class _Pace(Struct):
     """When a lease was given out, when its body began (-1: it has not), and at which offset."""
 
     asked: float

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias
+
+from msgspec import Struct
 
 from regproxy.cache.blobs import Blob
 from regproxy.cache.index.index import TagRow
@@ -15,8 +16,7 @@ from regproxy.registry.accept import Accept
 Held: TypeAlias = tuple[Blob, str]
 
 
-@dataclass(frozen=True, slots=True)
-class TagAsk:
+class TagAsk(Struct, frozen=True):
     """What equal requests for a tag have in common, and the cached copy that could answer them.
 
     `accept`: the media types that they accept. `fresh()` returns a copy if one is fresh by now. `row`: the

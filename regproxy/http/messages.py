@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, Literal
 
 import httptools
+from msgspec import Struct
 
 from regproxy.core.errors import BadResponse, HeadError
 
@@ -47,8 +47,7 @@ FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _JUDGED = FRAMING | {b"connection", b"expect", b"host"}
 
 
-@dataclass(frozen=True, slots=True)
-class Framing:
+class Framing(Struct, frozen=True):
     """How a body ends: no body, after `length` bytes, with the last chunk, or with the connection."""
 
     kind: Literal["none", "length", "chunked", "eof"]
@@ -83,8 +82,7 @@ class _Fields:
         return [value for field, value in self.headers if field == name]
 
 
-@dataclass(frozen=True, slots=True)
-class Request(_Fields):
+class Request(_Fields, Struct, frozen=True):
     """A request head. Names in lower case, values without outer blanks, both in the order sent."""
 
     method: str
@@ -114,8 +112,7 @@ class Request(_Fields):
         return (self.get(b"host") or b"").decode("ascii")
 
 
-@dataclass(frozen=True, slots=True)
-class Response(_Fields):
+class Response(_Fields, Struct, frozen=True):
     """A response head, as `Request`. `body` is what follows, so none after HEAD and 304."""
 
     status: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from urllib.parse import urljoin
+
+from msgspec import Struct
 
 from regproxy.core.errors import BadResponse, HeadError
 from regproxy.http.messages import parse_authority
@@ -29,8 +30,7 @@ def named(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(Struct, frozen=True):
     """An origin server: scheme, host in lower case without brackets, port (RFC 9110 4.3.1)."""
 
     scheme: str

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.core.errors import Unsatisfiable
 from regproxy.http.messages import LENGTH_MAX
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(Struct, frozen=True):
     """The bytes of a body from `start` up to, not including, `stop`."""
 
     start: int
@@ -28,8 +28,7 @@ class Span:
         return b"bytes %d-%d/%d" % (self.start, self.stop - 1, total)
 
 
-@dataclass(frozen=True, slots=True)
-class ByteRange:
+class ByteRange(Struct, frozen=True):
     """A requested byte range: `first` to `last` inclusive, `last` None = to the end, `first` None = the last
     `last` bytes.
     """

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.http.messages import Request
 
@@ -16,8 +17,7 @@ _SAMPLED: Final = 1
 _ODD: Final = re.compile(r"[^!-~]")
 
 
-@dataclass(frozen=True, slots=True)
-class TraceContext:
+class TraceContext(Struct, frozen=True):
     """The trace that a request is part of, and the span that it comes from; both in hex.
 
     `sampled`: whoever has sent it records the trace.

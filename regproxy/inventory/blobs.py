@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Literal
+
+from msgspec import Struct
 
 from regproxy.cache.pins import registry_name
 from regproxy.inventory.images import Position
@@ -40,8 +41,7 @@ _ORDERS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(Struct, frozen=True):
     """Content in the cache. `media_type`: of a manifest, "" of others; `disk`: bytes that its file takes.
 
     Times: epoch. `hits`: how many requests were answered with it from the cache since it was stored.
@@ -57,8 +57,7 @@ class Blob:
     pinned: bool
 
 
-@dataclass(frozen=True, slots=True)
-class BlobUse:
+class BlobUse(Struct, frozen=True):
     """Content, and what it is of: `images` that it belongs to, by name; `manifests` that name it, by digest;
     `places` where registries have it (`registry/repository`); `pins`, by name. NAMED_MAX of each at most.
     """
@@ -70,8 +69,7 @@ class BlobUse:
     pins: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class BlobFilter:
+class BlobFilter(Struct, frozen=True):
     """Which contents are listed. `unused_since`: last used before then, epoch. `at_least`: bytes."""
 
     pinned: bool = False
@@ -81,8 +79,7 @@ class BlobFilter:
     manifests: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BlobPage:
+class BlobPage(Struct, frozen=True):
     """A part of the list. `next`: where the page after it begins, None on the last one."""
 
     items: list[Blob]

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Any, Final, Literal
 
+from msgspec import Struct
+
+from regproxy.cache.index.transactions import BELOW_MAX
 from regproxy.cache.pins import registry_name
 from regproxy.config.hosts import DOCKER_HUB, DOCKER_HUB_REGISTRY
 from regproxy.inventory.reading import IndexReader
@@ -53,10 +55,13 @@ _MANIFEST: Final = (
     "SELECT objects.size, objects.last_used, objects.hits, objects.stored_at, total, named, platform"
     " FROM objects LEFT JOIN manifests USING (digest) WHERE digest = ?"
 )
+# The deepest first: so no more are looked up than are counted.
 _HELD: Final = (
-    "WITH RECURSIVE below (digest) AS (VALUES (?) UNION"
-    " SELECT child FROM links JOIN below ON parent = below.digest)"
-    " SELECT count(*), coalesce(sum(size), 0) FROM below JOIN objects USING (digest)"
+    "WITH RECURSIVE below (digest, level) AS (VALUES (?, 0) UNION"
+    " SELECT child, level + 1 FROM links JOIN below ON parent = below.digest"
+    f" ORDER BY 2 DESC LIMIT {BELOW_MAX})"
+    " SELECT count(*), coalesce(sum(size), 0) FROM (SELECT DISTINCT digest FROM below)"
+    " JOIN objects USING (digest)"
 )
 _PLATFORMS: Final = (
     "SELECT DISTINCT platform FROM links JOIN objects ON objects.digest = child"
@@ -66,8 +71,7 @@ _IS_PINNED: Final = "SELECT EXISTS (SELECT 1 FROM pins WHERE digest = ?)"
 _FORMER: Final = "former "
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """What is known of a manifest and of all that it names.
 
     `size`: bytes of all that it names, `objects` how many these are; `held_bytes` and `held_objects`: of
@@ -88,8 +92,7 @@ class Content:
     pinned: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(Struct, frozen=True):
     """A tag, and what it is. `fetched_at`: when the registry has confirmed that last, epoch.
 
     `current`: the registry has named nothing else since. `media_type`: of the manifest.
@@ -106,8 +109,7 @@ class Image:
     content: Content
 
 
-@dataclass(frozen=True, slots=True)
-class ImageFilter:
+class ImageFilter(Struct, frozen=True):
     """Which images are listed. `name`: a part of `registry/repository:tag`. "" and None: any.
 
     `unused_since`: last used before then, epoch. `never_hit`: no request was answered with it from the cache.
@@ -121,8 +123,7 @@ class ImageFilter:
     never_hit: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ImagePage:
+class ImagePage(Struct, frozen=True):
     """A part of the list. `next`: where the page after it begins, None on the last one."""
 
     items: list[Image]

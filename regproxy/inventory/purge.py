@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from regproxy.cache import layout, reconcile
 from regproxy.cache.index.index import Index
@@ -29,8 +30,7 @@ LISTED: Final = 1000  # images and contents that a result names; all are counted
 _PIECE: Final = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True):
     """What to purge. `images` and `digests`: one of these; of all else that is given, all has to hold.
 
     `place`: a registry (host, port). `unused_since`: last used before then, epoch. `never_hit`: no request
@@ -50,16 +50,14 @@ class Selection:
         return self == Selection()
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+class Kept(Struct, frozen=True):
     """What was meant, and stays. `why`: `pinned`, or `named` by a tag or a manifest that stays."""
 
     name: str
     why: str
 
 
-@dataclass(slots=True)
-class Purge:
+class Purge(Struct):
     """The result. `tags`, `objects`, `bytes`, `disk`: how many go, and how large they are; `images`,
     `digests` and `kept`: LISTED of them at most, by name. `done`: of the objects, those that are gone.
     """

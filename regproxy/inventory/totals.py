@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from regproxy.cache.pins import registry_name
 from regproxy.inventory.images import Position
@@ -27,8 +28,7 @@ _TOTALS: Final = "SELECT objects, bytes, disk FROM totals"
 _BEFORE_ALL: Final[Position] = ["", 0, ""]
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True):
     """What is held of a repository; content that several have counts for each. `last_used`: epoch.
 
     `disk`: bytes on it. `repository`: "" for all of a registry.
@@ -43,16 +43,14 @@ class Usage:
     last_used: float
 
 
-@dataclass(frozen=True, slots=True)
-class UsagePage:
+class UsagePage(Struct, frozen=True):
     """A part of the repositories. `next`: where the page after it begins, None on the last one."""
 
     items: list[Usage]
     next: Position | None
 
 
-@dataclass(frozen=True, slots=True)
-class CacheTotals:
+class CacheTotals(Struct, frozen=True):
     """All objects in the cache, each once."""
 
     objects: int

@@ -12,8 +12,9 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
+
+from msgspec import Struct
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import Index, TagRow
@@ -56,8 +57,7 @@ class Lifetimes(Protocol):
         """Return the lifetime of a tag's copies."""
 
 
-@dataclass(frozen=True, slots=True)
-class Warmed:
+class Warmed(Struct, frozen=True):
     """An image that is in the cache now, or `error`: why not. `fetched`, `bytes`: contents that were not."""
 
     name: str
@@ -68,8 +68,7 @@ class Warmed:
     error: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(Struct, frozen=True):
     """What warming works with: those of one worker. `stretch`: see Lookup. `offline`: ask nobody."""
 
     store: Store

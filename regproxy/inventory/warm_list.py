@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.cache.pins import PinError, Reference, parse
 
 _PLATFORM: Final = re.compile(r"[a-z0-9._-]{1,64}/[a-z0-9._-]{1,64}(?:/[a-z0-9._-]{1,64})?")
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(Struct, frozen=True):
     """An image that is to be in the cache. `platforms`: of an index, these alone; () is all."""
 
     reference: Reference

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Final, Literal
+
+import msgspec
+from msgspec import Struct, field
 
 State = Literal["queued", "running", "done", "failed", "cancelled", "cut"]
 
@@ -16,8 +18,7 @@ _MOVES: Final[dict[str, frozenset[str]]] = {
 }
 
 
-@dataclass(slots=True)
-class Job:
+class Job(Struct):
     """A job. `what`: what it was asked for; `by`: by whom. Times: epoch, 0 for what has not come yet.
 
     `done` of `total`, in the unit that `unit` says; total 0: not known. `result`: of a job that has come to
@@ -56,14 +57,14 @@ class Job:
 
 def encode(job: Job) -> bytes:
     """Return a job's text on disk."""
-    return json.dumps(asdict(job)).encode()
+    return msgspec.json.encode(job)
 
 
 def decode(text: bytes) -> Job | None:
     """Return the job of a text, None where it is none."""
     try:
         told = json.loads(text)
-        known = {each.name for each in fields(Job)}
+        known = set(Job.__struct_fields__)
         return Job(**{name: value for name, value in told.items() if name in known})
     except (ValueError, TypeError, AttributeError):
         return None

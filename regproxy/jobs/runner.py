@@ -29,7 +29,7 @@ Result = Mapping[str, Any]
 
 
 class TooMany(RegproxyError):
-    """Too many jobs wait already."""
+    """Too many jobs wait already, or the worker is about to end."""
 
 
 class Stopped(Exception):
@@ -76,6 +76,7 @@ class Jobs:
         self._records = ThreadPoolExecutor(1, "jobs")
         self._running: dict[str, Running] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ends = False
 
     @property
     def active(self) -> int:
@@ -106,7 +107,8 @@ class Jobs:
         return job
 
     def cut(self) -> list[str]:
-        """Tell all jobs to end, as the worker does; return what they are."""
+        """Tell all jobs to end, as the worker does, and begin no other one; return what they are."""
+        self._ends = True
         told = [running for running in self._running.values() if not running.stops()]
         for running in told:
             self._stop(running, "cut")
@@ -125,6 +127,8 @@ class Jobs:
     async def _begin(
         self, kind: str, by: str, what: Mapping[str, Any], work: AsTask, *, cancels: bool
     ) -> Job:
+        if self._ends:
+            raise TooMany("this process is about to end, and begins no job any more")
         if len(self._tasks) >= QUEUED_MAX:
             raise TooMany(f"{len(self._tasks)} jobs wait already: try again when some have ended")
         loop = asyncio.get_running_loop()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from base64 import b64encode
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from regproxy.config.hosts import (
     DOCKER_HUB,
@@ -41,8 +42,7 @@ NO_PROXY: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(Struct, frozen=True):
     """A client, and how its set-up is used. `{url}` in the commands is the set-up's own URL."""
 
     name: str
@@ -57,6 +57,15 @@ class Client:
     @property
     def content_type(self) -> str:
         return CONTENT_TYPES[self.kind]
+
+    def url(self, address: ProxyAddress) -> str:
+        """Return where a proxy hands its set-up out."""
+        return f"{address.url}/setup/{self.name}"
+
+    def commands(self, address: ProxyAddress) -> tuple[str, str]:
+        """Return the command that uses the set-up of a proxy, and the one that undoes it."""
+        url = self.url(address)
+        return self.command.format(url=url), self.undo.format(url=url)
 
 
 def _script(name: str, title: str, *, mirror: bool = False) -> Client:
@@ -136,8 +145,7 @@ CLIENTS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(Struct, frozen=True):
     """What set-ups are filled with: the proxy's address, its CA in PEM, the registries that it caches."""
 
     address: ProxyAddress

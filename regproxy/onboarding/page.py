@@ -36,7 +36,7 @@ def page(address: ProxyAddress) -> str:
 
 def _entry(client: Client, address: ProxyAddress) -> str:
     path = f"/setup/{client.name}"
-    command, undo = (text.format(url=address.url + path) for text in (client.command, client.undo))
+    command, undo = client.commands(address)
     return (
         f'<dt><a href="{escape(path)}">{escape(client.name)}</a></dt>\n'
         f"<dd>{escape(client.title)}<pre>{escape(command)}</pre>Undo: <code>{escape(undo)}</code></dd>\n"

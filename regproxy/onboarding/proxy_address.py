@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from regproxy.core.errors import ConfigError
 
@@ -17,8 +18,7 @@ _PORT_MAX: Final = 65535
 _EXPECTED: Final = "a URL such as http://proxy.example:3128 was expected"
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyAddress:
+class ProxyAddress(Struct, frozen=True):
     """Where clients reach the proxy: a host name or IP literal (IPv6 in brackets), and a port."""
 
     host: str

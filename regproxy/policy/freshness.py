@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class Lifetime:
+class Lifetime(Struct, frozen=True):
     """Lifetimes of a tag's cached copies, in seconds since the origin last confirmed them.
 
     `ttl`: copies are fresh (RFC 9111 4.2). `swr`: how much longer they are served while the origin is asked

@@ -7,9 +7,10 @@ content, and can't be told from, is *odd*, and no rule lets it pass that would r
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
+
+from msgspec import Struct
 
 from regproxy.registry.targets import Kind, Target, is_digest, is_repository
 
@@ -29,8 +30,7 @@ _LISTS: Final = re.compile(r"/v2/([a-z0-9._/-]+)/(?:tags/list|referrers/([^/%]*)
 _DECODINGS: Final = 4  # times that a path is decoded, at most
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """What a request is for. `repository` None: that can't be told. `odd`: nor can what of it."""
 
     repository: str | None

@@ -11,8 +11,9 @@ what it is, and is called again with more Facts.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, Literal
+
+from msgspec import Struct, field
 
 from regproxy.config.globs import matches_any, matches_any_text
 from regproxy.config.hosts import DOCKER_HUB_NAMES, DOCKER_HUB_REGISTRY
@@ -28,8 +29,7 @@ NeedKind = Literal["digest", "media type", "history", "signed", "verdict"]
 Basis = Literal["none", "rule", "asked", "signed", "digest"]
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(Struct, frozen=True):
     """Something that has to be found out. `digest`: of what; `names`: the keys, or the hook."""
 
     kind: NeedKind
@@ -37,8 +37,7 @@ class Need:
     names: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """Whether content has what a rule asks for. `pending`: that is not known yet, and may be soon.
 
     `named`: it was said of this digest, and not of what nothing is known of.
@@ -50,8 +49,7 @@ class Outcome:
     named: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """What is known of a request.
 
     `repository` None: it can't be told. `tag` "": not asked for by tag. `digest`, `media_type`, `history`
@@ -84,8 +82,7 @@ class Facts:
         return f"{name}@{self.digest}" if self.digest else name
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Struct, frozen=True):
     """What becomes of a request. `rule`: which one decided, "" for none; `reason`: why; `message`: its own.
 
     `digest`: to be served in the place of what the tag is now. `dry`: what the first rule in dry run would
@@ -148,8 +145,7 @@ class Decision:
 ALLOWED: Final = Decision("allow", reason="no rule is for this")
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Struct, frozen=True):
     """What one rule has to say of a request. `state`: why it does not decide, or that it does."""
 
     rule: str
@@ -159,8 +155,7 @@ class Step:
     decision: Decision | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
+class Explanation(Struct, frozen=True):
     """Why a request gets what it gets: the rules that were looked at, and the decision.
 
     `decision` None: it depends on `needs`, which would have to be found out.

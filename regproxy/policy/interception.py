@@ -6,9 +6,10 @@ From values alone: no socket, no clock, no disk. See docs/configuration.md, "Add
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.config.settings import Config
 from regproxy.config.values import ANY_PORT, HostRule
@@ -26,8 +27,7 @@ class Decision(Enum):
     REFUSE = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectPlan:
+class ConnectPlan(Struct, frozen=True):
     """The decision on a CONNECT. `reason`: what to tell a client that is refused, "" for others."""
 
     decision: Decision

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Final, Literal
 from urllib.parse import parse_qsl
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from regproxy.http.messages import Request
 from regproxy.registry.targets import is_repository
@@ -64,8 +66,7 @@ _OWN: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Loan:
+class Loan(Struct, frozen=True):
     """The endpoint and repository of a request that may carry the login. `repository` is "" for a ping."""
 
     endpoint: Endpoint
@@ -176,8 +177,7 @@ def cut_scopes(scopes: Iterable[str], allowed: frozenset[str] = PULL) -> tuple[s
     return tuple(dict.fromkeys(scope for scope in cut if scope is not None))
 
 
-@dataclass(frozen=True, slots=True)
-class TokenAsk:
+class TokenAsk(Struct, frozen=True):
     """A token request of a client without credentials. `fields`: its query, used to find the realm."""
 
     fields: tuple[tuple[str, str], ...]

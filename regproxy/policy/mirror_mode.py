@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import quote, unquote, urljoin, urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from regproxy.config.hosts import DOCKER_HUB, DOCKER_HUB_NAMES, DOCKER_HUB_REGISTRY, OWN_HOST
 from regproxy.config.settings import Config
@@ -50,8 +52,7 @@ _CHALLENGES: Final = frozenset({b"www-authenticate", b"proxy-authenticate"})
 Headers = list[tuple[bytes, bytes]]
 
 
-@dataclass(frozen=True, slots=True)
-class Mirrored:
+class Mirrored(Struct, frozen=True):
     """The registry that a request is for. `name`: how the client has called it, "" for the default one.
 
     `by`: whether by `ns`, as a `prefix` of the path, by `default`, or by an `absolute` URL.

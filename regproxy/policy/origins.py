@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.config.origin_tables import Mirror, OriginSettings, Scheme
 from regproxy.config.parent_proxy import ParentProxy, is_loopback
@@ -17,8 +18,7 @@ from regproxy.http.origin import Origin
 _GIVEN: Final = frozenset({200, 206, 416})
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """A mirror or the origin itself. `prefix` is prepended to the registry's path.
 
     A mirror never gets the client's Authorization, a token request or a push.
@@ -37,8 +37,7 @@ class Place:
         return not self.mirror or status in _GIVEN
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(Struct, frozen=True):
     """How to connect. `host`, `port`: the target to connect to; the name in TLS is still the origin's.
 
     `named`: the configuration names this exact target, so any address is allowed; see names_suffice().

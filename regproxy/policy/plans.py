@@ -6,9 +6,10 @@ Behaviour is docker-registry-proxy's unless a comment says otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.config.settings import Config
 from regproxy.config.tag_tiers import Tiers
@@ -40,8 +41,7 @@ class Action(Enum):
     REFUSE = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What a request gets. `kind`: its type for headers, log and metrics; the rest: why it is refused."""
 
     action: Action

@@ -7,8 +7,9 @@ network that has it decides.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from regproxy.config.networks import Prefixes
 from regproxy.config.principal_tables import CERTIFICATE_KINDS, PrincipalTables, identity
@@ -17,8 +18,7 @@ from regproxy.config.principal_tables import CERTIFICATE_KINDS, PrincipalTables,
 Kind = Literal["anonymous", "address", "user", "certificate"]
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(Struct, frozen=True):
     """A client as rules call it. `name`: its configured name, "" for one that is not known."""
 
     name: str

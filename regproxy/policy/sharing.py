@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from regproxy.http.messages import NONE, Request
 from regproxy.registry.accept import parse_accept
@@ -55,8 +57,7 @@ _NAMESPACE: Final = re.compile(r"ns=[A-Za-z0-9.:%_-]{1,255}")
 _SECTIONS: Final = {Kind.BLOB: "blobs", Kind.MANIFEST: "manifests", Kind.TAG: "manifests"}
 
 
-@dataclass(frozen=True, slots=True)
-class Shared:
+class Shared(Struct, frozen=True):
     """`request`: to send for all clients; `repository`: its name with the namespace, for keys.
 
     `own`: why the client's request must not share its answer, "" if it may.

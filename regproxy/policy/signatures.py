@@ -11,13 +11,13 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
+from msgspec import Struct
 from nacl import bindings
 from nacl.exceptions import BadSignatureError
 
@@ -44,8 +44,7 @@ _HASHES: Final[dict[str, tuple[_Hash, ...]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SignatureVerdict:
+class SignatureVerdict(Struct, frozen=True):
     """Whether an image is signed by one of the keys, and why. `key`: that key's fingerprint, or ""."""
 
     signed: bool

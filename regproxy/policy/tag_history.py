@@ -7,15 +7,15 @@ have been seen under its tag for some time; until then, the one before it is ser
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 SEEN_MAX: Final = 32  # digests that are remembered for each tag
 NOTED_EVERY: Final = 86_400.0  # seconds after which it is noted again that a digest is still the tag's
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
+class Seen(Struct, frozen=True):
     """A digest that was seen under a tag. Times: epoch.
 
     `first_at`: when for the first time; `last_at`: when it was last found to be the tag's, to within a day.

@@ -77,7 +77,7 @@ def build(
     threads = ThreadPoolExecutor(THREADS, "admin")
     live = Live(services, snapshots, record.slot, record.workers, threads)
     status = StatusReport(services, root, record.started, ready)
-    events = Events(status, live, threads)
+    events = Events(status, live, gatekeeper, threads)
     registries = Registries(services, live, threads)
     inventory, cache_jobs = cache_endpoints(services, root, record, jobs)
     parts = (status, live, registries, inventory, cache_jobs)

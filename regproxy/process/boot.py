@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 
+from msgspec import Struct
+
 from regproxy.config import settings as configuration
 from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
@@ -167,8 +169,7 @@ class Control:
         self._socket.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Boot:
+class Boot(Struct, frozen=True):
     """All that a child starts with."""
 
     record: Record

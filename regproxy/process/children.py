@@ -9,9 +9,11 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import astuple
 
 from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
@@ -26,8 +28,7 @@ _PROGRAMS: Final = {"debug_hub": "debug_view"}  # modules with other names than 
 _SILENCE_MIN: Final = 1.0  # seconds without a beat that are normal on a busy machine
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Setup:
+class Setup(Struct, frozen=True, eq=False):
     """A configuration that was read, and the resources opened for it, with which children are started."""
 
     config: Config
@@ -38,8 +39,7 @@ class Setup:
     workers: int
 
 
-@dataclass(frozen=True, slots=True)
-class Commons:
+class Commons(Struct, frozen=True):
     """The resources that all children of a supervisor share, with any setup. `board`, `commits`: fds.
 
     `audit`: a pair of datagram sockets, by which workers tell of pulls, and by which that is read.

@@ -27,6 +27,7 @@ from regproxy.tls import ca_files
 from regproxy.tls.client_contexts import check_trust
 from regproxy.tls.mirror_identity import check_tls_files
 from regproxy.tls.server_contexts import check_groups
+from regproxy.tracing import environment
 
 
 def check(config: Config) -> None:
@@ -49,8 +50,17 @@ def doubtful(config: Config) -> tuple[ConfigError, ...]:
 
 
 def check_all(config: Config, env: Mapping[str, str]) -> None:
-    """Raise ConfigError, or ConfigErrors, for all files and directories with a fault. Makes none of them."""
-    every = (check, check_credential_files, directories.check, partial(_check_ca, env=env))
+    """Raise ConfigError, or ConfigErrors, for all files and directories with a fault. Makes none of them.
+
+    And for OpenTelemetry's variables.
+    """
+    every = (
+        check,
+        check_credential_files,
+        directories.check,
+        partial(_check_ca, env=env),
+        partial(_check_traces, env=env),
+    )
     try_all(partial(each, config) for each in every)
 
 
@@ -61,6 +71,10 @@ def _check_logs(config: Config) -> None:
 
 def _check_keys(config: Config) -> None:
     read_keys(config.signing_keys)
+
+
+def _check_traces(_: Config, env: Mapping[str, str]) -> None:
+    environment.read(env)
 
 
 def _check_ca(config: Config, env: Mapping[str, str]) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.config.settings import Address, Config
 from regproxy.core.errors import ConfigError
@@ -20,8 +21,7 @@ _LOOK_AGAIN: Final = 0.05
 _BEHIND_A_VIEW: Final = Address("127.0.0.1", 0)
 
 
-@dataclass(frozen=True, slots=True)
-class Listeners:
+class Listeners(Struct, frozen=True):
     """The proxy's socket, that of the admin port, those for clients whom DNS sends here, and those for TLS.
 
     In this order.

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
 from regproxy.auth.authorizer import Authorizer
@@ -74,8 +74,7 @@ log = logging.getLogger("regproxy.process.worker")  # its parts are the worker's
 _MARGIN: Final = 30.0  # seconds by which a filler in another process may be late
 
 
-@dataclass(frozen=True, slots=True)
-class _Base:
+class _Base(Struct, frozen=True):
     """What the parts of a worker are built on. `root`: of the cache."""
 
     config: Config

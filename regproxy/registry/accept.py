@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.registry.manifests import (
     DOCKER_LIST,
@@ -33,8 +34,7 @@ def bits_above(media_type: str) -> int:
     return _ALL_BITS if media_type in SCHEMA1_TYPES else _INDEX_BITS
 
 
-@dataclass(frozen=True, slots=True)
-class Accept:
+class Accept(Struct, frozen=True):
     """The media types that a request accepts; equal whatever the order and the spelling of its lines.
 
     Media ranges in lower case, without parameters: `wanted` with q > 0, `refused` with q = 0. No range at all

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 CHALLENGES_MAX: Final = 16
 PARAMETERS_MAX: Final = 32  # of one challenge
@@ -24,8 +25,7 @@ _TOKEN68 = re.compile(r"[ \t]+([A-Za-z0-9._~+/-]+=*)[ \t]*(?=,|\Z)")
 _BARE = re.compile(r'[^ \t,"]+')
 
 
-@dataclass(frozen=True, slots=True)
-class Challenge:
+class Challenge(Struct, frozen=True):
     """One challenge: scheme and parameter names in lower case, with either parameters or a `token68`."""
 
     scheme: str
@@ -37,8 +37,7 @@ class Challenge:
         return next((value for known, value in self.parameters if known == name), None)
 
 
-@dataclass(frozen=True, slots=True)
-class Bearer:
+class Bearer(Struct, frozen=True):
     """A Bearer challenge: the token server's realm, and what tokens are for (distribution spec, "Token
     authentication").
     """

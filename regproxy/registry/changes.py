@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from urllib.parse import parse_qs
+
+from msgspec import Struct
 
 from regproxy.http.messages import Request, Response
 from regproxy.registry.targets import Kind, Target, is_digest, is_tag
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """Tags that were set or deleted, and content that is now in the repository, or (`deleted`) no longer.
 
     "": none, or not known.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from regproxy.core.errors import BadResponse, NotUnderstood
 from regproxy.registry.targets import is_digest
@@ -31,8 +32,7 @@ _MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-
 _HTML_TYPES: Final = frozenset({"text/html", "application/xhtml+xml"})
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestType:
+class ManifestType(Struct, frozen=True):
     """The media type of a manifest's bytes. `stated`: they name it themselves, which overrides a
     Content-Type.
     """
@@ -69,6 +69,11 @@ def manifest_type(body: bytes) -> ManifestType:
     media_type = _media_type("", own if isinstance(own, str) else "", document)
     _check_shape(media_type, document)
     return ManifestType(media_type, stated or media_type in SCHEMA1_TYPES)
+
+
+def is_media_type(text: str) -> bool:
+    """Return whether a text has the form of a media type (RFC 6838 4.2)."""
+    return _MEDIA_TYPE.fullmatch(text) is not None
 
 
 def _bare(content_type: str) -> str:

@@ -12,11 +12,12 @@ import base64
 import hashlib
 import json
 import re
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Final
+
+from msgspec import Struct
 
 from regproxy.config.values import Reserve
 from regproxy.http.messages import Response
@@ -120,8 +121,7 @@ def _subject(token: bytes) -> str | None:
 # Quotas.
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Report:
+class Report(Struct, frozen=True, order=True):
     """A registry's statement of its remaining quota, and when it was made. Of two the larger one is the later
     one.
     """

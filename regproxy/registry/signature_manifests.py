@@ -9,8 +9,9 @@ Referrers" and "Referrers Tag Schema").
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from regproxy.registry.manifests import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
 from regproxy.registry.strict_json import read_strictly
@@ -31,8 +32,7 @@ _SIGNATURE: Final = "dev.cosignproject.cosign/signature"
 _PREDICATE: Final = "dev.sigstore.bundle.predicateType"
 
 
-@dataclass(frozen=True, slots=True)
-class SignatureLayer:
+class SignatureLayer(Struct, frozen=True):
     """What was signed, and its `signature` in base64; "": a bundle, which has it inside."""
 
     digest: str
@@ -40,8 +40,7 @@ class SignatureLayer:
     signature: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Referrer:
+class Referrer(Struct, frozen=True):
     """A manifest that may have a signature of the image that it refers to."""
 
     digest: str

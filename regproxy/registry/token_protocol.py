@@ -14,6 +14,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
+from msgspec import Struct
+
 from regproxy.config.credentials import Login
 from regproxy.core.errors import BadResponse
 from regproxy.http.messages import Headers
@@ -32,8 +34,7 @@ _FORM: Final = (b"content-type", b"application/x-www-form-urlencoded")
 PLAIN: Final = ((b"accept", b"application/json"), (b"user-agent", b"regproxy"))
 
 
-@dataclass(frozen=True, slots=True)
-class Realm:
+class Realm(Struct, frozen=True):
     """A token endpoint: a server, the path and query there, and the name of the service."""
 
     origin: Origin

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from regproxy.core.errors import Refused, UpstreamError
 from regproxy.core.lru import Bounded, Seldom
@@ -51,8 +53,7 @@ _Said = Evidence | int | UpstreamAnswer
 _Key = tuple[str, int, str, bytes, Principal]
 
 
-@dataclass(frozen=True, slots=True)
-class _Way:
+class _Way(Struct, frozen=True):
     """One way to be let in. `mark`: under which it is remembered; `lasts`: for how many seconds.
 
     `request`, `ask`: how the registry is asked.

@@ -6,9 +6,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from regproxy.cache.blobs import Store
 from regproxy.cache.index.index import Index
@@ -63,8 +64,7 @@ class Tracer(Protocol):
         """Send what waits, for some seconds at most."""
 
 
-@dataclass(slots=True)
-class Services:
+class Services(Struct):
     """The services that all client sessions of a worker share."""
 
     config: Config

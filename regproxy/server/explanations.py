@@ -6,7 +6,9 @@ Nobody is asked. What the proxy knows itself, such as what a tag was last, the a
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from regproxy.cache.index.index import Index
 from regproxy.cache.pins import parse
@@ -44,8 +46,7 @@ def facts_of(image: str, principal: str, digest: str, media_type: str, *, push: 
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(Struct, frozen=True):
     """What was looked at besides the question: of the tag, what it was last, and what it was before."""
 
     digest: str | None
@@ -53,8 +54,7 @@ class Known:
     history: tuple[Seen, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explained(Explanation):
+class Explained(Explanation, frozen=True, kw_only=True):
     """An explanation, and what this proxy knew for it."""
 
     known: Known

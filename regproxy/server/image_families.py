@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from regproxy.cache.blobs import Blob
 from regproxy.cache.index.rows import TagRow
@@ -48,8 +49,7 @@ class Contents(Protocol):
         """Return the stored content of a digest."""
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(Struct, frozen=True):
     """What some content belongs to, the latest first."""
 
     tags: tuple[str, ...]

@@ -11,8 +11,10 @@ import logging
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from regproxy.core.errors import NotUnderstood, OnHold, Refused, UpstreamError
 from regproxy.core.lru import Bounded
@@ -46,8 +48,7 @@ _READS: Final = frozenset({"GET", "HEAD"})
 _Key = tuple[str, int, str, str, Principal]
 
 
-@dataclass(slots=True)
-class _Case:
+class _Case(Struct):
     """A request that is being judged. `judged`: the decisions on manifests that it belongs to."""
 
     exchange: Exchange

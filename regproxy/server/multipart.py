@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from regproxy.cache.blobs import Blob
 from regproxy.dataplane.sources import FileSource
@@ -12,8 +13,7 @@ from regproxy.server.exchange import Exchange
 from regproxy.server.responder import Responder, content_headers
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
+class _Parts(Struct, frozen=True):
     """The body: each part's head and span of the content; `end` is the closing delimiter (RFC 2046 5.1.1)."""
 
     boundary: bytes

@@ -107,64 +107,66 @@ class Responder:
 
     def record(self, exchange: Exchange) -> None:
         """Count and log the request that has ended, however it ended."""
-        services, request, route = self._services, exchange.request, exchange.route
-        host, kind, cache, status = exchange.host, exchange.kind, exchange.cache, exchange.status
+        services = self._services
         took = time.monotonic() - exchange.started
         sent = exchange.stream.plain_sent - exchange.base
-        # A name that a client may make up is no label.
-        tally = services.metrics.tally(host if exchange.origin is not None else "", kind, cache, status)
-        tally.add(sent, took)
-        saved = sent if cache in SAVED else 0
-        if saved:
-            tally.add_saved(sent)
-        origin = exchange.origin
-        if origin is not None and route is not None:
-            # Without calls of Python functions, for a hit.
-            client, image = exchange.client, route.image
-            used = client[1] if client is not None and client[0] is exchange.principal else None
-            (self._client_of(exchange) if used is None else used).add(1, sent, saved)
-            if status in _PULLED:
-                pulled = (
-                    image[1]
-                    if image is not None and image[0] is origin
-                    else self._image_of(exchange, origin, route)
-                )
-                if pulled is not None:
-                    pulled.add(1, sent, saved)
-        if services.audit is not None and route is not None and exchange.origin is not None:
-            services.audit.note(exchange, route, took, sent)
+        self._count(exchange, sent, took)
+        if services.audit is not None and exchange.route is not None and exchange.origin is not None:
+            services.audit.note(exchange, exchange.route, took, sent)
         if services.tracer is not None:
             services.tracer.end(exchange, self.id_of(exchange), took, sent)
-        access = services.access
-        request_id = exchange.request_id = exchange.request_id or self._next_id()
-        if exchange.asked or access.rp:
+        if exchange.asked or services.access.rp:
             self._log_asked(exchange, sent, took)
         else:
-            # Most are hits: nobody was asked.
-            access.line(
-                time.time(),
-                exchange.peer,
-                request.method if request is not None else _METHODS.get(kind, ""),
-                route.path if route is not None and request is not None else "",
-                host,
-                status,
-                sent,
-                took,
-                kind,
-                cache,
-                exchange.asked_seconds,
-                "",
-                "",
-                request_id.decode(),
-                # No call for a plain hit.
-                route.told
-                if route is not None and not exchange.fill_id and exchange.span is None
-                else _more(exchange),
-            )
+            self._log_hit(exchange, sent, took)
         exchange.status = 0
         exchange.span = None
         if exchange.waiting:
             self.wait_for_fill(exchange, False)
+
+    def _count(self, exchange: Exchange, sent: int, took: float) -> None:
+        """Count a request for metrics, its client and its image; for a hit without more calls in Python."""
+        origin, route, cache, status = exchange.origin, exchange.route, exchange.cache, exchange.status
+        # A name that a client may make up is no label.
+        host = exchange.host if origin is not None else ""
+        tally = self._services.metrics.tally(host, exchange.kind, cache, status)
+        tally.add(sent, took)
+        saved = sent if cache in SAVED else 0
+        if saved:
+            tally.add_saved(sent)
+        if origin is None or route is None:
+            return
+        client, image = exchange.client, route.image
+        used = client[1] if client is not None and client[0] is exchange.principal else None
+        (self._client_of(exchange) if used is None else used).add(1, sent, saved)
+        if status in _PULLED:
+            known = image if image is not None and image[0] is origin else None
+            pulled = known[1] if known is not None else self._image_of(exchange, origin, route)
+            if pulled is not None:
+                pulled.add(1, sent, saved)
+
+    def _log_hit(self, exchange: Exchange, sent: int, took: float) -> None:
+        """Log a request for which nobody was asked, which most are."""
+        request, route, kind = exchange.request, exchange.route, exchange.kind
+        exchange.request_id = exchange.request_id or self._next_id()
+        plain = route if not exchange.fill_id and exchange.span is None else None
+        self._services.access.line(
+            time.time(),
+            exchange.peer,
+            request.method if request is not None else _METHODS.get(kind, ""),
+            route.path if route is not None and request is not None else "",
+            exchange.host,
+            exchange.status,
+            sent,
+            took,
+            kind,
+            exchange.cache,
+            exchange.asked_seconds,
+            "",
+            "",
+            exchange.request_id.decode(),
+            plain.told if plain is not None else _more(exchange),
+        )
 
     def _client_of(self, exchange: Exchange) -> Use:
         """Return what counts a client's requests, and have it at hand for the next one."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, NamedTuple
+
+from msgspec import Struct
 
 from regproxy.cache.index.index import TagRow
 from regproxy.dataplane.tally import Use
@@ -51,8 +52,7 @@ class Judged(NamedTuple):
     beside: list[int]
 
 
-@dataclass(slots=True)
-class Route:
+class Route(Struct):
     """A parsed head and all that follows from it alone.
 
     `path`: the request's, with its query. `by_digest`: the plan for a cache hit, None unless the request is

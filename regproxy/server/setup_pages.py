@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.config.values import HostRule
 from regproxy.http.messages import Request
@@ -17,8 +18,7 @@ from regproxy.onboarding.proxy_address import ProxyAddress
 _TEXT: Final = b"text/plain; charset=utf-8"
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(Struct, frozen=True):
     """An answer that fits into memory."""
 
     status: int

@@ -13,8 +13,9 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeVar
+
+from msgspec import Struct, field
 
 from regproxy.config.signing_keys import SigningKey
 from regproxy.core.errors import DigestMismatch, UpstreamError, UpstreamTimeout
@@ -70,8 +71,7 @@ class _Unusable(Exception):
     """What was found is no signature that could be judged; the text says why."""
 
 
-@dataclass(slots=True)
-class _Search:
+class _Search(Struct):
     """One image whose signatures are looked for. `repository`: as in cache keys, with any namespace.
 
     `fields`: the client's credentials. `fetched`: content by its digest; `left`: so much more may be.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from regproxy.cache.blobs import Blob
 from regproxy.core.errors import NotUnderstood, UpstreamError
@@ -27,8 +28,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class FoundTag:
+class FoundTag(Struct, frozen=True):
     """What a tag is. `cache`: the word for how it was found.
 
     `blob`: its content, None where only a HEAD's `answer` is known. `digest`: "" where that names none.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from regproxy.dataplane.sinks import BytesSink
 from regproxy.http.messages import Request

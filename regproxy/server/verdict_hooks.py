@@ -17,11 +17,12 @@ import os
 import ssl
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
+
+from msgspec.structs import replace
 
 from regproxy.config.faults import try_all
 from regproxy.config.image_rules import Rule

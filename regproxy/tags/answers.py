@@ -7,8 +7,9 @@ version may share the directory. JSON that can't be read counts as no answer, an
 from __future__ import annotations
 
 import base64
-from dataclasses import dataclass
 from typing import Any, Final
+
+from msgspec import Struct
 
 from regproxy.core.errors import Busy, CircuitOpen, RateLimited, UpstreamError
 from regproxy.fill.download import failure, word_for
@@ -21,8 +22,7 @@ from regproxy.registry.targets import is_digest
 _NOT_SHARED: Final = frozenset({b"set-cookie", b"set-cookie2"})
 
 
-@dataclass(frozen=True, slots=True)
-class TagAnswer:
+class TagAnswer(Struct, frozen=True):
     """The answer to a HEAD. `address`: the servers that were asked (`http.hops`); `seconds`: until its head;
     `began`: when the HEAD was sent, monotonic.
 
@@ -61,8 +61,7 @@ class TagAnswer:
         return int(said) if said.isdigit() else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Content:
+class Content(Struct, frozen=True):
     """The content of a tag, fetched and stored. Times and `address`: as in TagAnswer."""
 
     digest: str
@@ -72,8 +71,7 @@ class Content:
     began: float
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(Struct, frozen=True):
     """An origin's error answer to a GET or HEAD; it holds only for clients with the same `asker` mark."""
 
     response: Response
@@ -86,8 +84,7 @@ class Refusal:
         return UpstreamAnswer(self.response, self.body, origin)
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """Why there was no usable answer. `word`: see download.failure(); `began`: monotonic."""
 
     word: str

@@ -11,8 +11,10 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import TagKey
@@ -56,8 +58,7 @@ _RENEW_AGAIN: Final = 5.0  # seconds until the next background revalidation afte
 _TROUBLED_MAX: Final = 4096  # tags whose failed background revalidation is remembered
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmed:
+class Confirmed(Struct, frozen=True):
     """The content of a tag, as a HEAD has named it. `fetched_from`: the servers that were asked
     (`http.hops`); `seconds`: until the head of the answer.
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Final, Protocol
+
+from msgspec.structs import replace
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import TagKey, TagRow

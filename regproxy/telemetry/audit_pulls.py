@@ -14,8 +14,9 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
 from typing import Any, Final, NamedTuple
+
+from msgspec import Struct, field, to_builtins
 
 from regproxy.core.lru import Bounded
 from regproxy.registry.descriptors import Named
@@ -53,8 +54,7 @@ class Key(NamedTuple):
     repository: str
 
 
-@dataclass(slots=True)
-class Pull:
+class Pull(Struct):
     """A pull or push that is open, or has ended. Times are monotonic.
 
     `reference`: as the client has asked, "" where it has asked for blobs alone. `digest`: what that was.
@@ -106,7 +106,8 @@ class Pull:
 
     def dump(self) -> dict[str, Any]:
         """Return it as JSON can hold it."""
-        return asdict(self) | {"blobs": sorted(self.blobs)}
+        told: dict[str, Any] = to_builtins(self)
+        return told | {"blobs": sorted(self.blobs)}
 
     @classmethod
     def load(cls, told: dict[str, Any]) -> Pull:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 LATEST: Final = 200
 _TEXT_MAX: Final = 300  # characters
@@ -15,8 +16,7 @@ MOVED: Final = "tag-moved"
 REFUSED: Final = "refused"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """`number`: counts in this process, from 1. `at`: seconds since the epoch."""
 
     number: int

@@ -24,6 +24,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from msgspec import Struct
 
 from regproxy.config.settings import Config
 from regproxy.core.errors import CertificateError
@@ -45,8 +46,7 @@ _SETTING: Final = "REGPROXY_CA_PASSPHRASE_FILE"
 _BLOCK: Final = re.compile(rb"-----BEGIN ([A-Z ]+)-----.*?-----END \1-----\r?\n?", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class CaFiles:
+class CaFiles(Struct, frozen=True):
     """Where a CA's files are. `passphrase_file`: its first line encrypts the keys; None: they are plain."""
 
     crt: Path

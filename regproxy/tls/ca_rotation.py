@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.core.errors import CertificateError
 from regproxy.core.named_file import read_file
@@ -38,8 +39,7 @@ SOON: Final = 30 * 86400  # seconds before its end from which on there are warni
 _LINK_LIFE: Final = 365 * 86400
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(Struct, frozen=True):
     """What is to be logged, as a warning or not."""
 
     text: str

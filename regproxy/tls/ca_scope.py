@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.config.settings import Config
 from regproxy.config.tag_tiers import nginx_unescaped
@@ -26,8 +27,7 @@ _TAIL: Final = re.compile(r"\\\.((?:[a-z0-9_-]|\\\.|\\-)+)(?:\$|\\z)\Z", re.IGNO
 _ATOM: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|.", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """`scope`: of all that leaves are made for, which a new CA gets. `names`: what has to be in a CA.
 
     `open_rules`: rules that take names that no domain or network holds, so that they need a CA without

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
+from msgspec import Struct
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _EVERY_ADDRESS: Final[tuple[Network, ...]] = (
@@ -23,8 +23,7 @@ _EVERY_ADDRESS: Final[tuple[Network, ...]] = (
 _NOBODY: Final = "invalid"
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(Struct, frozen=True):
     """The names that a CA may sign. `domains`, `networks`: those that it is limited to; None: it is not.
 
     `not_domains`, `not_networks`: excluded from these.

@@ -14,6 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from msgspec import Struct
 
 from regproxy.core.errors import CertificateError
 from regproxy.tls.name_constraints import Scope
@@ -61,8 +62,7 @@ class Issuer:
         return epoch(self.certificate.not_valid_after_utc)
 
 
-@dataclass(frozen=True, slots=True)
-class Dates:
+class Dates(Struct, frozen=True):
     """A certificate's validity, and the time from which it is renewed. Seconds since the epoch."""
 
     starts: int

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.core.errors import ConfigError
 
@@ -28,8 +29,7 @@ _SAMPLERS: Final[Mapping[str, tuple[bool, float | None]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Tracing:
+class Tracing(Struct, frozen=True):
     """`parent_based`: a client that records its trace, or does not, decides for its hits. `hits`: the part of
     the others that is recorded.
     """

@@ -11,8 +11,9 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from regproxy.core.lru import Bounded
 from regproxy.http.messages import Response
@@ -29,8 +30,7 @@ _TURN_SECONDS: Final = 10.0  # after which a request is sent without a turn
 _HOSTS_MAX: Final = 1024
 
 
-@dataclass(slots=True, eq=False)
-class _Host:
+class _Host(Struct, eq=False):
     busy_until: float = 0.0
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(FEW))
 

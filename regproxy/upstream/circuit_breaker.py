@@ -15,8 +15,9 @@ import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
+
+from msgspec import Struct, field
 
 from regproxy.core.errors import Busy, CircuitOpen, RateLimited, UpstreamError, UpstreamTimeout
 from regproxy.http.origin import Origin
@@ -43,8 +44,7 @@ class Counters(Protocol):
         """Count a request that was not sent because of an open circuit."""
 
 
-@dataclass(slots=True)
-class _Circuit:
+class _Circuit(Struct):
     """The circuit of an origin that has failed. `until`: 0 while closed; `probe`: when a probe passed."""
 
     failures: int = 0
@@ -54,8 +54,7 @@ class _Circuit:
     cause: str = ""
 
 
-@dataclass(slots=True)
-class _Dials:
+class _Dials(Struct):
     """The tasks that wait for a connection to an origin. `alive`: when it last proved reachable."""
 
     waiting: dict[asyncio.Timeout, UpstreamError | None] = field(default_factory=dict)

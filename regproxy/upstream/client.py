@@ -12,9 +12,10 @@ import re
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import urlsplit
+
+from msgspec.structs import replace
 
 from regproxy.auth.authorizer import Authorizer, Exchange, Grant, client_grant
 from regproxy.auth.token_loans import MayHave

@@ -9,10 +9,10 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 import aiohappyeyeballs
+from msgspec import Struct
 
 from regproxy.config.parent_proxy import is_loopback
 from regproxy.config.settings import Address, Config
@@ -45,8 +45,7 @@ class Counters(name_lookups.Counters, Protocol):
         """Count a host with forbidden addresses. `by`: what has named it, "client" or "answer"."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Trip:
+class _Trip(Struct, frozen=True):
     """The target of a connection. `answer_of`: the registry whose answer has led there, or None."""
 
     host: str

@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 REGISTRIES_MAX: Final = 100
 MESSAGE_MAX: Final = 300  # characters
@@ -14,8 +15,7 @@ MESSAGE_MAX: Final = 300  # characters
 _QUERY: Final = re.compile(r"\?[^\s\"',;)]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Struct, frozen=True):
     """`count`: since this process began. `at`: of the last one, seconds since the epoch."""
 
     registry: str

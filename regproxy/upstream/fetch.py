@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import Final
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from regproxy.http.messages import Response, tokens
 from regproxy.http.origin import Origin
@@ -15,8 +17,7 @@ _NO_CODING: Final = frozenset({b"identity", b"aws-chunked"})
 _NO_CONTENT: Final = frozenset({204, 205, 206})
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """An answer of `origin` whose body is still to be read. `seconds`: until its head.
 
     `url`: where the rest of it may be asked for; "": that is to be asked of the registry.
@@ -40,8 +41,7 @@ class Fetched:
         return (self.origin, etag) if etag is not None and etag.startswith(b'"') else None
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """The bytes of a content that are asked for: [start, stop), stop -1 is its end.
 
     `validator`: that of an earlier answer, for If-Range (RFC 9110 13.1.5), sent only to its origin. `at`: the

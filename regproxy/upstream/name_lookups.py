@@ -15,12 +15,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
 from enum import Enum
 from queue import Empty, SimpleQueue
 from typing import Final, Protocol
 
 import aiohappyeyeballs
+from msgspec import Struct
 
 from regproxy.core.addresses import as_address
 from regproxy.core.errors import Busy
@@ -68,8 +68,7 @@ class Counters(Protocol):
         """Count one: "found", "missing" (no such name), "failed", or "refused" (not asked: too many)."""
 
 
-@dataclass(slots=True, eq=False)
-class _Job:
+class _Job(Struct, eq=False):
     name: str
     asker: str
     done: asyncio.Future[list[AddrInfo]]

@@ -6,9 +6,10 @@ import json
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from regproxy.config.values import Reserve
 from regproxy.core.state_file import StateFile
@@ -22,8 +23,7 @@ _VERSION: Final = 1
 Key = tuple[str, str]  # registry, credential
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Block:
+class Block(Struct, frozen=True, order=True):
     """No request is sent before `until`. `at`: when that became known; `count`: refusals in a row.
 
     Of two blocks the larger one holds.
@@ -44,8 +44,7 @@ class Block:
         return self.at <= now + _SKEW and now < self.until + _FORGET_SECONDS
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Struct):
     """The quota state of one credential at one registry."""
 
     report: Report | None = None

@@ -10,10 +10,11 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain, zip_longest
 from typing import Final, Protocol
+
+from msgspec import Struct
 
 from regproxy.core.errors import Busy
 from regproxy.core.lru import Bounded
@@ -44,8 +45,7 @@ class System(Protocol):
         """Look up all addresses of a name; OSError or UnicodeError."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Answer:
+class _Answer(Struct, frozen=True):
     """The addresses of a name, or the error; until when that is valid; when it was found."""
 
     infos: Sequence[AddrInfo]

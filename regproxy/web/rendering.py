@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from http import HTTPStatus
-from typing import Any, Final
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from typing import TYPE_CHECKING, Any, Final
 
 from regproxy.admin.operations import Call
 from regproxy.admin.replies import HTML, Problem, Reply
 from regproxy.admin.visitors import Scope
 from regproxy.web import wording
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _FILTERS: Final[dict[str, Callable[..., str]]] = {
     "size": wording.size,
@@ -32,7 +34,13 @@ class Pages:
         """`version`: of the program; `clock()`: seconds since the epoch."""
         self._version = version
         self._clock = clock
-        self._templates = Environment(
+
+    @cached_property
+    def _templates(self) -> Environment:
+        """The templates, from the first page on: most workers never show one, and the import takes 40 ms."""
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+
+        templates = Environment(
             loader=PackageLoader("regproxy.web"),
             autoescape=True,
             undefined=StrictUndefined,
@@ -40,7 +48,8 @@ class Pages:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._templates.filters.update(_FILTERS)
+        templates.filters.update(_FILTERS)
+        return templates
 
     def page(self, template: str, call: Call[Any, Any], /, *, code: int = 200, **values: Any) -> Reply:
         """Return the page of a template, filled in for whoever asks. `code`: the answer's status."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Final, Literal
+
+from msgspec import Struct
 
 from regproxy.admin.endpoints.registries import Quota, Registry
 from regproxy.admin.endpoints.status import Status
@@ -20,8 +21,7 @@ WARNINGS_SHOWN: Final = 10
 Level = Literal["bad", "warn", "note"]
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(Struct, frozen=True):
     """Something wrong. `level`: `bad` hurts clients now, `warn` will, `note` is good to know."""
 
     level: Level
@@ -29,8 +29,7 @@ class Trouble:
     to_do: str
 
 
-@dataclass(frozen=True, slots=True)
-class Health:
+class Health(Struct, frozen=True):
     """What the metrics say besides the status. `ca_ends`: epoch. None: not known."""
 
     store_ok: bool | None

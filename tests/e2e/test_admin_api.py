@@ -22,6 +22,13 @@ from tests.support.two_workers import Pair, stopped
 
 StartProxy = Callable[..., Proxy]
 ACCEPT = [("Accept", MANIFEST)]
+RULE = """
+[[rule]]
+name = "no-leaks"
+repository = "team/secret"
+action = "deny"
+message = "ask the team"
+"""
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +37,10 @@ def setup(trust, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Pro
     place = tmp_path_factory.mktemp("admin")
     with ExitStack() as stack:
         origin = stack.enter_context(Origin(trust, "reg.test", "limited.test"))
+        rules = place / "regproxy.toml"
+        rules.write_text(RULE)
         env = {
+            "REGPROXY_CONFIG": str(rules),
             "REGPROXY_WORKERS": "2",
             "ENABLE_MANIFEST_CACHE": "true",
             "MANIFEST_CACHE_PRIMARY_TIME": "0",
@@ -209,6 +219,30 @@ class TestEvents:
                 seen += listener.stream.recv(65536)
             assert second.digest.encode() in seen
 
+    def test_a_refusal(self, proxy: Proxy, origin: Origin, api: AdminApi) -> None:
+        with api.connect() as listener:
+            listener.ask("GET", "/api/v1/events", api.headers)
+            assert listener.read_head().status == 200
+            with proxy.client(origin.authority) as client:
+                assert client.get("/v2/team/secret/manifests/v1?token=hidden", ACCEPT).status == 403
+            seen = b""
+            while not (
+                told := [
+                    part for part in seen.split(b"\n\n") if b"event: refused" in part and b"data: " in part
+                ]
+            ):
+                seen += listener.stream.recv(65536)
+        event = json.loads(told[0].partition(b"data: ")[2])
+        want = {
+            "registry": origin.authority,
+            "repository": "team/secret",
+            "reference": "v1",
+            "rule": "no-leaks",
+        }
+        assert want.items() <= event.items()
+        assert "ask the team" in event["reason"]
+        assert b"hidden" not in seen
+
     def test_who_leaves(self, proxy: Proxy, api: AdminApi) -> None:
         """A place is free again when a listener has gone."""
         for _ in range(40):
@@ -318,11 +352,23 @@ class TestReload:
         assert proxy.ca_pem != before
 
     def test_a_worker_that_ends(self, start_proxy: StartProxy, start_origin: Callable[..., Origin]) -> None:
-        """Listeners are told that it is over, and keep no worker from ending."""
+        """Listeners are told that it is over, and keep no worker from ending; so are those whose token is."""
         proxy = start_proxy(start_origin("reg.test"))
         with AdminApi(proxy) as api, api.connect() as listener:
             listener.ask("GET", "/api/v1/events", api.headers)
             assert listener.read_head().status == 200
+            with api.connect() as reader:
+                path = proxy.cache_dir / "state" / "admin-read-token"
+                told = {"Authorization": f"Bearer {path.read_text().strip()}"}
+                reader.ask("GET", "/api/v1/events", told)
+                assert reader.read_head().status == 200
+                path.write_text("")
+                while piece := reader.stream.recv(65536):
+                    if piece.endswith(b"0\r\n\r\n"):
+                        break
+                else:
+                    raise AssertionError("it was cut")
+                assert reader.request("GET", "/api/v1/session", told).status == 401
             os.kill(proxy.daemon.pid, signal.SIGHUP)
             reply = b""
             while piece := listener.stream.recv(65536):

@@ -181,6 +181,21 @@ class TestSetup:
             list(CLIENTS),
         )
 
+    def test_list_for_programs(self) -> None:
+        told = json.loads(self.run("--proxy", "http://cache:3128", "--json").output)["clients"]
+        assert [each["name"] for each in told] == list(CLIENTS)
+        (containerd,) = (each for each in told if each["name"] == "containerd")
+        assert (containerd["kind"], containerd["mirror"], containerd["command"]) == (
+            *("sh", True),
+            "curl -fsS http://cache:3128/setup/containerd | sudo sh",
+        )
+
+    def test_one_for_programs(self, proxy: Proxy) -> None:
+        told = json.loads(self.run("containerd", "--proxy", proxy.url, "--json").output)
+        assert told["text"] == self.run("containerd", "--proxy", proxy.url).output
+        assert told["url"] == f"{proxy.url}/setup/containerd"
+        assert told["undo"].endswith("--undo")
+
     def test_unknown(self) -> None:
         result = self.run("docker")
         assert (result.exit_code, "docker-systemd" in result.output) == (2, True)

@@ -11,9 +11,10 @@ import logging
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
+
+from msgspec.structs import replace
 
 from regproxy.cache.index.index import Index, TagRow
 from regproxy.config.settings import load

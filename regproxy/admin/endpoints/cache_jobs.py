@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, cast
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, to_builtins
 
 from regproxy.admin.operations import Call, delete, get, post
 from regproxy.admin.paging import Page, Paged
@@ -188,9 +187,10 @@ class CacheJobs:
 
                 def look(result: Result) -> None:
                     running.progress(result.bytes, max(total, result.bytes), "bytes")
-                    running.check(asdict(result))
+                    running.check(to_builtins(result))
 
-                return asdict(Verifier(self._root, index, _VERIFY_THREADS, on_progress=look).run())
+                result = Verifier(self._root, index, _VERIFY_THREADS, on_progress=look).run()
+                return cast("dict[str, Any]", to_builtins(result))
 
         return await self._begin(call, "verify", {}, work)
 
@@ -211,10 +211,10 @@ class CacheJobs:
             def note(image: Warmed) -> None:
                 finished.append(image)
                 running.progress(len(finished), len(wishes), "images")
-                running.job.result = {"images": [asdict(each) for each in finished]}
+                running.job.result = {"images": [to_builtins(each) for each in finished]}
 
             running.progress(0, len(wishes), "images")
-            return {"images": [asdict(each) for each in await self._warming().run(wishes, note)]}
+            return {"images": [to_builtins(each) for each in await self._warming().run(wishes, note)]}
 
         what = {"images": [each.reference.name for each in wishes]}
         return await self._begin(call, "warm", what, work, as_task=True)
@@ -236,7 +236,7 @@ class CacheJobs:
         """Keep images or contents in the cache, whatever its limits say."""
 
         def pin(index: Index, name: str) -> PinResult:
-            return PinResult(**asdict(pins.pin(self._root, index, name)))
+            return PinResult(**to_builtins(pins.pin(self._root, index, name)))
 
         return self._each(call.body.images, pin)
 
@@ -283,7 +283,7 @@ def _selection(order: PurgeOrder) -> Selection:
 
 
 def _result(result: Purge) -> dict[str, Any]:
-    return asdict(result)
+    return cast("dict[str, Any]", to_builtins(result))
 
 
 def _no_job(identity: str) -> Problem:

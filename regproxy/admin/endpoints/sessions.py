@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import html
-from dataclasses import replace
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from regproxy.admin import cookies
 from regproxy.admin.gatekeeper import Gatekeeper

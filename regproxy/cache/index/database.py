@@ -16,9 +16,10 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+
+from msgspec import Struct, field
 
 from regproxy.core import file_lock
 from regproxy.core.errors import StoreError
@@ -152,8 +153,7 @@ class _Connection(sqlite3.Connection):
             raise sqlite3.DatabaseError("it has names that are no text") from None
 
 
-@dataclass(slots=True, eq=False)
-class Opened:
+class Opened(Struct, eq=False):
     """An open index file: one connection to write, one to read. `inodes`: those of the file and its log.
 
     `inodes` None: there is no room for a file yet, and both connections are to an empty one in memory.
@@ -234,8 +234,7 @@ def renew(opened: Opened, suspicion: sqlite3.Error | None) -> Opened | None:
         raise StoreError(f"{path}: {error}") from error
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Reading:
+class Reading(Struct, frozen=True, eq=False):
     """A connection that reads beside the index's own, for answers that take longer. Use it by one thread at a
     time. Tables of its own (TEMP) are in a file, not in memory.
     """

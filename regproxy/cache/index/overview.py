@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
+
+from msgspec import Struct
 
 _PINS: Final = "SELECT count(DISTINCT name) FROM pins"
 _OLDEST: Final = "SELECT min(last_used) FROM objects INDEXED BY objects_by_use"
 _PATIENCE: Final = 2.0  # seconds, where the file is locked
 
 
-@dataclass(frozen=True, slots=True)
-class Overview:
+class Overview(Struct, frozen=True):
     """`pins`: names that are pinned. `oldest_use`: of what was unused for longest, epoch; or None."""
 
     pins: int

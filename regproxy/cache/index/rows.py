@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 TagKey = tuple[str, int, str, str]  # host, port, repository, tag
 
@@ -20,8 +21,7 @@ SEEN: Final = "seen:"
 _BLOCK: Final = 4096  # bytes; the least that most file systems allocate for a file
 
 
-@dataclass(frozen=True, slots=True)
-class TagRow:
+class TagRow(Struct, frozen=True):
     """The origin's answer for a tag, to a request of the kind `variant`.
 
     `variant` is chosen by the caller, and a tag has one row for each. `size`: bytes. `fetched_at`: seconds
@@ -37,8 +37,7 @@ class TagRow:
     named: int
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectRow:
+class ObjectRow(Struct, frozen=True):
     """A blob or manifest on disk. `size`: bytes; `media_type`: None if unknown; `last_used`: epoch.
 
     `disk`: the bytes that its file takes there. `stored_at`: epoch, when it was entered, or a time by which
@@ -55,8 +54,7 @@ class ObjectRow:
     hits: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
+class Link(Struct, frozen=True):
     """What a manifest names: a `manifest`, `config` or `layer`. `size`: bytes; `platform`: "" for none."""
 
     digest: str
@@ -65,8 +63,7 @@ class Link:
     platform: str
 
 
-@dataclass(frozen=True, slots=True)
-class Catalogued:
+class Catalogued(Struct, frozen=True):
     """What a small object is. `media_type`: "" where it is no manifest; `platform`: that it is for, if known
     (of a configuration: that its manifests are for).
     """
@@ -77,8 +74,7 @@ class Catalogued:
     links: tuple[Link, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(Struct, frozen=True):
     """All objects together: how many, the bytes in them, and the bytes that they take on the disk."""
 
     objects: int

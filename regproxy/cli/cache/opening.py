@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
+from msgspec import Struct
 
 from regproxy.cache import layout
+from regproxy.cli.cache.text import say
 from regproxy.config import loading
 from regproxy.config.directories import cache_path
 from regproxy.config.settings import Config
@@ -35,8 +36,7 @@ NamesArgument = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Cache:
+class Cache(Struct, frozen=True):
     """A cache directory that can be used, and its index."""
 
     root: Path
@@ -92,7 +92,8 @@ def _check(root: Path) -> None:
 
 
 def complain(error: Exception | str) -> bool:
-    typer.echo(f"regproxy: {error}", err=True)
+    for line in f"regproxy: {error}".split("\n"):  # a configuration may have several faults
+        say(line, err=True)
     return False
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from msgspec import to_builtins
 
 from regproxy.cli.cache.opening import FAILED, INTERRUPTED, Cache, ConfigOption, JsonOption, opened
 from regproxy.cli.cache.progress import Quiet, view
@@ -43,7 +43,7 @@ def verify(config: ConfigOption = None, jobs: JobsOption = 0, as_json: JsonOptio
             raise typer.Exit(INTERRUPTED) from None
         shown.say(_summary(cache, result, time.monotonic() - began))
     if as_json:
-        show_json(asdict(result))
+        show_json(to_builtins(result))
     raise typer.Exit(FAILED if result.wrong else 0)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, Literal
 
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from regproxy.dataplane.tally import BOUNDS
@@ -33,8 +33,7 @@ class Names:
         return name
 
 
-@dataclass(slots=True)
-class Labels:
+class Labels(Struct):
     """The names that clients and origins can make up, each label bounded for itself."""
 
     registries: Names

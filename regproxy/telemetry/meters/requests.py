@@ -5,16 +5,14 @@ They are counted in C (Tally), and moved to the series by publish().
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from regproxy.dataplane.tally import Tally
 from regproxy.telemetry.meters.declaring import Declaring, observe_all
 
 
-@dataclass(frozen=True, slots=True)
-class _Requests:
+class _Requests(Struct, frozen=True):
     """A tally and the series that it is published to."""
 
     tally: Tally
@@ -24,8 +22,7 @@ class _Requests:
     duration: Histogram
 
 
-@dataclass(frozen=True, slots=True)
-class _UpstreamRequests:
+class _UpstreamRequests(Struct, frozen=True):
     tally: Tally
     count: Counter
     duration: Histogram

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
 from prometheus_client import CollectorRegistry, Counter
 
 from regproxy.telemetry.meters.declaring import Declaring, Mode
 
 
-@dataclass(frozen=True, slots=True)
-class _Watched:
+class _Watched(Struct, frozen=True):
     """An attribute that is a gauge. If several watched objects have it, `merge` combines their values."""
 
     metric: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
+
+from msgspec import Struct, field
 
 from regproxy.telemetry.usage.counts import Counts
 
@@ -32,8 +33,7 @@ Image = tuple[str, int, str, str]
 Client = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class ImageUse:
+class ImageUse(Struct, frozen=True):
     """What was pulled of an image, a repository if `reference` is "".
 
     `pulls`: GETs of a manifest that were answered with it, or with 304. `sent`, `saved`: bytes of bodies, and
@@ -50,8 +50,7 @@ class ImageUse:
     last: float
 
 
-@dataclass(frozen=True, slots=True)
-class ClientUse:
+class ClientUse(Struct, frozen=True):
     """What a client has asked for: `requests` of all kinds to registries, and bytes as in ImageUse."""
 
     kind: str
@@ -93,8 +92,7 @@ class Refusal(NamedTuple):
     message: str
 
 
-@dataclass(slots=True)
-class Batch:
+class Batch(Struct):
     """What one process has counted and noted since the last batch. `now`: its end, epoch."""
 
     now: float

@@ -68,6 +68,11 @@ class Endpoints:
         """Answer."""
         raise RuntimeError("a secret")
 
+    @post("/images/{name}/{action}")
+    def action(self, call: Call[None, None]) -> Reply:
+        """Answer."""
+        return Reply(303, HTML, b"")
+
     @get("/")
     def page(self, call: Call[None, None]) -> Reply:
         """Answer."""
@@ -174,5 +179,8 @@ def test_writes_are_logged(threads: ThreadPoolExecutor, caplog: pytest.LogCaptur
     answer(threads, "/api/v1/nothing", "POST")
     answer(threads, "/api/v1/plain")
     assert "127.0.0.1: POST /api/v1/nothing by token" in caplog.text
+    # The page's buttons do the same.
+    answer(threads, "/images/nginx%3A1/purge", "POST")
+    assert "127.0.0.1: POST /images/nginx%3A1/purge by token" in caplog.text
     assert "plain" not in caplog.text
     assert TOKEN.text not in caplog.text

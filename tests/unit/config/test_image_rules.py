@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import fields
 
 import pytest
+from msgspec.structs import fields
 
 from regproxy.config.image_rules import KEYS, Rule, RuleSet, parse_rules, unknown_keys
 from regproxy.config.settings import load

@@ -6,10 +6,10 @@ import asyncio
 import os
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from regproxy.cache.blobs import Store
 from regproxy.cache.parts import OPEN, VERIFIED, Meta, Part

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from regproxy.config.image_rules import Rule
 from regproxy.policy.image_rules import (

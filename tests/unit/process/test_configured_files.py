@@ -371,6 +371,13 @@ def test_a_file_of_the_ca_that_can_not_be_read(
     assert (f"{name}: missing, while" if missing else why.format(most=1 << 20)) in fault
 
 
+def test_traces(tmp_path: Path) -> None:
+    """A worker would not start with it: `check-config` knows."""
+    config = load({"REGPROXY_CA_DIR": str(tmp_path), "REGPROXY_CACHE_DIR": str(tmp_path)})
+    told = told_by(lambda: check_all(config, {"OTEL_TRACES_EXPORTER": "jaeger"}))
+    assert told == ["OTEL_TRACES_EXPORTER='jaeger': otlp or none"]
+
+
 DIRECTORIES: list[tuple[str, Callable[[Path], object], str, str]] = [
     ("missing", lambda path: None, "a/b/c", ""),
     ("there", Path.mkdir, "", ""),

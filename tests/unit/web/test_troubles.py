@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from regproxy.admin.endpoints.registries import Circuit, Errors, Quota, Registry
 from regproxy.admin.endpoints.status import Counts, Fill, Offline, Status
