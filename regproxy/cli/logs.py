@@ -48,7 +48,7 @@ app = typer.Typer(add_completion=False)
 FileArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[FILE]",
+        metavar="FILE",
         help="Access log; - for standard input. Default: the configured one, else standard input.",
     ),
 ]

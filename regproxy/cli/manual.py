@@ -24,7 +24,9 @@ _ENVIRONMENT: Final = (
     "`regproxy check-config` lists them with their values."
 )
 
-DirectoryArgument = Annotated[Path, typer.Argument(help="Directory for the pages; created if missing.")]
+DirectoryArgument = Annotated[
+    Path, typer.Argument(metavar="DIRECTORY", help="Directory for the pages; created if missing.")
+]
 
 
 class Page(NamedTuple):

@@ -19,7 +19,9 @@ from regproxy.server.explanations import facts_of
 
 app = typer.Typer(help="Explain the rules for images.", no_args_is_help=True, add_completion=False)
 
-ImageArgument = Annotated[str, typer.Argument(help="Image name, such as ghcr.io/team/app:1.0.")]
+ImageArgument = Annotated[
+    str, typer.Argument(metavar="IMAGE", help="Image name, such as ghcr.io/team/app:1.0.")
+]
 AsOption = Annotated[
     str, typer.Option("--as", help=f"Principal who pulls it; {ANONYMOUS_WORD} for a client without a name.")
 ]

@@ -20,9 +20,7 @@ app = typer.Typer(add_completion=False)
 
 _HERE = "http://localhost:3128"
 
-ClientArgument = Annotated[
-    str, typer.Argument(metavar="[CLIENT]", help="Client to set up; omit to list them.")
-]
+ClientArgument = Annotated[str, typer.Argument(metavar="CLIENT", help="Client to set up; omit to list them.")]
 ProxyOption = Annotated[
     str,
     typer.Option(

@@ -25,7 +25,7 @@ TargetArgument = Annotated[
     str, typer.Argument(metavar="TO", help="Directory, archive (*.tar), or - for standard output.")
 ]
 NamesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Image name, as for docker pull.")
+    list[str] | None, typer.Argument(metavar="IMAGE", help="Image name, as for docker pull.")
 ]
 SourceArgument = Annotated[
     str, typer.Argument(metavar="FROM", help="Directory, archive, or - for standard input.")

@@ -33,7 +33,7 @@ class Sort(StrEnum):
 
 _BLOB_ORDERS: dict[Sort, BlobOrder] = {Sort.NAME: "digest", Sort.SIZE: "size", Sort.USED: "used"}
 
-NameArgument = Annotated[str, typer.Argument(help="Part of registry/repository:tag.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Part of registry/repository:tag.")]
 BlobsOption = Annotated[bool, typer.Option("--blobs", help="List all blobs by digest instead of images.")]
 RegistryOption = Annotated[
     str, typer.Option("--registry", help="Only images of this registry, such as ghcr.io.")

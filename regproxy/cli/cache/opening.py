@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 NamesArgument = Annotated[
-    list[str], typer.Argument(metavar="NAME...", help="Image name, as for docker pull, or sha256:...")
+    list[str], typer.Argument(metavar="NAME", help="Image name, as for docker pull, or sha256:...")
 ]
 
 

@@ -23,7 +23,7 @@ _SHOWN = 20
 
 NamesArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME]...", help="Image names, as for docker pull, or sha256:..."),
+    typer.Argument(metavar="NAME", help="Image names, as for docker pull, or sha256:..."),
 ]
 TagOption = Annotated[str, typer.Option("--tag", help="Only tags with this name.")]
 RegistryOption = Annotated[

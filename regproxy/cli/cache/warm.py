@@ -28,7 +28,7 @@ _AT_ONCE: Final = 200  # images of one job
 _OPEN: Final = ("queued", "running")
 
 NamesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[IMAGE]...", help="Image name, as for docker pull.")
+    list[str] | None, typer.Argument(metavar="IMAGE", help="Image name, as for docker pull.")
 ]
 FileOption = Annotated[
     str,
