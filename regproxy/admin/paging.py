@@ -61,7 +61,7 @@ class Cursors:
                 return msgspec.json.decode(content, type=Position)
         except ValueError:
             pass
-        detail = "cursor: none of this list, or of an earlier run; without one it begins anew"
+        detail = "unknown or expired cursor; omit it to start from the first page"
         raise Problem(400, detail, field="cursor")
 
     def _seal(self, name: str, content: bytes) -> bytes:

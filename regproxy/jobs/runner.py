@@ -76,6 +76,7 @@ class Jobs:
         self._records = ThreadPoolExecutor(1, "jobs")
         self._running: dict[str, Running] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._beginning = 0  # of which the record is being written
 
     @property
     def active(self) -> int:
@@ -125,10 +126,14 @@ class Jobs:
     async def _begin(
         self, kind: str, by: str, what: Mapping[str, Any], work: AsTask, *, cancels: bool
     ) -> Job:
-        if len(self._tasks) >= QUEUED_MAX:
-            raise TooMany(f"{len(self._tasks)} jobs wait already: try again when some have ended")
+        if len(self._tasks) + self._beginning >= QUEUED_MAX:
+            raise TooMany(f"{QUEUED_MAX} jobs wait already; try again when some have ended")
         loop = asyncio.get_running_loop()
-        job, fd = await loop.run_in_executor(self._records, self.history.begin, kind, by, dict(what))
+        self._beginning += 1
+        try:
+            job, fd = await loop.run_in_executor(self._records, self.history.begin, kind, by, dict(what))
+        finally:
+            self._beginning -= 1
         running = Running(job)
         self._running[job.id] = running
         task = loop.create_task(self._run(running, fd, work, cancels=cancels))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from regproxy.admin.live import Live
-from regproxy.admin.operations import Call, get
+from regproxy.admin.live import Awaited, Live, awaited
+from regproxy.admin.operations import Call, RegistryName, get
 from regproxy.admin.paging import Page, Paged
+from regproxy.cache.pins import name_of_logged
 from regproxy.telemetry.snapshots import LiveDownload, Snapshot
 
 
@@ -18,7 +20,7 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     """What is being fetched into the cache."""
 
     digest: Annotated[str, Meta(description="what was asked for: a digest, or a tag while that is not known")]
-    registry: str
+    registry: RegistryName
     repository: str
     bytes: Annotated[int, Meta(description="bytes that are there")]
     total: Annotated[int | None, Meta(description="bytes of all of it; null: not known")]
@@ -61,30 +63,33 @@ def _order(download: Download) -> list[Any]:
 
 def merged_downloads(snapshots: Iterable[Snapshot]) -> list[Download]:
     """Return the downloads of all workers, with the clients of those that follow them."""
-    doing: dict[tuple[str, str], tuple[int, LiveDownload]] = {}
-    waiters: dict[tuple[str, str], int] = {}
+    doing: dict[tuple[str, str, str], tuple[int, LiveDownload]] = {}
+    waiters: Counter[Awaited] = Counter()
     for snapshot in snapshots:
         for each in snapshot.downloads:
-            key = (each.registry, each.digest)
-            waiters[key] = waiters.get(key, 0) + each.waiters
+            waiters[_awaited(each)] += each.waiters
             if not each.follows:
-                doing[key] = (snapshot.slot, each)
+                doing[each.registry, each.repository, each.digest] = (snapshot.slot, each)
     found = [
         Download(
             digest=each.digest,
-            registry=each.registry,
+            registry=name_of_logged(each.registry),
             repository=each.repository,
             bytes=each.bytes,
             total=each.total if each.total >= 0 else None,
             rate=each.rate,
-            waiters=waiters[key],
+            waiters=waiters[_awaited(each)],
             since=each.since,
             resumes=each.resumes,
             worker=slot,
         )
-        for key, (slot, each) in doing.items()
+        for slot, each in doing.values()
     ]
     return sorted(found, key=_order)
+
+
+def _awaited(download: LiveDownload) -> Awaited:
+    return awaited(download.registry, download.repository, download.digest)
 
 
 def merged_clients(snapshots: Iterable[Snapshot]) -> list[Client]:

@@ -27,6 +27,7 @@ from regproxy.jobs.records import Job
 from regproxy.jobs.runner import Jobs, Running, TooMany
 
 _NAMES_MAX: Final = 1000
+_DRY_RUN_SECONDS: Final = 5.0  # for a page that somebody waits for
 _VERIFY_THREADS: Final = 1  # the other cores are for clients
 _BUSY: Final = {503: "the index can't be written now, or too many jobs wait"}
 _UNKNOWN: Final = {404: "there is no such job"}
@@ -129,7 +130,7 @@ class CacheJobs:
             raise _no_job(call.path["id"])
         return job
 
-    @delete("/api/v1/jobs/{id}", status=202, problems=_UNKNOWN)
+    @delete("/api/v1/jobs/{id}", status=202, problems=_UNKNOWN | {503: "the disk does not take it"})
     async def cancel_job(self, call: Call[None, None]) -> Job:
         """Cancel a job, whichever worker has it.
 
@@ -170,10 +171,15 @@ class CacheJobs:
         return await self._begin(call, "purge", what, work)
 
     def would_purge(self, order: PurgeOrder) -> Purge:
-        """Return what a purge would remove, and leave all as it is. For a thread; raises Problem."""
+        """Return what a purge would remove, and leave all as it is. For a thread; raises Problem.
+
+        `cancelled`: that can't be told within some seconds.
+        """
+        ends = time.monotonic() + _DRY_RUN_SECONDS
         try:
             with self._index() as index, index_reader(self._root) as reader:
-                return purge(reader, index, _selection(order), dry_run=True)
+                chosen = _selection(order)
+                return purge(reader, index, chosen, dry_run=True, stops=lambda: time.monotonic() > ends)
         except StoreError as error:
             raise Problem(503, str(error)) from None
 

@@ -19,16 +19,15 @@ from regproxy.admin.replies import Problem
 from regproxy.cache import layout
 from regproxy.config.directories import Directories
 from regproxy.core.errors import CertificateError
+from regproxy.core.state_file import locked
 from regproxy.server.context import Services
 from regproxy.tls import ca_rotation
 from regproxy.tls.ca_files import CaPair, files_of
 from regproxy.tls.ca_scope import wanted
 from regproxy.tls.x509 import fingerprint
 
-_NOT_DONE = {
-    409: "the configuration, or the state that it is in, does not allow it",
-    503: "the supervisor does not answer",
-}
+_NOT_ALLOWED = {409: "the configuration, or the state that it is in, does not allow it"}
+_NOT_DONE = _NOT_ALLOWED | {503: "the supervisor does not answer"}
 
 
 class Supervisor(Protocol):
@@ -111,27 +110,35 @@ class Control:
         if services.config.offline and not on:
             raise Problem(409, "REGPROXY_OFFLINE is true, and that wins: change the setting", field="on")
         path = layout.offline(self._directories.cache)
+
+        def switch() -> None:
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            # Else two opposite requests could leave the file of one and the state of the other.
+            with locked(path.with_name(f"{path.name}.lock")):
+                _keep(path, on)
+                services.board.set_offline(on)
+
         try:
-            await asyncio.get_running_loop().run_in_executor(self._threads, _keep, path, on)
+            await asyncio.get_running_loop().run_in_executor(self._threads, switch)
         except OSError as error:
             raise Problem(503, f"{path}: {error.strerror}; nothing is changed") from None
-        services.board.set_offline(on)
         return offline_of(services)
 
-    @post("/api/v1/ca/rotate", problems=_NOT_DONE)
+    @post("/api/v1/ca/rotate", problems=_NOT_ALLOWED)
     async def rotate_ca(self, call: Call[None, RotateForm]) -> Rotated:
         """Make a new CA, which waits until clients trust it, as `regproxy ca rotate` does.
 
-        409: one waits already, or the CA is somebody else's to renew.
+        409: one waits already, or the CA is somebody else's to renew. `reload` says whether the workers have
+        it.
         """
         scope, again = wanted(self._services.config), call.body.again
         return await self._changed(lambda: ca_rotation.rotate(self._files, scope, time.time(), again=again))
 
-    @post("/api/v1/ca/rotate/finish", problems=_NOT_DONE)
+    @post("/api/v1/ca/rotate/finish", problems=_NOT_ALLOWED)
     async def finish_ca_rotation(self, call: Call[None, None]) -> Rotated:
         """Have the CA that waits sign everything from now on, as `regproxy ca rotate --finish` does.
 
-        409: none waits.
+        409: none waits. `reload` says whether the workers have it.
         """
         return await self._changed(lambda: ca_rotation.finish(self._files, time.time()))
 
@@ -168,5 +175,4 @@ def _keep(path: Path, on: bool) -> None:
         with suppress(FileNotFoundError):
             path.unlink()
         return
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     path.touch(mode=0o640)

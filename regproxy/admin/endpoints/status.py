@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Final
@@ -80,26 +82,33 @@ class StatusReport:
     """The endpoint of the status. `root`: of the cache; `started`: epoch."""
 
     def __init__(
-        self, services: Services, root: Path, started: float, ready: Callable[[], str | None]
+        self,
+        services: Services,
+        root: Path,
+        started: float,
+        ready: Callable[[], str | None],
+        threads: Executor,
     ) -> None:
         self._services = services
         self._index = layout.index(root)
         self._started = started
         self._ready = ready
+        self._threads = threads
         self._version = metadata.version("regproxy")
 
-    @get("/api/v1/status", thread=True)
-    def status(self, call: Call[None, None]) -> Status:
+    @get("/api/v1/status")
+    async def status(self, call: Call[None, None]) -> Status:
         """Return how the proxy is: what it has answered, how full it is, what is unusual.
 
         Figures are those of all workers, since the start.
         """
-        return self.current()
+        # On a thread of its own: nothing that takes long has it wait.
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.current)
 
-    def current(self) -> Status:
-        """Return the status. Takes milliseconds; any thread may call it."""
+    def current(self, samples: Samples | None = None) -> Status:
+        """Return the status, by these metrics or new ones. Takes milliseconds; any thread may call it."""
         services = self._services
-        samples = Samples(services.metrics.families())
+        samples = samples or Samples(services.metrics.families())
         reason, now = self._ready(), time.time()
         return Status(
             version=self._version,
