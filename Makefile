@@ -24,7 +24,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages test-image test-debug demo bench bench-full bench-guard bench-guard-update bench-pages bench-distribution soak conformance e2e-new mixin
-.PHONY: format clean chart deb test-deploy test-deb
+.PHONY: format clean chart deb test-deploy test-deb docs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1 \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -126,6 +126,11 @@ mixin: test-packages ## rules, alerts and dashboards anew from deploy/mixin, for
 	jsonnet -S -m deploy/prometheus deploy/mixin/rules.jsonnet
 	jsonnet -m deploy/grafana deploy/mixin/dashboards.jsonnet
 
+# mkdocs-material tells of its maintenance in each run otherwise. With --quiet mkdocs counts no warning.
+docs: $(VENV)/.docs ## the documentation as a site, in build/site, its links checked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python -m tests.project.site build/site
+
 chart: build ## the Helm chart's table of values and its copies of rules and dashboards anew
 	$(BIN)/python -m tests.deploy.chart
 
@@ -166,6 +171,10 @@ $(VENV)/bin/python: | build-packages
 $(VENV)/.installed: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/pip install -q 'setuptools>=77' 'cython>=3.1,<4'
 	$(BIN)/pip install -q --no-build-isolation -e '.[dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/pip install -q --no-build-isolation -e '.[docs]'
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(EXT)

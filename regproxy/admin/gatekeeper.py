@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import hmac
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Annotated, Final, Protocol
@@ -24,6 +25,7 @@ from regproxy.admin.tokens import Tokens
 from regproxy.admin.visitors import Login, Scope, Token, Visitor
 from regproxy.auth.client_logins import Failures
 from regproxy.config.parent_proxy import is_loopback
+from regproxy.config.values import split_host_port
 from regproxy.core.addresses import client_of
 from regproxy.core.lru import Seldom
 from regproxy.http.messages import READS, Request
@@ -72,7 +74,8 @@ class Gatekeeper:
         local = is_loopback(peer)
         if operation.scope is not Scope.OPEN or not local:
             self._check_address(local=local)
-        if operation.scope is Scope.OPEN or (operation.scope is Scope.LOCAL and local):
+        at_home = local and _is_home(request.authority)
+        if operation.scope is Scope.OPEN or (operation.scope is Scope.LOCAL and at_home):
             return Visitor(Scope.OPEN, peer)
         visitor = await self._identify(request, peer)
         if visitor is None:
@@ -92,6 +95,11 @@ class Gatekeeper:
         token = await self._judge(text.strip(), peer)
         return cookies.issue(token, request.authority, self._clock())
 
+    async def knows(self, visitor: Visitor) -> bool:
+        """Return whether what a visitor was let in by is still good: for an answer that goes on."""
+        until = visitor.login.until if visitor.login is not None else math.inf
+        return until > self._clock() and visitor.token in await self._good_for(visitor.peer)
+
     def _check_address(self, *, local: bool) -> None:
         if not local and self._tokens.all_local:
             raise Problem(403, _FAR)
@@ -104,7 +112,7 @@ class Gatekeeper:
         if len(shown) > 1 or scheme.lower() != "bearer" or not text.strip():
             raise _unknown("one token is needed: Authorization: Bearer TOKEN")
         token = await self._judge(text.strip(), peer)
-        return Visitor(token.scope, peer)
+        return Visitor(token.scope, peer, token=token)
 
     async def _by_cookie(self, request: Request, peer: str) -> Visitor | None:
         header = b"; ".join(request.all(b"cookie")).decode("latin-1")
@@ -113,7 +121,7 @@ class Gatekeeper:
             return None
         tokens = await self._good_for(peer)
         login = cookies.check(value, tokens, request.authority, self._clock())
-        return None if login is None else Visitor(login.token.scope, peer, login)
+        return None if login is None else Visitor(login.token.scope, peer, login, login.token)
 
     async def _good_for(self, peer: str) -> list[Token]:
         """Return the tokens that a client at this address may show."""
@@ -187,6 +195,16 @@ def check_form(visitor: Visitor, request: Request, shown: str) -> None:
     if not hmac.compare_digest(text.encode(), visitor.login.csrf.encode()):
         detail = f"a request with a cookie has to show the session's `csrf_token` in {CSRF_FIELD}"
         raise Problem(403, f"{detail} (GET /api/v1/session)")
+
+
+def _is_home(authority: str) -> bool:
+    """Return whether a Host field names this machine. A page of another name may lead a browser here (DNS
+    rebinding), and read what is answered without a token.
+    """
+    try:
+        return is_loopback(split_host_port(authority.lower())[0])
+    except ValueError:
+        return False
 
 
 def _authority(origin: bytes) -> str:

@@ -200,9 +200,9 @@ def _is_api(path: str) -> bool:
 
 
 def _log_write(call: Call[Any, Any], status: int) -> None:
-    """Log who has changed what, or has been refused to. A login changes nothing, and its body is a token."""
+    """Log who has changed what, or was refused to. A login changes nothing, and its body is a token."""
     request, visitor = call.request, call.visitor
-    if request.method in READS or call.operation.scope is Scope.OPEN:
+    if request.method in READS or call.operation.scope is not Scope.WRITE:
         return
     body = {} if call.body is None else msgspec.to_builtins(call.body)
     body.pop("csrf_token", None)

@@ -43,7 +43,7 @@ class Tokens:
     def __init__(self, config: Config, root: Path) -> None:
         """`root`: of the cache."""
         self._files = [
-            (scope, path, local, Watched((path,), _parse, time.monotonic))
+            (scope, path, local, Watched((path,), _parse_or_none, time.monotonic))
             for scope, path, local in _files(config, root)
         ]
 
@@ -57,7 +57,8 @@ class Tokens:
         found = []
         for scope, _, local, watched in self._files:
             with suppress(CredentialError):  # logged there
-                found.append(Token(await watched.value(), scope, local))
+                if text := await watched.value():
+                    found.append(Token(text, scope, local))
         return found
 
 
@@ -106,6 +107,11 @@ def _files(config: Config, root: Path) -> Iterator[tuple[Scope, str, bool]]:
     made = {Scope.WRITE: layout.admin_token(root), Scope.READ: layout.admin_read_token(root)}
     for scope, path in made.items():
         yield scope, configured.get(scope, str(path)), scope not in configured
+
+
+def _parse_or_none(texts: list[str]) -> str:
+    """Return the token in a file's text, "" where somebody has emptied it: then there is none any more."""
+    return _parse(texts) if texts[0].strip() else ""
 
 
 def _parse(texts: list[str]) -> str:

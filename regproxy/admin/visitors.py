@@ -9,7 +9,9 @@ from msgspec import Struct
 
 
 class Scope(Enum):
-    """Who may ask. `LOCAL`: clients of this machine without a token, others as with READ."""
+    """Who may ask. `LOCAL`: clients of this machine that name it as such (127.0.0.1, localhost) without a
+    token, others as with READ.
+    """
 
     OPEN = "open"  # whoever may show a token
     LOCAL = "local"
@@ -41,11 +43,15 @@ class Login(Struct, frozen=True):
 
 
 class Visitor(Struct, frozen=True):
-    """Who asks. `scope`: what for, OPEN for anybody. `peer`: the address. `login`: None for a token."""
+    """Who asks. `scope`: what for, OPEN for anybody. `peer`: the address. `login`: None for a token.
+
+    `token`: the one that was shown, or that the login stands for.
+    """
 
     scope: Scope
     peer: str
     login: Login | None = None
+    token: Token | None = None
 
     @property
     def how(self) -> str:

@@ -12,13 +12,14 @@ from __future__ import annotations
 import os
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final
 
 from msgspec import Struct, field
 
+from regproxy.bundles.archive import members
 from regproxy.bundles.oci_layout import (
     INDEX_FILE,
     INDEX_MAX,
@@ -41,7 +42,6 @@ from regproxy.registry.descriptors import described
 from regproxy.registry.manifests import check_manifest, manifest_type
 
 _CHUNK: Final = 1 << 20  # bytes
-_BATCH: Final = 100
 
 
 class Imported(Struct, frozen=True):
@@ -66,9 +66,16 @@ class Import(Struct):
 
 
 class Importer:
-    """Takes one layout into the cache at `root`. `on_bytes`: told of each piece that has been read."""
+    """Takes one layout into the cache at `root`. `on_bytes`: told of each piece that has been read.
 
-    def __init__(self, root: Path, index: Index, on_bytes: Callable[[int], None] = lambda size: None) -> None:
+    `room`: bytes that the cache may hold, 0: no limit. More is refused: a small compressed archive may have
+    very much in it, for which all else would be evicted.
+    """
+
+    def __init__(
+        self, root: Path, index: Index, on_bytes: Callable[[int], None] = lambda size: None, room: int = 0
+    ) -> None:
+        self._room = room
         self._root = root
         self._index = index
         self._on_bytes = on_bytes
@@ -85,7 +92,7 @@ class Importer:
             if contents is None:
                 contents = self._from_tar(source, stream)
         except tarfile.TarError as error:
-            raise BundleError(f"{source}: it is no tar archive: {error}") from None
+            raise BundleError(f"{source}: it is no tar archive that can be used: {error}") from None
         entries = entries_of(contents)
         if name and len(entries) != 1:
             raise BundleError(f"--name is for a layout of one image; {source} has {len(entries)}")
@@ -116,19 +123,15 @@ class Importer:
     def _from_tar(self, source: str, stream: IO[bytes]) -> bytes:
         """Store an archive's contents in the order in which they come; return its index.json."""
         text = version = None
-        with _archive(source, stream) as archive:
-            for member in archive:
-                name = member.name.removeprefix("./")
-                file = archive.extractfile(member) if member.isreg() else None
-                if file is None:
-                    continue
-                if name in (INDEX_FILE, VERSION_FILE):
-                    if member.size > INDEX_MAX:
-                        raise BundleError(f"{name}: {member.size} bytes; {INDEX_MAX} at most")
-                    content = file.read()
-                    text, version = (content, version) if name == INDEX_FILE else (text, content)
-                elif digest := digest_of_member(name):
-                    self._take(digest, member.size, file)
+        for path, size, file in members(source, stream):
+            name = path.removeprefix("./")
+            if name in (INDEX_FILE, VERSION_FILE):
+                if size > INDEX_MAX:
+                    raise BundleError(f"{name}: {size} bytes; {INDEX_MAX} at most")
+                content = file.read()
+                text, version = (content, version) if name == INDEX_FILE else (text, content)
+            elif digest := digest_of_member(name):
+                self._take(digest, size, file)
         if text is None or version is None:
             raise BundleError(f"{source}: it has no {INDEX_FILE if text is None else VERSION_FILE}")
         check_version(version)
@@ -145,6 +148,8 @@ class Importer:
             verified.check(digest)
             self.result.skipped += 1
         else:
+            if 0 < self._room < self.result.bytes + size:
+                raise BundleError(f"its contents have more than the {self._room} bytes of CACHE_MAX_SIZE")
             self._store(digest, size, source)
             self.result.stored += 1
             self.result.bytes += size
@@ -183,11 +188,10 @@ class Importer:
         except (PinError, BundleError, BadResponse) as error:
             return Imported(name or entry.name or entry.tag, entry.digest, error=str(error))
         contents = dict(self._closure(entry.digest, body))
-        there = [digest for digest, has in contents.items() if has]
-        for piece in reconcile.pieces(there, _BATCH):
-            for digest in piece:
-                size = os.stat(layout.blob(self._root, digest)).st_size  # noqa: PTH116
-                self._index.put_presence(reference.host, reference.port, reference.repository, digest, size)
+        sizes = {digest: self._size(digest) for digest, came in contents.items() if came}
+        there = {digest: size for digest, size in sizes.items() if size is not None}
+        for digest, size in there.items():
+            self._index.put_presence(reference.host, reference.port, reference.repository, digest, size)
         self._enter_types(reference, there, media_type, entry.digest)
         if reference.tag:
             named = bits_above(media_type)
@@ -195,6 +199,11 @@ class Importer:
             row = TagRow(f"{media_type} {named}", entry.digest, media_type, len(body), now, named)
             self._index.put_tag(reference.host, reference.port, reference.repository, reference.tag, row)
         return Imported(reference.name, entry.digest, len(there), len(contents) - len(there))
+
+    def _size(self, digest: str) -> int | None:
+        """Return the size of content that was stored; None: it was evicted meanwhile."""
+        held = reconcile.look(self._root, digest)
+        return held.st_size if held is not None else None
 
     def _closure(self, digest: str, body: bytes) -> Iterator[tuple[str, bool]]:
         """Yield all that a manifest names, and whether the layout has brought it."""
@@ -207,7 +216,7 @@ class Importer:
                 for child in described(below):
                     yield child.digest, child.digest in self._came
 
-    def _enter_types(self, place: Reference, there: list[str], media_type: str, root: str) -> None:
+    def _enter_types(self, place: Reference, there: Iterable[str], media_type: str, root: str) -> None:
         """Enter the types of manifests whose bytes do not state them."""
         for digest in there:
             with suppress(BadResponse):
@@ -231,12 +240,6 @@ def _reference(entry: Entry, name: str) -> Reference:
     if reference.digest and reference.digest != entry.digest:
         raise BundleError(f"{text}: it is {entry.digest}")
     return reference
-
-
-def _archive(source: str, stream: IO[bytes]) -> tarfile.TarFile:
-    if source == "-":
-        return tarfile.open(fileobj=stream, mode="r|*")
-    return tarfile.open(source, mode="r|*")
 
 
 def _file(path: Path) -> bytes:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from regproxy.core.errors import RegproxyError
+from regproxy.registry.manifests import is_media_type
 from regproxy.registry.targets import is_digest
 
 VERSION_FILE: Final = "oci-layout"
@@ -94,7 +95,7 @@ def _entry(told: Any) -> Entry:
     full, containerd, tag = (each if isinstance(each, str) else "" for each in names)
     return Entry(
         digest,
-        media_type if isinstance(media_type, str) else "",
+        media_type if isinstance(media_type, str) and is_media_type(media_type) else "",
         size if isinstance(size, int) else 0,
         full or containerd,
         tag,

@@ -21,6 +21,7 @@ from regproxy.config import loading
 from regproxy.config.directories import cache_path
 from regproxy.core.errors import RegproxyError
 from regproxy.registry.rate_limits import Lane, label
+from regproxy.telemetry.log_format import printable
 from regproxy.upstream.quota_file import Entry, Key, QuotaFile
 
 USAGE_ERROR = 2
@@ -98,6 +99,7 @@ def quotas(entries: Mapping[Key, Entry], now: float) -> list[Quota]:
 def _show(found: list[Quota]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     if not found:
         typer.echo("no registry has told of a limit, and none refuses requests", err=True)
@@ -109,7 +111,8 @@ def _show(found: list[Quota]) -> None:
             told = (str(each.remaining), str(each.limit), _span(each.window), _clock(each.seen))
         refused = ", ".join(f"{lane} {_clock(until)}" for lane, until in each.refused_until.items())
         style = "bold red" if each.spent else None
-        table.add_row(each.registry, each.credential, *told, refused or "-", style=style)
+        names = (Text(printable(each.registry)), Text(printable(each.credential)))
+        table.add_row(*names, *told, refused or "-", style=style)
     # A line stays a line for programs that read it.
     Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
 

@@ -19,11 +19,12 @@ from rich.table import Table
 from rich.text import Text
 
 from regproxy.cli.cache.admin_client import AdminClient, NotRunning, Refused
-from regproxy.cli.cache.text import show_json, size_text
+from regproxy.cli.cache.text import say, show_json, size_text
 from regproxy.cli.serving import USAGE_ERROR
 from regproxy.config import loading
 from regproxy.config.directories import cache_path
 from regproxy.core.errors import ConfigError
+from regproxy.telemetry.log_format import printable
 
 FAILED = 1
 
@@ -54,7 +55,7 @@ def top(
         settings = loading.read(config, os.environ)[1]
     except ConfigError as error:
         _fail(error, USAGE_ERROR)
-    client = AdminClient(settings, cache_path(settings, os.environ))
+    client = AdminClient(settings, cache_path(settings, os.environ), writes=False)
     try:
         if as_json:
             show_json(_once(client))
@@ -123,7 +124,7 @@ def _downloads(items: list[dict[str, Any]], now: float) -> Table:
         bar = ProgressBar(total or 1, item["bytes"] if total else 0, width=20)
         there = f"{size_text(item['bytes'])} of {size_text(total) if total else '?'}"
         table.add_row(
-            *(Text(_short(item["digest"])), Text(f"{item['registry']}/{item['repository']}"), bar, there),
+            *(_told(_short(item["digest"])), _told(f"{item['registry']}/{item['repository']}"), bar, there),
             *(f"{size_text(item['rate'])}/s", f"{max(now - item['since'], 0):.0f} s", str(item["waiters"])),
         )
     return table
@@ -132,7 +133,7 @@ def _downloads(items: list[dict[str, Any]], now: float) -> Table:
 def _clients(items: list[dict[str, Any]]) -> Table:
     table = Table("client", "connections", "requests", title=_title("clients", items), box=None)
     for item in sorted(items, key=lambda each: (-each["requests"], -each["connections"]))[:_ROWS]:
-        table.add_row(Text(item["name"]), str(item["connections"]), str(item["requests"]))
+        table.add_row(_told(item["name"]), str(item["connections"]), str(item["requests"]))
     return table
 
 
@@ -146,11 +147,16 @@ def _registries(items: list[dict[str, Any]], now: float) -> Table:
         left = ", ".join(f"{each['remaining']} of {each['limit']}" for each in known)
         ends = [each["ends_at"] for each in known if each["ends_at"] is not None]
         table.add_row(
-            *(Text(item["name"]), Text(state, style="bold red" if state != "closed" else ""), left or "-"),
+            *(_told(item["name"]), Text(state, style="bold red" if state != "closed" else ""), left or "-"),
             *(f"in {max(min(ends) - now, 0) / 60:.0f} min" if ends else "-", str(item["refused_429"])),
-            *(str(item["errors"]["count"]), Text(item["errors"]["last"] or "-")),
+            *(str(item["errors"]["count"]), _told(item["errors"]["last"] or "-")),
         )
     return table
+
+
+def _told(text: str) -> Text:
+    """Return what a client or registry has said, without anything that a terminal would obey."""
+    return Text(printable(text))
 
 
 def _title(name: str, items: list[Any]) -> str:
@@ -166,5 +172,5 @@ def _short(name: str) -> str:
 
 
 def _fail(error: Exception, code: int) -> NoReturn:
-    typer.echo(f"regproxy: {error}", err=True)
+    say(f"regproxy: {error}", err=True)
     raise typer.Exit(code)

@@ -23,7 +23,10 @@ _LOOK: Final = 64  # bytes; what does not begin as JSON does is not read to its 
 
 
 def catalogue(root: Path, index: Index, most: int = PIECE) -> int:
-    """Read and enter up to `most` objects; return how many. 0: nothing is left. Raises StoreError."""
+    """Read up to `most` objects, enter at least one; return how many were read. 0: nothing is left.
+
+    Raises StoreError.
+    """
     digests = index.uncatalogued(most)
     if digests:
         index.catalogue(read(root, digest) for digest in digests)

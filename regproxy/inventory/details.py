@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -17,9 +18,10 @@ from regproxy.inventory.catalog import body_of
 from regproxy.inventory.images import Content, content
 from regproxy.inventory.reading import IndexReader
 from regproxy.registry.descriptors import Descriptor, described
-from regproxy.registry.manifests import manifest_type
+from regproxy.registry.manifests import MANIFEST_MAX, manifest_type
 
 NODES_MAX: Final = 2000
+BYTES_MAX: Final = 16 << 20  # of manifests that are read for one answer; parsing them holds up other threads
 _DEPTH: Final = 4  # an index in an index is rare, and nothing is deeper
 
 _VARIANTS: Final = (
@@ -78,7 +80,8 @@ class Tag(Struct, frozen=True):
 class Details(Struct, frozen=True):
     """An image or content. `tag`: None where it was asked for by digest; `use`: None where it is not held.
 
-    `cut`: the tree has more than NODES_MAX nodes, or a manifest in it names more than is listed.
+    `cut`: the tree has more than NODES_MAX nodes, or manifests of more than BYTES_MAX, or one in it names
+    more than is listed.
     """
 
     name: str
@@ -126,10 +129,11 @@ def tag(reader: IndexReader, reference: Reference) -> Tag:
 
 
 class _Tree(Struct):
-    """Reads manifests from the disk, and what they name, NODES_MAX nodes at most."""
+    """Reads manifests from the disk, and what they name, NODES_MAX nodes and BYTES_MAX at most."""
 
     root: Path
     left: int = NODES_MAX
+    bytes_left: int = field(default_factory=lambda: BYTES_MAX)
     cut: bool = False
     _path: set[str] = field(default_factory=set)
 
@@ -138,11 +142,19 @@ class _Tree(Struct):
         size = held.st_size if held is not None else entry.size
         children: tuple[Node, ...] = ()
         media_type = entry.media_type
-        if held is not None and entry.kind in ("manifest", "content"):
+        if entry.kind in ("manifest", "content") and self._may_read(held):
             body = body_of(self.root, entry.digest)
             media_type = _type_of(body) or media_type
             children = tuple(self._children(entry.digest, body)) if _type_of(body) else ()
         return Node(entry.digest, entry.kind, media_type, entry.platform, size, held is not None, children)
+
+    def _may_read(self, held: os.stat_result | None) -> bool:
+        """Return whether content may be a manifest that is to be read; count it."""
+        if held is None or held.st_size > MANIFEST_MAX:
+            return False
+        self.bytes_left -= held.st_size
+        self.cut = self.cut or self.bytes_left < 0
+        return self.bytes_left >= 0
 
     def _children(self, digest: str, body: bytes) -> Iterator[Node]:
         if digest in self._path or len(self._path) >= _DEPTH:

@@ -13,6 +13,7 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
+from regproxy.cache.index.transactions import BELOW_MAX
 from regproxy.cache.pins import registry_name
 from regproxy.config.hosts import DOCKER_HUB, DOCKER_HUB_REGISTRY
 from regproxy.inventory.reading import IndexReader
@@ -54,10 +55,13 @@ _MANIFEST: Final = (
     "SELECT objects.size, objects.last_used, objects.hits, objects.stored_at, total, named, platform"
     " FROM objects LEFT JOIN manifests USING (digest) WHERE digest = ?"
 )
+# The deepest first: so no more are looked up than are counted.
 _HELD: Final = (
-    "WITH RECURSIVE below (digest) AS (VALUES (?) UNION"
-    " SELECT child FROM links JOIN below ON parent = below.digest)"
-    " SELECT count(*), coalesce(sum(size), 0) FROM below JOIN objects USING (digest)"
+    "WITH RECURSIVE below (digest, level) AS (VALUES (?, 0) UNION"
+    " SELECT child, level + 1 FROM links JOIN below ON parent = below.digest"
+    f" ORDER BY 2 DESC LIMIT {BELOW_MAX})"
+    " SELECT count(*), coalesce(sum(size), 0) FROM (SELECT DISTINCT digest FROM below)"
+    " JOIN objects USING (digest)"
 )
 _PLATFORMS: Final = (
     "SELECT DISTINCT platform FROM links JOIN objects ON objects.digest = child"

@@ -29,7 +29,7 @@ Result = Mapping[str, Any]
 
 
 class TooMany(RegproxyError):
-    """Too many jobs wait already."""
+    """Too many jobs wait already, or the worker is about to end."""
 
 
 class Stopped(Exception):
@@ -77,11 +77,12 @@ class Jobs:
         self._running: dict[str, Running] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._beginning = 0  # of which the record is being written
+        self._ends = False
 
     @property
     def active(self) -> int:
         """How many have not ended."""
-        return len(self._tasks)
+        return len(self._tasks) + self._beginning
 
     async def on_thread(self, kind: str, by: str, what: Mapping[str, Any], work: OnThread) -> Job:
         """Begin a job on a thread, which ends soon after `stops()`. Raises TooMany, StoreError."""
@@ -107,7 +108,8 @@ class Jobs:
         return job
 
     def cut(self) -> list[str]:
-        """Tell all jobs to end, as the worker does; return what they are."""
+        """Tell all jobs to end, as the worker does, and begin no other one; return what they are."""
+        self._ends = True
         told = [running for running in self._running.values() if not running.stops()]
         for running in told:
             self._stop(running, "cut")
@@ -126,7 +128,9 @@ class Jobs:
     async def _begin(
         self, kind: str, by: str, what: Mapping[str, Any], work: AsTask, *, cancels: bool
     ) -> Job:
-        if len(self._tasks) + self._beginning >= QUEUED_MAX:
+        if self._ends:
+            raise TooMany("this process is about to end, and begins no job any more")
+        if self.active >= QUEUED_MAX:
             raise TooMany(f"{QUEUED_MAX} jobs wait already; try again when some have ended")
         loop = asyncio.get_running_loop()
         self._beginning += 1
@@ -136,6 +140,8 @@ class Jobs:
             self._beginning -= 1
         running = Running(job)
         self._running[job.id] = running
+        if self._ends:
+            self._stop(running, "cut")
         task = loop.create_task(self._run(running, fd, work, cancels=cancels))
         self._tasks[job.id] = task
         return job

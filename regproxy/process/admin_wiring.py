@@ -82,7 +82,7 @@ def build(
     live = Live(services, snapshots, record.slot, record.workers, live_thread)
     status = StatusReport(services, root, record.started, ready, quick)
     pages = Pages(metadata.version("regproxy"))
-    events = Events(status, live, quick)
+    events = Events(status, live, gatekeeper, quick)
     registries = Registries(services, live, quick)
     inventory, cache_jobs = cache_endpoints(services, root, record, jobs)
     parts = (status, live, registries, inventory, cache_jobs)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from typing import Any, Final
 
 from msgspec import Struct, field
 
+from regproxy.registry.manifests import is_media_type
 from regproxy.registry.targets import is_digest
 
 NAMED_MAX: Final = 512  # of each kind; an image has some dozens, and nothing here grows with what is pushed
 _SIZE_MAX: Final = 1 << 50  # bytes
-_TYPE_MAX: Final = 255  # characters; RFC 6838 4.2
-_PART_MAX: Final = 64  # characters of a platform's parts
+# Of GOOS, GOARCH and variants. Anything else is not passed on: not to a terminal, which would obey it, nor
+# to the index, which takes no half of a surrogate pair.
+_PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/-]{0,63}")
 
 
 class Named(Struct, frozen=True):
@@ -65,7 +68,7 @@ def _descriptor(entry: dict[str, Any], kind: str) -> Descriptor:
         entry["digest"],
         kind,
         size if isinstance(size, int) and not isinstance(size, bool) and 0 <= size < _SIZE_MAX else 0,
-        media_type[:_TYPE_MAX] if isinstance(media_type, str) else "",
+        media_type if isinstance(media_type, str) and is_media_type(media_type) else "",
         platform(entry.get("platform")),
     )
 
@@ -95,13 +98,15 @@ def named(body: bytes) -> Named:
 def platform(told: object) -> str:
     """Return a descriptor's platform as `docker --platform` takes it: linux/arm64/v8; "" for none.
 
-    `unknown/unknown` is none: so BuildKit marks manifests that are no images (attestations).
+    `unknown/unknown` is none: so BuildKit marks manifests that are no images (attestations). So is one with a
+    part that is no name.
     """
     if not isinstance(told, dict):
         return ""
     parts = [told.get(name) for name in ("os", "architecture", "variant")]
-    texts = [part[:_PART_MAX] for part in parts if isinstance(part, str) and part]
-    return "" if set(texts) <= {"unknown"} else "/".join(texts)
+    texts = [part for part in parts if isinstance(part, str) and part]
+    good = all(map(_PART.fullmatch, texts))
+    return "/".join(texts) if good and not set(texts) <= {"unknown"} else ""
 
 
 def platform_matches(told: str, wished: str) -> bool:

@@ -71,6 +71,11 @@ def manifest_type(body: bytes) -> ManifestType:
     return ManifestType(media_type, stated or media_type in SCHEMA1_TYPES)
 
 
+def is_media_type(text: str) -> bool:
+    """Return whether a text has the form of a media type (RFC 6838 4.2)."""
+    return _MEDIA_TYPE.fullmatch(text) is not None
+
+
 def _bare(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 

@@ -24,13 +24,22 @@ _TOOK: Final = f"{_BEFORE_TOOK}0.000"
 _BATCH: Final = 512  # lines that are handed to the thread without waiting for flush()
 # C code; quotes, and escapes everything but printable ASCII: no request can forge a line
 _quote = json.encoder.encode_basestring_ascii
-# The same few texts recur.
-_quote_again = lru_cache(maxsize=1024)(_quote)
+# The same few texts recur. Long ones do not, and could fill the memory.
+_MEMO_MAX: Final = 512  # characters
+_quote_known = lru_cache(maxsize=1024)(_quote)
+
+
+def _quote_again(text: str) -> str:
+    return _quote_known(text) if len(text) <= _MEMO_MAX else _quote(text)
 
 
 @lru_cache(maxsize=1024)
-def _quote_path(uri: str) -> str:
+def _quote_known_path(uri: str) -> str:
     return _quote(uri.partition("?")[0])
+
+
+def _quote_path(uri: str) -> str:
+    return (_quote_known_path if len(uri) <= _MEMO_MAX else _quote_known_path.__wrapped__)(uri)
 
 
 # Characters that end a line for some readers, or that a terminal obeys.
@@ -52,8 +61,12 @@ _RP_TYPES: Final = frozenset(
 
 
 @lru_cache(maxsize=1024)
-def _quote_decoded(uri: str) -> str:
+def _quote_known_decoded(uri: str) -> str:
     return _quote_utf8(unquote_to_bytes(uri.partition("?")[0]).decode("utf-8", "replace"))
+
+
+def _quote_decoded(uri: str) -> str:
+    return (_quote_known_decoded if len(uri) <= _MEMO_MAX else _quote_known_decoded.__wrapped__)(uri)
 
 
 def _rp_upstream(hops: Sequence[Hop]) -> tuple[str, str, str]:

@@ -22,7 +22,9 @@ from regproxy.core.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
-_QUEUE: Final = 128  # batches; about 34 MB of lines while the log is not read
+# What waits while the log is not read. A line is as long as a client has made it.
+_QUEUE: Final = 128  # batches
+_QUEUE_BYTES: Final = 32 << 20
 _CHUNK: Final = 262144  # bytes per write
 _STALL: Final = 0.5  # seconds between two checks of whether close() still waits
 _SAY_EVERY: Final = 60.0  # seconds between two warnings
@@ -53,6 +55,7 @@ class LineSink:
         self._closing = False
         self._given_up = False
         self._queue: deque[list[str] | bytes] = deque()
+        self._waiting = 0  # bytes in it
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name=name.replace(" ", "-"), daemon=True)
         self._thread.start()
@@ -78,12 +81,14 @@ class LineSink:
 
     def put(self, lines: list[str] | bytes) -> None:
         """Hand over some lines, each with its end, or all of them as one text; never waits."""
+        size = _size(lines)
         with self._changed:
-            if len(self._queue) >= _QUEUE:
+            if len(self._queue) >= _QUEUE or self._waiting + size > _QUEUE_BYTES:
                 count = lines.count(b"\n") if isinstance(lines, bytes) else len(lines)
                 self._drop(count, "it is read too slowly")
             else:
                 self._queue.append(lines)
+                self._waiting += size
                 self._changed.notify()
 
     def close(self, timeout: float) -> None:
@@ -105,6 +110,7 @@ class LineSink:
                 if not self._queue:
                     break
                 lines = self._queue.popleft()
+                self._waiting -= _size(lines)
             self._follow_rename()
             for text, count in _pieces(lines, self._chunk):
                 self._write(text, count)
@@ -196,6 +202,10 @@ def _check_writable(folder: Path) -> None:
         read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
         code = errno.EROFS if read_only else errno.EACCES
         raise OSError(code, os.strerror(code), str(folder))
+
+
+def _size(lines: list[str] | bytes) -> int:
+    return len(lines) if isinstance(lines, bytes) else sum(map(len, lines))
 
 
 def _pieces(lines: list[str] | bytes, limit: int) -> Iterator[tuple[bytes, int]]:

@@ -15,7 +15,7 @@ from typing import Final
 from msgspec import Struct
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 from opentelemetry.trace import Span, Status, StatusCode
 
@@ -27,6 +27,7 @@ from regproxy.tracing.export import Export
 from regproxy.tracing.spans import OtelSpan, begin, epoch_of, remote
 
 SLOW: Final = 5.0  # seconds; a hit that takes longer is always recorded
+TEXT_MAX: Final = 1024  # characters of an attribute, where OpenTelemetry's variable says nothing else
 CONNECTION_MAX: Final = 64  # requests that are in the trace of their connection
 _HITS: Final = frozenset({"HIT", "STALE"})
 _ROUTES: Final = {
@@ -71,7 +72,10 @@ class Requests:
             "regproxy.worker": slot,
         }
         resource = Resource.create(own if named else {**own, "service.name": "regproxy"})
-        provider = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False)
+        # Some spans wait for the collector, and a path is as long as a client has made it.
+        longest = _number(env, "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", TEXT_MAX)
+        limits = SpanLimits(max_attribute_length=longest)
+        provider = TracerProvider(ALWAYS_ON, resource, shutdown_on_exit=False, span_limits=limits)
         provider.add_span_processor(export)
         return cls(how, export, provider)
 

@@ -352,11 +352,23 @@ class TestReload:
         assert proxy.ca_pem != before
 
     def test_a_worker_that_ends(self, start_proxy: StartProxy, start_origin: Callable[..., Origin]) -> None:
-        """Listeners are told that it is over, and keep no worker from ending."""
+        """Listeners are told that it is over, and keep no worker from ending; so are those whose token is."""
         proxy = start_proxy(start_origin("reg.test"))
         with AdminApi(proxy) as api, api.connect() as listener:
             listener.ask("GET", "/api/v1/events", api.headers)
             assert listener.read_head().status == 200
+            with api.connect() as reader:
+                path = proxy.cache_dir / "state" / "admin-read-token"
+                told = {"Authorization": f"Bearer {path.read_text().strip()}"}
+                reader.ask("GET", "/api/v1/events", told)
+                assert reader.read_head().status == 200
+                path.write_text("")
+                while piece := reader.stream.recv(65536):
+                    if piece.endswith(b"0\r\n\r\n"):
+                        break
+                else:
+                    raise AssertionError("it was cut")
+                assert reader.request("GET", "/api/v1/session", told).status == 401
             os.kill(proxy.daemon.pid, signal.SIGHUP)
             reply = b""
             while piece := listener.stream.recv(65536):

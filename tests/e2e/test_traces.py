@@ -173,6 +173,18 @@ def test_what_is_passed_through(collector: Collector, origin: Origin, proxy: Pro
     assert collector.find(lambda span: SECRET in str(span)) == []
 
 
+def test_a_path_as_long_as_a_client_likes(
+    collector: Collector, origin: Origin, proxy: Proxy, talk: Talk
+) -> None:
+    """Thousands of spans may wait for the collector."""
+    path = "/v2/app/" + "x" * 5000
+    origin.on(path, Answer(b"{}"))
+    assert talk(proxy, origin).get(path).status == 200
+    (request,) = requests(collector, path[:1024])
+    (asked,) = collector.wait(lambda span: span.parent == request.span)
+    assert asked.attributes["url.path"] == path[:1024]
+
+
 def test_hits_are_left_out(collector: Collector, origin: Origin, proxy: Proxy, talk: Talk) -> None:
     """With a ratio of 0; errors are not."""
     path, digest, _ = cold(origin, 1000)

@@ -12,9 +12,11 @@ from typing import Any, Final
 import msgspec
 
 from regproxy.admin.endpoints.status import StatusReport
+from regproxy.admin.gatekeeper import Gatekeeper
 from regproxy.admin.live import Live
 from regproxy.admin.operations import Call, get
 from regproxy.admin.replies import Problem, Streamed
+from regproxy.admin.visitors import Visitor
 from regproxy.cache.pins import name_of_logged
 from regproxy.telemetry.snapshots import LiveEvent, Snapshot
 
@@ -31,7 +33,8 @@ _MEDIA: Final = b"text/event-stream"
 class Events:
     """The endpoint of events. One object for each worker; what others do comes by their snapshots."""
 
-    def __init__(self, status: StatusReport, live: Live, threads: Executor) -> None:
+    def __init__(self, status: StatusReport, live: Live, gatekeeper: Gatekeeper, threads: Executor) -> None:
+        self._gatekeeper = gatekeeper
         self._threads = threads
         self._status = status
         self._live = live
@@ -45,14 +48,15 @@ class Events:
         """Return events as they happen: `status` once a second, `tag-moved`, `refused`.
 
         The data of each is JSON, that of `status` the answer of GET /api/v1/status. It ends when the proxy's
-        process ends, or takes a new configuration; whoever listens connects again.
+        process ends, or takes a new configuration, or the token is none any more; whoever listens connects
+        again.
         """
         if len(self._queues) >= SUBSCRIBERS_MAX:
             raise Problem(503, f"{SUBSCRIBERS_MAX} listen already", ((b"retry-after", b"10"),))
         if self._closed:
             # A connection that is idle while a worker retires may still bring one: it would never end.
             return Streamed(_MEDIA, _nothing())
-        return Streamed(_MEDIA, self._chunks())
+        return Streamed(_MEDIA, self._chunks(call.visitor))
 
     def close(self) -> None:
         """End all streams, and begin none any more: this worker ends."""
@@ -62,14 +66,14 @@ class Events:
         for queue in self._queues:
             _put(queue, None)
 
-    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+    async def _chunks(self, visitor: Visitor) -> AsyncGenerator[bytes, None]:
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(_QUEUE)
         self._queues.add(queue)
         if self._ticker is None:
             self._ticker = asyncio.get_running_loop().create_task(self._tick())
         try:
             yield b"retry: %d\n\n" % _RETRY_MS
-            while (chunk := await queue.get()) is not None:
+            while (chunk := await queue.get()) is not None and await self._gatekeeper.knows(visitor):
                 yield chunk
         finally:
             self._queues.discard(queue)

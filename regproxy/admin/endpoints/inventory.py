@@ -26,6 +26,8 @@ Pinned = Annotated[bool, Meta(description="only what is pinned")]
 NeverHit = Annotated[bool, Meta(description="only what has answered no request since it was stored")]
 Reverse = Annotated[bool, Meta(description="the other way round")]
 
+_BYTES_MAX = (1 << 63) - 1  # what the index takes for a number
+
 _GONE = {404: "it is not in the cache", 503: "the index can't be read now"}
 _BUSY = {503: "the index can't be read now"}
 
@@ -55,7 +57,7 @@ class BlobQuery(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "digest"
     reverse: Reverse = False
     older_than: Seconds | None = None
-    at_least: Annotated[int, Meta(ge=0, description="bytes")] = 0
+    at_least: Annotated[int, Meta(ge=0, le=_BYTES_MAX, description="bytes")] = 0
     never_hit: NeverHit = False
     pinned: Pinned = False
     manifests: Annotated[bool, Meta(description="only manifests and indexes")] = False

@@ -30,6 +30,12 @@ from regproxy.cache.index.rows import (
 )
 
 JOURNAL_MAX: Final = 50_000  # rows to keep
+# Of what is added up: contents below one manifest, manifests above one, and contents in one transaction. An
+# index of all platforms there are names some 2000; what somebody makes up must not keep the write lock.
+BELOW_MAX: Final = 4096
+ABOVE_MAX: Final = 100
+_ADDED_MAX: Final = 20_000
+_SUM_MAX: Final = 1 << 60  # bytes; SQLite's integers end at 1 << 63
 SEEN_FOR: Final = 400 * 86_400.0  # seconds for which the history of a tag is kept that nobody asks for
 
 _DROP_TAG: Final = "DELETE FROM tags WHERE host = ? AND port = ? AND repository = ? AND tag = ?"
@@ -81,16 +87,10 @@ _SET_PLATFORM: Final = (
     "UPDATE manifests SET platform = ?1 WHERE platform = '' AND digest IN"
     " (SELECT parent FROM links WHERE child = ?2 AND kind = 'config')"
 )
-_ABOVE: Final = (
-    "WITH RECURSIVE above (digest) AS (VALUES (?) UNION"
-    " SELECT parent FROM links JOIN above ON child = above.digest) SELECT digest FROM above"
-)
-_SUM_UP: Final = (
-    "WITH RECURSIVE below (digest, size) AS (SELECT digest, size FROM objects WHERE digest = ?1 UNION"
-    " SELECT child, links.size FROM links JOIN below ON parent = below.digest)"
-    " UPDATE manifests SET (total, named) = (SELECT coalesce(sum(size), 0), count(*) FROM"
-    " (SELECT max(size) AS size FROM below GROUP BY digest)) WHERE digest = ?1"
-)
+_ABOVE: Final = "SELECT parent FROM links INDEXED BY links_by_child WHERE child = ? LIMIT ?"
+_BELOW: Final = "SELECT child, size, kind = 'manifest' FROM links WHERE parent = ? LIMIT ?"
+_SIZE: Final = "SELECT size FROM objects WHERE digest = ?"
+_SET_SUMS: Final = "UPDATE manifests SET total = ?, named = ? WHERE digest = ?"
 _NOTE: Final = "INSERT INTO journal (writer, kind, key) VALUES (?, ?, ?)"
 _NEWER: Final = "SELECT kind, key, max(seq) FROM journal WHERE seq > ? AND writer <> ? GROUP BY kind, key"
 _TRIM: Final = "DELETE FROM journal WHERE seq <= ?"
@@ -277,23 +277,52 @@ class Changes:
             self._note(TAG_PUT, name_of(key))
 
     def catalogue(self, found: Sequence[Catalogued]) -> None:
-        """Enter what objects are and what they name, those that are no manifests included."""
+        """Enter what objects are and what they name, those that are no manifests included.
+
+        At least one of them: where that is much, the others stay to be read.
+        """
+        added = 0
         for each in found:
+            if added > _ADDED_MAX:
+                break
             self._connection.execute(_READ, (each.digest,))
             if each.platform and not each.media_type:
                 self._connection.execute(_SET_PLATFORM, (each.platform, each.digest))
             if each.media_type:
-                self._enter_manifest(each)
+                added += self._enter_manifest(each)
 
-    def _enter_manifest(self, each: Catalogued) -> None:
+    def _enter_manifest(self, each: Catalogued) -> int:
+        """Enter a manifest; return how many contents were added up for that."""
         row = (each.digest, each.media_type, each.platform, each.digest)
         if not self._connection.execute(_PUT_MANIFEST, row).rowcount:
-            return  # it has been removed meanwhile
+            return 0  # it has been removed meanwhile
         links = ((each.digest, link.digest, link.kind, link.size, link.platform) for link in each.links)
         self._connection.executemany(_PUT_LINK, links)
         # An index's total grows with what becomes known of its manifests.
-        for (parent,) in self._connection.execute(_ABOVE, (each.digest,)).fetchall():
-            self._connection.execute(_SUM_UP, (parent,))
+        return sum(self._add_up(digest) for digest in self._above(each.digest))
+
+    def _above(self, digest: str) -> list[str]:
+        """Return a manifest and those that name it, ABOVE_MAX at most."""
+        found = [digest]
+        for each in found:
+            parents = self._connection.execute(_ABOVE, (each, ABOVE_MAX - len(found))).fetchall()
+            found += [parent for (parent,) in parents if parent not in found]
+        return found
+
+    def _add_up(self, digest: str) -> int:
+        """Set how many contents a manifest names, BELOW_MAX at most, and their bytes; return how many."""
+        ((own,),) = self._connection.execute(_SIZE, (digest,)).fetchall() or ((0,),)
+        sizes: dict[str, int] = {digest: own}
+        todo = [digest]
+        while todo and len(sizes) < BELOW_MAX:
+            rows = self._connection.execute(_BELOW, (todo.pop(), BELOW_MAX - len(sizes)))
+            for child, size, is_manifest in rows.fetchall():
+                if is_manifest and child not in sizes:
+                    todo.append(child)
+                sizes[child] = max(size, sizes.get(child, 0))
+        total = min(sum(sizes.values()), _SUM_MAX)
+        self._connection.execute(_SET_SUMS, (total, len(sizes), digest))
+        return len(sizes)
 
     def pin(self, name: str, digests: Sequence[str]) -> None:
         """Keep objects from being evicted."""

@@ -26,12 +26,18 @@ class Refused(RegproxyError):
 
 
 class AdminClient:
-    """Asks with the token for everything. Raises NotRunning where nobody answers, Refused."""
+    """Asks with a token. Raises NotRunning where nobody answers, Refused."""
 
-    def __init__(self, config: Config, root: Path) -> None:
-        """`root`: of the cache, where the token is if no setting names its file."""
+    def __init__(self, config: Config, root: Path, *, writes: bool) -> None:
+        """`root`: of the cache, where the tokens are if no setting names their files.
+
+        `writes`: with the token for everything, not the one for reading alone. Where no proxy runs, any user
+        of this machine may listen in its place, and gets what is shown.
+        """
         self._listen = config.admin_listen
-        self._token_file = Path(config.admin_token_file or layout.admin_token(root))
+        named = config.admin_token_file if writes else config.admin_read_token_file
+        self._setting = "REGPROXY_ADMIN_TOKEN_FILE" if writes else "REGPROXY_ADMIN_READ_TOKEN_FILE"
+        self._token_file = Path(named or (layout.admin_token if writes else layout.admin_read_token)(root))
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Return what is answered at a path below /api/v1/."""
@@ -57,9 +63,7 @@ class AdminClient:
         try:
             return self._token_file.read_text().strip()
         except OSError as error:
-            text = (
-                f"{self._token_file}: {error.strerror}; a running proxy makes it (REGPROXY_ADMIN_TOKEN_FILE)"
-            )
+            text = f"{self._token_file}: {error.strerror}; a running proxy makes it ({self._setting})"
             raise NotRunning(text) from None
 
 

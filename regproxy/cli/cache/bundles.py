@@ -19,7 +19,7 @@ from regproxy.cli.cache.opening import (
     place_of,
 )
 from regproxy.cli.cache.progress import bytes_view
-from regproxy.cli.cache.text import show_json, size_text
+from regproxy.cli.cache.text import say, show_json, size_text
 from regproxy.core.errors import RegproxyError
 
 if TYPE_CHECKING:
@@ -106,13 +106,13 @@ def _say_exported(found: list[Exported], target: str, as_json: bool) -> None:
         return
     for each in found:
         if each.error:
-            typer.echo(f"regproxy: {each.error}", err=True)
+            say(f"regproxy: {each.error}", err=True)
         else:
             more = f"; {each.missing} contents of other platforms are left out" if each.missing else ""
             text = f"{each.name}: {each.objects} contents, {size_text(each.bytes)}{more}"
-            typer.echo(text, err=target == "-")
+            say(text, err=target == "-")
     if any(each.error for each in found):
-        typer.echo("regproxy: nothing was written", err=True)
+        say("regproxy: nothing was written", err=True)
 
 
 def import_images(
@@ -132,11 +132,11 @@ def import_images(
     with opened(config) as cache:
         size = Path(source).stat().st_size if Path(source).is_file() else 0
         with bytes_view("importing", size) as shown:
-            importer = Importer(cache.root, cache.index, shown.add)
+            importer = Importer(cache.root, cache.index, shown.add, cache.config.cache_max_size)
             try:
                 result = importer.run(source, sys.stdin.buffer, name)
             except KeyboardInterrupt:
-                typer.echo("regproxy: interrupted: what was stored stays, without a name", err=True)
+                say("regproxy: interrupted: what was stored stays, without a name", err=True)
                 raise typer.Exit(INTERRUPTED) from None
             except FileNotFoundError:
                 fail(f"{source}: no such file or directory")
@@ -152,14 +152,14 @@ def _say_imported(result: Import, as_json: bool) -> None:
         return
     for each in result.images:
         if each.error:
-            typer.echo(f"regproxy: {each.name or each.digest}: {each.error}", err=True)
+            say(f"regproxy: {each.name or each.digest}: {each.error}", err=True)
         else:
             more = f"; {each.missing} that it names are not in the layout" if each.missing else ""
-            typer.echo(f"{each.name}: {each.objects} contents{more}")
+            say(f"{each.name}: {each.objects} contents{more}")
     text = f"{result.stored} contents stored, {size_text(result.bytes)}; {result.skipped} were there"
-    typer.echo(text)
+    say(text)
 
 
 def _end(error: RegproxyError) -> None:
-    typer.echo(f"regproxy: {error}", err=True)
+    say(f"regproxy: {error}", err=True)
     raise typer.Exit(FAILED)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regproxy.cli.cache.opening import ConfigOption, JsonOption, opened, place_of
-from regproxy.cli.cache.text import show_columns, show_json, size_text, time_text
+from regproxy.cli.cache.text import say, show_columns, show_json, size_text, time_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.reading import IndexReader
@@ -45,7 +45,7 @@ def du(
     head = ("SIZE", "TAGS", "OBJECTS", "LAST USED", "REGISTRY/REPOSITORY")
     shown = registries if summarize else repositories
     show_columns(head, map(_row, shown), right=(0, 1, 2))
-    typer.echo(f"{size_text(whole.bytes)} in {whole.objects} objects; {size_text(whole.disk)} on disk")
+    say(f"{size_text(whole.bytes)} in {whole.objects} objects; {size_text(whole.disk)} on disk")
 
 
 def _all(reader: IndexReader, place: tuple[str, int] | None) -> Iterator[Usage]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regproxy.cli.cache.opening import Cache, ConfigOption, JsonOption, opened, parsed_age, place_of
-from regproxy.cli.cache.text import show_columns, show_json_list, size_text, time_text
+from regproxy.cli.cache.text import say, show_columns, show_json_list, size_text, time_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.blobs import Blob, BlobFilter
@@ -133,7 +133,7 @@ def _show_images(found: Iterator[Image], as_json: bool) -> None:
         return
     head = ("IMAGE", "DIGEST", "SIZE", "HELD", "PLATFORMS", "LAST USED")
     if not show_columns(head, map(_image_row, found), right=(2, 3)):
-        typer.echo("there are none", err=True)
+        say("there are none", err=True)
 
 
 def _image_row(image: Image) -> tuple[str, ...]:
@@ -153,7 +153,7 @@ def _show_blobs(found: Iterator[Blob], as_json: bool) -> None:
         return
     head = ("DIGEST", "SIZE", "HITS", "LAST USED", "MEDIA TYPE")
     if not show_columns(head, map(_blob_row, found), right=(1, 2)):
-        typer.echo("there are none", err=True)
+        say("there are none", err=True)
 
 
 def _blob_row(blob: Blob) -> tuple[str, ...]:

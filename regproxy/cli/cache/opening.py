@@ -12,6 +12,7 @@ import typer
 from msgspec import Struct
 
 from regproxy.cache import layout
+from regproxy.cli.cache.text import say
 from regproxy.config import loading
 from regproxy.config.directories import cache_path
 from regproxy.config.settings import Config
@@ -91,7 +92,8 @@ def _check(root: Path) -> None:
 
 
 def complain(error: Exception | str) -> bool:
-    typer.echo(f"regproxy: {error}", err=True)
+    for line in f"regproxy: {error}".split("\n"):  # a configuration may have several faults
+        say(line, err=True)
     return False
 
 

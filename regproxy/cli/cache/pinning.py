@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from regproxy.cli.cache.opening import FAILED, ConfigOption, JsonOption, NamesArgument, complain, opened
-from regproxy.cli.cache.text import show_json, size_text
+from regproxy.cli.cache.text import say, show_json, size_text
 
 if TYPE_CHECKING:
     from regproxy.cache.pins import Pinned
@@ -29,7 +29,7 @@ def pin(names: NamesArgument, config: ConfigOption = None, as_json: JsonOption =
         show_json({"pinned": done})
     else:
         for each in done:
-            typer.echo(f"pinned {each.name}: {_held(each)}")
+            say(f"pinned {each.name}: {_held(each)}")
     raise typer.Exit(0 if good else FAILED)
 
 
@@ -49,7 +49,7 @@ def unpin(names: NamesArgument, config: ConfigOption = None, as_json: JsonOption
         show_json({"unpinned": done})
     else:
         for each in done:
-            typer.echo(f"unpinned {each}")
+            say(f"unpinned {each}")
     raise typer.Exit(0 if good else FAILED)
 
 
@@ -63,9 +63,9 @@ def list_pins(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         show_json({"pins": found})
         return
     for pinned in found:
-        typer.echo(f"{pinned.name}\t{_held(pinned)}")
+        typer.echo(f"{pinned.name}\t{_held(pinned)}")  # such a name has nothing in it to obey
     if not found:
-        typer.echo("nothing is pinned", err=True)
+        say("nothing is pinned", err=True)
 
 
 def _held(pinned: Pinned) -> str:

@@ -6,9 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, Self
 
-import typer
-
-from regproxy.cli.cache.text import size_text
+from regproxy.cli.cache.text import say, size_text
+from regproxy.telemetry.log_format import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,7 +31,7 @@ class Lines:
         """Do nothing: nothing is left on the screen."""
 
     def say(self, text: str) -> None:
-        typer.echo(text)
+        say(text)
 
     def problem(self, problem: Problem) -> None:
         self.say(str(problem))
@@ -80,7 +79,7 @@ class Bar:
         self._progress.stop()
 
     def say(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
     def problem(self, problem: Problem) -> None:
         self.say(str(problem))

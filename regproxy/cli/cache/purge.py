@@ -18,7 +18,7 @@ from regproxy.cli.cache.opening import (
     place_of,
 )
 from regproxy.cli.cache.progress import count_view
-from regproxy.cli.cache.text import show_json, size_text
+from regproxy.cli.cache.text import say, show_json, size_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.purge import Purge, Selection
@@ -100,13 +100,13 @@ def _run(cache: Cache, reader: IndexReader, selection: Selection, *, dry_run: bo
 def _say(result: Purge) -> None:
     """Tell what goes, or has gone."""
     for name in result.images[:_SHOWN]:
-        typer.echo(f"{'would remove' if result.dry_run else 'removed'} {name}")
+        say(f"{'would remove' if result.dry_run else 'removed'} {name}")
     if result.tags > _SHOWN:
-        typer.echo(f"... and {result.tags - min(_SHOWN, len(result.images))} more")
+        say(f"... and {result.tags - min(_SHOWN, len(result.images))} more")
     for each in result.kept[:_SHOWN]:
-        typer.echo(f"kept {each.name}: {'pinned' if each.why == 'pinned' else 'named by what stays'}")
+        say(f"kept {each.name}: {'pinned' if each.why == 'pinned' else 'named by what stays'}")
     if len(result.kept) > _SHOWN:
-        typer.echo(f"... and {len(result.kept) - _SHOWN} more are kept")
+        say(f"... and {len(result.kept) - _SHOWN} more are kept")
     count = result.objects if result.dry_run else result.done
     verb = "would be removed" if result.dry_run else "removed"
-    typer.echo(f"{result.tags} tags and {count} contents {verb}, {size_text(result.bytes)}")
+    say(f"{result.tags} tags and {count} contents {verb}, {size_text(result.bytes)}")

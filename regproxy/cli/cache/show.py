@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regproxy.cli.cache.opening import FAILED, ConfigOption, JsonOption, complain, opened
-from regproxy.cli.cache.text import show_json, size_text, time_text
+from regproxy.cli.cache.text import say, show_json, size_text, time_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.details import Details, Node
@@ -43,11 +43,11 @@ def show(name: NameArgument, as_json: JsonOption = False, config: ConfigOption =
 
 def _show(found: Details) -> None:
     for name, value in _lines(found):
-        typer.echo(f"{name:<11} {value}")
+        say(f"{name:<11} {value}")
     for line in _drawn(found.tree):
-        typer.echo(line)
+        say(line)
     if found.cut:
-        typer.echo("(there is more)")
+        say("(there is more)")
 
 
 def _lines(found: Details) -> list[tuple[str, str]]:

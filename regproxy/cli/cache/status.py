@@ -6,10 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import typer
-
 from regproxy.cli.cache.opening import Cache, ConfigOption, JsonOption, opened
-from regproxy.cli.cache.text import show_json, size_text, time_text
+from regproxy.cli.cache.text import say, show_json, size_text, time_text
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
@@ -34,7 +32,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         ("quarantine", f"{found['quarantined']} files"),
     ]
     for name, value in lines:
-        typer.echo(f"{name:<11} {value}")
+        say(f"{name:<11} {value}")
 
 
 def _status(cache: Cache) -> dict[str, Any]:

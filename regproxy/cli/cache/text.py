@@ -11,6 +11,8 @@ from typing import Any
 import typer
 from msgspec import Struct, to_builtins
 
+from regproxy.telemetry.log_format import printable
+
 
 def size_text(size: float) -> str:
     """Return a human-readable size: `1.5 GiB`."""
@@ -24,6 +26,13 @@ def size_text(size: float) -> str:
 def time_text(at: float) -> str:
     """Return a time (epoch) as a date with its zone; "-" for 0, which stands for none."""
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(at)) if at else "-"
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print one line. What a terminal would obey is escaped: names and errors come from registries, archives
+    and clients.
+    """
+    typer.echo(printable(text), err=err)
 
 
 def show_json(document: Any) -> None:
@@ -53,9 +62,9 @@ def show_columns(head: Sequence[str], rows: Iterable[Sequence[str]], *, right: S
     """Print a table, a piece at a time, and return how many rows it has. `right`: columns of numbers."""
     count = 0
     for piece in _pieces(rows):
-        table = [head, *piece] if not count else piece
-        widths = [max(len(row[column]) for row in [head, *piece]) for column in range(len(head))]
-        for row in table:
+        shown = [[printable(cell) for cell in row] for row in piece]
+        widths = [max(len(row[column]) for row in [head, *shown]) for column in range(len(head))]
+        for row in [head, *shown] if not count else shown:
             cells = [
                 cell.rjust(width) if column in right else cell.ljust(width)
                 for column, (cell, width) in enumerate(zip(row, widths, strict=True))

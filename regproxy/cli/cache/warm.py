@@ -12,7 +12,7 @@ import typer
 
 from regproxy.cli.cache.opening import FAILED, INTERRUPTED, ConfigOption, JsonOption, fail, opened
 from regproxy.cli.cache.progress import count_view
-from regproxy.cli.cache.text import show_json, size_text
+from regproxy.cli.cache.text import say, show_json, size_text
 from regproxy.core.errors import RegproxyError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def warm(
         raise typer.BadParameter("name images, or a --file with some")
     images: list[dict[str, Any]] = []
     with opened(config) as cache:
-        client = AdminClient(cache.config, cache.root)
+        client = AdminClient(cache.config, cache.root, writes=True)
         try:
             with count_view("warming") as shown:
                 for done, piece in _pieces(wishes):
@@ -100,7 +100,7 @@ def _followed(client: AdminClient, wishes: list[Wish]) -> Iterator[dict[str, Any
             yield job
     except KeyboardInterrupt:
         client.ask("DELETE", f"jobs/{job['id']}")
-        typer.echo("regproxy: cancelled; what was fetched stays", err=True)
+        say("regproxy: cancelled; what was fetched stays", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -117,7 +117,7 @@ def _images_of(job: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _say(image: dict[str, Any]) -> None:
     if image["error"]:
-        typer.echo(f"regproxy: {image['name']}: {image['error']}", err=True)
+        say(f"regproxy: {image['name']}: {image['error']}", err=True)
     else:
         got = f"{image['fetched']} fetched, {size_text(image['bytes'])}"
-        typer.echo(f"{image['name']}: {image['objects']} contents; {got}")
+        say(f"{image['name']}: {image['objects']} contents; {got}")

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from regproxy.admin.gatekeeper import OF_ADDRESS_MAX, Gatekeeper, check_form, check_same_origin
 from regproxy.admin.operations import Operation
@@ -53,7 +54,8 @@ def operation(scope: Scope) -> Operation:
 
 
 def request(token: str = "", method: str = "GET", **fields: str) -> Request:
-    lines = [f"{method} /api/v1/op HTTP/1.1", "Host: proxy.example:3129"]
+    host = fields.pop("Host", "proxy.example:3129")
+    lines = [f"{method} /api/v1/op HTTP/1.1", f"Host: {host}"]
     lines += [f"Authorization: Bearer {token}"] if token else []
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
     return parse_request("\r\n".join([*lines, "", ""]).encode())
@@ -96,10 +98,7 @@ def admitted(
         ((write(), read()), Scope.LOCAL, FAR, read(), Scope.READ),
         # Without any.
         ((write(), read()), Scope.READ, NEAR, None, 401),
-        ((write(), read()), Scope.LOCAL, NEAR, None, Scope.OPEN),
-        ((write(), read()), Scope.LOCAL, "127.8.8.8", None, Scope.OPEN),
-        ((write(), read()), Scope.LOCAL, "10.0.0.1", None, 401),
-        ((write(), read()), Scope.LOCAL, "", None, 401),
+        ((write(), read()), Scope.LOCAL, NEAR, None, 401),
         ((), Scope.READ, NEAR, write(), 401),
         ((), Scope.READ, FAR, write(), 403),
     ],
@@ -109,6 +108,41 @@ def test_admit(
 ) -> None:
     asked = request(token.text if token is not None else "")
     assert admitted(tokens, scope, peer, asked) == want
+
+
+@pytest.mark.parametrize(
+    ("peer", "host", "want"),
+    [
+        (NEAR, "127.0.0.1:3129", Scope.OPEN),
+        (NEAR, "LOCALHOST:3129", Scope.OPEN),
+        ("::1", "[::1]:3129", Scope.OPEN),
+        ("127.8.8.8", "127.8.8.8", Scope.OPEN),
+        # A page of that name has led a browser here.
+        (NEAR, "rebound.example:3129", 401),
+        (NEAR, "127.0.0.1.rebound.example", 401),
+        (NEAR, "", 401),
+        ("10.0.0.1", "127.0.0.1:3129", 401),
+        ("", "127.0.0.1:3129", 401),
+    ],
+)
+def test_without_a_token_from_here(peer: str, host: str, want: int | Scope) -> None:
+    assert admitted((write(), read()), Scope.LOCAL, peer, request(Host=host)) == want
+
+
+def test_what_was_let_in_is_looked_at_again() -> None:
+    """By an answer that goes on."""
+    known: Any = Known(write())
+    gatekeeper = Gatekeeper(known, Counts(), clock=lambda: 1000.0)
+
+    def is_known(visitor: Visitor) -> bool:
+        return asyncio.run(gatekeeper.knows(visitor))
+
+    shown = Visitor(Scope.WRITE, FAR, token=write())
+    assert is_known(shown)
+    assert is_known(replace(shown, login=Login(write(), 1001, "")))
+    assert not is_known(replace(shown, login=Login(write(), 1000, "")))
+    assert not is_known(replace(shown, token=read()))
+    assert not is_known(Visitor(Scope.WRITE, FAR))
 
 
 def test_logins_are_counted() -> None:

@@ -87,6 +87,27 @@ def test_one_that_is_missing_is_none(tmp_path: Path) -> None:
     assert tokens.all_local
 
 
+@pytest.mark.parametrize(
+    ("now", "there"), [("", False), ("\n", False), ("half of one", True)], ids=["empty", "line", "broken"]
+)
+def test_emptied_it_is_nobodys(now: str, there: bool, tmp_path: Path) -> None:
+    """Whoever empties the file takes the token back; one that is being written is no reason to."""
+    make_tokens(config(), tmp_path)
+    path = layout.admin_token(tmp_path)
+    tokens = Tokens(config(), tmp_path)
+
+    async def both() -> tuple[set[Scope], set[Scope]]:
+        before = {token.scope for token in await tokens.current()}
+        path.write_text(now)
+        for *_, watched in tokens._files:
+            watched.forget()
+        return before, {token.scope for token in await tokens.current()}
+
+    before, after = asyncio.run(both())
+    assert before == {Scope.READ, Scope.WRITE}
+    assert (Scope.WRITE in after) is there
+
+
 def test_equal_ones_are_refused(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.write_text(GOOD)

@@ -12,7 +12,7 @@ import pytest
 
 from regproxy.bundles.importing import Import, Importer
 from regproxy.bundles.oci_layout import CONTAINERD_NAME, BundleError
-from tests.support.images import MANIFEST, make_image, make_index, write_layout
+from tests.support.images import MANIFEST, digest_of, make_image, make_index, write_layout
 from tests.support.stocked_cache import Stock
 from tests.support.stocked_images import everything, put
 
@@ -174,3 +174,43 @@ def test_a_manifest_of_another_type_than_it_is_said_to_be(stock: Stock, layout: 
     (refused,) = take(stock, layout).images
     assert "sent as" in refused.error
     assert stock.index.tag(*PLACE, "1") == ()
+
+
+@pytest.mark.parametrize("told", ["text/x\r\nset-cookie: a=b", "\ud800/x", "\x9b31m/x"], ids=ascii)
+def test_a_type_that_is_no_type(stock: Stock, tmp_path: Path, told: str) -> None:
+    """It would be a Content-Type for clients, and nothing that the index takes."""
+    body = json.dumps({"schemaVersion": 2, "config": {}, "layers": []}).encode()
+    layout = write_layout(tmp_path / "layout", {"reg.test/app:1": ONE})
+    blob(layout, digest_of(body)).write_bytes(body)
+    entry = {"mediaType": told, "digest": digest_of(body), "annotations": {CONTAINERD_NAME: "reg.test/app:1"}}
+    (layout / "index.json").write_text(json.dumps({"manifests": [entry]}))
+    (done,) = take(stock, layout).images
+    assert done.error == ""
+    assert [row.media_type for row in stock.index.tag(*PLACE, "1")] == [MANIFEST]
+
+
+def test_what_is_evicted_meanwhile(stock: Stock, layout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closure = Importer._closure
+
+    def late(importer: Importer, digest: str, body: bytes) -> Iterator[tuple[str, bool]]:
+        stock.path(ONE.layers[0]).unlink()
+        return closure(importer, digest, body)
+
+    monkeypatch.setattr(Importer, "_closure", late)
+    (done,) = take(stock, layout).images
+    assert (done.error, done.missing) == ("", 1)
+    assert stock.index.presence(*PLACE, ONE.layers[0]) is None
+    assert stock.index.presence(*PLACE, ONE.layers[1]) is True
+
+
+def test_more_than_the_cache_may_hold(stock: Stock, layout: Path) -> None:
+    sizes = [path.stat().st_size for path in (layout / "blobs" / "sha256").iterdir()]
+
+    def run(room: int) -> Import:
+        return Importer(stock.root, stock.index, room=room).run(str(layout), io.BytesIO())
+
+    with pytest.raises(BundleError, match="CACHE_MAX_SIZE"):
+        run(sum(sizes) - 1)
+    assert sum(stock.path(each).stat().st_size for each in stock.files()) < sum(sizes)
+    # What is held by now takes no room.
+    assert len(run(max(sizes)).images) == 1

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from regproxy.cache.index import transactions
 from regproxy.inventory.catalog import catalogue
 from regproxy.inventory.images import content
 from regproxy.inventory.reading import IndexReader
-from tests.support.images import MANIFEST, make_image, make_index
+from regproxy.registry import descriptors
+from tests.support.images import MANIFEST, digest_of, make_image, make_index
 from tests.support.stocked_cache import Stock
 from tests.support.stocked_images import bodies, read_all, size_of
 
@@ -92,6 +94,75 @@ def test_hostile_sizes_and_types(stock: Stock) -> None:
     read_all(stock.root, stock.index)
     assert rows(stock, "SELECT sum(size), count(*) FROM links") == [(0, 3)]
     assert rows(stock, "SELECT total FROM manifests") == [(len(body),)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"os": "\ud800", "architecture": "amd64"}',
+        json.dumps(
+            {"schemaVersion": 2, "manifests": [{"digest": ONE.digest, "platform": {"os": "\ud800"}}]}
+        ).encode(),
+    ],
+    ids=["configuration", "index"],
+)
+def test_what_is_no_text_is_not_entered(stock: Stock, body: bytes) -> None:
+    """The janitor would end over it, and over its successor too."""
+    stock.blob(body=body)
+    read_all(stock.root, stock.index)
+    assert rows(stock, "SELECT platform FROM manifests UNION SELECT platform FROM links") in ([], [("",)])
+
+
+def invented(children: int, layers: int, size: int) -> list[bytes]:
+    """Return an index and its manifests, whose layers are all different, and nowhere."""
+    digests = iter(range(children * layers))
+    manifests = [
+        json.dumps(
+            {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "layers": [{"digest": f"sha256:{next(digests):064x}", "size": size} for _ in range(layers)],
+            }
+        ).encode()
+        for _ in range(children)
+    ]
+    entries = [{"digest": digest_of(body), "size": len(body)} for body in manifests]
+    return [json.dumps({"schemaVersion": 2, "manifests": entries}).encode(), *manifests]
+
+
+def test_sums_that_no_integer_holds(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "_SIZE_MAX", 1 << 62)
+    for body in invented(2, 4, (1 << 61) + 1):
+        stock.blob(body=body)
+    read_all(stock.root, stock.index)
+    assert rows(stock, "SELECT total FROM manifests") == [(1 << 60,)] * 3
+
+
+def test_what_names_very_much_is_added_up_in_part(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactions, "BELOW_MAX", 10)
+    monkeypatch.setattr(transactions, "_ADDED_MAX", 10)
+    index, *manifests = invented(3, 6, 100)
+    for body in (index, *manifests):
+        stock.blob(body=body)
+    assert catalogue(stock.root, stock.index) == 4
+    assert catalogue(stock.root, stock.index) > 0, "one transaction has taken all of it"
+    read_all(stock.root, stock.index)
+    of_index = f"SELECT named FROM manifests WHERE digest = '{digest_of(index)}'"
+    assert rows(stock, of_index) == [(10,)]
+    assert rows(stock, "SELECT count(*) FROM manifests") == [(4,)]
+
+
+def test_how_many_are_added_up_anew(stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transactions, "ABOVE_MAX", 2)
+    (manifest,) = invented(1, 1, 100)[1:]
+    entry = {"digest": digest_of(manifest), "size": 1}
+    for number in range(4):
+        body = {"schemaVersion": 2, "manifests": [entry], "annotations": {"a": str(number)}}
+        stock.blob(body=json.dumps(body).encode())
+    read_all(stock.root, stock.index)
+    stock.blob(body=manifest)
+    read_all(stock.root, stock.index)
+    assert rows(stock, "SELECT count(*) FROM manifests WHERE named = 3") == [(1,)]
 
 
 def test_large_contents_are_not_read_at_all(stock: Stock) -> None:

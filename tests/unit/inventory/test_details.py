@@ -114,3 +114,14 @@ def test_a_manifest_that_names_itself_and_too_much(stock: Stock, reader: IndexRe
     found = details(reader, digest_of(body))
     assert found.cut
     assert sum(1 for _ in flat(found.tree)) == NODES_MAX + 1
+
+
+def test_no_more_is_read_than_others_can_bear(
+    stock: Stock, reader: IndexReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever parses much keeps the interpreter from all else."""
+    put(stock, "reg.test/app:1", MULTI)
+    monkeypatch.setattr("regproxy.inventory.details.BYTES_MAX", len(MULTI.manifest) + len(AMD.manifest))
+    found = details(reader, "reg.test/app:1")
+    amd, arm = found.tree.children
+    assert (len(amd.children), len(arm.children), found.cut) == (3, 0, True)

@@ -170,6 +170,8 @@ async def test_the_worker_ends(history: History, gate: threading.Event) -> None:
         found = history.get(job.id)
         assert found is not None
         assert (found.state, found.error) == ("cut", "the worker that had it has ended")
+    with pytest.raises(TooMany, match="about to end"):
+        await jobs.as_task("warm", "x", {}, work)
 
 
 @in_a_loop

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy.registry.descriptors import NAMED_MAX, Named, named, platform
+from regproxy.registry.descriptors import NAMED_MAX, Named, described, named, platform
 from tests.support.images import make_image, make_index
 
 
@@ -61,6 +61,10 @@ def test_what_names_too_much_is_cut(section: str) -> None:
         ({"os": "linux", "architecture": "amd64"}, "linux/amd64"),
         ({"os": "unknown", "architecture": "unknown"}, ""),
         ({"os": 1, "architecture": None}, ""),
+        ({"os": "linux", "architecture": "arm/v7"}, "linux/arm/v7"),
+        ({"os": "linux", "architecture": "\ud800"}, ""),
+        ({"os": "linux\x1b[2J", "architecture": "amd64"}, ""),
+        ({"os": "linux", "architecture": "a" * 65}, ""),
         (None, ""),
         ("linux", ""),
     ],
@@ -68,6 +72,12 @@ def test_what_names_too_much_is_cut(section: str) -> None:
 )
 def test_platforms(told: object, want: str) -> None:
     assert platform(told) == want
+
+
+def test_only_a_type_is_a_type() -> None:
+    told = ["a/b", "\x1b]52;c;YQ==\x07", "\ud800/x", "a/" + "b" * 128]
+    layers = [{"digest": digest(number), "mediaType": each} for number, each in enumerate(told)]
+    assert [each.media_type for each in described(encoded({"layers": layers}))] == ["a/b", "", "", ""]
 
 
 JSON = st.recursive(

@@ -104,6 +104,20 @@ def test_a_pipe_that_nobody_reads(lines: list[str] | bytes, tmp_path: Path) -> N
     assert 0 < sink.dropped < 200
 
 
+@pytest.mark.parametrize("as_text", [False, True], ids=["lines", "text"])
+def test_what_waits_is_bounded_in_bytes(as_text: bool, tmp_path: Path) -> None:
+    """A line may be as long as the URI that a client has made up."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    sink = LineSink(path, "some log")
+    line = "x" * (1 << 20) + "\n"
+    for _ in range(40):
+        sink.put(line.encode() if as_text else [line])
+    # One of them is being written.
+    assert 7 <= sink.dropped <= 9
+    sink.close(0.1)
+
+
 @pytest.mark.parametrize(
     "lines",
     [

@@ -50,7 +50,7 @@ def listen(
 
     async def run() -> Any:
         with ThreadPoolExecutor(1) as threads:
-            fakes: Any = parts, parts, threads
+            fakes: Any = parts, parts, parts, threads
             events = Events(*fakes)
             call: Any = type("Call", (), {"visitor": None})
             stream = (await events.events(call)).chunks

@@ -11,7 +11,7 @@ import pytest
 
 from regproxy.cli.cache.text import size_text
 from tests.support.cache_command import command
-from tests.support.images import make_image, make_index
+from tests.support.images import make_image, make_index, write_layout
 from tests.support.stocked_cache import DAY, Stock
 from tests.support.stocked_images import everything, put, size_of
 
@@ -33,6 +33,14 @@ def told(stock: Stock, *words: str, code: int = 0) -> Any:
     done = command(stock.root, *words, "--json")
     assert done.returncode == code, done
     return json.loads(done.stdout)
+
+
+def test_what_a_terminal_would_obey_is_escaped(stock: Stock, tmp_path: Path) -> None:
+    layout = write_layout(tmp_path / "layout", {"reg.test/\x1b]0;mine\x07:1": ONE})
+    done = command(stock.root, "import", str(layout))
+    assert done.returncode == 1
+    assert r"reg.test/\x1b]0;mine\x07:1" in done.stderr
+    assert done.stderr.replace("\n", "").isprintable()
 
 
 def test_lists(stock: Stock) -> None:
