@@ -142,7 +142,7 @@ class Gatekeeper:
         if found is None:
             self._right.discard(mark)
             self._refuse(address)
-            raise _unknown("this token is not known here", error=True)
+            raise _unknown("unknown token", error=True)
         if mark not in self._right:
             # Few: each of them was right once.
             self._right.add(mark)
@@ -181,7 +181,7 @@ def check_same_origin(request: Request) -> None:
     told = origin is not None or site is not None
     same = origin is None or _authority(origin) == request.authority.lower()
     if not told or not same or site not in (None, b"same-origin"):
-        raise Problem(403, "a request with a cookie has to come from a page of this very address")
+        raise Problem(403, "a request with a cookie has to come from a page at this address")
 
 
 def check_form(visitor: Visitor, request: Request, shown: str) -> None:

@@ -351,10 +351,25 @@ class TestReload:
             assert [each["sha256"] for each in finished["authorities"]] == [made["authorities"][1]["sha256"]]
         assert proxy.ca_pem != before
 
-    def test_a_worker_that_ends(self, start_proxy: StartProxy, start_origin: Callable[..., Origin]) -> None:
-        """Listeners are told that it is over, and keep no worker from ending; so are those whose token is."""
-        proxy = start_proxy(start_origin("reg.test"))
-        with AdminApi(proxy) as api, api.connect() as listener:
+    def test_a_worker_that_ends(
+        self, start_proxy: StartProxy, start_origin: Callable[..., Origin], hold: threading.Event
+    ) -> None:
+        """Listeners are told that it is over, and keep no worker from ending; so are those whose token is.
+
+        A connection that is kept alive ends, too, though a download goes on: it could bring a listener.
+        """
+        origin = start_origin("reg.test")
+        _, blob, body = held_blob(origin, 7, hold)
+        proxy = start_proxy(origin)
+        with (
+            AdminApi(proxy) as api,
+            api.connect() as listener,
+            api.connect() as idle,
+            proxy.client(origin.authority) as client,
+        ):
+            client.ask("GET", blob)
+            wait_until(lambda: api.items("downloads"), "the download is under way")
+            assert idle.get("/healthz").status == 200
             listener.ask("GET", "/api/v1/events", api.headers)
             assert listener.read_head().status == 200
             with api.connect() as reader:
@@ -374,3 +389,6 @@ class TestReload:
             while piece := listener.stream.recv(65536):
                 reply += piece
             assert reply.endswith(b"0\r\n\r\n")
+            assert idle.stream.recv(65536) == b""
+            hold.set()
+            assert client.read_reply().body == body

@@ -164,7 +164,7 @@ class TestCookies:
     def test_a_wrong_token(self, admin: Client) -> None:
         reply = admin.request("POST", "/login", FORM, b"token=%3Cb%3Ewrong")
         assert (reply.status, reply.get("Set-Cookie")) == (401, None)
-        assert b"not known" in reply.body
+        assert b"unknown token" in reply.body
 
     def test_through_https(self, proxy: Proxy, admin: Client) -> None:
         authority = f"{proxy.admin_address[0]}:{proxy.admin_port}"
@@ -229,7 +229,7 @@ class TestCookies:
     def test_no_login_for_another_page(self, proxy: Proxy, admin: Client) -> None:
         token = json.dumps({"token": state(proxy, "admin-token").read_text().strip()}).encode()
         reply = admin.request("POST", "/login", JSON | {"Origin": "http://evil.example"}, token)
-        assert "this very address" in problem(reply, 403)
+        assert "at this address" in problem(reply, 403)
 
 
 class TestBodies:
