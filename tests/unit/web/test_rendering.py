@@ -18,6 +18,7 @@ from regproxy.admin.visitors import Login, Scope, Token, Visitor
 from regproxy.cache.pins import registry_name
 from regproxy.inventory.details import Details, Node
 from regproxy.inventory.images import Content
+from regproxy.inventory.purge import Purge
 from regproxy.jobs.records import OPEN, Job, State
 from regproxy.telemetry.usage.records import ClientUse, ImageUse, Refusal, TagMove
 from regproxy.web.rendering import Pages
@@ -122,7 +123,9 @@ def test_what_runs_is_marked() -> None:
     """A bar is no sign of work: the overview has one for how full the cache is."""
     assert "data-busy" not in jobs("done", "failed", "cancelled", "cut")
     assert "<progress" not in jobs("done")
-    for state in OPEN:
+    under_way: tuple[State, ...] = ("queued", "running")
+    assert set(under_way) == OPEN
+    for state in under_way:
         assert jobs("done", state).count("data-busy") == jobs("done", state).count("<progress") == 1
         page = PAGES.page("job", call(), job=Job("1", "warm", "x", state=state, total=9), asked="", result="")
         assert b"data-busy" in page.body
@@ -141,6 +144,14 @@ def test_what_runs_is_marked() -> None:
         worker=0,
     )
     assert overview(downloads=[download]).count("data-busy") == 1
+
+
+def test_a_purge_of_which_nothing_can_be_told() -> None:
+    """In time for a page; it can be begun all the same."""
+    would = Purge(0, 0, 0, 0, [], [], [], cancelled=True)
+    text = PAGES.page("confirm", call(), name="a", action="purge", would=would).body.decode()
+    assert "result will list it" in text and "Nothing would be removed" not in text
+    assert '<button class="danger">Purge</button>' in text
 
 
 def test_a_job_that_waits_has_a_time() -> None:
