@@ -13,7 +13,7 @@ import pytest
 from matplotlib.image import imread
 
 from tests.support.admin_api import AdminApi
-from tests.support.chromium import TokenGate, screenshot
+from tests.support.chromium import TokenGate, screenshot, shown_after
 from tests.support.client import Client, Reply
 from tests.support.docker_registry import Registry
 from tests.support.images import MANIFEST, make_image
@@ -207,3 +207,14 @@ def test_chromium(site: Site, tmp_path: Path, page: str, size: tuple[int, int], 
     assert pixels.shape[:2] == (size[1], size[0])
     corner = "#" + "".join(f"{round(float(part) * 255):02x}" for part in pixels[-1][0][:3])
     assert corner == ("#15181a" if dark else "#fcfcfb")
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+def test_a_page_without_events(site: Site, tmp_path: Path) -> None:
+    """Where too many listen, say, a browser does not ask for them again: the page looks by itself, and asks."""
+    token = (site.proxy.cache_dir / "state" / "admin-token").read_text().strip()
+    with TokenGate(site.proxy.admin_address, token, refused="/api/v1/events") as gate:
+        shown = shown_after(f"{gate.url}/", tmp_path / "profile", 25)
+        assert gate.asked.count("/api/v1/events") >= 2
+        assert 2 <= gate.asked.count("/") <= 4
+    assert "Updated every 10 seconds." in shown
