@@ -106,7 +106,7 @@ class AdminPort:
         if path == "/debug/live" and self._live is not None:
             return Reply(200, JSON, json.dumps(self._live()).encode())
         if path != METRICS and not self._table.has(path):
-            return text(404, f"there are {METRICS}, /healthz, /readyz and {API}/openapi.json\n")
+            return text(404, f"no such path; there are {METRICS}, /healthz, /readyz and {API}/openapi.json\n")
         return None
 
     async def scrape(self) -> Reply:

@@ -103,7 +103,7 @@ class AdminSession:
                 await self._body
         except TimeoutError:
             stream.pause()
-            raise Problem(408, f"the body was not here within {BODY_SECONDS:g} s") from None
+            raise Problem(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
         except BadBody as error:
             raise (too_large if sink.reason else Problem(400, str(error))) from None
         finally:

@@ -93,7 +93,7 @@ def _asked(call: Call[Any, Any]) -> tuple[str, str]:
     """Return the image and the action of a path. Raises Problem 404 and 400."""
     name, action = call.path["name"], call.path["action"]
     if action not in ACTIONS:
-        raise Problem(404, f"there is nothing like {action}, but {', '.join(ACTIONS)}")
+        raise Problem(404, f"no such action; there are {', '.join(ACTIONS)}")
     try:
         parse(name)
     except PinError as error:

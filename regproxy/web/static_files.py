@@ -24,5 +24,5 @@ class StaticFiles:
         """Return a file of the pages: to anybody, as the login is one of them."""
         name = call.path["file"]
         if name not in self._files:
-            raise Problem(404, f"there are {', '.join(self._files)}")
+            raise Problem(404, f"no such file; there are {', '.join(self._files)}")
         return Reply(200, _TYPES[name], self._files[name])

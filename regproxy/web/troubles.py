@@ -27,8 +27,8 @@ _ROTATE: Final = (
 # One that has expired is neither loaded nor rotated.
 _REPLACE: Final = (
     "If a new one waits already (ca.next), run `regproxy ca rotate --finish`. Otherwise, if the proxy has"
-    " made this one, remove ca.crt and ca.key and restart: a new one is made, which all clients have to trust. "
-    + _ELSEWHERE
+    " made this one, remove ca.crt and ca.key and restart: a new one is made, which all clients have to"
+    " trust. " + _ELSEWHERE
 )
 
 Level = Literal["bad", "warn", "note"]

@@ -211,7 +211,7 @@ def test_chromium(site: Site, tmp_path: Path, page: str, size: tuple[int, int], 
 
 @pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
 def test_a_page_without_events(site: Site, tmp_path: Path) -> None:
-    """Where too many listen, say, a browser does not ask for them again: the page looks by itself, and asks."""
+    """Where too many listen, say, a browser does not ask for them again: the page does, and looks itself."""
     token = (site.proxy.cache_dir / "state" / "admin-token").read_text().strip()
     with TokenGate(site.proxy.admin_address, token, refused="/api/v1/events") as gate:
         shown = shown_after(f"{gate.url}/", tmp_path / "profile", 25)

@@ -30,7 +30,7 @@ _NAMES_MAX: Final = 1000
 _DRY_RUN_SECONDS: Final = 5.0  # for a page that somebody waits for
 _VERIFY_THREADS: Final = 1  # the other cores are for clients
 _BUSY: Final = {503: "the index can't be written now, or too many jobs wait"}
-_UNKNOWN: Final = {404: "there is no such job"}
+_UNKNOWN: Final = {404: "no such job"}
 
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
 Names = Annotated[
@@ -153,7 +153,7 @@ class CacheJobs:
         selection = _selection(order)
         if selection.is_empty:
             raise Problem(
-                400, "nothing is selected: images, registry, repository, tag, older_than, never_hit"
+                400, "nothing is selected: give images, registry, repository, tag, older_than or never_hit"
             )
         what = {name: value for name, value in msgspec.to_builtins(order).items() if value}
 
@@ -293,4 +293,4 @@ def _result(result: Purge) -> dict[str, Any]:
 
 
 def _no_job(identity: str) -> Problem:
-    return Problem(404, f"there is no job {identity}; the oldest are forgotten")
+    return Problem(404, f"no job {identity}; the oldest are forgotten")
