@@ -36,6 +36,7 @@ from regproxy.cache.index.index import Index, TagRow
 from regproxy.cache.pins import PinError, Reference, parse
 from regproxy.core import file_lock
 from regproxy.core.errors import BadResponse, StoreError
+from regproxy.core.named_file import read_file
 from regproxy.inventory.catalog import body_of
 from regproxy.registry.accept import bits_above
 from regproxy.registry.descriptors import described
@@ -244,13 +245,11 @@ def _reference(entry: Entry, name: str) -> Reference:
 
 def _file(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            text = file.read(INDEX_MAX + 1)
+        return read_file(path, INDEX_MAX)
     except FileNotFoundError:
         raise BundleError(f"{path}: no such file, so this is no image layout") from None
-    if len(text) > INDEX_MAX:
-        raise BundleError(f"{path}: more than {INDEX_MAX} bytes")
-    return text
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}") from None
 
 
 def _write_all(fd: int, data: bytes) -> None:

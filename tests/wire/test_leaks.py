@@ -401,6 +401,7 @@ def test_out_of_descriptors(lane: Lane, stack: ExitStack) -> None:
         path, body = lane.publish(300_000)
         reply = early.get(path)
         assert reply.status in (200, 502, 503)
+        print(reply, proxy.log()[-2000:])  # pytest shows it if what follows fails
         for client in crowd:
             client.reset()
         resource.prlimit(proxy.workers(1)[0], resource.RLIMIT_NOFILE, (here + 1000, here + 1000))

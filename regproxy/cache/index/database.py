@@ -134,6 +134,7 @@ _NOT_DAMAGE: Final = frozenset(
     }
 )
 _DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_temporary: list[str] = []  # where SQLite's temporary files of this process are, once that is said
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
 Inode = tuple[int, int]
@@ -365,9 +366,17 @@ def _in_memory(path: Path) -> Opened:
 
 def _connect(path: Path) -> sqlite3.Connection:
     # Transactions are begun explicitly. Connections are opened and closed here, and used by one thread each.
-    return sqlite3.connect(
+    connection = sqlite3.connect(
         path, timeout=_PREPARING, isolation_level=None, check_same_thread=False, factory=_Connection
     )
+    if not _temporary:
+        # For long answers, and for what a purge has found: in a container whose root can't be written
+        # there is no other place. It holds for the process, and is given up for /tmp where it is gone.
+        place = str(path.parent.absolute()).replace("'", "''")
+        with suppress(sqlite3.Error):
+            connection.execute(f"PRAGMA temp_store_directory = '{place}'")
+        _temporary.append(place)
+    return connection
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

@@ -36,7 +36,7 @@ def test_others(value: str) -> None:
 
 def test_any_change() -> None:
     value, _ = issue(WRITE, "a:1", NOW)
-    for at in range(len(value) - 1):
+    for at in range(len(value)):
         changed = value[:at] + ("A" if value[at] != "A" else "B") + value[at + 1 :]
         assert check(changed, [WRITE], "a:1", NOW) is None
 

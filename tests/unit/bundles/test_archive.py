@@ -39,11 +39,11 @@ HOSTILE = {
     "attributes": (header(tarfile.XHDTYPE, HEADERS_MAX + 1), "attributes of"),
     "attributes-for-all": (header(tarfile.XGLTYPE, HUGE), "attributes of"),
     "name": (header(tarfile.GNUTYPE_LONGNAME, HUGE), "attributes of"),
-    "names-of-names": (LONG_NAME * 2000, "malformed"),
+    "names-of-names": (LONG_NAME * 2000, "malformed|invalid"),
     "hole": (sparse(HUGE), "sparse"),
     "hole-by-attributes": (attributes(**{"GNU.sparse.map": "0,0", "GNU.sparse.size": str(HUGE)}), "sparse"),
     "size-below-zero": (attributes(size="-5"), "below zero|invalid|malformed"),
-    "no-number": (attributes(**{"GNU.sparse.map": "a,b"}), "malformed"),
+    "no-number": (attributes(**{"GNU.sparse.map": "a,b"}), "malformed|invalid"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -214,3 +215,11 @@ def test_more_than_the_cache_may_hold(stock: Stock, layout: Path) -> None:
     assert sum(stock.path(each).stat().st_size for each in stock.files()) < sum(sizes)
     # What is held by now takes no room.
     assert len(run(max(sizes)).images) == 1
+
+
+def test_a_directory_with_a_pipe_in_it(stock: Stock, layout: Path) -> None:
+    """Opening it would wait for a writer."""
+    (layout / "index.json").unlink()
+    os.mkfifo(layout / "index.json")
+    with pytest.raises(BundleError, match="a pipe"):
+        take(stock, layout)

@@ -106,6 +106,14 @@ def steps_to_open(path: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     return taken
 
 
+def test_temporary_files_are_beside_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container whose root can't be written has no other place for a large purge."""
+    monkeypatch.setattr(database, "_temporary", [])
+    with closing(Index.open(path)), closing(sqlite3.connect(":memory:")) as other:
+        ((place,),) = other.execute("PRAGMA temp_store_directory").fetchall()
+    assert place == str(path.parent)
+
+
 def test_opening_costs_the_same_whatever_is_in_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Index.open(path).close()
     many = (
