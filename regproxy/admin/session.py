@@ -27,13 +27,12 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 class AdminSession:
     """The handler of one connection to the admin port."""
 
-    __slots__ = ("_body", "_keep_alive", "_port", "_sent", "_stream", "_task", "has_asked")
+    __slots__ = ("_body", "_keep_alive", "_port", "_sent", "_stream", "_task")
 
     def __init__(self, port: AdminPort, stream: Stream) -> None:
         self._port = port
         self._stream = stream
         self._keep_alive = True
-        self.has_asked = False
         self._task: asyncio.Task[None] | None = None
         self._body: asyncio.Future[None] | None = None
         self._sent: asyncio.Future[None] | None = None
@@ -45,7 +44,6 @@ class AdminSession:
 
     def on_head(self, head: bytes) -> None:
         """Answer a request."""
-        self.has_asked = True
         try:
             request = parse_request(head)
         except HeadError as error:

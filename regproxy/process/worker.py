@@ -184,8 +184,6 @@ class Worker:
         self._admin.end_streams()
         if services.repeats is not None:
             services.repeats.close()
-        self._accept_nobody()
-        self._close_idle_admin()
         ends = math.inf
         while self._ending < Ending.STOP and time.monotonic() < ends:
             self._accept_nobody()
@@ -215,14 +213,6 @@ class Worker:
             listener.close()
         if self._ending is Ending.RETIRE:
             admin.close()
-
-    def _close_idle_admin(self) -> None:
-        """Close connections to the admin port that are kept alive; a new one is answered once."""
-        for item in self._reactor.items():
-            if not isinstance(item, Stream) or not item.idle:
-                continue
-            if isinstance(item.handler, AdminSession) and item.handler.has_asked:
-                item.close()
 
     def _running(self) -> list[Stream]:
         """Return client streams with something to finish. Close idle ones, unless the worker only retires."""

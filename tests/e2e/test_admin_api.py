@@ -356,7 +356,7 @@ class TestReload:
     ) -> None:
         """Listeners are told that it is over, and keep no worker from ending; so are those whose token is.
 
-        A connection that is kept alive ends, too, though a download goes on: it could bring a listener.
+        So is one that listens on a connection that was kept alive, and it keeps nobody either.
         """
         origin = start_origin("reg.test")
         _, blob, body = held_blob(origin, 7, hold)
@@ -389,6 +389,8 @@ class TestReload:
             while piece := listener.stream.recv(65536):
                 reply += piece
             assert reply.endswith(b"0\r\n\r\n")
-            assert idle.stream.recv(65536) == b""
+            reply = idle.get("/api/v1/events", api.headers)
+            assert (reply.status, reply.get("Connection")) == (200, "close")
+            assert b"event:" not in reply.body and idle.stream.recv(65536) == b""
             hold.set()
             assert client.read_reply().body == body
