@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regproxy.config import settings as config_module
@@ -573,6 +573,7 @@ def only_config_errors(env: Mapping[str, str], toml: str | None = None) -> None:
 
 
 @pytest.mark.parametrize("name", [setting.name for setting in SETTINGS])
+@settings(max_examples=20)  # of each of a hundred
 @given(value=WRITTEN)
 def test_any_value_of_any_variable(name: str, value: str) -> None:
     only_config_errors({name: value})

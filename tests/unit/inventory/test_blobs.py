@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -18,19 +16,6 @@ from tests.support.stocked_images import everything, put
 
 ONE = make_image(size=2_000, seed=1)
 MULTI = make_index(size=2_000, seed=4)
-
-
-@pytest.fixture
-def stock(tmp_path: Path) -> Iterator[Stock]:
-    with Stock(tmp_path / "cache") as stock:
-        yield stock
-
-
-@pytest.fixture
-def reader(stock: Stock) -> Iterator[IndexReader]:
-    reader = IndexReader(stock.root)
-    yield reader
-    reader.close()
 
 
 def listed(

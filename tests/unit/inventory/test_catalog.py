@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -21,12 +19,6 @@ from tests.support.stocked_images import bodies, read_all, size_of
 
 ONE = make_image(size=2_000, seed=1)
 MULTI = make_index(size=2_000, seed=4)
-
-
-@pytest.fixture
-def stock(tmp_path: Path) -> Iterator[Stock]:
-    with Stock(tmp_path / "cache") as stock:
-        yield stock
 
 
 def rows(stock: Stock, sql: str) -> list[tuple[object, ...]]:

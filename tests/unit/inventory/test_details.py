@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -19,19 +18,6 @@ from tests.support.stocked_images import bodies, everything, put, read_all
 
 MULTI = make_index(size=2_000, seed=4)
 AMD, ARM = MULTI.images
-
-
-@pytest.fixture
-def stock(tmp_path: Path) -> Iterator[Stock]:
-    with Stock(tmp_path / "cache") as stock:
-        yield stock
-
-
-@pytest.fixture
-def reader(stock: Stock) -> Iterator[IndexReader]:
-    reader = IndexReader(stock.root)
-    yield reader
-    reader.close()
 
 
 def flat(node: Node) -> Iterator[Node]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -19,19 +18,6 @@ from tests.support.stocked_images import bodies, put, size_of, tag_row
 
 ONE, TWO, THREE = (make_image(size=size, seed=size) for size in (1_000, 20_000, 300_000))
 MULTI = make_index(size=2_000, seed=4)
-
-
-@pytest.fixture
-def stock(tmp_path: Path) -> Iterator[Stock]:
-    with Stock(tmp_path / "cache") as stock:
-        yield stock
-
-
-@pytest.fixture
-def reader(stock: Stock) -> Iterator[IndexReader]:
-    reader = IndexReader(stock.root)
-    yield reader
-    reader.close()
 
 
 def everything(

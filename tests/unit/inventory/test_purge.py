@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,19 +23,6 @@ SISTER = Image(
     ONE.manifest.replace(b'"schemaVersion": 2', b'"schemaVersion": 2, "annotations": {}'),
     *(ONE.config_digest, ONE.layers, ONE.blobs),
 )
-
-
-@pytest.fixture
-def stock(tmp_path: Path) -> Iterator[Stock]:
-    with Stock(tmp_path / "cache") as stock:
-        yield stock
-
-
-@pytest.fixture
-def reader(stock: Stock) -> Iterator[IndexReader]:
-    reader = IndexReader(stock.root)
-    yield reader
-    reader.close()
 
 
 def run(stock: Stock, reader: IndexReader, *, dry_run: bool = False, **selection: Any) -> Purge:
