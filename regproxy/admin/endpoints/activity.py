@@ -22,12 +22,12 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     digest: Annotated[str, Meta(description="what was asked for: a digest, or a tag while that is not known")]
     registry: RegistryName
     repository: str
-    bytes: Annotated[int, Meta(description="bytes that are there")]
-    total: Annotated[int | None, Meta(description="bytes of all of it; null: not known")]
-    rate: Annotated[float, Meta(description="bytes per second, of late")]
-    waiters: Annotated[int, Meta(description="requests that read from it, or wait for it, in all workers")]
+    bytes: Annotated[int, Meta(description="bytes downloaded so far")]
+    total: Annotated[int | None, Meta(description="total bytes; null: unknown")]
+    rate: Annotated[float, Meta(description="recent bytes per second")]
+    waiters: Annotated[int, Meta(description="requests reading from it or waiting for it, in all workers")]
     since: Annotated[float, Meta(description="seconds since the epoch")]
-    resumes: Annotated[int, Meta(description="how often it broke, and was asked for again from there on")]
+    resumes: Annotated[int, Meta(description="how often it broke off and was resumed")]
     worker: Annotated[int, Meta(description="the number of the worker that fetches it")]
 
 
@@ -37,7 +37,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[str, Meta(description="a principal's name, or an address")]
     kind: Literal["principal", "address"]
     connections: int
-    requests: Annotated[int, Meta(description="requests of it that are being answered")]
+    requests: Annotated[int, Meta(description="its requests being answered now")]
 
 
 class Activity:
@@ -48,12 +48,12 @@ class Activity:
 
     @get("/api/v1/downloads")
     async def downloads(self, call: Call[Paged, None]) -> Page[Download]:
-        """Return what is being fetched, the oldest first."""
+        """Return the downloads under way, the oldest first."""
         return call.page(merged_downloads(await self._live.all()), _order)
 
     @get("/api/v1/clients")
     async def clients(self, call: Call[Paged, None]) -> Page[Client]:
-        """Return whose connections are open, in the order of their names."""
+        """Return the clients with open connections, by name."""
         return call.page(merged_clients(await self._live.all()), lambda each: [each.kind, each.name])
 
 

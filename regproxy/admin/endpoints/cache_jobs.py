@@ -47,9 +47,11 @@ class PurgeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     registry: Annotated[str, Meta(max_length=300, description="such as docker.io")] = ""
     repository: Annotated[str, Meta(max_length=512)] = ""
     tag: Annotated[str, Meta(max_length=128)] = ""
-    older_than: Annotated[float, Meta(gt=0, description="last used longer ago, in seconds")] | None = None
-    never_hit: Annotated[bool, Meta(description="has answered no request since it was stored")] = False
-    dry_run: Annotated[bool, Meta(description="only tell what would go")] = False
+    older_than: (
+        Annotated[float, Meta(gt=0, description="last used more than this many seconds ago")] | None
+    ) = None
+    never_hit: Annotated[bool, Meta(description="has served no request since it was stored")] = False
+    dry_run: Annotated[bool, Meta(description="only report what would be removed")] = False
 
 
 class PinOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -248,7 +250,7 @@ class CacheJobs:
 
     @post("/api/v1/unpin", thread=True, problems=_BUSY)
     def unpin_images(self, call: Call[None, PinOrder]) -> PinResults:
-        """Let go of what was pinned."""
+        """Unpin images or contents."""
         return self._each(call.body.images, lambda index, name: PinResult(name=pins.unpin(index, name).name))
 
     def _each(self, names: list[str], change: Callable[[Index, str], PinResult]) -> PinResults:

@@ -41,7 +41,7 @@ class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a reload."""
 
     result: Literal["done", "refused", "failed", "unknown"]
-    reason: Annotated[str | None, Meta(description="why it is not done; the former configuration goes on")]
+    reason: Annotated[str | None, Meta(description="why it failed; the previous configuration stays in use")]
 
 
 class OfflineSwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -53,7 +53,7 @@ class OfflineSwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RotateForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a CA is to be made."""
 
-    again: Annotated[bool, Meta(description="make one more, though one waits already")] = False
+    again: Annotated[bool, Meta(description="make another one although one waits already")] = False
 
 
 class Authority(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,9 +102,9 @@ class Control:
 
     @post("/api/v1/offline", problems={409: "REGPROXY_OFFLINE is true", 503: "the disk does not take it"})
     async def switch_offline(self, call: Call[None, OfflineSwitch]) -> Offline:
-        """Ask no registry from now on, or ask again. It holds for all workers at once, and over a restart.
+        """Switch offline mode on or off, for all workers at once and across restarts.
 
-        A setting REGPROXY_OFFLINE=true wins.
+        While it is on, no registry is asked. The setting REGPROXY_OFFLINE=true wins.
         """
         services, on = self._services, call.body.on
         if services.config.offline and not on:

@@ -48,8 +48,7 @@ class Events:
         """Return events as they happen: `status` once a second, `tag-moved`, `refused`.
 
         The data of each is JSON, that of `status` the answer of GET /api/v1/status. It ends when the proxy's
-        process ends, or takes a new configuration, or the token is none any more; whoever listens connects
-        again.
+        process ends, or takes a new configuration, or the token is revoked; listeners connect again.
         """
         if len(self._queues) >= SUBSCRIBERS_MAX:
             raise Problem(503, f"{SUBSCRIBERS_MAX} listen already", ((b"retry-after", b"10"),))

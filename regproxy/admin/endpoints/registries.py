@@ -30,10 +30,10 @@ class Circuit(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a registry is left alone because it can't be reached."""
 
     state: Literal["closed", "open"]
-    failures: Annotated[int, Meta(description="in a row, in the worker that has seen most")]
-    retry_at: Annotated[float | None, Meta(description="when it is asked again, seconds since the epoch")]
+    failures: Annotated[int, Meta(description="in a row, in the worker that has seen the most")]
+    retry_at: Annotated[float | None, Meta(description="when it is tried again, seconds since the epoch")]
     cause: Annotated[str | None, Meta(description="what happened last")]
-    workers: Annotated[int, Meta(description="how many workers leave it alone")]
+    workers: Annotated[int, Meta(description="workers that do not ask it at present")]
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,13 +41,13 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
 
     credential: Annotated[str, Meta(description="whose quota it is; no secret")]
     limit: int | None
-    remaining: Annotated[int | None, Meta(description="what was left of it then")]
+    remaining: Annotated[int | None, Meta(description="what was left at that time")]
     window_seconds: float | None
     seen_at: Annotated[float | None, Meta(description="when it said so, seconds since the epoch")]
-    per_hour: Annotated[float, Meta(description="requests that count, at the rate of the last minutes")]
-    ends_at: Annotated[float | None, Meta(description="when nothing is left at that rate; null: not so")]
+    per_hour: Annotated[float, Meta(description="counted requests per hour, at the rate of the last minutes")]
+    ends_at: Annotated[float | None, Meta(description="when nothing is left at that rate; null: it lasts")]
     refused_until: Annotated[
-        dict[str, float], Meta(description="until when it is not asked, by kind of request: it has said 429")
+        dict[str, float], Meta(description="until when it is not asked after a 429, by kind of request")
     ]
 
 

@@ -27,10 +27,10 @@ class LoginForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks, as this proxy sees it."""
 
-    scope: Annotated[str, Meta(description="what the token is for: read, or write (both)")]
-    until: Annotated[int | None, Meta(description="when a login by cookie ends, seconds since the epoch")]
+    scope: Annotated[str, Meta(description="what the token allows: read, or write (includes read)")]
+    until: Annotated[int | None, Meta(description="when the cookie expires, seconds since the epoch")]
     csrf_token: Annotated[
-        str | None, Meta(description="what requests that write have to show in X-CSRF-Token, with a cookie")
+        str | None, Meta(description="what write requests with a cookie must send in X-CSRF-Token")
     ]
 
 

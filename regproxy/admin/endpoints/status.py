@@ -36,15 +36,13 @@ class Offline(msgspec.Struct, frozen=True, kw_only=True):
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """What was answered since the start, and how much of it from the cache."""
 
-    requests: Annotated[int, Meta(description="requests of clients for what registries have")]
-    hits: Annotated[int, Meta(description="those of them that needed no download")]
-    hit_ratio: Annotated[
-        float | None, Meta(description="hits / requests that the cache is for; null: there were none")
-    ]
+    requests: Annotated[int, Meta(description="client requests for registry content")]
+    hits: Annotated[int, Meta(description="those answered without a download")]
+    hit_ratio: Annotated[float | None, Meta(description="hits / cacheable requests; null: there were none")]
     bytes: Annotated[int, Meta(description="bytes of bodies sent to clients")]
-    saved_bytes: Annotated[int, Meta(description="those of them that were not fetched for it")]
+    saved_bytes: Annotated[int, Meta(description="those sent without downloading them")]
     byte_ratio: Annotated[
-        float | None, Meta(description="saved_bytes / bytes of what the cache is for; null: there were none")
+        float | None, Meta(description="saved_bytes / cacheable bytes; null: there were none")
     ]
 
 
@@ -52,11 +50,11 @@ class Fill(msgspec.Struct, frozen=True, kw_only=True):
     """How full the cache is."""
 
     objects: int
-    bytes: Annotated[int, Meta(description="bytes of the disk")]
+    bytes: Annotated[int, Meta(description="bytes on disk")]
     max_bytes: Annotated[int, Meta(description="CACHE_MAX_SIZE; 0: no limit")]
-    free_bytes: Annotated[int, Meta(description="bytes that are free on its file system")]
+    free_bytes: Annotated[int, Meta(description="free bytes on its file system")]
     oldest_use: Annotated[
-        float | None, Meta(description="last use of what was unused for longest, seconds since the epoch")
+        float | None, Meta(description="last use of the least recently used object, seconds since the epoch")
     ]
     pins: Annotated[int | None, Meta(description="names that are pinned; null: the index can't be read")]
 
@@ -67,15 +65,15 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     started: Annotated[float, Meta(description="seconds since the epoch")]
     uptime_seconds: float
-    workers: Annotated[int, Meta(description="workers that take connections")]
+    workers: Annotated[int, Meta(description="workers that accept connections")]
     ready: bool
     not_ready_because: str | None
     offline: Offline
     connections: Annotated[int, Meta(description="open, with clients and with upstreams")]
-    downloads: Annotated[int, Meta(description="objects that are being fetched")]
+    downloads: Annotated[int, Meta(description="objects being downloaded")]
     answered: Counts
     cache: Fill
-    warnings: Annotated[list[str], Meta(description="what the configuration is warned of")]
+    warnings: Annotated[list[str], Meta(description="warnings about the configuration")]
 
 
 class StatusReport:
@@ -98,7 +96,7 @@ class StatusReport:
 
     @get("/api/v1/status")
     async def status(self, call: Call[None, None]) -> Status:
-        """Return how the proxy is: what it has answered, how full it is, what is unusual.
+        """Return the state of the proxy: what it has answered, how full it is, warnings.
 
         Figures are those of all workers, since the start.
         """
