@@ -24,9 +24,8 @@ from regproxy.admin.replies import Problem
 from regproxy.admin.tokens import Tokens
 from regproxy.admin.visitors import Login, Scope, Token, Visitor
 from regproxy.auth.client_logins import Failures
-from regproxy.config.parent_proxy import is_loopback
 from regproxy.config.values import split_host_port
-from regproxy.core.addresses import client_of
+from regproxy.core.addresses import client_of, is_loopback
 from regproxy.core.lru import Seldom
 from regproxy.http.messages import READS, Request
 

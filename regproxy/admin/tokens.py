@@ -6,10 +6,8 @@ this machine, has it. It is for clients of this machine alone.
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +20,7 @@ from regproxy.cache import layout
 from regproxy.config.settings import Config
 from regproxy.core.errors import ConfigError, CredentialError
 from regproxy.core.named_file import read_text
+from regproxy.core.secret_file import make_once
 
 SHORTEST: Final = 20  # characters
 LONGEST: Final = 4096
@@ -123,24 +122,14 @@ def _parse(texts: list[str]) -> str:
 
 
 def _make(path: Path) -> bool:
-    """Write a new token into a file that has none; of several processes the first one decides."""
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-    with suppress(OSError, ValueError):
-        _parse([read_text(path, LONGEST + 2)])
-        return False
-    fd, name = tempfile.mkstemp(".tmp", f"{path.name}.", path.parent)  # mode 0600
+    """Write a new token into a file that has none. Returns whether it was written. Raises OSError."""
+    token = secrets.token_urlsafe(_BYTES) + "\n"
+    return make_once(path, token.encode(), _is_token, LONGEST + 2)
+
+
+def _is_token(text: bytes) -> bool:
     try:
-        with os.fdopen(fd, "w") as file:
-            file.write(secrets.token_urlsafe(_BYTES) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            os.link(name, path)
-        except FileExistsError:
-            # What is there is no token: cut short by a full disk, say.
-            os.replace(name, path)  # noqa: PTH105
-            return True
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(name)  # noqa: PTH108
+        _parse([text.decode()])
+    except ValueError:  # also what is not UTF-8
+        return False
     return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
 from regproxy.bundles.oci_layout import (
     INDEX_FILE,
@@ -19,12 +18,10 @@ from regproxy.bundles.writing import LayoutWriter
 from regproxy.cache import layout, reconcile
 from regproxy.cache.index.index import Index
 from regproxy.cache.pins import PinError, Reference, parse
-from regproxy.core.errors import BadResponse
 from regproxy.inventory.catalog import body_of
 from regproxy.registry.descriptors import described, platform_matches
-from regproxy.registry.manifests import INDEX_TYPES, manifest_type
-
-_FORMER: Final = "former "
+from regproxy.registry.manifests import INDEX_TYPES, media_type_of
+from regproxy.tags.rows import is_former
 
 
 @dataclass(slots=True)
@@ -86,7 +83,7 @@ def _write(root: Path, digest: str, size: int, writer: LayoutWriter) -> None:
 
 def _entry(root: Path, image: Exported) -> Entry:
     reference = parse(image.name)
-    media_type = _type_of(body_of(root, image.digest))
+    media_type = media_type_of(body_of(root, image.digest))
     return Entry(image.digest, media_type, image.contents[image.digest], reference.name, reference.tag)
 
 
@@ -96,14 +93,14 @@ def _planned(root: Path, index: Index, reference: Reference, platforms: tuple[st
     digest = reference.digest or _digest_of(root, index, reference)
     image = Exported(reference.name, digest)
     body = body_of(root, digest)
-    media_type = _type_of(body)
+    media_type = media_type_of(body)
     if not media_type:
         raise BundleError(f"{reference.name} is not in the cache")
     if media_type in INDEX_TYPES:
         _add(root, image, digest)
         _plan_index(root, image, body, platforms)
     elif not _plan_manifest(root, image, digest):
-        raise BundleError(f"{reference.name}: {image.missing} of its contents are not in the cache")
+        raise BundleError(f"{reference.name}: {image.missing} of its blobs are not in the cache")
     image.objects, image.bytes = len(image.contents), sum(image.contents.values())
     return image
 
@@ -126,7 +123,7 @@ def _plan_index(root: Path, image: Exported, body: bytes, platforms: tuple[str, 
 def _plan_manifest(root: Path, image: Exported, digest: str) -> bool:
     """Add a manifest and what it names; False: not all of that is held, and nothing was added."""
     body = body_of(root, digest)
-    if not _type_of(body):
+    if not media_type_of(body):
         image.missing += 1
         return False
     named = [each.digest for each in described(body)]
@@ -152,13 +149,6 @@ def _digest_of(root: Path, index: Index, reference: Reference) -> str:
     held = [row for row in rows if reconcile.look(root, row.digest) is not None]
     if not held:
         raise BundleError(f"{reference.name} is not in the cache")
-    current = [row for row in held if not row.variant.startswith(_FORMER)] or held
+    current = [row for row in held if not is_former(row)] or held
     best = max(current, key=lambda row: (row.media_type in INDEX_TYPES, row.fetched_at))
     return best.digest
-
-
-def _type_of(body: bytes) -> str:
-    try:
-        return manifest_type(body).media_type
-    except BadResponse:
-        return ""

@@ -150,7 +150,7 @@ class Importer:
             self.result.skipped += 1
         else:
             if 0 < self._room < self.result.bytes + size:
-                raise BundleError(f"its contents have more than the {self._room} bytes of CACHE_MAX_SIZE")
+                raise BundleError(f"its blobs have more than the {self._room} bytes of CACHE_MAX_SIZE")
             self._store(digest, size, source)
             self.result.stored += 1
             self.result.bytes += size

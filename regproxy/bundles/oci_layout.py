@@ -73,7 +73,7 @@ def check_version(text: bytes) -> None:
     """Raise BundleError where this is no oci-layout file of a version that is known."""
     version = _object(text, VERSION_FILE).get("imageLayoutVersion")
     if not isinstance(version, str) or version.split(".")[0] != "1":
-        raise BundleError(f"{VERSION_FILE}: version {version!r} is not known; {VERSION} is")
+        raise BundleError(f"{VERSION_FILE}: unknown version {version!r}; it should be {VERSION}")
 
 
 def entries_of(text: bytes) -> list[Entry]:
@@ -112,7 +112,7 @@ def _object(text: bytes, what: str) -> dict[str, Any]:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
-        raise BundleError(f"{what}: it is no JSON") from None
+        raise BundleError(f"{what}: not valid JSON") from None
     if not isinstance(document, dict):
-        raise BundleError(f"{what}: it is no JSON object")
+        raise BundleError(f"{what}: not a JSON object")
     return document

@@ -99,8 +99,11 @@ class DirectoryWriter:
     def file(self, name: str, text: bytes) -> None:
         """Write one of the other files. Raises OSError."""
         partial = self._place / (name + _PARTIAL)
-        partial.write_bytes(text)
-        partial.replace(self._place / name)
+        try:
+            partial.write_bytes(text)
+            partial.replace(self._place / name)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 class TarWriter:
@@ -131,18 +134,23 @@ class TarWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Finish the archive; one that is not whole is removed."""
-        if kind is None:
-            self._tar.close()
-        elif self._tar.fileobj is not None:
-            self._tar.fileobj.close()  # without the blocks that end an archive
-        if self._place is not None:
-            self._file.close()
+        if self._place is None:
+            self._end(whole=kind is None)
+            return
+        try:
+            with self._file:
+                self._end(whole=kind is None)
             if kind is None:
                 self._partial.replace(self._place)
-            else:
-                self._partial.unlink(missing_ok=True)
-        elif kind is None:
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+    def _end(self, *, whole: bool) -> None:
+        if whole:
+            self._tar.close()
             self._file.flush()
+        elif self._tar.fileobj is not None:
+            self._tar.fileobj.close()  # without the blocks that end an archive
 
     def has(self, digest: str, size: int) -> bool:
         """Return whether this content is in the archive already."""

@@ -9,14 +9,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 from msgspec import Struct
 from rich.console import Console
 from rich.table import Table
 
-from regproxy.cli.serving import USAGE_ERROR
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED
+from regproxy.cli.common.options import ConfigOption, JsonOption
 from regproxy.config import loading
 from regproxy.config.directories import ca_paths
 from regproxy.core.errors import RegproxyError
@@ -25,24 +27,19 @@ from regproxy.tls.ca_files import CaFiles, CaPair, files_of, load
 from regproxy.tls.ca_scope import Wanted, wanted
 from regproxy.tls.x509 import fingerprint, key_kind, utc
 
-FOUND_WRONG = 1
-
 app = typer.Typer(
-    help="Look after the CA, also while the proxy runs.", no_args_is_help=True, add_completion=False
+    help="Manage the CA, also while the proxy is running.", no_args_is_help=True, add_completion=False
 )
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 FinishOption = Annotated[
-    bool, typer.Option("--finish", help="Clients have the new CA: it signs everything from now on.")
+    bool, typer.Option("--finish", help="Clients trust the new CA: sign everything with it from now on.")
 ]
-AgainOption = Annotated[bool, typer.Option("--again", help="Make one more, though one waits already.")]
-NewestOption = Annotated[bool, typer.Option("--newest", help="The newest CA alone.")]
+AgainOption = Annotated[
+    bool, typer.Option("--again", help="Make another one, although a new CA is already waiting.")
+]
+NewestOption = Annotated[bool, typer.Option("--newest", help="Only the newest CA.")]
 OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", help="The file to write; not given: standard output.")
+    Path | None, typer.Option("--output", "-o", help="File to write. Default: standard output.")
 ]
 
 
@@ -56,7 +53,7 @@ class Opened(Struct, frozen=True):
 
 @app.command()
 def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show the CAs, what they may sign and what they lack. Exit code 1: it is to be replaced."""
+    """Show the CAs, what they may sign and what is missing. Exit code 1: the CA needs to be replaced."""
     with _opened(config) as ca:
         pairs = load(ca.files, ca.now)
         lacking = ca.wanted.lacking(pairs[-1])
@@ -69,7 +66,7 @@ def show(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         _print_table(ca.files, pairs)
         for warning in warnings:
             typer.echo(f"warning: {warning}", err=True)
-    raise typer.Exit(FOUND_WRONG if warnings else 0)
+    raise typer.Exit(FAILED if warnings else 0)
 
 
 @app.command()
@@ -79,9 +76,9 @@ def rotate(
     again: AgainOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make a new CA, for the names that are intercepted now. The former one goes on until --finish.
+    """Make a new CA for the names that are intercepted now. The old one stays in use until --finish.
 
-    A proxy that runs takes both up by itself. Until --finish, clients get both CAs by /ca.crt.
+    A running proxy picks up both automatically. Until --finish, /ca.crt contains both CAs.
     """
     with _opened(config) as ca:
         if finish:
@@ -96,7 +93,7 @@ def rotate(
         for note in ca.wanted.notes:
             typer.echo(f"note: {note}", err=True)
         typer.echo(
-            "Let clients trust it: /ca.crt of the proxy port has it, /setup installs it. Then run"
+            "Make clients trust it: it is in /ca.crt on the proxy port, and /setup installs it. Then run"
             " `regproxy ca rotate --finish`.",
             err=True,
         )
@@ -104,7 +101,7 @@ def rotate(
 
 @app.command()
 def encrypt(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Write the keys anew, encrypted with the passphrase in REGPROXY_CA_PASSPHRASE_FILE."""
+    """Encrypt the keys with the passphrase in REGPROXY_CA_PASSPHRASE_FILE."""
     with _opened(config) as ca:
         pairs = ca_rotation.encrypt(ca.files, ca.now)
     if as_json:
@@ -120,7 +117,7 @@ def export(
     newest: NewestOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the certificates that clients have to trust, in PEM, the newest first: what /ca.crt has."""
+    """Write the certificates that clients have to trust, as PEM, the newest first, as in /ca.crt."""
     with _opened(config) as ca:
         pairs = load(ca.files, ca.now)
         anchors = [pair.anchors_pem.decode() for pair in reversed(pairs)][: 1 if newest else None]
@@ -197,9 +194,9 @@ def _opened(path: Path | None) -> Iterator[Opened]:
         _become_owner(files)
         yield Opened(files, wanted(config), time.time())
     except RegproxyError as error:
-        _fail(str(error))
+        fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or 'the CA'}: {error.strerror or error}")
+        fail(f"{error.filename or 'the CA'}: {error.strerror or error}")
 
 
 def _become_owner(files: CaFiles) -> None:
@@ -209,8 +206,3 @@ def _become_owner(files: CaFiles) -> None:
         os.setgroups([])
         os.setgid(status.st_gid)
         os.setuid(status.st_uid)
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"regproxy: {message}", err=True)
-    raise typer.Exit(USAGE_ERROR)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED
+from regproxy.cli.common.options import JsonOption
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY
 from regproxy.config.values import split_host_port
 from regproxy.core.errors import ConfigError
@@ -19,15 +22,17 @@ from regproxy.onboarding.proxy_address import ProxyAddress
 
 app = typer.Typer(add_completion=False)
 
-FOUND_WRONG = 1
-USAGE_ERROR = 2
 
 ProxyOption = Annotated[
     str,
-    typer.Option("--proxy", envvar="HTTPS_PROXY", show_envvar=False, help="The proxy, http://host:port."),
+    typer.Option(
+        "--proxy",
+        envvar="HTTPS_PROXY",
+        show_envvar=False,
+        help="The proxy, http://host:port. Default: HTTPS_PROXY.",
+    ),
 ]
-RegistryOption = Annotated[str, typer.Option("--registry", help="A registry to try, host[:port].")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print a JSON array.")]
+RegistryOption = Annotated[str, typer.Option("--registry", help="Registry to try, host[:port].")]
 RootOption = Annotated[Path, typer.Option("--root", hidden=True, help="The host's file system.")]
 
 
@@ -38,24 +43,24 @@ def doctor(
     as_json: JsonOption = False,
     root: RootOption = Path("/"),
 ) -> None:
-    """Examine this host as a client: one line a finding, and what to do. Exit code 1 if something is wrong.
+    """Check whether this host pulls through the proxy: one line per finding, and how to fix it.
 
-    Without --proxy it is HTTPS_PROXY, else the one that dockerd or containerd have. Run it as root: nobody
-    else may read their variables.
+    Without --proxy or HTTPS_PROXY, the proxy that dockerd or containerd uses. Run it as root: other users
+    can't read those daemons' variables. Exit code 1: something is wrong.
     """
     host = HostFiles(root)
     try:
         address = _address(proxy, host)
         name, port = split_host_port(registry)
     except (ConfigError, ValueError) as wrong:
-        _fail(str(wrong))
+        fail(str(wrong))
     findings = examine(Subject(address, (name, port or 443), host), time.time())
     if as_json:
         typer.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
     else:
         for finding in findings:
             typer.echo(finding.line())
-    raise typer.Exit(FOUND_WRONG if any(finding.level == "error" for finding in findings) else 0)
+    raise typer.Exit(FAILED if any(finding.level == "error" for finding in findings) else 0)
 
 
 def _address(given: str, host: HostFiles) -> ProxyAddress:
@@ -65,8 +70,3 @@ def _address(given: str, host: HostFiles) -> ProxyAddress:
     for url in proxy_variables.used(host):
         return ProxyAddress.of_url(url, "HTTPS_PROXY of a daemon")
     raise ConfigError("--proxy", None, "say which proxy: --proxy http://proxy.example:3128")
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"regproxy: {message}", err=True)
-    raise typer.Exit(USAGE_ERROR)

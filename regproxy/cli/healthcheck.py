@@ -9,11 +9,12 @@ import socket
 import sys
 import tomllib
 from collections.abc import Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
 from regproxy.config.values import Address, parse_listen
+from regproxy.core.addresses import reachable_at
 
 _VARIABLE: Final = "REGPROXY_ADMIN_LISTEN"
 _KEYS: Final = ("admin_listen", "regproxy_admin_listen")
@@ -64,15 +65,9 @@ def _fault(address: Address) -> str:
 
 
 def _connected(address: Address) -> socket.socket:
-    """Return a connection to whoever listens there; on every address means on this machine's own.
-
-    Raises OSError.
-    """
-    hosts = {"": ["::1", "127.0.0.1"], "::": ["::1", "127.0.0.1"], "0.0.0.0": ["127.0.0.1"]}
-    *others, last = hosts.get(address.host, [address.host])
+    """Return a connection to whoever listens there. Raises OSError."""
+    *others, last = reachable_at(address.host)
     for host in others:
-        try:
+        with suppress(OSError):
             return socket.create_connection((host, address.port), _SECONDS)
-        except OSError:
-            continue
     return socket.create_connection((last, address.port), _SECONDS)

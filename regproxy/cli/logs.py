@@ -9,25 +9,29 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO, Annotated, Any, Final, NoReturn
+from typing import IO, Annotated, Any, Final
 
 import typer
 from msgspec import Struct
 from rich.console import Console
 from rich.text import Text
 
-from regproxy.cli.cache.text import size_text
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import INTERRUPTED
+from regproxy.cli.common.options import ConfigOption
 from regproxy.config import loading
 from regproxy.core.errors import ConfigError
+from regproxy.core.sizes import size_text
 
-USAGE_ERROR = 2
-INTERRUPTED = 130  # a shell's exit code for SIGINT
+_SILENCE: Final = 1.0  # seconds after which a pipe has told what it had
+_PIECE: Final = 1 << 16  # bytes
 _PAUSE: Final = 0.25  # seconds between two looks whether a followed file has grown
 _DIGEST: Final = re.compile(r"(sha256:[0-9a-f]{12})[0-9a-f]{52}")
 _CACHE_STYLES: Final = {
@@ -44,21 +48,19 @@ app = typer.Typer(add_completion=False)
 FileArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[FILE]",
-        help="The access log, - for standard input. Not given: the configuration's, else standard input.",
+        metavar="FILE",
+        help="Access log; - for standard input. Default: the configured one, else standard input.",
     ),
 ]
-FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Wait for more, as tail -F does.")]
-LinesOption = Annotated[int, typer.Option("--lines", "-n", min=0, help="The last so many; 0 is all.")]
-RegistryOption = Annotated[str, typer.Option("--registry", help="Of this host alone; * stands for anything.")]
-ClientOption = Annotated[str, typer.Option("--client", help="Of this address alone; * stands for anything.")]
-StatusOption = Annotated[str, typer.Option("--status", help="Such as 404 or 5xx.")]
-CacheOption = Annotated[str, typer.Option("--cache", help="Such as MISS or STALE.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="The chosen lines as they are.")]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
+FollowOption = Annotated[bool, typer.Option("--follow", "-f", help="Wait for new lines, like tail -F.")]
+LinesOption = Annotated[
+    int, typer.Option("--lines", "-n", min=0, help="Show only the last N lines; 0 for all.")
 ]
+RegistryOption = Annotated[str, typer.Option("--registry", help="Only this registry; * matches anything.")]
+ClientOption = Annotated[str, typer.Option("--client", help="Only this client address; * matches anything.")]
+StatusOption = Annotated[str, typer.Option("--status", help="Only this status, such as 404 or 5xx.")]
+CacheOption = Annotated[str, typer.Option("--cache", help="Only this cache status, such as MISS or STALE.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the selected lines unchanged, as JSON.")]
 
 
 class Wanted(Struct, frozen=True):
@@ -92,12 +94,12 @@ def logs(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show the access log: time, client, status, cache, size, time taken, and what was asked for.
+    """Show the access log: time, client, status, cache status, size, duration, and the request.
 
-    Lines that are none of the access log are left out: the container's output has the log of errors, too.
+    Other lines are skipped: a container's output contains the error log, too.
     """
     if status and not re.fullmatch(r"[1-5][0-9xX]{2}", status):
-        _fail(f"--status {status}: three digits, x for any, such as 404 or 5xx")
+        fail(f"--status {status}: three digits, x for any, such as 404 or 5xx")
     wanted = Wanted(registry, client, status, cache)
     source = _source(file, config)
     show = _printer(as_json)
@@ -118,43 +120,76 @@ def _source(file: Path | None, config: Path | None) -> Path | None:
         try:
             named = loading.read(config, os.environ)[1].access_log
         except ConfigError as error:
-            _fail(str(error))
+            fail(str(error))
         file = None if named in ("-", "off") else Path(named)
     elif str(file) == "-":
         file = None
     if file is None and sys.stdin.isatty():
-        _fail("which file? The configuration names none; else: docker logs -f regproxy | regproxy logs")
+        fail("no file given, and the configuration names none; try: docker logs -f regproxy | regproxy logs")
     if file is not None and not os.access(file, os.R_OK):
-        _fail(f"{file} can't be read: {'no such file' if not file.exists() else 'permission denied'}")
+        fail(f"{file} can't be read: {'no such file' if not file.exists() else 'permission denied'}")
     return file
 
 
 def _read(path: Path | None, follow: bool) -> Iterator[str]:
     """Yield lines, whole ones; "" says that there are no more for now."""
     if path is None:
-        # readline() and not iteration, which waits for a buffer full.
-        yield from iter(sys.stdin.readline, "")
-        return
-    with path.open(errors="replace") as log:
-        yield from _of_file(log, path) if follow else log
+        yield from _of_pipe(sys.stdin.fileno())
+    elif follow:
+        yield from _of_file(path)
+    else:
+        with path.open(errors="replace") as log:
+            yield from log
 
 
-def _of_file(log: IO[str], path: Path) -> Iterator[str]:
-    """Yield the lines of a file that grows, and of its successor where it is moved away (logrotate)."""
-    part = ""
+def _of_pipe(fd: int) -> Iterator[str]:
+    """Yield the lines of what may be a pipe, and "" once it is silent after some.
+
+    Nothing tells one that only waits, as of `docker logs -f`, from one that ends.
+    """
+    part, silent = b"", True
     while True:
-        text = log.readline()
-        part += text
-        if part.endswith("\n"):
-            yield part
-            part = ""
-        elif not text:
+        if not select.select([fd], [], [], None if silent else _SILENCE)[0]:
+            silent = True
             yield ""
-            if _is_other(log, path):
-                with path.open(errors="replace") as successor:
-                    yield from _of_file(successor, path)
-                return
-            time.sleep(_PAUSE)
+            continue
+        data, silent = os.read(fd, _PIECE), False
+        *lines, part = (part + data).split(b"\n")
+        yield from (f"{line.decode(errors='replace')}\n" for line in lines)
+        if not data:
+            if part:
+                yield part.decode(errors="replace")
+            return
+
+
+def _of_file(path: Path) -> Iterator[str]:
+    """Yield the lines of a file that grows, and of its successors where it is moved away (logrotate)."""
+    log, part, left = path.open(errors="replace"), "", False
+    try:
+        while True:
+            text = log.readline()
+            part += text
+            if part.endswith("\n"):
+                yield part
+                part = ""
+            elif text:
+                continue
+            elif left:
+                # All of it is read, what was written before it was moved included.
+                try:
+                    successor = path.open(errors="replace")
+                except FileNotFoundError:
+                    time.sleep(_PAUSE)
+                    continue
+                log.close()
+                log, part, left = successor, "", False
+            else:
+                yield ""
+                left = _is_other(log, path)
+                if not left:
+                    time.sleep(_PAUSE)
+    finally:
+        log.close()
 
 
 def _is_other(log: IO[str], path: Path) -> bool:
@@ -235,8 +270,3 @@ def _clock(text: str) -> str:
 
 def _size(text: str) -> str:
     return size_text(int(text)) if text.isdecimal() else text
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"regproxy: {message}", err=True)
-    raise typer.Exit(USAGE_ERROR)

@@ -9,13 +9,14 @@ import json
 import os
 import sys
 from importlib import import_module
-from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from regproxy.cli.serving import USAGE_ERROR
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import USAGE_ERROR
+from regproxy.cli.common.options import ConfigOption
 from regproxy.config import loading
 from regproxy.config import settings as configuration
 from regproxy.config.settings import Config, ConfigErrors
@@ -52,11 +53,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
-]
-
 
 def _show_version(wanted: bool) -> None:
     if wanted:
@@ -71,7 +67,7 @@ def _show_version(wanted: bool) -> None:
 
 
 VersionOption = Annotated[
-    bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and end.")
+    bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
 ]
 
 
@@ -82,24 +78,24 @@ def root(version: VersionOption = False) -> None:
 
 @app.command()
 def serve(config: ConfigOption = None) -> None:
-    """Run the proxy until SIGTERM or SIGINT; SIGHUP makes it read its configuration again."""
+    """Run the proxy until SIGTERM or SIGINT. SIGHUP reloads the configuration."""
     from regproxy.cli import serving
 
     serving.run(None if config is None else str(config))
 
 
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs; faults go to it, too.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, errors included.")]
 
 
 @app.command("check-config")
 def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show every setting and where it comes from; exit code 2 if one, or a file it names, can't be used."""
+    """Show every setting and where it comes from. Exit code 2: a setting, or a file it names, is unusable."""
     try:
         settings = loading.read(config, os.environ)[1]
         _check_files(settings)
     except ConfigError as error:
         if not as_json:
-            _fail(error)
+            fail(error)
         typer.echo(json.dumps({"good": False, "faults": _faults(error)}, indent=2))
         raise typer.Exit(USAGE_ERROR) from None
     if as_json:
@@ -143,12 +139,7 @@ def _show(settings: Config) -> None:
 
 @app.command("healthcheck")
 def check_health(config: ConfigOption = None) -> None:
-    """Ask the proxy of this environment whether it takes requests; exit code 1 if not, with the reason."""
+    """Check whether the proxy is ready for requests. Exit code 1 if it is not, with the reason."""
     from regproxy.cli import healthcheck
 
     raise typer.Exit(healthcheck.run(str(config) if config else None, os.environ))
-
-
-def _fail(error: Exception, code: int = USAGE_ERROR) -> NoReturn:
-    typer.echo(f"regproxy: {error}", err=True)
-    raise typer.Exit(code)

@@ -24,7 +24,9 @@ _ENVIRONMENT: Final = (
     "`regproxy check-config` lists them with their values."
 )
 
-DirectoryArgument = Annotated[Path, typer.Argument(help="Where the pages go; it is made.")]
+DirectoryArgument = Annotated[
+    Path, typer.Argument(metavar="DIRECTORY", help="Directory for the pages; created if missing.")
+]
 
 
 class Page(NamedTuple):
@@ -36,7 +38,7 @@ class Page(NamedTuple):
 
 @app.command("man")
 def man(directory: DirectoryArgument) -> None:
-    """Write manual pages: regproxy.1, and one for each command."""
+    """Write manual pages: regproxy.1 and one for each command."""
     from regproxy.cli.main import app as program
 
     directory.mkdir(parents=True, exist_ok=True)

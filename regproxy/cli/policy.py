@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 from msgspec import to_builtins
 
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.options import ConfigOption, JsonOption
 from regproxy.config import loading
 from regproxy.config.image_rules import ANONYMOUS_WORD
 from regproxy.core.errors import ConfigError, RegproxyError
 from regproxy.policy.image_rules import Explanation, ImageRules, Need
 from regproxy.server.explanations import facts_of
 
-USAGE_ERROR = 2
+app = typer.Typer(help="Explain the rules for images.", no_args_is_help=True, add_completion=False)
 
-app = typer.Typer(help="Rules for images.", no_args_is_help=True, add_completion=False)
-
-ImageArgument = Annotated[str, typer.Argument(help="An image's name, such as ghcr.io/team/app:1.0.")]
+ImageArgument = Annotated[
+    str, typer.Argument(metavar="IMAGE", help="Image name, such as ghcr.io/team/app:1.0.")
+]
 AsOption = Annotated[
-    str, typer.Option("--as", help=f"The principal who pulls it; {ANONYMOUS_WORD}: nobody by name.")
+    str, typer.Option("--as", help=f"Principal who pulls it; {ANONYMOUS_WORD} for a client without a name.")
 ]
-DigestOption = Annotated[str, typer.Option("--digest", help="What the tag is, if that is known.")]
-TypeOption = Annotated[str, typer.Option("--media-type", help="The manifest's media type, if known.")]
+DigestOption = Annotated[str, typer.Option("--digest", help="Digest that the tag points to, if known.")]
+TypeOption = Annotated[str, typer.Option("--media-type", help="Media type of the manifest, if known.")]
 PushOption = Annotated[bool, typer.Option("--push", help="Explain a push instead of a pull.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
-]
 
 
 @app.callback()
 def root() -> None:
-    """Rules for images."""
+    """Explain the rules for images."""
 
 
 @app.command()
@@ -49,15 +45,15 @@ def explain(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Say which rule decides on a pull, and why; exit code 0, whatever it decides.
+    """Explain which rule decides on a pull, and why. Exit code 0, whatever the decision.
 
-    Nobody is asked: where a decision depends on something else than the configuration, it says on what.
+    Only the configuration is read. If the decision depends on anything else, it says on what.
     """
     try:
         rules = ImageRules(loading.read(config, os.environ)[1].image_rules.rules)
         facts = facts_of(image, principal, digest, media_type, push=push)
     except (ConfigError, RegproxyError) as error:
-        _fail(str(error))
+        fail(str(error))
     explanation = rules.explain(facts)
     typer.echo(json.dumps(to_builtins(explanation), indent=2) if as_json else _written(explanation))
 
@@ -87,8 +83,3 @@ def _needed(need: Need) -> str:
         "signed": f"whether it is signed by {' or '.join(need.names)}",
         "verdict": f"the verdict that rule {' '.join(need.names)!r} asks for",
     }[need.kind]
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"regproxy: {message}", err=True)
-    raise typer.Exit(USAGE_ERROR)

@@ -10,13 +10,14 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, NoReturn
 
 import typer
 from msgspec import Struct, to_builtins
 
 from regproxy.cache import layout
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED
+from regproxy.cli.common.options import ConfigOption, JsonOption
 from regproxy.config import loading
 from regproxy.config.directories import cache_path
 from regproxy.core.errors import RegproxyError
@@ -24,32 +25,24 @@ from regproxy.registry.rate_limits import Lane, label
 from regproxy.telemetry.log_format import printable
 from regproxy.upstream.quota_file import Entry, Key, QuotaFile
 
-USAGE_ERROR = 2
-SPENT = 1
 _WIDE = 300  # columns where there is no terminal
 
 app = typer.Typer(add_completion=False)
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
-
 
 class Quota(Struct, frozen=True):
-    """What is known of one credential at one registry. Times are seconds since the epoch, `window` seconds.
+    """What is known of one credential at one registry. Times are seconds since the epoch.
 
-    `limit`, `remaining`, `window`, `seen`: None where the registry has never told. `refused_until`: by kind
-    of request, while the registry is left alone.
+    Names are those of the admin API. `limit`, `remaining`, `window_seconds`, `seen_at`: None where the
+    registry has never told. `refused_until`: by kind of request, while the registry is left alone.
     """
 
     registry: str
     credential: str
     limit: int | None
     remaining: int | None
-    window: float | None
-    seen: float | None
+    window_seconds: float | None
+    seen_at: float | None
     refused_until: dict[Lane, float]
 
     @property
@@ -60,24 +53,24 @@ class Quota(Struct, frozen=True):
 
 @app.command()
 def quota(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show what registries allow and what is left of it. Exit code 1: somewhere nothing is left.
+    """Show the rate limits of registries and what is left of them. Exit code 1: one is used up.
 
-    It is what registries have said last: nobody is asked.
+    These are the last values that registries reported: none is asked now.
     """
     try:
         settings = loading.read(config, os.environ)[1]
         path = layout.quotas(cache_path(settings, os.environ))
     except RegproxyError as error:
-        _fail(str(error))
+        fail(str(error))
     if path.exists() and not os.access(path, os.R_OK):
-        _fail(f"{path} can't be read by uid {os.geteuid()}; run this as its owner")
+        fail(f"{path} can't be read by uid {os.geteuid()}; run this as its owner")
     found = quotas(QuotaFile(path).read() or {}, time.time())
     if as_json:
         rows = [to_builtins(each) | {"spent": each.spent} for each in found]
         typer.echo(json.dumps({"quotas": rows}, indent=2))
     else:
         _show(found)
-    raise typer.Exit(SPENT if any(each.spent for each in found) else 0)
+    raise typer.Exit(FAILED if any(each.spent for each in found) else 0)
 
 
 def quotas(entries: Mapping[Key, Entry], now: float) -> list[Quota]:
@@ -88,11 +81,19 @@ def quotas(entries: Mapping[Key, Entry], now: float) -> list[Quota]:
             continue
         report = entry.report
         refused = {lane: block.until for lane, block in entry.blocks.items() if block.wait(now)}
-        numbers: tuple[int | None, int | None, float | None, float | None] = (None,) * 4
-        if report is not None:
-            numbers = report.limit, report.remaining, report.window, report.seen
-        if report is not None or refused:
-            found.append(Quota(registry, label(credential), *numbers, refused))
+        if report is None and not refused:
+            continue
+        found.append(
+            Quota(
+                registry=registry,
+                credential=label(credential),
+                limit=report.limit if report is not None else None,
+                remaining=report.remaining if report is not None else None,
+                window_seconds=report.window if report is not None else None,
+                seen_at=report.seen if report is not None else None,
+                refused_until=refused,
+            )
+        )
     return found
 
 
@@ -102,13 +103,13 @@ def _show(found: list[Quota]) -> None:
     from rich.text import Text
 
     if not found:
-        typer.echo("no registry has told of a limit, and none refuses requests", err=True)
+        typer.echo("no registry has reported a limit, and none refuses requests", err=True)
         return
-    table = Table("registry", "credential", "left", "of", "window", "told", "refused until", box=None)
+    table = Table("registry", "credential", "left", "of", "window", "reported", "refused until", box=None)
     for each in found:
         told = ("-",) * 4
-        if each.limit is not None and each.window is not None and each.seen is not None:
-            told = (str(each.remaining), str(each.limit), _span(each.window), _clock(each.seen))
+        if each.limit is not None and each.window_seconds is not None and each.seen_at is not None:
+            told = (str(each.remaining), str(each.limit), _span(each.window_seconds), _clock(each.seen_at))
         refused = ", ".join(f"{lane} {_clock(until)}" for lane, until in each.refused_until.items())
         style = "bold red" if each.spent else None
         names = (Text(printable(each.registry)), Text(printable(each.credential)))
@@ -126,8 +127,3 @@ def _span(seconds: float) -> str:
 
 def _clock(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(f"regproxy: {message}", err=True)
-    raise typer.Exit(USAGE_ERROR)

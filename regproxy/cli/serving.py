@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import NoReturn
 
-USAGE_ERROR: Final = 2
+from regproxy.cli.common.exit_codes import USAGE_ERROR
 
 
 def plain_arguments(arguments: list[str]) -> bool:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from regproxy.cli.serving import USAGE_ERROR
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED
 from regproxy.core.errors import ConfigError
 from regproxy.doctor.proxy_requests import NoAnswer, ask
 from regproxy.onboarding.clients import CLIENTS, Client
@@ -16,35 +17,34 @@ from regproxy.onboarding.proxy_address import ProxyAddress
 
 app = typer.Typer(add_completion=False)
 
-FOUND_WRONG = 1
 
 _HERE = "http://localhost:3128"
 
-ClientArgument = Annotated[str, typer.Argument(metavar="[CLIENT]", help="One of the list; none: the list.")]
+ClientArgument = Annotated[str, typer.Argument(metavar="CLIENT", help="Client to set up; omit to list them.")]
 ProxyOption = Annotated[
     str,
     typer.Option(
         "--proxy",
         envvar="HTTPS_PROXY",
         show_envvar=False,
-        help=f"The proxy as clients call it, http://host:port; HTTPS_PROXY, else {_HERE}.",
+        help=f"The proxy as clients reach it, http://host:port. Default: HTTPS_PROXY, else {_HERE}.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="As JSON, for programs, with its commands.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, with the commands to run.")]
 
 
 @app.command()
 def setup(client: ClientArgument = "", proxy: ProxyOption = "", as_json: JsonOption = False) -> None:
-    """Print the script or configuration that points a client at the proxy; without a client, list them.
+    """Print the script or configuration that points a client at the proxy.
 
-    It is what the proxy answers to GET /setup/CLIENT: with its CA, and the host of --proxy.
+    It is what the proxy serves at /setup/CLIENT, with its CA and the host of --proxy.
     """
     if client and client not in CLIENTS:
-        _fail(f"there is no set-up for {client!r}; these are known:\n\n{listing()}", USAGE_ERROR)
+        fail(f"there is no set-up for {client!r}; choose one of these:\n\n{listing()}")
     try:
         address = ProxyAddress.of_url(proxy or _HERE)
     except ConfigError as wrong:
-        _fail(str(wrong), USAGE_ERROR)
+        fail(str(wrong))
     if not client:
         every = {"clients": [_described(each, address) for each in CLIENTS.values()]}
         typer.echo(_json(every) if as_json else listing(), nl=False)
@@ -61,10 +61,10 @@ def _fetch(client: Client, address: ProxyAddress) -> bytes:
     try:
         answer = ask(address, f"/setup/{client.name}")
     except NoAnswer as reason:
-        _fail(f"{address.url} does not answer: {reason}", FOUND_WRONG)
+        fail(f"{address.url} does not answer: {reason}", FAILED)
     # Anything else that listens there, an older version included, may say 200 to every path.
     if answer.status != 200 or answer.fields.get("content-type") != client.content_type:
-        _fail(f"{address.url} has no /setup/{client.name} (status {answer.status})", FOUND_WRONG)
+        fail(f"{address.url} has no /setup/{client.name} (status {answer.status})", FAILED)
     return answer.body
 
 
@@ -84,8 +84,3 @@ def _described(client: Client, address: ProxyAddress) -> dict[str, Any]:
 
 def _json(document: Any) -> str:
     return json.dumps(document, indent=2) + "\n"
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"regproxy: {message}", err=True)
-    raise typer.Exit(code)

@@ -8,8 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console, Group
@@ -18,15 +17,16 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from regproxy.cli.cache.admin_client import AdminClient, NotRunning, Refused
-from regproxy.cli.cache.text import say, show_json, size_text
-from regproxy.cli.serving import USAGE_ERROR
+from regproxy.cli.common.admin_client import AdminClient, NotRunning, Refused
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED
+from regproxy.cli.common.options import ConfigOption
+from regproxy.cli.common.text import show_json
 from regproxy.config import loading
 from regproxy.config.directories import cache_path
 from regproxy.core.errors import ConfigError
+from regproxy.core.sizes import size_text
 from regproxy.telemetry.log_format import printable
-
-FAILED = 1
 
 _TOLD: Final = 1.5  # seconds in which all workers have told it
 _ROWS: Final = 15  # of each table
@@ -34,13 +34,11 @@ _WIDE: Final = 200  # columns where there is no terminal
 
 app = typer.Typer(add_completion=False)
 
-EveryOption = Annotated[float, typer.Option("--every", min=0.5, max=60, help="Seconds between two looks.")]
-OnceOption = Annotated[bool, typer.Option("--once", help="One look; what it is without a terminal.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One look, as JSON for programs.")]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
+EveryOption = Annotated[float, typer.Option("--every", min=0.5, max=60, help="Seconds between updates.")]
+OnceOption = Annotated[
+    bool, typer.Option("--once", help="Print once and exit. The default when the output is not a terminal.")
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print once, as JSON.")]
 
 
 @app.command()
@@ -50,11 +48,11 @@ def top(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show running downloads, clients, registries and the cache, live. Exit code 1: no proxy answers."""
+    """Show downloads, clients, registries and the cache, live. Exit code 1: no proxy answers."""
     try:
         settings = loading.read(config, os.environ)[1]
     except ConfigError as error:
-        _fail(error, USAGE_ERROR)
+        fail(error)
     client = AdminClient(settings, cache_path(settings, os.environ), writes=False)
     try:
         if as_json:
@@ -65,7 +63,7 @@ def top(
         else:
             _watch(client, every)
     except (NotRunning, Refused) as error:
-        _fail(error, FAILED)
+        fail(error, FAILED)
     except KeyboardInterrupt:
         raise typer.Exit(0) from None
 
@@ -106,7 +104,7 @@ def _summary(status: dict[str, Any]) -> Text:
     text.append(f"hits {_share(counts['hit_ratio'])} of requests, {_share(counts['byte_ratio'])} of bytes; ")
     text.append(f"saved {size_text(counts['saved_bytes'])} of {size_text(counts['bytes'])}\n")
     limit = size_text(cache["max_bytes"]) if cache["max_bytes"] else "no limit"
-    text.append(f"cache {size_text(cache['bytes'])} of {limit}, {cache['objects']} objects, ")
+    text.append(f"cache {size_text(cache['bytes'])} of {limit}, {cache['objects']} blobs, ")
     text.append(f"{size_text(cache['free_bytes'])} free on its disk")
     if not status["ready"]:
         text.append(f"\nnot ready: {status['not_ready_because']}", style="bold red")
@@ -124,8 +122,13 @@ def _downloads(items: list[dict[str, Any]], now: float) -> Table:
         bar = ProgressBar(total or 1, item["bytes"] if total else 0, width=20)
         there = f"{size_text(item['bytes'])} of {size_text(total) if total else '?'}"
         table.add_row(
-            *(_told(_short(item["digest"])), _told(f"{item['registry']}/{item['repository']}"), bar, there),
-            *(f"{size_text(item['rate'])}/s", f"{max(now - item['since'], 0):.0f} s", str(item["waiters"])),
+            _told(_short(item["digest"])),
+            _told(f"{item['registry']}/{item['repository']}"),
+            bar,
+            there,
+            f"{size_text(item['rate'])}/s",
+            f"{max(now - item['since'], 0):.0f} s",
+            str(item["waiters"]),
         )
     return table
 
@@ -139,7 +142,7 @@ def _clients(items: list[dict[str, Any]]) -> Table:
 
 def _registries(items: list[dict[str, Any]], now: float) -> Table:
     table = Table(
-        "registry", "circuit", "quota", "ends", "429", "errors", "the last", title="registries", box=None
+        "registry", "circuit", "quota", "used up", "429", "errors", "last error", title="registries", box=None
     )
     for item in items[:_ROWS]:
         state = item["circuit"]["state"]
@@ -147,9 +150,13 @@ def _registries(items: list[dict[str, Any]], now: float) -> Table:
         left = ", ".join(f"{each['remaining']} of {each['limit']}" for each in known)
         ends = [each["ends_at"] for each in known if each["ends_at"] is not None]
         table.add_row(
-            *(_told(item["name"]), Text(state, style="bold red" if state != "closed" else ""), left or "-"),
-            *(f"in {max(min(ends) - now, 0) / 60:.0f} min" if ends else "-", str(item["refused_429"])),
-            *(str(item["errors"]["count"]), _told(item["errors"]["last"] or "-")),
+            _told(item["name"]),
+            Text(state, style="bold red" if state != "closed" else ""),
+            left or "-",
+            f"in {max(min(ends) - now, 0) / 60:.0f} min" if ends else "-",
+            str(item["refused_429"]),
+            str(item["errors"]["count"]),
+            _told(item["errors"]["last"] or "-"),
         )
     return table
 
@@ -169,8 +176,3 @@ def _share(ratio: float | None) -> str:
 
 def _short(name: str) -> str:
     return name[:19] if name.startswith("sha256:") else name
-
-
-def _fail(error: Exception, code: int) -> NoReturn:
-    say(f"regproxy: {error}", err=True)
-    raise typer.Exit(code)

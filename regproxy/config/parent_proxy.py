@@ -13,10 +13,9 @@ from urllib.parse import unquote, urlsplit
 from msgspec import Struct
 
 from regproxy.config.values import Address, Raw, parse_host, split_host_port
-from regproxy.core.addresses import as_address
+from regproxy.core.addresses import EVERY_ADDRESS, as_address, is_loopback
 
 PROXY_PORT: Final = 3128  # Squid's, and this proxy's own
-EVERY_ADDRESS: Final = frozenset({"", "::", "0.0.0.0"})  # listening addresses that mean every address
 _WANT_PROXY: Final = "http://host:port or http://user:password@host:port"
 
 # The first octets of a network: `10.*`, `10.`, `192.168.*.*`, `10/8`.
@@ -184,12 +183,6 @@ def _network(text: str) -> _Network | None:
         if mapped and network.prefixlen >= 96
         else network
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether a host is this machine by its name (RFC 6761 6.3) or address."""
-    ip = as_address(host)
-    return ip.is_loopback if ip is not None else host == "localhost" or host.endswith(".localhost")
 
 
 def is_own(proxy: ParentProxy, listens: Iterable[Address]) -> bool:

@@ -14,6 +14,8 @@ from typing import Final
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+EVERY_ADDRESS: Final = frozenset({"", "::", "0.0.0.0"})  # listening addresses that mean every address
+
 
 class Reach(Enum):
     """How far away an address leads."""
@@ -144,6 +146,22 @@ def _number(text: str) -> int | None:
     if hexadecimal is not None:
         return int(hexadecimal, 16)
     return int(octal, 8) if octal is not None else int(decimal)
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether a host is this machine by its name (RFC 6761 6.3) or address."""
+    ip = as_address(host)
+    return ip.is_loopback if ip is not None else host == "localhost" or host.endswith(".localhost")
+
+
+def reachable_at(listens: str) -> tuple[str, ...]:
+    """Return the hosts at which this machine reaches a socket that listens at `listens`, to be tried in turn.
+
+    Where that is every address, these are loopback ones: a socket at :: takes IPv4 too, if the system has it.
+    """
+    if listens not in EVERY_ADDRESS:
+        return (listens,)
+    return ("127.0.0.1",) if listens == "0.0.0.0" else ("::1", "127.0.0.1")
 
 
 def client_of(address: str) -> str:

@@ -12,13 +12,14 @@ from msgspec import Struct, field
 from regproxy.cache import pins, reconcile
 from regproxy.cache.index.rows import SEEN
 from regproxy.cache.pins import Reference
-from regproxy.core.errors import BadResponse, RegproxyError
+from regproxy.core.errors import RegproxyError
 from regproxy.inventory.blobs import BlobUse, blob
 from regproxy.inventory.catalog import body_of
 from regproxy.inventory.images import Content, content
 from regproxy.inventory.reading import IndexReader
 from regproxy.registry.descriptors import Descriptor, described
-from regproxy.registry.manifests import MANIFEST_MAX, manifest_type
+from regproxy.registry.manifests import MANIFEST_MAX, media_type_of
+from regproxy.tags.rows import is_former_variant
 
 NODES_MAX: Final = 2000
 BYTES_MAX: Final = 16 << 20  # of manifests that are read for one answer; parsing them holds up other threads
@@ -33,7 +34,6 @@ _SEEN: Final = (
     " WHERE host = ? AND port = ? AND repository = ? AND tag = ? ORDER BY fetched_at DESC"
 )
 _FIRST: Final = "first "
-_FORMER: Final = "former "
 
 
 class NotHeld(RegproxyError):
@@ -120,7 +120,7 @@ def tag(reader: IndexReader, reference: Reference) -> Tag:
     if not rows:
         raise NotHeld(f"{reference.name} is not in the cache")
     variants = [
-        Variant(digest, media_type, at, not variant.startswith(_FORMER))
+        Variant(digest, media_type, at, not is_former_variant(variant))
         for variant, digest, media_type, at in rows
     ]
     variants.sort(key=lambda each: not each.current)
@@ -144,8 +144,8 @@ class _Tree(Struct):
         media_type = entry.media_type
         if entry.kind in ("manifest", "content") and self._may_read(held):
             body = body_of(self.root, entry.digest)
-            media_type = _type_of(body) or media_type
-            children = tuple(self._children(entry.digest, body)) if _type_of(body) else ()
+            media_type = media_type_of(body) or media_type
+            children = tuple(self._children(entry.digest, body)) if media_type_of(body) else ()
         return Node(entry.digest, entry.kind, media_type, entry.platform, size, held is not None, children)
 
     def _may_read(self, held: os.stat_result | None) -> bool:
@@ -167,10 +167,3 @@ class _Tree(Struct):
             self.left -= 1
             yield self.node(entry)
         self._path.discard(digest)
-
-
-def _type_of(body: bytes) -> str:
-    try:
-        return manifest_type(body).media_type
-    except BadResponse:
-        return ""

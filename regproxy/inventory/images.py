@@ -17,6 +17,7 @@ from regproxy.cache.index.transactions import BELOW_MAX
 from regproxy.cache.pins import registry_name
 from regproxy.config.hosts import DOCKER_HUB, DOCKER_HUB_REGISTRY
 from regproxy.inventory.reading import IndexReader
+from regproxy.tags.rows import is_former_variant
 
 Order = Literal["name", "size", "used"]
 Position = list[str | int | float | None]
@@ -68,7 +69,6 @@ _PLATFORMS: Final = (
     " WHERE parent = ? AND kind = 'manifest' AND platform <> '' ORDER BY platform"
 )
 _IS_PINNED: Final = "SELECT EXISTS (SELECT 1 FROM pins WHERE digest = ?)"
-_FORMER: Final = "former "
 
 
 class Content(Struct, frozen=True):
@@ -207,7 +207,7 @@ def _position(row: tuple[Any, ...], order: Order) -> Position:
 def _image(connection: sqlite3.Connection, row: tuple[Any, ...]) -> Image:
     host, port, repository, tag, digest = row
     variants = connection.execute(_VARIANTS, row).fetchall()
-    current = [each for each in variants if not each[0].startswith(_FORMER)]
+    current = [each for each in variants if not is_former_variant(each[0])]
     newest = max(current or variants, key=lambda each: each[2], default=("", "", 0.0))
     registry = registry_name(host, port)
     return Image(

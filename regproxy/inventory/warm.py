@@ -141,7 +141,7 @@ class _Image:
         """Fetch its manifests and all that they name. Raises RegproxyError."""
         root = await self._root()
         self._digest = root.digest
-        entries = described(_body(root))
+        entries = await self._named(root)
         wished = [each for each in entries if each.kind != "manifest" or self._is_wished(each)]
         if entries and not wished:
             raise RegproxyError(f"{self._reference.name} has no image for {', '.join(self._platforms)}")
@@ -157,8 +157,13 @@ class _Image:
         kind = Kind.MANIFEST if entry.kind == "manifest" else Kind.BLOB
         blob = await self._content(kind, entry.digest)
         if kind is Kind.MANIFEST:
-            layers = [each for each in described(_body(blob)) if each.kind != "manifest"]
+            layers = [each for each in await self._named(blob) if each.kind != "manifest"]
             await _all([self._below(each) for each in layers])
+
+    async def _named(self, manifest: Blob) -> tuple[Descriptor, ...]:
+        """Return what a manifest names. It may have megabytes, from a cold disk, so a thread reads it."""
+        async with self._contents:
+            return await asyncio.get_running_loop().run_in_executor(None, _described, manifest)
 
     # --- one content -------------------------------------------------------------------------------------
 
@@ -242,11 +247,11 @@ class _Image:
                     raise
 
 
-def _body(blob: Blob) -> bytes:
-    """Return the bytes of a manifest."""
-    if blob.small is not None:
-        return blob.small
-    return os.pread(blob.file.fd, blob.size, 0) if blob.size <= MANIFEST_MAX else b""
+def _described(manifest: Blob) -> tuple[Descriptor, ...]:
+    body = manifest.small
+    if body is None:
+        body = os.pread(manifest.file.fd, manifest.size, 0) if manifest.size <= MANIFEST_MAX else b""
+    return described(body)
 
 
 async def _all(works: Sequence[Awaitable[T]]) -> list[T]:

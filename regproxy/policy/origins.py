@@ -7,10 +7,10 @@ from typing import Final
 from msgspec import Struct
 
 from regproxy.config.origin_tables import Mirror, OriginSettings, Scheme
-from regproxy.config.parent_proxy import ParentProxy, is_loopback
+from regproxy.config.parent_proxy import ParentProxy
 from regproxy.config.settings import Config
 from regproxy.config.values import ANY_PORT, HostRule
-from regproxy.core.addresses import as_address
+from regproxy.core.addresses import as_address, is_loopback
 from regproxy.http.origin import Origin
 
 # Statuses accepted from a mirror; after any other, the next place is asked. 206 and 416 answer resumed

@@ -15,7 +15,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 
@@ -71,14 +71,14 @@ class Record:
 
     role: Role
     slot: int
-    toml_text: str | None
+    toml_text: str | None = field(repr=False)
     toml_name: str
     cache: str
     ca_crt: str
     ca_key: str
     metrics: str
     workers: int
-    claim_key: str
+    claim_key: str = field(repr=False)
     debug: bool
     control: int
     board: int
@@ -91,7 +91,7 @@ class Record:
     started: float = 0.0
     views: str = ""
     inner_port: int = 0
-    hub: tuple[int, str, str] | None = None
+    hub: tuple[int, str, str] | None = field(default=None, repr=False)
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -196,7 +196,7 @@ def run(argv: Sequence[str], serve: Callable[[Boot], int]) -> int:
     try:
         config = configuration.load(os.environ, record.toml_text, record.toml_name)
         if record.hub is not None and record.role == "worker":
-            from regproxy.debug.mitmweb import HubView, through  # not for a start without it
+            from regproxy.debug.views import HubView, through  # not for a start without it
 
             config = through(config, HubView(*record.hub))
         with closing(Control(record.control, min(_BEAT_SECONDS, config.hang_timeout / 4))) as control:

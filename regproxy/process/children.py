@@ -9,15 +9,15 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
-from msgspec.structs import astuple
 
 from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
-from regproxy.debug.mitmweb import HubView
+from regproxy.debug.views import HubView
 from regproxy.process import boot
 from regproxy.process.boot import Record, Role
 from regproxy.process.listeners import Listeners

@@ -20,7 +20,7 @@ from regproxy.config.faults import try_all
 from regproxy.config.key_files import read_keys
 from regproxy.config.settings import Config, ConfigErrors
 from regproxy.core.errors import CertificateError, ConfigError
-from regproxy.debug import mitmweb
+from regproxy.debug import views
 from regproxy.server.verdict_hooks import check_verdict_files
 from regproxy.telemetry.log_sink import check_log
 from regproxy.tls import ca_files
@@ -95,5 +95,5 @@ def _check_ca(config: Config, env: Mapping[str, str]) -> None:
 
 _CHECKS: tuple[Callable[[Config], None], ...] = (
     *(check_htpasswd, check_client_cas, check_tls_files, check_trust),
-    *(_check_keys, check_verdict_files, _check_logs, check_groups, check_tokens, mitmweb.check),
+    *(_check_keys, check_verdict_files, _check_logs, check_groups, check_tokens, views.check),
 )

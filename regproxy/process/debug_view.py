@@ -21,7 +21,8 @@ from typing import Final
 
 from regproxy.cache import layout
 from regproxy.config.settings import Address
-from regproxy.debug import mitmweb
+from regproxy.core.addresses import reachable_at
+from regproxy.debug import mitmweb, views
 from regproxy.process import boot
 from regproxy.process.boot import Boot, Control
 from regproxy.tls.ca_files import files_of, load
@@ -36,17 +37,17 @@ _PASSED_ON: Final = ("PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 def _serve(start: Boot) -> int:
     config, record = start.config, start.record
-    password, password_file = mitmweb.page_password(config, layout.debug_password(start.directories.cache))
+    password, password_file = views.page_password(config, layout.debug_password(start.directories.cache))
     if record.role == "debug_view":
-        directory, page, listens = Path(record.views, mitmweb.CLIENT), config.debug_listen, config.listen
+        directory, page, listens = Path(record.views, views.CLIENT), config.debug_listen, config.listen
         files = files_of(config, start.directories.ca_crt, start.directories.ca_key)
         pair = load(files, time.time())[0]
         mitmweb.write_client_view(directory, config, password, pair, record.inner_port)
     else:
         assert record.hub is not None
-        hub = mitmweb.HubView(*record.hub)
-        directory, page = Path(record.views, mitmweb.HUB), config.debug_hub_listen
-        listens = Address(mitmweb.LOOPBACK, hub.port)
+        hub = views.HubView(*record.hub)
+        directory, page = Path(record.views, views.HUB), config.debug_hub_listen
+        listens = Address(views.LOOPBACK, hub.port)
         mitmweb.write_hub_view(directory, config, password, hub)
     with ExitStack() as stack:
         process = _spawn(directory)
@@ -82,7 +83,7 @@ def _watch(control: Control, process: subprocess.Popen[bytes], ports: Sequence[A
 
 
 def _spawn(directory: Path) -> subprocess.Popen[bytes]:
-    program = mitmweb.program()
+    program = views.program()
     assert program is not None  # the supervisor has looked
     # Nothing of our settings, logins among them, is in its environment.
     env = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
@@ -114,12 +115,9 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _listens(address: Address) -> bool:
-    hosts = {"": mitmweb.LOOPBACK, "0.0.0.0": mitmweb.LOOPBACK, "::": mitmweb.LOOPBACK}
-    with (
-        suppress(OSError),
-        socket.create_connection((hosts.get(address.host, address.host), address.port), 1.0),
-    ):
-        return True
+    for host in reachable_at(address.host):
+        with suppress(OSError), socket.create_connection((host, address.port), 1.0):
+            return True
     return False
 
 

@@ -28,8 +28,8 @@ from regproxy.config import directories, loading
 from regproxy.config.settings import Config
 from regproxy.core.errors import RegproxyError
 from regproxy.dataplane import board as board_module
-from regproxy.debug import mitmweb
-from regproxy.debug.mitmweb import HubView
+from regproxy.debug import views
+from regproxy.debug.views import HubView
 from regproxy.policy.exposure import exposed
 from regproxy.process import boot, configured_files
 from regproxy.process.boot import Role
@@ -151,7 +151,7 @@ class Supervisor:
         # A file of no use is an error of the configuration, not of each worker.
         configured_files.check(config)
         if self._setup is not None:
-            mitmweb.check_same(config, self._setup.config)
+            views.check_same(config, self._setup.config)
         for fault in configured_files.doubtful(config):
             log.warning("%s", fault)
         self._ca.prepare(config, places)
@@ -180,7 +180,7 @@ class Supervisor:
         if layout.offline(setup.directories.cache).exists():
             log.warning("offline, as it was switched before: no registry is asked")
             board_module.Board(board).set_offline(True)
-        hub = HubView.make(self._shelf.path / mitmweb.HUB) if setup.config.debug_hub else None
+        hub = HubView.make(self._shelf.path / views.HUB) if setup.config.debug_hub else None
         key = secrets.token_hex(16)
         return Commons(self._shelf, board, commits, audit, key, self._debug, time.time(), hub)
 

@@ -20,7 +20,7 @@ from regproxy.cache.index.index import Index
 from regproxy.config.directories import Directories
 from regproxy.config.key_files import read_keys
 from regproxy.config.settings import Config
-from regproxy.core.secret_key import shared_key
+from regproxy.core.secret_file import shared_key
 from regproxy.dataplane import tls
 from regproxy.dataplane.board import Board
 from regproxy.dataplane.inotify import Watch

@@ -71,6 +71,14 @@ def manifest_type(body: bytes) -> ManifestType:
     return ManifestType(media_type, stated or media_type in SCHEMA1_TYPES)
 
 
+def media_type_of(body: bytes) -> str:
+    """Return the media type of a manifest, "" for what is none."""
+    try:
+        return manifest_type(body).media_type
+    except BadResponse:
+        return ""
+
+
 def is_media_type(text: str) -> bool:
     """Return whether a text has the form of a media type (RFC 6838 4.2)."""
     return _MEDIA_TYPE.fullmatch(text) is not None

@@ -162,9 +162,14 @@ class TagRows:
         self._writing.shutdown(wait=False)
 
 
+def is_former_variant(variant: str) -> bool:
+    """Tell whether a row's variant is one of a former row."""
+    return variant.startswith(_FORMER)
+
+
 def is_former(row: TagRow) -> bool:
     """Return whether the origin has named another digest since."""
-    return row.variant.startswith(_FORMER)
+    return is_former_variant(row.variant)
 
 
 def concerns(dropped: TagKey, tag: TagKey) -> bool:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Final
+from urllib.parse import unquote
 
 from msgspec import Struct
 
@@ -17,6 +18,7 @@ from regproxy.core.errors import ConfigError
 HITS: Final = 0.01  # of which a trace is kept, where nothing else is said
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+_HEADERS: Final = ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS")
 _EXTRA: Final = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 # Name -> whether a client's decision counts for its requests, and the ratio; None: OTEL_TRACES_SAMPLER_ARG.
 _SAMPLERS: Final[Mapping[str, tuple[bool, float | None]]] = {
@@ -53,6 +55,13 @@ def read(env: Mapping[str, str]) -> Tracing | None:
         text = "traces want OpenTelemetry: pip install 'regproxy[otel]', or OTEL_TRACES_EXPORTER=none"
         raise ConfigError("OTEL_TRACES_EXPORTER", "otlp", text)
     return found
+
+
+def secrets(env: Mapping[str, str]) -> frozenset[str]:
+    """Return the values of the headers that a collector is sent, as they are written and as they are sent."""
+    pairs = [pair for name in _HEADERS for pair in env.get(name, "").split(",")]
+    written = {value.strip() for _, _, value in (pair.partition("=") for pair in pairs)}
+    return frozenset(written | {unquote(value).strip() for value in written}) - {""}
 
 
 def _wanted(env: Mapping[str, str]) -> bool:

@@ -6,9 +6,10 @@ Nobody waits for it: what is too much is dropped.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import Final
 
@@ -19,19 +20,50 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 log = logging.getLogger(__name__)
 
 _SAY_EVERY: Final = 60.0  # seconds between two warnings
-# Its own word for each batch would be one every few seconds while a collector is away.
 _LIBRARY: Final = "opentelemetry.exporter.otlp.proto.http"
+_TEXT_MAX: Final = 300  # characters of a reason
+_QUERY: Final = re.compile(r"\?[^\s'\")]+")  # of the endpoint, in which some collectors want a key
+
+
+class Reason(logging.Handler):
+    """Keeps what the library says first of a batch: later lines only say that it has given up.
+
+    Passed on, that would be some lines every few seconds while a collector is away. `secrets`: what is left
+    out of it.
+    """
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._secrets = sorted(secrets, key=len, reverse=True)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a record of the library."""
+        self.note(record.getMessage())
+
+    def note(self, text: str) -> None:
+        """Keep why a batch was not taken, unless that is known."""
+        if not self.text:
+            text = _QUERY.sub("?...", text)
+            for secret in self._secrets:
+                text = text.replace(secret, "...")
+            self.text = text[:_TEXT_MAX]
 
 
 class Export(SpanProcessor):
     """The queue and its thread. `spans_dropped`: for want of room, or as the collector did not take them.
 
     `most`: spans that wait at most. `batch`: that are sent at a time. `delay`: seconds for which a span waits
-    for others.
+    for others. `secrets`: what is not to be logged of a collector's refusals.
     """
 
     def __init__(
-        self, exporter: SpanExporter, most: int = 2048, batch: int = 512, delay: float = 5.0
+        self,
+        exporter: SpanExporter,
+        most: int = 2048,
+        batch: int = 512,
+        delay: float = 5.0,
+        secrets: Iterable[str] = (),
     ) -> None:
         self._exporter = exporter
         self._most, self._batch, self._delay = most, min(batch, most), delay
@@ -41,7 +73,11 @@ class Export(SpanProcessor):
         self.spans_dropped = 0
         self._said = 0
         self._said_at = -_SAY_EVERY
-        logging.getLogger(_LIBRARY).setLevel(logging.CRITICAL)
+        self._reason = Reason(secrets)
+        library = logging.getLogger(_LIBRARY)
+        library.addHandler(self._reason)
+        library.setLevel(logging.WARNING)
+        library.propagate = False
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
 
@@ -83,6 +119,7 @@ class Export(SpanProcessor):
         finally:
             detach(token)
         self._exporter.shutdown()
+        logging.getLogger(_LIBRARY).removeHandler(self._reason)
 
     def _turn(self) -> bool:
         """Send a batch when it is due; False: all is sent, and no more comes."""
@@ -96,10 +133,12 @@ class Export(SpanProcessor):
         return bool(spans) or not closing
 
     def _send(self, spans: Sequence[ReadableSpan]) -> None:
+        self._reason.text = ""
         try:
             taken = self._exporter.export(spans) is SpanExportResult.SUCCESS
         except Exception as error:  # whatever the library has not caught must not end the thread
             log.debug("exporting spans", exc_info=error)
+            self._reason.note(f"{type(error).__name__}: {error}")
             taken = False
         if not taken:
             with self._changed:
@@ -108,6 +147,7 @@ class Export(SpanProcessor):
     def _say(self) -> None:
         new = self.spans_dropped - self._said
         if new and monotonic() - self._said_at >= _SAY_EVERY:
-            log.warning("%d spans were dropped: the collector does not take them, or not in time", new)
+            why = self._reason.text or "more than the collector takes in time"
+            log.warning("%d spans were dropped: %s", new, why)
             self._said += new
             self._said_at = monotonic()

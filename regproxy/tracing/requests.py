@@ -22,7 +22,7 @@ from opentelemetry.trace import Span, Status, StatusCode
 from regproxy.core.request_context import Attributes
 from regproxy.registry.targets import Kind
 from regproxy.server.exchange import Exchange
-from regproxy.tracing.environment import Tracing
+from regproxy.tracing.environment import Tracing, secrets
 from regproxy.tracing.export import Export
 from regproxy.tracing.spans import OtelSpan, begin, epoch_of, remote
 
@@ -64,6 +64,7 @@ class Requests:
             _number(env, "OTEL_BSP_MAX_QUEUE_SIZE", 2048),
             _number(env, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", 512),
             _number(env, "OTEL_BSP_SCHEDULE_DELAY", 5000) / 1000,
+            secrets(env),
         )
         named = "OTEL_SERVICE_NAME" in env or "service.name=" in env.get("OTEL_RESOURCE_ATTRIBUTES", "")
         own: dict[str, str | int] = {

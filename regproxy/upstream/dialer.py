@@ -14,9 +14,8 @@ from typing import Final, Protocol
 import aiohappyeyeballs
 from msgspec import Struct
 
-from regproxy.config.parent_proxy import is_loopback
 from regproxy.config.settings import Address, Config
-from regproxy.core.addresses import Reach, as_address, client_of, reach_of
+from regproxy.core.addresses import Reach, as_address, client_of, is_loopback, reach_of
 from regproxy.core.errors import ConnectFailed, OffLimits, Refused, RegproxyError, UpstreamTimeout
 from regproxy.core.lru import Seldom
 from regproxy.core.own_addresses import is_own_address

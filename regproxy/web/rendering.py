@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 from regproxy.admin.operations import LOGIN, Call
 from regproxy.admin.replies import HTML, Problem, Reply
 from regproxy.admin.visitors import Scope, Visitor
+from regproxy.core.sizes import size_text
 from regproxy.web import wording
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 _FILTERS: Final[dict[str, Callable[..., str]]] = {
-    "size": wording.size,
+    "size": size_text,
     "percent": wording.percent,
     "span": wording.span,
     "clock": wording.clock,

@@ -9,8 +9,9 @@ from msgspec import Struct
 
 from regproxy.admin.endpoints.registries import Quota, Registry
 from regproxy.admin.endpoints.status import Status
+from regproxy.core.sizes import size_text
 from regproxy.telemetry.metric_samples import Samples
-from regproxy.web.wording import clock, size, span
+from regproxy.web.wording import clock, span
 
 DAY: Final = 86_400.0
 CA_SOON: Final = 30 * DAY  # as the alerts of deploy/mixin have it: time to spread a new one
@@ -112,10 +113,10 @@ def _of_the_disk(status: Status, known: Health) -> Iterator[Trouble]:
             "The log names the error. Caching resumes by itself.",
         )
     elif known.min_free and 0 < status.cache.free_bytes < known.min_free:
-        free = size(status.cache.free_bytes)
+        free = size_text(status.cache.free_bytes)
         yield Trouble(
             "warn",
-            f"The cache's disk has {free} free; {size(known.min_free)} should stay free.",
+            f"The cache's disk has {free} free; {size_text(known.min_free)} should stay free.",
             "The proxy evicts what was unused longest. If something else fills the disk, make room there.",
         )
     if status.cache.pins is None:

@@ -1,4 +1,4 @@
-"""Say figures in words: sizes, times, shares."""
+"""Say figures in words: times, shares."""
 
 from __future__ import annotations
 
@@ -7,18 +7,8 @@ from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import quote
 
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB", "PB")
 _STEPS: Final = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _FAR: Final = 253_402_300_800.0  # the year 10000, which datetime does not have
-
-
-def size(count: float) -> str:
-    """Return bytes with a decimal unit, such as 1.2 GB."""
-    value, unit = float(count), 0
-    while value >= 999.5 and unit < len(_UNITS) - 1:
-        value, unit = value / 1000, unit + 1
-    digits = 1 if unit and value < 99.95 else 0
-    return f"{value:.{digits}f} {_UNITS[unit]}"
 
 
 def percent(share: float | None) -> str:

@@ -94,6 +94,10 @@ def try_package(root: Path, package: Path, directory: Path) -> None:
     assert "CACHE_MAX_SIZE=1g" in settings.read_text()
     assert (root / CA / "ca.key").read_bytes() == key
     print("upgraded: the settings and the CA are what they were")
+    status = inside(root, "regproxy", "cache", "status")
+    assert "/var/cache/regproxy" in status and "1.0 GiB" in status, status
+    assert f"/{CA}/ca.key" in inside(root, "regproxy", "ca", "show")
+    print("commands of root are about the service's directories")
     inside(root, "apt-get", "-qy", "remove", "regproxy")
     assert not (root / "usr/lib/regproxy").exists()
     assert (root / "var/cache/regproxy/blobs").exists()

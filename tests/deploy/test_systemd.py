@@ -167,3 +167,56 @@ def pull(proxy: Proxy, origin: Origin) -> None:
         assert client.get("/v2/app/manifests/1", [("Accept", MANIFEST)]).digest == IMAGE.digest
         for digest in IMAGE.blobs:
             assert client.get(f"/v2/app/blobs/{digest}").digest == digest
+
+
+class TestCommands:
+    """What /usr/bin/regproxy of the Debian package runs the program with."""
+
+    @pytest.fixture
+    def service(self, tmp_path: Path) -> Path:
+        """The service's directories and settings."""
+        for name in ("cache", "etc", "lib"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "etc/regproxy.env").write_text(
+            (DEPLOY / "regproxy.env").read_text()
+            + "REGISTRIES=ghcr.io quay.io\nCACHE_MAX_SIZE='1g'\n  # HOME=/x\nREGPROXY_LISTEN = x\nTZ=$(id)"
+        )
+        text = (ROOT / "deploy/deb/regproxy").read_text()
+        for place, ours in (
+            ("/var/cache/regproxy", "cache"),
+            ("/etc/regproxy/", "etc/"),
+            ("/usr/lib/", "lib/"),
+        ):
+            assert place in text
+            text = text.replace(place, f"{tmp_path}/{ours}")
+        (tmp_path / "lib/regproxy/bin").mkdir(parents=True)
+        (tmp_path / "lib/regproxy/bin/regproxy").symlink_to("/usr/bin/printenv")
+        (tmp_path / "regproxy").write_text(text)
+        return tmp_path
+
+    def told(self, service: Path, name: str, **env: str) -> str:
+        """Return a variable as the program has it."""
+        command = ["sh", str(service / "regproxy"), name]
+        env |= {"PATH": os.environ["PATH"]}
+        return subprocess.run(command, env=env, capture_output=True, text=True).stdout.rstrip("\n")
+
+    def test_the_settings_of_the_service(self, service: Path) -> None:
+        want = {
+            "REGPROXY_CACHE_DIR": str(service / "cache"),
+            "REGPROXY_CA_DIR": "/var/lib/regproxy/ca",
+            "REGPROXY_ADMIN_LISTEN": "127.0.0.1:3129",
+            "REGISTRIES": "ghcr.io quay.io",
+            "CACHE_MAX_SIZE": "1g",
+            "TZ": "$(id)",
+            "HOME": "",
+            "REGPROXY_LISTEN": "",
+        }
+        assert {name: self.told(service, name) for name in want} == want
+
+    def test_what_the_environment_has_stays(self, service: Path) -> None:
+        env = {"REGPROXY_CACHE_DIR": "/mine", "REGISTRIES": ""}
+        assert {name: self.told(service, name, **env) for name in env} == env
+
+    def test_others_have_their_own(self, service: Path) -> None:
+        (service / "cache").rmdir()
+        assert self.told(service, "REGPROXY_CACHE_DIR") == self.told(service, "REGISTRIES") == ""

@@ -387,8 +387,8 @@ class TestReload:
             while piece := listener.stream.recv(65536):
                 reply += piece
             assert reply.endswith(b"0\r\n\r\n")
-            reply = idle.get("/api/v1/events", api.headers)
-            assert (reply.status, reply.get("Connection")) == (200, "close")
-            assert b"event:" not in reply.body and idle.stream.recv(65536) == b""
+            late = idle.get("/api/v1/events", api.headers)
+            assert (late.status, late.get("Connection")) == (200, "close")
+            assert b"event:" not in late.body and idle.stream.recv(65536) == b""
             hold.set()
             assert client.read_reply().body == body

@@ -225,14 +225,17 @@ def test_a_broken_download(collector: Collector, origin: Origin, trust: Trust, t
 def test_a_collector_that_takes_nothing(
     collector: Collector, origin: Origin, trust: Trust, tmp_path: Path
 ) -> None:
-    """Clients notice nothing; the spans are counted."""
+    """Clients notice nothing; the spans are counted, and the log says why."""
     with Collector() as refusing:
-        refusing.status = 400
+        refusing.status = 401
         names = {"registries": (origin.authority,), "resolve": origin.resolve}
         with Proxy(tmp_path / "proxy", settings(refusing), ca=trust.path, **names) as proxy:  # type: ignore[arg-type]
             with proxy.client(origin.authority) as client:
                 assert client.get(cold(origin)[0]).complete
             wait_until(lambda: proxy.metric("regproxy_spans_dropped_total") >= 4, "they are counted")
+            wait_until(lambda: "spans were dropped: Failed to export" in proxy.log(), "it says so")
+            (line,) = [line for line in proxy.log().splitlines() if "Failed to export" in line]
+            assert "code: 401" in line
 
 
 def test_off_it_costs_no_import() -> None:

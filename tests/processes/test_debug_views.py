@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from regproxy.debug import mitmweb
+from regproxy.debug.views import CLIENT, HUB
+from regproxy.debug.views import program as mitmweb_program
 from tests.support.client import Client
 from tests.support.fake_docker_hub import Hub
 from tests.support.images import Image, make_image
@@ -35,7 +36,7 @@ NAMES = ("registry-1.docker.io", "auth.docker.io", "production.dockercdn.test")
 
 def lacking() -> str:
     """Why this can't be tried here; "": it can."""
-    program = mitmweb.program()
+    program = mitmweb_program()
     if program is None:
         return f"no mitmproxy for Python {sys.version_info[0]}.{sys.version_info[1]}: make test-debug has one"
     if shutil.which("skopeo") is None:
@@ -95,7 +96,7 @@ def start(directory: Path, hub: Hub, trust: Trust, pages: Mapping[str, tuple[str
     """Start a proxy before a Docker Hub with its views; return once they take clients."""
     password = directory / "password"
     password.write_text(PASSWORD + "\n")
-    program = mitmweb.program()
+    program = mitmweb_program()
     assert program is not None
     proxy = Proxy(
         directory / "proxy",
@@ -225,7 +226,7 @@ def test_one_that_dies_is_started_again(views: Views, hub: Hub, tmp_path: Path) 
 def test_they_end_with_the_proxy(views: Views) -> None:
     """Within the time that there is, and nothing is left of what was written for them."""
     places = [Path(argument) for pid in mitmwebs(views.proxy) for argument in confdirs(pid)]
-    assert {place.name for place in places} == {mitmweb.CLIENT, mitmweb.HUB}
+    assert {place.name for place in places} == {CLIENT, HUB}
     assert {place.stat().st_mode & 0o777 for place in places} == {0o700}
     assert all((place / "mitmproxy-ca.pem").stat().st_mode & 0o777 == 0o600 for place in places)
     views.proxy.signal(signal.SIGTERM)

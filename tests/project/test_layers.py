@@ -38,6 +38,7 @@ FLOORS = (
     ("tracing",),
     ("process",),
     ("doctor",),
+    ("cli.common",),
     ("cli.cache",),
     ("cli",),
 )

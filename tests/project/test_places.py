@@ -16,7 +16,8 @@ FOLDERS = {
     *("support", "support_tests"),
 }
 FILES = sorted(path for path in TESTS.rglob("*.py") if "__pycache__" not in path.parts)
-UNIT = [path for path in FILES if path.is_relative_to(TESTS / "unit") and path.name != "__init__.py"]
+NO_TESTS = ("__init__.py", "conftest.py")
+UNIT = [path for path in FILES if path.is_relative_to(TESTS / "unit") and path.name not in NO_TESTS]
 
 
 def named(path: Path) -> str:

@@ -45,9 +45,9 @@ local promql = import '../lib/promql.libsonnet';
         severity: 'warning',
         expr: 'sum by (%s) (rate(regproxy_refused_logins_total{%s}[5m])) > %g\n'
               % [promql.labels(config.instanceLabels + ['kind']), selector, config.refusedLogins],
-        summary: 'regproxy at {{ $labels.instance }} turns away clients in masses ({{ $labels.kind }})',
+        summary: 'regproxy at {{ $labels.instance }} turns away clients in large numbers ({{ $labels.kind }})',
         description: '{{ $value | humanize }} clients a second were not let in for 10 minutes, by {{ $labels.kind }}: a password or'
-                     + ' certificate that many machines share has changed or ended, somebody guesses passwords, or a setting'
+                     + ' certificate that many machines share has changed or expired, somebody guesses passwords, or a setting'
                      + ' keeps out whom it should not.',
       },
       RegproxyAccessLogLost: {
@@ -75,8 +75,8 @@ local promql = import '../lib/promql.libsonnet';
           and
           min by (%(by)s) (regproxy_ca_not_after_timestamp_seconds{%(selector)s}) - time() >= %(critical)d * 86400
         ||| % { by: by, selector: selector, days: config.caDays, critical: config.caDaysCritical },
-        summary: "regproxy's CA ends in {{ $value | humanizeDuration }}",
-        description: 'The first CA in use at {{ $labels.instance }} ends in {{ $value | humanizeDuration }}. Clients need its'
+        summary: "regproxy's CA expires in {{ $value | humanizeDuration }}",
+        description: 'The first CA in use at {{ $labels.instance }} expires in {{ $value | humanizeDuration }}. Clients need its'
                      + ' successor before that, or all their pulls fail.',
       },
       RegproxyCAAboutToExpire: {
@@ -84,16 +84,16 @@ local promql = import '../lib/promql.libsonnet';
         severity: 'critical',
         expr: 'min by (%s) (regproxy_ca_not_after_timestamp_seconds{%s}) - time() < %d * 86400\n'
               % [by, selector, config.caDaysCritical],
-        summary: "regproxy's CA ends in {{ $value | humanizeDuration }}",
-        description: 'The first CA in use at {{ $labels.instance }} ends in {{ $value | humanizeDuration }} (less than nothing: it'
-                     + ' has ended). From then on clients refuse each certificate that it has signed.',
+        summary: "regproxy's CA expires in {{ $value | humanizeDuration }}",
+        description: 'The first CA in use at {{ $labels.instance }} expires in {{ $value | humanizeDuration }} (less than nothing: it'
+                     + ' has expired). From then on clients refuse each certificate that it has signed.',
       },
       RegproxyLeafExpiring: {
         'for': '1h',
         severity: 'info',
         expr: 'min by (%s) (regproxy_leaf_not_after_timestamp_seconds{%s}) - time() < %d * 86400\n'
               % [by, selector, config.leafDays],
-        summary: 'A certificate of regproxy at {{ $labels.instance }} ends in {{ $value | humanizeDuration }}',
+        summary: 'A certificate of regproxy at {{ $labels.instance }} expires in {{ $value | humanizeDuration }}',
         description: 'Certificates of hosts that are asked for are renewed by themselves, with a month left. This one was not:'
                      + ' nobody asks for its host any more, which is harmless, or the CA itself ends soon.',
       },

@@ -58,7 +58,7 @@ function(m, config) [
       [[null, 'red'], [config.quotaLow, 'orange'], [0.3, 'green']],
     ),
     g.stat(
-      'CA ends in',
+      'CA expires in',
       'Until the first CA in use ends, and clients refuse what it has signed.',
       's',
       [g.query('min(regproxy_ca_not_after_timestamp_seconds{%s}) - time()' % m, instant=true)],

@@ -46,7 +46,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     ]
 
 
-class Fill(msgspec.Struct, frozen=True, kw_only=True):
+class CacheUse(msgspec.Struct, frozen=True, kw_only=True):
     """How full the cache is."""
 
     objects: int
@@ -72,7 +72,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     connections: Annotated[int, Meta(description="open, with clients and with upstreams")]
     downloads: Annotated[int, Meta(description="objects being downloaded")]
     answered: Counts
-    cache: Fill
+    cache: CacheUse
     warnings: Annotated[list[str], Meta(description="warnings about the configuration")]
 
 
@@ -119,13 +119,13 @@ class StatusReport:
             connections=int(samples.sum("connections_open")),
             downloads=int(samples.sum("fills_active")),
             answered=_counts(samples),
-            cache=self._fill(samples),
+            cache=self._cache_use(samples),
             warnings=list(services.config.warnings[:_WARNINGS_MAX]),
         )
 
-    def _fill(self, samples: Samples) -> Fill:
+    def _cache_use(self, samples: Samples) -> CacheUse:
         found = overview(self._index)
-        return Fill(
+        return CacheUse(
             objects=int(samples.sum("cache_objects")),
             bytes=int(samples.sum("cache_bytes")),
             max_bytes=self._services.config.cache_max_size,

@@ -15,7 +15,7 @@ from regproxy.cli.cache.verify import verify
 from regproxy.cli.cache.warm import warm
 
 app = typer.Typer(
-    help="Look into the cache directory, and look after it, also while the proxy runs.",
+    help="Inspect and maintain the cache, also while the proxy is running.",
     no_args_is_help=True,
     add_completion=False,
 )

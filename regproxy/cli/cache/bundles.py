@@ -8,38 +8,41 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regproxy.cli.cache.opening import (
-    FAILED,
-    INTERRUPTED,
-    Cache,
-    ConfigOption,
-    JsonOption,
-    fail,
-    opened,
-    place_of,
-)
+from regproxy.cli.cache.opening import Cache, opened, place_of
 from regproxy.cli.cache.progress import bytes_view
-from regproxy.cli.cache.text import say, show_json, size_text
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED, INTERRUPTED
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import say, show_json
 from regproxy.core.errors import RegproxyError
+from regproxy.core.sizes import size_text
 
 if TYPE_CHECKING:
     from regproxy.bundles.exporting import Exported
     from regproxy.bundles.importing import Import
 
 TargetArgument = Annotated[
-    str, typer.Argument(metavar="TO", help="A directory, an archive (.tar), or - for standard output.")
+    str, typer.Argument(metavar="TO", help="Directory, archive (*.tar), or - for standard output.")
 ]
-NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="As for docker pull.")]
+NamesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="IMAGE", help="Image name, as for docker pull.")
+]
 SourceArgument = Annotated[
-    str, typer.Argument(metavar="FROM", help="A directory, an archive, or - for standard input.")
+    str, typer.Argument(metavar="FROM", help="Directory, archive, or - for standard input.")
 ]
-RegistryOption = Annotated[str, typer.Option("--registry", help="All images of this registry.")]
-RepositoryOption = Annotated[str, typer.Option("--repository", help="All images of this repository.")]
+RegistryOption = Annotated[str, typer.Option("--registry", help="Export all images of this registry.")]
+RepositoryOption = Annotated[str, typer.Option("--repository", help="Export all images of this repository.")]
 PlatformsOption = Annotated[
-    list[str] | None, typer.Option("--platform", help="Of an index, such as linux/amd64; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        "--platform", help="Platform, such as linux/amd64. Can be repeated. Default: all that are cached."
+    ),
 ]
 NameOption = Annotated[
-    str, typer.Option("--name", help="registry/repository:tag of the one image of a layout that says none.")
+    str,
+    typer.Option(
+        "--name", help="Name for the only image of a layout that has none: registry/repository:tag."
+    ),
 ]
 
 
@@ -52,22 +55,24 @@ def export_images(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write images as an OCI image layout, a directory or a tar archive, each content verified.
+    """Write images as an OCI image layout, to a directory or a tar archive. Every blob is verified.
 
-    Of an index the platforms are written that are held whole. A directory keeps what is there already.
-    Exit code 1: an image is not held whole, or a content is damaged, and nothing is written. 2: the cache
-    can't be used.
+    Of a multi-platform image, the platforms that are completely cached are written. A directory keeps the
+    blobs it already has. Exit code 1: an image is not completely cached, and nothing is written; or a blob
+    is damaged, and the export stops: a directory keeps the blobs written so far, without index.json, an
+    archive file is removed, and what was sent to standard output is not a complete archive. 2: the cache
+    can't be used, or TO can't be written.
     """
     from regproxy.bundles.exporting import export, plan
     from regproxy.bundles.oci_layout import BundleError
     from regproxy.bundles.writing import writer_for
 
     if target == "-" and as_json:
-        raise typer.BadParameter("--json prints on standard output, where the archive would go")
+        raise typer.BadParameter("--json can't be used with -: both write to standard output")
     with opened(config) as cache:
         wanted = list(names or ()) + _names_of(cache, registry, repository)
         if not wanted:
-            raise typer.BadParameter("name images, or --registry, or --repository")
+            raise typer.BadParameter("name at least one image, or pass --registry or --repository")
         found = list(plan(cache.root, cache.index, wanted, tuple(platforms or ())))
         bad = [each for each in found if each.error]
         if not bad:
@@ -76,6 +81,8 @@ def export_images(
                     export(cache.root, found, writer_for(target, sys.stdout.buffer, shown.add))
                 except BundleError as error:
                     _end(error)
+                except OSError as error:
+                    fail(f"{error.filename or target}: {error.strerror or error}")
     _say_exported(found, target, as_json)
     raise typer.Exit(FAILED if bad else 0)
 
@@ -108,8 +115,8 @@ def _say_exported(found: list[Exported], target: str, as_json: bool) -> None:
         if each.error:
             say(f"regproxy: {each.error}", err=True)
         else:
-            more = f"; {each.missing} contents of other platforms are left out" if each.missing else ""
-            text = f"{each.name}: {each.objects} contents, {size_text(each.bytes)}{more}"
+            more = f"; {each.missing} blobs of other platforms are left out" if each.missing else ""
+            text = f"{each.name}: {each.objects} blobs, {size_text(each.bytes)}{more}"
             say(text, err=target == "-")
     if any(each.error for each in found):
         say("regproxy: nothing was written", err=True)
@@ -121,10 +128,10 @@ def import_images(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Take the images of an OCI image layout into the cache, each content verified, as fetched now.
+    """Import the images of an OCI image layout into the cache, as if fetched now. Every blob is verified.
 
-    Once more, it goes on where it was: what is held is not written again. Exit code 1: an image was not
-    taken, or the layout can't be used. 2: the cache can't be used.
+    Run it again to continue an interrupted import: blobs that are cached are not written again. Exit code 1:
+    an image was not imported, or the layout can't be used. 2: the cache can't be used.
     """
     from regproxy.bundles.importing import Importer
     from regproxy.bundles.oci_layout import BundleError
@@ -136,7 +143,7 @@ def import_images(
             try:
                 result = importer.run(source, sys.stdin.buffer, name)
             except KeyboardInterrupt:
-                say("regproxy: interrupted: what was stored stays, without a name", err=True)
+                say("regproxy: interrupted: the blobs stored so far are kept, without a name", err=True)
                 raise typer.Exit(INTERRUPTED) from None
             except FileNotFoundError:
                 fail(f"{source}: no such file or directory")
@@ -154,9 +161,9 @@ def _say_imported(result: Import, as_json: bool) -> None:
         if each.error:
             say(f"regproxy: {each.name or each.digest}: {each.error}", err=True)
         else:
-            more = f"; {each.missing} that it names are not in the layout" if each.missing else ""
-            say(f"{each.name}: {each.objects} contents{more}")
-    text = f"{result.stored} contents stored, {size_text(result.bytes)}; {result.skipped} were there"
+            more = f"; {each.missing} of its blobs are not in the layout" if each.missing else ""
+            say(f"{each.name}: {each.objects} blobs{more}")
+    text = f"{result.stored} blobs stored, {size_text(result.bytes)}; {result.skipped} were cached already"
     say(text)
 
 

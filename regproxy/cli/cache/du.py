@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regproxy.cli.cache.opening import ConfigOption, JsonOption, opened, place_of
-from regproxy.cli.cache.text import say, show_columns, show_json, size_text, time_text
+from regproxy.cli.cache.opening import opened, place_of
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import say, show_columns, show_json, time_text
+from regproxy.core.sizes import size_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.reading import IndexReader
@@ -16,8 +18,10 @@ if TYPE_CHECKING:
 
 _PAGE = 500
 
-RegistryOption = Annotated[str, typer.Option("--registry", help="Of this registry alone, such as ghcr.io.")]
-SumOption = Annotated[bool, typer.Option("--summarize", "-s", help="Registries alone, without repositories.")]
+RegistryOption = Annotated[str, typer.Option("--registry", help="Only this registry, such as ghcr.io.")]
+SumOption = Annotated[
+    bool, typer.Option("--summarize", "-s", help="Show registries only, without repositories.")
+]
 
 
 def du(
@@ -26,9 +30,9 @@ def du(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Add up what is held of each registry and repository, the largest first.
+    """Show how much of the cache each registry and repository uses, the largest first.
 
-    Content that several of them have is stored once, and counts for each: the last line has the cache's sum.
+    A blob that several of them share is stored once, but counts for each. The last line has the total.
     """
     from regproxy.inventory.reading import index_reader
     from regproxy.inventory.totals import by_registry, totals
@@ -42,10 +46,10 @@ def du(
         found = {"registries": registries, "totals": whole}
         show_json(found if summarize else {**found, "repositories": repositories})
         return
-    head = ("SIZE", "TAGS", "OBJECTS", "LAST USED", "REGISTRY/REPOSITORY")
+    head = ("SIZE", "TAGS", "BLOBS", "LAST USED", "REGISTRY/REPOSITORY")
     shown = registries if summarize else repositories
     show_columns(head, map(_row, shown), right=(0, 1, 2))
-    say(f"{size_text(whole.bytes)} in {whole.objects} objects; {size_text(whole.disk)} on disk")
+    say(f"{size_text(whole.bytes)} in {whole.objects} blobs; {size_text(whole.disk)} on disk")
 
 
 def _all(reader: IndexReader, place: tuple[str, int] | None) -> Iterator[Usage]:

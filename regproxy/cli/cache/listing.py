@@ -1,4 +1,4 @@
-"""`regproxy cache list`: the images in the cache, or all contents by digest."""
+"""`regproxy cache list`: the images in the cache, or all blobs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regproxy.cli.cache.opening import Cache, ConfigOption, JsonOption, opened, parsed_age, place_of
-from regproxy.cli.cache.text import say, show_columns, show_json_list, size_text, time_text
+from regproxy.cli.cache.opening import Cache, opened, parsed_age, place_of
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import say, show_columns, show_json_list, time_text
+from regproxy.core.sizes import size_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.blobs import Blob, BlobFilter
@@ -31,20 +33,24 @@ class Sort(StrEnum):
 
 _BLOB_ORDERS: dict[Sort, BlobOrder] = {Sort.NAME: "digest", Sort.SIZE: "size", Sort.USED: "used"}
 
-NameArgument = Annotated[str, typer.Argument(help="A part of registry/repository:tag.")]
-BlobsOption = Annotated[bool, typer.Option("--blobs", help="All contents by digest, instead of images.")]
-RegistryOption = Annotated[str, typer.Option("--registry", help="Of this registry alone, such as ghcr.io.")]
-RepositoryOption = Annotated[str, typer.Option("--repository", help="Of this repository alone.")]
-SortOption = Annotated[Sort, typer.Option("--sort", help="By name (or digest), size or last use.")]
-ReverseOption = Annotated[bool, typer.Option("--reverse", "-r", help="The other way round.")]
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Part of registry/repository:tag.")]
+BlobsOption = Annotated[bool, typer.Option("--blobs", help="List all blobs by digest instead of images.")]
+RegistryOption = Annotated[
+    str, typer.Option("--registry", help="Only images of this registry, such as ghcr.io.")
+]
+RepositoryOption = Annotated[str, typer.Option("--repository", help="Only images of this repository.")]
+SortOption = Annotated[Sort, typer.Option("--sort", help="Sort by name (or digest), size or last use.")]
+ReverseOption = Annotated[bool, typer.Option("--reverse", "-r", help="Reverse the order.")]
 UnusedOption = Annotated[
-    str, typer.Option("--older-than", metavar="TIME", help="Not used for so long, as 30d.")
+    str, typer.Option("--older-than", metavar="TIME", help="Last used longer ago than this, e.g. 30d.")
 ]
 HitOption = Annotated[
-    bool, typer.Option("--never-hit", help="Which have answered no request from the cache.")
+    bool, typer.Option("--never-hit", help="Only what has never been served from the cache.")
 ]
-PinnedOption = Annotated[bool, typer.Option("--pinned", help="Which are pinned.")]
-LimitOption = Annotated[int, typer.Option("--limit", "-n", min=0, help="So many at most; 0 is all.")]
+PinnedOption = Annotated[bool, typer.Option("--pinned", help="Only pinned ones.")]
+LimitOption = Annotated[
+    int, typer.Option("--limit", "-n", min=0, help="Maximum number of rows; 0 for no limit.")
+]
 
 
 def list_images(
@@ -61,19 +67,17 @@ def list_images(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """List images: how large they are with all that they name, what of that is held, when they were used.
+    """List images with their total size, how much of that is cached, and when they were last used.
 
-    By size and use, the largest and the latest come first. Exit code 0, also where there are none; 2: the
-    cache can't be used.
+    Sorted by size or use, the largest or the most recent comes first. Exit code 0 even if there are none;
+    2: the cache can't be used.
     """
     from regproxy.inventory.blobs import BlobFilter
     from regproxy.inventory.images import ImageFilter
     from regproxy.inventory.reading import index_reader
 
     if blobs and (name or registry or repository):
-        raise typer.BadParameter(
-            "--blobs lists all contents: names, registries and repositories are of images"
-        )
+        raise typer.BadParameter("--blobs lists all blobs; a name, --registry and --repository select images")
     age = parsed_age(older_than)
     since = time.time() - age if age else None
     with opened(config) as cache, index_reader(cache.root) as reader:
@@ -133,7 +137,7 @@ def _show_images(found: Iterator[Image], as_json: bool) -> None:
         return
     head = ("IMAGE", "DIGEST", "SIZE", "HELD", "PLATFORMS", "LAST USED")
     if not show_columns(head, map(_image_row, found), right=(2, 3)):
-        say("there are none", err=True)
+        say("nothing found", err=True)
 
 
 def _image_row(image: Image) -> tuple[str, ...]:
@@ -142,8 +146,12 @@ def _image_row(image: Image) -> tuple[str, ...]:
     marks = " (pinned)" if content.pinned else ""
     marks += "" if image.current else " (former)"
     return (
-        *(image.name + marks, image.digest[7:19], size_text(content.size), held),
-        *(",".join(content.platforms) or "-", time_text(content.last_used)),
+        image.name + marks,
+        image.digest[7:19],
+        size_text(content.size),
+        held,
+        ",".join(content.platforms) or "-",
+        time_text(content.last_used),
     )
 
 
@@ -153,7 +161,7 @@ def _show_blobs(found: Iterator[Blob], as_json: bool) -> None:
         return
     head = ("DIGEST", "SIZE", "HITS", "LAST USED", "MEDIA TYPE")
     if not show_columns(head, map(_blob_row, found), right=(1, 2)):
-        say("there are none", err=True)
+        say("nothing found", err=True)
 
 
 def _blob_row(blob: Blob) -> tuple[str, ...]:

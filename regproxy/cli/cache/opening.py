@@ -6,13 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from msgspec import Struct
 
 from regproxy.cache import layout
-from regproxy.cli.cache.text import say
+from regproxy.cli.common.ending import fail
 from regproxy.config import loading
 from regproxy.config.directories import cache_path
 from regproxy.config.settings import Config
@@ -22,17 +22,9 @@ from regproxy.core.errors import RegproxyError, StoreError
 if TYPE_CHECKING:
     from regproxy.cache.index.index import Index
 
-FAILED = 1
-USAGE_ERROR = 2
-INTERRUPTED = 130  # a shell's exit code for SIGINT
 
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", envvar="REGPROXY_CONFIG", help="TOML file; the environment wins over it."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
 NamesArgument = Annotated[
-    list[str], typer.Argument(metavar="NAME...", help="An image, as for docker pull, or sha256:...")
+    list[str], typer.Argument(metavar="NAME", help="Image name, as for docker pull, or sha256:...")
 ]
 
 
@@ -89,17 +81,6 @@ def _check(root: Path) -> None:
             raise StoreError(f"{place} is not writable by {who}")
     if not held and not layout.index(root).exists():
         raise StoreError(f"{root} holds no cache: there is no blobs/ in it; REGPROXY_CACHE_DIR names another")
-
-
-def complain(error: Exception | str) -> bool:
-    for line in f"regproxy: {error}".split("\n"):  # a configuration may have several faults
-        say(line, err=True)
-    return False
-
-
-def fail(error: Exception | str) -> NoReturn:
-    complain(error)
-    raise typer.Exit(USAGE_ERROR)
 
 
 def place_of(registry: str) -> tuple[str, int] | None:

@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from regproxy.cli.cache.opening import FAILED, ConfigOption, JsonOption, NamesArgument, complain, opened
-from regproxy.cli.cache.text import say, show_json, size_text
+from regproxy.cli.cache.opening import NamesArgument, opened
+from regproxy.cli.common.ending import complain
+from regproxy.cli.common.exit_codes import FAILED
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import say, show_json
+from regproxy.core.sizes import size_text
 
 if TYPE_CHECKING:
     from regproxy.cache.pins import Pinned
 
 
 def pin(names: NamesArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Keep images or contents in the cache, whatever its limits say. Exit code 1: one is not in it."""
+    """Keep images or blobs in the cache, whatever its limits. Exit code 1: one is not in the cache."""
     from regproxy.cache import pins
 
     done: list[Pinned] = []
@@ -34,7 +38,7 @@ def pin(names: NamesArgument, config: ConfigOption = None, as_json: JsonOption =
 
 
 def unpin(names: NamesArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Let go of what was pinned. Exit code 1: one was not."""
+    """Remove pins, so that the cache's limits apply again. Exit code 1: a name was not pinned."""
     from regproxy.cache import pins
 
     done: list[str] = []
@@ -71,4 +75,4 @@ def list_pins(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 def _held(pinned: Pinned) -> str:
     text = f"{pinned.held} blobs, {size_text(pinned.bytes)}"
     missing = pinned.digests - pinned.held
-    return f"{text}; {missing} more will be kept when they come" if missing else text
+    return f"{text}; {missing} more will be kept once they are cached" if missing else text

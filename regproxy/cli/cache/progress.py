@@ -6,7 +6,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final, Self
 
-from regproxy.cli.cache.text import say, size_text
+from regproxy.cli.common.text import say
+from regproxy.core.sizes import size_text
 from regproxy.telemetry.log_format import printable
 
 if TYPE_CHECKING:

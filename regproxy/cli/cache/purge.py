@@ -1,4 +1,4 @@
-"""`regproxy cache purge`: remove images and contents while the proxy runs."""
+"""`regproxy cache purge`: remove images and blobs while the proxy runs."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regproxy.cli.cache.opening import (
-    Cache,
-    ConfigOption,
-    JsonOption,
-    fail,
-    opened,
-    parsed_age,
-    place_of,
-)
+from regproxy.cli.cache.opening import Cache, opened, parsed_age, place_of
 from regproxy.cli.cache.progress import count_view
-from regproxy.cli.cache.text import say, show_json, size_text
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import say, show_json
+from regproxy.core.sizes import size_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.purge import Purge, Selection
@@ -27,19 +22,26 @@ if TYPE_CHECKING:
 _SHOWN = 20
 
 NamesArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="[NAME]...", help="Images, as for docker pull, or sha256:...")
+    list[str] | None,
+    typer.Argument(metavar="NAME", help="Image names, as for docker pull, or sha256:..."),
 ]
-TagOption = Annotated[str, typer.Option("--tag", help="Tags of this name.")]
-RegistryOption = Annotated[str, typer.Option("--registry", help="Of this registry, such as ghcr.io.")]
+TagOption = Annotated[str, typer.Option("--tag", help="Only tags with this name.")]
+RegistryOption = Annotated[
+    str, typer.Option("--registry", help="Only images of this registry, such as ghcr.io.")
+]
 RepositoryOption = Annotated[
-    str, typer.Option("--repository", help="Of this repository, such as library/nginx.")
+    str, typer.Option("--repository", help="Only images of this repository, such as library/nginx.")
 ]
 UnusedOption = Annotated[
-    str, typer.Option("--older-than", metavar="TIME", help="Not used for so long, as 30d.")
+    str, typer.Option("--older-than", metavar="TIME", help="Last used longer ago than this, e.g. 30d.")
 ]
-HitOption = Annotated[bool, typer.Option("--never-hit", help="What has answered no request from the cache.")]
-DryOption = Annotated[bool, typer.Option("--dry-run", help="Only tell what would go, and what would stay.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+HitOption = Annotated[
+    bool, typer.Option("--never-hit", help="Only what has never been served from the cache.")
+]
+DryOption = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would be removed and kept, and remove nothing.")
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Remove without asking.")]
 
 
 def purge(
@@ -54,10 +56,10 @@ def purge(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Remove images with what only they name; conditions are taken together.
+    """Remove images and the blobs that only they use. All conditions have to match.
 
-    What is pinned stays, and what an image that stays names. A digest goes from all tags. Exit code 0, also
-    where there was nothing; 1: the answer was no; 2: the cache can't be used, or nothing was selected.
+    Pinned images are kept, and blobs that other images use. A digest is removed from all tags. Exit code 0
+    even if nothing matched; 1: you answered no; 2: the cache can't be used, or nothing was selected.
     """
     from regproxy.cache.pins import PinError, parse
     from regproxy.inventory.purge import Selection
@@ -72,7 +74,7 @@ def purge(
     selection = Selection(images, place_of(registry), repository, tag, since, never_hit)
     asks = not (yes or dry_run)
     if asks and (as_json or not sys.stdin.isatty()):
-        fail("nobody can be asked here: --yes removes without asking, --dry-run only tells")
+        fail("not a terminal: pass --yes to remove without asking, or --dry-run to preview")
     with opened(config) as cache, index_reader(cache.root) as reader:
         if asks:
             _say(_run(cache, reader, selection, dry_run=True))
@@ -104,9 +106,9 @@ def _say(result: Purge) -> None:
     if result.tags > _SHOWN:
         say(f"... and {result.tags - min(_SHOWN, len(result.images))} more")
     for each in result.kept[:_SHOWN]:
-        say(f"kept {each.name}: {'pinned' if each.why == 'pinned' else 'named by what stays'}")
+        say(f"kept {each.name}: {'pinned' if each.why == 'pinned' else 'used by images that are kept'}")
     if len(result.kept) > _SHOWN:
         say(f"... and {len(result.kept) - _SHOWN} more are kept")
     count = result.objects if result.dry_run else result.done
     verb = "would be removed" if result.dry_run else "removed"
-    say(f"{result.tags} tags and {count} contents {verb}, {size_text(result.bytes)}")
+    say(f"{result.tags} tags and {count} blobs {verb}, {size_text(result.bytes)}")

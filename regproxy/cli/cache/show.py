@@ -7,21 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regproxy.cli.cache.opening import FAILED, ConfigOption, JsonOption, complain, opened
-from regproxy.cli.cache.text import say, show_json, size_text, time_text
+from regproxy.cli.cache.opening import opened
+from regproxy.cli.common.ending import complain
+from regproxy.cli.common.exit_codes import FAILED
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import say, show_json, time_text
+from regproxy.core.sizes import size_text
 
 if TYPE_CHECKING:
     from regproxy.inventory.details import Details, Node
 
 NameArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="An image, as for docker pull, or sha256:...")
+    str, typer.Argument(metavar="NAME", help="Image name, as for docker pull, or sha256:...")
 ]
 
 
 def show(name: NameArgument, as_json: JsonOption = False, config: ConfigOption = None) -> None:
-    """Show what an image names and what of that is held, its tag's history, and its pins.
+    """Show an image's blobs and which of them are cached, its tag's history, and its pins.
 
-    Exit code 1: it is not in the cache. 2: the cache can't be used.
+    Exit code 1: the image is not in the cache. 2: the cache can't be used.
     """
     from regproxy.cache.pins import PinError
     from regproxy.inventory.catalog import catalogue
@@ -47,14 +51,14 @@ def _show(found: Details) -> None:
     for line in _drawn(found.tree):
         say(line)
     if found.cut:
-        say("(there is more)")
+        say("(and more)")
 
 
 def _lines(found: Details) -> list[tuple[str, str]]:
     content, use = found.content, found.use
     lines = [("name", found.name), ("digest", found.digest)]
     if content.stored:
-        held = "all" if content.whole else f"{content.held_objects} of {content.objects} objects"
+        held = "all" if content.whole else f"{content.held_objects} of {content.objects} blobs"
         lines += [
             ("size", f"{size_text(content.size)}; held: {held}, {size_text(content.held_bytes)}"),
             ("platforms", ", ".join(content.platforms) or "-"),

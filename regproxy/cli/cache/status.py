@@ -6,27 +6,29 @@ import time
 from pathlib import Path
 from typing import Any
 
-from regproxy.cli.cache.opening import Cache, ConfigOption, JsonOption, opened
-from regproxy.cli.cache.text import say, show_json, size_text, time_text
+from regproxy.cli.cache.opening import Cache, opened
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import say, show_json, time_text
+from regproxy.core.sizes import size_text
 
 
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Say what is in the cache and what its limits are."""
+    """Show what is in the cache and what its limits are."""
     with opened(config) as cache:
         found = _status(cache)
     if as_json:
         show_json(found)
         return
-    limit, free = found["limit"], found["free"]
+    limit, free = found["max_bytes"], found["free_bytes"]
     oldest = found["oldest_use"]
     lines = [
         ("directory", found["directory"]),
-        ("index", "complete" if found["complete"] else "being made anew from the blobs"),
-        ("objects", f"{found['objects']}, {size_text(found['bytes'])}"),
+        ("index", "complete" if found["complete"] else "being rebuilt from the blobs"),
+        ("blobs", f"{found['objects']}, {size_text(found['bytes'])}"),
         ("on disk", size_text(found["disk"])),
         ("downloads", size_text(found["downloads"])),
         ("limit", size_text(limit) if limit else "none"),
-        ("free", f"{size_text(free)}; to be left: {size_text(found['free_floor'])}"),
+        ("free", f"{size_text(free)}; to be kept free: {size_text(found['free_floor_bytes'])}"),
         ("pins", str(found["pins"])),
         ("oldest use", time_text(oldest) if oldest else "none"),
         ("quarantine", f"{found['quarantined']} files"),
@@ -36,6 +38,7 @@ def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
 
 def _status(cache: Cache) -> dict[str, Any]:
+    """Return the status. The names are those of the admin API's, where that has the same."""
     from regproxy.cache.eviction import Disk, parts_disk
 
     index, settings = cache.index, cache.config
@@ -47,11 +50,11 @@ def _status(cache: Cache) -> dict[str, Any]:
         "bytes": totals.bytes,
         "disk": totals.disk,
         "downloads": parts_disk(cache.root, time.time())[0],
-        "limit": settings.cache_max_size,
-        "free": disk.free,
-        "free_floor": disk.floor(settings.min_free),
+        "max_bytes": settings.cache_max_size,
+        "free_bytes": disk.free,
+        "free_floor_bytes": disk.floor(settings.min_free),
         "pins": len({name for name, _ in index.pins()}),
-        "oldest_use": oldest[0].last_used if oldest else 0.0,
+        "oldest_use": oldest[0].last_used if oldest else None,
         "quarantined": _count(cache.root / "quarantine"),
     }
 

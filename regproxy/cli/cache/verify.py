@@ -9,20 +9,25 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from msgspec import to_builtins
 
-from regproxy.cli.cache.opening import FAILED, INTERRUPTED, Cache, ConfigOption, JsonOption, opened
+from regproxy.cli.cache.opening import Cache, opened
 from regproxy.cli.cache.progress import Quiet, view
-from regproxy.cli.cache.text import show_json, size_text
+from regproxy.cli.common.exit_codes import FAILED, INTERRUPTED
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import show_json
+from regproxy.core.sizes import size_text
 
 if TYPE_CHECKING:
     from regproxy.cache.verify import Result
 
-JobsOption = Annotated[int, typer.Option("--jobs", "-j", min=0, max=64, help="Threads; 0 is one per core.")]
+JobsOption = Annotated[
+    int, typer.Option("--jobs", "-j", min=0, max=64, help="Number of threads; 0 for one per core.")
+]
 
 
 def verify(config: ConfigOption = None, jobs: JobsOption = 0, as_json: JsonOption = False) -> None:
-    """Check every blob against its digest; what is wrong is moved to quarantine/ in the cache directory.
+    """Check every blob against its digest. Damaged blobs are moved to quarantine/ in the cache directory.
 
-    Exit code 0: all is right. 1: something was wrong. 2: the cache can't be used.
+    Exit code 0: all blobs are intact. 1: some are damaged. 2: the cache can't be used.
     """
     from regproxy.cache.verify import Verifier
 
@@ -39,7 +44,7 @@ def verify(config: ConfigOption = None, jobs: JobsOption = 0, as_json: JsonOptio
             with shown:
                 result = verifier.run()
         except KeyboardInterrupt:
-            shown.say("interrupted: what was not looked at is as it was")
+            shown.say("interrupted: the blobs that were not checked yet are unchanged")
             raise typer.Exit(INTERRUPTED) from None
         shown.say(_summary(cache, result, time.monotonic() - began))
     if as_json:

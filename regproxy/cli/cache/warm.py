@@ -10,25 +10,33 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from regproxy.cli.cache.opening import FAILED, INTERRUPTED, ConfigOption, JsonOption, fail, opened
+from regproxy.cli.cache.opening import opened
 from regproxy.cli.cache.progress import count_view
-from regproxy.cli.cache.text import say, show_json, size_text
+from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED, INTERRUPTED
+from regproxy.cli.common.options import ConfigOption, JsonOption
+from regproxy.cli.common.text import say, show_json
 from regproxy.core.errors import RegproxyError
+from regproxy.core.sizes import size_text
 
 if TYPE_CHECKING:
-    from regproxy.cli.cache.admin_client import AdminClient
+    from regproxy.cli.common.admin_client import AdminClient
     from regproxy.inventory.warm_list import Wish
 
 _POLL: Final = 0.25  # seconds
 _AT_ONCE: Final = 200  # images of one job
 _OPEN: Final = ("queued", "running")
 
-NamesArgument = Annotated[list[str] | None, typer.Argument(metavar="[IMAGE]...", help="As for docker pull.")]
+NamesArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="IMAGE", help="Image name, as for docker pull.")
+]
 FileOption = Annotated[
-    str, typer.Option("--file", "-f", help="A list: IMAGE [PLATFORM...] a line; - is standard input.")
+    str,
+    typer.Option("--file", "-f", help="File with one IMAGE [PLATFORM...] per line; - for standard input."),
 ]
 PlatformsOption = Annotated[
-    list[str] | None, typer.Option("--platform", help="Of an index, such as linux/amd64; may be repeated.")
+    list[str] | None,
+    typer.Option("--platform", help="Platform, such as linux/amd64. Can be repeated. Default: all."),
 ]
 
 
@@ -39,16 +47,15 @@ def warm(
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
-    """Have the running proxy fetch images ahead of their clients: manifests of the platforms, and all layers.
+    """Have the running proxy fetch images, with all their layers, before clients ask for them.
 
-    Without platforms, those of all are fetched. Exit code 1: an image could not be fetched, or not whole;
-    2: no proxy runs here, or it refuses.
+    Exit code 1: an image could not be fetched completely. 2: no proxy is running here, or it refused.
     """
-    from regproxy.cli.cache.admin_client import AdminClient
+    from regproxy.cli.common.admin_client import AdminClient
 
     wishes = _wishes(names or [], file, tuple(platforms or ()))
     if not wishes:
-        raise typer.BadParameter("name images, or a --file with some")
+        raise typer.BadParameter("name at least one image, or pass --file with a list of them")
     images: list[dict[str, Any]] = []
     with opened(config) as cache:
         client = AdminClient(cache.config, cache.root, writes=True)
@@ -100,7 +107,7 @@ def _followed(client: AdminClient, wishes: list[Wish]) -> Iterator[dict[str, Any
             yield job
     except KeyboardInterrupt:
         client.ask("DELETE", f"jobs/{job['id']}")
-        say("regproxy: cancelled; what was fetched stays", err=True)
+        say("regproxy: cancelled; what has been fetched is kept", err=True)
         raise typer.Exit(INTERRUPTED) from None
 
 
@@ -120,4 +127,4 @@ def _say(image: dict[str, Any]) -> None:
         say(f"regproxy: {image['name']}: {image['error']}", err=True)
     else:
         got = f"{image['fetched']} fetched, {size_text(image['bytes'])}"
-        say(f"{image['name']}: {image['objects']} contents; {got}")
+        say(f"{image['name']}: {image['objects']} blobs; {got}")

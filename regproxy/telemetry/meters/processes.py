@@ -20,7 +20,9 @@ class ProcessMeters(Declaring):
         self._exits = self._counter(
             "worker_exits", "Workers that ended though nobody had told them to.", ["reason"]
         )
-        self._reloads = self._counter("reloads", "SIGHUPs, by what became of them.", ["result"])
+        self._reloads = self._counter(
+            "reloads", "Reloads, by SIGHUP or the admin API, by what became of them.", ["result"]
+        )
         self._build = self._gauge(
             "build_info",
             "The running version, and what it runs on.",

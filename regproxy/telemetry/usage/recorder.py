@@ -76,7 +76,7 @@ class Recorder:
         rule: str,
         message: str,
     ) -> None:
-        """Note a refusal by a rule or by access (`kind`).
+        """Note a refusal by a rule, by access or for want of a login (`kind`: rule, access, login).
 
         `who`: the principal's kind and name, and the client's address. `image`: registry, port, repository,
         reference. `message`: what the client is told, which names no secret.

@@ -74,7 +74,7 @@ class TagMove(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A request that was refused. `at`: epoch; `kind`: rule, or access; `rule`: its name, "" for none.
+    """A request that was refused. `at`: epoch; `kind`: rule, access or login; `rule`: its name, "" for none.
 
     `client`, `client_kind`: as in Client; `address`: where it came from. `reference`: a tag or digest.
     """

@@ -10,6 +10,8 @@ Connections are opened for each batch and each question: the file may be replace
 
 from __future__ import annotations
 
+import fcntl
+import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -74,7 +76,12 @@ _REFUSAL: Final = (
     "INSERT INTO refusals (at, client_kind, client, address, registry, port, repository, reference, kind,"
     " rule, message) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
+_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_HAS: Final = frozenset({"images", "clients", "floors", "moves", "refusals"})
+
+
+class _OtherSchema(sqlite3.DatabaseError):
+    """The file is a database, but not of this version."""
 
 
 class UsageFile:
@@ -89,21 +96,38 @@ class UsageFile:
         A file that is of no use is moved to `<name>.aside`, and made anew.
         """
         try:
+            used = self._touch()
             try:
                 self._add(batch)
             except sqlite3.DatabaseError as error:
-                if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF not in _DAMAGE:
+                if not isinstance(error, _OtherSchema) and _code(error) not in _DAMAGE:
                     raise
-                self._path.replace(self._path.with_name(f"{self._path.name}.aside"))
-                with suppress(FileNotFoundError):  # it would be played back into the new one
-                    self._path.with_name(f"{self._path.name}-journal").unlink()
+                self._set_aside(used)
                 self._add(batch)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"{self._path}: {error}") from error
 
-    def _add(self, batch: Batch) -> None:
+    def _touch(self) -> os.stat_result:
+        """Make the file, if there is none. Returns which it is."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.touch(mode=0o640)  # it names private images; SQLite's own files beside it follow
+        return self._path.stat()
+
+    def _set_aside(self, used: os.stat_result) -> None:
+        """Move a file that is of no use aside, unless another worker has done so: its new one is good."""
+        with self._path.with_name(f"{self._path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            try:
+                if not os.path.samestat(self._path.stat(), used):
+                    return
+            except FileNotFoundError:
+                return
+            with suppress(FileNotFoundError):  # it would be played back into the new one
+                self._path.with_name(f"{self._path.name}-journal").unlink()
+            self._path.replace(self._path.with_name(f"{self._path.name}.aside"))
+
+    def _add(self, batch: Batch) -> None:
+        self._touch()
         with closing(sqlite3.connect(self._path, timeout=_PATIENCE, isolation_level=None)) as connection:
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("BEGIN IMMEDIATE")
@@ -210,14 +234,21 @@ def _version(connection: sqlite3.Connection) -> int:
     return int(version)
 
 
+def _code(error: sqlite3.DatabaseError) -> int:
+    """Return the primary result code of SQLite, 0 for none."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Make the tables of a new file. Raises DatabaseError for another version's."""
+    """Make the tables of a new file. Raises _OtherSchema for another version's, or where one is gone."""
     version = _version(connection)
     if version == 0:
         for statement in _TABLES:
             connection.execute(statement)
     elif version != _VERSION:
-        raise sqlite3.DatabaseError(f"its schema has version {version}, not {_VERSION}")
+        raise _OtherSchema(f"its schema has version {version}, not {_VERSION}")
+    elif gone := _HAS - {name for (name,) in connection.execute("SELECT name FROM sqlite_schema")}:
+        raise _OtherSchema(f"it has no table {min(gone)}")
 
 
 def _add_counts(

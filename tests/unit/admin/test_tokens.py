@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import stat
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from regproxy.admin.tokens import Tokens, check_tokens, make_tokens
 from regproxy.admin.visitors import Scope
 from regproxy.cache import layout
 from regproxy.config.settings import Config, load
+from regproxy.core import secret_file
 from regproxy.core.errors import ConfigError
 
 GOOD = "0123456789abcdef0123456789abcdef"
@@ -49,6 +51,21 @@ def test_what_is_no_token_is_replaced(left: bytes, tmp_path: Path) -> None:
     path.write_bytes(left)
     make_tokens(config(), tmp_path)
     assert len(path.read_text().strip()) >= 40
+
+
+def test_one_that_can_not_be_read_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where too many files are open: it may be good, and clients have it."""
+    make_tokens(config(), tmp_path)
+    path = layout.admin_token(tmp_path)
+    text = path.read_text()
+
+    def no_file(path: Path, most: int) -> bytes:
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(secret_file, "read_file", no_file)
+    with pytest.raises(OSError, match="Too many open files"):
+        make_tokens(config(), tmp_path)
+    assert path.read_text() == text
 
 
 def test_made_by_several_at_once(tmp_path: Path) -> None:

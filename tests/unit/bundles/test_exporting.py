@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from regproxy.bundles.exporting import Exported, export, plan
 from regproxy.bundles.importing import Import, Importer
 from regproxy.bundles.oci_layout import FULL_NAME, REF_NAME, BundleError
-from regproxy.bundles.writing import writer_for
+from regproxy.bundles.writing import TarWriter, writer_for
 from regproxy.cache.pins import parse
 from tests.support.images import INDEX, Image, make_image, make_index, write_layout
 from tests.support.images import Index as ImageIndex
@@ -146,7 +147,7 @@ def test_what_is_not_held_whole(stock: Stock) -> None:
     put(stock, "reg.test/app:2", TWO, without=(TWO.digest,))
     names = ["reg.test/app:1", "reg.test/app:2", "reg.test/app:3", "APP", ONE.digest]
     errors = [each.error for each in plan(stock.root, stock.index, names)]
-    assert "1 of its contents are not in the cache" in errors[0]
+    assert "1 of its blobs are not in the cache" in errors[0]
     assert all("is not in the cache" in error for error in errors[1:3])
     assert "not the name of an image" in errors[3]
     assert "an image needs a name" in errors[4]
@@ -197,3 +198,20 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BundleError, match=r"an archive's name ends in \.tar"):
         writer_for(str(tmp_path / "file"), io.BytesIO())
+
+
+def test_a_disk_that_is_full_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of an archive whose last blocks can't be written, and no file stays open."""
+    writer = TarWriter(tmp_path / "images.tar")
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def finish() -> None:
+        with writer:
+            monkeypatch.setattr(writer._tar, "close", full)
+
+    with pytest.raises(OSError, match="No space left"):
+        finish()
+    assert list(tmp_path.iterdir()) == []
+    assert writer._file.closed

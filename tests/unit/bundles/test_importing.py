@@ -104,13 +104,13 @@ def test_names_of_containerd(stock: Stock, layout: Path) -> None:
 
 
 BROKEN = [
-    ("index.json", b"{", "no JSON"),
-    ("index.json", b"[]", "no JSON object"),
+    ("index.json", b"{", "not valid JSON"),
+    ("index.json", b"[]", "not a JSON object"),
     ("index.json", b"{}", "no list of manifests"),
     ("index.json", b'{"manifests": [{"digest": "sha256:x"}]}', "without a sha256 digest"),
     ("index.json", b'{"manifests": [7]}', "without a sha256 digest"),
-    ("oci-layout", b'{"imageLayoutVersion": "2.0.0"}', "version '2.0.0' is not known"),
-    ("oci-layout", b"{}", "version None is not known"),
+    ("oci-layout", b'{"imageLayoutVersion": "2.0.0"}', "unknown version '2.0.0'"),
+    ("oci-layout", b"{}", "unknown version None"),
     ("index.json", None, "no such file, so this is no image layout"),
     ("oci-layout", None, "no such file, so this is no image layout"),
 ]

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from regproxy.cli import logs
 from regproxy.cli.main import app
 
 DIGEST = "sha256:" + "ab" * 32
@@ -112,9 +113,28 @@ def test_what_is_wrong(arguments: list[str], told: str) -> None:
     assert told in result.output
 
 
+@contextmanager
+def running(*arguments: str, stdin: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    """Run `regproxy logs --json`."""
+    command = [sys.executable, "-m", "regproxy", "logs", "--json", *arguments]
+    with subprocess.Popen(command, stdin=stdin, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
 def test_standard_input() -> None:
-    result = CliRunner().invoke(app, ["logs", "-"], input=entry())
-    assert result.stdout.count("\n") == 1
+    """The last lines of a pipe that stays open, as of `docker logs -f`, and then what comes."""
+    with running("-n", "2", "-", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write("".join(entry(uri=f"/{number}") for number in range(4)))
+        process.stdin.flush()
+        assert [json.loads(process.stdout.readline())["uri"] for _ in range(2)] == ["/2", "/3"]
+        process.stdin.write(entry(uri="/4").rstrip())  # the end ends a line, too
+        process.stdin.close()
+        assert json.loads(process.stdout.read())["uri"] == "/4"
+        assert process.wait() == 0
 
 
 def test_the_file_of_the_configuration(tmp_path: Path) -> None:
@@ -124,23 +144,12 @@ def test_the_file_of_the_configuration(tmp_path: Path) -> None:
     assert result.stdout.count("\n") == 1
 
 
-@contextmanager
-def following(path: Path) -> Iterator[IO[str]]:
-    """Run `regproxy logs --follow`, and give what it prints."""
-    command = [sys.executable, "-m", "regproxy", "logs", "--follow", "--json", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout
-        finally:
-            process.terminate()
-
-
 def test_following(tmp_path: Path) -> None:
     """What is appended, in pieces too, and the file that takes its place."""
     path = tmp_path / "access.log"
     path.write_text(entry(uri="/0"))
-    with following(path) as lines:
+    with running("--follow", str(path)) as process:
+        assert (lines := process.stdout) is not None
         assert '"/0"' in lines.readline()
         with path.open("a") as log:
             text = entry(uri="/1")
@@ -155,3 +164,19 @@ def test_following(tmp_path: Path) -> None:
         with path.open("a") as log:
             log.write(entry(uri="/3", host="a"))
         assert '"/3"' in lines.readline()
+
+
+def test_a_file_that_was_moved_away_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_PAUSE", 0.001)
+    path = tmp_path / "access.log"
+    path.write_text("0\n")
+    lines = filter(None, logs._read(path, follow=True))
+    assert next(lines) == "0\n"
+    for number in range(1, 4):
+        with path.open("a") as log:
+            log.write("late\n")
+        path.rename(tmp_path / f"access.log.{number}")
+        path.write_text(f"{number}\n")
+        assert (next(lines), next(lines)) == ("late\n", f"{number}\n")
+        held = [each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+        assert [each for each in held if each.parent == tmp_path] == [path]

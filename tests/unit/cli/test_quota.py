@@ -53,13 +53,13 @@ def test_json(cache: Path) -> None:
     code, text = asked(cache, "--json")
     quay, hub = json.loads(text)["quotas"]
     assert (code, quay["spent"], hub["spent"]) == (1, True, False)
-    assert (hub["remaining"], hub["limit"], hub["window"]) == (40, 100, 21_600.0)
+    assert (hub["remaining"], hub["limit"], hub["window_seconds"]) == (40, 100, 21_600.0)
     assert set(quay["refused_until"]) == {"manifests"}
 
 
 def test_nothing_is_known(tmp_path: Path) -> None:
     code, text = asked(tmp_path)
-    assert (code, text) == (0, "no registry has told of a limit, and none refuses requests\n")
+    assert (code, text) == (0, "no registry has reported a limit, and none refuses requests\n")
     assert json.loads(asked(tmp_path, "--json")[1]) == {"quotas": []}
 
 

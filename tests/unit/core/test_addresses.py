@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from regproxy.core.addresses import Reach, as_address, client_of, reach_of
+from regproxy.core.addresses import Reach, as_address, client_of, is_loopback, reach_of, reachable_at
 
 PUBLIC = [
     *("1.1.1.1", "8.8.8.8", "9.255.255.255", "11.0.0.0", "172.15.255.255", "172.32.0.0", "100.63.255.255"),
@@ -98,3 +98,25 @@ CLIENTS = [
 @pytest.mark.parametrize("address, client", CLIENTS, ids=str)
 def test_who_is_behind_an_address(address: str, client: str) -> None:
     assert client_of(address) == client
+
+
+LOOPBACK = ["localhost", "a.localhost", "127.9.9.9", "::1", "::ffff:127.0.0.1"]
+
+
+@pytest.mark.parametrize("host", [*LOOPBACK, "localhost.example", "10.0.0.1", "::2"])
+def test_loopback(host: str) -> None:
+    assert is_loopback(host) is (host in LOOPBACK)
+
+
+@pytest.mark.parametrize(
+    ("listens", "hosts"),
+    [
+        ("", ("::1", "127.0.0.1")),
+        ("::", ("::1", "127.0.0.1")),
+        ("0.0.0.0", ("127.0.0.1",)),
+        ("192.0.2.1", ("192.0.2.1",)),
+        ("localhost", ("localhost",)),
+    ],
+)
+def test_where_a_listener_is_reached(listens: str, hosts: tuple[str, ...]) -> None:
+    assert reachable_at(listens) == hosts

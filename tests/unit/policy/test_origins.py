@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from regproxy.config.origin_tables import KEYS, Mirror, OriginSettings
-from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_loopback, parse_no_proxy, parse_parent_proxy
+from regproxy.config.parent_proxy import NoProxy, ParentProxy, parse_no_proxy, parse_parent_proxy
 from regproxy.config.settings import describe, load
 from regproxy.core.errors import ConfigError
 from regproxy.http.origin import Origin
@@ -462,11 +462,3 @@ def test_a_proxy_never_goes_through_itself(listen: str) -> None:
     assert load(env | {"REGPROXY_LISTEN": "192.0.2.1:3128"}).parent_proxy is not None
     own = {"REGPROXY_LISTEN": "192.0.2.1:3128", "HTTPS_PROXY": "http://192.0.2.1:3128"}
     assert load(own).parent_proxy is None
-
-
-LOOPBACK = ["localhost", "a.localhost", "127.9.9.9", "::1", "::ffff:127.0.0.1"]
-
-
-@pytest.mark.parametrize("host", [*LOOPBACK, "localhost.example", "10.0.0.1", "::2"])
-def test_loopback(host: str) -> None:
-    assert is_loopback(host) is (host in LOOPBACK)

@@ -28,6 +28,12 @@ class TestBootRecord:
         with pytest.raises(OSError):
             os.fstat(fd)
 
+    def test_no_secret_shows(self) -> None:
+        record = dataclasses.replace(
+            self.RECORD, toml_text="secret 1", claim_key="secret 2", hub=(1, "secret 3", "/ca")
+        )
+        assert "secret" not in repr(record)
+
     def test_descriptors_are_not_handed_down(self) -> None:
         one, two = socket.socketpair()
         with one, two:

@@ -6,7 +6,7 @@ import pytest
 
 from regproxy.core.errors import ConfigError
 from regproxy.tracing import environment
-from regproxy.tracing.environment import HITS, Tracing, read
+from regproxy.tracing.environment import HITS, Tracing, read, secrets
 
 ON = {"OTEL_TRACES_EXPORTER": "otlp"}
 URL = "http://collector:4318"
@@ -65,3 +65,12 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="OTEL_TRACES_EXPORTER=none"):
         read(ON)
     assert read({}) is None
+
+
+def test_what_is_secret() -> None:
+    env = {
+        "OTEL_EXPORTER_OTLP_HEADERS": "api-key=abc, authorization=Basic%20eDp5",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "x=",
+    }
+    assert secrets(env) == {"abc", "Basic%20eDp5", "Basic eDp5"}
+    assert secrets({}) == set()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from opentelemetry.sdk.trace import ReadableSpan
@@ -24,11 +24,13 @@ class Exporter(SpanExporter):
         self.gate.set()
         self.result: SpanExportResult | Exception = SpanExportResult.SUCCESS
         self.ended = False
+        self.on_export: Callable[[], object] = lambda: None
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         self.entered.set()
         assert self.gate.wait(30)
         self.batches.append(len(spans))
+        self.on_export()
         if isinstance(self.result, Exception):
             raise self.result
         return self.result
@@ -82,6 +84,36 @@ def test_what_is_not_taken_is_counted(
         export.close(30.0)
     assert export.spans_dropped == 3
     # Once a minute at most.
-    assert [record.getMessage().partition(" ")[2] for record in caplog.records] == [
-        "spans were dropped: the collector does not take them, or not in time"
-    ]
+    (record,) = caplog.records
+    assert "spans were dropped: " in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (["batch code: 404, reason: Not Found"], "batch code: 404, reason: Not Found"),
+        (
+            ["transient error: certificate verify failed", "given up"],
+            "transient error: certificate verify failed",
+        ),
+        (["Invalid header value: 'Bearer s3cret'"], "Invalid header value: 'Bearer ...'"),
+        (
+            ["Max retries exceeded with url: /v1/traces?key=s3 (Caused by x)"],
+            "Max retries exceeded with url: /v1/traces?... (Caused by x)",
+        ),
+        ([], "more than the collector takes in time"),
+    ],
+)
+def test_why_they_are_not_taken(
+    exporter: Exporter, caplog: pytest.LogCaptureFixture, said: list[str], told: str
+) -> None:
+    """What the library says of it is told once, with the drops, and without what was secret."""
+    library = logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    exporter.result = SpanExportResult.FAILURE
+    exporter.on_export = lambda: list(map(library.error, said))
+    with caplog.at_level(logging.WARNING):
+        export = Export(exporter, batch=1, secrets={"s3cret"})
+        export.on_end(SPAN)
+        export.close(30.0)
+    told_here = [each.getMessage() for each in caplog.records if each.name == "regproxy.tracing.export"]
+    assert told_here == [f"1 spans were dropped: {told}"]

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from regproxy.admin.endpoints.registries import Circuit, Errors, Quota, Registry
-from regproxy.admin.endpoints.status import Counts, Fill, Offline, Status
+from regproxy.admin.endpoints.status import CacheUse, Counts, Offline, Status
 from regproxy.web.troubles import CA_SOON, CA_URGENT, Health, troubles
 
 NOW = 1_000_000_000.0
@@ -25,7 +25,7 @@ STATUS = Status(
     connections=1,
     downloads=0,
     answered=Counts(requests=0, hits=0, hit_ratio=None, bytes=0, saved_bytes=0, byte_ratio=None),
-    cache=Fill(objects=1, bytes=1, max_bytes=0, free_bytes=100, oldest_use=None, pins=0),
+    cache=CacheUse(objects=1, bytes=1, max_bytes=0, free_bytes=100, oldest_use=None, pins=0),
     warnings=[],
 )
 QUOTA = Quota(

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from regproxy.cli.cache.text import size_text
+from regproxy.cli.cache.listing import Sort
+from regproxy.core.sizes import size_text
 from tests.support.cache_command import command
 from tests.support.images import make_image, make_index, write_layout
 from tests.support.stocked_cache import DAY, Stock
@@ -51,7 +52,7 @@ def test_lists(stock: Stock) -> None:
     assert nginx.split()[0] == "docker.io/library/nginx:1" and " all " in nginx
     assert size_text(size_of(ONE)) in nginx
     assert app.split()[0] == "reg.test/app:1" and "linux/arm64" in app and " all " not in app
-    images = told(stock, "list", "--sort", "used")["images"]
+    images = told(stock, "list", "--sort", Sort.USED)["images"]
     assert [each["name"] for each in images] == ["reg.test/app:1", "docker.io/library/nginx:1"]
     assert images[1]["content"]["size"] == size_of(ONE)
     old = told(stock, "list", "--older-than", "7d", "-n", "1")["images"]
@@ -75,7 +76,9 @@ def test_sums_and_details(stock: Stock) -> None:
     assert told(stock, "show", ONE.layers[0])["use"]["images"] == ["docker.io/library/nginx:1"]
     gone = command(stock.root, "show", "reg.test/app:2")
     assert (gone.returncode, gone.stdout) == (1, "") and "is not in the cache" in gone.stderr
-    assert told(stock, "status")["objects"] == len(stock.files())
+    status = told(stock, "status")
+    assert (status["objects"], status["max_bytes"]) == (len(stock.files()), 32 << 30)
+    assert status["free_floor_bytes"] > 0 and status["free_bytes"] > 0 and status["oldest_use"]
 
 
 def test_a_purge_wants_to_be_meant(stock: Stock) -> None:

@@ -231,6 +231,41 @@ def test_a_file_that_is_no_use_is_moved_aside(file: UsageFile, path: Path, damag
     assert path.with_name("usage.sqlite3.aside").exists()
 
 
+def test_two_workers_that_meet_a_damaged_file(
+    file: UsageFile, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one finds the new file of the first, and leaves it."""
+    file.add(pulls(NGINX))
+    no_database(path)
+    slow, add = UsageFile(path), UsageFile._add
+
+    def meets_it_too(self: UsageFile, batch: Batch) -> None:
+        if self is slow and not path.with_name("usage.sqlite3.aside").exists():
+            file.add(pulls(ETCD))
+            raise damage()
+        add(self, batch)
+
+    def damage() -> sqlite3.DatabaseError:
+        error = sqlite3.DatabaseError("file is not a database")
+        error.sqlite_errorcode = sqlite3.SQLITE_NOTADB
+        return error
+
+    monkeypatch.setattr(UsageFile, "_add", meets_it_too)
+    slow.add(pulls(NGINX))
+    assert {use.repository for use in file.top_images("all", 9, NOW)} == {"coreos/etcd", "library/nginx"}
+    assert path.with_name("usage.sqlite3.aside").read_bytes().startswith(b"<html>")
+
+
+def test_an_error_is_no_damage(file: UsageFile, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a statement that SQLite does not understand."""
+    file.add(pulls(NGINX))
+    monkeypatch.setattr(module, "_MOVE", "INSERT INTO nowhere VALUES (?, ?, ?, ?, ?, ?, ?)")
+    with pytest.raises(StoreError, match="no such table: nowhere"):
+        file.add(Batch(NOW, moves=[move("sha256:1")]))
+    assert not path.with_name("usage.sqlite3.aside").exists()
+    assert [use.repository for use in file.top_images("all", 9, NOW)] == ["library/nginx"]
+
+
 def test_a_damaged_file_is_an_error_to_who_asks(file: UsageFile, path: Path) -> None:
     file.add(pulls(NGINX))
     no_database(path)

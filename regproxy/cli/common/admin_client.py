@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import http.client
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 from regproxy.cache import layout
 from regproxy.config.settings import Config
+from regproxy.core.addresses import reachable_at
 from regproxy.core.errors import RegproxyError
 
 _PATIENCE: Final = 30.0  # seconds
 _ANSWER_MAX: Final = 64 * 1024 * 1024  # bytes
-# Where one that listens on every address can be reached.
-_EVERY: Final = {"::": ("127.0.0.1", "::1"), "0.0.0.0": ("127.0.0.1",)}
 
 
 class NotRunning(RegproxyError):
@@ -26,7 +26,7 @@ class Refused(RegproxyError):
 
 
 class AdminClient:
-    """Asks with a token. Raises NotRunning where nobody answers, Refused."""
+    """Asks with a token of this machine. Raises NotRunning where nobody answers, Refused."""
 
     def __init__(self, config: Config, root: Path, *, writes: bool) -> None:
         """`root`: of the cache, where the tokens are if no setting names their files.
@@ -45,19 +45,28 @@ class AdminClient:
         sent = None
         if body is not None:
             sent, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
-        last: Exception | None = None
-        for host in _EVERY.get(self._listen.host, (self._listen.host,)):
-            connection = http.client.HTTPConnection(host, self._listen.port, timeout=_PATIENCE)
+        with closing(self._connected()) as connection:
             try:
                 connection.request(method, f"/api/v1/{path}", sent, headers)
                 reply = connection.getresponse()
                 return _answer(reply.status, reply.read(_ANSWER_MAX))
             except (OSError, http.client.HTTPException) as error:
+                raise self._not_running(error) from None
+
+    def _connected(self) -> http.client.HTTPConnection:
+        last: OSError | None = None
+        for host in reachable_at(self._listen.host):
+            connection = http.client.HTTPConnection(host, self._listen.port, timeout=_PATIENCE)
+            try:
+                connection.connect()
+            except OSError as error:
                 last = error
-            finally:
-                connection.close()
-        where = f"{self._listen.host}:{self._listen.port}"
-        raise NotRunning(f"no proxy answers at {where} (REGPROXY_ADMIN_LISTEN): {last}") from None
+            else:
+                return connection
+        raise self._not_running(last)
+
+    def _not_running(self, error: Exception | None) -> NotRunning:
+        return NotRunning(f"no proxy answers at {self._listen} (REGPROXY_ADMIN_LISTEN): {error}")
 
     def _token(self) -> str:
         try:
@@ -71,7 +80,7 @@ def _answer(status: int, text: bytes) -> Any:
     try:
         document = json.loads(text)
     except ValueError:
-        raise Refused(f"the admin port has answered {status}, and no JSON") from None
+        raise Refused(f"the admin port has answered {status} with a body that is not valid JSON") from None
     if status >= 400:
         detail = document.get("detail") if isinstance(document, dict) else None
         raise Refused(f"the admin port has answered {status}: {detail}")

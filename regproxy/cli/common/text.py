@@ -14,15 +14,6 @@ from msgspec import Struct, to_builtins
 from regproxy.telemetry.log_format import printable
 
 
-def size_text(size: float) -> str:
-    """Return a human-readable size: `1.5 GiB`."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
 def time_text(at: float) -> str:
     """Return a time (epoch) as a date with its zone; "-" for 0, which stands for none."""
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(at)) if at else "-"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from regproxy.core.secret_key import KEY_BYTES, shared_key
+from regproxy.core.secret_file import KEY_BYTES, shared_key
 
 
 def test_it_is_made_once_and_is_for_its_owner_alone(tmp_path: Path) -> None:
