@@ -35,8 +35,8 @@ def check_media(operation: Operation, content_type: str, *, has_body: bool) -> N
         if has_body:
             raise Problem(400, "this takes no body")
     elif has_body and _media(content_type) not in (_ACCEPTED, *((_FORM,) if operation.forms else ())):
-        takes = f"{_ACCEPTED}, or a form" if operation.forms else _ACCEPTED
-        raise Problem(415, f"the body has to be {takes}: Content-Type says so", _accepts(operation))
+        takes = f"{_ACCEPTED} or {_FORM}" if operation.forms else _ACCEPTED
+        raise Problem(415, f"Content-Type must be {takes}", _accepts(operation))
 
 
 def read_body(operation: Operation, content_type: str, body: bytes) -> Any:

@@ -13,7 +13,10 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Annotated, Final, Protocol
+
+import msgspec
+from msgspec import Meta
 
 from regproxy.admin import cookies
 from regproxy.admin.operations import Operation
@@ -24,18 +27,23 @@ from regproxy.auth.client_logins import Failures
 from regproxy.config.values import split_host_port
 from regproxy.core.addresses import client_of, is_loopback
 from regproxy.core.lru import Seldom
-from regproxy.http.messages import Request
+from regproxy.http.messages import READS, Request
 
 log = logging.getLogger(__name__)
 
 OF_ADDRESS_MAX: Final = 8  # tokens that are judged at a time
 CSRF_FIELD: Final = "x-csrf-token"
 _CHALLENGE: Final = b'Bearer realm="regproxy admin"'
-_READS: Final = frozenset({"GET", "HEAD"})
 _FAR: Final = (
-    "for clients of this machine alone: set REGPROXY_ADMIN_TOKEN_FILE or REGPROXY_ADMIN_READ_TOKEN_FILE to"
-    " admit other hosts"
+    "Only clients on this host may use the admin API; set REGPROXY_ADMIN_TOKEN_FILE or"
+    " REGPROXY_ADMIN_READ_TOKEN_FILE to allow other hosts."
 )
+
+
+class CsrfForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a form of the page sends; a script has the header X-CSRF-Token instead."""
+
+    csrf_token: Annotated[str, Meta(max_length=256)] | None = None
 
 
 class Counters(Protocol):
@@ -73,8 +81,8 @@ class Gatekeeper:
             raise _unknown("a token is needed: Authorization: Bearer TOKEN")
         if operation.scope is Scope.WRITE and visitor.scope is not Scope.WRITE:
             headers = ((b"www-authenticate", _CHALLENGE + b', error="insufficient_scope"'),)
-            raise Problem(403, "this token is for reading alone", headers)
-        if visitor.login is not None and request.method not in _READS:
+            raise Problem(403, "this token is read-only", headers)
+        if visitor.login is not None and request.method not in READS:
             check_same_origin(request)
         return visitor
 
@@ -133,7 +141,7 @@ class Gatekeeper:
         if found is None:
             self._right.discard(mark)
             self._refuse(address)
-            raise _unknown("this token is not known here", error=True)
+            raise _unknown("unknown token", error=True)
         if mark not in self._right:
             # Few: each of them was right once.
             self._right.add(mark)
@@ -172,7 +180,7 @@ def check_same_origin(request: Request) -> None:
     told = origin is not None or site is not None
     same = origin is None or _authority(origin) == request.authority.lower()
     if not told or not same or site not in (None, b"same-origin"):
-        raise Problem(403, "a request with a cookie has to come from a page of this very address")
+        raise Problem(403, "a request with a cookie has to come from a page at this address")
 
 
 def check_form(visitor: Visitor, request: Request, shown: str) -> None:
@@ -180,7 +188,7 @@ def check_form(visitor: Visitor, request: Request, shown: str) -> None:
 
     `shown`: by the form's field; a script has the header.
     """
-    if visitor.login is None or request.method in _READS:
+    if visitor.login is None or request.method in READS:
         return
     text = shown or (request.get(CSRF_FIELD.encode()) or b"").decode("latin-1")
     if not hmac.compare_digest(text.encode(), visitor.login.csrf.encode()):

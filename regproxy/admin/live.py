@@ -34,6 +34,9 @@ _PATIENCE: Final = 2.0  # seconds for the first ones, where nobody has asked for
 _SLICE: Final = 500  # connections that are looked at before others have their turn
 _TEXT_MAX: Final = 512  # characters
 
+Awaited = tuple[str, str, str]  # registry, repository or "", reference
+_Download = tuple[str, str, str, float]  # source, repository, reference, when it began (monotonic)
+
 
 class Live:
     """Writes this worker's snapshots while somebody asks for them, and reads everybody's."""
@@ -41,7 +44,7 @@ class Live:
     def __init__(
         self, services: Services, snapshots: Snapshots, slot: int, workers: int, threads: Executor
     ) -> None:
-        """`workers`: how many there are."""
+        """`workers`: how many there are. `threads`: others miss this worker while they are busy."""
         self._threads = threads
         self._services = services
         self._snapshots = snapshots
@@ -50,7 +53,9 @@ class Live:
         self._loop = services.loop
         # Bytes of each download at the last snapshot, and when that was (monotonic). By what it is, and when
         # it began: a fill that is kept here would keep its file open.
-        self._before: dict[tuple[str, str, float], tuple[int, float]] = {}
+        self._before: dict[_Download, tuple[int, float]] = {}
+        # When each began (epoch): told once, as lists are in that order, and cursors name it.
+        self._since: dict[_Download, float] = {}
 
     async def run(self) -> None:
         """Write, once a second, while somebody asks."""
@@ -82,7 +87,7 @@ class Live:
 
     async def collect(self) -> Snapshot:
         """Return what this worker does. With many connections it takes several turns of the loop."""
-        waiters: Counter[tuple[str, str]] = Counter()
+        waiters: Counter[Awaited] = Counter()
         connections: Counter[tuple[str, str]] = Counter()
         requests: Counter[tuple[str, str]] = Counter()
         for number, item in enumerate(self._services.reactor.items(), 1):
@@ -117,25 +122,27 @@ class Live:
             ],
         )
 
-    def _downloads(self, waiters: Counter[tuple[str, str]], now: float) -> Iterator[LiveDownload]:
+    def _downloads(self, waiters: Counter[Awaited], now: float) -> Iterator[LiveDownload]:
         """Return the fills under way; `rate` is that since the last snapshot."""
-        clock, before = time.monotonic(), self._before
-        self._before = {}
+        clock, before, since = time.monotonic(), self._before, self._since
+        self._before, self._since = {}, {}
         for fill in self._services.fills.under_way()[:ROWS_MAX]:
             size = _bytes(fill)
             wanted, head = fill.wanted, fill.head
-            key = (wanted.source, wanted.target.reference, fill.began)
+            repository, reference = wanted.target.repository, wanted.target.reference
+            key = (wanted.source, repository, reference, fill.began)
             earlier, at = before.get(key, (size, clock))
             self._before[key] = (size, clock)
+            self._since[key] = since.get(key, now - (clock - fill.began))
             yield LiveDownload(
-                digest=_cut(wanted.target.reference),
+                digest=_cut(reference),
                 registry=wanted.origin.name,
-                repository=_cut(wanted.target.repository),
+                repository=_cut(repository),
                 bytes=size,
                 total=head.total if head is not None else -1,
                 rate=(size - earlier) / (clock - at) if clock > at else 0.0,
-                waiters=waiters[wanted.origin.name, wanted.target.reference],
-                since=now - (clock - fill.began),
+                waiters=waiters[awaited(wanted.origin.name, repository, reference)],
+                since=self._since[key],
                 resumes=fill.progress.resumes if fill.progress is not None else 0,
                 follows=fill.joined,
             )
@@ -149,10 +156,16 @@ def _client(session: Session) -> tuple[str, str]:
     return "address", exchange.peer
 
 
-def _count_waiting(session: Session, waiters: Counter[tuple[str, str]]) -> None:
+def awaited(registry: str, repository: str, reference: str) -> Awaited:
+    """Return what requests wait for: a digest is the same content whatever repository it was asked for in."""
+    return (registry, "" if ":" in reference else repository, reference)
+
+
+def _count_waiting(session: Session, waiters: Counter[Awaited]) -> None:
     exchange = session.exchange
     if exchange.waiting and exchange.route is not None and exchange.origin is not None:
-        waiters[exchange.origin.name, exchange.route.target.reference] += 1
+        target = exchange.route.target
+        waiters[awaited(exchange.origin.name, target.repository, target.reference)] += 1
 
 
 def _bytes(fill: Fill) -> int:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from regproxy.admin.cookies import NAME as COOKIE
 from regproxy.admin.operations import API, Operation
 from regproxy.admin.replies import ProblemDetails, Reply, Streamed
 from regproxy.admin.visitors import Scope
@@ -19,17 +20,21 @@ _ABOUT: Final = (
 )
 _SECURITY: Final = {
     "token": {"type": "http", "scheme": "bearer", "description": "a token for reading, or for everything"},
-    "cookie": {"type": "apiKey", "in": "cookie", "name": "regproxy_admin", "description": "see POST /login"},
+    "cookie": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "see POST /login"},
 }
 # Answers that every operation may have.
 _ALWAYS: Final = {
-    400: "the request is not as it has to be",
-    401: "no token, or one that is not known",
-    403: "not with this token, or not from this address",
+    400: "the request is not valid",
+    401: "no token, or an unknown one",
+    403: "not allowed with this token, or from this address",
     429: "too many wrong tokens",
     500: "an internal error",
 }
-_WITH_BODY: Final = {413: "the body is too large", 415: "the body is of another kind"}
+_WITH_BODY: Final = {
+    408: "the body did not arrive in time",
+    413: "the body is too large",
+    415: "the Content-Type is not supported",
+}
 
 
 def document(operations: Iterable[Operation], version: str) -> dict[str, Any]:

@@ -20,10 +20,10 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import NoneType
-from typing import Any, Final, Generic, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_type_hints
 from urllib.parse import unquote
 
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 from regproxy.admin.paging import Cursors, Item, Page, Position
 from regproxy.admin.replies import Problem
@@ -31,10 +31,12 @@ from regproxy.admin.visitors import Scope, Visitor
 from regproxy.http.messages import Request
 
 API: Final = "/api/v1"
+LOGIN: Final = "/login"
 _PARAMETER: Final = re.compile(r"\{([a-z_]+)\}")
 _MARK: Final = "__operation__"
 _SEGMENT_MAX: Final = 1024
 
+RegistryName = Annotated[str, Meta(description="as image names have it: docker.io, [::1]:5000")]
 Query = TypeVar("Query")
 Body = TypeVar("Body")
 Handler = TypeVar("Handler", bound=Callable[..., Any])
@@ -256,7 +258,7 @@ class Table:
         segments = path.split("/")
         found = self._methods(segments)
         if found is None:
-            raise Problem(404, f"there is nothing at this path; {API}/openapi.json lists what there is")
+            raise Problem(404, f"no such path; see {API}/openapi.json")
         key, methods = found
         route = methods.get("GET" if method == "HEAD" else method)
         if route is None:

@@ -27,10 +27,10 @@ Item = TypeVar("Item")
 class Paged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The parameters of every list."""
 
-    limit: Annotated[int, Meta(ge=1, le=MOST, description="items of a page at most")] = DEFAULT
+    limit: Annotated[int, Meta(ge=1, le=MOST, description="maximum number of items per page")] = DEFAULT
     cursor: Annotated[
         Annotated[str, Meta(max_length=CURSOR_MAX)] | None,
-        Meta(description="`next` of the page before; none: the first page"),
+        Meta(description="`next` of the previous page; omit it for the first page"),
     ] = None
 
 
@@ -61,7 +61,7 @@ class Cursors:
                 return msgspec.json.decode(content, type=Position)
         except ValueError:
             pass
-        detail = "cursor: none of this list, or of an earlier run; without one it begins anew"
+        detail = "unknown or expired cursor; omit it to start from the first page"
         raise Problem(400, detail, field="cursor")
 
     def _seal(self, name: str, content: bytes) -> bytes:

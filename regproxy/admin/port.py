@@ -6,16 +6,17 @@ import asyncio
 import inspect
 import json
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import Executor
 from typing import Any, Final
 
+import msgspec
 from msgspec.structs import replace
 
 from regproxy.admin import gatekeeper as gates
 from regproxy.admin.decoding import check_media, read_body, read_query
 from regproxy.admin.gatekeeper import Gatekeeper
-from regproxy.admin.operations import API, Call, Operation, Route, Table
+from regproxy.admin.operations import API, LOGIN, Call, Operation, Route, Table
 from regproxy.admin.paging import Cursors
 from regproxy.admin.replies import (
     API_HEADERS,
@@ -25,19 +26,22 @@ from regproxy.admin.replies import (
     Reply,
     Streamed,
     json_reply,
+    see_other,
     text,
 )
 from regproxy.admin.visitors import Scope, Visitor
 from regproxy.core.errors import RegproxyError
-from regproxy.http.messages import Request
+from regproxy.http.messages import READS, Request
 from regproxy.telemetry.metrics import CONTENT_TYPE, Metrics
 
 log = logging.getLogger(__name__)
 
 METRICS: Final = "/metrics"
-_READS: Final = frozenset({"GET", "HEAD"})
 
 ReadBody = Callable[[Request], Awaitable[bytes]]
+ProblemPage = Callable[[Problem, str, Visitor | None], Reply]  # what is wrong, the path, who asks
+
+_SAID_MAX: Final = 500  # characters of a body in the log
 
 
 class AdminPort:
@@ -55,13 +59,17 @@ class AdminPort:
         gatekeeper: Gatekeeper,
         cursors: Cursors,
         threads: Executor,
+        other_threads: Iterable[Executor] = (),
         background: Callable[[], Coroutine[Any, Any, None]],
         on_end: Callable[[], None],
+        problem_page: ProblemPage,
     ) -> None:
         """`ready()` returns None, or why the worker is not ready; `ends()`: connections are not kept alive.
 
         `live` counts the open objects of the data plane; only a debug run shows it. `background` is to run
-        as long as the port does. `on_end()` ends the answers that go on.
+        as long as the port does. `on_end()` ends the answers that go on. `other_threads`
+        end with the port. `problem_page()` makes a page, on a
+        thread, of what is wrong with a request for one.
         """
         self._metrics = metrics
         self.loop = loop
@@ -72,13 +80,16 @@ class AdminPort:
         self._gatekeeper = gatekeeper
         self._cursors = cursors
         self._threads = threads
+        self._executors = (threads, *other_threads)
         self.background = background
         self.end_streams = on_end
+        self._problem_page = problem_page
         self._scrape: asyncio.Future[bytes] | None = None
 
     def close(self) -> None:
-        """End the threads, once what runs in them is over."""
-        self._threads.shutdown(cancel_futures=True)
+        """Have the threads begin nothing any more. What runs in one of them must not keep the worker."""
+        for each in self._executors:
+            each.shutdown(wait=False, cancel_futures=True)
 
     # --- what is open to everybody -----------------------------------------------------------------------
 
@@ -95,7 +106,7 @@ class AdminPort:
         if path == "/debug/live" and self._live is not None:
             return Reply(200, JSON, json.dumps(self._live()).encode())
         if path != METRICS and not self._table.has(path):
-            return text(404, f"there are {METRICS}, /healthz, /readyz and {API}/openapi.json\n")
+            return text(404, f"no such path; there are {METRICS}, /healthz, /readyz and {API}/openapi.json\n")
         return None
 
     async def scrape(self) -> Reply:
@@ -121,7 +132,7 @@ class AdminPort:
     async def serve(self, request: Request, peer: str, read: ReadBody) -> Reply | Streamed:
         """Answer a request for anything else. `read` reads its body, once it is known to be wanted."""
         path, _, query = request.path.partition("?")
-        operation: Operation | None = None
+        visitor: Visitor | None = None
         try:
             route, parameters = self._table.find(request.method, path)
             operation = route.operation
@@ -131,16 +142,25 @@ class AdminPort:
             call: Call[Any, Any] = Call(operation, parameters, asked, body, visitor, request, self._cursors)
             reply = await self._answer(route, call)
         except Problem as problem:
-            reply = problem.reply()
-            if problem.status == 401 and operation is not None and not operation.is_api and _is_read(request):
-                reply = Reply(303, b"", b"", ((b"location", b"/login"),))
+            reply = await self._refusal(problem, request, visitor)
         except RegproxyError as error:
-            reply = Problem(error.status, str(error)).reply()
+            reply = await self._refusal(Problem(error.status, str(error)), request, visitor)
         except Exception:
             log.exception("%s %s", request.method, path)
-            reply = Problem(500, "internal error; the log has more").reply()
-        is_page = operation is not None and not operation.is_api
-        return replace(reply, headers=(*(PAGE_HEADERS if is_page else API_HEADERS), *reply.headers))
+            bug = Problem(500, "internal error; the log has more")
+            reply = await self._refusal(bug, request, visitor)
+        return replace(reply, headers=(*(API_HEADERS if _is_api(path) else PAGE_HEADERS), *reply.headers))
+
+    async def _refusal(self, problem: Problem, request: Request, visitor: Visitor | None) -> Reply:
+        """Return what is wrong: to a program as JSON, to a browser as a page, or the way to log in."""
+        path = request.path.partition("?")[0]
+        if _is_api(path) or b"json" in (request.get(b"content-type") or b""):
+            return problem.reply()
+        if problem.status == 401 and path != LOGIN:
+            return see_other(LOGIN)
+        # The first page of a worker loads the templates, which takes some tens of milliseconds.
+        page = await self.loop.run_in_executor(self._threads, self._problem_page, problem, path, visitor)
+        return replace(page, headers=problem.headers)
 
     async def _body(self, operation: Operation, visitor: Visitor, request: Request, read: ReadBody) -> Any:
         content_type = (request.get(b"content-type") or b"").decode("latin-1")
@@ -151,6 +171,15 @@ class AdminPort:
         return body
 
     async def _answer(self, route: Route, call: Call[Any, Any]) -> Reply | Streamed:
+        try:
+            reply = await self._answered(route, call)
+        except RegproxyError as error:
+            _log_write(call, error.status)
+            raise
+        _log_write(call, reply.status if isinstance(reply, Reply) else 200)
+        return reply
+
+    async def _answered(self, route: Route, call: Call[Any, Any]) -> Reply | Streamed:
         operation, handler = route.operation, route.handler
         if operation.thread:
             found = await self.loop.run_in_executor(self._threads, handler, call)
@@ -158,9 +187,6 @@ class AdminPort:
             found = handler(call)
             if inspect.isawaitable(found):
                 found = await found
-        if not _is_read(call.request) and operation.scope is Scope.WRITE:
-            visitor, path = call.visitor, call.request.path.partition("?")[0]
-            log.info("%s: %s %s by %s", visitor.peer, operation.method, path, visitor.how)
         if isinstance(found, Reply | Streamed):
             return found
         if found is None:
@@ -169,5 +195,16 @@ class AdminPort:
         return json_reply(found, operation.status)
 
 
-def _is_read(request: Request) -> bool:
-    return request.method in _READS
+def _is_api(path: str) -> bool:
+    return path.startswith(f"{API}/")
+
+
+def _log_write(call: Call[Any, Any], status: int) -> None:
+    """Log who has changed what, or was refused to. A login changes nothing, and its body is a token."""
+    request, visitor = call.request, call.visitor
+    if request.method in READS or call.operation.scope is not Scope.WRITE:
+        return
+    body = {} if call.body is None else msgspec.to_builtins(call.body)
+    body.pop("csrf_token", None)
+    said = f" {msgspec.json.encode(body).decode()[:_SAID_MAX]}" if body else ""
+    log.info("%s: %s %s%s by %s: %d", visitor.peer, request.method, request.path, said, visitor.how, status)

@@ -92,6 +92,11 @@ def text(status: int, message: str, headers: Headers = ()) -> Reply:
     return Reply(status, TEXT, message.encode(), headers)
 
 
+def see_other(path: str, headers: Headers = ()) -> Reply:
+    """Return an answer that leads a browser to another page (RFC 9110 15.4.4)."""
+    return Reply(303, HTML, b"", ((b"location", path.encode()), *headers))
+
+
 def json_reply(value: Any, status: int = 200) -> Reply:
     """Return a value that msgspec can encode as JSON. About a millisecond for 500 kB."""
     return Reply(status, JSON, msgspec.json.encode(value))

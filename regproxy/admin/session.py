@@ -15,14 +15,13 @@ from regproxy.core.errors import HeadError
 from regproxy.dataplane.sinks import BytesSink
 from regproxy.dataplane.stream import Stream
 from regproxy.http.forwarding import build_head
-from regproxy.http.messages import Request, parse_request
+from regproxy.http.messages import READS, Request, parse_request
 
 log = logging.getLogger(__name__)
 
 _IDLE: Final = 75.0  # seconds; above the scrape interval that is usual
 BODY_SECONDS: Final = 30.0  # for a body as a whole: it is small
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
-_READS: Final = frozenset({"GET", "HEAD"})
 
 
 class AdminSession:
@@ -56,8 +55,10 @@ class AdminSession:
         page = self._port.page(path)
         if page is None and path != METRICS:
             self._begin(self._serve(request))
-        elif request.method not in _READS:
-            self._answer(text(405, f"{request.method} is not allowed here\n"), "GET")
+        elif page is not None and page.status == 404:
+            self._answer(page, request.method)
+        elif request.method not in READS:
+            self._answer(_not_allowed(f"{request.method} is not allowed here\n"), "GET")
         elif page is not None:
             self._answer(page, request.method)
         else:
@@ -68,7 +69,8 @@ class AdminSession:
         self._task.add_done_callback(self._over)
 
     def _over(self, task: asyncio.Task[None]) -> None:
-        self._task = None
+        if self._task is task:  # else the next request, which was pipelined, has begun one
+            self._task = None
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a request to the admin port", exc_info=error)
             self._stream.abort()
@@ -99,7 +101,7 @@ class AdminSession:
                 await self._body
         except TimeoutError:
             stream.pause()
-            raise Problem(408, f"the body was not here within {BODY_SECONDS:g} s") from None
+            raise Problem(408, f"the body did not arrive within {BODY_SECONDS:g} s") from None
         except BadBody as error:
             raise (too_large if sink.reason else Problem(400, str(error))) from None
         finally:
@@ -139,8 +141,11 @@ class AdminSession:
         """Send chunks as they come. To HTTP/1.0 the connection's end is theirs."""
         chunked = request.minor >= 1
         headers = [*reply.headers, (b"content-type", reply.content_type)]
-        headers.append((b"transfer-encoding", b"chunked") if chunked else (b"connection", b"close"))
-        self._keep_alive = self._keep_alive and chunked
+        if chunked:
+            headers.append((b"transfer-encoding", b"chunked"))
+        self._keep_alive = self._keep_alive and chunked and not self._port.ends()
+        if not self._keep_alive:
+            headers.append((b"connection", b"close"))
         await self._send(build_head(200, headers))
         async with aclosing(reply.chunks) as chunks:
             if request.method != "HEAD":
@@ -182,7 +187,7 @@ class AdminSession:
 
     def on_connect(self, host: str | None, port: int, login: bytes | None) -> None:
         """Refuse CONNECT: this is no proxy port."""
-        self._refuse(text(405, "this is the admin port; the proxy listens on another\n"))
+        self._refuse(_not_allowed("this is the admin port; the proxy listens on another\n"))
 
     def on_head_too_large(self) -> None:
         """Answer 431 (RFC 6585 section 5)."""
@@ -206,6 +211,11 @@ class AdminSession:
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
+
+
+def _not_allowed(message: str) -> Reply:
+    """Return an answer 405, which says what is allowed (RFC 9110 15.5.6)."""
+    return text(405, message, ((b"allow", b"GET, HEAD"),))
 
 
 class BadBody(Exception):

@@ -74,6 +74,13 @@ def registry_name(host: str, port: int) -> str:
     return host if port == 443 else f"{host}:{port}"
 
 
+def name_of_logged(name: str) -> str:
+    """Return the same of what logs and metrics call a registry (http.origin.named): the API has one name."""
+    if name == DOCKER_HUB_REGISTRY:
+        return DOCKER_HUB
+    return f"[{name}]" if name.count(":") > 1 and not name.startswith("[") else name
+
+
 def parse_registry(text: str) -> tuple[str, int]:
     """Return the host and port that a registry is known by in the index. Raises PinError."""
     try:

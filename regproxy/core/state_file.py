@@ -74,7 +74,7 @@ class StateFile:
         return True
 
     def _change(self, change: Callable[[bytes], bytes]) -> None:
-        with _locked(self._path.with_name(f"{self._path.name}.lock")):
+        with locked(self._path.with_name(f"{self._path.name}.lock")):
             before = b""
             with suppress(FileNotFoundError):
                 if self._path.stat().st_size <= FILE_MAX:
@@ -103,8 +103,12 @@ def _identity(status: os.stat_result) -> tuple[int, int, int]:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock; go on without it if another process, which may be stopped, holds it for long."""
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of the file at `path`, which is made; go on without it if another process, which may be
+    stopped, holds it for a second.
+
+    Raises OSError where the file can't be made.
+    """
     with path.open("a") as file:
         for _ in range(_LOCK_TRIES):
             try:

@@ -20,6 +20,7 @@ from regproxy.core.errors import BadResponse, HeadError
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
+READS: Final = frozenset({"GET", "HEAD"})  # methods that ask for content, and change nothing
 MEMO_HEAD_MAX: Final = 2048  # bytes of a head that is remembered
 MEMO_ENTRIES: Final = 1024
 LENGTH_MAX: Final = 2**63 - 1

@@ -28,6 +28,7 @@ from regproxy.inventory.reading import IndexReader
 
 LISTED: Final = 1000  # images and contents that a result names; all are counted
 _PIECE: Final = 200
+_STEPS: Final = 100_000  # of SQLite's machine between two looks whether to stop: about a millisecond
 
 
 class Selection(Struct, frozen=True):
@@ -89,24 +90,47 @@ def purge(
 ) -> Purge:
     """Remove what a selection means, or only tell what that is.
 
-    `reader` is lent to nobody else meanwhile. `stops()` True: what has not gone by then stays. Raises
-    SelectionError, StoreError, OSError.
+    `stops()` True: what has not gone by then stays, and the result is `cancelled`; without figures, where
+    that comes before they are known. Raises SelectionError, StoreError, OSError.
     """
     if selection.is_empty:
         raise SelectionError("nothing is selected: name images, a registry, a repository, a tag or an age")
     # Else what an image names that nobody has read yet would look like nobody's.
     while catalogue(reader.root, index):
         if stops():
-            raise SelectionError("stopped before anything was looked for")
+            return _unknown(dry_run=dry_run)
     with reader.connection() as connection:
-        result = _find(connection, selection)
+        result = _found(connection, selection, stops)
+        if result is None:
+            return _unknown(dry_run=dry_run)
         if not dry_run:
             result.dry_run = False
             _Removal(reader, connection, index, result, on_progress, stops).run()
     return result
 
 
+def _unknown(*, dry_run: bool) -> Purge:
+    """Return the result where it was stopped before it was known what is to go."""
+    return Purge(0, 0, 0, 0, [], [], [], dry_run=dry_run, cancelled=True)
+
+
 # --- what is to go ---------------------------------------------------------------------------------------
+
+
+def _found(connection: sqlite3.Connection, selection: Selection, stops: Callable[[], bool]) -> Purge | None:
+    """Return what is to go, None where it was stopped before that was known."""
+    connection.set_progress_handler(stops, _STEPS)
+    try:
+        return _find(connection, selection)
+    except sqlite3.OperationalError:
+        connection.set_progress_handler(None, 0)
+        if connection.in_transaction:
+            connection.rollback()
+        if not stops():
+            raise
+        return None
+    finally:
+        connection.set_progress_handler(None, 0)
 
 
 def _find(connection: sqlite3.Connection, selection: Selection) -> Purge:

@@ -17,36 +17,55 @@ from regproxy.core.errors import StoreError
 
 
 class IndexReader:
-    """Reads the index of the cache at `root`: from any thread, one at a time. Opened when first used."""
+    """Reads the index of the cache at `root`, from any threads: each has a connection of its own meanwhile,
+    so that a list that takes long keeps nobody else. There are as many as were ever wanted at a time.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._lock = threading.Lock()
-        self._reading: Reading | None = None
+        self._idle: list[Reading] = []
+        self._closed = False
 
     @contextmanager
     def connection(self) -> Iterator[sqlite3.Connection]:
-        """Lend the connection. Raises StoreError where the index can't be read."""
-        with self._lock:
-            if self._reading is not None and not self._reading.is_current():
-                self._end()
-            if self._reading is None:
-                self._reading = open_reading(layout.index(self.root))
-            try:
-                yield self._reading.connection
-            except sqlite3.Error as error:
-                self._end()
-                raise StoreError(f"index: {error}") from error
+        """Lend a connection. Raises StoreError where the index can't be read."""
+        reading = self._taken() or open_reading(layout.index(self.root))
+        try:
+            yield reading.connection
+        except sqlite3.Error as error:
+            reading.close()
+            raise StoreError(f"index: {error}") from error
+        except BaseException:
+            self._give_back(reading)
+            raise
+        self._give_back(reading)
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connections; those that are lent are closed when they come back."""
         with self._lock:
-            self._end()
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for reading in idle:
+            reading.close()
 
-    def _end(self) -> None:
-        if self._reading is not None:
-            self._reading.close()
-            self._reading = None
+    def _taken(self) -> Reading | None:
+        """Return an idle connection; close those whose file is another one by now."""
+        while True:
+            with self._lock:
+                if not self._idle:
+                    return None
+                reading = self._idle.pop()
+            if reading.is_current():
+                return reading
+            reading.close()
+
+    def _give_back(self, reading: Reading) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append(reading)
+                return
+        reading.close()
 
 
 @contextmanager

@@ -48,6 +48,9 @@ class History:
         file_lock.lock(fd)
         if not self.write(job):
             os.close(fd)
+            # Nobody would find it: what is forgotten is found by its record.
+            with suppress(OSError):
+                self._path(job.id, "lock").unlink()
             raise StoreError(f"{self._directory} can't be written")
         self._prune()
         return job, fd
@@ -68,18 +71,21 @@ class History:
         """Return a job, None where there is none."""
         if not _ID.fullmatch(identity):
             return None
-        try:
-            job = decode(self._path(identity, "json").read_bytes())
-        except OSError:
-            return None
+        job = self._read(identity)
         if job is not None and job.is_open and not self._is_held(identity):
-            # Its process may just have ended it.
-            job = decode(self._path(identity, "json").read_bytes()) or job
-            if job.is_open:
+            # Its process may just have ended it, or it was forgotten.
+            job = self._read(identity)
+            if job is not None and job.is_open:
                 job.move("cut", time.time())
                 job.error = _DIED
                 self.write(job)
         return job
+
+    def _read(self, identity: str) -> Job | None:
+        try:
+            return decode(self._path(identity, "json").read_bytes())
+        except OSError:
+            return None
 
     def listing(self, before: str = "", limit: int = 100) -> list[Job]:
         """Return jobs, the newest first; `before`: only those begun before this one."""

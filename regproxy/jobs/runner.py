@@ -76,12 +76,13 @@ class Jobs:
         self._records = ThreadPoolExecutor(1, "jobs")
         self._running: dict[str, Running] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._beginning = 0  # of which the record is being written
         self._ends = False
 
     @property
     def active(self) -> int:
         """How many have not ended."""
-        return len(self._tasks)
+        return len(self._tasks) + self._beginning
 
     async def on_thread(self, kind: str, by: str, what: Mapping[str, Any], work: OnThread) -> Job:
         """Begin a job on a thread, which ends soon after `stops()`. Raises TooMany, StoreError."""
@@ -129,12 +130,18 @@ class Jobs:
     ) -> Job:
         if self._ends:
             raise TooMany("this process is about to end, and begins no job any more")
-        if len(self._tasks) >= QUEUED_MAX:
-            raise TooMany(f"{len(self._tasks)} jobs wait already: try again when some have ended")
+        if self.active >= QUEUED_MAX:
+            raise TooMany(f"{QUEUED_MAX} jobs wait already; try again when some have ended")
         loop = asyncio.get_running_loop()
-        job, fd = await loop.run_in_executor(self._records, self.history.begin, kind, by, dict(what))
+        self._beginning += 1
+        try:
+            job, fd = await loop.run_in_executor(self._records, self.history.begin, kind, by, dict(what))
+        finally:
+            self._beginning -= 1
         running = Running(job)
         self._running[job.id] = running
+        if self._ends:
+            self._stop(running, "cut")
         task = loop.create_task(self._run(running, fd, work, cancels=cancels))
         self._tasks[job.id] = task
         return job

@@ -12,9 +12,9 @@ from urllib.parse import unquote
 
 from msgspec import Struct
 
+from regproxy.http.messages import READS
 from regproxy.registry.targets import Kind, Target, is_digest, is_repository
 
-_READS: Final = frozenset({"GET", "HEAD"})
 # What a registry may take for content all the same: a ".." may lead there.
 _OTHERS: Final = frozenset({Kind.OTHER, Kind.TOKEN, Kind.UPLOAD, Kind.BLOB_MUTABLE})
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
@@ -43,7 +43,7 @@ def place_of(method: str, target: Target, path: str) -> Place | None:
 
     `path`: the request's, with its query.
     """
-    kind, push = target.kind, method not in _READS
+    kind, push = target.kind, method not in READS
     if kind in _CONTENT:
         return Place(target.repository, push, False) if method != "OPTIONS" else None
     if kind not in _OTHERS or method == "OPTIONS":

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from msgspec import Struct
 from msgspec.structs import replace
 
-from regproxy.http.messages import Request
+from regproxy.http.messages import READS, Request
 from regproxy.registry.targets import is_repository
 
 FORM_MAX: Final = 65_536  # bytes of an OAuth2 form
@@ -40,7 +40,6 @@ _UPLOADS = re.compile(r"/v2/(.+)/blobs/uploads/?")
 # The registry makes up the last part (in its Location): any one segment that isn't dots alone.
 _UPLOAD = re.compile(r"/v2/(.+)/blobs/uploads/(?!\.+\Z)[A-Za-z0-9._~=+:@,-]+")
 _MANIFEST = re.compile(rf"/v2/(.+)/manifests/(?:{_DIGEST}|{_TAG})")
-_READS: Final = frozenset({"GET", "HEAD"})
 _QUERY = re.compile(r"(?:(?:n|last|next_page|orderby|artifactType|ns)=[^&;]*(?:&(?!\Z)|\Z))*")
 
 # Nothing, or base64 of a colon.
@@ -80,7 +79,7 @@ def loan(method: str, path: str, *, pushes: bool) -> Loan | None:
     PUT, GET, DELETE) and PUT and DELETE of manifests too.
     """
     path, _, query = path.partition("?")
-    if method in _READS and _QUERY.fullmatch(query) is not None and not (query and path in ("/v2", "/v2/")):
+    if method in READS and _QUERY.fullmatch(query) is not None and not (query and path in ("/v2", "/v2/")):
         for endpoint, pattern in _PULLED:
             found = _of(endpoint, pattern.fullmatch(path))
             if found is not None:

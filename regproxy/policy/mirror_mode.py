@@ -25,7 +25,7 @@ from regproxy.config.hosts import DOCKER_HUB, DOCKER_HUB_NAMES, DOCKER_HUB_REGIS
 from regproxy.config.settings import Config
 from regproxy.core.errors import BadResponse, HeadError
 from regproxy.http.basic_auth import is_basic
-from regproxy.http.messages import Request, parse_authority
+from regproxy.http.messages import READS, Request, parse_authority
 from regproxy.http.origin import Origin
 from regproxy.policy.lending import loan, trimmed, without_empty_login
 from regproxy.policy.origins import intercepts
@@ -36,7 +36,6 @@ from regproxy.registry.targets import Kind, parse_target
 _HUB_ALONE: Final = re.compile(
     r"/v2/([^/]+)(/(?:(?:manifests|blobs|referrers)/[^/]+|blobs/uploads/[^/]*|tags/list))\Z"
 )
-_READS: Final = frozenset({"GET", "HEAD"})
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG, Kind.UPLOAD, Kind.BLOB_MUTABLE, Kind.PING})
 _API: Final = ("/v2", "/v2/")
 # What an origin may take for a path outside the repository, to which this one seems to belong.
@@ -145,7 +144,7 @@ class MirrorMode:
             return prefixed
         if path in _API:
             return Mirrored(Origin("https", DOCKER_HUB_REGISTRY, 443), "default")
-        if request.method not in _READS:
+        if request.method not in READS:
             return _UNNAMED
         return self._found("default", DOCKER_HUB)
 
@@ -161,7 +160,7 @@ class MirrorMode:
             path = _HUB_ALONE.sub(r"/v2/library/\1\2", path)
         kept = "&".join(self._fields_kept(query, mirrored))
         headers = trimmed(request).headers
-        if request.method in _READS:
+        if request.method in READS:
             headers = tuple(field for field in headers if is_neutral(field[0]))
         headers = tuple(field for field in headers if field[0] != b"authorization")
         return replace(request, target=path + (f"?{kept}" if kept else ""), headers=headers)

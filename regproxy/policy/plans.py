@@ -13,13 +13,13 @@ from msgspec import Struct
 
 from regproxy.config.settings import Config
 from regproxy.config.tag_tiers import Tiers
+from regproxy.http.messages import READS
 from regproxy.policy.freshness import Lifetime
 from regproxy.policy.lending import cannot_be_push, is_plain
 from regproxy.registry.targets import Kind, Target
 
 TAG_DISABLED: Final = "manifest-default-disabled"
 
-_READS = frozenset({"GET", "HEAD"})
 # docker-registry-proxy's words; {host} is the registry's name.
 _V1 = (
     "docker is trying to use v1 API. Either the image does not exist upstream, or you need to configure"
@@ -99,9 +99,9 @@ class Policy:
         # A hit is served whatever this is.
         if plan.action is Action.SERVE or not self.offline or plan.action is Action.REFUSE:
             return plan
-        if target.kind is Kind.PING and method in _READS:
+        if target.kind is Kind.PING and method in READS:
             return PONG
-        if plan.action is Action.RENEW or (held and target.kind is Kind.TAG and method in _READS):
+        if plan.action is Action.RENEW or (held and target.kind is Kind.TAG and method in READS):
             return self._tag_plan(Action.STALE, plan.kind)
         return Plan(Action.REFUSE, plan.kind, 503, "UNAVAILABLE", _OFFLINE)
 
@@ -109,7 +109,7 @@ class Policy:
         self, method: str, target: Target, held: bool, age: float | None, path: str, stretch: float
     ) -> Plan:
         kind = target.kind
-        if method not in _READS:
+        if method not in READS:
             return self._plan_write(method, target, path)
         if kind is Kind.BLOB or kind is Kind.MANIFEST:
             if held:

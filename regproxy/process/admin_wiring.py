@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,9 +37,10 @@ from regproxy.process.reloads import Reloads
 from regproxy.server.context import Services
 from regproxy.server.explanations import Explanations
 from regproxy.telemetry.snapshots import Snapshots
+from regproxy.web.rendering import Pages
 from regproxy.web.site import WEB, web_endpoints
 
-THREADS: Final = 2
+THREADS: Final = 4  # for lists, pages and files, which may take a while
 VERSION: Final = "1"  # of the API
 # Every class of endpoints: build() makes one of each, and docs/openapi.json describes them.
 ENDPOINTS: Final[tuple[type, ...]] = (
@@ -75,18 +77,21 @@ def build(
     snapshots = Snapshots(Path(record.metrics), record.slot, services.board)
     # Of its own: whoever asks much here must not have clients wait for a cold page.
     threads = ThreadPoolExecutor(THREADS, "admin")
-    live = Live(services, snapshots, record.slot, record.workers, threads)
-    status = StatusReport(services, root, record.started, ready)
-    events = Events(status, live, gatekeeper, threads)
-    registries = Registries(services, live, threads)
+    # Whatever these do, other workers hear of this one, and whoever watches is answered.
+    live_thread, quick = ThreadPoolExecutor(1, "admin-live"), ThreadPoolExecutor(1, "admin-status")
+    live = Live(services, snapshots, record.slot, record.workers, live_thread)
+    status = StatusReport(services, root, record.started, ready, quick)
+    pages = Pages(metadata.version("regproxy"))
+    events = Events(status, live, gatekeeper, quick)
+    registries = Registries(services, live, quick)
     inventory, cache_jobs = cache_endpoints(services, root, record, jobs)
     parts = (status, live, registries, inventory, cache_jobs)
     endpoints = (
-        *(Description(document), Sessions(gatekeeper), status, Activity(live)),
+        *(Description(document), Sessions(gatekeeper, pages.login), status, Activity(live)),
         *(registries, AuditTail(config), RuleQuestions(explanations), events),
         Control(services, directories, reloads, threads),
         *(inventory, cache_jobs),
-        *web_endpoints(services, root, record.workers, threads, *parts),
+        *web_endpoints(pages, services, root, record.workers, threads, *parts),
     )
     assert tuple(map(type, endpoints)) == ENDPOINTS
     return AdminPort(
@@ -95,8 +100,10 @@ def build(
         gatekeeper=gatekeeper,
         cursors=Cursors(bytes.fromhex(record.claim_key)),
         threads=threads,
+        other_threads=(live_thread, quick),
         background=live.run,
         on_end=events.close,
+        problem_page=pages.problem,
     )
 
 

@@ -18,7 +18,7 @@ from regproxy.core.errors import Refused, UpstreamError
 from regproxy.core.lru import Bounded, Seldom
 from regproxy.core.single_flight import Flights
 from regproxy.fill.fill import UpstreamAnswer
-from regproxy.http.messages import Request
+from regproxy.http.messages import READS, Request
 from regproxy.http.origin import Origin
 from regproxy.policy.access import PUBLIC_SECONDS
 from regproxy.policy.principals import Principal
@@ -43,7 +43,6 @@ REFUSED_MAX: Final = 1024
 REFUSED_SECONDS: Final = 10.0  # for which a refusal is not asked for again
 OUTAGE_SECONDS: Final = 30.0  # for which a registry in trouble is not asked again
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
-_READS: Final = frozenset({"GET", "HEAD"})
 _CODES: Final = {401: "UNAUTHORIZED", 403: "DENIED", 404: "NAME_UNKNOWN"}
 
 # What a registry says to a HEAD: how many bytes where it does not show of what, and its refusal.
@@ -94,7 +93,7 @@ class AccessGuard:
         Other requests than for content are passed on, and are for the registry to judge.
         """
         by_digest = route.by_digest
-        if by_digest is None and (route.target.kind not in _CONTENT or route.request.method not in _READS):
+        if by_digest is None and (route.target.kind not in _CONTENT or route.request.method not in READS):
             return True
         if self._rights.mode(origin) != "shared":
             until = self._passed.get(_key(exchange, origin, route))

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import unquote
 
+from regproxy.http.messages import READS
 from regproxy.http.origin import Origin
 from regproxy.registry.targets import Kind, parse_target
 from regproxy.server.exchange import Exchange
@@ -27,7 +28,6 @@ _SLASHES: Final = re.compile(r"/+")
 _ROOT: Final = re.compile(r"/v2/", re.IGNORECASE)
 _SECTION: Final = re.compile(r"/(manifests|blobs)/", re.IGNORECASE)
 _DECODINGS: Final = 4  # times that a path is decoded, as for rules: see policy.image_requests
-_READS: Final = frozenset({"GET", "HEAD"})
 _PULLS_AND_PUSHES: Final = frozenset({"GET", "HEAD", "PUT"})
 _TEXT_MAX: Final = 256  # characters of a name that nobody has checked
 _ALIVE_MAX: Final = 10.0  # seconds between two signs that a request is still being answered
@@ -62,7 +62,7 @@ class Audit:
             if method in _PULLS_AND_PUSHES:
                 self._note(exchange, route, "manifest", took, sent)
         elif kind is _UPLOAD:
-            if method not in _READS:
+            if method not in READS:
                 self._note(exchange, route, "upload", took, sent)
         elif kind in _UNPARSED:
             self._note_unparsed(exchange, route, took, sent)

@@ -43,7 +43,6 @@ PASSED_MAX: Final = 8192
 _NARROWED_MAX: Final = 4096
 _DEPTH_MAX: Final = 3  # a layer, its manifest, its index
 _NEEDS_MAX: Final = 2048  # things that are found out for one decision: rules ask for two each, at most
-_READS: Final = frozenset({"GET", "HEAD"})
 
 _Key = tuple[str, int, str, str, Principal]
 

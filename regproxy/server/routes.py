@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from regproxy.cache.index.index import TagRow
 from regproxy.dataplane.tally import Use
-from regproxy.http.messages import Request, parse_authority, parse_request
+from regproxy.http.messages import READS, Request, parse_authority, parse_request
 from regproxy.http.origin import Origin
 from regproxy.http.trace_context import TraceContext, own_id_of, trace_of
 from regproxy.policy.freshness import Lifetime
@@ -28,7 +28,6 @@ ROUTES_MAX: Final = 1024
 ROUTE_HEAD_MAX: Final = 2048  # bytes; with it the memory is bounded
 
 BY_DIGEST: Final = frozenset({Kind.BLOB, Kind.MANIFEST})
-_READS: Final = frozenset({"GET", "HEAD"})
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _CONDITIONS: Final = frozenset({b"range", b"if-none-match"})
 
@@ -155,7 +154,7 @@ class Routes:
         target = parse_target(path)
         share = shared(request, target, self._ignored)
         by_digest = lifetime = None
-        if request.body.empty and request.method in _READS:
+        if request.body.empty and request.method in READS:
             if target.kind in BY_DIGEST:
                 by_digest = self._policy.plan(request.method, target, True, None)
             elif target.kind is Kind.TAG and not share.own:

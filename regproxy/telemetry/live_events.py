@@ -9,6 +9,8 @@ from typing import Final
 
 from msgspec import Struct
 
+from regproxy.http.origin import named
+
 LATEST: Final = 200
 _TEXT_MAX: Final = 300  # characters
 
@@ -45,5 +47,5 @@ class LiveEvents:
 
     def tag_moved(self, host: str, port: int, repository: str, tag: str, former: str, digest: str) -> None:
         """Note that an origin names another digest under a tag."""
-        registry = host if port == 443 else f"{host}:{port}"
-        self.note(MOVED, registry=registry, repository=repository, tag=tag, former=former, digest=digest)
+        where = named(host, port)
+        self.note(MOVED, registry=where, repository=repository, tag=tag, former=former, digest=digest)

@@ -6,13 +6,7 @@ from typing import Any, TypeVar
 
 from regproxy.admin.operations import Call
 
-Query = TypeVar("Query")
 Body = TypeVar("Body")
-
-
-def with_query(call: Call[Any, Any], query: Query) -> Call[Query, None]:
-    """Return the same call with a query of the endpoint's kind."""
-    return Call(call.operation, call.path, query, None, call.visitor, call.request, call.cursors)
 
 
 def with_body(call: Call[Any, Any], body: Body) -> Call[None, Body]:

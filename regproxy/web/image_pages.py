@@ -5,30 +5,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Annotated, Any, Final
+from typing import Any, Final
 from urllib.parse import urlencode
 
 import msgspec
-from msgspec import Meta
 
 from regproxy.admin.endpoints.cache_jobs import CacheJobs, PinOrder, PurgeOrder, WarmImage, WarmOrder
 from regproxy.admin.endpoints.inventory import ImageQuery, Inventory
+from regproxy.admin.gatekeeper import CsrfForm
 from regproxy.admin.operations import Call, get, post
-from regproxy.admin.replies import HTML, Problem, Reply
+from regproxy.admin.replies import Problem, Reply, see_other
 from regproxy.admin.visitors import Scope
 from regproxy.cache.pins import PinError, parse
-from regproxy.inventory.purge import Purge
 from regproxy.web.asking import with_body
 from regproxy.web.rendering import Pages
 from regproxy.web.wording import segment
 
 ACTIONS: Final = ("pin", "unpin", "purge", "warm")
-
-
-class ImageForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the form of a confirmation sends."""
-
-    csrf_token: Annotated[str, Meta(max_length=256)] = ""
 
 
 class ImagePages:
@@ -43,11 +36,7 @@ class ImagePages:
     @get("/images", thread=True)
     def images_page(self, call: Call[ImageQuery, None]) -> Reply:
         """Return a page of the list of images."""
-        try:
-            found = self._inventory.list_images(call)
-        except Problem as problem:
-            return self._pages.problem(call, problem)
-        asked = call.query
+        found, asked = self._inventory.list_images(call), call.query
 
         def link(**changes: Any) -> str:
             """Return where the same list is, but for `changes`; a list that is sorted anew begins anew."""
@@ -64,40 +53,28 @@ class ImagePages:
     @get("/images/{name}", thread=True)
     def image_page(self, call: Call[None, None]) -> Reply:
         """Return one image with all that it names."""
-        try:
-            found = self._inventory.show_image(call)
-        except Problem as problem:
-            return self._pages.problem(call, problem)
-        return self._pages.page("image", call, image=found)
+        return self._pages.page("image", call, image=self._inventory.show_image(call))
 
     @get("/images/{name}/{action}", Scope.WRITE, thread=True)
     def confirm_page(self, call: Call[None, None]) -> Reply:
         """Return the question whether that is to be done, with what would come of it."""
-        try:
-            name, action = _asked(call)
-            would: Purge | None = None
-            if action == "purge":
-                would = self._jobs.would_purge(PurgeOrder(images=[name]))
-        except Problem as problem:
-            return self._pages.problem(call, problem)
+        name, action = _asked(call)
+        would = self._jobs.would_purge(PurgeOrder(images=[name])) if action == "purge" else None
         return self._pages.page("confirm", call, name=name, action=action, would=would)
 
     @post("/images/{name}/{action}", Scope.WRITE, forms=True)
-    async def do_action(self, call: Call[None, ImageForm]) -> Reply:
+    async def do_action(self, call: Call[None, CsrfForm]) -> Reply:
         """Do it, and lead to what has come of it."""
-        try:
-            name, action = _asked(call)
-            if action == "purge":
-                purge = PurgeOrder(images=[name])
-                return _led_to_job((await self._jobs.purge_cache(with_body(call, purge))).id)
-            if action == "warm":
-                warm = WarmOrder(images=[WarmImage(name=name)])
-                return _led_to_job((await self._jobs.warm_cache(with_body(call, warm))).id)
-            change = self._jobs.pin_images if action == "pin" else self._jobs.unpin_images
-            await self._changed(change, with_body(call, PinOrder(images=[name])))
-            return see_other(f"/images/{segment(name)}")
-        except Problem as problem:
-            return self._pages.problem(call, problem)
+        name, action = _asked(call)
+        if action == "purge":
+            purge = PurgeOrder(images=[name])
+            return _led_to_job((await self._jobs.purge_cache(with_body(call, purge))).id)
+        if action == "warm":
+            warm = WarmOrder(images=[WarmImage(name=name)])
+            return _led_to_job((await self._jobs.warm_cache(with_body(call, warm))).id)
+        change = self._jobs.pin_images if action == "pin" else self._jobs.unpin_images
+        await self._changed(change, with_body(call, PinOrder(images=[name])))
+        return see_other(f"/images/{segment(name)}")
 
     async def _changed(self, change: Callable[[Any], Any], call: Call[None, PinOrder]) -> None:
         """Pin or unpin. Raises Problem 409 where that can't be."""
@@ -108,11 +85,6 @@ class ImagePages:
             raise Problem(409, "; ".join(errors))
 
 
-def see_other(path: str) -> Reply:
-    """Return an answer that leads a browser to another page after a form."""
-    return Reply(303, HTML, b"", ((b"location", path.encode()),))
-
-
 def _led_to_job(identity: str) -> Reply:
     return see_other(f"/jobs/{segment(identity)}")
 
@@ -121,7 +93,7 @@ def _asked(call: Call[Any, Any]) -> tuple[str, str]:
     """Return the image and the action of a path. Raises Problem 404 and 400."""
     name, action = call.path["name"], call.path["action"]
     if action not in ACTIONS:
-        raise Problem(404, f"there is nothing like {action}, but {', '.join(ACTIONS)}")
+        raise Problem(404, f"no such action; there are {', '.join(ACTIONS)}")
     try:
         parse(name)
     except PinError as error:

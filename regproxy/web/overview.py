@@ -14,7 +14,6 @@ from regproxy.admin.endpoints.registries import Registries, Registry
 from regproxy.admin.endpoints.status import StatusReport
 from regproxy.admin.live import Live
 from regproxy.admin.operations import Call, get
-from regproxy.admin.paging import Paged
 from regproxy.admin.replies import Reply
 from regproxy.cache import layout
 from regproxy.cache.pins import registry_name
@@ -22,7 +21,6 @@ from regproxy.core.errors import StoreError
 from regproxy.telemetry.metric_samples import Samples
 from regproxy.telemetry.snapshots import Snapshot
 from regproxy.telemetry.usage.usage_file import UsageFile
-from regproxy.web.asking import with_query
 from regproxy.web.rendering import Pages
 from regproxy.web.troubles import health, troubles
 
@@ -59,14 +57,18 @@ class OverviewPage:
     @get("/")
     async def overview_page(self, call: Call[None, None]) -> Reply:
         """Return the page that an operator opens first."""
+        # One look at each, as it costs all workers something, and what is shown fits together.
         snapshots = await self._live.all()
-        found = await self._registries.registries(with_query(call, Paged(limit=REGISTRIES)))
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._page, call, snapshots, found.items)
+        samples = await loop.run_in_executor(self._threads, self._samples)
+        registries = self._registries.merged(snapshots, samples)
+        return await loop.run_in_executor(self._threads, self._page, call, snapshots, samples, registries)
 
-    def _page(self, call: Call[None, None], snapshots: list[Snapshot], registries: list[Registry]) -> Reply:
+    def _page(
+        self, call: Call[None, None], snapshots: list[Snapshot], samples: Samples, registries: list[Registry]
+    ) -> Reply:
         now = time.time()
-        status, known = self._status.current(), health(self._samples())
+        status, known = self._status.current(samples), health(samples)
         downloads = merged_downloads(snapshots)
         return self._pages.page(
             "overview",
@@ -76,7 +78,8 @@ class OverviewPage:
             saved_requests=status.answered.hits,
             downloads=downloads[:DOWNLOADS],
             more_downloads=max(0, len(downloads) - DOWNLOADS),
-            registries=registries,
+            registries=registries[:REGISTRIES],
+            more_registries=max(0, len(registries) - REGISTRIES),
             name_of=registry_name,
             **self._used(now),
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 
-from regproxy.admin.operations import Call
+from regproxy.admin.operations import LOGIN, Call
 from regproxy.admin.replies import HTML, Problem, Reply
-from regproxy.admin.visitors import Scope
+from regproxy.admin.visitors import Scope, Visitor
 from regproxy.core.sizes import size_text
 from regproxy.web import wording
 
@@ -52,21 +52,32 @@ class Pages:
         templates.filters.update(_FILTERS)
         return templates
 
-    def page(self, template: str, call: Call[Any, Any], /, *, code: int = 200, **values: Any) -> Reply:
-        """Return the page of a template, filled in for whoever asks. `code`: the answer's status."""
+    def page(self, template: str, call: Call[Any, Any], /, **values: Any) -> Reply:
+        """Return the page of a template, filled in for whoever asks."""
+        return self._page(template, call.visitor, 200, values)
+
+    def login(self, code: int = 200, said: str = "") -> Reply:
+        """Return the form for a token. `said`: why the last one was not taken."""
+        return self._page("login", None, code, {"said": said})
+
+    def problem(self, problem: Problem, path: str, visitor: Visitor | None) -> Reply:
+        """Return a page that says what is wrong with a request. `visitor`: None before it is known."""
+        if path == LOGIN and problem.status != HTTPStatus.FORBIDDEN:
+            return self.login(problem.status, problem.detail)
+        values = {"title": HTTPStatus(problem.status).phrase, "detail": problem.detail}
+        return self._page("problem", visitor, problem.status, values)
+
+    def _page(self, template: str, visitor: Visitor | None, code: int, values: Mapping[str, Any]) -> Reply:
+        """`visitor`: None for whoever may not see anything yet. `code`: the answer's status."""
         now = self._clock()
-        login = call.visitor.login
+        login = visitor.login if visitor is not None else None
         text = self._templates.get_template(f"{template}.html").render(
             version=self._version,
             now=now,
             ago=lambda at: wording.ago(at or 0.0, now),
-            may_write=call.visitor.scope is Scope.WRITE,
+            is_known=visitor is not None and visitor.scope is not Scope.OPEN,
+            may_write=visitor is not None and visitor.scope is Scope.WRITE,
             csrf=login.csrf if login is not None else "",
             **values,
         )
         return Reply(code, HTML, text.encode())
-
-    def problem(self, call: Call[Any, Any], problem: Problem) -> Reply:
-        """Return a page that says what is wrong with a request."""
-        title = HTTPStatus(problem.status).phrase
-        return self.page("problem", call, code=problem.status, title=title, detail=problem.detail)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +23,7 @@ WEB: Final[tuple[type, ...]] = (StaticFiles, OverviewPage, ImagePages, JobPages)
 
 
 def web_endpoints(
+    pages: Pages,
     services: Services,
     root: Path,
     workers: int,
@@ -35,7 +35,6 @@ def web_endpoints(
     jobs: CacheJobs,
 ) -> tuple[StaticFiles, OverviewPage, ImagePages, JobPages]:
     """Return the pages, in the order of WEB. `root`: of the cache; `workers`: how many there should be."""
-    pages = Pages(metadata.version("regproxy"))
 
     def samples() -> Samples:
         return Samples(services.metrics.families())

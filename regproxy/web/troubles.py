@@ -19,6 +19,19 @@ CA_URGENT: Final = 7 * DAY
 QUOTA_LOW: Final = 0.1  # of the limit
 WARNINGS_SHOWN: Final = 10
 
+_APPLY: Final = "If it is in the TOML file, reload; if it is in the environment, restart."
+_ELSEWHERE: Final = "If another CA has signed it, put a new one from there in its place, with its key."
+_ROTATE: Final = (
+    "Run `regproxy ca rotate`, have all clients trust the new CA, then `regproxy ca rotate --finish`. "
+    + _ELSEWHERE
+)
+# One that has expired is neither loaded nor rotated.
+_REPLACE: Final = (
+    "If a new one waits already (ca.next), run `regproxy ca rotate --finish`. Otherwise, if the proxy has"
+    " made this one, remove ca.crt and ca.key and restart: a new one is made, which all clients have to"
+    " trust. " + _ELSEWHERE
+)
+
 Level = Literal["bad", "warn", "note"]
 
 
@@ -73,20 +86,20 @@ def _of_processes(status: Status, workers: int) -> Iterator[Trouble]:
     if not status.ready:
         yield Trouble(
             "bad",
-            f"The proxy takes no requests: {status.not_ready_because}.",
-            "While it starts, stops or reloads, wait a moment. If it stays so, read its log.",
+            f"The proxy is not ready: {status.not_ready_because}.",
+            "While it starts, stops or reloads, wait a moment. If that goes on, read its log.",
         )
     elif status.workers < workers:
         yield Trouble(
             "warn",
             f"{status.workers} of {workers} workers take connections.",
-            "One that has ended is started again by itself. If it ends again and again, its log says why.",
+            "A worker that has ended is restarted. If it keeps ending, the log says why.",
         )
     if status.offline.on:
         how = (
-            "REGPROXY_OFFLINE is true: change the setting and reload."
+            f"REGPROXY_OFFLINE is true: change it. {_APPLY}"
             if status.offline.by == "setting"
-            else 'Somebody has switched it off: POST /api/v1/offline with {"on": false} undoes that.'
+            else 'Offline mode was switched on: POST /api/v1/offline with {"on": false} switches it off.'
         )
         yield Trouble("warn", "The proxy is offline: no registry is asked, only the cache answers.", how)
 
@@ -95,28 +108,28 @@ def _of_the_disk(status: Status, known: Health) -> Iterator[Trouble]:
     if known.store_ok is False:
         yield Trouble(
             "bad",
-            "The disk does not take what is downloaded: pulls still work, but nothing new is kept.",
-            "Look at the free space, the permissions and the health of the cache's file system. "
-            "The log names the error. Storing begins again by itself.",
+            "Downloads can't be written to the disk: pulls still work, but nothing new is cached.",
+            "Check the free space, the permissions and the health of the cache's file system. "
+            "The log names the error. Caching resumes by itself.",
         )
     elif known.min_free and 0 < status.cache.free_bytes < known.min_free:
         free = size_text(status.cache.free_bytes)
         yield Trouble(
             "warn",
-            f"The cache's disk has {free} free; {size_text(known.min_free)} are to stay free.",
+            f"The cache's disk has {free} free; {size_text(known.min_free)} should stay free.",
             "The proxy evicts what was unused longest. If something else fills the disk, make room there.",
         )
     if status.cache.pins is None:
         yield Trouble(
             "warn",
             "The cache's index can't be read.",
-            "Pulls go on. Look at the log, and at the disk that the cache is on.",
+            "Pulls go on. Check the log, and the disk that the cache is on.",
         )
     elif known.index_complete is False:
         yield Trouble(
             "note",
-            "The index does not know all content on the disk yet.",
-            "It is being made anew. Until it is done, some figures here are too low.",
+            "The index does not list everything on the disk yet.",
+            "It is being rebuilt. Until that is done, some figures here are too low.",
         )
 
 
@@ -136,12 +149,12 @@ def _of_registry(registry: Registry, now: float) -> Iterator[Trouble]:
 
 
 def _of_quota(name: str, quota: Quota, now: float) -> Iterator[Trouble]:
-    advice = "Set a login with a higher limit, or have fewer pulls by tag; what is cached needs no quota."
+    advice = "Configure a login with a higher limit, or pull less by tag; what is cached needs no quota."
     blocked = [until for until in quota.refused_until.values() if until > now]
     if blocked:
         yield Trouble(
             "bad",
-            f"{name} refuses requests as too many ({quota.credential}).",
+            f"{name} answers 429, too many requests ({quota.credential}).",
             f"It is asked again {_until(max(blocked), now)}. {advice}",
         )
     elif quota.remaining is not None and quota.limit and quota.remaining < quota.limit * QUOTA_LOW:
@@ -162,17 +175,16 @@ def _of_the_ca(known: Health, now: float) -> Iterator[Trouble]:
     if known.ca_ends is None or known.ca_ends - now > CA_SOON:
         return
     left = known.ca_ends - now
-    what = f"The CA expires in {span(left)}" if left > 0 else "The CA has expired: clients refuse the proxy"
-    yield Trouble(
-        "bad" if left < CA_URGENT else "warn",
-        f"{what} ({clock(known.ca_ends)}).",
-        "Run `regproxy ca rotate`, have all clients trust the new CA, then `regproxy ca rotate --finish`.",
-    )
+    if left > 0:
+        what, to_do = f"The CA expires in {span(left)}", _ROTATE
+    else:
+        what, to_do = "The CA has expired: clients refuse the proxy", _REPLACE
+    yield Trouble("bad" if left < CA_URGENT else "warn", f"{what} ({clock(known.ca_ends)}).", to_do)
 
 
 def _of_the_configuration(status: Status) -> Iterator[Trouble]:
     for warning in status.warnings[:WARNINGS_SHOWN]:
-        yield Trouble("note", f"Configuration: {warning}", "Change the setting that it names, and reload.")
+        yield Trouble("note", f"Configuration: {warning}", f"Change the setting that it names. {_APPLY}")
     if (more := len(status.warnings) - WARNINGS_SHOWN) > 0:
         yield Trouble("note", f"Configuration: {more} more warnings.", "GET /api/v1/status lists them.")
 

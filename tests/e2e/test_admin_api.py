@@ -173,7 +173,7 @@ class TestReading:
         assert "secret" not in json.dumps(api.items("registries"))
 
     def test_audit(self, proxy: Proxy, origin: Origin, api: AdminApi) -> None:
-        """By pages, the newest first."""
+        """By pages, the newest first; and cursors that are none of this list."""
         for seed in range(3):
             image = make_image(seed=900 + seed, size=2000)
             origin.publish(f"team/audited{seed}", image, "v1")
@@ -184,8 +184,6 @@ class TestReading:
         lines = [json.loads(line) for line in log.read_text().splitlines()]
         assert api.items("audit", 2) == lines[::-1]
         assert api.items("audit", 1000) == lines[::-1]
-
-    def test_cursors(self, proxy: Proxy, api: AdminApi) -> None:
         cursor = api.get("audit?limit=1")["next"]
         for wrong in (f"clients?cursor={cursor}", "audit?cursor=x", f"audit?cursor={cursor[:-2]}xx"):
             assert api.ask("GET", wrong).status == 400
@@ -351,10 +349,25 @@ class TestReload:
             assert [each["sha256"] for each in finished["authorities"]] == [made["authorities"][1]["sha256"]]
         assert proxy.ca_pem != before
 
-    def test_a_worker_that_ends(self, start_proxy: StartProxy, start_origin: Callable[..., Origin]) -> None:
-        """Listeners are told that it is over, and keep no worker from ending; so are those whose token is."""
-        proxy = start_proxy(start_origin("reg.test"))
-        with AdminApi(proxy) as api, api.connect() as listener:
+    def test_a_worker_that_ends(
+        self, start_proxy: StartProxy, start_origin: Callable[..., Origin], hold: threading.Event
+    ) -> None:
+        """Listeners are told that it is over, and keep no worker from ending; so are those whose token is.
+
+        So is one that listens on a connection that was kept alive, and it keeps nobody either.
+        """
+        origin = start_origin("reg.test")
+        _, blob, body = held_blob(origin, 7, hold)
+        proxy = start_proxy(origin)
+        with (
+            AdminApi(proxy) as api,
+            api.connect() as listener,
+            api.connect() as idle,
+            proxy.client(origin.authority) as client,
+        ):
+            client.ask("GET", blob)
+            wait_until(lambda: api.items("downloads"), "the download is under way")
+            assert idle.get("/healthz").status == 200
             listener.ask("GET", "/api/v1/events", api.headers)
             assert listener.read_head().status == 200
             with api.connect() as reader:
@@ -374,3 +387,8 @@ class TestReload:
             while piece := listener.stream.recv(65536):
                 reply += piece
             assert reply.endswith(b"0\r\n\r\n")
+            late = idle.get("/api/v1/events", api.headers)
+            assert (late.status, late.get("Connection")) == (200, "close")
+            assert b"event:" not in late.body and idle.stream.recv(65536) == b""
+            hold.set()
+            assert client.read_reply().body == body

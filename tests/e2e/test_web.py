@@ -13,7 +13,7 @@ import pytest
 from matplotlib.image import imread
 
 from tests.support.admin_api import AdminApi
-from tests.support.chromium import TokenGate, screenshot
+from tests.support.chromium import TokenGate, screenshot, shown_after
 from tests.support.client import Client, Reply
 from tests.support.docker_registry import Registry
 from tests.support.images import MANIFEST, make_image
@@ -120,7 +120,9 @@ def test_without_a_login(site: Site) -> None:
         for path in ("/", "/images", site.path, "/jobs"):
             reply = client.request("GET", path)
             assert (reply.status, reply.get("Location")) == (303, "/login")
-        assert client.request("POST", f"{site.path}/purge").status == 401
+        reply = client.request("POST", f"{site.path}/purge")
+        assert (reply.status, reply.get("Location")) == (303, "/login")
+        assert client.request("GET", "/static/page.css").status == 200
 
 
 def test_pages(site: Site, browser: Browser) -> None:
@@ -128,11 +130,13 @@ def test_pages(site: Site, browser: Browser) -> None:
     assert site.name in browser.page("/images?name=team")
     # By size there is what the janitor has read, a moment after it was stored.
     wait_until(lambda: site.name in browser.page("/images?name=team&sort=size"), "its size is known")
-    assert "No image is like that" in browser.page("/images?name=nobody")
+    assert "No images match." in browser.page("/images?name=nobody")
     assert IMAGE.digest in browser.page(site.path)
     assert "warm" in browser.page("/jobs")
     for path in ("/static/page.css", "/static/page.js"):
         assert browser.get(path).status == 200
+    reply = browser.get("/images?sort=foo")
+    assert reply.status == 400 and b"<h1>Bad Request</h1>" in reply.body
     reply = browser.get("/images/reg.test%2Fnone:1")
     assert reply.status == 404 and b"<h1>Not Found</h1>" in reply.body
     assert "script-src 'self'" in str(reply.get("Content-Security-Policy"))
@@ -160,7 +164,8 @@ def test_forms(site: Site, browser: Browser) -> None:
 
 def test_a_form_needs_its_token(site: Site, browser: Browser) -> None:
     for fields in ({}, {"csrf_token": "x"}):
-        assert browser.send(f"{site.path}/purge", fields).status == 403
+        reply = browser.send(f"{site.path}/purge", fields)
+        assert reply.status == 403 and b"<h1>Forbidden</h1>" in reply.body
     assert len(site.api.items("images")) == 1
 
 
@@ -202,3 +207,14 @@ def test_chromium(site: Site, tmp_path: Path, page: str, size: tuple[int, int], 
     assert pixels.shape[:2] == (size[1], size[0])
     corner = "#" + "".join(f"{round(float(part) * 255):02x}" for part in pixels[-1][0][:3])
     assert corner == ("#15181a" if dark else "#fcfcfb")
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="chromium is not installed")
+def test_a_page_without_events(site: Site, tmp_path: Path) -> None:
+    """Where too many listen, say, a browser does not ask for them again: the page does, and looks itself."""
+    token = (site.proxy.cache_dir / "state" / "admin-token").read_text().strip()
+    with TokenGate(site.proxy.admin_address, token, refused="/api/v1/events") as gate:
+        shown = shown_after(f"{gate.url}/", tmp_path / "profile", 25)
+        assert gate.asked.count("/api/v1/events") >= 2
+        assert 2 <= gate.asked.count("/") <= 4
+    assert "Updated every 10 seconds." in shown

@@ -18,15 +18,21 @@ ARGUMENTS = (
 
 
 class TokenGate:
-    """A server on this machine that passes GETs on to an admin port, with a token. `asked`: their paths."""
+    """A server on this machine that passes GETs on to an admin port, with a token. `asked`: their paths.
 
-    def __init__(self, admin: tuple[str, int], token: str) -> None:
+    `refused`: a path that is answered with 503.
+    """
+
+    def __init__(self, admin: tuple[str, int], token: str, refused: str = "") -> None:
         self.asked: list[str] = []
         gate = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 gate.asked.append(self.path)
+                if self.path == refused:
+                    self.send_error(503)
+                    return
                 connection = http.client.HTTPConnection(*admin, timeout=60)
                 try:
                     connection.request("GET", self.path, headers={"Authorization": f"Bearer {token}"})
@@ -66,6 +72,16 @@ class TokenGate:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+def shown_after(url: str, profile: Path, seconds: int) -> str:
+    """Return a page's document after so many seconds of its own clock, which goes faster."""
+    arguments = [
+        *("chromium", *ARGUMENTS, f"--user-data-dir={profile}", f"--virtual-time-budget={seconds * 1000}"),
+        *("--dump-dom", url),
+    ]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=100, check=True)
+    return done.stdout
 
 
 def screenshot(url: str, to: Path, size: tuple[int, int], *, dark: bool = False) -> str:

@@ -65,6 +65,12 @@ def problem(reply: Reply, status: int) -> str:
     return detail
 
 
+def page(reply: Reply, status: int) -> str:
+    """Return the page that says what is wrong."""
+    assert (reply.status, reply.get("Content-Type")) == (status, "text/html; charset=utf-8"), reply
+    return reply.body.decode()
+
+
 class TestTokens:
     """Bearer tokens."""
 
@@ -143,9 +149,10 @@ class TestCookies:
     """Logins of browsers."""
 
     def test_a_form(self, proxy: Proxy, admin: Client) -> None:
-        page = admin.get("/login")
-        assert (page.status, page.get("Content-Type")) == (200, "text/html; charset=utf-8")
-        assert b'action="/login"' in page.body
+        form = admin.get("/login")
+        assert b'action="/login"' in form.body and page(form, 200)
+        # It looks like the others, to whoever is not logged in yet.
+        assert b"/static/page.css" in form.body and admin.get("/static/page.css").status == 200
         token = state(proxy, "admin-token").read_text().strip()
         reply = admin.request("POST", "/login", FORM, f"token={token}".encode())
         assert (reply.status, reply.get("Location")) == (303, "/")
@@ -157,7 +164,7 @@ class TestCookies:
     def test_a_wrong_token(self, admin: Client) -> None:
         reply = admin.request("POST", "/login", FORM, b"token=%3Cb%3Ewrong")
         assert (reply.status, reply.get("Set-Cookie")) == (401, None)
-        assert b"not known" in reply.body
+        assert b"unknown token" in reply.body
 
     def test_through_https(self, proxy: Proxy, admin: Client) -> None:
         authority = f"{proxy.admin_address[0]}:{proxy.admin_port}"
@@ -217,12 +224,12 @@ class TestCookies:
         cookie, _ = log_in(admin, proxy)
         _, other = log_in(admin, proxy)
         sent = cookie | {"Sec-Fetch-Site": "same-origin", "X-CSRF-Token": other}
-        assert "csrf_token" in problem(admin.request("POST", "/logout", sent), 403)
+        assert "csrf_token" in page(admin.request("POST", "/logout", sent), 403)
 
     def test_no_login_for_another_page(self, proxy: Proxy, admin: Client) -> None:
         token = json.dumps({"token": state(proxy, "admin-token").read_text().strip()}).encode()
         reply = admin.request("POST", "/login", JSON | {"Origin": "http://evil.example"}, token)
-        assert "this very address" in problem(reply, 403)
+        assert "at this address" in problem(reply, 403)
 
 
 class TestBodies:
@@ -255,7 +262,8 @@ class TestBodies:
     @pytest.mark.parametrize("kind", ["text/plain", "", "application/jsonx", "multipart/form-data"])
     def test_other_kinds(self, kind: str, admin: Client) -> None:
         reply = admin.request("POST", "/login", {"Content-Type": kind} if kind else {}, b'{"token": "x"}')
-        assert "application/json" in problem(reply, 415)
+        told = problem(reply, 415) if "json" in kind else page(reply, 415)
+        assert "application/json" in told
         assert reply.get("Connection") == "close"
 
     @pytest.mark.parametrize(
@@ -291,7 +299,7 @@ class TestBodies:
             b"POST /login HTTP/1.1\r\nHost: a\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n%b"
             % (len(inner), inner)
         )
-        assert problem(admin.read_reply("POST"), 415)
+        assert page(admin.read_reply("POST"), 415)
         assert ended(admin) is End.FIN
 
     @pytest.mark.parametrize(
@@ -333,6 +341,10 @@ class TestRoutes:
         assert reply.get("Allow") == "GET, HEAD"
         assert admin.request("HEAD", SESSION, bearer(proxy)).status == 200
         assert admin.request("OPTIONS", SESSION, {"Origin": "http://a"}).status == 405
+        for path in ("/healthz", "/metrics"):
+            reply = admin.request("DELETE", path)
+            assert (reply.status, reply.get("Allow")) == (405, "GET, HEAD")
+        assert admin.request("POST", "/none").status == 404
 
     def test_queries(self, proxy: Proxy, admin: Client) -> None:
         assert "no query" in problem(admin.get(f"{SESSION}?a=b", bearer(proxy)), 400)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
-from regproxy.admin.live import Live
-from regproxy.admin.operations import Call, get
+from regproxy.admin.live import Awaited, Live, awaited
+from regproxy.admin.operations import Call, RegistryName, get
 from regproxy.admin.paging import Page, Paged
+from regproxy.cache.pins import name_of_logged
 from regproxy.telemetry.snapshots import LiveDownload, Snapshot
 
 
@@ -18,14 +20,14 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
     """What is being fetched into the cache."""
 
     digest: Annotated[str, Meta(description="what was asked for: a digest, or a tag while that is not known")]
-    registry: str
+    registry: RegistryName
     repository: str
-    bytes: Annotated[int, Meta(description="bytes that are there")]
-    total: Annotated[int | None, Meta(description="bytes of all of it; null: not known")]
-    rate: Annotated[float, Meta(description="bytes per second, of late")]
-    waiters: Annotated[int, Meta(description="requests that read from it, or wait for it, in all workers")]
+    bytes: Annotated[int, Meta(description="bytes downloaded so far")]
+    total: Annotated[int | None, Meta(description="total bytes; null: unknown")]
+    rate: Annotated[float, Meta(description="recent bytes per second")]
+    waiters: Annotated[int, Meta(description="requests reading from it or waiting for it, in all workers")]
     since: Annotated[float, Meta(description="seconds since the epoch")]
-    resumes: Annotated[int, Meta(description="how often it broke, and was asked for again from there on")]
+    resumes: Annotated[int, Meta(description="how often it broke off and was resumed")]
     worker: Annotated[int, Meta(description="the number of the worker that fetches it")]
 
 
@@ -35,7 +37,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
     name: Annotated[str, Meta(description="a principal's name, or an address")]
     kind: Literal["principal", "address"]
     connections: int
-    requests: Annotated[int, Meta(description="requests of it that are being answered")]
+    requests: Annotated[int, Meta(description="its requests being answered now")]
 
 
 class Activity:
@@ -46,12 +48,12 @@ class Activity:
 
     @get("/api/v1/downloads")
     async def downloads(self, call: Call[Paged, None]) -> Page[Download]:
-        """Return what is being fetched, the oldest first."""
+        """Return the downloads under way, the oldest first."""
         return call.page(merged_downloads(await self._live.all()), _order)
 
     @get("/api/v1/clients")
     async def clients(self, call: Call[Paged, None]) -> Page[Client]:
-        """Return whose connections are open, in the order of their names."""
+        """Return the clients with open connections, by name."""
         return call.page(merged_clients(await self._live.all()), lambda each: [each.kind, each.name])
 
 
@@ -61,30 +63,33 @@ def _order(download: Download) -> list[Any]:
 
 def merged_downloads(snapshots: Iterable[Snapshot]) -> list[Download]:
     """Return the downloads of all workers, with the clients of those that follow them."""
-    doing: dict[tuple[str, str], tuple[int, LiveDownload]] = {}
-    waiters: dict[tuple[str, str], int] = {}
+    doing: dict[tuple[str, str, str], tuple[int, LiveDownload]] = {}
+    waiters: Counter[Awaited] = Counter()
     for snapshot in snapshots:
         for each in snapshot.downloads:
-            key = (each.registry, each.digest)
-            waiters[key] = waiters.get(key, 0) + each.waiters
+            waiters[_awaited(each)] += each.waiters
             if not each.follows:
-                doing[key] = (snapshot.slot, each)
+                doing[each.registry, each.repository, each.digest] = (snapshot.slot, each)
     found = [
         Download(
             digest=each.digest,
-            registry=each.registry,
+            registry=name_of_logged(each.registry),
             repository=each.repository,
             bytes=each.bytes,
             total=each.total if each.total >= 0 else None,
             rate=each.rate,
-            waiters=waiters[key],
+            waiters=waiters[_awaited(each)],
             since=each.since,
             resumes=each.resumes,
             worker=slot,
         )
-        for key, (slot, each) in doing.items()
+        for slot, each in doing.values()
     ]
     return sorted(found, key=_order)
+
+
+def _awaited(download: LiveDownload) -> Awaited:
+    return awaited(download.registry, download.repository, download.digest)
 
 
 def merged_clients(snapshots: Iterable[Snapshot]) -> list[Client]:

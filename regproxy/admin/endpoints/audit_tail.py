@@ -26,7 +26,11 @@ class AuditTail:
     @get(
         "/api/v1/audit",
         thread=True,
-        problems={404: "there is no audit log that is a file", 410: "it was rotated meanwhile"},
+        problems={
+            404: "there is no audit log that is a file",
+            410: "it was rotated meanwhile",
+            503: "it can't be read",
+        },
     )
     def audit(self, call: Call[Paged, None]) -> Page[dict[str, Any]]:
         """Return pulls and pushes of the audit log, the newest first, where it is a file.
@@ -49,7 +53,7 @@ class AuditTail:
         if after is not None:
             inode, at = after
             if inode != status.st_ino or not isinstance(at, int) or at > end:
-                raise Problem(410, "the audit log was rotated: begin without", field="cursor")
+                raise Problem(410, "the audit log was rotated; start again without a cursor", field="cursor")
             end = at
         items, left = read_back(file, end, call.query.limit)
         return Page(items=items, next=call.next(status.st_ino, left) if left > 0 else None)

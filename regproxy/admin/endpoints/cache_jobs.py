@@ -27,9 +27,10 @@ from regproxy.jobs.records import Job
 from regproxy.jobs.runner import Jobs, Running, TooMany
 
 _NAMES_MAX: Final = 1000
+_DRY_RUN_SECONDS: Final = 5.0  # for a page that somebody waits for
 _VERIFY_THREADS: Final = 1  # the other cores are for clients
 _BUSY: Final = {503: "the index can't be written now, or too many jobs wait"}
-_UNKNOWN: Final = {404: "there is no such job"}
+_UNKNOWN: Final = {404: "no such job"}
 
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
 Names = Annotated[
@@ -46,9 +47,11 @@ class PurgeOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     registry: Annotated[str, Meta(max_length=300, description="such as docker.io")] = ""
     repository: Annotated[str, Meta(max_length=512)] = ""
     tag: Annotated[str, Meta(max_length=128)] = ""
-    older_than: Annotated[float, Meta(gt=0, description="last used longer ago, in seconds")] | None = None
-    never_hit: Annotated[bool, Meta(description="has answered no request since it was stored")] = False
-    dry_run: Annotated[bool, Meta(description="only tell what would go")] = False
+    older_than: (
+        Annotated[float, Meta(gt=0, description="last used more than this many seconds ago")] | None
+    ) = None
+    never_hit: Annotated[bool, Meta(description="has served no request since it was stored")] = False
+    dry_run: Annotated[bool, Meta(description="only report what would be removed")] = False
 
 
 class PinOrder(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -129,7 +132,7 @@ class CacheJobs:
             raise _no_job(call.path["id"])
         return job
 
-    @delete("/api/v1/jobs/{id}", status=202, problems=_UNKNOWN)
+    @delete("/api/v1/jobs/{id}", status=202, problems=_UNKNOWN | {503: "the disk does not take it"})
     async def cancel_job(self, call: Call[None, None]) -> Job:
         """Cancel a job, whichever worker has it.
 
@@ -152,7 +155,7 @@ class CacheJobs:
         selection = _selection(order)
         if selection.is_empty:
             raise Problem(
-                400, "nothing is selected: images, registry, repository, tag, older_than, never_hit"
+                400, "nothing is selected: give images, registry, repository, tag, older_than or never_hit"
             )
         what = {name: value for name, value in msgspec.to_builtins(order).items() if value}
 
@@ -170,10 +173,15 @@ class CacheJobs:
         return await self._begin(call, "purge", what, work)
 
     def would_purge(self, order: PurgeOrder) -> Purge:
-        """Return what a purge would remove, and leave all as it is. For a thread; raises Problem."""
+        """Return what a purge would remove, and leave all as it is. For a thread; raises Problem.
+
+        `cancelled`: that can't be told within some seconds.
+        """
+        ends = time.monotonic() + _DRY_RUN_SECONDS
         try:
             with self._index() as index, index_reader(self._root) as reader:
-                return purge(reader, index, _selection(order), dry_run=True)
+                chosen = _selection(order)
+                return purge(reader, index, chosen, dry_run=True, stops=lambda: time.monotonic() > ends)
         except StoreError as error:
             raise Problem(503, str(error)) from None
 
@@ -242,7 +250,7 @@ class CacheJobs:
 
     @post("/api/v1/unpin", thread=True, problems=_BUSY)
     def unpin_images(self, call: Call[None, PinOrder]) -> PinResults:
-        """Let go of what was pinned."""
+        """Unpin images or contents."""
         return self._each(call.body.images, lambda index, name: PinResult(name=pins.unpin(index, name).name))
 
     def _each(self, names: list[str], change: Callable[[Index, str], PinResult]) -> PinResults:
@@ -287,4 +295,4 @@ def _result(result: Purge) -> dict[str, Any]:
 
 
 def _no_job(identity: str) -> Problem:
-    return Problem(404, f"there is no job {identity}; the oldest are forgotten")
+    return Problem(404, f"no job {identity}; the oldest are forgotten")

@@ -19,16 +19,15 @@ from regproxy.admin.replies import Problem
 from regproxy.cache import layout
 from regproxy.config.directories import Directories
 from regproxy.core.errors import CertificateError
+from regproxy.core.state_file import locked
 from regproxy.server.context import Services
 from regproxy.tls import ca_rotation
 from regproxy.tls.ca_files import CaPair, files_of
 from regproxy.tls.ca_scope import wanted
 from regproxy.tls.x509 import fingerprint
 
-_NOT_DONE = {
-    409: "the configuration, or the state that it is in, does not allow it",
-    503: "the supervisor does not answer",
-}
+_NOT_ALLOWED = {409: "the configuration, or the state that it is in, does not allow it"}
+_NOT_DONE = _NOT_ALLOWED | {503: "the supervisor does not answer"}
 
 
 class Supervisor(Protocol):
@@ -42,7 +41,7 @@ class Reloaded(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a reload."""
 
     result: Literal["done", "refused", "failed", "unknown"]
-    reason: Annotated[str | None, Meta(description="why it is not done; the former configuration goes on")]
+    reason: Annotated[str | None, Meta(description="why it failed; the previous configuration stays in use")]
 
 
 class OfflineSwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,7 +53,7 @@ class OfflineSwitch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class RotateForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a CA is to be made."""
 
-    again: Annotated[bool, Meta(description="make one more, though one waits already")] = False
+    again: Annotated[bool, Meta(description="make another one although one waits already")] = False
 
 
 class Authority(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,35 +102,43 @@ class Control:
 
     @post("/api/v1/offline", problems={409: "REGPROXY_OFFLINE is true", 503: "the disk does not take it"})
     async def switch_offline(self, call: Call[None, OfflineSwitch]) -> Offline:
-        """Ask no registry from now on, or ask again. It holds for all workers at once, and over a restart.
+        """Switch offline mode on or off, for all workers at once and across restarts.
 
-        A setting REGPROXY_OFFLINE=true wins.
+        While it is on, no registry is asked. The setting REGPROXY_OFFLINE=true wins.
         """
         services, on = self._services, call.body.on
         if services.config.offline and not on:
             raise Problem(409, "REGPROXY_OFFLINE is true, and that wins: change the setting", field="on")
         path = layout.offline(self._directories.cache)
+
+        def switch() -> None:
+            path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            # Else two opposite requests could leave the file of one and the state of the other.
+            with locked(path.with_name(f"{path.name}.lock")):
+                _keep(path, on)
+                services.board.set_offline(on)
+
         try:
-            await asyncio.get_running_loop().run_in_executor(self._threads, _keep, path, on)
+            await asyncio.get_running_loop().run_in_executor(self._threads, switch)
         except OSError as error:
             raise Problem(503, f"{path}: {error.strerror}; nothing is changed") from None
-        services.board.set_offline(on)
         return offline_of(services)
 
-    @post("/api/v1/ca/rotate", problems=_NOT_DONE)
+    @post("/api/v1/ca/rotate", problems=_NOT_ALLOWED)
     async def rotate_ca(self, call: Call[None, RotateForm]) -> Rotated:
         """Make a new CA, which waits until clients trust it, as `regproxy ca rotate` does.
 
-        409: one waits already, or the CA is somebody else's to renew.
+        409: one waits already, or the CA is somebody else's to renew. `reload` says whether the workers have
+        it.
         """
         scope, again = wanted(self._services.config), call.body.again
         return await self._changed(lambda: ca_rotation.rotate(self._files, scope, time.time(), again=again))
 
-    @post("/api/v1/ca/rotate/finish", problems=_NOT_DONE)
+    @post("/api/v1/ca/rotate/finish", problems=_NOT_ALLOWED)
     async def finish_ca_rotation(self, call: Call[None, None]) -> Rotated:
         """Have the CA that waits sign everything from now on, as `regproxy ca rotate --finish` does.
 
-        409: none waits.
+        409: none waits. `reload` says whether the workers have it.
         """
         return await self._changed(lambda: ca_rotation.finish(self._files, time.time()))
 
@@ -168,5 +175,4 @@ def _keep(path: Path, on: bool) -> None:
         with suppress(FileNotFoundError):
             path.unlink()
         return
-    path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
     path.touch(mode=0o640)

@@ -19,12 +19,12 @@ from regproxy.inventory.reading import IndexReader
 from regproxy.inventory.totals import CacheTotals, Usage, repositories, totals
 from regproxy.registry.targets import is_digest
 
-Seconds = Annotated[float, Meta(gt=0, description="only what was last used longer ago, in seconds")]
+Seconds = Annotated[float, Meta(gt=0, description="only what was last used more than this many seconds ago")]
 Registry = Annotated[str, Meta(max_length=300, description="of this registry alone, such as docker.io")]
 Repository = Annotated[str, Meta(max_length=512, description="of this repository alone")]
 Pinned = Annotated[bool, Meta(description="only what is pinned")]
-NeverHit = Annotated[bool, Meta(description="only what has answered no request since it was stored")]
-Reverse = Annotated[bool, Meta(description="the other way round")]
+NeverHit = Annotated[bool, Meta(description="only what has served no request since it was stored")]
+Reverse = Annotated[bool, Meta(description="in reverse order")]
 
 _BYTES_MAX = (1 << 63) - 1  # what the index takes for a number
 
@@ -35,12 +35,12 @@ _BUSY = {503: "the index can't be read now"}
 class ImageQuery(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which images are listed."""
 
-    name: Annotated[str, Meta(max_length=512, description="a part of registry/repository:tag")] = ""
+    name: Annotated[str, Meta(max_length=512, description="part of registry/repository:tag")] = ""
     registry: Registry = ""
     repository: Repository = ""
     sort: Annotated[
         Literal["name", "size", "used"],
-        Meta(description="by size and use, the largest and latest come first, and only what is held"),
+        Meta(description="by size or last use: the largest or latest first, and only what is held"),
     ] = "name"
     reverse: Reverse = False
     older_than: Seconds | None = None
@@ -53,7 +53,7 @@ class BlobQuery(Paged, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     sort: Annotated[
         Literal["digest", "size", "used"],
-        Meta(description="by size and use, the largest and latest come first"),
+        Meta(description="by size or last use: the largest or latest first"),
     ] = "digest"
     reverse: Reverse = False
     older_than: Seconds | None = None
@@ -124,7 +124,7 @@ class Inventory:
 
     @get("/api/v1/blobs", thread=True, problems=_BUSY)
     def list_blobs(self, call: Call[BlobQuery, None]) -> Page[Blob]:
-        """Return a page of the contents in the cache, by digest."""
+        """Return a page of the objects in the cache."""
         asked = call.query
         wanted = BlobFilter(
             pinned=asked.pinned,

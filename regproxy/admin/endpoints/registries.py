@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from concurrent.futures import Executor
 from typing import Annotated, Literal
 
@@ -13,8 +13,9 @@ import msgspec
 from msgspec import Meta
 
 from regproxy.admin.live import Live
-from regproxy.admin.operations import Call, get
+from regproxy.admin.operations import Call, RegistryName, get
 from regproxy.admin.paging import Page, Paged
+from regproxy.cache.pins import name_of_logged
 from regproxy.registry.rate_limits import label
 from regproxy.server.context import Services
 from regproxy.telemetry.metric_samples import Samples
@@ -29,10 +30,10 @@ class Circuit(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a registry is left alone because it can't be reached."""
 
     state: Literal["closed", "open"]
-    failures: Annotated[int, Meta(description="in a row, in the worker that has seen most")]
-    retry_at: Annotated[float | None, Meta(description="when it is asked again, seconds since the epoch")]
+    failures: Annotated[int, Meta(description="in a row, in the worker that has seen the most")]
+    retry_at: Annotated[float | None, Meta(description="when it is tried again, seconds since the epoch")]
     cause: Annotated[str | None, Meta(description="what happened last")]
-    workers: Annotated[int, Meta(description="how many workers leave it alone")]
+    workers: Annotated[int, Meta(description="workers that do not ask it at present")]
 
 
 class Quota(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,13 +41,13 @@ class Quota(msgspec.Struct, frozen=True, kw_only=True):
 
     credential: Annotated[str, Meta(description="whose quota it is; no secret")]
     limit: int | None
-    remaining: Annotated[int | None, Meta(description="what was left of it then")]
+    remaining: Annotated[int | None, Meta(description="what was left at that time")]
     window_seconds: float | None
     seen_at: Annotated[float | None, Meta(description="when it said so, seconds since the epoch")]
-    per_hour: Annotated[float, Meta(description="requests that count, at the rate of the last minutes")]
-    ends_at: Annotated[float | None, Meta(description="when nothing is left at that rate; null: not so")]
+    per_hour: Annotated[float, Meta(description="counted requests per hour, at the rate of the last minutes")]
+    ends_at: Annotated[float | None, Meta(description="when nothing is left at that rate; null: it lasts")]
     refused_until: Annotated[
-        dict[str, float], Meta(description="until when it is not asked, by kind of request: it has said 429")
+        dict[str, float], Meta(description="until when it is not asked after a 429, by kind of request")
     ]
 
 
@@ -61,10 +62,10 @@ class Errors(msgspec.Struct, frozen=True, kw_only=True):
 class Registry(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of a registry, or of a server that one leads to."""
 
-    name: str
+    name: RegistryName
     circuit: Circuit
     quotas: list[Quota]
-    refused_429: Annotated[int, Meta(description="requests that it has refused as too many, since the start")]
+    refused_429: Annotated[int, Meta(description="requests that it has answered with 429, since the start")]
     errors: Errors
 
 
@@ -81,31 +82,35 @@ class Registries:
         """Return registries that have failed, refused, or have a quota; in the order of their names."""
         snapshots = await self._live.all()
         loop = asyncio.get_running_loop()
-        refused = await loop.run_in_executor(self._threads, self._refused)
-        return call.page(self._merged(snapshots, refused), lambda each: [each.name])
+        samples = await loop.run_in_executor(self._threads, self._samples)
+        return call.page(self.merged(snapshots, samples), lambda each: [each.name])
 
-    def _refused(self) -> dict[str, float]:
-        return Samples(self._services.metrics.families()).by("upstream_429_total", "registry")
+    def _samples(self) -> Samples:
+        return Samples(self._services.metrics.families())
 
-    def _merged(self, snapshots: list[Snapshot], refused: Mapping[str, float]) -> list[Registry]:
+    def merged(self, snapshots: list[Snapshot], samples: Samples) -> list[Registry]:
+        """Return what is known of them, by name. For the event loop; `samples`: the metrics."""
+        refused: Counter[str] = Counter()
+        for name, count in samples.by("upstream_429_total", "registry").items():
+            refused[name_of_logged(name)] += int(count)
         circuits: dict[str, list[LiveCircuit]] = defaultdict(list)
         failures: dict[str, list[LiveFailure]] = defaultdict(list)
         for snapshot in snapshots:
             for circuit in snapshot.circuits:
-                circuits[circuit.registry].append(circuit)
+                circuits[name_of_logged(circuit.registry)].append(circuit)
             for failure in snapshot.failures:
-                failures[failure.registry].append(failure)
+                failures[name_of_logged(failure.registry)].append(failure)
         quotas = self._services.upstream.gate.quotas
         told: dict[str, list[Quota]] = defaultdict(list)
         for (host, credential), entry in quotas.known().items():
-            told[host].append(_quota((host, credential), entry, quotas.trend, time.time()))
+            told[name_of_logged(host)].append(_quota((host, credential), entry, quotas.trend, time.time()))
         names = sorted({*circuits, *failures, *told, *refused})[:_REGISTRIES_MAX]
         return [
             Registry(
                 name=name,
                 circuit=_circuit(circuits.get(name, ())),
                 quotas=told.get(name, []),
-                refused_429=int(refused.get(name, 0)),
+                refused_429=refused[name],
                 errors=_errors(failures.get(name, ())),
             )
             for name in names

@@ -22,7 +22,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     who: Annotated[str, Meta(description="a principal's name")] = msgspec.field(
         name="as", default=ANONYMOUS_WORD
     )
-    digest: Annotated[str, Meta(description="what the tag is")] = ""
+    digest: Annotated[str, Meta(description="the digest of the tag")] = ""
     media_type: Annotated[str, Meta(description="its manifest's type")] = ""
     push: Annotated[bool, Meta(description="a push, not a pull")] = False
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Final
@@ -34,15 +36,13 @@ class Offline(msgspec.Struct, frozen=True, kw_only=True):
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """What was answered since the start, and how much of it from the cache."""
 
-    requests: Annotated[int, Meta(description="requests of clients for what registries have")]
-    hits: Annotated[int, Meta(description="those of them that needed no download")]
-    hit_ratio: Annotated[
-        float | None, Meta(description="hits / requests that the cache is for; null: there were none")
-    ]
+    requests: Annotated[int, Meta(description="client requests for registry content")]
+    hits: Annotated[int, Meta(description="those answered without a download")]
+    hit_ratio: Annotated[float | None, Meta(description="hits / cacheable requests; null: there were none")]
     bytes: Annotated[int, Meta(description="bytes of bodies sent to clients")]
-    saved_bytes: Annotated[int, Meta(description="those of them that were not fetched for it")]
+    saved_bytes: Annotated[int, Meta(description="those sent without downloading them")]
     byte_ratio: Annotated[
-        float | None, Meta(description="saved_bytes / bytes of what the cache is for; null: there were none")
+        float | None, Meta(description="saved_bytes / cacheable bytes; null: there were none")
     ]
 
 
@@ -50,11 +50,11 @@ class CacheUse(msgspec.Struct, frozen=True, kw_only=True):
     """How full the cache is."""
 
     objects: int
-    bytes: Annotated[int, Meta(description="bytes of the disk")]
+    bytes: Annotated[int, Meta(description="bytes on disk")]
     max_bytes: Annotated[int, Meta(description="CACHE_MAX_SIZE; 0: no limit")]
-    free_bytes: Annotated[int, Meta(description="bytes that are free on its file system")]
+    free_bytes: Annotated[int, Meta(description="free bytes on its file system")]
     oldest_use: Annotated[
-        float | None, Meta(description="last use of what was unused for longest, seconds since the epoch")
+        float | None, Meta(description="last use of the least recently used object, seconds since the epoch")
     ]
     pins: Annotated[int | None, Meta(description="names that are pinned; null: the index can't be read")]
 
@@ -65,41 +65,48 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     started: Annotated[float, Meta(description="seconds since the epoch")]
     uptime_seconds: float
-    workers: Annotated[int, Meta(description="workers that take connections")]
+    workers: Annotated[int, Meta(description="workers that accept connections")]
     ready: bool
     not_ready_because: str | None
     offline: Offline
     connections: Annotated[int, Meta(description="open, with clients and with upstreams")]
-    downloads: Annotated[int, Meta(description="objects that are being fetched")]
+    downloads: Annotated[int, Meta(description="objects being downloaded")]
     answered: Counts
     cache: CacheUse
-    warnings: Annotated[list[str], Meta(description="what the configuration is warned of")]
+    warnings: Annotated[list[str], Meta(description="warnings about the configuration")]
 
 
 class StatusReport:
     """The endpoint of the status. `root`: of the cache; `started`: epoch."""
 
     def __init__(
-        self, services: Services, root: Path, started: float, ready: Callable[[], str | None]
+        self,
+        services: Services,
+        root: Path,
+        started: float,
+        ready: Callable[[], str | None],
+        threads: Executor,
     ) -> None:
         self._services = services
         self._index = layout.index(root)
         self._started = started
         self._ready = ready
+        self._threads = threads
         self._version = metadata.version("regproxy")
 
-    @get("/api/v1/status", thread=True)
-    def status(self, call: Call[None, None]) -> Status:
-        """Return how the proxy is: what it has answered, how full it is, what is unusual.
+    @get("/api/v1/status")
+    async def status(self, call: Call[None, None]) -> Status:
+        """Return the state of the proxy: what it has answered, how full it is, warnings.
 
         Figures are those of all workers, since the start.
         """
-        return self.current()
+        # On a thread of its own: nothing that takes long has it wait.
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self.current)
 
-    def current(self) -> Status:
-        """Return the status. Takes milliseconds; any thread may call it."""
+    def current(self, samples: Samples | None = None) -> Status:
+        """Return the status, by these metrics or new ones. Takes milliseconds; any thread may call it."""
         services = self._services
-        samples = Samples(services.metrics.families())
+        samples = samples or Samples(services.metrics.families())
         reason, now = self._ready(), time.time()
         return Status(
             version=self._version,

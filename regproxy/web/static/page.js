@@ -1,5 +1,6 @@
 // Keeps the parts of a page that are marked `data-fresh` fresh, while somebody looks. The proxy's events say when to
-// ask for the page again; what comes is what the page is without a script, so there is one way to draw it.
+// ask for the page again; what comes is what the page is without a script, so there is one way to draw it. Work that
+// is under way is marked `data-busy`.
 "use strict";
 
 (() => {
@@ -8,6 +9,7 @@
   const parts = () => [...document.querySelectorAll("[data-fresh]")];
   const live = document.getElementById("live");
   let source = null;
+  let again = 0; // a timer
   let looked = Date.now();
   let looking = false;
 
@@ -22,7 +24,8 @@
     try {
       const answer = await fetch(location.href, { credentials: "same-origin" });
       if (answer.redirected) return location.reload(); // the login is over
-      if (answer.ok) show(new DOMParser().parseFromString(await answer.text(), "text/html"));
+      if (!answer.ok) say(`Not live: the proxy answered ${answer.status}.`);
+      else show(new DOMParser().parseFromString(await answer.text(), "text/html"));
     } catch {
       say("Not live: the proxy does not answer.");
     } finally {
@@ -43,9 +46,15 @@
   function listen() {
     source = new EventSource("/api/v1/events");
     source.onopen = () => say("Live.");
-    source.onerror = () => say("Not live: the connection is lost; trying again.");
+    source.onerror = () => {
+      if (source.readyState !== EventSource.CLOSED) return say("Not live: the connection is lost; trying again.");
+      // An answer other than 200, as when the login is over or too many listen: a browser does not ask again.
+      source = null;
+      say("Updated every 10 seconds.");
+      again = setTimeout(() => { look(); listen(); }, QUIET);
+    };
     source.addEventListener("status", (event) => {
-      const busy = JSON.parse(event.data).downloads > 0 || document.querySelector("progress") !== null;
+      const busy = JSON.parse(event.data).downloads > 0 || document.querySelector("[data-busy]") !== null;
       if (Date.now() - looked >= (busy ? BUSY : QUIET)) look();
     });
     for (const kind of ["tag-moved", "refused"]) {
@@ -53,15 +62,17 @@
     }
   }
 
+  if (parts().length < 2) return; // the time alone
   // Nothing is asked for by a page that nobody sees.
   document.addEventListener("visibilitychange", () => {
-    if (document.hidden && source) {
-      source.close();
+    clearTimeout(again);
+    if (document.hidden) {
+      if (source) source.close();
       source = null;
-    } else if (!document.hidden && !source) {
+    } else if (!source) {
       look();
       listen();
     }
   });
-  if (parts().length > 1 && !document.hidden) listen();
+  if (!document.hidden) listen();
 })();

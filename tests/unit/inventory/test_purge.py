@@ -9,6 +9,7 @@ import pytest
 from regproxy.cache import pins
 from regproxy.cache.index.index import TagRow
 from regproxy.cache.pins import parse
+from regproxy.inventory import purge as module
 from regproxy.inventory.purge import Kept, Purge, Selection, SelectionError, purge
 from regproxy.inventory.reading import IndexReader
 from tests.support.images import MANIFEST, Image, make_image, make_index
@@ -58,6 +59,28 @@ def test_a_dry_run_tells_the_same_and_removes_nothing(stock: Stock, reader: Inde
     done = run(stock, reader, images=["reg.test/app:1"])
     assert (done.tags, done.objects, done.bytes) == (dry.tags, dry.objects, dry.bytes)
     assert (done.dry_run, done.done) == (False, 1)
+
+
+@pytest.mark.parametrize("looks", [0, 1, 2], ids=["reading", "choosing", "later"])
+def test_stopped_before_it_is_known_what_goes(looks: int, stock: Stock, reader: IndexReader) -> None:
+    """While manifests are read, or in the middle of a statement."""
+    put(stock, "reg.test/app:1", ONE)
+    put(stock, "reg.test/app:2", TWO)
+    more = set() if looks else {stock.blob(body=b"nobody has read it")}
+    assert stock.index.flush()
+    left = [False] * (looks - 1)
+
+    def stops() -> bool:
+        return left.pop() if left else True
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_STEPS", 1)
+        found = purge(reader, stock.index, Selection(repository="app"), stops=stops)
+    assert found == Purge(0, 0, 0, 0, [], [], [], dry_run=False, cancelled=True)
+    assert stock.files() == everything(ONE) | everything(TWO) | more
+    with reader.connection() as connection:
+        assert not connection.in_transaction
+    assert run(stock, reader, repository="app").done == len(everything(ONE) | everything(TWO))
 
 
 def test_what_an_image_that_stays_names_is_kept(stock: Stock, reader: IndexReader) -> None:

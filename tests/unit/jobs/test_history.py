@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from regproxy.core.errors import StoreError
 from regproxy.jobs import history as module
 from regproxy.jobs.history import History
 from regproxy.jobs.records import Job, decode, encode
@@ -55,6 +56,31 @@ def test_a_process_that_has_died(history: History) -> None:
         assert found is not None
         assert (found.state, found.error) == ("cut", "the process that had it has died")
         assert found.ended_at > 0
+
+
+def test_a_full_disk(history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left of a job that can't be recorded."""
+    done(history)
+    before = set((tmp_path / "jobs").iterdir())
+    monkeypatch.setattr(History, "write", lambda self, job: False)
+    with pytest.raises(StoreError, match="can't be written"):
+        history.begin("purge", "x", {})
+    assert set((tmp_path / "jobs").iterdir()) == before
+
+
+def test_one_that_is_forgotten_meanwhile(
+    history: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the record and its lock."""
+    job, fd = history.begin("purge", "x", {})
+    os.close(fd)
+
+    def pruned(self: History, identity: str) -> bool:
+        (tmp_path / "jobs" / f"{identity}.json").unlink()
+        return False
+
+    monkeypatch.setattr(History, "_is_held", pruned)
+    assert history.get(job.id) is None
 
 
 @pytest.mark.parametrize("identity", ["", "..", "../../index", "0" * 12, "x" * 21, "0123456789AB-01234567"])

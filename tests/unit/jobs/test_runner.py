@@ -190,6 +190,23 @@ async def test_too_many(history: History, gate: threading.Event) -> None:
 
 
 @in_a_loop
+async def test_too_many_at_once(history: History, gate: threading.Event) -> None:
+    """While their records are being written they count, too."""
+
+    def work(running: Running) -> dict[str, Any]:
+        gate.wait(WAIT)
+        return {}
+
+    jobs = Jobs(history, at_a_time=1)
+    begun = (jobs.on_thread("purge", "x", {}, work) for _ in range(QUEUED_MAX + 3))
+    found = await asyncio.gather(*begun, return_exceptions=True)
+    assert sum(isinstance(each, Job) for each in found) == QUEUED_MAX
+    assert sum(isinstance(each, TooMany) for each in found) == 3
+    gate.set()
+    await jobs.finish(WAIT)
+
+
+@in_a_loop
 async def test_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("in the way")
     jobs = Jobs(History(tmp_path / "state" / "jobs"))

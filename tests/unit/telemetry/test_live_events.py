@@ -25,4 +25,7 @@ def test_tags() -> None:
     events = LiveEvents()
     events.tag_moved("reg.test", 443, "a", "v1", "sha256:1", "sha256:2")
     events.tag_moved("reg.test", 5000, "a", "v1", "sha256:1", "sha256:2")
-    assert [each.fields["registry"] for each in events.latest()] == ["reg.test", "reg.test:5000"]
+    events.tag_moved("::1", 5000, "a", "v1", "sha256:1", "sha256:2")
+    assert [each.fields["registry"] for each in events.latest()] == [
+        *("reg.test", "reg.test:5000", "[::1]:5000"),
+    ]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import pytest
 
+from regproxy.admin.endpoints.activity import Download
+from regproxy.admin.endpoints.inventory import ImageQuery
+from regproxy.admin.endpoints.status import Status
 from regproxy.admin.operations import Call
 from regproxy.admin.paging import Cursors
 from regproxy.admin.replies import Problem
@@ -13,7 +18,8 @@ from regproxy.admin.visitors import Login, Scope, Token, Visitor
 from regproxy.cache.pins import registry_name
 from regproxy.inventory.details import Details, Node
 from regproxy.inventory.images import Content
-from regproxy.jobs.records import Job
+from regproxy.inventory.purge import Purge
+from regproxy.jobs.records import OPEN, Job, State
 from regproxy.telemetry.usage.records import ClientUse, ImageUse, Refusal, TagMove
 from regproxy.web.rendering import Pages
 from regproxy.web.troubles import troubles
@@ -36,16 +42,17 @@ def image(name: str) -> Details:
     return Details(name, "sha256:" + "b" * 64, None, content, None, node)
 
 
-def overview() -> str:
+def overview(status: Status = STATUS, downloads: Sequence[Download] = ()) -> str:
     circuit = type(CLOSED)(state="open", failures=1, retry_at=NOW + 9, cause=EVIL, workers=1)
     registries = [registry(circuit, credential=EVIL)]
     reply = PAGES.page(
         *("overview", call()),
-        status=STATUS,
-        troubles=troubles(STATUS, registries, WELL, 2, NOW),
+        status=status,
+        troubles=troubles(status, registries, WELL, 2, NOW),
         saved_requests=0,
-        downloads=[],
+        downloads=downloads,
         more_downloads=0,
+        more_registries=0,
         registries=registries,
         name_of=registry_name,
         usage_error=EVIL,
@@ -64,7 +71,8 @@ def every_page() -> dict[str, str]:
         "job": PAGES.page("job", call(), job=job, asked=EVIL, result=EVIL),
         "jobs": PAGES.page("jobs", call(), jobs=[job], next=None, limit=100),
         "confirm": PAGES.page("confirm", call(), name=EVIL, action="pin", would=None),
-        "problem": PAGES.problem(call(), Problem(404, EVIL)),
+        "problem": PAGES.problem(Problem(404, EVIL), "/x", call().visitor),
+        "login": PAGES.problem(Problem(401, EVIL), "/login", None),
     }
     return {name: reply.body.decode() for name, reply in replies.items()} | {"overview": overview()}
 
@@ -90,4 +98,78 @@ def test_who_may_only_read_sees_no_buttons() -> None:
 
 
 def test_the_problem_page_has_its_status() -> None:
-    assert PAGES.problem(call(), Problem(409, "pinned")).status == 409
+    assert PAGES.problem(Problem(409, "pinned"), "/x", call().visitor).status == 409
+
+
+def test_who_is_not_known_sees_nothing_but_the_way_in() -> None:
+    anybody = Visitor(Scope.OPEN, "127.0.0.1")
+    for reply in (PAGES.login(), PAGES.problem(Problem(404, "no"), "/static/x", anybody)):
+        text = reply.body.decode()
+        assert "/static/page.css" in text
+        assert "/logout" not in text and "regproxy 1.0" not in text
+    wrong = PAGES.problem(Problem(401, "no such token"), "/login", None)
+    assert wrong.status == 401
+    assert b"no such token" in wrong.body and b'action="/login"' in wrong.body
+    # Where no token helps there is no form.
+    assert b'action="/login"' not in PAGES.problem(Problem(403, "from here"), "/login", None).body
+
+
+def jobs(*states: State) -> str:
+    found = [Job(str(number), "warm", "x", state=each, total=9) for number, each in enumerate(states)]
+    return PAGES.page("jobs", call(), jobs=found, next=None, limit=100).body.decode()
+
+
+def test_what_runs_is_marked() -> None:
+    """A bar is no sign of work: the overview has one for how full the cache is."""
+    assert "data-busy" not in jobs("done", "failed", "cancelled", "cut")
+    assert "<progress" not in jobs("done")
+    under_way: tuple[State, ...] = ("queued", "running")
+    assert set(under_way) == OPEN
+    for state in under_way:
+        assert jobs("done", state).count("data-busy") == jobs("done", state).count("<progress") == 1
+        page = PAGES.page("job", call(), job=Job("1", "warm", "x", state=state, total=9), asked="", result="")
+        assert b"data-busy" in page.body
+    full = msgspec.structs.replace(STATUS, cache=msgspec.structs.replace(STATUS.cache, max_bytes=10))
+    assert "data-busy" not in overview(full) and "<progress" in overview(full)
+    download = Download(
+        digest="v1",
+        registry="docker.io",
+        repository="a",
+        bytes=1,
+        total=2,
+        rate=1.0,
+        waiters=1,
+        since=NOW,
+        resumes=0,
+        worker=0,
+    )
+    assert overview(downloads=[download]).count("data-busy") == 1
+
+
+def test_a_purge_of_which_nothing_can_be_told() -> None:
+    """In time for a page; it can be begun all the same."""
+    would = Purge(0, 0, 0, 0, [], [], [], cancelled=True)
+    text = PAGES.page("confirm", call(), name="a", action="purge", would=would).body.decode()
+    assert "result will list it" in text and "Nothing would be removed" not in text
+    assert '<button class="danger">Purge</button>' in text
+
+
+def test_a_job_that_waits_has_a_time() -> None:
+    job = Job("1", "warm", "x", created_at=NOW)
+    text = PAGES.page("job", call(), job=job, asked="", result="").body.decode()
+    assert "<dt>Created</dt><dd>2001-09-09" in text and "never" not in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({}, "No images in the cache yet."),
+        ({"registry": "a.test"}, "No images match."),
+        ({"repository": "a"}, "No images match."),
+        ({"older_than": 60.0}, "No images match."),
+    ],
+)
+def test_an_empty_list_says_why(asked: dict[str, Any], says: str) -> None:
+    query = ImageQuery(**asked)
+    reply = PAGES.page("images", call(), images=[], asked=query, link=lambda **_: "", next="")
+    assert says in reply.body.decode()

@@ -60,7 +60,7 @@ def test_nothing_is_wrong() -> None:
 @pytest.mark.parametrize(
     "changes, level, words",
     [
-        ({"ready": False, "not_ready_because": "it ends"}, "bad", "takes no requests: it ends."),
+        ({"ready": False, "not_ready_because": "it ends"}, "bad", "not ready: it ends."),
         ({"workers": 1}, "warn", "1 of 2 workers"),
         ({"offline": Offline(on=True, by="switch")}, "warn", "offline"),
         ({"warnings": ["X is odd"]}, "note", "X is odd"),
@@ -76,8 +76,8 @@ def test_status(changes: dict[str, Any], level: str, words: str) -> None:
 @pytest.mark.parametrize(
     "changes, level, words",
     [
-        ({"store_ok": False}, "bad", "does not take"),
-        ({"index_complete": False}, "note", "does not know all content"),
+        ({"store_ok": False}, "bad", "can't be written"),
+        ({"index_complete": False}, "note", "does not list everything"),
         ({"ca_ends": NOW + CA_SOON - 1}, "warn", "expires in 30 d"),
         ({"ca_ends": NOW + CA_URGENT - 1}, "bad", "expires in 7 d"),
         ({"ca_ends": NOW - 1}, "bad", "has expired"),
@@ -92,13 +92,28 @@ def test_health(changes: dict[str, Any], level: str, words: str) -> None:
     "changes, level, words",
     [
         ({"remaining": 9}, "warn", "9 of 100 requests left"),
-        ({"remaining": 0, "refused_until": {"manifest": NOW + 60}}, "bad", "refuses requests"),
+        ({"remaining": 0, "refused_until": {"manifest": NOW + 60}}, "bad", "answers 429"),
         ({"ends_at": NOW + 600}, "warn", "ends in 10 min"),
     ],
 )
 def test_quota(changes: dict[str, Any], level: str, words: str) -> None:
     ((said, what),) = found(STATUS, WELL, registry(**changes))
     assert said == level and words in what
+
+
+def advice(status: Status = STATUS, known: Health = WELL) -> str:
+    ((each),) = troubles(status, (), known, 2, NOW)
+    return each.to_do
+
+
+def test_what_is_to_be_done_can_be_done() -> None:
+    """A reload does not change the environment; an expired CA is not loaded, so it can't be rotated."""
+    offline = msgspec.structs.replace(STATUS, offline=Offline(on=True, by="setting"))
+    for status in (offline, msgspec.structs.replace(STATUS, warnings=["X is odd"])):
+        assert "in the TOML file, reload; if it is in the environment, restart" in advice(status)
+    assert "ca rotate" in advice(known=replace(WELL, ca_ends=NOW + 60))
+    over = advice(known=replace(WELL, ca_ends=NOW - 60))
+    assert "rotate`," not in over and "remove ca.crt and ca.key" in over
 
 
 def test_the_worst_comes_first() -> None:

@@ -23,6 +23,29 @@ def test_downloads() -> None:
     ]
 
 
+def test_a_tag_of_several_repositories() -> None:
+    """Each is a download of its own; what one digest is waited for counts wherever it is asked for."""
+
+    def of(repository: str, reference: str, waiters: int, *, follows: bool = False) -> LiveDownload:
+        return LiveDownload(
+            *(reference, "registry-1.docker.io", repository, 5, 10, 1.5, waiters, 100.0, 0, follows),
+        )
+
+    digest = "sha256:" + "a" * 64
+    found = merged_downloads(
+        [
+            Snapshot(0, 1, 1.0, downloads=[of("nginx", "latest", 1), of("redis", "latest", 2)]),
+            Snapshot(1, 2, 1.0, downloads=[of("nginx", digest, 1)]),
+            Snapshot(2, 3, 1.0, downloads=[of("redis", digest, 2, follows=True)]),
+        ]
+    )
+    assert [(each.registry, each.repository, each.digest, each.waiters) for each in found] == [
+        ("docker.io", "nginx", "latest", 1),
+        ("docker.io", "nginx", digest, 3),
+        ("docker.io", "redis", "latest", 2),
+    ]
+
+
 def test_clients() -> None:
     found = merged_clients(
         [
