@@ -21,6 +21,10 @@ CONTAINERD: Final = "/etc/containerd/config.toml"
 CERTS_D: Final = ("/etc/containerd/certs.d", "/etc/docker/certs.d")
 _BESIDE: Final = "take it out, or put the proxy's ahead of it: what it serves is not cached"
 
+_PORT_IN_PATH: Final = (
+    "take that [[registry]] out, or run /setup/podman or /setup/crio anew, and set HTTPS_PROXY={url} for it"
+)
+
 
 class Mirrors(Struct):
     """The findings, and who has the proxy as its mirror: "docker", "containerd", "podman"."""
@@ -71,6 +75,14 @@ def _is_proxy(url: str, address: ProxyAddress) -> bool:
         own[0].lower(),
         own[1],
     )
+
+
+def _has_port_in_path(location: str) -> bool:
+    """Tell whether `host[:port]/path` has a colon in its path, which no name of an image may have.
+
+    containers/image then ends with "rewriting reference: invalid reference format", asking nobody.
+    """
+    return ":" in location.partition("/")[2]
 
 
 def _docker(host: HostFiles, address: ProxyAddress) -> Iterator[tuple[str, Finding]]:
@@ -129,10 +141,14 @@ def _podman(host: HostFiles, address: ProxyAddress) -> Iterator[tuple[str, Findi
         for entry in entries if isinstance(entries, list) else []:
             registry = table(entry).get("location") or table(entry).get("prefix")
             mirrors = table(entry).get("mirror")
-            first = (
-                next((table(m).get("location") for m in mirrors), None) if isinstance(mirrors, list) else None
-            )
-            if isinstance(first, str) and _is_proxy(first, address):
+            places = [table(m).get("location") for m in mirrors] if isinstance(mirrors, list) else []
+            first = places[0] if places else None
+            if broken := next((p for p in places if isinstance(p, str) and _has_port_in_path(p)), None):
+                what = (
+                    f"{path}: {without_login(broken)} has a port in its path: no pull from {registry} works"
+                )
+                yield "podman", error(SUBJECT, what, _PORT_IN_PATH.format(url=address.url))
+            elif isinstance(first, str) and _is_proxy(first, address):
                 yield "podman", ok(SUBJECT, f"podman, CRI-O ask the proxy for {registry} ({path})")
             elif isinstance(first, str):
                 what = f"podman, CRI-O ask {without_login(first)} for {registry} ({path})"

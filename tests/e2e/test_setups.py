@@ -85,12 +85,12 @@ def listen() -> Iterator[Listen]:
         yield start
 
 
-def set_up(name: str, proxy: str, directory: Path) -> FakeHost:
+def set_up(name: str, proxy: str, directory: Path, *more: str) -> FakeHost:
     """Return a host on which a set-up has been run."""
     address = ProxyAddress.parse(proxy)
     assert address is not None
     host = FakeHost(directory)
-    done = host.run(Setup(address, "-", ("docker.io", "ghcr.io")).render(CLIENTS[name]))
+    done = host.run(Setup(address, "-", ("docker.io", "ghcr.io", *more)).render(CLIENTS[name]))
     assert done.returncode == 0, done.stderr
     return host
 
@@ -160,3 +160,21 @@ def test_registries_conf(name: str, registry: str, tmp_path: Path, listen: Liste
     )
     assert (done.returncode, done.stdout) == (0, MANIFEST), done.stderr
     wait_until(lambda: f"GET /v2/{registry}/app/manifests/v1" in proxy.seen, "the proxy is asked")
+
+
+@pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
+def test_registries_conf_and_a_port(tmp_path: Path, listen: Listen) -> None:
+    """A mirror's path can't have a port in it ("invalid reference format"): such a registry is asked itself."""
+    proxy, registry = listen(200), listen(200)
+    host = set_up("podman", proxy.authority, tmp_path, registry.authority)
+    file = host.root / "etc/containers/registries.conf.d/050-regproxy.conf"
+    command = ["skopeo", "--insecure-policy", f"--registries-conf={file}", "inspect", "--raw"]
+    done = subprocess.run(
+        [*command, "--tls-verify=false", f"docker://{registry.authority}/team/app:v1"],
+        capture_output=True,
+        timeout=60,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+    )
+    assert (done.returncode, done.stdout) == (0, MANIFEST), done.stderr
+    assert proxy.seen == []

@@ -7,6 +7,9 @@
 put /etc/containers/registries.conf.d/050-regproxy.conf <<'EOF'
 #@ include registries.conf
 EOF
+#@ each with port
+[ "$CHANGED" = no ] || say "@REGISTRY@ is not asked for at the proxy, as its name has a port: set HTTPS_PROXY=http://$PROXY, run this with --ca"
+#@ end
 if wants_ca; then
     install_ca
 fi

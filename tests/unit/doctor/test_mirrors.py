@@ -70,6 +70,8 @@ CASES = [
     ({"/etc/containerd/config.toml": "version = "}, ["error"], set()),
     ({PODMAN: registry("proxy.example:3128/ghcr.io")}, ["ok"], {"podman"}),
     ({PODMAN: registry("mirror.example/x", "proxy.example:3128/ghcr.io")}, ["warning"], set()),
+    ({PODMAN: registry("proxy.example:3128/nas.lan:5000")}, ["error"], set()),
+    ({PODMAN: registry("mirror.example/x", "proxy.example:3128/nas.lan:5000")}, ["error"], set()),
     ({PODMAN: registry()}, [], set()),
     ({PODMAN: "registry = 7"}, [], set()),
 ]
