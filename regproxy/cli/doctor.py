@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Annotated
@@ -17,7 +18,7 @@ from regproxy.config.values import split_host_port
 from regproxy.core.errors import ConfigError
 from regproxy.doctor import proxy_variables
 from regproxy.doctor.examination import Subject, examine
-from regproxy.doctor.host_files import HostFiles
+from regproxy.doctor.host_files import HostFiles, Process
 from regproxy.onboarding.proxy_address import ProxyAddress
 
 app = typer.Typer(add_completion=False)
@@ -27,7 +28,7 @@ ProxyOption = Annotated[
     str,
     typer.Option(
         "--proxy",
-        envvar="HTTPS_PROXY",
+        envvar=["HTTPS_PROXY", "https_proxy"],
         show_envvar=False,
         help="The proxy, http://host:port. Default: HTTPS_PROXY.",
     ),
@@ -54,7 +55,8 @@ def doctor(
         name, port = split_host_port(registry)
     except (ConfigError, ValueError) as wrong:
         fail(str(wrong))
-    findings = examine(Subject(address, (name, port or 443), host), time.time())
+    own = Process(os.getpid(), "regproxy", dict(os.environ))
+    findings = examine(Subject(address, (name, port or 443), host, own), time.time())
     if as_json:
         typer.echo(json.dumps([finding.as_dict() for finding in findings], indent=2))
     else:

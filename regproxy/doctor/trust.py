@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Final
+
+from msgspec import Struct
 
 from regproxy.doctor.findings import Finding, error, ok, warning
 from regproxy.doctor.host_files import HostFiles, Unreadable, strings, table
@@ -43,10 +45,39 @@ def certificates(pem: str) -> Iterator[bytes]:
             continue
 
 
-def examine(host: HostFiles, ca_pem: str, *, needed: bool) -> list[Finding]:
-    """Return what is to be said. `needed`: something on the host reaches the proxy by HTTPS_PROXY."""
+def examine(
+    host: HostFiles, ca_pem: str, *, needed: bool, environ: Mapping[str, str] | None = None
+) -> list[Finding]:
+    """Return what is to be said. `needed`: a daemon of the host reaches the proxy by HTTPS_PROXY; `environ`:
+    the variables of an environment whose programs do, None where it is none.
+    """
     ca, *former = list(certificates(ca_pem)) or [b""]
-    return [*_system(host, ca, former, needed), *_docker(host, ca), *_containerd(host, ca)]
+    found: list[Finding] = []
+    named = _by_variable(host, ca, environ or {})
+    if named:
+        found.append(ok(SUBJECT, f"programs of this environment trust it ({named})"))
+    found += _system(host, ca, former, _Need(needed, environ is not None and not named, bool(named)))
+    return [*found, *_docker(host, ca), *_containerd(host, ca)]
+
+
+class _Need(Struct, frozen=True):
+    """Who reaches the proxy by HTTPS_PROXY, and has the system's store alone to trust the CA by."""
+
+    daemons: bool
+    environment: bool
+    spared: bool
+    """Whether the environment does without that store."""
+
+
+def _by_variable(host: HostFiles, ca: bytes, environ: Mapping[str, str]) -> str:
+    """Return the variable by which Go and OpenSSL find the CA, "" where they don't."""
+    file, folders = environ.get("SSL_CERT_FILE", ""), environ.get("SSL_CERT_DIR", "")
+    if file and _holds(host, file, ca):
+        return f"SSL_CERT_FILE={file}"
+    for folder in filter(None, folders.split(":")):
+        if any(_holds(host, path, ca) for path in host.paths(folder, "*")):
+            return f"SSL_CERT_DIR={folders}"
+    return ""
 
 
 def _holds(host: HostFiles, path: str, ca: bytes) -> bool | None:
@@ -58,7 +89,7 @@ def _holds(host: HostFiles, path: str, ca: bytes) -> bool | None:
     return None if text is None else ca in certificates(text)
 
 
-def _system(host: HostFiles, ca: bytes, former: list[bytes], needed: bool) -> Iterator[Finding]:
+def _system(host: HostFiles, ca: bytes, former: list[bytes], need: _Need) -> Iterator[Finding]:
     """Look at the system's store. `former`: CAs that the proxy still signs with, until `ca` replaces them."""
     bundles = {path: has for path in BUNDLES if (has := _holds(host, path, ca)) is not None}
     anchors = {path: has for path in _ANCHORS if (has := _holds(host, path, ca)) is not None}
@@ -73,8 +104,13 @@ def _system(host: HostFiles, ca: bytes, former: list[bytes], needed: bool) -> It
         yield warning(SUBJECT, what, _INSTALL)
     elif anchors:
         yield error(SUBJECT, f"{next(iter(anchors))} is the CA of another or an earlier proxy", _INSTALL)
-    elif needed:
+    elif need.daemons:
         yield error(SUBJECT, "the system does not trust it", _INSTALL)
+    elif need.environment:
+        what = "the system does not trust it, and programs of this environment have the proxy as HTTPS_PROXY"
+        yield error(SUBJECT, what, f"{_INSTALL}; or set SSL_CERT_FILE to a file that has it")
+    elif need.spared:
+        yield ok(SUBJECT, "the system does not trust it, and no daemon here reaches the proxy by HTTPS_PROXY")
     else:
         yield ok(SUBJECT, "the system does not trust it, and nothing here reaches the proxy by HTTPS_PROXY")
 

@@ -61,7 +61,7 @@ def host(tmp_path: Path, proxy: Proxy) -> Path:
 def doctor(host: Path, proxy: Proxy, origin: Origin) -> Doctor:
     def run(*arguments: str, url: str = proxy.url, registry: str = origin.authority) -> Result:
         words = ["doctor", "--root", str(host), "--registry", registry, *(["--proxy", url] if url else [])]
-        return CliRunner().invoke(app, [*words, *arguments], env={"HTTPS_PROXY": None})
+        return CliRunner().invoke(app, [*words, *arguments], env={"HTTPS_PROXY": None, "https_proxy": None})
 
     return run
 
@@ -131,6 +131,22 @@ def test_a_ca_that_is_not_trusted(doctor: Doctor, host: Path) -> None:
     assert line.startswith("error    CA: the system does not trust it; run one of the proxy's /setup scripts")
 
 
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
+def test_the_environment_of_the_doctor_itself(
+    variable: str, host: Path, proxy: Proxy, origin: Origin
+) -> None:
+    """skopeo of that shell goes through the proxy, and would fail with x509."""
+    (host / "etc/ssl/certs/ca-certificates.crt").write_text("")
+    (host / "proc/10/environ").write_text("PATH=/bin\0")
+    (host / "etc/own.pem").write_bytes(proxy.ca_pem)
+    words = ["doctor", "--root", str(host), "--registry", origin.authority]
+    env = {"HTTPS_PROXY": None, "https_proxy": None, "SSL_CERT_FILE": None, variable: proxy.url}
+    errors = [line for line in wrong(CliRunner().invoke(app, words, env=env)) if line.startswith("error")]
+    assert ["programs of this environment have the proxy as HTTPS_PROXY" in line for line in errors] == [True]
+    result = CliRunner().invoke(app, words, env={**env, "SSL_CERT_FILE": "/etc/own.pem"})
+    assert result.exit_code == 0, result.output
+
+
 def test_another_proxy(doctor: Doctor, host: Path) -> None:
     (host / "proc/10/environ").write_text("HTTPS_PROXY=http://u:s3cret@other.example:1\0")
     result = doctor()
@@ -164,7 +180,7 @@ class TestSetup:
 
     @staticmethod
     def run(*words: str) -> Result:
-        return CliRunner().invoke(app, ["setup", *words], env={"HTTPS_PROXY": None})
+        return CliRunner().invoke(app, ["setup", *words], env={"HTTPS_PROXY": None, "https_proxy": None})
 
     @pytest.mark.parametrize("client", CLIENTS)
     def test_the_same(self, client: str, proxy: Proxy) -> None:

@@ -37,6 +37,25 @@ def test_not_the_system(tmp_path: Path) -> None:
     assert levels(tmp_path, {}, needed=False) == ["ok"]
 
 
+def test_an_environment_whose_programs_go_through_the_proxy(tmp_path: Path) -> None:
+    """HTTPS_PROXY of a shell: its skopeo fails with x509 unless the system, or SSL_CERT_FILE, has the CA."""
+    host, named = HostFiles(tmp_path), {"SSL_CERT_FILE": "/etc/own.pem"}
+
+    def found(environ: dict[str, str]) -> list[tuple[str, str]]:
+        return [(f.level, f.fix) for f in examine(host, CA, needed=False, environ=environ)]
+
+    levels(tmp_path, {BUNDLES[0]: OTHER, "/etc/own.pem": OTHER})
+    for environ in ({}, named):
+        ((level, fix),) = found(environ)
+        assert (level, "SSL_CERT_FILE" in fix) == ("error", True)
+    levels(tmp_path, {"/etc/own.pem": OTHER + CA, "/certs/x.pem": CA})
+    for environ in (named, {"SSL_CERT_DIR": "/none:/certs"}):
+        assert [level for level, _ in found(environ)] == ["ok", "ok"]
+        assert [f.level for f in examine(host, CA, needed=True, environ=environ)] == ["ok", "error"]
+    levels(tmp_path, {BUNDLES[0]: CA})
+    assert [level for level, _ in found({})] == ["ok"]
+
+
 def test_anchors(tmp_path: Path) -> None:
     (finding,) = examine(HostFiles(tmp_path), CA, needed=True)
     assert levels(tmp_path, {BUNDLES[0]: OTHER, ANCHOR: CA}) == ["error"]
