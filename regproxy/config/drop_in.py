@@ -26,6 +26,7 @@ from regproxy.config.values import (
     HostRule,
     Raw,
     parse_credentials,
+    parse_optional_path,
     parse_positive_time,
     parse_rule,
     parse_size,
@@ -69,6 +70,28 @@ def _unquoted(text: str) -> str:
     """Return a value without blanks and the quotes around it: Compose lists and --env-file keep them."""
     text = text.strip()
     return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'" else text
+
+
+def parse_quoted(raw: Raw) -> str:
+    """Return a text without blanks and quotes around it: no tag and no file is named with both."""
+    return _unquoted(raw if isinstance(raw, str) else " ".join(raw))
+
+
+def parse_delimiter(raw: Raw) -> str:
+    """Return a delimiter without the quotes around it, which may be a blank."""
+    text = cast(str, raw)
+    quoted = len(text) > 2 and text[0] == text[-1] and text[0] in "\"'"
+    return text[1:-1] if quoted else text
+
+
+def parse_inactive(raw: Raw) -> float:
+    """Return the seconds of CACHE_INACTIVE. Raises ValueError."""
+    return parse_time(parse_quoted(raw))
+
+
+def parse_ca_file(raw: Raw) -> str | None:
+    """Return the path of CA_KEY_FILE or CA_CRT_FILE, None for none. Raises ValueError."""
+    return parse_optional_path(parse_quoted(raw))
 
 
 def _nginx_words(raw: Raw) -> list[str]:

@@ -19,10 +19,14 @@ from msgspec import Struct
 
 from regproxy.config.drop_in import (
     Noted,
+    parse_ca_file,
     parse_cache_size,
+    parse_delimiter,
     parse_https_proxy,
+    parse_inactive,
     parse_keepalive,
     parse_no_proxy,
+    parse_quoted,
     parse_registries,
     parse_serial_file,
     parse_switch,
@@ -316,7 +320,7 @@ _BOOL, _SIZE, _TIME = _text(parse_bool), _text(parse_size), _text(parse_time)
 _TIMEOUT, _LISTEN, _FILE = _text(parse_positive_time), _text(parse_listen), _text(parse_optional_path)
 _DIRECTORY, _FORMAT = _text(parse_directory), _text(parse_log_format)
 _OUTAGE, _PRIVATE = _text(parse_outage), _text(parse_private_targets)
-_SWITCH, _WAIT, _KEEP = parse_switch, parse_timeout, parse_keepalive
+_SWITCH, _WAIT, _KEEP, _CA_FILE = parse_switch, parse_timeout, parse_keepalive, parse_ca_file
 
 # Defaults and meanings that are too long for a row.
 _REGISTRIES = "registry.k8s.io gcr.io quay.io ghcr.io"
@@ -393,8 +397,10 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_TLS_KEY_FILE", "tls_key_file", "", "the key of REGPROXY_TLS_CERT_FILE, PEM", _FILE),
     Setting("REGPROXY_CACHE_DIR", "cache_dir", "", _CACHE_MEANING, _DIRECTORY),
     Setting("REGPROXY_CA_DIR", "ca_dir", "", _CA_MEANING, _DIRECTORY),
-    Setting("CA_KEY_FILE", "ca_key_file", "", "the CA's key; not set = ca.key in the CA directory", _FILE),
-    Setting("CA_CRT_FILE", "ca_crt_file", "", "its certificate; not set = ca.crt in the CA directory", _FILE),
+    Setting("CA_KEY_FILE", "ca_key_file", "", "the CA's key; not set = ca.key in the CA directory", _CA_FILE),
+    Setting(
+        "CA_CRT_FILE", "ca_crt_file", "", "its certificate; not set = ca.crt in the CA directory", _CA_FILE
+    ),
     Setting("REGPROXY_CA_PASSPHRASE_FILE", "ca_passphrase_file", "", _SECRET_MEANING, _FILE),
     Setting("REGPROXY_CA_CONSTRAINTS", "ca_constraints", "true", _CONSTRAINTS_MEANING, _BOOL),
     Setting("REGPROXY_CA_NAMES", "ca_names", "", _CA_NAMES_MEANING, parse_ca_names, many=True),
@@ -426,8 +432,10 @@ SETTINGS: tuple[Setting, ...] = (
         many=True,
     ),
     Setting("AUTH_REGISTRIES", "", "", "host:user:password entries", _verbatim, many=True, secret=True),
-    Setting("AUTH_REGISTRIES_DELIMITER", "", " ", "stands between the entries of AUTH_REGISTRIES", _verbatim),
-    Setting("AUTH_REGISTRY_DELIMITER", "", ":", "stands between the parts of one entry", _verbatim),
+    Setting(
+        "AUTH_REGISTRIES_DELIMITER", "", " ", "stands between the entries of AUTH_REGISTRIES", parse_delimiter
+    ),
+    Setting("AUTH_REGISTRY_DELIMITER", "", ":", "stands between the parts of one entry", parse_delimiter),
     Setting("REGPROXY_HTPASSWD", "htpasswd", "", _HTPASSWD_MEANING, _FILE),
     Setting("REGPROXY_UNKNOWN_CLIENTS", "unknown_clients", "allow", _UNKNOWN_MEANING, _text(parse_unknown)),
     Setting(
@@ -453,11 +461,11 @@ SETTINGS: tuple[Setting, ...] = (
         "ENABLE_MANIFEST_CACHE", "manifest_cache", "false", "serve tags from the cache, by tiers", _SWITCH
     ),
     Setting("REGPROXY_IGNORE_HEADERS", "ignored_headers", "", _IGNORE_MEANING, parse_header_masks, many=True),
-    Setting("MANIFEST_CACHE_PRIMARY_REGEX", "", _PRIMARY, _REGEX_MEANING, _verbatim, blank=True),
+    Setting("MANIFEST_CACHE_PRIMARY_REGEX", "", _PRIMARY, _REGEX_MEANING, parse_quoted, blank=True),
     Setting(
         "MANIFEST_CACHE_PRIMARY_TIME", "", "10m", "how long a tag of the first tier is fresh", parse_tier_time
     ),
-    Setting("MANIFEST_CACHE_SECONDARY_REGEX", "", _SECONDARY, _REGEX_MEANING, _verbatim, blank=True),
+    Setting("MANIFEST_CACHE_SECONDARY_REGEX", "", _SECONDARY, _REGEX_MEANING, parse_quoted, blank=True),
     Setting(
         "MANIFEST_CACHE_SECONDARY_TIME",
         "",
@@ -484,7 +492,9 @@ SETTINGS: tuple[Setting, ...] = (
         "bytes kept at most; digits and k, m or g",
         parse_cache_size,
     ),
-    Setting("CACHE_INACTIVE", "cache_inactive", "60d", "what is unused for so long is removed", _TIME),
+    Setting(
+        "CACHE_INACTIVE", "cache_inactive", "60d", "what is unused for so long is removed", parse_inactive
+    ),
     Setting("REGPROXY_MIN_FREE", "min_free", "auto", _FREE_MEANING, _text(parse_min_free)),
     Setting("REGPROXY_QUOTA_RESERVE", "quota_reserve", "10%", _RESERVE_MEANING, _text(parse_reserve)),
     Setting("REGPROXY_FILL_STREAMS", "fill_streams", "4", _STREAMS_MEANING, _text(parse_streams)),
@@ -582,7 +592,7 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     for rule, key in unknown_keys(image_rules.rules, signing_keys):
         text = f"there is no table [key.{key}]{setting_hint(key, signing_keys)}"
         errors.append(ConfigError(f"{file.name}: rule {rule!r}: signed", None, text))
-    matchers = {name: _matcher(given[name], errors, warnings) for name in _TIER_REGEXES}
+    matchers = {name: _matcher(given[name], values[name], errors, warnings) for name in _TIER_REGEXES}
     _check_companions(values, given, errors)
     if errors:
         raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
@@ -752,12 +762,12 @@ def _scalar(value: Any) -> str:
 _TIER_REGEXES = ("MANIFEST_CACHE_PRIMARY_REGEX", "MANIFEST_CACHE_SECONDARY_REGEX")
 
 
-def _matcher(item: _Given, errors: list[ConfigError], warnings: list[str]) -> Matcher | None:
+def _matcher(item: _Given, regex: str, errors: list[ConfigError], warnings: list[str]) -> Matcher | None:
     """Return the compiled expression of a tier; None if there is none."""
-    if not item.raw:
+    if not regex:
         return None
     with _blaming(item, errors):
-        matcher, warning = compile_tier(nginx_unescaped(item.text), item.label)
+        matcher, warning = compile_tier(nginx_unescaped(regex), item.label)
         warnings += [warning] if warning else []
         return matcher
     return None

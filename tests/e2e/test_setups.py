@@ -164,7 +164,7 @@ def test_registries_conf(name: str, registry: str, tmp_path: Path, listen: Liste
 
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")
 def test_registries_conf_and_a_port(tmp_path: Path, listen: Listen) -> None:
-    """A mirror with a port in its path breaks pulls ("invalid reference format"): such a registry is asked itself."""
+    """A mirror with a port in its path breaks pulls ("invalid reference format"): none is written."""
     proxy, registry = listen(200), listen(200)
     host = set_up("podman", proxy.authority, tmp_path, registry.authority)
     file = host.root / "etc/containers/registries.conf.d/050-regproxy.conf"

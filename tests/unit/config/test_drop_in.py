@@ -101,6 +101,34 @@ def test_values(name: str, value: str, field: str, wanted: object, warned: str) 
         assert config.warnings == ()
 
 
+@pytest.mark.parametrize("mark", ['"', "'"])
+def test_quotes_that_an_env_file_keeps(mark: str) -> None:
+    env = {
+        "MANIFEST_CACHE_PRIMARY_REGEX": "(stable|nightly)",
+        "MANIFEST_CACHE_SECONDARY_REGEX": "",
+        "CACHE_INACTIVE": "1h 30m",
+        "CA_KEY_FILE": "/c/a key",
+        "CA_CRT_FILE": "/c/crt",
+        "AUTH_REGISTRIES": "a.example|u|p;;;b.example|u|p",
+        "AUTH_REGISTRIES_DELIMITER": ";;;",
+        "AUTH_REGISTRY_DELIMITER": "|",
+    }
+    config = load({name: f"{mark}{value}{mark}" for name, value in env.items()})
+    primary, _ = config.tiers  # the empty expression is no tier
+    assert primary.pattern is not None
+    assert [primary.pattern(tag) for tag in ("stable-1", "nightly", "v1")] == [True, True, False]
+    assert (config.cache_inactive, config.ca_key_file, config.ca_crt_file) == (5400.0, "/c/a key", "/c/crt")
+    assert [(pair.host, pair.password) for pair in config.credentials] == [
+        ("a.example", "p"),
+        ("b.example", "p"),
+    ]
+    assert config.warnings == ()
+    blank = load(
+        {"AUTH_REGISTRIES": "a.example:u:p b.example:u:p", "AUTH_REGISTRIES_DELIMITER": f"{mark} {mark}"}
+    )
+    assert len(blank.credentials) == 2
+
+
 def test_a_parent_proxy_with_a_path() -> None:
     config = load({"HTTPS_PROXY": "http://u:hunter2@p:8080/some/path?x"})
     assert (str(config.parent_proxy), len(config.warnings)) == ("p:8080", 1)
