@@ -17,6 +17,7 @@ from typer.core import TyperCommand, TyperGroup
 from regproxy.cli.common.ending import fail
 from regproxy.cli.common.exit_codes import USAGE_ERROR
 from regproxy.cli.common.options import ConfigOption
+from regproxy.cli.common.text import say
 from regproxy.config import loading
 from regproxy.config import settings as configuration
 from regproxy.config.settings import Config, ConfigErrors
@@ -27,6 +28,9 @@ MODULES: Final = {
     **{name: name for name in ("cache", "ca", "doctor", "logs", "policy", "quota", "setup", "top")},
     "man": "manual",
 }
+
+
+_PIPE_WIDTH: Final = 100_000  # characters
 
 
 class Commands(TyperGroup):
@@ -90,14 +94,20 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, errors inc
 @app.command("check-config")
 def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Show every setting and where it comes from. Exit code 2: a setting, or a file it names, is unusable."""
+    warnings: tuple[str, ...] = ()
     try:
         settings = loading.read(config, os.environ)[1]
+        warnings = settings.warnings
         _check_files(settings)
     except ConfigError as error:
-        if not as_json:
-            fail(error)
-        typer.echo(json.dumps({"good": False, "faults": _faults(error)}, indent=2))
-        raise typer.Exit(USAGE_ERROR) from None
+        warnings = warnings or error.warnings
+        if as_json:
+            found = {"good": False, "faults": _faults(error), "warnings": list(warnings)}
+            typer.echo(json.dumps(found, indent=2))
+            raise typer.Exit(USAGE_ERROR) from None
+        for warning in warnings:
+            say(f"warning: {warning}", err=True)
+        fail(error)
     if as_json:
         typer.echo(json.dumps(_described(settings), indent=2))
     else:
@@ -118,6 +128,7 @@ def _faults(error: ConfigError) -> list[dict[str, str | None]]:
 def _described(settings: Config) -> dict[str, Any]:
     rows = [
         {"setting": name, "value": value, "from": origin}
+        | ({"read_as": settings.read_as[name]} if name in settings.read_as else {})
         for name, value, origin in configuration.describe(settings)
     ]
     return {"good": True, "settings": rows, "warnings": list(settings.warnings)}
@@ -129,12 +140,17 @@ def _show(settings: Config) -> None:
 
     table = Table("setting", "value", "from", box=None, header_style="bold")
     for name, value, origin in configuration.describe(settings):
+        if name in settings.read_as:
+            value = f"{value} (read as {settings.read_as[name]})"
         table.add_row(name, value.replace("[", "\\["), origin)
-    console = Console(soft_wrap=not sys.stdout.isatty())
-    console.print(table)
+    # A program reads one line a setting, however long its value is.
+    Console(width=None if sys.stdout.isatty() else _PIPE_WIDTH).print(table)
+    # Where the table goes, behind it: by another stream they would come ahead of it, in a pager for one.
     for warning in settings.warnings:
-        Console(stderr=True).print(f"warning: {warning}", markup=False)
-    console.print("The configuration is good.")
+        say(f"warning: {warning}")
+    count = len(settings.warnings)
+    many = f"{count} warning{'s' * (count > 1)}"
+    say(f"The configuration is usable, with {many}." if count else "The configuration is good.")
 
 
 @app.command("healthcheck")

@@ -41,10 +41,14 @@ _WORD = re.compile(r""" "[^"]*" | '[^']*' | \S+ """, re.VERBOSE)
 
 
 class Noted(Struct, frozen=True):
-    """A value, and warnings about how it was read. They never hold the text itself, which may be a secret."""
+    """A value, and warnings about how it was read. They never hold the text itself, which may be a secret.
+
+    `read_as`: the text that would be read so without a warning, "" where that is as good as the one given.
+    """
 
     value: Any
     notes: tuple[str, ...]
+    read_as: str = ""
 
 
 def parse_switch(raw: Raw) -> bool | Noted:
@@ -52,7 +56,8 @@ def parse_switch(raw: Raw) -> bool | Noted:
     text = cast(str, raw)
     if text == "true" or text.strip().lower() in _OFF:
         return text == "true"
-    return Noted(False, ("read as false, as docker-registry-proxy does: only true, just so, is true",))
+    note = "read as false, as docker-registry-proxy does: only true, just so, is true"
+    return Noted(False, (note,), "false")
 
 
 def parse_verify(raw: Raw) -> bool | Noted:
@@ -63,7 +68,8 @@ def parse_verify(raw: Raw) -> bool | Noted:
     text = cast(str, raw)
     if text == "true" or text.strip().lower() in _OFF:
         return text == "true"
-    return Noted(True, ("read as true: certificates are verified; only false, 0, no and off are false",))
+    note = "read as true: certificates are verified; only false, 0, no and off are false"
+    return Noted(True, (note,), "true")
 
 
 def _unquoted(text: str) -> str:
@@ -107,7 +113,7 @@ def parse_timeout(raw: Raw) -> float | Noted:
     except ValueError:
         if parse_time(text):
             raise
-    return Noted(60.0, ("read as 60s: with 0 every operation would fail at once",))
+    return Noted(60.0, ("read as 60s: with 0 every operation would fail at once",), "60s")
 
 
 def parse_keepalive(raw: Raw) -> float | Noted:
@@ -116,14 +122,15 @@ def parse_keepalive(raw: Raw) -> float | Noted:
     if len(words) != 2:
         return parse_time(_unquoted(cast(str, raw)))
     seconds, _ = map(parse_time, words)
-    return Noted(seconds, (f"read as {words[0]}: the second time, nginx's Keep-Alive field, has no effect",))
+    note = f"read as {words[0]}: the second time, nginx's Keep-Alive field, has no effect"
+    return Noted(seconds, (note,), words[0])
 
 
 def parse_tier_time(raw: Raw) -> float | Noted:
     """Return seconds. nginx's proxy_cache_valid accepts statuses ahead of the time. Raises ValueError."""
     *statuses, last = _nginx_words(raw) or [""]
     if statuses and all(_STATUS.fullmatch(word) for word in statuses):
-        return Noted(parse_time(last), (f"read as {last}: statuses have no effect",))
+        return Noted(parse_time(last), (f"read as {last}: statuses have no effect",), last)
     return parse_time(_unquoted(cast(str, raw)))
 
 
@@ -132,7 +139,8 @@ def parse_cache_size(raw: Raw) -> int | Noted:
     text = _unquoted(cast(str, raw))
     size, *more = text.split() or [""]
     if more and all("=" in word for word in more):
-        return Noted(parse_size(size), (f"read as {size}: other parameters of nginx's have no effect",))
+        note = f"read as {size}: other parameters of nginx's have no effect"
+        return Noted(parse_size(size), (note,), size)
     return parse_size(text)
 
 
@@ -151,7 +159,7 @@ def parse_https_proxy(raw: Raw) -> ParentProxy | Noted | None:
     try:
         return parse_parent_proxy(text)
     except UnusableProxy as error:
-        return Noted(None, (f"not used, registries are reached directly: {error}",))
+        return Noted(None, (f"not used, registries are reached directly: {error}",), "not used")
     except ValueError:
         scheme, slashes, rest = text.rpartition("://")
         host = re.split(r"[/?#]", rest, maxsplit=1)[0]
@@ -187,7 +195,7 @@ def parse_registries(raw: Raw) -> tuple[HostRule, ...] | Noted:
         if ("/" in word or "@" in word) and not word.startswith("~"):
             notes.append(f"{word!r} is read as {rule}")
     found = tuple(dict.fromkeys(rules))
-    return Noted(found, tuple(notes)) if notes else found
+    return Noted(found, tuple(notes), " ".join(map(str, found)) or "none") if notes else found
 
 
 def _registry_words(raw: Raw) -> Iterator[str]:

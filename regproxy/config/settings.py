@@ -259,6 +259,8 @@ class Config:
 
     warnings: tuple[str, ...] = ()
     shown: tuple[tuple[str, str, Origin], ...] = field(default=(), repr=False, compare=False)
+    read_as: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """By name, what settings mean whose text, in `shown`, says something else."""
 
     @property
     def mirrored(self) -> tuple[HostRule, ...]:
@@ -291,7 +293,7 @@ def _registries(raw: Raw) -> tuple[HostRule, ...] | Noted:
     found = parse_registries(raw)
     rules = found.value if isinstance(found, Noted) else found
     every = tuple(dict.fromkeys([*map(HostRule, ALWAYS_INTERCEPTED), *rules]))
-    return Noted(every, found.notes) if isinstance(found, Noted) else every
+    return Noted(every, found.notes, found.read_as) if isinstance(found, Noted) else every
 
 
 class Setting(Struct, frozen=True):
@@ -569,13 +571,16 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
         file = _read_toml(toml_text, file.name, errors)
     given = {setting.name: _find(setting, env, file.found) for setting in SETTINGS}
     values: dict[str, Any] = {}
+    read_as: dict[str, str] = {}
     known = {setting.name for setting in SETTINGS} | _READ_ELSEWHERE
     warnings = [
         f"{_printable(name)} is not a setting{setting_hint(name, known)}" for name in unread(env, known)
     ]
     for name, item in given.items():
         with _blaming(item, errors):
-            values[name] = _noting(item, item.setting.parse(item.raw), warnings)
+            values[name] = found = item.setting.parse(item.raw)
+            if isinstance(found, Noted):
+                values[name], read_as[name] = _noted(item, found, warnings), found.read_as
     credentials: tuple[Credential, ...] = ()
     auth = given["AUTH_REGISTRIES"]
     with _blaming(auth, errors):
@@ -595,10 +600,13 @@ def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = 
     matchers = {name: _matcher(given[name], values[name], errors, warnings) for name in _TIER_REGEXES}
     _check_companions(values, given, errors)
     if errors:
-        raise errors[0] if len(errors) == 1 else ConfigErrors(errors)
+        fault = errors[0] if len(errors) == 1 else ConfigErrors(errors)
+        fault.warnings = tuple(warnings)
+        raise fault
     fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}
     fields |= {"credentials": credentials, "tiers": _tiers(matchers, values), "origin_tables": tables}
     fields |= {"principals": principals, "signing_keys": signing_keys, "image_rules": image_rules}
+    fields["read_as"] = {name: _printable(text) for name, text in read_as.items() if text}
     return _assemble(fields, given, warnings)
 
 
@@ -652,13 +660,11 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: lis
     return Config(**fields, warnings=tuple(warnings), shown=tuple(shown))
 
 
-def _noting(item: _Given, value: Any, warnings: list[str]) -> Any:
+def _noted(item: _Given, found: Noted, warnings: list[str]) -> Any:
     """Return a value without its notes, which are warned of."""
-    if not isinstance(value, Noted):
-        return value
     shown = "" if item.setting.secret else f"={item.told!r}"
-    warnings += [_printable(f"{item.label}{shown}: {item.hiding(note)}") for note in value.notes]
-    return value.value
+    warnings += [_printable(f"{item.label}{shown}: {item.hiding(note)}") for note in found.notes]
+    return found.value
 
 
 @contextmanager

@@ -17,8 +17,11 @@ class RegproxyError(Exception):
 class ConfigError(RegproxyError):
     """A setting that can't be used: names the variable, its value and what would be right.
 
-    The value of a secret variable is never part of the message: pass `value=None` for it.
+    The value of a secret variable is never part of the message: pass `value=None` for it. `warnings`: what
+    was found beside it.
     """
+
+    warnings: tuple[str, ...] = ()
 
     def __init__(self, variable: str, value: str | None, expected: str) -> None:
         shown = "" if value is None else f"={value!r}"

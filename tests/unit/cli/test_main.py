@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -40,6 +41,33 @@ def test_a_configuration_that_is_good(tmp_path: Path) -> None:
     code, lines = checked(REGPROXY_AUDIT_LOG=str(tmp_path / "log"), **places)
     assert (code, lines[-1]) == (0, "The configuration is good.")
     assert list(tmp_path.iterdir()) == []  # what a start would make is not made
+
+
+def test_what_settings_mean_and_warnings(tmp_path: Path) -> None:
+    """What is read otherwise than it is written is said in its row, and warnings behind the table."""
+    env = {"REGPROXY_CA_DIR": str(tmp_path / "ca"), "REGPROXY_CACHE_DIR": str(tmp_path / "cache")}
+    env |= {"ENABLE_MANIFEST_CACHE": "yes", "SEND_TIMEOUT": "0", "REGISTRIES": "a.example bad:port"}
+    code, lines = checked(**env, VERIFY_SSL="1")
+    rows = {line.split()[0]: " ".join(line.split()[1:-1]) for line in lines[:-1]}
+    assert (code, lines[-1]) == (0, "The configuration is usable, with 4 warnings.")
+    assert [line.startswith("warning: ") for line in lines[-6:-1]] == [False, True, True, True, True]
+    assert rows["ENABLE_MANIFEST_CACHE"] == "yes (read as false)"
+    assert rows["VERIFY_SSL"] == "1 (read as true)"
+    assert rows["SEND_TIMEOUT"] == "0 (read as 60s)"
+    assert rows["REGISTRIES"] == "a.example bad:port (read as a.example)"
+    assert rows["ALLOW_PUSH"] == "false"
+    shown = CliRunner().invoke(app, ["check-config", "--json"], env=env)
+    switch = {"setting": "ENABLE_MANIFEST_CACHE", "value": "yes", "from": "env", "read_as": "false"}
+    assert switch in json.loads(shown.output)["settings"]
+
+
+@pytest.mark.parametrize("fault", [{"REGPROXY_WORKERS": "x"}, {"REGPROXY_HTPASSWD": "/nonexistent/x"}])
+def test_warnings_beside_a_fault(fault: dict[str, str], tmp_path: Path) -> None:
+    env = {"REGPROXY_CA_DIR": str(tmp_path / "ca"), "REGPROXY_CACHE_DIR": str(tmp_path / "cache")}
+    code, (warning, error) = checked(**env, **fault, ENABLE_MANIFEST_CACHE="yes")
+    assert code == 2
+    assert warning.startswith("warning: ENABLE_MANIFEST_CACHE='yes': read as false")
+    assert error.startswith(f"regproxy: {next(iter(fault))}=")
 
 
 def test_files_that_are_of_no_use(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from regproxy.process.configured_files import check, check_all, doubtful
 from regproxy.tls.x509 import make_ca
 
 D = "sha256:" + "0" * 64
-FILE_SETTING = next(setting.parse for setting in SETTINGS if setting.name == "CA_KEY_FILE")
+FILE_SETTING = next(setting.parse for setting in SETTINGS if setting.name == "REGPROXY_HTPASSWD")
 ORIGIN = '[origin."reg.test"'
 LOGIN = f"{ORIGIN}.credentials]\n"
 
