@@ -60,7 +60,8 @@ def examine_proxy(address: ProxyAddress, registry: tuple[str, int]) -> Finding:
     if answer.status == 200 and "cache-status" in answer.fields:
         return ok(SUBJECT, f"the proxy is a mirror of {name}")
     what = f"the proxy is no mirror of {name} (status {answer.status})"
-    return error(SUBJECT, what, "name it in REGPROXY_MIRROR_REGISTRIES or REGISTRIES at the proxy")
+    fix = "name it at the proxy in REGISTRIES, or in REGPROXY_MIRROR_REGISTRIES where that is set"
+    return error(SUBJECT, what, fix)
 
 
 def _is_proxy(url: str, address: ProxyAddress) -> bool:

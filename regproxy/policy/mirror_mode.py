@@ -209,7 +209,7 @@ class MirrorMode:
         if self._takes(origin) and host != OWN_HOST:
             return Mirrored(origin, "absolute", request.authority)
         if path in _API or path.startswith("/v2/"):
-            return _not_configured(request.authority)
+            return self._not_configured(request.authority)
         return None
 
     def _found(self, by: str, name: str) -> Mirrored | str:
@@ -222,7 +222,13 @@ class MirrorMode:
         origin = Origin("https", DOCKER_HUB_REGISTRY if hub else host, port)
         if self._takes(origin) or (hub and self._takes(Origin("https", DOCKER_HUB, 443))):
             return Mirrored(origin, by, name)
-        return _not_configured(said)
+        return self._not_configured(said)
+
+    def _not_configured(self, name: str) -> str:
+        """Return why a registry is not mirrored. A list that is set counts in place of REGISTRIES."""
+        unset = self._config.mirror_registries is None
+        setting = "REGISTRIES" if unset else "REGPROXY_MIRROR_REGISTRIES"
+        return f"this proxy is no mirror of {name}: name it in {setting}"
 
     def _takes(self, origin: Origin) -> bool:
         return intercepts(self._config, origin.host, origin.port, self._rules)
@@ -238,13 +244,6 @@ def shown_login(request: Request, mirrored: Mirrored | None) -> bytes | None:
     if not shown and mirrored is not None and mirrored.for_proxy:
         shown = [value for value in without_empty_login(request).all(b"authorization") if is_basic(value)]
     return b"\n".join(shown) if shown else None
-
-
-def _not_configured(name: str) -> str:
-    return (
-        f"this proxy is no mirror of {name}: name it in REGPROXY_MIRROR_REGISTRIES"
-        " (not set: the registries in REGISTRIES)"
-    )
 
 
 def _same_registry(one: Mirrored | str, other: Mirrored | str | None) -> bool:
