@@ -27,6 +27,7 @@ from regproxy.inventory.catalog import catalogue
 from regproxy.inventory.reading import IndexReader
 
 LISTED: Final = 1000  # images and contents that a result names; all are counted
+NOTHING: Final = "nothing is selected: name images, a registry, a repository, a tag or an age"
 _PIECE: Final = 200
 _STEPS: Final = 100_000  # of SQLite's machine between two looks whether to stop: about a millisecond
 
@@ -79,6 +80,15 @@ class SelectionError(RegproxyError):
     """A selection that says nothing: says what would be right."""
 
 
+def other_ports(reader: IndexReader, wanted: Reference) -> list[str]:
+    """Return the names of the same repository at other ports of its host, five at most: a port that was
+    forgotten, or one too many. Raises StoreError.
+    """
+    with reader.connection() as connection:
+        rows = connection.execute(sql.OTHER_PORTS, (wanted.host, wanted.port, wanted.repository))
+        return [f"{registry_name(wanted.host, port)}/{wanted.repository}" for (port,) in rows]
+
+
 def purge(
     reader: IndexReader,
     index: Index,
@@ -94,7 +104,7 @@ def purge(
     that comes before they are known. Raises SelectionError, StoreError, OSError.
     """
     if selection.is_empty:
-        raise SelectionError("nothing is selected: name images, a registry, a repository, a tag or an age")
+        raise SelectionError(NOTHING)
     # Else what an image names that nobody has read yet would look like nobody's.
     while catalogue(reader.root, index):
         if stops():

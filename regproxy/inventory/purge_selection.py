@@ -117,6 +117,11 @@ SUMS: Final = (
 COUNT_TAGS: Final = "SELECT count(*) FROM (SELECT DISTINCT host, port, repository, tag FROM doomed)"
 DOOMED_TAGS: Final = "SELECT DISTINCT host, port, repository, tag FROM doomed LIMIT ?"
 
+OTHER_PORTS: Final = (
+    "SELECT DISTINCT port FROM tags INDEXED BY images_by_name WHERE tag NOT GLOB '*:*'"
+    " AND host = ? AND port != ? AND repository = ? LIMIT 5"
+)
+
 # How it is removed. Tags of which only the content goes that was meant by its digest go with that.
 
 NEXT_TAGS: Final = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -38,6 +39,10 @@ PlatformsOption = Annotated[
         "--platform", help="Platform, such as linux/amd64. Can be repeated. Default: all that are cached."
     ),
 ]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace an archive that is there already, once the new one is whole."),
+]
 NameOption = Annotated[
     str,
     typer.Option(
@@ -52,6 +57,7 @@ def export_images(
     registry: RegistryOption = "",
     repository: RepositoryOption = "",
     platforms: PlatformsOption = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     config: ConfigOption = None,
 ) -> None:
@@ -61,7 +67,7 @@ def export_images(
     blobs it already has. Exit code 1: an image is not completely cached, and nothing is written; or a blob
     is damaged, and the export stops: a directory keeps the blobs written so far, without index.json, an
     archive file is removed, and what was sent to standard output is not a complete archive. 2: the cache
-    can't be used, or TO can't be written.
+    can't be used, or TO can't be written, or is an archive that is there already.
     """
     from regproxy.bundles.exporting import export, plan
     from regproxy.bundles.oci_layout import BundleError
@@ -69,6 +75,8 @@ def export_images(
 
     if target == "-" and as_json:
         raise typer.BadParameter("--json can't be used with -: both write to standard output")
+    if target.endswith(".tar") and os.path.lexists(target) and not overwrite:
+        fail(f"{target} is there already: --overwrite replaces it")
     with opened(config) as cache:
         wanted = list(names or ()) + _names_of(cache, registry, repository)
         if not wanted:

@@ -11,6 +11,7 @@ import typer
 from regproxy.cli.cache.opening import Cache, opened, parsed_age, place_of
 from regproxy.cli.cache.progress import count_view
 from regproxy.cli.common.ending import fail
+from regproxy.cli.common.exit_codes import FAILED
 from regproxy.cli.common.options import ConfigOption, JsonOption
 from regproxy.cli.common.text import say, show_json
 from regproxy.core.sizes import size_text
@@ -59,10 +60,11 @@ def purge(
     """Remove images and the blobs that only they use. All conditions have to match.
 
     Pinned images are kept, and blobs that other images use. A digest is removed from all tags. Exit code 0
-    even if nothing matched; 1: you answered no; 2: the cache can't be used, or nothing was selected.
+    even if nothing was old or unused enough; 1: you answered no, or nothing in the cache is called so; 2: the
+    cache can't be used, or nothing was selected.
     """
     from regproxy.cache.pins import PinError, parse
-    from regproxy.inventory.purge import Selection
+    from regproxy.inventory.purge import NOTHING, Selection
     from regproxy.inventory.reading import index_reader
 
     try:
@@ -72,18 +74,39 @@ def purge(
     age = parsed_age(older_than)
     since = time.time() - age if age else None
     selection = Selection(images, place_of(registry), repository, tag, since, never_hit)
+    if selection.is_empty:
+        fail(NOTHING)
     asks = not (yes or dry_run)
     if asks and (as_json or not sys.stdin.isatty()):
         fail("not a terminal: pass --yes to remove without asking, or --dry-run to preview")
     with opened(config) as cache, index_reader(cache.root) as reader:
-        if asks:
-            _say(_run(cache, reader, selection, dry_run=True))
+        result = _run(cache, reader, selection, dry_run=asks or dry_run)
+        misnamed = _is_misnamed(result, selection)
+        if asks and not misnamed:
+            _say(result)
             typer.confirm("Remove this?", abort=True)
-        result = _run(cache, reader, selection, dry_run=dry_run)
+            result = _run(cache, reader, selection, dry_run=False)
+        hints = _hints(reader, selection) if misnamed else []
     if as_json:
         show_json(result)
-    else:
+    elif not misnamed:
         _say(result)
+    if misnamed:
+        say(f"regproxy: nothing in the cache matches{''.join(hints)}", err=True)
+        raise typer.Exit(FAILED)
+
+
+def _is_misnamed(result: Purge, selection: Selection) -> bool:
+    """Tell whether nothing is called what was named. Nothing that is old enough is a usual result."""
+    by_use = selection.unused_since is not None or selection.never_hit
+    return not (by_use or result.tags or result.objects or result.done or result.kept)
+
+
+def _hints(reader: IndexReader, selection: Selection) -> list[str]:
+    from regproxy.inventory.purge import other_ports
+
+    wanted = [image for image in selection.images if image.host]
+    return [f"; {name} is there" for image in wanted for name in other_ports(reader, image)]
 
 
 def _run(cache: Cache, reader: IndexReader, selection: Selection, *, dry_run: bool) -> Purge:

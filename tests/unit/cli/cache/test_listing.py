@@ -86,7 +86,8 @@ def test_a_purge_wants_to_be_meant(stock: Stock) -> None:
     for words in (["nginx:1"], [], ["--yes"], ["NGINX", "--yes"]):
         done = command(stock.root, "purge", *words)
         assert done.returncode == 2, (words, done)
-    assert "nothing is selected" in command(stock.root, "purge", "--yes").stderr
+    for words in ([], ["--yes"]):
+        assert "nothing is selected" in command(stock.root, "purge", *words).stderr
     dry = told(stock, "purge", "--older-than", "7d", "--dry-run")
     assert (dry["dry_run"], dry["images"]) == (True, ["docker.io/library/nginx:1"])
     assert stock.files() == before
@@ -94,6 +95,21 @@ def test_a_purge_wants_to_be_meant(stock: Stock) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "removed docker.io/library/nginx:1"
     assert stock.files() == before - everything(ONE)
+
+
+def test_a_purge_of_what_is_not_there(stock: Stock) -> None:
+    """A port that was forgotten is nothing that was removed."""
+    put(stock, "nas.lan:5000/team/app:1", ONE)
+    before = stock.files()
+    for words in (["nas.lan/team/app:1"], ["nas.lan/team/app:1", "--dry-run"], ["--repository", "none"]):
+        done = command(stock.root, "purge", "--yes", *words)
+        assert (done.returncode, done.stdout) == (1, ""), words
+        assert done.stderr.startswith("regproxy: nothing in the cache matches")
+        assert ("; nas.lan:5000/team/app is there" in done.stderr) is ("nas.lan/team/app:1" in words)
+    assert told(stock, "purge", "nas.lan/team/app:1", "--yes", code=1)["tags"] == 0
+    # Nothing to do is no fault of a job that runs each night.
+    assert told(stock, "purge", "--older-than", "300d", "--yes")["tags"] == 0
+    assert stock.files() == before
 
 
 def test_pins_as_json(stock: Stock) -> None:
@@ -111,6 +127,13 @@ def test_out_and_in(stock: Stock, tmp_path: Path) -> None:
     archive = tmp_path / "images.tar"
     done = command(stock.root, "export", str(archive), "nginx:1", "reg.test/app:1")
     assert done.returncode == 0, done.stderr
+    before = archive.read_bytes()
+    again = command(stock.root, "export", str(archive), "nginx:1")
+    assert (again.returncode, archive.read_bytes() == before) == (2, True)
+    assert "--overwrite replaces it" in again.stderr
+    assert command(stock.root, "export", str(archive), "nginx:1", "--overwrite").returncode == 0
+    assert archive.read_bytes() != before
+    archive.write_bytes(before)
     with Stock(tmp_path / "other") as other:
         found = told(other, "import", str(archive))
         assert [each["error"] for each in found["images"]] == ["", ""]
