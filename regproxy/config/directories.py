@@ -109,7 +109,13 @@ def _pick(
         return Path(volume), f"{what} directory: {volume} (read-only, with a CA in it)"
     why = "is not writable" if Path(volume).exists() else "does not exist"
     note = f"{what} directory: {users} ({volume} {why}; {variable} names another)"
-    return _made(users, variable) if make else users, note
+    if not make:
+        return users, note
+    try:
+        return _made(users, variable), note
+    except StoreError as error:
+        # The user's own directory is the second choice, and may be one that nobody has heard of.
+        raise StoreError(f"{volume} {why}, and in its place {error}") from None
 
 
 def _has_ca(path: Path) -> bool:

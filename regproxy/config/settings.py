@@ -39,7 +39,7 @@ from regproxy.config.drop_in import (
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS, OWN_HOST
 from regproxy.config.image_rules import RuleSet, unknown_keys
 from regproxy.config.image_rules import parse_rules as parse_image_rules
-from regproxy.config.misspelt import PREFIX, setting_hint, unread
+from regproxy.config.misspelt import PREFIX, key_hint, setting_hint, unread
 from regproxy.config.networks import Network
 from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
@@ -409,7 +409,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("CA_SRL_FILE", "", "", "no effect: serial numbers are random", parse_serial_file),
     Setting("REGPROXY_UPSTREAM_CA_FILE", "upstream_ca_file", "", "PEM of more CAs to trust upstream", _FILE),
     Setting("REGPROXY_RESOLVE", "resolve", "", "host=address, before the resolver", parse_resolve, many=True),
-    Setting("REGPROXY_WORKERS", "workers", "auto", "processes; auto = one per core", _text(parse_workers)),
+    Setting(
+        "REGPROXY_WORKERS", "workers", "auto", "processes; auto or 0 = one per core", _text(parse_workers)
+    ),
     Setting("REGPROXY_HANG_TIMEOUT", "hang_timeout", "30s", _HANG_MEANING, _TIMEOUT),
     Setting("REGPROXY_DRAIN_TIMEOUT", "drain_timeout", "7s", _DRAIN_MEANING, _TIME),
     Setting("REGPROXY_ACCESS_LOG", "access_log", "-", "path, - (standard output) or off", _text(parse_log)),
@@ -694,6 +696,7 @@ def _find(setting: Setting, env: Mapping[str, str], file: Mapping[str, _Given]) 
 
 # The TOML file.
 
+_TABLES = ("origin", "principal", "key", "rule")
 _BY_KEY = {key: setting for setting in SETTINGS for key in (setting.key, setting.name.lower())}
 
 
@@ -720,7 +723,7 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
     for key, value in table.items():
         setting = _BY_KEY.get(key)
         if setting is None:
-            errors.append(ConfigError(f"{file}: {key}", None, f"no such setting{setting_hint(key, _BY_KEY)}"))
+            errors.append(ConfigError(f"{file}: {key}", None, f"no such setting{_toml_hint(key, value)}"))
         elif setting.name in found:
             errors.append(ConfigError(f"{file}: {key}", None, f"also given as {found[setting.name].label}"))
         else:
@@ -731,6 +734,13 @@ def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
             else:
                 found[setting.name] = _Given(setting, f"{file}: {key}", raw, "toml")
     return _File(file, found, origins, principals, keys, rules)
+
+
+def _toml_hint(key: str, value: Any) -> str:
+    """Return what may have been meant by a key: a table by a table, a setting by all else."""
+    if isinstance(value, dict | list) and (hint := key_hint(key, _TABLES, lists=False)):
+        return hint
+    return setting_hint(key, _BY_KEY)
 
 
 def _for_all_origins(values: Mapping[str, Any]) -> OriginSettings:

@@ -467,7 +467,7 @@ def parse_workers(text: str) -> int:
     if text.lower() == "auto":
         return 0
     if not (text.isascii() and text.isdigit()) or len(text) > 4 or int(text) > 1_024:
-        raise ValueError("a number from 1 to 1024, or auto for one per core")
+        raise ValueError("a number from 1 to 1024, or auto (or 0) for one per core")
     return int(text)
 
 
@@ -480,7 +480,10 @@ def parse_streams(text: str) -> int:
 
 def parse_min_free(text: str) -> int | None:
     """Return bytes; None means that they depend on the disk's size."""
-    return None if text.lower() == "auto" else parse_size(text)
+    try:
+        return None if text.lower() == "auto" else parse_size(text)
+    except ValueError as error:
+        raise ValueError(f"{error}; or auto") from None
 
 
 def parse_level(text: str) -> LogLevel:

@@ -2,7 +2,8 @@
 
 So what a client asks for meanwhile is fetched once, everything is verified, and quotas and circuit breakers
 are respected. The configured logins are used as for a client without a name: where access is not `shared`,
-or a login has a list, only if that is for everybody. Content becomes known in its repository, and nobody is
+or a login has a list, only if that is for everybody. A registry whose images no client would get from the
+cache is not asked. Content becomes known in its repository, and nobody is
 let in by that: each client is judged as always.
 """
 
@@ -18,6 +19,7 @@ from msgspec import Struct
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.cache.index.index import Index, TagRow
+from regproxy.cache.pins import registry_name
 from regproxy.core.errors import RegproxyError, UpstreamError
 from regproxy.fill.fill import CacheRequest, UpstreamAnswer
 from regproxy.fill.fills import Fills
@@ -69,7 +71,10 @@ class Warmed(Struct, frozen=True):
 
 
 class Parts(Struct, frozen=True):
-    """What warming works with: those of one worker. `stretch`: see Lookup. `offline`: ask nobody."""
+    """What warming works with: those of one worker. `stretch`: see Lookup. `offline`: ask nobody.
+
+    `serves`: whether clients get images of that host and port.
+    """
 
     store: Store
     index: Index
@@ -80,6 +85,7 @@ class Parts(Struct, frozen=True):
     stretch: Callable[[str], float]
     agent: bytes
     offline: Callable[[], bool]
+    serves: Callable[[str, int], bool]
 
 
 class Warming:
@@ -103,6 +109,10 @@ class Warming:
             try:
                 if self._parts.offline():
                     raise RegproxyError("the proxy is offline: no registry is asked")
+                host, port = wish.reference.host, wish.reference.port
+                if not self._parts.serves(host, port):
+                    name = registry_name(host, port)
+                    raise RegproxyError(f"no client would get it from the cache: name {name} in REGISTRIES")
                 done = await image.fetch()
             except UpstreamAnswer as answer:
                 error = f"{answer.origin.host} answered {answer.response.status}"

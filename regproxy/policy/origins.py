@@ -188,5 +188,10 @@ def intercepts(config: Config, host: str, port: int, rules: tuple[HostRule, ...]
     return any(rule.matches(host, port) and (rule.port is not None or usual) for rule in rules)
 
 
+def serves(config: Config, host: str, port: int) -> bool:
+    """Whether clients get a registry's images from the cache, by CONNECT or from the mirror."""
+    return intercepts(config, host, port) or intercepts(config, host, port, config.mirrored)
+
+
 def _is(mirror: Mirror, origin: Origin) -> bool:
     return not mirror.prefix and (mirror.host, mirror.port) == (origin.host, origin.port)

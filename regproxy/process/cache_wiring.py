@@ -12,6 +12,7 @@ from regproxy.inventory.reading import IndexReader
 from regproxy.inventory.warm import Parts, Warming
 from regproxy.jobs.history import History
 from regproxy.jobs.runner import Jobs
+from regproxy.policy.origins import serves
 from regproxy.process.boot import Record
 from regproxy.server.context import Services
 
@@ -34,5 +35,6 @@ def cache_endpoints(
         *(services.policy, services.rights.access, services.stretch),
         agent=b"regproxy",
         offline=lambda: services.policy.offline,
+        serves=lambda host, port: serves(services.config, host, port),
     )
     return Inventory(IndexReader(root)), CacheJobs(root, jobs, open_index, lambda: Warming(parts))

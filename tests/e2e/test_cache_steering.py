@@ -184,6 +184,9 @@ def test_warm_by_the_command(site: Site, tmp_path: Path) -> None:
     assert (one["digest"], multi["digest"]) == (ONE.digest, MULTI.digest)
     failed = command(site.proxy, "warm", site.name("nothing"), REGPROXY_ADMIN_LISTEN=port)
     assert failed.returncode == 1 and "answered 404" in failed.stderr
+    other = command(site.proxy, "warm", "other.test:5000/x:1", REGPROXY_ADMIN_LISTEN=port)
+    why = "no client would get it from the cache: name other.test:5000 in REGISTRIES"
+    assert (other.returncode, f"regproxy: other.test:5000/x:1: {why}" in other.stderr) == (1, True)
     nobody = command(site.proxy, "warm", site.name("one"), REGPROXY_ADMIN_LISTEN="127.0.0.1:1")
     assert nobody.returncode == 2 and "no proxy answers at 127.0.0.1:1" in nobody.stderr
 

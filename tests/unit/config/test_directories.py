@@ -61,6 +61,19 @@ def test_a_ca_that_is_there_need_not_be_writable(volumes: Path, monkeypatch: pyt
     assert "read-only" in chosen.notes[1]
 
 
+def test_the_volume_that_was_tried_first_is_named(volumes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (volumes / "file").touch()
+    volume = volumes / "docker_mirror_cache"
+    volume.mkdir()
+    # root may write anywhere, whatever the mode says
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(volume))
+    with pytest.raises(StoreError) as caught:
+        directories.choose(load({}), {"HOME": str(volumes / "file")})
+    said = str(caught.value)
+    assert said.startswith(f"{volume} is not writable, and in its place REGPROXY_CACHE_DIR: ")
+    assert f"{volumes}/file/.cache/regproxy: Not a directory" in said
+
+
 def test_a_directory_that_can_not_be_made_is_named(volumes: Path) -> None:
     (volumes / "file").touch()
     env = {"REGPROXY_CACHE_DIR": str(volumes / "file" / "cache")}

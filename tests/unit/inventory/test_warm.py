@@ -29,7 +29,7 @@ def test_the_event_loop_reads_no_manifest(monkeypatch: pytest.MonkeyPatch) -> No
     nothing: Any = None
     parts = Parts(
         cast("Any", store), cast("Any", index), nothing, nothing, nothing, cast("Any", access),
-        lambda host: 1.0, b"", lambda: False,
+        lambda host: 1.0, b"", lambda: False, lambda host, port: True,
     )  # fmt: skip
     readers: list[int] = []
 
