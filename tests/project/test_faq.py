@@ -30,6 +30,7 @@ CLIENTS: Final = {
     "context deadline exceeded",
     "Client.Timeout exceeded while awaiting headers",
     "TLS handshake timeout",
+    "rewriting reference: invalid reference format",
     "short-name did not resolve to an alias",
     "received unexpected HTTP status: 503 Service Unavailable",
     "CONNECT tunnel failed, response 403",
