@@ -167,14 +167,14 @@ bench-packages:
 $(VENV)/bin/python: | build-packages
 	$(PYTHON) -m venv $(VENV)
 
-# The build's own requirements come first, so that the modules are built with what is installed here.
+# The build's own requirements come first, so that the modules are built with what is installed here, and once.
 $(VENV)/.installed: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/pip install -q 'setuptools>=77' 'cython>=3.1,<4'
-	$(BIN)/pip install -q --no-build-isolation -e '.[dev]'
+	REGPROXY_BUILD=0 $(BIN)/pip install -q --no-build-isolation -e '.[dev]'
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.installed
-	$(BIN)/pip install -q --no-build-isolation -e '.[docs]'
+	REGPROXY_BUILD=0 $(BIN)/pip install -q --no-build-isolation -e '.[docs]'
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(EXT)
