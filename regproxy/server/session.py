@@ -495,6 +495,7 @@ class Session:
         try:
             context = services.contexts.for_host(host)
         except RegproxyError as error:
+            services.contexts.say(host, error)
             self._responder.plain_error(exchange, 502, f"no certificate for {host}: {error}")
             return
         self._origin, name, is_address = _intercepted(host, port)

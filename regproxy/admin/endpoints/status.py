@@ -18,6 +18,7 @@ from regproxy.cache import layout
 from regproxy.cache.index.overview import overview
 from regproxy.server.context import Services
 from regproxy.telemetry.metric_samples import Samples
+from regproxy.tls.ca_scope import wanted
 
 # As the metrics' label `cache` has it: answered without a download for it.
 _HITS: Final = ("HIT", "STALE", "REVALIDATED")
@@ -74,6 +75,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     answered: Counts
     cache: CacheUse
     warnings: Annotated[list[str], Meta(description="warnings about the configuration")]
+    ca_lacks: Annotated[
+        list[str], Meta(description="names that are configured and the CA may not sign: TLS to them fails")
+    ] = []
 
 
 class StatusReport:
@@ -92,6 +96,7 @@ class StatusReport:
         self._started = started
         self._ready = ready
         self._threads = threads
+        self._wanted = wanted(services.config)
         self._version = metadata.version("regproxy")
 
     @get("/api/v1/status")
@@ -121,6 +126,7 @@ class StatusReport:
             answered=_counts(samples),
             cache=self._cache_use(samples),
             warnings=list(services.config.warnings[:_WARNINGS_MAX]),
+            ca_lacks=self._wanted.unsigned(services.authority.pairs)[:_WARNINGS_MAX],
         )
 
     def _cache_use(self, samples: Samples) -> CacheUse:

@@ -105,6 +105,14 @@ def test_the_environment_of_somebody_else(files: CaFiles) -> None:
     with pytest.raises(CertificateError, match=words):
         ca_rotation.rotate(files, want(), now)
     assert {path: path.read_bytes() for path in before} == before and not files.next.exists()
+    # Had it been done: the proxy's reasons name what is to be done.
+    (narrow,) = load(
+        CaFiles(files.crt.with_name("n.crt"), files.crt.with_name("n.key")), now, make=want().scope
+    )
+    assert proxys.unsigned([narrow]) == ["nas.lan", "10.0.0.9", "b.example"]
+    assert proxys.unsigned([narrow, *load(files, now)]) == []
+    with pytest.raises(CertificateError, match=r"nas\.lan is outside of .* reload the proxy \(SIGHUP\)"):
+        Authority((narrow,), time.time).leaf("nas.lan")
     # With what the proxy has, and more, it goes through; `finish` needs the files alone then.
     ca_rotation.rotate(files, proxys, now)
     assert ca_rotation.finish(files, want(), now)[0].covers("nas.lan")
