@@ -163,6 +163,7 @@ def test_one_store_whatever_the_way_in(
 def test_the_ping_is_answered_here(method: str, path: str, unreached: Proxy, connect: Connect) -> None:
     reply = connect(unreached).request(method, path)
     assert (reply.status, reply.get("docker-distribution-api-version")) == (200, "registry/2.0")
+    assert reply.get("cache-status") is None  # nothing is stale, and no registry has failed
 
 
 @pytest.mark.parametrize("way", ["ns", "prefix"])
