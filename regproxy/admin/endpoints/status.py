@@ -38,9 +38,11 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """What was answered since the start, and how much of it from the cache."""
 
     requests: Annotated[int, Meta(description="client requests for registry content")]
+    cacheable_requests: Annotated[int, Meta(description="those for what the cache may hold")] = 0
     hits: Annotated[int, Meta(description="those answered without a download")]
     hit_ratio: Annotated[float | None, Meta(description="hits / cacheable requests; null: there were none")]
     bytes: Annotated[int, Meta(description="bytes of bodies sent to clients")]
+    cacheable_bytes: Annotated[int, Meta(description="those of cacheable requests")] = 0
     saved_bytes: Annotated[int, Meta(description="those sent without downloading them")]
     byte_ratio: Annotated[
         float | None, Meta(description="saved_bytes / cacheable bytes; null: there were none")
@@ -157,9 +159,11 @@ def _counts(samples: Samples) -> Counts:
     sent = samples.sum("client_bytes_total", cache=cached)
     return Counts(
         requests=int(sum(samples.by("requests_total", "registry").values())),
+        cacheable_requests=int(asked),
         hits=int(hits),
         hit_ratio=hits / asked if asked else None,
         bytes=int(samples.sum("client_bytes_total")),
+        cacheable_bytes=int(sent),
         saved_bytes=int(saved),
         byte_ratio=min(saved / sent, 1.0) if sent else None,
     )
