@@ -23,7 +23,7 @@ export PYTHON
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages test-image test-debug demo bench bench-full bench-guard bench-guard-update bench-pages bench-distribution soak conformance e2e-new mixin
+.PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages demo-packages test-image test-debug demo bench bench-full bench-guard bench-guard-update bench-pages bench-distribution soak conformance e2e-new mixin
 .PHONY: format clean chart deb test-deploy test-deb docs
 
 help: ## list the targets
@@ -38,7 +38,12 @@ serve: build ## run the proxy on directories under .local
 	  '  curl -o ca.crt http://$(CLIENTS)/ca.crt   # the CA that clients have to trust' \
 	  '  SSL_CERT_FILE=$$PWD/ca.crt skopeo inspect docker://registry.k8s.io/pause:3.9' \
 	  '' \
-	  'It is ready when http://$(ADMIN)/readyz says so; metrics are at /metrics there.' \
+	  'It is ready when http://$(ADMIN)/readyz says so; metrics are at /metrics there, and a page at /, whose' \
+	  'tokens are in $(REGPROXY_CACHE_DIR)/state. Commands beside it want to know where that is:' \
+	  '' \
+	  '  export REGPROXY_CACHE_DIR=$(REGPROXY_CACHE_DIR) REGPROXY_CA_DIR=$(REGPROXY_CA_DIR)' \
+	  '  $(BIN)/regproxy cache list' \
+	  '' \
 	  'Ctrl-C ends it.' \
 	  ''
 	@REGPROXY_LISTEN='$(REGPROXY_LISTEN)' REGPROXY_ADMIN_LISTEN='$(REGPROXY_ADMIN_LISTEN)' \
@@ -80,7 +85,7 @@ FUZZ ?= --seconds 600
 fuzz: build test-packages ## all fuzzing targets, two at a time, with ASan and UBSan, 10 minutes; FUZZ='--seconds 60 --targets chunks' to choose
 	$(BIN)/python -m tests.fuzz $(FUZZ)
 
-demo: build test-packages ## pull an image twice through the proxy and watch it
+demo: build demo-packages ## pull an image twice through the proxy and watch it
 	@env -u HTTPS_PROXY -u https_proxy -u HTTP_PROXY -u http_proxy $(BIN)/python -m tests.e2e.demo
 
 bench: build bench-packages ## measure it against nginx, squid, docker-registry and trafficserver, 10 minutes; build/bench/report.md
@@ -161,20 +166,23 @@ build-packages:
 test-packages:
 	@.ci/packages test
 
+demo-packages:
+	@.ci/packages demo
+
 bench-packages:
 	@.ci/packages bench
 
 $(VENV)/bin/python: | build-packages
 	$(PYTHON) -m venv $(VENV)
 
-# The build's own requirements come first, so that the modules are built with what is installed here.
+# The build's own requirements come first, so that the modules are built with what is installed here, and once.
 $(VENV)/.installed: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/pip install -q 'setuptools>=77' 'cython>=3.1,<4'
-	$(BIN)/pip install -q --no-build-isolation -e '.[dev]'
+	REGPROXY_BUILD=0 $(BIN)/pip install -q --no-build-isolation -e '.[dev]'
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.installed
-	$(BIN)/pip install -q --no-build-isolation -e '.[docs]'
+	REGPROXY_BUILD=0 $(BIN)/pip install -q --no-build-isolation -e '.[docs]'
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(EXT)

@@ -21,17 +21,19 @@ _HEADERS: Final = frozenset(
 
 
 class _Member(tarfile.TarInfo):
-    """A header as tarfile reads it, checked before what belongs to it is read."""
+    """A header as tarfile reads it, checked before what belongs to it is read.
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Return the member of a header. Raises HeaderError."""
-        member = super().frombuf(buf, encoding, errors)
-        if member.type in _HEADERS and member.size > HEADERS_MAX:
-            raise tarfile.HeaderError(f"a name or attributes of {member.size} bytes")
-        if member.type == tarfile.GNUTYPE_SPARSE:
-            raise tarfile.HeaderError("sparse files")
-        return member
+    Each version of Python has its own way to it: `frombuf` is passed by since 3.13.4, `_proc_member` by none.
+    """
+
+    def _proc_member(self, archive: tarfile.TarFile) -> Self:
+        if self.size < 0:
+            raise tarfile.ReadError("sizes below zero")
+        if self.type in _HEADERS and self.size > HEADERS_MAX:
+            raise tarfile.ReadError(f"a name or attributes of {self.size} bytes")
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("sparse files")
+        return super()._proc_member(archive)  # type: ignore[misc,no-any-return]
 
 
 def members(source: str, stream: IO[bytes]) -> Iterator[tuple[str, int, IO[bytes]]]:

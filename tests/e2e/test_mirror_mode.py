@@ -639,7 +639,7 @@ def test_skopeo_by_registries_conf(
     command = ["skopeo", "--registries-conf", env["CONTAINERS_REGISTRIES_CONF"], "--insecure-policy", "copy"]
     run([*command, f"docker://{registry.name}/lib/app:v1", f"dir:{out}"], env)
     assert json.loads((out / "manifest.json").read_text()) == json.loads(image.manifest)
-    assert set(proxy.blobs()) >= set(image.blobs)
+    proxy.wait_kept(*image.blobs)
     shutil.rmtree(out)
     named = f"docker://{mirror}/lib/app:v1"
     run([*command, "--src-tls-verify=false", named, f"dir:{out}"], env)
