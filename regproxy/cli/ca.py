@@ -37,6 +37,9 @@ FinishOption = Annotated[
 AgainOption = Annotated[
     bool, typer.Option("--again", help="Make another one, although a new CA is already waiting.")
 ]
+DropNamesOption = Annotated[
+    bool, typer.Option("--drop-names", help="Even if the new CA lacks names that the CA in use signs.")
+]
 NewestOption = Annotated[bool, typer.Option("--newest", help="Only the newest CA.")]
 OutputOption = Annotated[
     Path | None, typer.Option("--output", "-o", help="File to write. Default: standard output.")
@@ -74,17 +77,21 @@ def rotate(
     config: ConfigOption = None,
     finish: FinishOption = False,
     again: AgainOption = False,
+    drop_names: DropNamesOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a new CA for the names that are intercepted now. The old one stays in use until --finish.
+
+    Run it with the proxy's own settings: REGISTRIES says for which names. Exit code 2, and nothing is
+    changed: the new CA would lack names that the CA in use signs.
 
     A running proxy picks up both automatically. Until --finish, /ca.crt contains both CAs.
     """
     with _opened(config) as ca:
         if finish:
-            pairs = ca_rotation.finish(ca.files, ca.now)
+            pairs = ca_rotation.finish(ca.files, ca.wanted, ca.now, drop_names=drop_names)
         else:
-            pairs = ca_rotation.rotate(ca.files, ca.wanted, ca.now, again=again)
+            pairs = ca_rotation.rotate(ca.files, ca.wanted, ca.now, again=again, drop_names=drop_names)
     if as_json:
         _print_json({"cas": _described(ca.files, pairs)})
         return
@@ -92,11 +99,16 @@ def rotate(
     if not finish:
         for note in ca.wanted.notes:
             typer.echo(f"note: {note}", err=True)
+        if pairs[-1].is_limited and not pairs[0].is_limited:
+            text = f"the CA in use may sign every name, the new one {pairs[-1].scope} alone (REGISTRIES)"
+            typer.echo(f"note: {text}", err=True)
         typer.echo(
             "Make clients trust it: it is in /ca.crt on the proxy port, and /setup installs it. Then run"
             " `regproxy ca rotate --finish`.",
             err=True,
         )
+    elif lacking := ca.wanted.lacking(pairs[-1]):
+        typer.echo(f"warning: the CA may not sign {' '.join(lacking)}: a reload makes one that may", err=True)
 
 
 @app.command()

@@ -15,6 +15,7 @@ import typer
 from msgspec import Struct, to_builtins
 
 from regproxy.cache import layout
+from regproxy.cli.cache.opening import check_is_cache
 from regproxy.cli.common.ending import fail
 from regproxy.cli.common.exit_codes import FAILED
 from regproxy.cli.common.options import ConfigOption, JsonOption
@@ -59,7 +60,9 @@ def quota(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """
     try:
         settings = loading.read(config, os.environ)[1]
-        path = layout.quotas(cache_path(settings, os.environ))
+        root = cache_path(settings, os.environ)
+        path = layout.quotas(root)
+        check_is_cache(root)
     except RegproxyError as error:
         fail(str(error))
     if path.exists() and not os.access(path, os.R_OK):

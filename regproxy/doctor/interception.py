@@ -7,7 +7,7 @@ from typing import Final
 from cryptography import x509
 
 from regproxy.doctor.findings import Finding, error, ok, warning
-from regproxy.doctor.proxy_requests import NoAnswer, Tunnel
+from regproxy.doctor.proxy_requests import NoAnswer, Tunnel, refusal
 from regproxy.doctor.reachability import Reached
 
 SUBJECT: Final = "interception"
@@ -32,7 +32,8 @@ def examine(proxy: Reached, registry: tuple[str, int]) -> list[Finding]:
 
 def _why_not(proxy: Reached, registry: tuple[str, int], name: str, reason: str) -> Finding:
     if "Tunnel connection failed" in reason:
-        fix = "name it in REGISTRIES at the proxy, with its port if that is not 443"
+        unsaid = "name it in REGISTRIES at the proxy, with its port if that is not 443"
+        fix = refusal(proxy.address, registry) or unsaid
         return error(SUBJECT, f"the proxy refuses to connect to {name} ({reason})", fix)
     try:
         with Tunnel(proxy.address, registry) as tunnel:

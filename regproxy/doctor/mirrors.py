@@ -57,7 +57,7 @@ def examine_proxy(address: ProxyAddress, registry: tuple[str, int]) -> Finding:
         answer = ask(address, f"/v2/?ns={quote(name)}")
     except NoAnswer as reason:
         return error(SUBJECT, f"the proxy does not answer for {name}: {reason}", "look at the proxy's log")
-    if answer.status == 200 and "cache-status" in answer.fields:
+    if answer.status == 200 and "docker-distribution-api-version" in answer.fields:
         return ok(SUBJECT, f"the proxy is a mirror of {name}")
     what = f"the proxy is no mirror of {name} (status {answer.status})"
     fix = "name it at the proxy in REGISTRIES, or in REGPROXY_MIRROR_REGISTRIES where that is set"

@@ -11,9 +11,12 @@ from typing import Final, Self
 from msgspec import Struct
 
 from regproxy.onboarding.proxy_address import ProxyAddress
+from regproxy.telemetry.log_format import printable
 
 TIMEOUT = 10.0  # seconds, for connecting and for each read
 _BODY_MAX: Final = 1 << 20
+_REASON_MAX: Final = 2048
+_OURS: Final = b"regproxy: "  # how the proxy's own refusals begin
 
 
 class NoAnswer(Exception):
@@ -55,6 +58,22 @@ def _get(connection: http.client.HTTPConnection, path: str, host: str) -> Answer
     reply = connection.getresponse()
     body = reply.read(_BODY_MAX)
     return Answer(reply.status, {name.lower(): value for name, value in reply.getheaders()}, body)
+
+
+def refusal(address: ProxyAddress, target: tuple[str, int]) -> str:
+    """Ask for a tunnel that the proxy has refused once, and return its reason; "": it gives none."""
+    connection = http.client.HTTPConnection(*address.endpoint, timeout=TIMEOUT)
+    name = f"[{target[0]}]:{target[1]}" if ":" in target[0] else f"{target[0]}:{target[1]}"
+    try:
+        connection.request("CONNECT", name, headers={"Host": name})
+        answer = connection.getresponse()
+        text = answer.read(_REASON_MAX) if answer.status >= 300 else b""
+    except (OSError, http.client.HTTPException):
+        return ""
+    finally:
+        connection.close()
+    # Of another proxy it may be a page in HTML.
+    return printable(text.decode(errors="replace")[len(_OURS) :].strip()) if text.startswith(_OURS) else ""
 
 
 class Tunnel:

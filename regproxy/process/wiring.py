@@ -100,7 +100,7 @@ def build(
     reactor, metrics = base.reactor, base.metrics
     authority, ca_watch = _authority(config, directories)
     store, index = _storage(base)
-    quotas = Quotas(QuotaFile(layout.quotas(root)), config.quota_reserve, metrics)
+    quotas = Quotas(QuotaFile(layout.quotas(root)), config.quota_reserve, metrics, later=base.loop.call_later)
     upstream = _upstream(base, quotas)
     access_rules = Access(config, base.origins)
     provenance = Provenance(index, access_rules.is_shared, guarded=access_rules.guarded)
@@ -224,7 +224,7 @@ def _contexts(base: _Base, authority: Authority) -> Contexts:
     if missing is None:
         log.info("kTLS: the kernel encrypts; files go out by sendfile")
         return Contexts(authority, ktls=True, seals=False, groups=config.tls_groups)
-    log.info("kTLS: not here (%s); TLS is done by OpenSSL in this process", missing)
+    log.info("kTLS is not available (%s); TLS is done in this process", missing)
     return Contexts(authority, ktls=False, seals=base.own_records, groups=config.tls_groups)
 
 

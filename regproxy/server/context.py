@@ -118,6 +118,11 @@ class Services(Struct):
         if self._is_news(("mirror", reason)):
             log.warning("%s: a request without CONNECT is refused: %s", peer, reason)
 
+    def say_tls(self, peer: str) -> None:
+        """Log TLS on a port for plain HTTP, once a minute for each client: some try it before plain HTTP."""
+        if self._is_news(("tls", peer)):
+            log.info("%s: TLS on the plain HTTP port: answered 400", peer)
+
     def say_no_preface(self, peer: str, reason: str) -> None:
         """Count a balancer that does not say who connects; log it once a minute for each and reason."""
         self.metrics.login_refused("preface")

@@ -138,7 +138,7 @@ class Passthrough:
         if target.kind is not Kind.PING:
             return False
         log.warning("%s: answering /v2/ in its place: %s", exchange.host, error)
-        self._responder.pong(exchange)
+        self._responder.pong(exchange, "STALE")
         return True
 
     def _note_presence(self, exchange: Exchange, origin: Origin, route: Route, response: Response) -> None:

@@ -299,9 +299,9 @@ class Responder:
         without_body = exchange.request is not None and exchange.request.method == "HEAD"
         self.send(exchange, status, head, b"" if without_body else body)
 
-    def pong(self, exchange: Exchange) -> None:
-        """Answer /v2/ like a registry that wants no credentials."""
-        exchange.cache = "STALE"
+    def pong(self, exchange: Exchange, cache: str) -> None:
+        """Answer /v2/ like a registry that wants no credentials. `cache`: STALE in place of one, else ""."""
+        exchange.cache = cache
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"2"),

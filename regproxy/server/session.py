@@ -179,6 +179,7 @@ class Session:
         exchange = self._begin()
         if kind == "tls":
             text = "this port speaks plain HTTP: use http:// in HTTPS_PROXY, not https://"
+            self._services.say_tls(self.stream.peer)
         else:
             text = f"TLS was expected after CONNECT {exchange.host}, but plain text came"
         self._responder.plain_error(exchange, 400, text)
@@ -438,7 +439,8 @@ class Session:
             handlers.tags.renew(route, wanted, copy)
             handlers.hits.serve(exchange, copy.held, "STALE")
         elif plan.action is Action.PONG:
-            handlers.responder.pong(exchange)
+            # A mirror's ping is never a registry's to answer: nothing is stale.
+            handlers.responder.pong(exchange, "" if route.asks_proxy else "STALE")
         else:
             exchange.task = services.loop.create_task(self._carry_out(plan, origin, route, copy))
 
@@ -495,6 +497,7 @@ class Session:
         try:
             context = services.contexts.for_host(host)
         except RegproxyError as error:
+            services.contexts.say(host, error)
             self._responder.plain_error(exchange, 502, f"no certificate for {host}: {error}")
             return
         self._origin, name, is_address = _intercepted(host, port)

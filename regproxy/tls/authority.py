@@ -32,6 +32,7 @@ from regproxy.tls.x509 import (
     day,
     epoch,
     general_name,
+    is_made_here,
     key_usage,
     make_ca,
     make_intermediate,
@@ -93,6 +94,7 @@ class Authority:
         # and links lead from it to the former ones.
         self.certificate_pem = b"".join(pair.anchors_pem for pair in reversed(pairs))
         self.not_after = float(min(pair.ends for pair in pairs))
+        self.pairs = tuple(pairs)
         self._signers = signers
         self._leaves.clear()
 
@@ -127,7 +129,7 @@ class Authority:
         if not able:
             raise CertificateError(
                 f"{host} is outside of the CA's name constraints, so that clients would refuse a certificate"
-                " for it; name it in REGISTRIES or REGPROXY_CA_NAMES"
+                f" for it; {self._remedy()}"
             )
         valid = [signer for signer in able if now < signer.pair.ends]
         if not valid:
@@ -137,6 +139,15 @@ class Authority:
         certificate, dates = valid[0].sign(host, name, self._leaf_public, now)
         chain_pem = pem(certificate) + valid[0].chain_pem(host)
         return Leaf(host, chain_pem, self._leaf_key_pem, dates.ends), dates
+
+    def _remedy(self) -> str:
+        """Return what to do for a host that is configured, else nobody asks for its leaf, and not covered."""
+        if not is_made_here(self.pairs[-1].certificate):
+            return "put a CA that may sign it in the place of this one"
+        return (
+            "reload the proxy (SIGHUP), or run `regproxy ca rotate` with its settings: that makes a CA for"
+            " it, which clients have to trust"
+        )
 
 
 class _Signer:

@@ -93,10 +93,13 @@ def expiring(files: CaFiles, pairs: tuple[CaPair, ...], now: float) -> list[str]
     return [f"{files.crt}: the CA expires on {day(ends)}; {what}"]
 
 
-def rotate(files: CaFiles, wanted: Wanted, now: float, *, again: bool = False) -> tuple[CaPair, ...]:
+def rotate(
+    files: CaFiles, wanted: Wanted, now: float, *, again: bool = False, drop_names: bool = False
+) -> tuple[CaPair, ...]:
     """Make a CA for the names of the configuration, to be trusted by clients before it signs for all.
 
-    Raises CertificateError: one waits already (unless `again`), or the CA is somebody else's to renew.
+    Raises CertificateError: one waits already (unless `again`), the CA is somebody else's to renew, or the
+    new one would lack names that clients can be served with now (unless `drop_names`).
     """
     with _changing(files):
         pairs = load(files, now)
@@ -109,11 +112,21 @@ def rotate(files: CaFiles, wanted: Wanted, now: float, *, again: bool = False) -
                 f"{files.next}: a CA waits there since {_since(pairs[-1])}; `regproxy ca rotate --finish`,"
                 " once clients trust it, or --again for one more"
             )
+        lost = [] if drop_names else lost_names(wanted.scope, pairs, wanted)
+        if lost:
+            raise CertificateError(
+                f"{files.crt}: a new CA would not sign {' '.join(lost)}, which the CA in use does: pulls from"
+                " there would fail. Run this with the proxy's own REGISTRIES (and REGPROXY_CA_NAMES), or with"
+                " --drop-names if these are not wanted any more"
+            )
         return _appended(files, pairs, wanted.scope, now)
 
 
-def finish(files: CaFiles, now: float) -> tuple[CaPair, ...]:
-    """Let the newest CA sign everything, and remove the keys of the former ones. Raises CertificateError."""
+def finish(files: CaFiles, wanted: Wanted, now: float, *, drop_names: bool = False) -> tuple[CaPair, ...]:
+    """Let the newest CA sign everything, and remove the keys of the former ones.
+
+    Raises CertificateError: none waits, or it lacks names that a former one takes (unless `drop_names`).
+    """
     with _changing(files) as finished:
         pairs = load(files, now)
         if finished:
@@ -121,6 +134,13 @@ def finish(files: CaFiles, now: float) -> tuple[CaPair, ...]:
         if len(pairs) == 1:
             raise CertificateError(f"{files.next}: no CA waits; `regproxy ca rotate` makes one")
         new, passphrase = pairs[-1], files.passphrase()
+        lost = [] if drop_names else lost_names(new, pairs[:-1], wanted)
+        if lost:
+            raise CertificateError(
+                f"{files.next}: the CA that waits may not sign {' '.join(lost)}, which the CA in use does:"
+                " pulls from there would fail. `regproxy ca rotate --again`, with the proxy's own REGISTRIES"
+                " (and REGPROXY_CA_NAMES), makes one that may; --drop-names, if these are not wanted any more"
+            )
         links = [
             make_link(new.certificate, Issuer(old.certificate, old.key, b""), now, _LINK_LIFE)
             for old in pairs[:-1]
@@ -131,6 +151,20 @@ def finish(files: CaFiles, now: float) -> tuple[CaPair, ...]:
         replace(files.key, private_pem(new.key, passphrase), 0o600)
         files.next.unlink()
         return load(files, now)
+
+
+def lost_names(new: CaPair | Scope, former: Iterable[CaPair], wanted: Wanted) -> list[str]:
+    """Return the names and rules that one of the former CAs takes and a new one does not.
+
+    A CA without limits has no list: of its names those count that are configured.
+    """
+    found: dict[str, None] = {}
+    for pair in former:
+        names = (*pair.scope.names(), *wanted.names)
+        found |= dict.fromkeys(name for name in names if pair.covers(name) and not new.covers(name))
+        if new.is_limited and not pair.is_limited:
+            found |= dict.fromkeys(wanted.open_rules)
+    return list(found)
 
 
 def encrypt(files: CaFiles, now: float) -> tuple[CaPair, ...]:

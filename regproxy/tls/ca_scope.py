@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from msgspec import Struct
@@ -44,6 +44,11 @@ class Wanted(Struct, frozen=True):
         """Return the names and rules that a CA does not take."""
         found = [name for name in self.names if not ca.covers(name)]
         return found + (list(self.open_rules) if ca.is_limited else [])
+
+    def unsigned(self, cas: Iterable[CaPair]) -> list[str]:
+        """Return the names and rules that none of the CAs takes: no certificate is made for these."""
+        each = [self.lacking(ca) for ca in cas]
+        return [name for name in each[0] if all(name in lacking for lacking in each)] if each else []
 
 
 def wanted(config: Config) -> Wanted:

@@ -23,6 +23,8 @@ def kernel_tls() -> str | None:
             client.setsockopt(socket.IPPROTO_TCP, _TCP_ULP, b"tls")
             # The module `tls` may be loaded without the cipher's own, `gcm`.
             client.setsockopt(_SOL_TLS, _TLS_TX, _AES_128_GCM)
+        except FileNotFoundError:
+            return "the kernel module tls is not loaded"
         except OSError as error:
             return error.strerror or str(error)
     return None

@@ -54,7 +54,7 @@ class Contexts:
             self._known.popitem(last=False)
         return context
 
-    def _say(self, host: str, error: RegproxyError) -> None:
+    def say(self, host: str, error: RegproxyError) -> None:
         """Log why there is no certificate, once a minute for each host: clients try again and again."""
         if self._seldom.lets(host, time.monotonic()):
             log.warning("no certificate for %s: %s", host, error)
@@ -74,7 +74,7 @@ class Contexts:
             try:
                 return self.for_host(host) if is_ours(host) else None
             except RegproxyError as error:
-                self._say(host, error)
+                self.say(host, error)
                 return None
 
         return naming_context(choose, self._ktls, self._seals, self._groups)

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS: Final = 1.0  # between two checks of the file
 _WRITE_SECONDS: Final = 5.0  # between two writes of what is left; a refusal is written at once
+_SOON_SECONDS: Final = 1.0  # after a change, for who reads the file: no later request need come
 _COUNT_MAX: Final = 30
 _METHODS: Final = frozenset({"GET", "HEAD"})
 
@@ -63,10 +64,14 @@ class QuotaState(Protocol):
         """Share these entries."""
 
 
+Later = Callable[[float, Callable[[], None]], object]
+
+
 class Quotas:
     """The quotas of all registries, one object for each worker. It blocks for its state's I/O alone.
 
     `state`: shared with other processes; None: nothing is shared, nor kept.
+    `later`: calls back after some seconds, as a loop's call_later(); None: changes wait for the next request.
     `clock`: seconds since the epoch, since a block outlives the process. Credentials are labels, as
     `rate_limits.client_credential()` makes them for a client's own.
     """
@@ -77,6 +82,8 @@ class Quotas:
         reserve: Reserve,
         counters: Counters,
         clock: Callable[[], float] = time.time,
+        *,
+        later: Later | None = None,
     ) -> None:
         self._state = state
         self._reserve = reserve
@@ -85,7 +92,8 @@ class Quotas:
         self._entries: dict[Key, Entry] = {}
         self._stretches: dict[str, float] = {}
         self._looked = self._written = -math.inf
-        self._dirty = False
+        self._dirty = self._waits = False
+        self._later = later
         self.trend = QuotaTrend()
         self._look(clock())
         for (host, credential), entry in self._entries.items():
@@ -129,6 +137,9 @@ class Quotas:
             self._answered(host, credential, lane_of(method, kind), now)
         if report is not None:
             self._stretch(now)
+        if self._dirty and not self._waits and self._later is not None:
+            self._waits = True
+            self._later(_SOON_SECONDS, self._flush)
 
     def known(self) -> Mapping[Key, Entry]:
         """Return what is known of all quotas; not to be changed."""
@@ -205,6 +216,15 @@ class Quotas:
         if self._dirty and not 0 <= now - self._written < _WRITE_SECONDS:
             self._write(now)
         self._stretch(now)
+
+    def _flush(self) -> None:
+        """Write what has changed, and look again, until no other worker has written over it."""
+        now = self._clock()
+        self._read(now)
+        self._waits = self._dirty
+        if self._dirty and self._later is not None:
+            self._write(now)
+            self._later(_SOON_SECONDS, self._flush)
 
     def _read(self, now: float) -> None:
         found = self._state.read() if self._state is not None else None

@@ -75,6 +75,7 @@ def troubles(
         *_of_processes(status, workers),
         *_of_the_disk(status, known),
         *(each for registry in registries for each in _of_registry(registry, now)),
+        *_of_uncovered_names(status),
         *_of_the_ca(known, now),
         *_of_the_configuration(status),
     ]
@@ -169,6 +170,19 @@ def _of_quota(name: str, quota: Quota, now: float) -> Iterator[Trouble]:
             f"At this rate the quota of {name} ends {_until(quota.ends_at, now)} ({quota.credential}).",
             advice,
         )
+
+
+def _of_uncovered_names(status: Status) -> Iterator[Trouble]:
+    if not status.ca_lacks:
+        return
+    names = " ".join(status.ca_lacks[:WARNINGS_SHOWN])
+    if (more := len(status.ca_lacks) - WARNINGS_SHOWN) > 0:
+        names += f" and {more} more"
+    yield Trouble(
+        "bad",
+        f"The CA may not sign {names}: TLS to these names fails, CONNECT gets 502.",
+        f"Reload: that makes a CA for them, which all clients have to trust. {_ELSEWHERE}",
+    )
 
 
 def _of_the_ca(known: Health, now: float) -> Iterator[Trouble]:

@@ -136,7 +136,7 @@ def test_rotation(program: Program, place: Place, first: Callable[[Place], tuple
         added = place.serve(during, "new.example")
         assert [program.accepts(ca, "new.example", added) for ca in (old, both, new)] == [False, True, True]
 
-    after = ca_rotation.finish(place.files, now)
+    after = ca_rotation.finish(place.files, want, now)
     assert len(after) == 1
     known = place.serve(after, "reg.example")
     for ca in (old, both, new):  # the old one by its link to the new one

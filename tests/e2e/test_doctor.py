@@ -116,6 +116,7 @@ def test_not_intercepted(doctor: Doctor, origin: Origin) -> None:
 def test_refused(doctor: Doctor) -> None:
     line, _ = wrong(doctor(registry="other.test:1"))
     assert "the proxy refuses to connect to other.test:1 (Tunnel connection failed: 403" in line
+    assert "port 1 may not be reached through this proxy" in line  # as the proxy has said it
 
 
 def test_a_registry_that_the_proxy_does_not_reach(doctor: Doctor) -> None:

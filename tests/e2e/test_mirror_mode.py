@@ -19,7 +19,7 @@ from tests.support.docker_registry import Registry
 from tests.support.images import MANIFEST, Image, make_image
 from tests.support.known_addresses import KnownAddresses
 from tests.support.origin import Answer, Origin, Seen, manifest_answer
-from tests.support.processes import free_address
+from tests.support.processes import free_address, wait_until
 from tests.support.proxies import Proxies
 from tests.support.proxy import Proxy, cache_status
 from tests.support.real_clients import client_env, run
@@ -163,6 +163,19 @@ def test_one_store_whatever_the_way_in(
 def test_the_ping_is_answered_here(method: str, path: str, unreached: Proxy, connect: Connect) -> None:
     reply = connect(unreached).request(method, path)
     assert (reply.status, reply.get("docker-distribution-api-version")) == (200, "registry/2.0")
+    assert reply.get("cache-status") is None  # nothing is stale, and no registry has failed
+    named = {"cache": "none", "type": "ping"}
+    wait_until(lambda: unreached.metric("regproxy_requests_total", **named) > 0, "it is counted")
+    assert unreached.metric("regproxy_requests_total", cache="STALE") == 0
+
+
+def test_tls_that_clients_try_first_is_logged(unreached: Proxy) -> None:
+    """Some do at every pull: once a minute is enough."""
+    for _ in range(2):
+        with Client.connect(unreached.address) as client, pytest.raises(ssl.SSLError):
+            client.start_tls("reg.test", unreached.ca_pem)
+    said = [line for line in unreached.log().splitlines() if "TLS on the plain HTTP port" in line]
+    assert len(said) == 1 and "WARNING" not in said[0]
 
 
 @pytest.mark.parametrize("way", ["ns", "prefix"])

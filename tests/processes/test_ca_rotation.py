@@ -17,6 +17,7 @@ import pytest
 from cryptography import x509
 
 from tests.support import ROOT
+from tests.support.admin_api import AdminApi
 from tests.support.authorities import drp_ca, openssl, subordinate_ca
 from tests.support.client import Client, open_tunnel
 from tests.support.process_tree import Start, stopped
@@ -137,7 +138,9 @@ def test_a_rotation_by_command(lane: Lane, start: Start) -> None:
     proxy.workers(2)
     target = lane.origin.authority
     old, before = handed_out(proxy), proxy.metric("regproxy_ca_not_after_timestamp_seconds")
-    done(proxy, "rotate", REGISTRIES=target)
+    strange = command(proxy, "rotate", REGISTRIES="other.test")
+    assert (strange.returncode, "would not sign" in strange.stderr) == (2, True)
+    done(proxy, "rotate", "--drop-names", REGISTRIES=target)
     read_again(proxy, 2)
     new, former = parts(handed_out(proxy))
     assert former == old
@@ -154,7 +157,7 @@ def test_a_rotation_by_command(lane: Lane, start: Start) -> None:
     lacking = command(proxy, "show", REGISTRIES="other.test")
     assert (lacking.returncode, "may not sign other.test" in lacking.stderr) == (1, True)
 
-    done(proxy, "rotate", "--finish")
+    done(proxy, "rotate", "--finish", "--drop-names", REGISTRIES=target)
     read_again(proxy, 4)
     assert handed_out(proxy) == new
     for _ in range(4):
@@ -272,5 +275,13 @@ def test_hosts_that_the_ca_may_not_sign(lane: Lane, start: Start, tmp_path: Path
         reply = client.connect_to("registry-1.docker.io:443")
     assert reply.status == 502
     assert b"outside of the CA's name constraints" in reply.body
+    assert b"put a CA that may sign it in the place of this one" in reply.body
+    with Client.connect(proxy.address) as client:
+        assert client.connect_to("registry-1.docker.io:443").status == 502
+    said = "no certificate for registry-1.docker.io: registry-1.docker.io is outside of"
+    assert proxy.log().count(said) == 1
+    with AdminApi(proxy) as api:
+        lacks = api.get("status")["ca_lacks"]
+    assert "registry-1.docker.io" in lacks and "reg.test" not in lacks
     assert {path.name for path in place.iterdir()} == {"ca.crt", "ca.key"}
     assert stopped(proxy) == 0

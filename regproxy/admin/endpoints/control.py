@@ -30,6 +30,9 @@ _NOT_ALLOWED = {409: "the configuration, or the state that it is in, does not al
 _NOT_DONE = _NOT_ALLOWED | {503: "the supervisor does not answer"}
 
 
+_DropNames = Annotated[bool, Meta(description="even if the new CA lacks names that the CA in use signs")]
+
+
 class Supervisor(Protocol):
     """Whom a reload is asked of."""
 
@@ -54,6 +57,13 @@ class RotateForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How a CA is to be made."""
 
     again: Annotated[bool, Meta(description="make another one although one waits already")] = False
+    drop_names: _DropNames = False
+
+
+class FinishForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a rotation is to be finished."""
+
+    drop_names: _DropNames = False
 
 
 class Authority(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,19 +138,27 @@ class Control:
     async def rotate_ca(self, call: Call[None, RotateForm]) -> Rotated:
         """Make a new CA, which waits until clients trust it, as `regproxy ca rotate` does.
 
-        409: one waits already, or the CA is somebody else's to renew. `reload` says whether the workers have
-        it.
+        409: one waits already, the CA is somebody else's to renew, or the new one would lack names.
+        `reload` says whether the workers have it.
         """
-        scope, again = wanted(self._services.config), call.body.again
-        return await self._changed(lambda: ca_rotation.rotate(self._files, scope, time.time(), again=again))
+        scope, form = wanted(self._services.config), call.body
+        return await self._changed(
+            lambda: ca_rotation.rotate(
+                *(self._files, scope, time.time()), again=form.again, drop_names=form.drop_names
+            )
+        )
 
     @post("/api/v1/ca/rotate/finish", problems=_NOT_ALLOWED)
-    async def finish_ca_rotation(self, call: Call[None, None]) -> Rotated:
+    async def finish_ca_rotation(self, call: Call[None, FinishForm]) -> Rotated:
         """Have the CA that waits sign everything from now on, as `regproxy ca rotate --finish` does.
 
-        409: none waits. `reload` says whether the workers have it.
+        409: none waits, or it lacks names that the CA in use signs. `reload` says whether the workers have
+        it.
         """
-        return await self._changed(lambda: ca_rotation.finish(self._files, time.time()))
+        scope, drop = wanted(self._services.config), call.body.drop_names
+        return await self._changed(
+            lambda: ca_rotation.finish(self._files, scope, time.time(), drop_names=drop)
+        )
 
     async def _changed(self, change: Callable[[], tuple[CaPair, ...]]) -> Rotated:
         """Change the CA's files in a thread, and have everybody read them."""

@@ -18,6 +18,7 @@ from regproxy.cache import layout
 from regproxy.cache.index.overview import overview
 from regproxy.server.context import Services
 from regproxy.telemetry.metric_samples import Samples
+from regproxy.tls.ca_scope import wanted
 
 # As the metrics' label `cache` has it: answered without a download for it.
 _HITS: Final = ("HIT", "STALE", "REVALIDATED")
@@ -37,9 +38,11 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """What was answered since the start, and how much of it from the cache."""
 
     requests: Annotated[int, Meta(description="client requests for registry content")]
+    cacheable_requests: Annotated[int, Meta(description="those for what the cache may hold")] = 0
     hits: Annotated[int, Meta(description="those answered without a download")]
     hit_ratio: Annotated[float | None, Meta(description="hits / cacheable requests; null: there were none")]
     bytes: Annotated[int, Meta(description="bytes of bodies sent to clients")]
+    cacheable_bytes: Annotated[int, Meta(description="those of cacheable requests")] = 0
     saved_bytes: Annotated[int, Meta(description="those sent without downloading them")]
     byte_ratio: Annotated[
         float | None, Meta(description="saved_bytes / cacheable bytes; null: there were none")
@@ -74,6 +77,9 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     answered: Counts
     cache: CacheUse
     warnings: Annotated[list[str], Meta(description="warnings about the configuration")]
+    ca_lacks: Annotated[
+        list[str], Meta(description="names that are configured and the CA may not sign: TLS to them fails")
+    ] = []
 
 
 class StatusReport:
@@ -92,6 +98,7 @@ class StatusReport:
         self._started = started
         self._ready = ready
         self._threads = threads
+        self._wanted = wanted(services.config)
         self._version = metadata.version("regproxy")
 
     @get("/api/v1/status")
@@ -121,6 +128,7 @@ class StatusReport:
             answered=_counts(samples),
             cache=self._cache_use(samples),
             warnings=list(services.config.warnings[:_WARNINGS_MAX]),
+            ca_lacks=self._wanted.unsigned(services.authority.pairs)[:_WARNINGS_MAX],
         )
 
     def _cache_use(self, samples: Samples) -> CacheUse:
@@ -151,9 +159,11 @@ def _counts(samples: Samples) -> Counts:
     sent = samples.sum("client_bytes_total", cache=cached)
     return Counts(
         requests=int(sum(samples.by("requests_total", "registry").values())),
+        cacheable_requests=int(asked),
         hits=int(hits),
         hit_ratio=hits / asked if asked else None,
         bytes=int(samples.sum("client_bytes_total")),
+        cacheable_bytes=int(sent),
         saved_bytes=int(saved),
         byte_ratio=min(saved / sent, 1.0) if sent else None,
     )

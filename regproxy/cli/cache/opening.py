@@ -68,18 +68,23 @@ def _become_owner(root: Path) -> None:
 
 def _check(root: Path) -> None:
     """Raise StoreError where this is no cache, or one that this user may not use."""
+    check_is_cache(root)
     blobs = layout.blobs(root)
-    try:
-        if not root.is_dir():
-            raise StoreError(f"{root}: no such directory; REGPROXY_CACHE_DIR, or --config, names the cache's")
-        held = blobs.is_dir()
-    except PermissionError:
-        raise StoreError(f"{root} can't be reached by uid {os.geteuid()}; run this as its owner") from None
-    for place in (root, blobs) if held else (root,):
+    for place in (root, blobs) if blobs.is_dir() else (root,):
         if not os.access(place, os.R_OK | os.W_OK | os.X_OK):
             who = f"uid {os.geteuid()}; run this as its owner, uid {place.stat().st_uid}"
             raise StoreError(f"{place} is not writable by {who}")
-    if not held and not layout.index(root).exists():
+
+
+def check_is_cache(root: Path) -> None:
+    """Raise StoreError where this is no cache, or none that this user can look at."""
+    try:
+        if not root.is_dir():
+            raise StoreError(f"{root}: no such directory; REGPROXY_CACHE_DIR, or --config, names the cache's")
+        held = layout.blobs(root).is_dir() or layout.index(root).exists()
+    except PermissionError:
+        raise StoreError(f"{root} can't be reached by uid {os.geteuid()}; run this as its owner") from None
+    if not held:
         raise StoreError(f"{root} holds no cache: there is no blobs/ in it; REGPROXY_CACHE_DIR names another")
 
 

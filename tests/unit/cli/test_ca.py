@@ -14,7 +14,8 @@ from regproxy.tls.ca_files import CaFiles, load
 from regproxy.tls.name_constraints import Scope
 from tests.support.authorities import openssl
 
-NAMES = frozenset({"docker.io", "dhi.io", "docker.caching.proxy.internal", "reg.example"})
+HUB = frozenset({"auth.docker.io", "index.docker.io", "registry-1.docker.io"})
+NAMES = HUB | {"dhi.io", "docker.caching.proxy.internal", "reg.example"}
 
 
 @pytest.fixture(autouse=True)
@@ -71,6 +72,18 @@ def test_rotate_and_finish(files: CaFiles) -> None:
     (shown,) = json.loads(out)["cas"]
     assert (code, shown["links"], "auth.docker.io" in shown["names"]) == (0, 1, True)
     assert run("rotate", "--finish")[0] == 2
+
+
+def test_names_that_would_be_lost(files: CaFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("REGISTRIES")
+    code, out, err = run("rotate")
+    assert (code, out, "would not sign reg.example" in err, "REGISTRIES" in err) == (2, "", True, True)
+    assert run("rotate", "--drop-names")[0] == 0
+    code, out, err = run("rotate", "--finish")
+    assert (code, out, "may not sign reg.example" in err) == (2, "", True)
+    monkeypatch.setenv("REGISTRIES", "reg.example")
+    code, _, err = run("rotate", "--finish", "--drop-names")
+    assert (code, err) == (0, "warning: the CA may not sign reg.example: a reload makes one that may\n")
 
 
 def test_encrypt(files: CaFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

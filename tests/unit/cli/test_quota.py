@@ -23,6 +23,7 @@ def cache(tmp_path: Path) -> Path:
     now = time.time()
     path = layout.quotas(tmp_path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    layout.blobs(tmp_path).mkdir(parents=True)
     QuotaFile(path).write(
         {
             ("registry-1.docker.io", "anonymous"): Entry(Report(now - 60, 40, 100, 21_600.0)),
@@ -58,9 +59,17 @@ def test_json(cache: Path) -> None:
 
 
 def test_nothing_is_known(tmp_path: Path) -> None:
+    layout.blobs(tmp_path).mkdir(parents=True)
     code, text = asked(tmp_path)
     assert (code, text) == (0, "no registry has reported a limit, and none refuses requests\n")
     assert json.loads(asked(tmp_path, "--json")[1]) == {"quotas": []}
+
+
+def test_no_cache_is_there(tmp_path: Path) -> None:
+    code, text = asked(tmp_path / "elsewhere")
+    assert (code, "no such directory; REGPROXY_CACHE_DIR" in text) == (2, True)
+    code, text = asked(tmp_path, "--json")
+    assert (code, "holds no cache" in text) == (2, True)
 
 
 def test_a_configuration_that_is_wrong(tmp_path: Path) -> None:

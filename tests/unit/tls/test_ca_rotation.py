@@ -83,13 +83,49 @@ def test_a_list_that_shrinks_and_grows(files: CaFiles) -> None:
     prepare(files, "a.example")
     prepare(files, "b.example")
     assert len(prepare(files, "a.example")[0]) == 2
-    (one,) = ca_rotation.finish(files, time.time())
+    (one,) = ca_rotation.finish(files, want(), time.time())
     assert (one.covers("a.example"), one.covers("b.example")) == (True, True)
     assert prepare(files, "a.example")[1] == prepare(files, "b.example")[1] == ""
-    # By the command it is what is wanted now, and no more.
-    ca_rotation.rotate(files, want("b.example"), time.time())
-    (one,) = ca_rotation.finish(files, time.time())
+    # By the command it is what is wanted now, and no more, if that is said.
+    ca_rotation.rotate(files, want("b.example"), time.time(), drop_names=True)
+    with pytest.raises(
+        CertificateError, match=r"may not sign a\.example, which the CA in use does.*REGISTRIES"
+    ):
+        ca_rotation.finish(files, want("b.example"), time.time())
+    (one,) = ca_rotation.finish(files, want("b.example"), time.time(), drop_names=True)
     assert (one.covers("a.example"), one.covers("b.example")) == (False, True)
+
+
+def test_the_environment_of_somebody_else(files: CaFiles) -> None:
+    """A command that does not know the proxy's registries cuts none of them off."""
+    proxys, now = want("nas.lan", "10.0.0.9:5000", "b.example"), time.time()
+    prepare(files, "nas.lan", "10.0.0.9:5000", "b.example")
+    before = {path: path.read_bytes() for path in files.crt.parent.iterdir()}
+    words = r"would not sign b\.example nas\.lan 10\.0\.0\.9, which the CA in use does: .*REGISTRIES"
+    with pytest.raises(CertificateError, match=words):
+        ca_rotation.rotate(files, want(), now)
+    assert {path: path.read_bytes() for path in before} == before and not files.next.exists()
+    # Had it been done: the proxy's reasons name what is to be done.
+    (narrow,) = load(
+        CaFiles(files.crt.with_name("n.crt"), files.crt.with_name("n.key")), now, make=want().scope
+    )
+    assert proxys.unsigned([narrow]) == ["nas.lan", "10.0.0.9", "b.example"]
+    assert proxys.unsigned([narrow, *load(files, now)]) == []
+    with pytest.raises(CertificateError, match=r"nas\.lan is outside of .* reload the proxy \(SIGHUP\)"):
+        Authority((narrow,), time.time).leaf("nas.lan")
+    # With what the proxy has, and more, it goes through; `finish` needs the files alone then.
+    ca_rotation.rotate(files, proxys, now)
+    assert ca_rotation.finish(files, want(), now)[0].covers("nas.lan")
+
+
+def test_one_without_limits_has_no_list(files: CaFiles) -> None:
+    """Of what it takes, the names that are configured are not lost."""
+    drp_ca(files.crt, files.key)
+    ca_rotation.rotate(files, want(), time.time())
+    with pytest.raises(CertificateError, match=r"may not sign nas\.lan reg\.\*, which the CA in use does"):
+        ca_rotation.finish(files, want("nas.lan", "reg.*"), time.time())
+    ca_rotation.rotate(files, want("nas.lan"), time.time(), again=True)
+    assert ca_rotation.finish(files, want("nas.lan"), time.time())[0].covers("nas.lan")
 
 
 def test_too_many_wait(files: CaFiles) -> None:
@@ -97,7 +133,7 @@ def test_too_many_wait(files: CaFiles) -> None:
         pairs, said = prepare(files, *(f"r{n}.example" for n in range(number)))
     assert len(pairs) == 1 + ca_rotation.WAITING_MAX
     assert "4 CAs wait, none for r5.example; run `regproxy ca rotate --finish`" in said
-    ca_rotation.finish(files, time.time())
+    ca_rotation.finish(files, want(), time.time())
     assert len(prepare(files, *(f"r{n}.example" for n in range(6)))[0]) == 2
 
 
@@ -133,7 +169,7 @@ def test_docker_registry_proxys(files: CaFiles) -> None:
         assert (pairs[0].covers("any.example"), pairs[0].covers("127.0.0.5")) == (True, True)
     assert {path: path.read_bytes() for path in files.crt.parent.iterdir()} == before
     ca_rotation.rotate(files, want("a.example"), time.time())
-    (one,) = ca_rotation.finish(files, time.time())
+    (one,) = ca_rotation.finish(files, want(), time.time())
     assert one.is_limited
     assert len(one.certificates) == 2  # with a link from the former one
 
@@ -166,7 +202,7 @@ def test_nothing_can_be_written(files: CaFiles, monkeypatch: pytest.MonkeyPatch)
 def test_rotate_twice(files: CaFiles) -> None:
     prepare(files, "a.example")
     with pytest.raises(CertificateError, match="no CA waits; `regproxy ca rotate` makes one"):
-        ca_rotation.finish(files, time.time())
+        ca_rotation.finish(files, want(), time.time())
     ca_rotation.rotate(files, want("a.example"), time.time())
     with pytest.raises(CertificateError, match="a CA waits there since"):
         ca_rotation.rotate(files, want("a.example"), time.time())
@@ -179,7 +215,7 @@ def test_finish(files: CaFiles) -> None:
     files.key.chmod(mode)
     prepare(files, "a.example", "b.example")
     now = time.time()
-    (new,) = ca_rotation.finish(files, now)
+    (new,) = ca_rotation.finish(files, want(), now)
     assert old_key not in files.key.read_bytes()
     assert stat.S_IMODE(files.key.stat().st_mode) == mode
     assert not files.next.exists()
@@ -225,7 +261,7 @@ def finish_partly(files: CaFiles, monkeypatch: pytest.MonkeyPatch, steps: int) -
         patched.setattr(ca_rotation, "replace", replacing)
         patched.setattr(Path, "unlink", unlinking)
         with pytest.raises(Killed):
-            ca_rotation.finish(files, time.time())
+            ca_rotation.finish(files, want(), time.time())
 
 
 @pytest.mark.parametrize("steps", range(3))
@@ -251,10 +287,10 @@ def test_commands_go_on_where_finish_was_interrupted(
     _, new = prepare(files, "a.example", "b.example")[0]
     finish_partly(files, monkeypatch, steps)
     if command == "finish":
-        found = ca_rotation.finish(files, time.time())
+        found = ca_rotation.finish(files, want(), time.time())
         assert len(found) == 1
     elif command == "rotate":
-        found = ca_rotation.rotate(files, want("a.example"), time.time(), again=True)
+        found = ca_rotation.rotate(files, want("a.example", "b.example"), time.time(), again=True)
         assert len(found) == (3 if steps == 0 else 2)
     else:
         (phrase := files.crt.with_name("phrase")).write_text("open sesame")
@@ -267,14 +303,14 @@ def test_one_that_expires_while_another_waits(files: CaFiles) -> None:
     prepare(files, "a.example")
     pairs, _ = prepare(files, "a.example", "b.example")
     then = pairs[0].ends - 10 * DAY
-    ca_rotation.rotate(files, want("a.example"), then, again=True)
+    ca_rotation.rotate(files, want("a.example", "b.example"), then, again=True)
     for path in (files.crt, files.key):
         assert path.exists()
     late = pairs[0].ends + DAY
     pairs = load(files, late)
     leaf = x509.load_pem_x509_certificate(Authority(pairs, lambda: late).leaf("a.example").chain_pem)
     assert leaf.issuer == pairs[-1].certificate.subject
-    (one,) = ca_rotation.finish(files, late)
+    (one,) = ca_rotation.finish(files, want(), late)
     assert one.certificate == pairs[-1].certificate
     with pytest.raises(CertificateError, match="expired on"):
         load(files, one.ends + 1)
@@ -351,7 +387,7 @@ def test_encrypted_keys(files: CaFiles, tmp_path: Path) -> None:
         assert b"-----BEGIN ENCRYPTED PRIVATE KEY-----" in path.read_bytes()
         assert b"-----BEGIN PRIVATE KEY-----" not in path.read_bytes()
     assert "is valid" in openssl("pkey", "-in", files.key, "-passin", f"file:{phrase}", "-noout", "-check")
-    (one,) = ca_rotation.finish(files, time.time())
+    (one,) = ca_rotation.finish(files, want(), time.time())
     assert one.encrypted
     assert "sesame" not in repr(files) + repr(one)
 

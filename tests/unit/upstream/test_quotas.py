@@ -6,7 +6,7 @@ import base64
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -283,6 +283,31 @@ def test_it_outlives_the_process(shared: Lab) -> None:
     quotas = shared.worker()
     assert quotas.stretch(HUB) == pytest.approx(10 / 7)
     assert shared.counted.quotas == {(HUB, "anonymous"): (100, 7)}
+
+
+def test_a_change_is_written_soon(tmp_path: Path) -> None:
+    """Who reads the file need not wait for the next request; many changes are one write."""
+    waiting: list[Callable[[], None]] = []
+    file = tmp_path / "quotas.json"
+    now = [NOW]
+    state = QuotaFile(file)
+    quotas = Quotas(
+        *(state, TENTH, Counted()), clock=lambda: now[0], later=lambda _, call: waiting.append(call)
+    )
+    get(quotas, of_hub(5))
+    now[0] += 2
+    for left in (4, 3, 2):
+        get(quotas, of_hub(left))
+    (call,) = waiting
+    call()
+    (entry,) = decode(file.read_bytes()).values()
+    assert entry.report is not None and entry.report.remaining == 2
+    # Another worker has written over it: it is written again, and then nobody waits any more.
+    QuotaFile(file).write({})
+    for at in (1, 2):
+        waiting[at]()
+    assert len(decode(file.read_bytes())) == 1
+    assert len(waiting) == 3
 
 
 def test_two_that_write_at_once_agree(shared: Lab) -> None:

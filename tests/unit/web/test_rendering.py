@@ -173,3 +173,12 @@ def test_an_empty_list_says_why(asked: dict[str, Any], says: str) -> None:
     query = ImageQuery(**asked)
     reply = PAGES.page("images", call(), images=[], asked=query, link=lambda **_: "", next="")
     assert says in reply.body.decode()
+
+
+def test_what_was_saved_is_of_what_the_ratio_is_of() -> None:
+    counts = msgspec.structs.replace(
+        STATUS.answered, requests=44, hits=17, cacheable_requests=29, hit_ratio=17 / 29
+    )
+    text = overview(msgspec.structs.replace(STATUS, answered=counts))
+    assert "58.6" in text and "of 29 cacheable" in text
+    assert "of 44" not in text

@@ -63,6 +63,7 @@ def test_nothing_is_wrong() -> None:
         ({"ready": False, "not_ready_because": "it ends"}, "bad", "not ready: it ends."),
         ({"workers": 1}, "warn", "1 of 2 workers"),
         ({"offline": Offline(on=True, by="switch")}, "warn", "offline"),
+        ({"ca_lacks": ["nas.lan"]}, "bad", "The CA may not sign nas.lan: "),
         ({"warnings": ["X is odd"]}, "note", "X is odd"),
         ({"cache": msgspec.structs.replace(STATUS.cache, pins=None)}, "warn", "index can't be read"),
         ({"cache": msgspec.structs.replace(STATUS.cache, free_bytes=9)}, "warn", "9 B free"),
