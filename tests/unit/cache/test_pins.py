@@ -289,7 +289,7 @@ class TestCommand:
         done = command(stock, "status", CACHE_MAX_SIZE="10g", REGPROXY_MIN_FREE="1g", TZ="UTC")
         assert (done.returncode, done.stderr) == (0, "")
         shown = {line[:11].strip(): line[12:] for line in done.stdout.splitlines()}
-        assert shown.pop("free").endswith("; to be left: 1.0 GiB")
+        assert shown.pop("free").endswith("; to be kept free: 1.0 GiB")
         assert shown.pop("oldest use").endswith(" +0000")
         assert shown == {
             "directory": str(stock.root),
