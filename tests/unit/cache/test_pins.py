@@ -295,7 +295,7 @@ class TestCommand:
             "directory": str(stock.root),
             "downloads": "0 B",
             "index": "complete",
-            "objects": "2, 7.8 KiB",
+            "blobs": "2, 7.8 KiB",
             "on disk": "12.0 KiB",
             "limit": "10.0 GiB",
             "pins": "1",
