@@ -24,22 +24,10 @@ _TOOK: Final = f"{_BEFORE_TOOK}0.000"
 _BATCH: Final = 512  # lines that are handed to the thread without waiting for flush()
 # C code; quotes, and escapes everything but printable ASCII: no request can forge a line
 _quote = json.encoder.encode_basestring_ascii
-# The same few texts recur. Long ones do not, and could fill the memory.
-_MEMO_MAX: Final = 512  # characters
-_quote_known = lru_cache(maxsize=1024)(_quote)
-
-
-def _quote_again(text: str) -> str:
-    return _quote_known(text) if len(text) <= _MEMO_MAX else _quote(text)
-
-
-@lru_cache(maxsize=1024)
-def _quote_known_path(uri: str) -> str:
-    return _quote(uri.partition("?")[0])
 
 
 def _quote_path(uri: str) -> str:
-    return (_quote_known_path if len(uri) <= _MEMO_MAX else _quote_known_path.__wrapped__)(uri)
+    return _quote(uri.partition("?")[0])
 
 
 # Characters that end a line for some readers, or that a terminal obeys.
@@ -60,13 +48,16 @@ _RP_TYPES: Final = frozenset(
 )
 
 
-@lru_cache(maxsize=1024)
-def _quote_known_decoded(uri: str) -> str:
+def _quote_decoded(uri: str) -> str:
     return _quote_utf8(unquote_to_bytes(uri.partition("?")[0]).decode("utf-8", "replace"))
 
 
-def _quote_decoded(uri: str) -> str:
-    return (_quote_known_decoded if len(uri) <= _MEMO_MAX else _quote_known_decoded.__wrapped__)(uri)
+# The same few texts recur. Long ones do not, and could fill the memory: those are quoted each time.
+_REMEMBERED: Final = 1024  # texts
+_SHORT: Final = 512  # characters
+_known = lru_cache(maxsize=_REMEMBERED)(_quote)
+_known_path = lru_cache(maxsize=_REMEMBERED)(_quote_path)
+_known_decoded = lru_cache(maxsize=_REMEMBERED)(_quote_decoded)
 
 
 def _rp_upstream(hops: Sequence[Hop]) -> tuple[str, str, str]:
@@ -149,11 +140,14 @@ class AccessLog:
             return
         second = self._at(now)
         took = "" if upstream_response_time is None else f"{upstream_response_time:.3f}"
+        # Chosen here, as a call of a Python function for each would show in the cost of a hit.
+        path = _known_path if len(uri) <= _SHORT else _quote_path
+        quote = _known if len(method) + len(host) <= _SHORT else _quote
         self._lines.append(
             f'{{"access_time":"{self._time}.{int((now - second) * 1000):03d}Z"'
-            f',"upstream_cache_status":"{upstream_cache_status}","method":{_quote_again(method)}'
-            f',"uri":{_quote_path(uri)},"request_type":"{request_type}","status":"{status}"'
-            f',"bytes_sent":"{bytes_sent}","upstream_response_time":"{took}","host":{_quote_again(host)}'
+            f',"upstream_cache_status":"{upstream_cache_status}","method":{quote(method)}'
+            f',"uri":{path(uri)},"request_type":"{request_type}","status":"{status}"'
+            f',"bytes_sent":"{bytes_sent}","upstream_response_time":"{took}","host":{quote(host)}'
             f',"proxy_host":{_quote(proxy_host)},"upstream":"{upstream}","remote_addr":"{remote_addr}"'
             f',"request_time":"{request_time:.3f}"{more},"request_id":"{request_id}"}}\n'
         )
@@ -185,9 +179,10 @@ class AccessLog:
         elif upstream_cache_status == "UPDATING":
             upstream_cache_status, hops = "HIT", ()
         took, asked, proxy_host = _rp_upstream(hops)
+        decoded = _known_decoded if len(uri) <= _SHORT else _quote_decoded
         self._lines.append(
             f'{{"access_time":"{self._time}","upstream_cache_status":"{upstream_cache_status}"'
-            f',"method":{_quote_utf8(method)},"uri":{_quote_decoded(uri)},"request_type":"{request_type}"'
+            f',"method":{_quote_utf8(method)},"uri":{decoded(uri)},"request_type":"{request_type}"'
             f',"status":"{status}","bytes_sent":"{bytes_sent}","upstream_response_time":"{took}"'
             f',"host":{_quote_utf8(host)},"proxy_host":{_quote_utf8(proxy_host)},"upstream":"{asked}"}}\n'
         )
