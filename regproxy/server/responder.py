@@ -107,18 +107,37 @@ class Responder:
 
     def record(self, exchange: Exchange) -> None:
         """Count and log the request that has ended, however it ended."""
-        services = self._services
+        services, request, route = self._services, exchange.request, exchange.route
         took = time.monotonic() - exchange.started
         sent = exchange.stream.plain_sent - exchange.base
         self._count(exchange, sent, took)
-        if services.audit is not None and exchange.route is not None and exchange.origin is not None:
-            services.audit.note(exchange, exchange.route, took, sent)
+        if services.audit is not None and route is not None and exchange.origin is not None:
+            services.audit.note(exchange, route, took, sent)
         if services.tracer is not None:
             services.tracer.end(exchange, self.id_of(exchange), took, sent)
         if exchange.asked or services.access.rp:
             self._log_asked(exchange, sent, took)
         else:
-            self._log_hit(exchange, sent, took)
+            # Most are hits: nobody was asked, and no other call is made for them.
+            exchange.request_id = exchange.request_id or self._next_id()
+            plain = route if not exchange.fill_id and exchange.span is None else None
+            services.access.line(
+                time.time(),
+                exchange.peer,
+                request.method if request is not None else _METHODS.get(exchange.kind, ""),
+                route.path if route is not None and request is not None else "",
+                exchange.host,
+                exchange.status,
+                sent,
+                took,
+                exchange.kind,
+                exchange.cache,
+                exchange.asked_seconds,
+                "",
+                "",
+                exchange.request_id.decode(),
+                plain.told if plain is not None else _more(exchange),
+            )
         exchange.status = 0
         exchange.span = None
         if exchange.waiting:
@@ -144,29 +163,6 @@ class Responder:
             pulled = known[1] if known is not None else self._image_of(exchange, origin, route)
             if pulled is not None:
                 pulled.add(1, sent, saved)
-
-    def _log_hit(self, exchange: Exchange, sent: int, took: float) -> None:
-        """Log a request for which nobody was asked, which most are."""
-        request, route, kind = exchange.request, exchange.route, exchange.kind
-        exchange.request_id = exchange.request_id or self._next_id()
-        plain = route if not exchange.fill_id and exchange.span is None else None
-        self._services.access.line(
-            time.time(),
-            exchange.peer,
-            request.method if request is not None else _METHODS.get(kind, ""),
-            route.path if route is not None and request is not None else "",
-            exchange.host,
-            exchange.status,
-            sent,
-            took,
-            kind,
-            exchange.cache,
-            exchange.asked_seconds,
-            "",
-            "",
-            exchange.request_id.decode(),
-            plain.told if plain is not None else _more(exchange),
-        )
 
     def _client_of(self, exchange: Exchange) -> Use:
         """Return what counts a client's requests, and have it at hand for the next one."""
