@@ -24,11 +24,6 @@ Rounds = Sequence[tuple[Sample, ...]]
 Value = Callable[[Sample], float]
 
 
-def rounds(plan: Plan) -> int:
-    """Fewer than the scenarios have: a curve is read by its shape."""
-    return max(3, plan.pairs - 2)
-
-
 def point(scenario: str, name: str, unit: str, axis: str, at: float, sides: dict[str, list[float]]) -> Figure:
     """One place of a curve; the subject's values come first in `sides`."""
     (_, own), *peers = sides.items()
@@ -70,7 +65,7 @@ def beside_opening(
     `opening` has one small request for each connection: what is left is what is asked on open ones.
     """
     found: list[dict[str, list[float]]] = [{} for _ in loads]
-    for number in range(rounds(plan) + 1):
+    for number in range(plan.curve_pairs + 1):
         for measure in (lab.on_subject, lab.on_peer):
             base = measure(opening)
             for load, sides in zip(loads, found, strict=True):
@@ -95,7 +90,7 @@ def by_size(lab: Lab, plan: Plan) -> list[Figure]:
         load = Load(blob, connections=AT_ONCE, count=min(REQUESTS, max(AT_ONCE, MOVED // size)))
         lab.warm(blob)
         with lab.untouched(blob):
-            pairs: Rounds = [(lab.on_subject(load), lab.on_peer(load)) for _ in range(rounds(plan) + 1)][1:]
+            pairs: Rounds = [(lab.on_subject(load), lab.on_peer(load)) for _ in range(plan.curve_pairs + 1)][1:]
         named: tuple[tuple[str, Value], ...] = (
             ("us/request", lambda sample: sample.cpu_us_per_request),
             ("s/GB", lambda sample: sample.cpu_per_gb),

@@ -26,8 +26,6 @@ from bench.material import HOST, Item
 from bench.scenarios import BLOB, Plan, at_most
 
 ROUNDS = 5
-IDLE = 1_000
-DEAF = 500
 WARM = 20  # connections that are there before anything counts
 TIMEOUT = 30.0  # s
 DEAF_BUFFER = 65_536  # bytes of a receive buffer, SO_RCVBUF
@@ -38,7 +36,7 @@ Add = Callable[[ExitStack, Route], None]  # one more client, until the stack end
 
 
 def idle_connections(lab: Lab, plan: Plan) -> list[Figure]:
-    """S9: kB for each of 1,000 idle TLS connections that have had one manifest."""
+    """S9: kB for each of `plan.idle` idle TLS connections that have had one manifest."""
     manifest = lab.material.manifest()
     lab.warm(manifest)
 
@@ -47,18 +45,18 @@ def idle_connections(lab: Lab, plan: Plan) -> list[Figure]:
         ask(client, route, manifest)
         receive(client, manifest.size)
 
-    return [both(lab, manifest, ("S9", "idle connection, memory", "kB"), IDLE, idle, at_most(20))]
+    return [both(lab, manifest, ("S9", "idle connection, memory", "kB"), plan.idle, idle, at_most(20))]
 
 
 def slow_readers(lab: Lab, plan: Plan) -> list[Figure]:
-    """S10: kB for each of 500 clients that ask for 32 MB and take nothing: a connection and no body."""
+    """S10: kB for each of `plan.deaf` clients that ask for 32 MB and take nothing: a connection and no body."""
     blob = lab.material.blob(BLOB)
     lab.warm(blob)
 
     def deaf(stack: ExitStack, route: Route) -> None:
         ask(stack.enter_context(connected(route)), route, blob)
 
-    return [both(lab, blob, ("S10", "client that takes nothing, memory", "kB"), DEAF, deaf, at_most(40))]
+    return [both(lab, blob, ("S10", "client that takes nothing, memory", "kB"), plan.deaf, deaf, at_most(40))]
 
 
 def both(lab: Lab, item: Item, name: tuple[str, str, str], count: int, add: Add, *targets: Target) -> Figure:

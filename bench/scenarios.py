@@ -31,7 +31,7 @@ PROBE_RATE = 200.0  # requests/s, S8
 PROBES = 64  # connections that share it: an answer may take 300 ms before it delays the next request
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """How much a mode runs; counts are for one side of one pair."""
 
@@ -43,37 +43,64 @@ class Plan:
     middle: int  # bytes, S4 behind 150 MB/s
     slow: int  # bytes, S5
     peers_wait: bool  # S5: the peers are asked, too
-    limited: int  # bytes, S11
-    tunnelled: int  # S7
-    streams: tuple[int, ...]  # S11
+    tunnelled: int  # S7, times TUNNELLED
     probe_seconds: float  # S8
-    roll_seconds: float = 10  # S13
-    roll_image: int = 4_000_000  # bytes, S13
-    curve_connections: tuple[int, ...] = (1, 100, 1_000)  # G1
-    curve_sizes: tuple[int, ...] = (4_000, 1_000_000, 256_000_000)  # bytes, G2
-    curve_blobs: tuple[int, ...] = (1_000, 100_000)  # G3
+    idle: int  # connections, S9
+    deaf: int  # connections, S10
+    limited: int  # bytes, S11
+    streams: tuple[int, ...]  # S11
+    roll_seconds: float  # S13
+    roll_image: int  # bytes, S13
+    curve_pairs: int  # a curve is read by its shape
+    curve_connections: tuple[int, ...]  # G1
+    curve_sizes: tuple[int, ...]  # bytes, G2
+    curve_blobs: tuple[int, ...]  # G3
 
 
 PLANS = {
-    "short": Plan(5, 25, 25_000, 1_000, 512 * MIB, 192 * MIB, 40_000_000, False, 64_000_000, 1, (4,), 1.5, 5),
+    "short": Plan(
+        pairs=5,  # fewer would judge no target
+        blobs=12,
+        requests=12_000,
+        connections=500,
+        cold=256 * MIB,
+        middle=96 * MIB,
+        slow=40_000_000,
+        peers_wait=False,
+        tunnelled=1,
+        probe_seconds=1.5,
+        idle=400,
+        deaf=200,
+        limited=32_000_000,
+        streams=(4,),
+        roll_seconds=3,
+        roll_image=4_000_000,
+        curve_pairs=3,
+        curve_connections=(1, 100, 1_000),
+        curve_sizes=(4_000, 1_000_000, 256_000_000),
+        curve_blobs=(1_000, 100_000),
+    ),
     "full": Plan(
-        7,
-        100,
-        100_000,
-        3_000,
-        1024 * MIB,
-        1024 * MIB,
-        256_000_000,
-        True,
-        256_000_000,
-        4,
-        (1, 2, 4, 8),
-        5,
-        20,
-        20_000_000,
-        (1, 10, 100, 1_000),
-        (4_000, 64_000, 1_000_000, 16_000_000, 256_000_000, 1_000_000_000),
-        (1_000, 100_000, 1_000_000),
+        pairs=7,
+        blobs=100,
+        requests=100_000,
+        connections=3_000,
+        cold=1024 * MIB,
+        middle=1024 * MIB,
+        slow=256_000_000,
+        peers_wait=True,
+        tunnelled=4,
+        probe_seconds=5,
+        idle=1_000,
+        deaf=500,
+        limited=256_000_000,
+        streams=(1, 2, 4, 8),
+        roll_seconds=20,
+        roll_image=20_000_000,
+        curve_pairs=5,
+        curve_connections=(1, 10, 100, 1_000),
+        curve_sizes=(4_000, 64_000, 1_000_000, 16_000_000, 256_000_000, 1_000_000_000),
+        curve_blobs=(1_000, 100_000, 1_000_000),
     ),
 }
 

@@ -46,7 +46,7 @@ def test_opening_is_taken_off_and_the_first_round_is_a_warm_up() -> None:
     lab: Any = Measured()
     plan = PLANS["short"]
     small, large = curves.beside_opening(cast(Lab, lab), plan, OPENING, LOADS)
-    assert [len(values) for values in small.values()] == [curves.rounds(plan)] * 2
+    assert [len(values) for values in small.values()] == [plan.curve_pairs] * 2
     assert {name: round(values[0], 6) for name, values in small.items()} == {"regproxy": 0.1, "nginx": 0.2}
     assert {name: round(values[0], 6) for name, values in large.items()} == {
         "regproxy": -0.001,
