@@ -6,6 +6,7 @@ Per unit of work each has to stay flat. A curve is some Figures with an axis; th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from bench import growth
@@ -13,14 +14,13 @@ from bench.figures import Figure, Side
 from bench.lab import Lab, Sample
 from bench.loadgen import Load
 from bench.memory import idle_connections, slow_readers
-from bench.scenarios import Plan
+from bench.scenarios import Plan, alternate
 
 STREAMED = 4_000_000  # bytes of a blob that each connection fetches
 AT_ONCE = 4  # connections for the curve of sizes
 MOVED = 1_000_000_000  # bytes for a point of a curve, at least
 REQUESTS = 20_000  # for a point, at most
 
-Rounds = Sequence[tuple[Sample, ...]]
 Value = Callable[[Sample], float]
 
 
@@ -90,7 +90,7 @@ def by_size(lab: Lab, plan: Plan) -> list[Figure]:
         load = Load(blob, connections=AT_ONCE, count=min(REQUESTS, max(AT_ONCE, MOVED // size)))
         lab.warm(blob)
         with lab.untouched(blob):
-            pairs: Rounds = [(lab.on_subject(load), lab.on_peer(load)) for _ in range(plan.curve_pairs + 1)][1:]
+            pairs = alternate(plan.curve_pairs, partial(lab.on_subject, load), partial(lab.on_peer, load))
         named: tuple[tuple[str, Value], ...] = (
             ("us/request", lambda sample: sample.cpu_us_per_request),
             ("s/GB", lambda sample: sample.cpu_per_gb),

@@ -49,7 +49,7 @@ def idle_connections(lab: Lab, plan: Plan) -> list[Figure]:
 
 
 def slow_readers(lab: Lab, plan: Plan) -> list[Figure]:
-    """S10: kB for each of `plan.deaf` clients that ask for 32 MB and take nothing: a connection and no body."""
+    """S10: kB for each of `plan.deaf` clients that ask for 32 MB and take nothing: a connection, no body."""
     blob = lab.material.blob(BLOB)
     lab.warm(blob)
 
