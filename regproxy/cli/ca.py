@@ -19,8 +19,8 @@ from rich.table import Table
 from regproxy.cli.common.ending import fail
 from regproxy.cli.common.exit_codes import FAILED
 from regproxy.cli.common.options import ConfigOption, JsonOption
-from regproxy.config import loading
 from regproxy.config.directories import ca_paths
+from regproxy.config.sources import loading
 from regproxy.core.errors import RegproxyError
 from regproxy.tls import ca_rotation
 from regproxy.tls.ca_files import CaFiles, CaPair, files_of, load

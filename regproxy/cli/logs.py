@@ -26,7 +26,7 @@ from rich.text import Text
 from regproxy.cli.common.ending import fail
 from regproxy.cli.common.exit_codes import INTERRUPTED
 from regproxy.cli.common.options import ConfigOption
-from regproxy.config import loading
+from regproxy.config.sources import loading
 from regproxy.core.errors import ConfigError
 from regproxy.core.sizes import size_text
 

@@ -18,9 +18,10 @@ from regproxy.cli.common.ending import fail
 from regproxy.cli.common.exit_codes import USAGE_ERROR
 from regproxy.cli.common.options import ConfigOption
 from regproxy.cli.common.text import say
-from regproxy.config import loading
 from regproxy.config import settings as configuration
-from regproxy.config.settings import Config, ConfigErrors
+from regproxy.config.faults import ConfigErrors
+from regproxy.config.settings import Config
+from regproxy.config.sources import loading
 from regproxy.core.errors import ConfigError
 
 # The commands of other modules, and these modules.

@@ -11,8 +11,8 @@ from msgspec import to_builtins
 
 from regproxy.cli.common.ending import fail
 from regproxy.cli.common.options import ConfigOption, JsonOption
-from regproxy.config import loading
 from regproxy.config.image_rules import ANONYMOUS_WORD
+from regproxy.config.sources import loading
 from regproxy.core.errors import ConfigError, RegproxyError
 from regproxy.policy.image_rules import Explanation, ImageRules, Need
 from regproxy.server.explanations import facts_of

@@ -19,8 +19,8 @@ from regproxy.cli.cache.opening import check_is_cache
 from regproxy.cli.common.ending import fail
 from regproxy.cli.common.exit_codes import FAILED
 from regproxy.cli.common.options import ConfigOption, JsonOption
-from regproxy.config import loading
 from regproxy.config.directories import cache_path
+from regproxy.config.sources import loading
 from regproxy.core.errors import RegproxyError
 from regproxy.registry.rate_limits import Lane, label
 from regproxy.telemetry.log_format import printable

@@ -19,7 +19,7 @@ def run(config: str | None) -> NoReturn:
 
     `config`: the path of the TOML file; without one, REGPROXY_CONFIG names it, if any.
     """
-    from regproxy.config import loading
+    from regproxy.config.sources import loading
     from regproxy.core.errors import RegproxyError
     from regproxy.process import boot, supervisor
     from regproxy.telemetry import log_format

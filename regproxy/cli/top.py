@@ -22,8 +22,8 @@ from regproxy.cli.common.ending import fail
 from regproxy.cli.common.exit_codes import FAILED
 from regproxy.cli.common.options import ConfigOption
 from regproxy.cli.common.text import show_json
-from regproxy.config import loading
 from regproxy.config.directories import cache_path
+from regproxy.config.sources import loading
 from regproxy.core.errors import ConfigError
 from regproxy.core.sizes import size_text
 from regproxy.telemetry.log_format import printable

@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from regproxy.config.settings import ConfigErrors
-from regproxy.core.errors import ConfigError
+from regproxy.core.errors import ConfigError, RegproxyError
+
+
+class ConfigErrors(ConfigError):
+    """Several settings that can't be used, one a line; `errors` has each of them."""
+
+    def __init__(self, errors: Iterable[ConfigError]) -> None:
+        self.errors = tuple(errors)
+        RegproxyError.__init__(self, "\n".join(str(error) for error in self.errors))
+        first = self.errors[0]
+        self.variable, self.value, self.expected = first.variable, first.value, first.expected
 
 
 def try_all(checks: Iterable[Callable[[], object]]) -> None:

@@ -1,4 +1,4 @@
-"""Define every setting, and read and check them from the environment and an optional TOML file.
+"""Define every setting: its name, default and meaning, and the Config that they make.
 
 The names and defaults of docker-registry-proxy's variables are kept; new ones start with REGPROXY_. A TOML
 key is the variable's name in lower case, without `regproxy_` (with it is accepted too). The environment
@@ -8,10 +8,7 @@ empty list, or a tier that is switched off.
 
 from __future__ import annotations
 
-import re
-import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -33,19 +30,16 @@ from regproxy.config.drop_in import (
     parse_tier_time,
     parse_timeout,
     parse_verify,
-    read_logins,
-    spread_masks,
 )
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS, OWN_HOST
-from regproxy.config.image_rules import RuleSet, unknown_keys
-from regproxy.config.image_rules import parse_rules as parse_image_rules
-from regproxy.config.misspelt import PREFIX, key_hint, setting_hint, unread
+from regproxy.config.image_rules import RuleSet
+from regproxy.config.misspelt import PREFIX
 from regproxy.config.networks import Network
-from regproxy.config.origin_tables import OriginSettings, Tables, parse_tables
-from regproxy.config.parent_proxy import NoProxy, ParentProxy, is_own
-from regproxy.config.principal_tables import PrincipalTables, parse_principals
-from regproxy.config.signing_keys import KeySource, parse_key_tables, shown_keys
-from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier, nginx_unescaped
+from regproxy.config.origin_tables import Tables
+from regproxy.config.parent_proxy import NoProxy, ParentProxy
+from regproxy.config.principal_tables import PrincipalTables
+from regproxy.config.signing_keys import KeySource
+from regproxy.config.tag_tiers import Tier
 from regproxy.config.values import (
     Address,
     ClientCerts,
@@ -94,21 +88,17 @@ from regproxy.config.values import (
     parse_unknown,
     parse_workers,
 )
-from regproxy.config.without_effect import without_effect
-from regproxy.core.errors import ConfigError, RegproxyError
 
 __all__ = [
     "SETTINGS",
     "Address",
     "Config",
-    "ConfigErrors",
     "Credential",
     "HostRule",
     "LogLevel",
     "Origin",
     "Setting",
     "describe",
-    "load",
 ]
 
 Origin = Literal["env", "toml", "default"]
@@ -118,32 +108,6 @@ ALWAYS_INTERCEPTED = (
     *(DOCKER_HUB_REGISTRY, "index.docker.io", DOCKER_HUB_TOKENS, "dhi.io"),
     OWN_HOST,
 )
-
-# Not read by load(): the path of the TOML file, and the switch of a debug build.
-_READ_ELSEWHERE = frozenset({"REGPROXY_CONFIG", "REGPROXY_DEBUG"})
-# Most programs know these in lower case.
-_LOWER_CASE_TOO = frozenset({"HTTPS_PROXY", "NO_PROXY"})
-_SHOWN_SECRET = "(set)"
-# The user and password of a URL, in settings where nobody expects them.
-_USERINFO = re.compile(r"(?<=://)[^\s,;]*@|[^\s,;|/'\"]+:[^\s,;|'\"]*@")
-_DEBUG_COST = (
-    "has mitmweb take part: all of that traffic is slow, and whoever has its page's password can read it"
-    " and do what this proxy can; not for everyday use"
-)
-_PUSHES = (
-    "ALLOW_PUSH is on and credentials are configured: every client can push and delete with them"
-    " (REGPROXY_LOGIN_FOR=pull keeps them to pulls)"
-)
-
-
-class ConfigErrors(ConfigError):
-    """Several settings that can't be used, one a line; `errors` has each of them."""
-
-    def __init__(self, errors: Iterable[ConfigError]) -> None:
-        self.errors = tuple(errors)
-        RegproxyError.__init__(self, "\n".join(str(error) for error in self.errors))
-        first = self.errors[0]
-        self.variable, self.value, self.expected = first.variable, first.value, first.expected
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +329,6 @@ _GROUPS_MEANING = "key agreement with clients, best first, as OpenSSL names it; 
 _RECORDS_MEANING = (
     "who makes and opens TLS records: auto = the proxy's own code where it pays, openssl = OpenSSL"
 )
-_TLS_PAIR = ("REGPROXY_TLS_CERT_FILE", "REGPROXY_TLS_KEY_FILE")
 _TLS_MEANING = "addresses (host:port) for clients that speak TLS to the proxy: https:// proxies, mirrors"
 _NAMES_MEANING = "the proxy's own names there; not set = the machine's, localhost and REGPROXY_TLS_LISTEN's"
 _TLS_CERT_MEANING = "certificate to show there, PEM with its chain; not set = one by the proxy's own CA"
@@ -531,279 +494,3 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("REGPROXY_DEBUG_CREDENTIALS", "debug_credentials", "false", _DEBUG_SHOWS_MEANING, _BOOL),
     Setting("DEBUG_NGINX", "debug_nginx", "false", "log level debug, unless a log level is set", _SWITCH),
 )
-
-
-class _Given(Struct, frozen=True):
-    """The value given for a setting, its name there (`label`, for error texts), and its source."""
-
-    setting: Setting
-    label: str
-    raw: Raw
-    origin: Origin
-
-    @property
-    def text(self) -> str:
-        return self.raw if isinstance(self.raw, str) else " ".join(self.raw)
-
-    @property
-    def shown(self) -> str:
-        """The text, printable everywhere, without secrets."""
-        if self.setting.secret:
-            return _SHOWN_SECRET if self.raw else ""
-        return self.told
-
-    @property
-    def told(self) -> str:
-        """The text for the log, without what URLs have ahead of their hosts."""
-        return _printable(self.hiding(self.text))
-
-    def hiding(self, text: str) -> str:
-        """Return what is said of it without those; of a secret nothing is ever repeated."""
-        return text if self.setting.secret else _USERINFO.sub("***@", text)
-
-
-def load(env: Mapping[str, str], toml_text: str | None = None, toml_name: str = "") -> Config:
-    """Return the Config of the environment and the text of a TOML file.
-
-    `toml_name` is the file's name in error texts. Raises ConfigError, or ConfigErrors for more than one.
-    """
-    errors: list[ConfigError] = []
-    file = _File(toml_name or "TOML", {}, {}, {}, {}, [])
-    if toml_text is not None:
-        file = _read_toml(toml_text, file.name, errors)
-    given = {setting.name: _find(setting, env, file.found) for setting in SETTINGS}
-    values: dict[str, Any] = {}
-    read_as: dict[str, str] = {}
-    known = {setting.name for setting in SETTINGS} | _READ_ELSEWHERE
-    warnings = [
-        f"{_printable(name)} is not a setting{setting_hint(name, known)}" for name in unread(env, known)
-    ]
-    for name, item in given.items():
-        with _blaming(item, errors):
-            values[name] = found = item.setting.parse(item.raw)
-            if isinstance(found, Noted):
-                values[name], read_as[name] = _noted(item, found, warnings), found.read_as
-    credentials: tuple[Credential, ...] = ()
-    auth = given["AUTH_REGISTRIES"]
-    with _blaming(auth, errors):
-        outer, inner = (values[f"AUTH_{word}_DELIMITER"] for word in ("REGISTRIES", "REGISTRY"))
-        credentials, doubts = read_logins(auth.raw, outer, inner)
-        # Not for those that nobody has named.
-        named = values.get("REGISTRIES", ())[len(ALWAYS_INTERCEPTED) :]
-        credentials, notes = spread_masks(credentials, named)
-        warnings += [f"{auth.label}: {doubt}" for doubt in doubts + notes]
-    tables = parse_tables(file.origins, file.name, _for_all_origins(values), errors)
-    principals = parse_principals(file.principals, file.name, errors)
-    signing_keys = parse_key_tables(file.keys, file.name, errors)
-    image_rules = parse_image_rules(file.rules, file.name, errors)
-    for rule, key in unknown_keys(image_rules.rules, signing_keys):
-        text = f"there is no table [key.{key}]{setting_hint(key, signing_keys)}"
-        errors.append(ConfigError(f"{file.name}: rule {rule!r}: signed", None, text))
-    matchers = {name: _matcher(given[name], values[name], errors, warnings) for name in _TIER_REGEXES}
-    _check_companions(values, given, errors)
-    if errors:
-        fault = errors[0] if len(errors) == 1 else ConfigErrors(errors)
-        fault.warnings = tuple(warnings)
-        raise fault
-    fields = {setting.field: values[setting.name] for setting in SETTINGS if setting.field}
-    fields |= {"credentials": credentials, "tiers": _tiers(matchers, values), "origin_tables": tables}
-    fields |= {"principals": principals, "signing_keys": signing_keys, "image_rules": image_rules}
-    fields["read_as"] = {name: _printable(text) for name, text in read_as.items() if text}
-    return _assemble(fields, given, warnings)
-
-
-def _check_companions(
-    values: Mapping[str, Any], given: Mapping[str, _Given], errors: list[ConfigError]
-) -> None:
-    """Note settings that mean nothing without another one."""
-    pair = [name for name in _TLS_PAIR if values.get(name)]
-    if len(pair) == 1:
-        other = _TLS_PAIR[1 - _TLS_PAIR.index(pair[0])]
-        errors.append(ConfigError(pair[0], given[pair[0]].told, f"a file in {other} too"))
-    if values.get("REGPROXY_CLIENT_CERTS") == "required" and not values.get("REGPROXY_CLIENT_CA_FILE"):
-        text = "the file of their CAs in REGPROXY_CLIENT_CA_FILE too"
-        errors.append(ConfigError("REGPROXY_CLIENT_CERTS", "required", text))
-
-
-def _assemble(fields: dict[str, Any], given: Mapping[str, _Given], warnings: list[str]) -> Config:
-    """Return the Config, after settings that depend on one another were applied."""
-    if fields["debug_nginx"] and given["REGPROXY_LOG_LEVEL"].origin == "default":
-        fields["log_level"] = "debug"
-    for name in ("DEBUG", "DEBUG_HUB"):
-        if fields[name.lower()]:
-            warnings.append(f"{name} {_DEBUG_COST}")
-    if not fields["verify_ssl"]:
-        warnings.append("VERIFY_SSL is off: whoever is between this proxy and a registry can change tags")
-    if fields["client_ca_file"] and not fields["tls_listen"]:
-        warnings.append("REGPROXY_CLIENT_CA_FILE has no effect without REGPROXY_TLS_LISTEN")
-    parent = fields["parent_proxy"]
-    if parent is not None and is_own(parent, (fields["listen"], fields["admin_listen"])):
-        warnings.append("HTTPS_PROXY is this proxy itself, and is not used")
-        fields["parent_proxy"] = None
-    tables = fields["origin_tables"]
-    logins = (
-        fields["credentials"] or fields["docker_config"] or any(t.credentials for t in tables.own.values())
-    )
-    if fields["allow_push"] and fields["login_for"] == "push" and logins:
-        warnings.append(_PUSHES)
-    for (host, _), settings in tables.own.items():
-        if fields["verify_ssl"] and not settings.verify:
-            warnings.append(f"{host}: verify is off: whoever is between this proxy and it can change tags")
-    warnings += without_effect(fields)
-    shown: list[tuple[str, str, Origin]] = []
-    for name, item in given.items():
-        derived = name == "REGPROXY_LOG_LEVEL"
-        shown.append((name, _printable(fields[item.setting.field]) if derived else item.shown, item.origin))
-    shown += [(name, _printable(text), "toml") for name, text in tables.shown]
-    shown += [(name, _printable(text), "toml") for name, text in shown_keys(fields["signing_keys"])]
-    shown += [(name, _printable(text), "toml") for name, text in fields["image_rules"].shown]
-    warnings += [_printable(text) for text in fields["image_rules"].warnings]
-    shown += [(name, _printable(text), "toml") for name, text in fields["principals"].shown]
-    return Config(**fields, warnings=tuple(warnings), shown=tuple(shown))
-
-
-def _noted(item: _Given, found: Noted, warnings: list[str]) -> Any:
-    """Return a value without its notes, which are warned of."""
-    shown = "" if item.setting.secret else f"={item.told!r}"
-    warnings += [_printable(f"{item.label}{shown}: {item.hiding(note)}") for note in found.notes]
-    return found.value
-
-
-@contextmanager
-def _blaming(item: _Given, errors: list[ConfigError]) -> Iterator[None]:
-    """Record a parser's exception as an error of this setting."""
-    try:
-        yield
-    except ConfigError as error:
-        errors.append(error)
-    except ValueError as error:
-        told = None if item.setting.secret else item.told
-        errors.append(ConfigError(item.label, told, item.hiding(str(error))))
-
-
-def _find(setting: Setting, env: Mapping[str, str], file: Mapping[str, _Given]) -> _Given:
-    """Return the value that applies to a setting: the environment's, else the file's, else the default."""
-    text = env.get(setting.name)
-    if not text and setting.name in _LOWER_CASE_TOO:
-        text = env.get(setting.name.lower(), text)
-    candidates = [_Given(setting, setting.name, text, "env")] if text is not None else []
-    candidates += [file[setting.name]] if setting.name in file else []
-    for item in candidates:
-        if item.raw or setting.blank or setting.many:
-            return item
-    return _Given(setting, setting.name, setting.default, "default")
-
-
-# The TOML file.
-
-_TABLES = ("origin", "principal", "key", "rule")
-_BY_KEY = {key: setting for setting in SETTINGS for key in (setting.key, setting.name.lower())}
-
-
-class _File(Struct, frozen=True):
-    """A TOML file: its values by the settings' names, and its unparsed tables."""
-
-    name: str
-    found: Mapping[str, _Given]
-    origins: Any
-    principals: Any
-    keys: Any
-    rules: Any
-
-
-def _read_toml(text: str, file: str, errors: list[ConfigError]) -> _File:
-    """Parse a file; errors are added to `errors`."""
-    try:
-        table = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(file, None, f"a TOML file: {error}") from None
-    origins, principals, keys = (table.pop(name, {}) for name in ("origin", "principal", "key"))
-    rules = table.pop("rule", [])
-    found: dict[str, _Given] = {}
-    for key, value in table.items():
-        setting = _BY_KEY.get(key)
-        if setting is None:
-            errors.append(ConfigError(f"{file}: {key}", None, f"no such setting{_toml_hint(key, value)}"))
-        elif setting.name in found:
-            errors.append(ConfigError(f"{file}: {key}", None, f"also given as {found[setting.name].label}"))
-        else:
-            try:
-                raw = _raw(setting, value)
-            except ValueError as error:
-                errors.append(ConfigError(f"{file}: {key}", None, str(error)))
-            else:
-                found[setting.name] = _Given(setting, f"{file}: {key}", raw, "toml")
-    return _File(file, found, origins, principals, keys, rules)
-
-
-def _toml_hint(key: str, value: Any) -> str:
-    """Return what may have been meant by a key: a table by a table, a setting by all else."""
-    if isinstance(value, dict | list) and (hint := key_hint(key, _TABLES, lists=False)):
-        return hint
-    return setting_hint(key, _BY_KEY)
-
-
-def _for_all_origins(values: Mapping[str, Any]) -> OriginSettings:
-    """Return the settings of origins without a table; invalid values are reported elsewhere."""
-    connect, read, send = (values.get(f"PROXY_{side}_TIMEOUT", 60.0) for side in ("CONNECT", "READ", "SEND"))
-    verify, ca_file = values.get("VERIFY_SSL", True), values.get("REGPROXY_UPSTREAM_CA_FILE")
-    access = values.get("REGPROXY_ACCESS")
-    # What shares everything by default is no word on a registry whose login is for some clients alone.
-    access = None if access == "shared" else access
-    return OriginSettings(connect, read, send, verify=verify, ca_file=ca_file, access=access)
-
-
-def _raw(setting: Setting, value: Any) -> Raw:
-    """Return a TOML value as the text that the environment would have, or as a list of such texts."""
-    if setting.name == "REGPROXY_RESOLVE" and isinstance(value, dict):
-        pairs = ((host, entry if isinstance(entry, list) else [entry]) for host, entry in value.items())
-        return tuple(f"{host}={_scalar(address)}" for host, addresses in pairs for address in addresses)
-    if setting.many and isinstance(value, list):
-        return tuple(_scalar(entry) for entry in value)
-    return _scalar(value)
-
-
-def _scalar(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str | int | float):
-        return str(value)
-    name = type(value).__name__
-    kind = {"dict": "table", "list": "array"}.get(name, name)
-    raise ValueError(f"a string, a number or a boolean, not a TOML {kind}")
-
-
-# Tiers.
-
-_TIER_REGEXES = ("MANIFEST_CACHE_PRIMARY_REGEX", "MANIFEST_CACHE_SECONDARY_REGEX")
-
-
-def _matcher(item: _Given, regex: str, errors: list[ConfigError], warnings: list[str]) -> Matcher | None:
-    """Return the compiled expression of a tier; None if there is none."""
-    if not regex:
-        return None
-    with _blaming(item, errors):
-        matcher, warning = compile_tier(nginx_unescaped(regex), item.label)
-        warnings += [warning] if warning else []
-        return matcher
-    return None
-
-
-def _tiers(matchers: Mapping[str, Matcher | None], values: Mapping[str, Any]) -> tuple[Tier, ...]:
-    """Return the configured tiers, in the order in which they are matched."""
-    primary, secondary = (matchers[name] for name in _TIER_REGEXES)
-    rows: list[tuple[TierName, str, Matcher | None]] = []
-    if primary:
-        rows.append(("manifest-primary", "PRIMARY", primary))
-    if secondary:
-        rows.append(("manifest-secondary", "SECONDARY", secondary))
-    rows.append(("manifest-default", "DEFAULT", None))
-    return tuple(
-        Tier(name, values[f"MANIFEST_CACHE_{word}_TIME"], matcher, values[f"{PREFIX}SWR_{word}"])
-        for name, word, matcher in rows
-    )
-
-
-def _printable(text: str) -> str:
-    """Return text that any UTF-8 stream accepts: the environment may hold bytes that are not UTF-8."""
-    return text.encode("utf-8", "backslashreplace").decode()

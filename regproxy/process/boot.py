@@ -21,9 +21,9 @@ from typing import Final, Literal, NoReturn
 
 from msgspec import Struct
 
-from regproxy.config import settings as configuration
 from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
+from regproxy.config.sources import assembly
 from regproxy.core.errors import RegproxyError
 from regproxy.telemetry import log_format, metrics
 
@@ -194,7 +194,7 @@ def run(argv: Sequence[str], serve: Callable[[Boot], int]) -> int:
     if not record.debug:
         keep_memory_private()
     try:
-        config = configuration.load(os.environ, record.toml_text, record.toml_name)
+        config = assembly.load(os.environ, record.toml_text, record.toml_name)
         if record.hub is not None and record.role == "worker":
             from regproxy.debug.views import HubView, through  # not for a start without it
 

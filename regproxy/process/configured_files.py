@@ -16,9 +16,9 @@ from regproxy.auth.client_certificates import check_client_cas
 from regproxy.auth.client_logins import check_htpasswd
 from regproxy.auth.credential_providers import check_credential_files
 from regproxy.config import directories
-from regproxy.config.faults import try_all
+from regproxy.config.faults import ConfigErrors, try_all
 from regproxy.config.key_files import read_keys
-from regproxy.config.settings import Config, ConfigErrors
+from regproxy.config.settings import Config
 from regproxy.core.errors import CertificateError, ConfigError
 from regproxy.debug import views
 from regproxy.server.verdict_hooks import check_verdict_files

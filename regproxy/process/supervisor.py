@@ -24,8 +24,9 @@ from prometheus_client import CollectorRegistry
 
 from regproxy.admin.tokens import make_tokens
 from regproxy.cache import layout
-from regproxy.config import directories, loading
+from regproxy.config import directories
 from regproxy.config.settings import Config
+from regproxy.config.sources import loading
 from regproxy.core.errors import RegproxyError
 from regproxy.dataplane import board as board_module
 from regproxy.debug import views

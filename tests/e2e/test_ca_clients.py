@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from regproxy.config.settings import load as configure
+from regproxy.config.sources.assembly import load as configure
 from regproxy.tls import ca_rotation
 from regproxy.tls.authority import Authority
 from regproxy.tls.ca_files import CaFiles, CaPair, load

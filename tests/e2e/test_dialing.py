@@ -211,7 +211,7 @@ BAD_FILES = [
 
 @pytest.mark.parametrize("lines, want", BAD_FILES, ids=lambda value: value[:60])
 def test_bad_files(lines: str, want: str, clients: Trust, trust: Trust, tmp_path: Path) -> None:
-    from regproxy.config.settings import load
+    from regproxy.config.sources.assembly import load
     from regproxy.core.errors import ConfigError
     from regproxy.tls.client_contexts import Trust as Contexts
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from regproxy.auth.authorizer import Authorizer, Grant
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.http.messages import NONE, Headers, Request, Response, parse_request
 from regproxy.http.origin import Origin
 from regproxy.registry.manifests import MANIFEST_TYPES

@@ -17,7 +17,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from regproxy.cache.index.index import Index, TagRow
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import BadResponse, ConfigError, HeadError, StoreError, Unsatisfiable
 from regproxy.http import ranges as http_ranges
 from regproxy.http.messages import Framing, Response, parse_authority, parse_request, parse_response

@@ -16,6 +16,7 @@ FLOORS = (
     ("core", "dataplane"),
     ("http",),
     ("config",),
+    ("config.sources",),
     ("registry",),
     ("policy",),
     ("onboarding",),
@@ -54,7 +55,9 @@ PURE = {
     *("config.drop_in", "config.globs", "config.host_regex", "config.hosts", "config.image_rules"),
     *("config.credentials", "config.origin_tables", "config.parent_proxy"),
     *("config.settings", "config.signing_keys", "config.tag_tiers", "config.values"),
-    *("config.misspelt", "config.without_effect"),
+    *("config.faults", "config.misspelt"),
+    *("config.sources.assembly", "config.sources.given", "config.sources.toml_file"),
+    "config.sources.without_effect",
     *("auth.docker_config", "auth.lockout"),
 }
 NOT_PURE = {"asyncio", "os", "socket", "ssl", "time", "uvloop"}

@@ -14,8 +14,9 @@ from regproxy.auth.authorizer import Authorizer
 from regproxy.auth.token_realms import Realms
 from regproxy.cache import layout
 from regproxy.cache.index.index import Index
-from regproxy.config.settings import Config, load
+from regproxy.config.settings import Config
 from regproxy.config.signing_keys import SigningKey
+from regproxy.config.sources.assembly import load
 from regproxy.dataplane.reactor import Reactor
 from regproxy.http.messages import parse_request
 from regproxy.http.origin import Origin

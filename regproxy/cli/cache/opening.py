@@ -13,9 +13,9 @@ from msgspec import Struct
 
 from regproxy.cache import layout
 from regproxy.cli.common.ending import fail
-from regproxy.config import loading
 from regproxy.config.directories import cache_path
 from regproxy.config.settings import Config
+from regproxy.config.sources import loading
 from regproxy.config.values import parse_positive_time
 from regproxy.core.errors import RegproxyError, StoreError
 

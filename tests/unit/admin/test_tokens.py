@@ -13,7 +13,8 @@ import pytest
 from regproxy.admin.tokens import Tokens, check_tokens, make_tokens
 from regproxy.admin.visitors import Scope
 from regproxy.cache import layout
-from regproxy.config.settings import Config, load
+from regproxy.config.settings import Config
+from regproxy.config.sources.assembly import load
 from regproxy.core import secret_file
 from regproxy.core.errors import ConfigError
 

@@ -16,7 +16,7 @@ import pytest
 
 from regproxy.auth.authorizer import YOUNG, Authorizer, Grant
 from regproxy.auth.token_cache import PAUSE_SECONDS, REFUSED_SECONDS
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import BadResponse, ConnectFailed, RateLimited, Refused, UpstreamError
 from regproxy.http.messages import EOF, Headers, Request, Response, parse_request
 from regproxy.http.origin import Origin

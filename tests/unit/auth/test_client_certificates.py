@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from regproxy.auth.client_certificates import check_client_cas, client_cas, said_by
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import ConfigError
 from tests.support.client_certificates import ClientCa, der_of
 

@@ -20,7 +20,8 @@ from regproxy.auth.client_logins import (
     LoginsUnavailable,
     check_htpasswd,
 )
-from regproxy.config.settings import Config, load
+from regproxy.config.settings import Config
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import ConfigError
 
 PEER = "192.0.2.1"

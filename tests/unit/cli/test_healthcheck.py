@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from regproxy.cli import healthcheck
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from tests.support import ROOT
 
 READY = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nready\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from regproxy.config import directories
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import StoreError
 
 

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import fields
 
 from regproxy.config.image_rules import KEYS, Rule, RuleSet, parse_rules, unknown_keys
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import ConfigError
 
 DIGEST = "sha256:" + "a" * 64

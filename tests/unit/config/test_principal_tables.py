@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from regproxy.config.settings import ConfigErrors, describe, load
+from regproxy.config.faults import ConfigErrors
+from regproxy.config.settings import describe
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import ConfigError
 
 TABLES = """

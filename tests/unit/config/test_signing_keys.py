@@ -9,8 +9,9 @@ from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, r
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from regproxy.config.key_files import read_keys
-from regproxy.config.settings import describe, load
+from regproxy.config.settings import describe
 from regproxy.config.signing_keys import KEYS_MAX, KeySource, parse_public_key
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import ConfigError
 from tests.support.signatures import Signer
 from tests.support.trust import Trust

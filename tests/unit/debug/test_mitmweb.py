@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.debug import mitmweb
 from regproxy.debug.mitmweb import AddonSettings
 from regproxy.debug.views import HubView

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from regproxy.config.settings import Config, load
+from regproxy.config.settings import Config
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import ConfigError
 from regproxy.debug import views
 from regproxy.debug.views import HubView

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import ConfigError
 from regproxy.http.origin import Origin
 from regproxy.policy.access import Access

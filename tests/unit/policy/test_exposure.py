@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.policy.exposure import exposed, is_private_shared
 
 LOGIN = {"AUTH_REGISTRIES": "reg.test:u:p"}

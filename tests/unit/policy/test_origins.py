@@ -10,7 +10,8 @@ import pytest
 
 from regproxy.config.origin_tables import KEYS, Mirror, OriginSettings
 from regproxy.config.parent_proxy import NoProxy, ParentProxy, parse_no_proxy, parse_parent_proxy
-from regproxy.config.settings import describe, load
+from regproxy.config.settings import describe
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import ConfigError
 from regproxy.http.origin import Origin
 from regproxy.policy.origins import Origins, Place

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from regproxy.cache.index.index import TagRow
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.policy.plans import Action, Policy
 from regproxy.policy.variants import choose_variant
 from regproxy.policy.verdicts import REDIRECTS, STALE_ON, Verdict, after_head

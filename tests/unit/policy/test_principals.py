@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.policy.principals import ANONYMOUS, Principal, Principals
 
 TABLES = """

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from regproxy.config.directories import Directories
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.process.ca_keeper import CaKeeper
 
 DAY = 86_400.0

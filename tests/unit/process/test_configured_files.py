@@ -14,8 +14,10 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from regproxy.config.faults import ConfigErrors
 from regproxy.config.origin_tables import KEYS as ORIGIN_KEYS
-from regproxy.config.settings import SETTINGS, Config, ConfigErrors, load
+from regproxy.config.settings import SETTINGS, Config
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import ConfigError
 from regproxy.process.configured_files import check, check_all, doubtful
 from regproxy.tls.x509 import make_ca

@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from regproxy.config.settings import Config, load
+from regproxy.config.settings import Config
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import ConfigError
 from regproxy.process.listeners import Listeners
 from tests.support.processes import accepts, free_address

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.process import supervisor
 
 DOCKER_KILLS = 10.0  # seconds after SIGTERM, also Compose and podman

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.dataplane.records_self_test import records_fault
 from regproxy.process import wiring
 from regproxy.tls.authority import throwaway

@@ -14,7 +14,7 @@ import pytest
 from regproxy.cache import layout
 from regproxy.cache.blobs import Store
 from regproxy.cache.index.index import Index, TagRow
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.fill.fill import NO_TYPE
 from regproxy.fill.tag_request import Held
 from regproxy.http.origin import Origin

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from regproxy.http.origin import Origin
 from regproxy.policy.access import PUBLIC_SECONDS, Access
 from regproxy.policy.origins import Origins

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from regproxy.config.settings import load as configure
+from regproxy.config.sources.assembly import load as configure
 from regproxy.core.errors import CertificateError
 from regproxy.tls import ca_files, ca_rotation
 from regproxy.tls.authority import Authority

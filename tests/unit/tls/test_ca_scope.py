@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from regproxy.config.settings import ALWAYS_INTERCEPTED, load
+from regproxy.config.settings import ALWAYS_INTERCEPTED
+from regproxy.config.sources.assembly import load
 from regproxy.tls.ca_files import CaFiles
 from regproxy.tls.ca_files import load as load_ca
 from regproxy.tls.ca_scope import domain_of, wanted

@@ -11,7 +11,7 @@ from typing import Any, cast
 import aiohappyeyeballs
 import pytest
 
-from regproxy.config import settings
+from regproxy.config.sources import assembly
 from regproxy.core.errors import Busy, ConnectFailed, OffLimits, Refused, RegproxyError, UpstreamTimeout
 from regproxy.http.messages import NONE, Response
 from regproxy.http.origin import Origin
@@ -123,7 +123,7 @@ class Bench:
     def __init__(self, net: Net, toml: str = "", **env: str) -> None:
         usual = {"REGISTRIES": "reg.test *.masked.test wide.*", "REGPROXY_PRIVATE_TARGETS": "allow"}
         env = {**usual, **env}
-        config = settings.load(env, toml)
+        config = assembly.load(env, toml)
         self.net, self.origins = net, Origins(config)
 
         def resolver(lane: Lane) -> Resolver:

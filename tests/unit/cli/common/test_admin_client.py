@@ -11,7 +11,7 @@ import pytest
 
 from regproxy.cache import layout
 from regproxy.cli.common.admin_client import AdminClient, NotRunning
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 
 
 class AdminPort(HTTPServer):

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from regproxy.config.settings import Config, load
+from regproxy.config.settings import Config
+from regproxy.config.sources.assembly import load
 from regproxy.core.errors import ConfigError
 from regproxy.core.named_file import read_text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 
 LOGIN = '[origin."reg.example".credentials]\nusername = "u"\npassword = "p"\nprincipals = ["{}"]\n'
 RULE = '[[rule]]\nname = "one"\naction = "deny"\nprincipal = ["{}"]\nrepository = ["a/*"]\n'
