@@ -23,7 +23,7 @@ from regproxy.admin.operations import Operation
 from regproxy.admin.replies import Problem
 from regproxy.admin.tokens import Tokens
 from regproxy.admin.visitors import Login, Scope, Token, Visitor
-from regproxy.auth.client_logins import Failures
+from regproxy.auth.clients.logins import Failures
 from regproxy.config.values import split_host_port
 from regproxy.core.addresses import client_of, is_loopback
 from regproxy.core.lru import Seldom

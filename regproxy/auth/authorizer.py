@@ -13,131 +13,38 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final
 
-from msgspec.structs import replace
-
-from regproxy.auth.lockout import Rest, Standings
+from regproxy.auth.challenge_memory import ChallengeMemory
+from regproxy.auth.grants import Grant, client_grant, login_grant, token_grant
+from regproxy.auth.lockout import Standings
+from regproxy.auth.login_ledger import PING, LoginLedger, TokenCounter
 from regproxy.auth.login_probe import Canary
 from regproxy.auth.login_selection import Logins, standing_key
 from regproxy.auth.login_trials import Trials
 from regproxy.auth.token_cache import Exchange, Key, NoToken, Tokens
 from regproxy.auth.token_loans import TokenLoans
 from regproxy.auth.token_realms import Named, Realms
-from regproxy.config.credentials import Login
 from regproxy.config.settings import Config
-from regproxy.core.errors import BadResponse, Refused, UpstreamError
+from regproxy.core.errors import Refused, UpstreamError
 from regproxy.core.lru import Bounded, Seldom
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
 from regproxy.policy.access import Access
-from regproxy.policy.lending import (
-    cut_scopes,
-    is_shaped,
-    loan,
-    overrides,
-)
+from regproxy.policy.lending import is_shaped, loan, overrides
 from regproxy.policy.origins import Origins
 from regproxy.policy.principals import ANONYMOUS as ANYBODY
-from regproxy.registry.challenges import Bearer, asks_for_basic, bearer_of, parse_challenges
-from regproxy.registry.rate_limits import ANONYMOUS, CLIENT
+from regproxy.registry.challenges import bearer_of, parse_challenges
 from regproxy.registry.targets import Kind, Target, parse_target
-from regproxy.registry.token_protocol import PLAIN, Realm, parse_realm, parse_scope
-
-__all__ = ["Authorizer", "Exchange", "Grant", "TokenCounter", "client_grant"]
+from regproxy.registry.token_protocol import PLAIN, Realm
 
 log = logging.getLogger(__name__)
 
-REGISTRIES_KEPT: Final = 1024  # logins and servers whose last token request is remembered
-SCOPES_KEPT: Final = 4096  # registries and repositories whose challenge is remembered
+REFUSALS_KEPT: Final = 4096  # credentials of clients that a registry has refused
 _SHOWN: Final = 200  # characters of a path in the log
-PING: Final = "ping"  # the scope of GET and HEAD /v2/, whoever asks: the same is asked
 _CONTENT: Final = frozenset({Kind.BLOB, Kind.MANIFEST, Kind.TAG})
 REFUSED_SECONDS: Final = 60.0  # for which a client's credentials that were refused are not shown again
 YOUNG: Final = 10.0  # seconds; a token that is refused at this age is not fetched anew
-
-# "login": a username and password, or a configured token.
-Sort = Literal["client", "login", "token"]
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """An Authorization value. `credential` is its name in metrics: "client", "anonymous", or the configured
-    user's.
-
-    `login`: the login that it is, or that the token was issued for. `key`: what a token was requested by.
-    """
-
-    value: bytes = field(repr=False)
-    credential: str
-    sort: Sort = "client"
-    login: Login | None = field(default=None, repr=False)
-    key: Key | None = field(default=None, repr=False)
-    scope: Hashable = None  # of the login's standing
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether it is one of the proxy's own, not the client's."""
-        return self.sort != "client"
-
-
-class TokenCounter(Protocol):
-    """Counter of token requests, and of requests sent without a configured login."""
-
-    def token_fetch(self, registry: str, credential: str, outcome: str) -> None:
-        """Count a token request: "issued", "refused" or "error"."""
-
-    def login_withheld(self, registry: str) -> None:
-        """Count a request without a login because it is not of a kind that logins are used for."""
-
-
-class _Ledger:
-    """Records for `Logins` and `Standings` how logins fare in token requests."""
-
-    def __init__(
-        self,
-        logins: Logins,
-        standings: Standings,
-        counter: TokenCounter | None,
-        clock: Callable[[], float],
-        canary: Canary,
-    ) -> None:
-        self._logins, self._standings, self._counter, self._clock = logins, standings, counter, clock
-        # The token for which a login was last accepted.
-        self.issued: Bounded[Hashable, Key] = Bounded(REGISTRIES_KEPT)
-        self._canary = canary
-
-    def refused(self, key: Key, login: Login, answer: str, *, alone: bool) -> Rest:
-        return self._logins.refused(key.origin, key.realm.origin, login, answer, key.scope, alone=alone)
-
-    def accepted(self, key: Key, login: Login) -> None:
-        self._logins.accepted(key.origin, key.realm.origin, login, key.scope)
-        self.issued.put(standing_key(login, key.realm.origin), key)
-
-    async def leads_to(self, key: Key, to: Origin) -> Origin | None:
-        return await self._logins.leads_to(key, to)
-
-    async def prove(self, key: Key) -> None:
-        """Request a token without a scope, as `docker login` does."""
-        login, bare = key.login, replace(key, scopes=())
-        if login is None or not key.scopes:
-            return
-
-        def verdict(taken: bool, answer: str) -> bool:
-            return self._logins.settled(key.origin, key.realm.origin, login, bare.scope, taken, answer)
-
-        await self._canary.fly(key.origin, login, bare, verdict)
-
-    def failed(self, server: Origin, login: Login) -> bool:
-        return self._standings.failed(standing_key(login, server))
-
-    def proven(self, server: Origin, login: Login) -> bool:
-        return self._standings.proven(standing_key(login, server))
-
-    def count(self, registry: str, login: Login | None, outcome: str) -> None:
-        if self._counter is not None:
-            self._counter.token_fetch(registry, ANONYMOUS if login is None else login.label, outcome)
 
 
 class Authorizer:
@@ -168,15 +75,16 @@ class Authorizer:
         self._seldom, self._pings = Seldom(), Seldom()
         self._exchange = exchange
         self._canary = Canary(exchange, clock, lambda key, to: self._logins.leads_to(key, to))
-        self._logins = Logins(config, self._origins, standings, clock, self._prove)
-        self._ledger = _Ledger(self._logins, standings, counter, clock, self._canary)
+        self._logins = Logins(
+            *(config, self._origins, standings, clock),
+            lambda origin, server, login: self._ledger.prove_at(origin, server, login),
+        )
+        self._challenges = challenges = ChallengeMemory(self._origins)
+        self._ledger = LoginLedger(self._logins, standings, challenges, self._canary, counter)
         self._tokens = Tokens(exchange, self._ledger, self._trials, clock, wall)
         self.loans = TokenLoans(self._logins, self._realms, self._tokens, pushes=self._pushes)
-        # By registry and repository, and by registry alone ("") with what was learned last.
-        self._asks: Bounded[tuple[Origin, str], Realm | Literal["basic"]] = Bounded(SCOPES_KEPT)
-        self._scopes: Bounded[tuple[Origin, str], tuple[str, ...]] = Bounded(SCOPES_KEPT)
         # Clients' credentials by a hash, and until when they are not shown again.
-        self._refused: Bounded[tuple[Origin, str, bytes], float] = Bounded(SCOPES_KEPT)
+        self._refused: Bounded[tuple[Origin, str, bytes], float] = Bounded(REFUSALS_KEPT)
 
     # --- called by the pipeline -----------------------------------------------------------------------------
 
@@ -226,12 +134,12 @@ class Authorizer:
             self._refused.put(_refusal_key(origin, target, grant), self._clock() + REFUSED_SECONDS)
         clean = response if ours or not is_shaped(request) else await self._challenge(origin)
         if clean is not None:
-            self._learn(origin, target, clean)
+            self._challenges.learn(origin, target, clean)
             await self._share(origin, clean)
         if grant is None or not grant.is_ours:
             return await self._ours(origin, target, own_account, lends)
         another = None
-        await self._judge_first(origin, grant)
+        await self._ledger.judge_first(origin, grant)
         if self._note_refusal(origin, target, grant):
             another = await self._ours(origin, target, own_account, lends)
         # Sending the same value again would get another 401.
@@ -258,21 +166,25 @@ class Authorizer:
         if not self._logins.any or not lends:
             return None
         if not is_shaped(request):
-            self._learn(origin, target, response)
-        if self._asks_by(origin, target.repository) is None:
+            self._challenges.learn(origin, target, response)
+        if self._challenges.asks_by(origin, target.repository) is None:
             choice = await self._logins.direct(origin, target.repository)
             if choice.login is not None:
-                return _login_grant(choice.login, target.repository)
+                return login_grant(choice.login, target.repository)
             # A login that can't be sent to the registry itself may be for its token server: learn which.
             clean = await self._challenge(origin) if choice.configured else None
             if clean is not None:
-                self._learn(origin, target, clean)
+                self._challenges.learn(origin, target, clean)
         return await self._ours(origin, target, own_account, lends)
 
     def found(self, origin: Origin, target: Target, grant: Grant, status: int) -> None:
         """Record the answer to a grant of hidden(): a login that helped is sent at once from now on."""
-        if status < 400 and grant.sort == "login" and self._asks_by(origin, target.repository) is None:
-            self._put_asks(origin, target, "basic")
+        if (
+            status < 400
+            and grant.sort == "login"
+            and self._challenges.asks_by(origin, target.repository) is None
+        ):
+            self._challenges.put(origin, target, "basic")
 
     async def redirected(
         self, registry: Origin, at: Origin, method: str, path: str, response: Response
@@ -287,13 +199,13 @@ class Authorizer:
             return None
         if not self._logins.secure(at):
             return None
-        self._learn(at, target, response)
+        self._challenges.learn(at, target, response)
         # The client has not shown that it may have private content there, and what leads there may be a
         # registry of its own.
         everybodys = self._access.lends(ANYBODY, at, target.repository, lambda: False)
         if everybodys and self._origins.lends(registry, at):
             return await self._ours(at, target, True, True)
-        asks = self._asks_by(at, target.repository)
+        asks = self._challenges.asks_by(at, target.repository)
         return await self._anonymous(at, target, asks) if isinstance(asks, Realm) else None
 
     @asynccontextmanager
@@ -304,14 +216,16 @@ class Authorizer:
             yield False
             return
         key = standing_key(login, origin)
-        async with self._trials.trial(key, grant.scope, lambda: self._prove(origin, origin, login)) as rests:
+        async with self._trials.trial(
+            key, grant.scope, lambda: self._ledger.prove_at(origin, origin, login)
+        ) as rests:
             yield rests
 
     async def note(self, origin: Origin, target: Target, response: Response, grant: Grant) -> None:
         """Record a 401 to one of the proxy's own grants."""
         if grant.is_ours:
-            self._learn(origin, target, response)
-            await self._judge_first(origin, grant)
+            self._challenges.learn(origin, target, response)
+            await self._ledger.judge_first(origin, grant)
             self._note_refusal(origin, target, grant)
 
     def accepted(self, origin: Origin, grant: Grant | None, status: int) -> None:
@@ -332,7 +246,7 @@ class Authorizer:
         """
         if request.get(b"authorization") is not None:
             return None
-        asks = self._asks_by(origin)
+        asks = self._challenges.asks_by(origin)
         eager_only = asks != "basic"
         found = loan(request.method, request.path, pushes=self._pushes)
         if found is None or overrides(request):
@@ -353,7 +267,7 @@ class Authorizer:
             if clean is not None:
                 await self._share(origin, clean)
         if response.status == 401 and grant is not None and not _bearer(response):
-            await self._judge_first(origin, grant)
+            await self._ledger.judge_first(origin, grant)
         self.judge(origin, request, grant, response)
 
     async def may_show(self, origin: Origin, grant: Grant | None) -> bool:
@@ -367,42 +281,12 @@ class Authorizer:
             return True
         key = standing_key(login, origin)
         if not self._standings.proven(key):
-            await self._prove(origin, origin, login)
+            await self._ledger.prove_at(origin, origin, login)
         if self._standings.proven(key):
             return True
         now = self._clock()
         rests = self._standings.rests(key, now, grant.scope) > 0
         return self._canary.is_open(origin) and not rests and self._standings.hold(key, now) == 0
-
-    async def _judge_first(self, origin: Origin, grant: Grant) -> None:
-        """Before a refusal counts: test a login that was neither accepted nor refused yet by a request of the
-        proxy's own, as the refusal may be about the repository.
-        """
-        login = grant.login if grant.sort == "login" else None
-        if login is None:
-            return
-        key = standing_key(login, origin)
-        if not self._standings.proven(key) and not self._standings.failed(key):
-            await self._prove(origin, origin, login)
-
-    async def _prove(self, origin: Origin, server: Origin, login: Login) -> None:
-        """Find out whether `server` accepts a login, by a ping or a token request of the proxy's own."""
-        key = None
-        if server != origin or isinstance(self._asks_by(origin), Realm):
-            # The last token that this login got, or one without a scope: other tokens may be refused because
-            # of their scope.
-            key = self._ledger.issued.get(standing_key(login, server))
-            asks = self._asks_by(origin)
-            if key is None and isinstance(asks, Realm) and asks.origin == server:
-                key = Key(origin, asks, (), login)
-            if key is None:
-                return
-
-        def verdict(taken: bool, answer: str) -> bool:
-            scope = PING if key is None else key.scope
-            return self._logins.settled(origin, server, login, scope, taken, answer)
-
-        await self._canary.fly(server if key is None else origin, login, key, verdict)
 
     def judge(self, origin: Origin, request: Request, grant: Grant | None, response: Response) -> None:
         """Record the result of a login that passing() returned."""
@@ -433,14 +317,9 @@ class Authorizer:
 
     async def _share(self, registry: Origin, response: Response) -> None:
         """Tell all workers of a realm that a 401 names, before a client follows it."""
-        bearer = bearer_of(parse_challenges(response.all(b"www-authenticate")))
-        if bearer is None:
-            return
-        try:
-            named = Named(registry, self._realm(bearer))
-        except BadResponse:
-            return
-        await self.loans.learn(named)
+        realm = self._challenges.realm_of(response)
+        if realm is not None:
+            await self.loans.learn(Named(registry, realm))
 
     async def _withhold(self, origin: Origin, request: Request, *, eager_only: bool) -> None:
         """Count and log that a request is sent without the configured login."""
@@ -477,7 +356,7 @@ class Authorizer:
         """Return one of the proxy's own credentials, of the kind that the registry asks for as far as that is
         known. Without `lends`, an anonymous token at most.
         """
-        asks = self._asks_by(origin, target.repository)
+        asks = self._challenges.asks_by(origin, target.repository)
         if isinstance(asks, Realm):
             if lends:
                 return await self._token(origin, target, asks, own_account)
@@ -490,7 +369,7 @@ class Authorizer:
 
     async def _direct(self, origin: Origin, scope: Hashable, *, eager_only: bool) -> Grant | None:
         login = (await self._logins.direct(origin, scope, eager_only=eager_only)).login
-        return None if login is None else _login_grant(login, scope)
+        return None if login is None else login_grant(login, scope)
 
     async def _token(
         self, origin: Origin, target: Target, realm: Realm, own_account: bool, *, again: bool = True
@@ -500,15 +379,15 @@ class Authorizer:
         None if no login is configured and a client asks: it can get a token itself.
         """
         repository = target.repository
-        asked = ("token", realm.target, realm.service, *self._scope(origin, target))
+        asked = ("token", realm.target, realm.service, *self._challenges.scopes(origin, target))
         choice = await self._logins.for_tokens(origin, realm.origin, repository, asked)
         login = choice.login
         if login is not None and login.kind == "bearer":
-            return _login_grant(login, repository)
+            return login_grant(login, repository)
         if not (own_account or choice.configured):
             return None
         if login is not None:
-            scopes = self._scope(origin, target, narrow=choice.narrow)
+            scopes = self._challenges.scopes(origin, target, narrow=choice.narrow)
             try:
                 return await self._grant(Key(origin, realm, scopes, login, choice.narrow))
             except NoToken as error:
@@ -521,95 +400,31 @@ class Authorizer:
         if not (self._logins.secure(realm.origin) or self._origins.plain(origin)):
             return None
         try:
-            scopes = self._scope(origin, target, anonymous=True)
+            scopes = self._challenges.scopes(origin, target, anonymous=True)
             return await self._grant(Key(origin, realm, scopes, None))
         except NoToken:
             return None
 
     async def _grant(self, key: Key) -> Grant:
-        value = await self._tokens.token(key)
-        name = ANONYMOUS if key.login is None else key.login.label
-        return Grant(b"Bearer " + value.encode("ascii"), name, "token", key.login, key)
-
-    # --- challenges -----------------------------------------------------------------------------------------
-
-    def _realm(self, bearer: Bearer) -> Realm:
-        """Return the realm that a challenge names. Raises BadResponse if it can't be asked."""
-        realm = parse_realm(bearer.realm, bearer.service)
-        # A registry behind plain HTTP calls itself http://, whatever clients call it.
-        return replace(realm, origin=self._origins.canonical(realm.origin))
-
-    def _asks_by(self, origin: Origin, repository: str = "") -> Realm | Literal["basic"] | None:
-        """Return how a registry asks for credentials; some name a different realm for each repository."""
-        return self._asks.get((origin, repository)) or self._asks.get((origin, ""))
-
-    def _put_asks(self, origin: Origin, target: Target, asks: Realm | Literal["basic"]) -> None:
-        for repository in {target.repository, ""}:
-            self._asks.put((origin, repository), asks)
-
-    def _learn(self, origin: Origin, target: Target, response: Response) -> None:
-        """Remember how a registry asks for credentials; Bearer is preferred to Basic."""
-        challenges = parse_challenges(response.all(b"www-authenticate"))
-        bearer = bearer_of(challenges)
-        if bearer is not None:
-            try:
-                self._put_asks(origin, target, self._realm(bearer))
-            except BadResponse as error:
-                log.warning("%s asks for tokens in a way that can't be followed: %s", origin.host, error)
-            else:
-                if bearer.scope:
-                    self._scopes.put((origin, target.repository), parse_scope(bearer.scope))
-                return
-        if asks_for_basic(challenges):
-            self._put_asks(origin, target, "basic")
-
-    def _scope(
-        self, origin: Origin, target: Target, *, narrow: bool = False, anonymous: bool = False
-    ) -> tuple[str, ...]:
-        """Return the scopes of a token: those of the registry's challenge, else one built from the
-        repository's name.
-
-        Only pulls, whatever the challenge says: it may have answered a push. Scopes other than a repository's
-        are for anonymous tokens only, as it is unknown what they permit.
-        """
-        said = () if narrow else self._scopes.get((origin, target.repository)) or ()
-        cut = cut_scopes(said)
-        if anonymous:
-            others = (scope for scope in said if not scope.startswith("repository:"))
-            cut = tuple(dict.fromkeys((*cut, *others)))
-        if cut:
-            return cut
-        return (f"repository:{target.repository}:pull",) if target.repository else ()
+        return token_grant(key, await self._tokens.token(key))
 
     def _note_refusal(self, origin: Origin, target: Target, grant: Grant) -> bool:
         """Record a 401 to one of the proxy's own grants; return whether another may be had."""
-        asks, key = self._asks_by(origin, target.repository), grant.key
+        asks, key = self._challenges.asks_by(origin, target.repository), grant.key
         if key is None:
             basic = grant.value.startswith(b"Basic ")
             # A registry that wants tokens has not checked the username and password.
             if grant.login is not None and not (basic and isinstance(asks, Realm)):
                 self._logins.refused(origin, origin, grant.login, "status 401", grant.scope)
             return True
-        scopes = self._scope(origin, target, narrow=key.narrow, anonymous=key.login is None)
+        scopes = self._challenges.scopes(origin, target, narrow=key.narrow, anonymous=key.login is None)
         other = (asks, scopes) != (key.realm, key.scopes)
         value = grant.value.decode("ascii").removeprefix("Bearer ")
         return self._tokens.give_up(key, value, YOUNG) or other
 
 
-def client_grant(request: Request) -> Grant | None:
-    """Return the client's own credentials, None without any."""
-    value = request.get(b"authorization")
-    return None if value is None else Grant(value, CLIENT)
-
-
 def _refusal_key(origin: Origin, target: Target, client: Grant) -> tuple[Origin, str, bytes]:
     return origin, target.repository, hashlib.sha256(client.value).digest()
-
-
-def _login_grant(login: Login, scope: Hashable) -> Grant:
-    """Return a login in the form in which the registry itself gets it."""
-    value = b"Bearer " + login.secret.encode() if login.kind == "bearer" else login.basic
-    return Grant(value, login.label, "login", login, scope=scope)
 
 
 def _bearer(response: Response) -> bool:

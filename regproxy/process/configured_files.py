@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from regproxy.admin.tokens import check_tokens
-from regproxy.auth.client_certificates import check_client_cas
-from regproxy.auth.client_logins import check_htpasswd
+from regproxy.auth.clients.certificates import check_client_cas
+from regproxy.auth.clients.logins import check_htpasswd
 from regproxy.auth.credential_providers import check_credential_files
 from regproxy.config import directories
 from regproxy.config.faults import ConfigErrors, try_all

@@ -18,7 +18,7 @@ from typing import Final
 import uvloop
 
 from regproxy.admin.session import AdminSession
-from regproxy.auth.client_certificates import client_cas
+from regproxy.auth.clients.certificates import client_cas
 from regproxy.config.networks import Prefixes
 from regproxy.config.settings import Config
 from regproxy.dataplane import file as file_module

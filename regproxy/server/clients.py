@@ -7,8 +7,8 @@ import secrets
 import time
 from typing import Final
 
-from regproxy.auth.client_certificates import said_by
-from regproxy.auth.client_logins import ClientLogins, Login
+from regproxy.auth.clients.certificates import said_by
+from regproxy.auth.clients.logins import ClientLogins, Login
 from regproxy.config.settings import Config
 from regproxy.core.errors import RegproxyError
 from regproxy.core.lru import Bounded

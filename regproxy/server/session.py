@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from functools import lru_cache
 from typing import Any, Final
 
-from regproxy.auth.client_logins import LoginsBusy, LoginsUnavailable
+from regproxy.auth.clients.logins import LoginsBusy, LoginsUnavailable
 from regproxy.config.hosts import OWN_HOST
 from regproxy.core.errors import HeadError, RegproxyError
 from regproxy.core.request_context import CURRENT, RequestContext

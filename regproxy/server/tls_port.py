@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 from typing import Final
 
-from regproxy.auth.client_certificates import ClientCas
+from regproxy.auth.clients.certificates import ClientCas
 from regproxy.core.errors import CredentialError
 from regproxy.dataplane.http1 import connect_target, proxy_login
 from regproxy.dataplane.reactor import Reactor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from regproxy.auth.authorizer import Grant
+from regproxy.auth.grants import Grant
 from regproxy.core.errors import BadResponse, ConnectFailed, RateLimited, UpstreamTimeout
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin

@@ -17,7 +17,9 @@ from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from regproxy.auth.authorizer import Authorizer, Exchange, Grant, client_grant
+from regproxy.auth.authorizer import Authorizer
+from regproxy.auth.grants import Grant, client_grant
+from regproxy.auth.token_cache import Exchange
 from regproxy.auth.token_loans import MayHave
 from regproxy.core.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
 from regproxy.core.lru import Bounded, Seldom

@@ -9,7 +9,8 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from regproxy.auth.authorizer import Authorizer, Grant
+from regproxy.auth.authorizer import Authorizer
+from regproxy.auth.grants import Grant
 from regproxy.config.sources.assembly import load
 from regproxy.http.messages import NONE, Headers, Request, Response, parse_request
 from regproxy.http.origin import Origin

@@ -14,7 +14,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from regproxy.auth.authorizer import YOUNG, Authorizer, Grant
+from regproxy.auth.authorizer import YOUNG, Authorizer
+from regproxy.auth.grants import Grant
 from regproxy.auth.token_cache import PAUSE_SECONDS, REFUSED_SECONDS
 from regproxy.config.sources.assembly import load
 from regproxy.core.errors import BadResponse, ConnectFailed, RateLimited, Refused, UpstreamError

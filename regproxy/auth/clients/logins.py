@@ -17,7 +17,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from regproxy.auth.htpasswd import Users, matches, parse_htpasswd
+from regproxy.auth.clients.htpasswd import Users, matches, parse_htpasswd
 from regproxy.auth.secret_files import Watched
 from regproxy.config.settings import Config
 from regproxy.core.addresses import client_of

@@ -8,7 +8,7 @@ import argon2
 import bcrypt
 import pytest
 
-from regproxy.auth.htpasswd import matches, parse_htpasswd
+from regproxy.auth.clients.htpasswd import matches, parse_htpasswd
 
 BCRYPT = bcrypt.hashpw(b"secret", b"$2b$04$abcdefghijklmnopqrstuu").decode()
 ARGON2 = argon2.PasswordHasher(time_cost=1, memory_cost=64, parallelism=1).hash(

@@ -12,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from regproxy.auth.client_certificates import check_client_cas, client_cas, said_by
+from regproxy.auth.clients.certificates import check_client_cas, client_cas, said_by
 from regproxy.config.sources.assembly import load
 from regproxy.core.errors import ConfigError
 from tests.support.client_certificates import ClientCa, der_of

@@ -11,8 +11,9 @@ from typing import Any
 import bcrypt
 import pytest
 
-from regproxy.auth import client_logins, htpasswd
-from regproxy.auth.client_logins import (
+from regproxy.auth.clients import htpasswd
+from regproxy.auth.clients import logins as client_logins
+from regproxy.auth.clients.logins import (
     ClientLogins,
     Failures,
     Login,

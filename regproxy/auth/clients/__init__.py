@@ -1,0 +1,1 @@
+"""Who clients of this proxy are: by a password, or by a certificate."""
