@@ -32,7 +32,7 @@ from regproxy.http.origin import Origin
 from regproxy.http.ranges import parse_content_range
 from regproxy.policy.verdicts import Verdict, after_head
 from regproxy.registry.targets import Kind
-from regproxy.upstream.connection import BodyBroken, Connection, ConnectionLost
+from regproxy.upstream.connections.connection import BodyBroken, Connection, ConnectionLost
 from regproxy.upstream.fetch import Ask, Fetched
 
 log = logging.getLogger(__name__)

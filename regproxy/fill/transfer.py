@@ -37,7 +37,7 @@ from regproxy.http.messages import Response
 from regproxy.http.ranges import Span, parse_content_range, parse_range
 from regproxy.policy.verdicts import Verdict, after_head
 from regproxy.registry.targets import Kind
-from regproxy.upstream.connection import BodyBroken, ConnectionLost
+from regproxy.upstream.connections.connection import BodyBroken, ConnectionLost
 from regproxy.upstream.fetch import Fetched
 
 log = logging.getLogger(__name__)

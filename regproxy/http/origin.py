@@ -44,6 +44,12 @@ class Origin(Struct, frozen=True):
             return self.host  # nearly all of them
         return self.host if self.port == _DEFAULT_PORTS.get(self.scheme) else named(self.host, self.port)
 
+    @property
+    def authority(self) -> bytes:
+        """`host[:port]` for a Host header (RFC 9110 section 7.2), without the scheme's own port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return (host if self.port == _DEFAULT_PORTS.get(self.scheme) else f"{host}:{self.port}").encode()
+
     @classmethod
     def of(cls, url: str) -> Origin:
         """Return the origin of an absolute http or https URL. Raises BadResponse for anything else, or with

@@ -65,7 +65,7 @@ from regproxy.tracing import environment
 from regproxy.upstream.admission import Gate
 from regproxy.upstream.circuit_breaker import Breakers
 from regproxy.upstream.client import Upstream
-from regproxy.upstream.dialer import Dialer
+from regproxy.upstream.connections.dialer import Dialer
 from regproxy.upstream.quota_file import QuotaFile
 from regproxy.upstream.quotas import Quotas
 

@@ -20,8 +20,9 @@ from regproxy.server.push import PushedBody, Pushes
 from regproxy.server.responder import FRAMING, Responder, answer_of
 from regproxy.server.routes import Route
 from regproxy.server.token_requests import CONTINUE, TokenRequests
-from regproxy.upstream.client import INTERIM_MAX, Connection
+from regproxy.upstream.connections.connection import Connection
 from regproxy.upstream.fetch import Ask
+from regproxy.upstream.sender import INTERIM_MAX
 
 log = logging.getLogger(__name__)
 

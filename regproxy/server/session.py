@@ -43,7 +43,7 @@ from regproxy.server.routes import Route
 from regproxy.server.tag_requests import TagRequests
 from regproxy.server.token_requests import TokenRequests
 from regproxy.server.tunnel_requests import ESTABLISHED, TunnelRequests
-from regproxy.upstream.name_lookups import CLIENT
+from regproxy.upstream.connections.name_lookups import CLIENT
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
 from regproxy.server.responder import Responder
 from regproxy.server.tunnel import Tunnel
-from regproxy.upstream.name_lookups import CLIENT
+from regproxy.upstream.connections.name_lookups import CLIENT
 
 log = logging.getLogger(__name__)
 

@@ -48,7 +48,7 @@ from regproxy.tags.claims import TagClaim, TagClaims
 from regproxy.tags.keys import RequestKey, fetch_key
 from regproxy.tags.revalidation import ATTEMPTS, Revalidations, pause
 from regproxy.tags.rows import Moved, Recorder, TagRows, concerns, name_of, unheard
-from regproxy.upstream.connection import BodyBroken, ConnectionLost
+from regproxy.upstream.connections.connection import BodyBroken, ConnectionLost
 
 __all__ = ["Recorder", "Tags", "is_for", "name_of"]
 

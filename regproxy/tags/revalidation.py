@@ -23,7 +23,7 @@ from regproxy.tags.answers import Failure, Refusal, TagAnswer, failed_answer, fr
 from regproxy.tags.claims import TagClaim, TagClaims
 from regproxy.tags.keys import RequestKey, look_key
 from regproxy.tags.rows import TagRows, concerns, name_of
-from regproxy.upstream.connection import ConnectionLost
+from regproxy.upstream.connections.connection import ConnectionLost
 from regproxy.upstream.fetch import Ask, Fetched
 
 log = logging.getLogger(__name__)

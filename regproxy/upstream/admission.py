@@ -12,7 +12,7 @@ from regproxy.http.origin import Origin
 from regproxy.registry.rate_limits import ANONYMOUS, CLIENT, client_credential
 from regproxy.registry.targets import Kind
 from regproxy.upstream.circuit_breaker import Breakers
-from regproxy.upstream.connection import Connection
+from regproxy.upstream.connections.connection import Connection
 from regproxy.upstream.failures import Failures
 from regproxy.upstream.quotas import Quotas
 

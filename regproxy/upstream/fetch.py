@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from regproxy.http.messages import Response, tokens
 from regproxy.http.origin import Origin
 from regproxy.http.ranges import parse_content_range
-from regproxy.upstream.connection import Connection
+from regproxy.upstream.connections.connection import Connection
 
 # S3's aws-chunked is how an upload was framed, and some stores repeat it for what they have unframed.
 _NO_CODING: Final = frozenset({b"identity", b"aws-chunked"})

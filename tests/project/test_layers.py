@@ -25,6 +25,7 @@ FLOORS = (
     ("telemetry",),
     ("auth",),
     ("auth.clients",),
+    ("upstream.connections",),
     ("upstream",),
     ("cache.index",),
     ("cache",),

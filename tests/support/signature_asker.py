@@ -29,7 +29,7 @@ from regproxy.tls.client_contexts import Trust as ClientTrust
 from regproxy.upstream.admission import Gate
 from regproxy.upstream.circuit_breaker import Breakers
 from regproxy.upstream.client import Upstream
-from regproxy.upstream.dialer import Dialer
+from regproxy.upstream.connections.dialer import Dialer
 from regproxy.upstream.quotas import Quotas
 from tests.support.trust import Trust
 

@@ -15,7 +15,7 @@ from tests.support import ROOT
 SCRIPT = """
 import socket
 from regproxy.core.own_addresses import is_own_address
-from regproxy.upstream.dialer import _is_at
+from regproxy.upstream.connections.dialer import _is_at
 
 with socket.create_server(("0.0.0.0", 0)) as server:
     for address, others in (("10.8.0.1", False), ("10.8.0.2", True)):

@@ -12,7 +12,7 @@ from regproxy.core.errors import BadResponse
 from regproxy.fill.origin_bodies import check, is_behind
 from regproxy.http.messages import Response, parse_response
 from regproxy.http.origin import Origin
-from regproxy.upstream.connection import Connection
+from regproxy.upstream.connections.connection import Connection
 from regproxy.upstream.fetch import Fetched
 
 ORIGIN = Origin("https", "reg.test", 443)

@@ -80,3 +80,17 @@ SAME = [
 def test_what_is_the_same_one(start: str, end: str, want: bool) -> None:
     """Only there credentials go along with a redirect."""
     assert (Origin.of(start) == Origin.of(end)) is want
+
+
+AUTHORITIES = [
+    (Origin("https", "reg.test", 443), b"reg.test"),
+    (Origin("http", "reg.test", 80), b"reg.test"),
+    (Origin("http", "reg.test", 443), b"reg.test:443"),
+    (Origin("https", "::1", 443), b"[::1]"),
+    (Origin("https", "::1", 5000), b"[::1]:5000"),
+]
+
+
+@pytest.mark.parametrize("origin, want", AUTHORITIES, ids=str)
+def test_authority(origin: Origin, want: bytes) -> None:
+    assert origin.authority == want

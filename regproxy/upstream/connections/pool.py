@@ -9,7 +9,7 @@ from typing import Final
 
 from regproxy.http.messages import Response
 from regproxy.http.origin import Origin
-from regproxy.upstream.connection import Connection
+from regproxy.upstream.connections.connection import Connection
 
 IDLE_PER_ORIGIN: Final = 32
 

@@ -9,9 +9,9 @@ from collections.abc import Iterable, Iterator
 import pytest
 
 from regproxy.core.errors import Busy
-from regproxy.upstream import resolver as resolver_module
-from regproxy.upstream.name_lookups import AddrInfo
-from regproxy.upstream.resolver import Order, Resolver, address_of
+from regproxy.upstream.connections import resolver as resolver_module
+from regproxy.upstream.connections.name_lookups import AddrInfo
+from regproxy.upstream.connections.resolver import Order, Resolver, address_of
 
 
 class System:

@@ -19,7 +19,7 @@ from msgspec import Struct
 from regproxy.core.errors import Busy
 from regproxy.core.lru import Bounded
 from regproxy.core.single_flight import Flights
-from regproxy.upstream.name_lookups import AddrInfo
+from regproxy.upstream.connections.name_lookups import AddrInfo
 
 FOUND_SECONDS: Final = 5.0  # a burst of connections asks once; a record that moves is followed soon
 MISSING_SECONDS: Final = 1.0

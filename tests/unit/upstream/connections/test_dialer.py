@@ -17,12 +17,12 @@ from regproxy.http.messages import NONE, Response
 from regproxy.http.origin import Origin
 from regproxy.policy.interception import Interception
 from regproxy.policy.origins import Origins
-from regproxy.upstream import dialer
-from regproxy.upstream.connection import Connection
-from regproxy.upstream.dialer import Dialer
-from regproxy.upstream.name_lookups import CLIENT, AddrInfo, Lane
-from regproxy.upstream.pool import Idle
-from regproxy.upstream.resolver import FOUND_SECONDS, Resolver
+from regproxy.upstream.connections import dialer
+from regproxy.upstream.connections.connection import Connection
+from regproxy.upstream.connections.dialer import Dialer
+from regproxy.upstream.connections.name_lookups import CLIENT, AddrInfo, Lane
+from regproxy.upstream.connections.pool import Idle
+from regproxy.upstream.connections.resolver import FOUND_SECONDS, Resolver
 
 REGISTRY = Origin("https", "reg.test", 443)
 PRIVATE = ["10.255.255.1", "192.168.0.1", "100.64.0.1", "fd00::1", "198.18.0.1", "240.0.0.1", "64:ff9b:1::1"]

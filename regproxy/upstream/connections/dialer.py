@@ -25,11 +25,11 @@ from regproxy.http.origin import Origin
 from regproxy.policy.interception import Interception
 from regproxy.policy.origins import Origins, Way
 from regproxy.tls.client_contexts import Trust
-from regproxy.upstream import name_lookups
-from regproxy.upstream.connect_tunnel import open_tunnel
-from regproxy.upstream.connection import HEAD_MAX, Connection
-from regproxy.upstream.name_lookups import CLIENT, AddrInfo, Lane, Lookups, literal
-from regproxy.upstream.resolver import Order, Resolver, address_of, at_port
+from regproxy.upstream.connections import name_lookups
+from regproxy.upstream.connections.connect_tunnel import open_tunnel
+from regproxy.upstream.connections.connection import HEAD_MAX, Connection
+from regproxy.upstream.connections.name_lookups import CLIENT, AddrInfo, Lane, Lookups, literal
+from regproxy.upstream.connections.resolver import Order, Resolver, address_of, at_port
 
 log = logging.getLogger(__name__)
 

@@ -14,9 +14,9 @@ import pytest
 import uvloop
 
 from regproxy.core.errors import Busy
-from regproxy.upstream import name_lookups
-from regproxy.upstream.name_lookups import EACH_MAX, SITE_MAX, AddrInfo, Lane, Lookups, literal
-from regproxy.upstream.resolver import address_of
+from regproxy.upstream.connections import name_lookups
+from regproxy.upstream.connections.name_lookups import EACH_MAX, SITE_MAX, AddrInfo, Lane, Lookups, literal
+from regproxy.upstream.connections.resolver import address_of
 
 FOUND: AddrInfo = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))
 NOBODY = socket.gaierror(socket.EAI_NONAME, "Name or service not known")

@@ -16,8 +16,8 @@ from regproxy.dataplane.stream import Stream
 from regproxy.dataplane.tls import client_context
 from regproxy.http.messages import parse_response
 from regproxy.http.origin import Origin as Place
-from regproxy.upstream.connection import Connection
-from regproxy.upstream.pool import Idle
+from regproxy.upstream.connections.connection import Connection
+from regproxy.upstream.connections.pool import Idle
 from tests.support.plane import LIMIT, Plane, Run, Told, plane, run
 from tests.support.trust import Trust
 
