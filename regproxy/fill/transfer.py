@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Final
@@ -31,8 +30,10 @@ from regproxy.dataplane.block_map import BLOCK_SIZE
 from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill.fill import Fill
-from regproxy.fill.origin_bodies import NO_RANGES, PROGRESS, Bodies, Limits, check, is_behind, is_retryable
-from regproxy.fill.range_leases import JUDGED, WANTED, Leases, whole_blocks
+from regproxy.fill.origin_bodies import NO_RANGES, PROGRESS, Bodies, Limits, is_behind, is_retryable
+from regproxy.fill.range_answers import RangeAnswers
+from regproxy.fill.range_leases import WANTED, Leases, whole_blocks
+from regproxy.fill.stream_count import StreamCount
 from regproxy.http.messages import Response
 from regproxy.http.ranges import Span, parse_content_range, parse_range
 from regproxy.policy.verdicts import Verdict, after_head
@@ -43,12 +44,6 @@ from regproxy.upstream.fetch import Fetched
 log = logging.getLogger(__name__)
 
 SCATTERED: Final = 4 << 20  # bytes; shorter content is fetched by one stream
-_RAMP: Final = 0.5  # seconds of one stream, before more are considered
-_ENOUGH: Final = 100e6  # bytes/s of one stream: at this rate a limit per connection is unlikely
-_WORTH: Final = 1.0  # seconds that the rest will take: less is not worth another connection
-_APIECE: Final = 2  # times as many streams, at most, where as many places are waited for at once
-_MOST: Final = 16  # streams, whatever is waited for
-_LINGER: Final = 1.0  # seconds for which a place counts that nobody waits for any more: the next may come
 _NO_TURN: Final = (RateLimited, CircuitOpen, Busy)  # was not even asked for, or is too early
 
 
@@ -83,17 +78,13 @@ class Transfer:
         self._ranges = True
         self._alone = False  # the first answer is all of it where a range was asked for
         self._in_vain = 0  # ranges in a row that were asked for and brought next to nothing
-        self._all: Fetched | None = None  # an answer with the whole content, for `_whole`
-        self._width = 1
+        self._answers = RangeAnswers(self._growth, bodies)
         self._resting = False
         self._opening: Fetched | None = None  # the first stream's
-        self._began = self._not_before = self._look_at = 0.0
         start, stop = self._first_span()
         self._span = start, stop
         self._leases = Leases(self._growth, pieces=stop >= 0)
-        self._most = max(limits.streams, min(_APIECE * limits.streams, _MOST))  # streams at a time
-        self._places = 1  # that are waited for, or were until a moment ago
-        self._counted_at = self._poke_at = 0.0
+        self._count = StreamCount(*(self._leases, self._growth, bodies, limits, self._loop), self._poked.set)
         self._first_took = 0.0
 
     async def run(self) -> Response:
@@ -108,7 +99,8 @@ class Transfer:
         elif growth.extents is None:
             await self._linear(fetched, start, stop)
         elif response.status == 200 and self._holds_any():
-            await self._whole(fetched)
+            self._answers.keep(fetched)
+            await self._whole()
         else:
             usable = max(start, whole_blocks(stop, growth.total))
             await self._scattered(fetched, self._leases.add(start, usable, stop))
@@ -174,23 +166,13 @@ class Transfer:
         if stop >= 0 and found is not None and not _usable(found, start):
             fetched.connection.abort()
             return True
-        return response.status == 206 and self._is_wrong(fetched, start, stop)
-
-    def _is_wrong(self, fetched: Fetched, start: int, stop: int) -> bool:
-        """Whether a 206 is no answer to this range; it is done with then."""
-        try:
-            self._check(fetched, start, stop)
-        except BadResponse as error:
-            log.info("asked for without a range: %s", error)
-            fetched.connection.abort()
-            return True
-        return False
+        return response.status == 206 and self._answers.is_wrong(fetched, start, stop)
 
     def _open(self, fetched: Fetched, verdict: Verdict) -> int:
         growth, (start, stop) = self._growth, self._span
         total = end = start
         if verdict is not Verdict.COMPLETE:
-            total, end = self._check(fetched, start, stop)
+            total, end = self._answers.check(fetched, start, stop)
         if fetched.response.status == 200:
             self._alone = self._span != (0, -1)
             self._span = start, stop = 0, -1
@@ -199,14 +181,6 @@ class Transfer:
         total = max(total, growth.total)
         self._opened(fetched, total, scattered)
         return end if end >= 0 else total
-
-    def _check(self, fetched: Fetched, start: int, stop: int) -> tuple[int, int]:
-        """Check an answer by check(). The length that it declares binds all later answers."""
-        growth = self._growth
-        total, end = check(fetched, start, stop, known=growth.total, there=growth.written)
-        if total >= 0:
-            growth.expect(total)
-        return total, end
 
     # --- linear ------------------------------------------------------------------------------------------
 
@@ -222,8 +196,8 @@ class Transfer:
             before = growth.written
             try:
                 if fetched is None:
-                    found = await self._ask(before, -1) if ranged else None
-                    fetched, stop = found or await self._ask_all()
+                    found = await self._answers.ask(before, -1) if ranged else None
+                    fetched, stop = found or await self._answers.ask_all()
                 growth.pass_over(before if fetched.response.status == 200 else 0)
                 await self._bodies.take(fetched, growth)
                 if growth.written < stop and growth.total < 0:
@@ -272,65 +246,14 @@ class Transfer:
         await hash_all(self._growth, self._loop)
         return "sha256:" + self._growth.hexdigest() == expected
 
-    # --- later answers -----------------------------------------------------------------------------------
-
-    async def _ask(self, start: int, stop: int) -> tuple[Fetched, int] | None:
-        """Return the answer for [start, stop), and where it ends; None: the origin does not give ranges.
-
-        If it has sent the whole content instead, that answer is in `_all` then. In a part that is not
-        scattered, such an answer is returned like a range.
-        """
-        fetched = await self._bodies.ask(start, stop)
-        ranged, status = start > 0 or stop >= 0, fetched.response.status
-        if ranged and status in NO_RANGES:
-            await self._bodies.answer(fetched)
-            return None
-        if status == 206 and self._is_wrong(fetched, start, stop):
-            return None
-        found = await self._checked(fetched, start, stop)
-        total = self._growth.total
-        if status == 206 and self._growth.extents is not None and whole_blocks(found[1], total) <= start:
-            # Ranges of this kind would never complete a block.
-            fetched.connection.abort()
-            return None
-        if ranged and status == 200 and self._growth.extents is not None:
-            self._drop_all()
-            self._all = fetched
-            return None
-        return found
-
-    async def _ask_all(self) -> tuple[Fetched, int]:
-        fetched, self._all = self._all, None
-        if fetched is None:
-            fetched = await self._bodies.ask()
-        return await self._checked(fetched, 0, -1)
-
-    async def _checked(self, fetched: Fetched, start: int, stop: int) -> tuple[Fetched, int]:
-        # 416 is no answer to this: see check().
-        verdict = after_head(fetched.response.status, resumed=True)
-        if verdict in (Verdict.TROUBLE, Verdict.RELAY, Verdict.FOLLOW):
-            raise await self._bodies.answer(fetched)
-        try:
-            _, end = self._check(fetched, start, stop)
-        except BaseException:
-            fetched.connection.abort()
-            raise
-        return fetched, end if end >= 0 else self._growth.total
-
-    def _drop_all(self) -> None:
-        fetched, self._all = self._all, None
-        if fetched is not None:
-            fetched.connection.abort()
-
     # --- whole -------------------------------------------------------------------------------------------
 
-    async def _whole(self, fetched: Fetched | None) -> None:
+    async def _whole(self) -> None:
         """Fetch the whole content, and skip the bytes that are stored."""
         growth = self._growth
-        self._all = fetched
         while growth.written < growth.total:
             try:
-                fetched, _ = await self._ask_all()
+                fetched, _ = await self._answers.ask_all()
                 await self._take(fetched, RangeWriter(growth, 0, growth.total, growth.total), growth.written)
             except UpstreamError as error:
                 if growth.disk_errno:
@@ -351,7 +274,7 @@ class Transfer:
     async def _scattered(self, fetched: Fetched, segment: RangeWriter) -> None:
         """Fetch by as many streams as are worth it, until the part is complete."""
         growth = self._growth
-        self._began = self._loop.time()
+        self._count.begin()
         self._opening = fetched
         with ExitStack() as stack:
             growth.on_wait = self._poked.set
@@ -362,18 +285,17 @@ class Transfer:
                 self._start(segment)
                 await self._manage()
             except BaseException:
-                self._drop_all()
+                self._answers.drop()
                 raise
             finally:
                 growth.on_wait = None
                 await self._dismiss()
         if growth.disk_errno:
-            self._drop_all()
+            self._answers.drop()
             await self._go_on_in_memory()
         elif growth.written < growth.total:
-            whole, self._all = self._all, None
-            await self._whole(whole)
-        self._drop_all()
+            await self._whole()
+        self._answers.drop()
 
     async def _manage(self) -> None:
         """Start and reap streams, until the part is complete or none of them can go on."""
@@ -383,7 +305,7 @@ class Transfer:
             if not self._tasks:
                 return
             # With no stream to be had it is no news who waits.
-            growth.on_wait = self._poked.set if len(self._tasks) < self._most else None
+            growth.on_wait = self._poked.set if len(self._tasks) < self._count.most else None
             await self._poked.wait()
             self._poked.clear()
             error = self._reap()
@@ -393,11 +315,7 @@ class Transfer:
                     self._no_ranges()
                     return
                 await self._bodies.pause(error)
-                self._try_again()
-
-    def _try_again(self) -> None:
-        """Allow several streams again: as all have failed, it was not their number that the origin minded."""
-        self._not_before = self._look_at = 0.0
+                self._count.try_again()
 
     def _start(self, segment: RangeWriter) -> None:
         task = self._loop.create_task(self._stream(segment))
@@ -407,55 +325,15 @@ class Transfer:
     def _hire(self) -> None:
         """Start streams for bytes that readers wait for, and for the rest where one stream alone is slow."""
         now = self._loop.time()
-        if not self._ranges or self._alone or self._resting or (self._tasks and now < self._not_before):
+        if not self._ranges or self._alone or self._resting or (self._tasks and self._count.rests(now)):
             return
-        self._widen(now)
-        self._leases.ask_for(self._part.asked_for())
-        self._count(now)
-        while len(self._tasks) < self._most:
-            segment = self._next(len(self._tasks))
+        self._count.review(now, self._part.asked_for())
+        while len(self._tasks) < self._count.most:
+            segment = self._count.next(len(self._tasks))
             if segment is None:
-                self._look(now)
+                self._count.look(now)
                 return
             self._start(segment)
-
-    def _next(self, busy: int) -> RangeWriter | None:
-        """Return the next lease for one of the streams, beside `busy` others."""
-        width = max(self._width, self._places)
-        return self._leases.next(width, behind=busy < width, now=self._loop.time())
-
-    def _count(self, now: float) -> None:
-        """Count the places that are waited for, which is how many streams share what nobody waits for yet.
-
-        One stream that is quick enough for all of them is cheaper.
-        """
-        took = now - self._began
-        quick = took >= JUDGED and self._bodies.received >= _ENOUGH * took
-        self._leases.shared = shared = self._limits.streams > 1 and not quick
-        places = min(self._leases.places(), self._most) if shared and now >= self._not_before else 1
-        if places >= self._places or now >= self._counted_at + _LINGER:
-            self._places, self._counted_at = max(places, 1), now
-        self._leases.crowded = shared and self._places > 1
-
-    def _look(self, now: float) -> None:
-        """Have _hire() called when a stream may have turned out to be too slow for who waits ahead of it."""
-        at = self._leases.look_at
-        if at < math.inf and not now < self._poke_at <= at:
-            self._poke_at = at
-            self._loop.call_at(at, self._poked.set)
-
-    def _widen(self, now: float) -> None:
-        """Allow more streams where one has run for _RAMP, is slow, and much is still missing."""
-        if self._width >= self._limits.streams or now < self._look_at:
-            return
-        growth, took, received = self._growth, now - self._began, self._bodies.received
-        slow = received < _ENOUGH * took and (growth.total - growth.written) * took > received * _WORTH
-        if took >= _RAMP and slow:
-            self._width = self._limits.streams
-            self._leases.widen()
-            return
-        self._look_at = now + _RAMP
-        self._loop.call_at(self._look_at, self._poked.set)
 
     def _reap(self) -> UpstreamError | None:
         """Collect the streams that have ended; return the last UpstreamError of one, raise any other error.
@@ -471,13 +349,8 @@ class Transfer:
             if not isinstance(error, UpstreamError):
                 raise error
             passed = error
-            # The origin may mind the number of streams.
             log.info("%s: one stream less: %s", self._bodies.host, error)
-            self._width, self._places = max(1, len(self._tasks)), 1
-            self._not_before = self._look_at = self._loop.time() + self._limits.slow
-            self._loop.call_at(self._not_before, self._poked.set)
-            # The remaining streams fetch, as far as they can, what others were to fetch.
-            self._leases.narrow()
+            self._count.failed(len(self._tasks))
         return passed
 
     async def _dismiss(self) -> None:
@@ -508,7 +381,7 @@ class Transfer:
                     if len(self._tasks) > 1:
                         # It was refused to a stream more than the origin likes, and holds for all of them.
                         await self._bodies.wait_for_turn(error)
-                        segment = self._next(len(self._tasks) - 1)
+                        segment = self._count.next(len(self._tasks) - 1)
                         continue
                     if segment is not opening and self._was_in_vain(error, segment.offset - before):
                         self._no_ranges()
@@ -519,10 +392,10 @@ class Transfer:
                         await self._bodies.pause(error)
                     finally:
                         self._resting = False
-                    self._try_again()
+                    self._count.try_again()
                 brought = brought or segment.offset > before
                 self._leases.end(segment)
-                segment = self._next(len(self._tasks) - 1)
+                segment = self._count.next(len(self._tasks) - 1)
         finally:
             if segment is not None:
                 self._leases.end(segment)
@@ -531,7 +404,7 @@ class Transfer:
         fetched, self._opening = self._opening, None
         asked, took = self._loop.time(), self._first_took
         if fetched is None:
-            found = await self._ask(
+            found = await self._answers.ask(
                 segment.offset, -1 if segment.stop == self._growth.total else segment.stop
             )
             if found is None:
@@ -548,7 +421,7 @@ class Transfer:
         self._ranges = False
         if len(self._tasks) > 1:
             # The streams with bodies go on, as far as these bring; _whole() fetches the rest afterwards.
-            self._drop_all()
+            self._answers.drop()
             self._leases.narrow()
 
     # --- without a disk ----------------------------------------------------------------------------------
