@@ -24,7 +24,7 @@ from regproxy.admin.replies import Problem
 from regproxy.admin.tokens import Tokens
 from regproxy.admin.visitors import Login, Scope, Token, Visitor
 from regproxy.auth.clients.logins import Failures
-from regproxy.config.values import split_host_port
+from regproxy.config.values.host_rules import split_host_port
 from regproxy.core.addresses import client_of, is_loopback
 from regproxy.core.lru import Seldom
 from regproxy.http.messages import READS, Request

@@ -26,7 +26,8 @@ from regproxy.config.credentials import (
 from regproxy.config.faults import try_all
 from regproxy.config.origin_tables import label_of
 from regproxy.config.settings import Config
-from regproxy.config.values import Credential, HostRule
+from regproxy.config.values.host_rules import HostRule
+from regproxy.config.values.login_entries import Credential
 from regproxy.core.errors import ConfigError, CredentialError
 from regproxy.core.named_file import read_text
 

@@ -21,7 +21,7 @@ from msgspec import Struct
 from regproxy.cache import layout, reconcile
 from regproxy.cache.index.index import Index
 from regproxy.config.hosts import DOCKER_HUB, DOCKER_HUB_NAMES, DOCKER_HUB_REGISTRY
-from regproxy.config.values import parse_host, split_host_port
+from regproxy.config.values.host_rules import parse_host, split_host_port
 from regproxy.core.errors import BadResponse, RegproxyError
 from regproxy.registry import manifests, targets
 from regproxy.registry.manifests import INDEX_TYPES, MANIFEST_MAX

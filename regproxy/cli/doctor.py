@@ -14,7 +14,7 @@ from regproxy.cli.common.ending import fail
 from regproxy.cli.common.exit_codes import FAILED
 from regproxy.cli.common.options import JsonOption
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY
-from regproxy.config.values import split_host_port
+from regproxy.config.values.host_rules import split_host_port
 from regproxy.core.errors import ConfigError
 from regproxy.doctor import proxy_variables
 from regproxy.doctor.examination import Subject, examine

@@ -13,7 +13,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from regproxy.config.values import Address, parse_listen
+from regproxy.config.values.host_rules import Address, parse_listen
 from regproxy.core.addresses import reachable_at
 
 _VARIABLE: Final = "REGPROXY_ADMIN_LISTEN"

@@ -13,9 +13,10 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from regproxy.config.globs import parse_glob
 from regproxy.config.misspelt import key_hint
-from regproxy.config.values import parse_host, parse_positive_time, split_host_port
+from regproxy.config.values.globs import parse_glob
+from regproxy.config.values.host_rules import parse_host, split_host_port
+from regproxy.config.values.numbers import parse_positive_time
 
 HELPER_PREFIX: Final = "docker-credential-"
 HELPER_SECONDS: Final = 10.0

@@ -13,7 +13,6 @@ from typing import Any, cast
 
 from msgspec import Struct
 
-from regproxy.config.host_regex import compile_host_regex
 from regproxy.config.parent_proxy import (
     NoProxy,
     ParentProxy,
@@ -21,18 +20,12 @@ from regproxy.config.parent_proxy import (
     parse_parent_proxy,
     read_no_proxy,
 )
-from regproxy.config.values import (
-    Credential,
-    HostRule,
-    Raw,
-    parse_credentials,
-    parse_optional_path,
-    parse_positive_time,
-    parse_rule,
-    parse_size,
-    parse_time,
-    split_entries,
-)
+from regproxy.config.values.host_regex import compile_host_regex
+from regproxy.config.values.host_rules import HostRule, parse_rule
+from regproxy.config.values.lists import Raw
+from regproxy.config.values.login_entries import Credential, parse_credentials, split_entries
+from regproxy.config.values.numbers import parse_positive_time, parse_size, parse_time
+from regproxy.config.values.words import parse_optional_path
 
 _OFF = frozenset({"false", "0", "no", "off"})
 _STATUS = re.compile(r"any|[1-5][0-9]{2}")

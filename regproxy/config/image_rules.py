@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from regproxy.config.globs import parse_glob
 from regproxy.config.hosts import DOCKER_HUB_NAMES, DOCKER_HUB_REGISTRY
 from regproxy.config.misspelt import key_hint
-from regproxy.config.values import parse_host, parse_positive_time, split_host_port
+from regproxy.config.values.globs import parse_glob
+from regproxy.config.values.host_rules import parse_host, split_host_port
+from regproxy.config.values.numbers import parse_positive_time
 from regproxy.core.errors import ConfigError
 
 RuleAction = Literal["allow", "deny", "warn", "hold"]

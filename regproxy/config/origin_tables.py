@@ -13,14 +13,9 @@ from msgspec import Struct
 from regproxy.config.credentials import CredentialSource, parse_credentials_table
 from regproxy.config.misspelt import key_hint
 from regproxy.config.parent_proxy import ParentProxy, parse_parent_proxy
-from regproxy.config.values import (
-    HostRule,
-    parse_host,
-    parse_optional_path,
-    parse_port,
-    parse_positive_time,
-    split_host_port,
-)
+from regproxy.config.values.host_rules import HostRule, parse_host, split_host_port
+from regproxy.config.values.numbers import parse_port, parse_positive_time
+from regproxy.config.values.words import parse_optional_path
 from regproxy.core.errors import ConfigError
 
 Scheme = Literal["http", "https"]

@@ -12,7 +12,8 @@ from urllib.parse import unquote, urlsplit
 
 from msgspec import Struct
 
-from regproxy.config.values import Address, Raw, parse_host, split_host_port
+from regproxy.config.values.host_rules import Address, parse_host, split_host_port
+from regproxy.config.values.lists import Raw
 from regproxy.core.addresses import EVERY_ADDRESS, as_address, is_loopback
 
 PROXY_PORT: Final = 3128  # Squid's, and this proxy's own

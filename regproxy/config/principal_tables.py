@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from regproxy.config.misspelt import key_hint
-from regproxy.config.networks import Network, parse_network
+from regproxy.config.values.networks import Network, parse_network
 from regproxy.core.errors import ConfigError
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,127}")

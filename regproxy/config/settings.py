@@ -34,59 +34,61 @@ from regproxy.config.drop_in import (
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY, DOCKER_HUB_TOKENS, OWN_HOST
 from regproxy.config.image_rules import RuleSet
 from regproxy.config.misspelt import PREFIX
-from regproxy.config.networks import Network
 from regproxy.config.origin_tables import Tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy
 from regproxy.config.principal_tables import PrincipalTables
 from regproxy.config.signing_keys import KeySource
 from regproxy.config.tag_tiers import Tier
-from regproxy.config.values import (
-    Address,
+from regproxy.config.values.host_rules import Address, HostRule, parse_listen
+from regproxy.config.values.lists import (
+    Raw,
+    parse_ca_names,
+    parse_header_masks,
+    parse_listens,
+    parse_mirror_registries,
+    parse_networks,
+    parse_plain_redirects,
+    parse_ports,
+    parse_resolve,
+    parse_rules,
+)
+from regproxy.config.values.login_entries import Credential
+from regproxy.config.values.networks import Network
+from regproxy.config.values.numbers import (
+    Reserve,
+    parse_bool,
+    parse_min_free,
+    parse_positive_time,
+    parse_reserve,
+    parse_size,
+    parse_streams,
+    parse_time,
+    parse_workers,
+)
+from regproxy.config.values.words import (
     ClientCerts,
-    Credential,
-    HostRule,
     LogFormat,
     LoginFor,
     LogLevel,
     LogStyle,
     Outage,
     PrivateTargets,
-    Raw,
     Records,
-    Reserve,
     UnknownClients,
     parse_access,
-    parse_bool,
-    parse_ca_names,
     parse_client_certs,
     parse_directory,
     parse_groups,
-    parse_header_masks,
     parse_level,
-    parse_listen,
-    parse_listens,
     parse_log,
     parse_log_format,
     parse_log_style,
     parse_login_for,
-    parse_min_free,
-    parse_mirror_registries,
-    parse_networks,
     parse_optional_path,
     parse_outage,
-    parse_plain_redirects,
-    parse_ports,
-    parse_positive_time,
     parse_private_targets,
     parse_records,
-    parse_reserve,
-    parse_resolve,
-    parse_rules,
-    parse_size,
-    parse_streams,
-    parse_time,
     parse_unknown,
-    parse_workers,
 )
 
 __all__ = [

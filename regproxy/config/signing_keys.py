@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
-from regproxy.config.values import parse_optional_path
+from regproxy.config.values.words import parse_optional_path
 from regproxy.core.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ from cryptography.hazmat.primitives import serialization
 from regproxy.config.hosts import DOCKER_HUB_REGISTRY
 from regproxy.config.origin_tables import OriginSettings
 from regproxy.config.settings import Config
-from regproxy.config.values import ANY_PORT, Address, HostRule
+from regproxy.config.values.host_rules import Address, HostRule
+from regproxy.config.values.lists import ANY_PORT
 from regproxy.core.addresses import EVERY_ADDRESS
 from regproxy.debug.views import CA, LOOPBACK, HubView, basic, write
 from regproxy.http.origin import Origin

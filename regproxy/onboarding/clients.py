@@ -16,7 +16,7 @@ from regproxy.config.hosts import (
     DOCKER_HUB_TOKENS,
     OWN_HOST,
 )
-from regproxy.config.values import HostRule
+from regproxy.config.values.host_rules import HostRule
 from regproxy.onboarding.proxy_address import ProxyAddress
 from regproxy.onboarding.templates import fill
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Final
 
 from regproxy.config.credentials import CredentialSource
-from regproxy.config.globs import matches_any
 from regproxy.config.origin_tables import AccessMode, OriginSettings
 from regproxy.config.settings import Config
+from regproxy.config.values.globs import matches_any
 from regproxy.http.origin import Origin
 from regproxy.policy.origins import Origins
 from regproxy.policy.principals import Principal

@@ -15,9 +15,9 @@ from typing import Final, Literal
 
 from msgspec import Struct, field
 
-from regproxy.config.globs import matches_any, matches_any_text
 from regproxy.config.hosts import DOCKER_HUB_NAMES, DOCKER_HUB_REGISTRY
 from regproxy.config.image_rules import ANONYMOUS_WORD, Rule, RuleAction
+from regproxy.config.values.globs import matches_any, matches_any_text
 from regproxy.policy.tag_history import Seen, old_enough_at, settled
 
 HOLD_SECONDS: Final = 30  # after which a client is told to ask again

@@ -12,7 +12,8 @@ from typing import Final
 from msgspec import Struct
 
 from regproxy.config.settings import Config
-from regproxy.config.values import ANY_PORT, HostRule
+from regproxy.config.values.host_rules import HostRule
+from regproxy.config.values.lists import ANY_PORT
 from regproxy.core.addresses import Reach, reach_of
 from regproxy.policy.origins import intercepts, names_suffice
 

@@ -9,7 +9,8 @@ from msgspec import Struct
 from regproxy.config.origin_tables import Mirror, OriginSettings, Scheme
 from regproxy.config.parent_proxy import ParentProxy
 from regproxy.config.settings import Config
-from regproxy.config.values import ANY_PORT, HostRule
+from regproxy.config.values.host_rules import HostRule
+from regproxy.config.values.lists import ANY_PORT
 from regproxy.core.addresses import as_address, is_loopback
 from regproxy.http.origin import Origin
 

@@ -11,8 +11,8 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from regproxy.config.networks import Prefixes
 from regproxy.config.principal_tables import CERTIFICATE_KINDS, PrincipalTables, identity
+from regproxy.config.values.networks import Prefixes
 
 # How a client was told apart: not at all, by its address, by a user name and password, by its certificate.
 Kind = Literal["anonymous", "address", "user", "certificate"]

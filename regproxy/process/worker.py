@@ -19,8 +19,8 @@ import uvloop
 
 from regproxy.admin.session import AdminSession
 from regproxy.auth.clients.certificates import client_cas
-from regproxy.config.networks import Prefixes
 from regproxy.config.settings import Config
+from regproxy.config.values.networks import Prefixes
 from regproxy.dataplane import file as file_module
 from regproxy.dataplane import splice, tls
 from regproxy.dataplane import stream as stream_module

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from regproxy.config.values import Reserve
+from regproxy.config.values.numbers import Reserve
 from regproxy.http.messages import Response
 from regproxy.registry.targets import Kind
 

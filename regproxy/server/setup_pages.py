@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from regproxy.config.values import HostRule
+from regproxy.config.values.host_rules import HostRule
 from regproxy.http.messages import Request
 from regproxy.onboarding import page as overview
 from regproxy.onboarding.clients import CLIENTS, Setup, mirrored

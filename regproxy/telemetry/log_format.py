@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Final, Literal, TextIO
 
-from regproxy.config.values import LogLevel, LogStyle, parse_log_style
+from regproxy.config.values.words import LogLevel, LogStyle, parse_log_style
 from regproxy.core.request_context import CURRENT
 
 Role = Literal["supervisor", "worker", "janitor", "debug_view", "debug_hub"]

@@ -15,8 +15,8 @@ from typing import Final
 from msgspec import Struct
 
 from regproxy.config.settings import Config
-from regproxy.config.tag_tiers import nginx_unescaped
-from regproxy.config.values import HostRule
+from regproxy.config.values.host_rules import HostRule
+from regproxy.config.values.pcre import nginx_unescaped
 from regproxy.core.addresses import as_address
 from regproxy.tls.ca_files import CaPair
 from regproxy.tls.name_constraints import Scope

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from msgspec import Struct, field
 
-from regproxy.config.values import Reserve
+from regproxy.config.values.numbers import Reserve
 from regproxy.core.state_file import StateFile
 from regproxy.registry.rate_limits import RETRY_MAX, STRETCH_MAX, Lane, Report, stretch
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from regproxy.config.values import Reserve
+from regproxy.config.values.numbers import Reserve
 from regproxy.core.errors import RateLimited
 from regproxy.http.messages import Response
 from regproxy.registry.rate_limits import (

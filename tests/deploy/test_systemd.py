@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from regproxy.config.settings import SETTINGS
-from regproxy.config.values import parse_time
+from regproxy.config.values.numbers import parse_time
 from tests.support import ROOT
 from tests.support.images import MANIFEST, make_image
 from tests.support.like_a_service import USER, values

@@ -15,6 +15,7 @@ from tests.support import ROOT
 FLOORS = (
     ("core", "dataplane"),
     ("http",),
+    ("config.values",),
     ("config",),
     ("config.sources",),
     ("registry",),
@@ -50,13 +51,13 @@ FLOOR_OF = {package: floor for floor, packages in enumerate(FLOORS) for package 
 FLOOR_OF |= {"__init__": -1, "__main__": len(FLOORS)}
 # Packages, and modules of others, that are tested without a socket and are told the time.
 PURE = {
-    *("http", "registry", "policy", "onboarding"),
+    *("http", "registry", "policy", "onboarding", "config.values"),
     "core.addresses",
     *("core.errors", "core.lru"),
-    *("config.networks", "config.principal_tables", "auth.clients.htpasswd"),
-    *("config.drop_in", "config.globs", "config.host_regex", "config.hosts", "config.image_rules"),
+    *("config.principal_tables", "auth.clients.htpasswd"),
+    *("config.drop_in", "config.hosts", "config.image_rules"),
     *("config.credentials", "config.origin_tables", "config.parent_proxy"),
-    *("config.settings", "config.signing_keys", "config.tag_tiers", "config.values"),
+    *("config.settings", "config.signing_keys", "config.tag_tiers"),
     *("config.faults", "config.misspelt"),
     *("config.sources.assembly", "config.sources.given", "config.sources.toml_file"),
     "config.sources.without_effect",

@@ -16,7 +16,7 @@ from regproxy.cli.common.ending import fail
 from regproxy.config.directories import cache_path
 from regproxy.config.settings import Config
 from regproxy.config.sources import loading
-from regproxy.config.values import parse_positive_time
+from regproxy.config.values.numbers import parse_positive_time
 from regproxy.core.errors import RegproxyError, StoreError
 
 if TYPE_CHECKING:

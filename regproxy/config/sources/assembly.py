@@ -19,8 +19,9 @@ from regproxy.config.signing_keys import parse_key_tables, shown_keys
 from regproxy.config.sources.given import Given, printable
 from regproxy.config.sources.toml_file import TomlFile, read_toml
 from regproxy.config.sources.without_effect import without_effect
-from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier, nginx_unescaped
-from regproxy.config.values import Credential
+from regproxy.config.tag_tiers import Matcher, Tier, TierName, compile_tier
+from regproxy.config.values.login_entries import Credential
+from regproxy.config.values.pcre import nginx_unescaped
 from regproxy.core.errors import ConfigError
 
 # Not read by load(): the path of the TOML file, and the switch of a debug build.

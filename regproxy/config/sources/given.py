@@ -7,7 +7,7 @@ import re
 from msgspec import Struct
 
 from regproxy.config.settings import Origin, Setting
-from regproxy.config.values import Raw
+from regproxy.config.values.lists import Raw
 
 _SHOWN_SECRET = "(set)"
 # The user and password of a URL, in settings where nobody expects them.

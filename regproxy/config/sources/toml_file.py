@@ -11,7 +11,7 @@ from msgspec import Struct
 from regproxy.config.misspelt import key_hint, setting_hint
 from regproxy.config.settings import SETTINGS, Setting
 from regproxy.config.sources.given import Given
-from regproxy.config.values import Raw
+from regproxy.config.values.lists import Raw
 from regproxy.core.errors import ConfigError
 
 _TABLES = ("origin", "principal", "key", "rule")

@@ -27,7 +27,7 @@ from regproxy.config.credentials import (
     TokenFile,
     parse_credentials_table,
 )
-from regproxy.config.values import Credential
+from regproxy.config.values.login_entries import Credential
 from regproxy.core.errors import CredentialError
 from tests.support.login_helpers import Clock, script
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy.config.tag_tiers import TAG_MAX, Tier, Tiers, compile_tier, translate
+from regproxy.config.tag_tiers import TAG_MAX, Tier, Tiers, compile_tier
+from regproxy.config.values.pcre import translate
 from regproxy.core.errors import ConfigError
 
 PRIMARY = "(stable|nightly|production|test)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from regproxy.config.values import parse_size
+from regproxy.config.values.numbers import parse_size
 from regproxy.core.sizes import size_text
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from regproxy.config.values import HostRule
+from regproxy.config.values.host_rules import HostRule
 from regproxy.onboarding.clients import CLIENTS, NO_PROXY, Setup, mirrored
 from regproxy.onboarding.proxy_address import ProxyAddress
 from tests.support.fake_host import FakeHost

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from regproxy.config.values import Reserve
+from regproxy.config.values.numbers import Reserve
 from regproxy.http.messages import Response, parse_response
 from regproxy.registry.rate_limits import (
     BACKOFF_MAX,

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import re2  # type: ignore[import-untyped]
 
-from regproxy.config.tag_tiers import nginx_unescaped, translate
+from regproxy.config.values.pcre import nginx_unescaped, translate
 
 
 @lru_cache(maxsize=256)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from regproxy.config.networks import Prefixes, parse_network
+from regproxy.config.values.networks import Prefixes, parse_network
 
 RIGHT = [
     ("192.0.2.0/24", "192.0.2.0/24"),

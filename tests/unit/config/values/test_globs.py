@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from regproxy.config.globs import compile_glob, matches_any, matches_any_text, parse_glob
+from regproxy.config.values.globs import compile_glob, matches_any, matches_any_text, parse_glob
 
 # (pattern, names that match, names that do not)
 PATTERNS = [

@@ -1,0 +1,1 @@
+"""The languages that settings are written in. It imports nothing of the settings."""
