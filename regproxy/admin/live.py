@@ -14,7 +14,7 @@ from typing import Final
 from regproxy.dataplane.stream import Stream
 from regproxy.fill.fill import Fill
 from regproxy.server.context import Services
-from regproxy.server.session import Session
+from regproxy.server.sessions.session import Session
 from regproxy.telemetry.snapshots import (
     ROWS_MAX,
     LiveCircuit,

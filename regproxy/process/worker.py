@@ -31,9 +31,10 @@ from regproxy.process.boot import Boot
 from regproxy.process.cache_wiring import jobs_of
 from regproxy.process.reloads import Reloads
 from regproxy.server.context import Services
-from regproxy.server.session import Handlers, Session
-from regproxy.server.tls_port import TlsPort
-from regproxy.server.transparent import Transparent
+from regproxy.server.sessions.handlers import Handlers
+from regproxy.server.sessions.session import ProxyPort, Session
+from regproxy.server.sessions.tls_port import TlsPort
+from regproxy.server.sessions.transparent import Transparent
 from regproxy.server.tunnel import TunnelEnd
 from regproxy.tls.mirror_identity import mirror_context
 
@@ -114,7 +115,7 @@ class Worker:
         self._admin = admin
         shared = record.workers > 1
         handlers = Handlers(services)
-        takers = [(record.proxy, handlers.accept), (record.admin, admin_wiring.taker(admin))]
+        takers = [(record.proxy, ProxyPort(handlers).accept), (record.admin, admin_wiring.taker(admin))]
         if record.transparent:
             takers += [(fd, Transparent(handlers).accept) for fd in record.transparent]
         if record.tls:

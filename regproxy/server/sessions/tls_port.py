@@ -17,8 +17,9 @@ from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.stream import Stream
 from regproxy.dataplane.tls import Context
 from regproxy.server.routes import Route
-from regproxy.server.session import Handlers, Session
-from regproxy.server.tls_first import TlsFirstSession
+from regproxy.server.sessions.handlers import Handlers
+from regproxy.server.sessions.session import Session
+from regproxy.server.sessions.tls_first import TlsFirstSession
 from regproxy.server.tunnel import Tunnel, TunnelEnd
 
 _FOR_EVER: Final = 1e9  # seconds: the inner connection has limits of its own

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from regproxy.dataplane.stream import Stream
 from regproxy.dataplane.tls import Context
-from regproxy.server.session import Handlers, Session
+from regproxy.server.sessions.handlers import Handlers
+from regproxy.server.sessions.session import Session
 
 
 class TlsFirstSession(Session):

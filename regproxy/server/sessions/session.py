@@ -26,23 +26,14 @@ from regproxy.policy.plans import PONG, Action, Plan
 from regproxy.policy.principals import ANONYMOUS
 from regproxy.registry.targets import Kind
 from regproxy.server import setup_pages
-from regproxy.server.access_guard import AccessGuard
 from regproxy.server.clients import Clients, LoginWanted, NotKnown
-from regproxy.server.context import Services
 from regproxy.server.exchange import Exchange
-from regproxy.server.fetches import Fetches
-from regproxy.server.guards import PASSED_SECONDS, Guards
-from regproxy.server.hits import Hits
-from regproxy.server.image_policy import ImagePolicy
+from regproxy.server.guards import Guards
 from regproxy.server.lookup import Copy
-from regproxy.server.misses import Misses
-from regproxy.server.passthrough import Passthrough
 from regproxy.server.repeats import SECOND, Repeated
-from regproxy.server.responder import Responder
 from regproxy.server.routes import Route
-from regproxy.server.tag_requests import TagRequests
-from regproxy.server.token_requests import TokenRequests
-from regproxy.server.tunnel_requests import ESTABLISHED, TunnelRequests
+from regproxy.server.sessions.handlers import Handlers
+from regproxy.server.tunnel_requests import ESTABLISHED
 from regproxy.upstream.connections.name_lookups import CLIENT
 
 log = logging.getLogger(__name__)
@@ -62,40 +53,18 @@ _LACKS: Final[dict[type[RegproxyError], str]] = {
 _FROM_DISK: Final = frozenset({"HIT", "STALE"})
 
 
-class Handlers:
-    """The handlers that carry out plans: one set for all sessions of a worker; calls name the exchange."""
+class ProxyPort:
+    """Makes the sessions of clients of the proxy port. One for each worker."""
 
-    __slots__ = ("guards", "hits", "misses", "responder", "services", "tags", "tunnels")
-
-    def __init__(self, services: Services) -> None:
-        self.services = services
-        self.responder = responder = Responder(services)
-        self.hits = hits = Hits(services, responder)
-        self.tags = tags = TagRequests(services, responder, hits)
-        passthrough = Passthrough(services, responder, TokenRequests(services, responder))
-        fetches = Fetches(services, responder, hits)
-        self.misses = Misses(services, responder, fetches, tags, passthrough)
-        self.tunnels = TunnelRequests(services, responder)
-        self.guards = self._guards(services, passthrough)
-
-    def _guards(self, services: Services, passthrough: Passthrough) -> Guards | None:
-        access = services.rights.access
-        rules = (
-            ImagePolicy(services, self.responder, self.tags, services.signatures)
-            if services.config.image_rules.rules
-            else None
-        )
-        if not access.guarded:
-            return Guards(last=rules) if rules is not None else None
-        guard = AccessGuard(services, self.responder, passthrough)
-        return Guards(guard, lasts=min(access.ttl, PASSED_SECONDS), last=rules)
+    def __init__(self, handlers: Handlers) -> None:
+        self._handlers = handlers
 
     def accept(self, stream: Stream) -> None:
         """Take a client's stream."""
-        repeats = self.services.repeats
-        if repeats is not None and self.services.clients is None:
-            repeats.begin_plain(stream)
-        Session(self, stream)
+        services = self._handlers.services
+        if services.repeats is not None and services.clients is None:
+            services.repeats.begin_plain(stream)
+        Session(self._handlers, stream)
 
 
 class Session:

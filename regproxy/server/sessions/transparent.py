@@ -15,8 +15,8 @@ from regproxy.dataplane.stream import Stream
 from regproxy.http.origin import Origin
 from regproxy.policy.interception import Decision, Interception
 from regproxy.server.routes import Route
-from regproxy.server.session import Handlers
-from regproxy.server.tls_first import TlsFirstSession
+from regproxy.server.sessions.handlers import Handlers
+from regproxy.server.sessions.tls_first import TlsFirstSession
 
 REGISTRY_PORT: Final = 443
 MISDIRECTED: Final = 421  # RFC 9110 15.5.20

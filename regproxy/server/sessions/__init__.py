@@ -1,0 +1,1 @@
+"""Connections of clients, by the ways in which they come."""
