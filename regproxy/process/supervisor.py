@@ -39,6 +39,7 @@ from regproxy.process.children import Child, Commons, Setup
 from regproxy.process.cpus import cores
 from regproxy.process.listeners import Listeners
 from regproxy.process.reloads import Askers
+from regproxy.process.restart_delay import RestartDelay
 from regproxy.telemetry import log_format, metrics
 from regproxy.telemetry.metrics import Metrics
 from regproxy.telemetry.metrics_dir import Shelf
@@ -50,9 +51,6 @@ _OTHERS: Final = 0o007  # of a umask: nothing is for others; what is for the gro
 BOOTS: Final = 3  # failed starts after which the supervisor gives up
 
 _PORT_PATIENCE: Final = 2.0  # seconds that a port may still be in use at the start
-_A_WHILE: Final = 1.0  # seconds; a child that was ready for so long is replaced at once
-_BACKOFF: Final = (0.1, 30.0)  # seconds, after the first and after the last of many failures
-_KILLED: Final = 1.0  # seconds at most after one that was ready: something kills it, and clients wait
 # Seconds beyond REGPROXY_DRAIN_TIMEOUT until a worker is killed, and until all has ended. With the
 # default that is a second before Docker kills; docs/configuration.md says to allow 3 s more than the setting.
 _WORKER_MARGIN: Final = 1.5
@@ -60,8 +58,6 @@ _MARGIN: Final = 2.0
 _STOP_SECONDS: Final = 5.0
 _JANITOR_SECONDS: Final = 0.5  # the least that it has
 _LATE: Final = 1.0  # seconds; if a turn takes so much longer, the supervisor was not running
-_LOUD: Final = 5  # failures in a row that are all logged
-_SAY_EVERY: Final = 60.0  # seconds between later ones that are logged
 _SIGNALS: Final = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -101,7 +97,7 @@ class Supervisor:
         self._setup: Setup | None = None
         self._next: Setup | None = None
         self._trial: Child | None = None
-        self._backoffs: dict[Role, Backoff] = {role: Backoff() for role in get_args(Role)}
+        self._delays: dict[Role, RestartDelay] = {role: RestartDelay() for role in get_args(Role)}
         self._failed_boots = 0
         self._replacing = False
         self._hup = False
@@ -218,7 +214,7 @@ class Supervisor:
         """Return the seconds until something has to be done even without an event."""
         now = time.monotonic()
         deadlines = [child.deadline for child in self._children.values()]
-        deadlines += [backoff.until for backoff in self._backoffs.values() if backoff.until > now]
+        deadlines += [delay.until for delay in self._delays.values() if delay.until > now]
         return min(60.0, max(0.0, min(deadlines, default=math.inf) - now))
 
     def _over(self) -> bool:
@@ -350,7 +346,7 @@ class Supervisor:
         return [child for child in self._of("worker") if not child.leaving]
 
     def _due(self, role: Role, now: float) -> bool:
-        return now >= self._backoffs[role].until
+        return now >= self._delays[role].until
 
     # --- children ----------------------------------------------------------------------------------------
 
@@ -361,7 +357,7 @@ class Supervisor:
         try:
             child = Child(role, slot, setup, self._commons, now)
         except OSError as error:
-            self._backoffs[role].failed(now, None)
+            self._delays[role].failed(now, None)
             log.error("no new %s: %s", role, error)
             if setup is self._next:
                 self._on_failed_trial(BOOT_EXIT, f"could not be started: {error.strerror}")
@@ -409,7 +405,7 @@ class Supervisor:
         how = "hung" if child.hung else _how(code)
         if child.role == "worker":
             self._metrics.worker_ended("hung" if child.hung else "killed" if code < 0 else "exit")
-        if self._backoffs[child.role].failed(now, lived):
+        if self._delays[child.role].failed(now, lived):
             when = "before it was ready" if lived is None else f"after {lived:.1f} s"
             log.error("%s %s, %s", child, how, when)
         if child is self._trial:
@@ -420,7 +416,7 @@ class Supervisor:
         if self._setup is not None and self._next is not None:
             self._next.listeners.close(spare=self._setup.listeners)
             self._next = None
-            self._backoffs["worker"] = Backoff()
+            self._delays["worker"] = RestartDelay()
             self._reloaded("failed", f"a worker with the new configuration {how}")
             log.error("SIGHUP: a worker with the new configuration %s; the old configuration goes on", how)
             return
@@ -438,7 +434,7 @@ class Supervisor:
     def _reload(self) -> None:
         log.info("SIGHUP: reading the configuration again")
         self._askers.begin()
-        self._backoffs["worker"] = Backoff()
+        self._delays["worker"] = RestartDelay()
         try:
             self._next = self._prepare(*loading.read(self._path, self._env))
         except RegproxyError as error:
@@ -468,31 +464,6 @@ def _make_tokens(config: Config, cache: Path) -> None:
             log.info("%s", note)
     except OSError as error:
         log.warning("%s: %s; nobody can use the admin API", error.filename or cache, error.strerror)
-
-
-class Backoff:
-    """The time before which no child may be started. `until`: of time.monotonic()."""
-
-    def __init__(self) -> None:
-        self.until = 0.0
-        self._failures = 0
-        self._said = -math.inf
-
-    def failed(self, now: float, lived: float | None) -> bool:
-        """Note that a child died, `lived` seconds after it was ready; None: it never was.
-
-        Returns whether to log that.
-        """
-        if lived is not None and lived >= _A_WHILE:
-            self._failures = 0
-            return True
-        first, last = _BACKOFF if lived is None else (_BACKOFF[0], _KILLED)
-        self.until = now + min(last, first * 2 ** min(self._failures, 32))
-        self._failures += 1
-        if self._failures > _LOUD and now - self._said < _SAY_EVERY:
-            return False
-        self._said = now
-        return True
 
 
 def debug_views(config: Config) -> Iterator[Role]:

@@ -1,1 +1,1 @@
-"""Tests of regproxy.config."""
+"""Tests of regproxy.config.sources."""
