@@ -32,7 +32,7 @@ from bench.errors import BenchError
 from bench.figures import Figure
 from bench.servers import Process, free_port
 from regproxy.cache import layout
-from regproxy.cache.eviction import INACTIVE, Evictor, Limits
+from regproxy.cache.eviction import INACTIVE, CacheLimits, Evictor
 from regproxy.cache.index.index import Index, ObjectRow
 from regproxy.cache.reconcile import DIRECTORIES, Reconciler
 
@@ -250,7 +250,7 @@ def evict_some(root: Path, index: Index, digests: list[str]) -> tuple[float, flo
     """Seconds that evicting EVICTED unused objects takes, and those of its longest step; they come back."""
     chosen = random.Random(2).sample(digests, min(EVICTED, len(digests)))
     age(root, chosen, time.time() - 100 * DAY)
-    evictor = Evictor(root, index, Limits(max_size=0, inactive=60 * DAY, min_free=0))
+    evictor = Evictor(root, index, CacheLimits(max_size=0, inactive=60 * DAY, min_free=0))
     steps, removed = [], 0
     while True:
         began = time.monotonic()

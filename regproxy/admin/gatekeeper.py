@@ -23,7 +23,7 @@ from regproxy.admin.operations import Operation
 from regproxy.admin.replies import Problem
 from regproxy.admin.tokens import Tokens
 from regproxy.admin.visitors import Login, Scope, Token, Visitor
-from regproxy.auth.clients.logins import Failures
+from regproxy.auth.clients.logins import LoginFailures
 from regproxy.config.values.host_rules import split_host_port
 from regproxy.core.addresses import client_of, is_loopback
 from regproxy.core.lru import Seldom
@@ -46,7 +46,7 @@ class CsrfForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     csrf_token: Annotated[str, Meta(max_length=256)] | None = None
 
 
-class Counters(Protocol):
+class AdmissionCounters(Protocol):
     """The metrics of logins."""
 
     def admin_login(self, outcome: str) -> None:
@@ -56,12 +56,14 @@ class Counters(Protocol):
 class Gatekeeper:
     """Lets in who may. One for each worker."""
 
-    def __init__(self, tokens: Tokens, counters: Counters, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, tokens: Tokens, counters: AdmissionCounters, clock: Callable[[], float] = time.time
+    ) -> None:
         self._tokens = tokens
         self._counters = counters
         self._clock = clock
         self._right: set[bytes] = set()
-        self._failures = Failures()
+        self._failures = LoginFailures()
         self._judged: dict[str, int] = {}
         self._seldom = Seldom()
 

@@ -22,9 +22,9 @@ from regproxy.auth.login_ledger import PING, LoginLedger, TokenCounter
 from regproxy.auth.login_probe import Canary
 from regproxy.auth.login_selection import Logins, standing_key
 from regproxy.auth.login_trials import Trials
-from regproxy.auth.token_cache import Exchange, Key, NoToken, Tokens
+from regproxy.auth.token_cache import NoToken, TokenCache, TokenExchange, TokenKey
 from regproxy.auth.token_loans import TokenLoans
-from regproxy.auth.token_realms import Named, Realms
+from regproxy.auth.token_realms import NamedRealm, Realms
 from regproxy.config.settings import Config
 from regproxy.core.errors import Refused, UpstreamError
 from regproxy.core.lru import Bounded, Seldom
@@ -56,7 +56,7 @@ class Authorizer:
     def __init__(
         self,
         config: Config,
-        exchange: Exchange,
+        exchange: TokenExchange,
         clock: Callable[[], float] = time.monotonic,
         *,
         origins: Origins | None = None,
@@ -81,7 +81,7 @@ class Authorizer:
         )
         self._challenges = challenges = ChallengeMemory(self._origins)
         self._ledger = LoginLedger(self._logins, standings, challenges, self._canary, counter)
-        self._tokens = Tokens(exchange, self._ledger, self._trials, clock, wall)
+        self._tokens = TokenCache(exchange, self._ledger, self._trials, clock, wall)
         self.loans = TokenLoans(self._logins, self._realms, self._tokens, pushes=self._pushes)
         # Clients' credentials by a hash, and until when they are not shown again.
         self._refused: Bounded[tuple[Origin, str, bytes], float] = Bounded(REFUSALS_KEPT)
@@ -319,7 +319,7 @@ class Authorizer:
         """Tell all workers of a realm that a 401 names, before a client follows it."""
         realm = self._challenges.realm_of(response)
         if realm is not None:
-            await self.loans.learn(Named(registry, realm))
+            await self.loans.learn(NamedRealm(registry, realm))
 
     async def _withhold(self, origin: Origin, request: Request, *, eager_only: bool) -> None:
         """Count and log that a request is sent without the configured login."""
@@ -389,7 +389,7 @@ class Authorizer:
         if login is not None:
             scopes = self._challenges.scopes(origin, target, narrow=choice.narrow)
             try:
-                return await self._grant(Key(origin, realm, scopes, login, choice.narrow))
+                return await self._grant(TokenKey(origin, realm, scopes, login, choice.narrow))
             except NoToken as error:
                 if error.login and again:
                     # The provider may have another login by now.
@@ -401,11 +401,11 @@ class Authorizer:
             return None
         try:
             scopes = self._challenges.scopes(origin, target, anonymous=True)
-            return await self._grant(Key(origin, realm, scopes, None))
+            return await self._grant(TokenKey(origin, realm, scopes, None))
         except NoToken:
             return None
 
-    async def _grant(self, key: Key) -> Grant:
+    async def _grant(self, key: TokenKey) -> Grant:
         return token_grant(key, await self._tokens.token(key))
 
     def _note_refusal(self, origin: Origin, target: Target, grant: Grant) -> bool:

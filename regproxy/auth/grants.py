@@ -6,7 +6,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from regproxy.auth.token_cache import Key
+from regproxy.auth.token_cache import TokenKey
 from regproxy.config.credentials import Login
 from regproxy.http.messages import Request
 from regproxy.registry.rate_limits import ANONYMOUS, CLIENT
@@ -27,7 +27,7 @@ class Grant:
     credential: str
     sort: Sort = "client"
     login: Login | None = field(default=None, repr=False)
-    key: Key | None = field(default=None, repr=False)
+    key: TokenKey | None = field(default=None, repr=False)
     scope: Hashable = None  # of the login's standing
 
     @property
@@ -48,7 +48,7 @@ def login_grant(login: Login, scope: Hashable) -> Grant:
     return Grant(value, login.label, "login", login, scope=scope)
 
 
-def token_grant(key: Key, token: str) -> Grant:
+def token_grant(key: TokenKey, token: str) -> Grant:
     """Return a token that was requested by this key."""
     name = ANONYMOUS if key.login is None else key.login.label
     return Grant(b"Bearer " + token.encode("ascii"), name, "token", key.login, key)

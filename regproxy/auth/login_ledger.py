@@ -12,7 +12,7 @@ from regproxy.auth.grants import Grant
 from regproxy.auth.lockout import Rest, Standings
 from regproxy.auth.login_probe import Canary
 from regproxy.auth.login_selection import Logins, standing_key
-from regproxy.auth.token_cache import Key
+from regproxy.auth.token_cache import TokenKey
 from regproxy.config.credentials import Login
 from regproxy.core.lru import Bounded
 from regproxy.http.origin import Origin
@@ -49,16 +49,16 @@ class LoginLedger:
         self._logins, self._standings, self._challenges = logins, standings, challenges
         self._canary, self._counter = canary, counter
         # The token for which a login was last accepted.
-        self._issued: Bounded[Hashable, Key] = Bounded(REGISTRIES_KEPT)
+        self._issued: Bounded[Hashable, TokenKey] = Bounded(REGISTRIES_KEPT)
 
-    def refused(self, key: Key, login: Login, answer: str, *, alone: bool) -> Rest:
+    def refused(self, key: TokenKey, login: Login, answer: str, *, alone: bool) -> Rest:
         return self._logins.refused(key.origin, key.realm.origin, login, answer, key.scope, alone=alone)
 
-    def accepted(self, key: Key, login: Login) -> None:
+    def accepted(self, key: TokenKey, login: Login) -> None:
         self._logins.accepted(key.origin, key.realm.origin, login, key.scope)
         self._issued.put(standing_key(login, key.realm.origin), key)
 
-    async def leads_to(self, key: Key, to: Origin) -> Origin | None:
+    async def leads_to(self, key: TokenKey, to: Origin) -> Origin | None:
         return await self._logins.leads_to(key, to)
 
     def failed(self, server: Origin, login: Login) -> bool:
@@ -71,7 +71,7 @@ class LoginLedger:
         if self._counter is not None:
             self._counter.token_fetch(registry, ANONYMOUS if login is None else login.label, outcome)
 
-    async def prove(self, key: Key) -> None:
+    async def prove(self, key: TokenKey) -> None:
         """Request a token without a scope, as `docker login` does."""
         login, bare = key.login, replace(key, scopes=())
         if login is None or not key.scopes:
@@ -91,7 +91,7 @@ class LoginLedger:
             # of their scope.
             key = self._issued.get(standing_key(login, server))
             if key is None and isinstance(asks, Realm) and asks.origin == server:
-                key = Key(origin, asks, (), login)
+                key = TokenKey(origin, asks, (), login)
             if key is None:
                 return
 

@@ -9,14 +9,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final
 
-from regproxy.auth.token_cache import Exchange, Key, ask_realm
+from regproxy.auth.token_cache import TokenExchange, TokenKey, ask_realm
 from regproxy.config.credentials import Login
 from regproxy.core.errors import Refused, UpstreamError
 from regproxy.core.lru import Bounded, Seldom
 from regproxy.core.single_flight import Flights
 from regproxy.http.origin import Origin
 from regproxy.registry.challenges import bearer_of, parse_challenges
-from regproxy.registry.token_protocol import PLAIN, Ask, get, post
+from regproxy.registry.token_protocol import PLAIN, RealmAsk, get, post
 
 REGISTRIES_KEPT: Final = 1024
 UNAUTHORIZED: Final = 401
@@ -31,9 +31,9 @@ class Canary:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: TokenExchange,
         clock: Callable[[], float],
-        leads_to: Callable[[Key, Origin], Awaitable[Origin | None]],
+        leads_to: Callable[[TokenKey, Origin], Awaitable[Origin | None]],
     ) -> None:
         """`leads_to`: see token_cache.Ledger."""
         self._exchange = exchange
@@ -44,7 +44,7 @@ class Canary:
         # The status of a ping without a login, and until when it is valid.
         self._pings: Bounded[Origin, tuple[int, float]] = Bounded(REGISTRIES_KEPT)
 
-    async def fly(self, registry: Origin, login: Login, key: Key | None, verdict: Verdict) -> None:
+    async def fly(self, registry: Origin, login: Login, key: TokenKey | None, verdict: Verdict) -> None:
         """Send a login to a token server, for a token that it has issued to that login, or to the registry in
         a ping.
 
@@ -57,7 +57,7 @@ class Canary:
         with suppress(UpstreamError, Refused):
             await self._flights.join((server, login), lambda: self._fly(registry, login, key, verdict))
 
-    async def _fly(self, registry: Origin, login: Login, key: Key | None, verdict: Verdict) -> None:
+    async def _fly(self, registry: Origin, login: Login, key: TokenKey | None, verdict: Verdict) -> None:
         server = registry
         if key is None:
             if await self._ping(registry) != UNAUTHORIZED:
@@ -102,6 +102,6 @@ class Canary:
         self._flights.close()
 
 
-def _shown(login: Login) -> Ask:
+def _shown(login: Login) -> RealmAsk:
     value = b"Bearer " + login.secret.encode() if login.kind == "bearer" else login.basic
-    return Ask("GET", "/v2/", (*PLAIN, (b"authorization", value)))
+    return RealmAsk("GET", "/v2/", (*PLAIN, (b"authorization", value)))

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from regproxy.auth.credential_providers import Holder, Wallet
 from regproxy.auth.lockout import Rest, Standings
-from regproxy.auth.token_cache import Key
+from regproxy.auth.token_cache import TokenKey
 from regproxy.config.credentials import CredentialSource, Login, LoginKind
 from regproxy.config.settings import Config
 from regproxy.core.errors import CredentialError
@@ -154,7 +154,7 @@ class Logins:
             )
         return Choice(found.login, configured, found.narrow)
 
-    async def leads_to(self, key: Key, to: Origin) -> Origin | None:
+    async def leads_to(self, key: TokenKey, to: Origin) -> Origin | None:
         """Return who is asked where a token server redirects to, None where it is not followed.
 
         A registry's own login goes to any host of the site. A token server's own goes only where it is

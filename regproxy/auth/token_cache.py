@@ -21,9 +21,9 @@ from regproxy.policy.verdicts import MAX_REDIRECTS, REDIRECTS
 from regproxy.registry.rate_limits import parse_retry
 from regproxy.registry.token_protocol import (
     DEFAULT_LIFETIME,
-    Ask,
     Issued,
     Realm,
+    RealmAsk,
     get,
     parse_answer,
     parse_realm,
@@ -43,7 +43,7 @@ PAUSE_MAX: Final = 300.0
 _SAME_METHOD: Final = frozenset({307, 308})  # RFC 9110 15.4: others make a GET of a POST, without its form
 
 
-class Exchange(Protocol):
+class TokenExchange(Protocol):
     """Sends single requests to a server. Upstream implements it."""
 
     async def exchange(
@@ -67,16 +67,16 @@ class Exchange(Protocol):
 class Ledger(Protocol):
     """Records how logins fare."""
 
-    def refused(self, key: Key, login: Login, answer: str, *, alone: bool) -> Rest:
+    def refused(self, key: TokenKey, login: Login, answer: str, *, alone: bool) -> Rest:
         """Record that the server has refused a login: the login is suspended, or only its scope.
 
         `alone`: see Standings.
         """
 
-    def accepted(self, key: Key, login: Login) -> None:
+    def accepted(self, key: TokenKey, login: Login) -> None:
         """Record that the server has accepted a login."""
 
-    async def prove(self, key: Key) -> None:
+    async def prove(self, key: TokenKey) -> None:
         """Find out whether the server accepts the login of a token at all, whatever the token is for."""
 
     def failed(self, server: Origin, login: Login) -> bool:
@@ -88,7 +88,7 @@ class Ledger(Protocol):
     def count(self, registry: str, login: Login | None, outcome: str) -> None:
         """Count an answer: "issued", "refused" or "error"."""
 
-    async def leads_to(self, key: Key, to: Origin) -> Origin | None:
+    async def leads_to(self, key: TokenKey, to: Origin) -> Origin | None:
         """Return who is asked where a redirect leads to; None: whoever this key's login must not be shown."""
 
 
@@ -100,7 +100,7 @@ class NoToken(Exception):
         self.login = login
 
 
-class Key(Struct, frozen=True):
+class TokenKey(Struct, frozen=True):
     """Identity of a token: its registry, realm, scopes and login (None: anonymous).
 
     `narrow`: see Choice in login_selection.
@@ -119,11 +119,14 @@ class Key(Struct, frozen=True):
 
 
 async def ask_realm(
-    exchange: Exchange, leads_to: Callable[[Key, Origin], Awaitable[Origin | None]], key: Key, ask: Ask
+    exchange: TokenExchange,
+    leads_to: Callable[[TokenKey, Origin], Awaitable[Origin | None]],
+    key: TokenKey,
+    ask: RealmAsk,
 ) -> tuple[int, Response, bytes]:
     """Ask the server of a token's realm one thing, and whom it redirects to; a POST by 307 and 308 alone.
 
-    Returns the redirect itself where it is not followed. `leads_to`: see Ledger. Raises as Exchange does.
+    Returns the redirect itself where it is not followed. `leads_to`: see Ledger. Raises as its exchange does.
     """
     at, redirects = key.realm.origin, REDIRECTS if ask.method == "GET" else _SAME_METHOD
     for turn in range(MAX_REDIRECTS + 1):
@@ -146,19 +149,19 @@ async def ask_realm(
 
 
 @dataclass(slots=True)
-class _Kept:
+class _KeptToken:
     value: str = field(repr=False)
     since: float
     refresh_at: float
     usable_until: float
 
 
-class Tokens:
+class TokenCache:
     """The tokens of a worker."""
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: TokenExchange,
         ledger: Ledger,
         trials: Trials,
         clock: Callable[[], float],
@@ -169,12 +172,12 @@ class Tokens:
         self._trials = trials
         self._clock = clock
         self._wall = wall
-        self._kept: Bounded[Key, _Kept] = Bounded(TOKENS_KEPT)
-        self._refusals: Bounded[Key, tuple[float, str]] = Bounded(TOKENS_KEPT)
+        self._kept: Bounded[TokenKey, _KeptToken] = Bounded(TOKENS_KEPT)
+        self._refusals: Bounded[TokenKey, tuple[float, str]] = Bounded(TOKENS_KEPT)
         self._pauses: Bounded[tuple[Origin, Login | None], float] = Bounded(TOKENS_KEPT)
-        self._flights: Flights[Key, str] = Flights()
+        self._flights: Flights[TokenKey, str] = Flights()
 
-    async def token(self, key: Key) -> str:
+    async def token(self, key: TokenKey) -> str:
         """Return a token that is valid for at least a moment. Raises NoToken, or UpstreamError."""
         kept, now = self._kept.get(key), self._clock()
         if kept is not None and now < kept.usable_until:
@@ -187,7 +190,7 @@ class Tokens:
             raise NoToken(refusal[1])
         return await self._flights.join(key, lambda: self._fetch(key))
 
-    async def issue(self, key: Key) -> Issued:
+    async def issue(self, key: TokenKey) -> Issued:
         """Fetch a token for a client and return it. Raises as token() does."""
         refusal = self._refusals.get(key)
         if refusal is not None and self._clock() < refusal[0]:
@@ -197,7 +200,7 @@ class Tokens:
         left = DEFAULT_LIFETIME if kept is None else kept.usable_until - self._clock()
         return Issued(value, max(1.0, left))
 
-    def give_up(self, key: Key, value: str, after: float) -> bool:
+    def give_up(self, key: TokenKey, value: str, after: float) -> bool:
         """Forget a token that a registry has refused. False if it is younger than `after` seconds: another
         would be no better.
         """
@@ -213,7 +216,7 @@ class Tokens:
         """Cancel running requests."""
         self._flights.close()
 
-    async def _fetch(self, key: Key) -> str:
+    async def _fetch(self, key: TokenKey) -> str:
         """Fetch a token. A login that was not accepted lately is not tried by all requests at once."""
         server, login = key.realm.origin, key.login
         if login is None:
@@ -224,7 +227,7 @@ class Tokens:
                 raise NoToken("it was refused a moment ago", login=True)
             return await self._ask(key)
 
-    async def _ask(self, key: Key) -> str:
+    async def _ask(self, key: TokenKey) -> str:
         outcome = "error"
         try:
             self._check_pause(key)
@@ -246,12 +249,12 @@ class Tokens:
         if key.login is not None:
             self._ledger.accepted(key, key.login)
         end = issued.lifetime - min(MARGIN, issued.lifetime / 10)
-        kept = _Kept(issued.value, began, began + issued.lifetime * REFRESHED_AT, began + end)
+        kept = _KeptToken(issued.value, began, began + issued.lifetime * REFRESHED_AT, began + end)
         self._kept.put(key, kept)
         self._refusals.drop(key)
         return issued.value
 
-    async def _judge_first(self, key: Key, login: Login) -> None:
+    async def _judge_first(self, key: TokenKey, login: Login) -> None:
         """Test a login that was neither accepted nor refused before: a refusal may be about the scope of the
         token.
         """
@@ -259,7 +262,7 @@ class Tokens:
         if not self._ledger.proven(server, login) and not self._ledger.failed(server, login):
             await self._ledger.prove(key)
 
-    async def _talk(self, key: Key) -> tuple[int, Response, bytes]:
+    async def _talk(self, key: TokenKey) -> tuple[int, Response, bytes]:
         realm, login = key.realm, key.login
         try:
             async with asyncio.timeout(EXCHANGE_SECONDS):
@@ -274,10 +277,10 @@ class Tokens:
         except Refused as error:
             raise NoToken(str(error)) from None
 
-    async def _send(self, key: Key, ask: Ask) -> tuple[int, Response, bytes]:
+    async def _send(self, key: TokenKey, ask: RealmAsk) -> tuple[int, Response, bytes]:
         return await ask_realm(self._exchange, self._ledger.leads_to, key, ask)
 
-    def _check(self, key: Key, status: int, response: Response) -> None:
+    def _check(self, key: TokenKey, status: int, response: Response) -> None:
         """Raise the error that an answer without a token means."""
         server, login = key.realm.origin, key.login
         if 200 <= status < 300:
@@ -301,7 +304,7 @@ class Tokens:
         self._refusals.put(key, (self._clock() + seconds, text))
         raise NoToken(text)
 
-    def _check_pause(self, key: Key) -> None:
+    def _check_pause(self, key: TokenKey) -> None:
         until = self._pauses.get((key.realm.origin, key.login))
         if until is not None and (rest := until - self._clock()) > 0:
             host = key.realm.origin.host

@@ -13,8 +13,8 @@ from typing import Final
 from msgspec.structs import replace
 
 from regproxy.auth.login_selection import Logins
-from regproxy.auth.token_cache import Key, NoToken, Tokens
-from regproxy.auth.token_realms import Named, Realms
+from regproxy.auth.token_cache import NoToken, TokenCache, TokenKey
+from regproxy.auth.token_realms import NamedRealm, Realms
 from regproxy.http.messages import Request
 from regproxy.http.origin import Origin
 from regproxy.policy.lending import is_plain, is_realms, loan, may_ask, parse_token_ask
@@ -29,13 +29,13 @@ MayHave = Callable[[Origin, str], bool]
 class TokenLoans:
     """The tokens that a worker lends. With `pushes` they may be for pushes too."""
 
-    def __init__(self, logins: Logins, realms: Realms, tokens: Tokens, *, pushes: bool) -> None:
+    def __init__(self, logins: Logins, realms: Realms, tokens: TokenCache, *, pushes: bool) -> None:
         self._logins = logins
         self._realms = realms
         self._tokens = tokens
         self._pushes = pushes
 
-    async def learn(self, named: Named) -> None:
+    async def learn(self, named: NamedRealm) -> None:
         """Remember a realm that a registry has named, for all workers, if there is a login for it.
 
         Also one at a port of its own: clients have to be let through to it.
@@ -95,7 +95,7 @@ class TokenLoans:
         # Each of those that have named this realm takes the token.
         if not all(may_have(named.registry, each) for named in found for each in repositories):
             return None
-        key = Key(registry, found[-1].realm, ask.scopes, None)
+        key = TokenKey(registry, found[-1].realm, ask.scopes, None)
         login = (await self._logins.of_server(server, key.scope)).login
         if login is None:
             return None
@@ -104,7 +104,9 @@ class TokenLoans:
         except NoToken:
             return None
 
-    async def _named(self, server: Origin, request: Request, fits: Callable[[Realm], bool]) -> list[Named]:
+    async def _named(
+        self, server: Origin, request: Request, fits: Callable[[Realm], bool]
+    ) -> list[NamedRealm]:
         """Return the realms at a path of `server` whose registries its login may serve."""
         path = request.path.partition("?")[0]
         for again in (False, True):

@@ -30,7 +30,7 @@ WAIT_SECONDS: Final = 2.0  # for which a slow disk may delay a 401
 _VERSION: Final = 1
 
 
-class Named(Struct, frozen=True):
+class NamedRealm(Struct, frozen=True):
     """A realm, and the registry that has named it."""
 
     registry: Origin
@@ -43,16 +43,16 @@ class Realms:
     def __init__(self, path: Path | None, clock: Callable[[], float] = time.monotonic) -> None:
         self._file = _RealmFile(path) if path is not None else None
         self._clock = clock
-        self._known: dict[Named, None] = {}  # the latest last
-        self._sure: Bounded[Named, float] = Bounded(REALMS_MAX)
-        self._flights: Flights[Named | None, None] = Flights()
+        self._known: dict[NamedRealm, None] = {}  # the latest last
+        self._sure: Bounded[NamedRealm, float] = Bounded(REALMS_MAX)
+        self._flights: Flights[NamedRealm | None, None] = Flights()
         self._blind_until = 0.0  # after the file could not be read in time
 
-    def knows(self, named: Named) -> bool:
+    def knows(self, named: NamedRealm) -> bool:
         """Tell whether a realm is known and need not be written to the file for now."""
         return named in self._known and self._clock() < (self._sure.get(named) or 0.0)
 
-    async def learn(self, named: Named) -> None:
+    async def learn(self, named: NamedRealm) -> None:
         """Remember a realm and share it with the other workers; the wait for a hanging disk is limited."""
         if self.knows(named):
             return
@@ -63,7 +63,7 @@ class Realms:
         except TimeoutError:
             self._sure.put(named, self._clock() + FAILED_SECONDS)
 
-    def at(self, server: Origin, path: str) -> list[Named]:
+    def at(self, server: Origin, path: str) -> list[NamedRealm]:
         """Return the known realms at a path (without a query) of a server."""
         return [
             named
@@ -90,7 +90,7 @@ class Realms:
         """Cancel running reads and writes."""
         self._flights.close()
 
-    async def _share(self, named: Named) -> None:
+    async def _share(self, named: NamedRealm) -> None:
         written = self._file is None or await asyncio.to_thread(self._file.add, named)
         self._sure.put(named, self._clock() + (SURE_SECONDS if written else FAILED_SECONDS))
 
@@ -102,10 +102,10 @@ class Realms:
             self._known = bounded([*found, *self._known])
 
 
-def bounded(named: Iterable[Named]) -> dict[Named, None]:
+def bounded(named: Iterable[NamedRealm]) -> dict[NamedRealm, None]:
     """Return the latest (last) ones to keep, in their order, with a limit for each registry."""
     counts: dict[Origin, int] = {}
-    kept: list[Named] = []
+    kept: list[NamedRealm] = []
     for each in dict.fromkeys(reversed(list(named))):
         count = counts[each.registry] = counts.get(each.registry, 0) + 1
         if count <= OF_ONE_MAX and len(kept) < REALMS_MAX:
@@ -119,17 +119,17 @@ class _RealmFile:
     def __init__(self, path: Path) -> None:
         self._file = StateFile(path)
 
-    def read(self) -> list[Named] | None:
+    def read(self) -> list[NamedRealm] | None:
         """Return the realms in the file, None if it has not changed or can't be read."""
         text = self._file.read()
         return None if text is None else decode(text)
 
-    def add(self, named: Named) -> bool:
+    def add(self, named: NamedRealm) -> bool:
         """Replace the file by one that has this realm too; False if that fails."""
         return self._file.change(lambda text: encode(bounded([*decode(text), named])))
 
 
-def encode(named: Iterable[Named]) -> bytes:
+def encode(named: Iterable[NamedRealm]) -> bytes:
     """Return the text of the file."""
     rows = [
         [_row(each.registry), _row(each.realm.origin), each.realm.target, each.realm.service]
@@ -138,7 +138,7 @@ def encode(named: Iterable[Named]) -> bytes:
     return json.dumps({"version": _VERSION, "realms": rows}).encode()
 
 
-def decode(text: bytes) -> list[Named]:
+def decode(text: bytes) -> list[NamedRealm]:
     """Return what encode() was given; entries that can't be parsed are left out, so that they do no harm."""
     try:
         data: Any = json.loads(text)
@@ -150,7 +150,7 @@ def decode(text: bytes) -> list[Named]:
         with suppress(ValueError, TypeError):
             registry, server, target, service = row
             if isinstance(target, str) and isinstance(service, str):
-                found.append(Named(_origin(registry), Realm(_origin(server), target, service)))
+                found.append(NamedRealm(_origin(registry), Realm(_origin(server), target, service)))
     return found
 
 

@@ -10,7 +10,7 @@ from regproxy.bundles.oci_layout import (
     INDEX_FILE,
     VERSION_FILE,
     BundleError,
-    Entry,
+    LayoutEntry,
     index_text,
     version_text,
 )
@@ -53,12 +53,12 @@ def plan(
             yield Exported(name, error=str(error))
 
 
-def export(root: Path, images: Iterable[Exported], writer: LayoutWriter) -> list[Entry]:
+def export(root: Path, images: Iterable[Exported], writer: LayoutWriter) -> list[LayoutEntry]:
     """Write planned images that have no error; return what index.json has of them.
 
     Raises BundleError where a content is damaged or has gone meanwhile, and OSError.
     """
-    entries: list[Entry] = []
+    entries: list[LayoutEntry] = []
     with writer:
         writer.file(VERSION_FILE, version_text())
         for image in images:
@@ -81,10 +81,10 @@ def _write(root: Path, digest: str, size: int, writer: LayoutWriter) -> None:
         raise BundleError(f"{digest} was removed from the cache meanwhile: try again, or pin it") from None
 
 
-def _entry(root: Path, image: Exported) -> Entry:
+def _entry(root: Path, image: Exported) -> LayoutEntry:
     reference = parse(image.name)
     media_type = media_type_of(body_of(root, image.digest))
-    return Entry(image.digest, media_type, image.contents[image.digest], reference.name, reference.tag)
+    return LayoutEntry(image.digest, media_type, image.contents[image.digest], reference.name, reference.tag)
 
 
 def _planned(root: Path, index: Index, reference: Reference, platforms: tuple[str, ...]) -> Exported:

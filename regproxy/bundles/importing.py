@@ -25,7 +25,7 @@ from regproxy.bundles.oci_layout import (
     INDEX_MAX,
     VERSION_FILE,
     BundleError,
-    Entry,
+    LayoutEntry,
     check_version,
     digest_of_member,
     entries_of,
@@ -179,7 +179,7 @@ class Importer:
 
     # --- names -------------------------------------------------------------------------------------------
 
-    def _enter(self, entry: Entry, name: str) -> Imported:
+    def _enter(self, entry: LayoutEntry, name: str) -> Imported:
         try:
             reference = _reference(entry, name)
             body = body_of(self._root, entry.digest)
@@ -228,7 +228,7 @@ class Importer:
                     self._index.put_told(place.host, place.port, place.repository, digest, told, len(body))
 
 
-def _reference(entry: Entry, name: str) -> Reference:
+def _reference(entry: LayoutEntry, name: str) -> Reference:
     text = name or entry.name or (entry.tag if "/" in entry.tag else "")
     if not text:
         tag = f" (it is tagged {entry.tag})" if entry.tag else ""

@@ -34,7 +34,7 @@ class BundleError(RegproxyError):
     """A layout that can't be written, or can't be used: says why."""
 
 
-class Entry(Struct, frozen=True):
+class LayoutEntry(Struct, frozen=True):
     """An image in index.json. `name`: the full one, "" where it has none; `tag`: its ref.name."""
 
     digest: str
@@ -49,7 +49,7 @@ def version_text() -> bytes:
     return json.dumps({"imageLayoutVersion": VERSION}).encode()
 
 
-def index_text(entries: list[Entry]) -> bytes:
+def index_text(entries: list[LayoutEntry]) -> bytes:
     """Return the content of index.json."""
     manifests = [
         {
@@ -76,7 +76,7 @@ def check_version(text: bytes) -> None:
         raise BundleError(f"{VERSION_FILE}: unknown version {version!r}; it should be {VERSION}")
 
 
-def entries_of(text: bytes) -> list[Entry]:
+def entries_of(text: bytes) -> list[LayoutEntry]:
     """Return the images of an index.json. Raises BundleError."""
     listed = _object(text, INDEX_FILE).get("manifests")
     if not isinstance(listed, list):
@@ -84,7 +84,7 @@ def entries_of(text: bytes) -> list[Entry]:
     return [_entry(each) for each in listed]
 
 
-def _entry(told: Any) -> Entry:
+def _entry(told: Any) -> LayoutEntry:
     digest = told.get("digest") if isinstance(told, dict) else None
     if not isinstance(digest, str) or not is_digest(digest):
         raise BundleError(f"{INDEX_FILE}: an entry without a sha256 digest")
@@ -93,7 +93,7 @@ def _entry(told: Any) -> Entry:
     notes = annotations if isinstance(annotations, dict) else {}
     names = [notes.get(key) for key in (FULL_NAME, CONTAINERD_NAME, REF_NAME)]
     full, containerd, tag = (each if isinstance(each, str) else "" for each in names)
-    return Entry(
+    return LayoutEntry(
         digest,
         media_type if isinstance(media_type, str) and is_media_type(media_type) else "",
         size if isinstance(size, int) else 0,

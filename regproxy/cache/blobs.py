@@ -40,7 +40,7 @@ SMALL_MAX: Final = 65_536  # bytes; contents up to this size are answered from m
 SMALL_TOTAL: Final = 64 * 1024 * 1024
 
 
-class Counters(Protocol):
+class BlobCounters(Protocol):
     """Counters of successful and failed writes to the store."""
 
     def store_failed(self, reason: str) -> None:
@@ -86,7 +86,7 @@ class Store:
         loop: asyncio.AbstractEventLoop,
         *,
         board: Board | None = None,
-        counters: Counters | None = None,
+        counters: BlobCounters | None = None,
     ) -> None:
         """Create the directories. Raises StoreError."""
         self.root = root

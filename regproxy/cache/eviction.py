@@ -49,7 +49,7 @@ _GROWS: Final = 60.0  # seconds without a byte after which a part is not expecte
 _UNDER_PRESSURE: Final = 60.0  # seconds for which a broken fill's part is kept when there is no room
 
 
-class Limits(Struct, frozen=True):
+class CacheLimits(Struct, frozen=True):
     """Most bytes on disk and seconds without use (0: no limit); bytes to keep free (None: by disk size)."""
 
     max_size: int
@@ -57,7 +57,7 @@ class Limits(Struct, frozen=True):
     min_free: int | None
 
     @classmethod
-    def of(cls, config: Config) -> Limits:
+    def of(cls, config: Config) -> CacheLimits:
         """Return the configured limits."""
         return cls(config.cache_max_size, config.cache_inactive, config.min_free)
 
@@ -117,7 +117,7 @@ class Evictor:
         self,
         root: Path,
         index: Index,
-        limits: Limits,
+        limits: CacheLimits,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:

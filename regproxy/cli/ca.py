@@ -24,7 +24,7 @@ from regproxy.config.sources import loading
 from regproxy.core.errors import RegproxyError
 from regproxy.tls import ca_rotation
 from regproxy.tls.ca_files import CaFiles, CaPair, files_of, load
-from regproxy.tls.ca_scope import Wanted, wanted
+from regproxy.tls.ca_scope import WantedNames, wanted
 from regproxy.tls.x509 import fingerprint, key_kind, utc
 
 app = typer.Typer(
@@ -50,7 +50,7 @@ class Opened(Struct, frozen=True):
     """The CA's files, and what the configuration wants of it."""
 
     files: CaFiles
-    wanted: Wanted
+    wanted: WantedNames
     now: float
 
 

@@ -24,7 +24,7 @@ from regproxy.config.sources import loading
 from regproxy.core.errors import RegproxyError
 from regproxy.registry.rate_limits import Lane, label
 from regproxy.telemetry.log_format import printable
-from regproxy.upstream.quota_file import Entry, Key, QuotaFile
+from regproxy.upstream.quota_file import Key, QuotaEntry, QuotaFile
 
 _WIDE = 300  # columns where there is no terminal
 
@@ -76,7 +76,7 @@ def quota(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     raise typer.Exit(FAILED if any(each.spent for each in found) else 0)
 
 
-def quotas(entries: Mapping[Key, Entry], now: float) -> list[Quota]:
+def quotas(entries: Mapping[Key, QuotaEntry], now: float) -> list[Quota]:
     """Return what still holds, by registry. Clients' own credentials are told apart, but not named."""
     found = []
     for (registry, credential), entry in sorted(entries.items()):

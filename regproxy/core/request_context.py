@@ -16,16 +16,16 @@ from msgspec.structs import replace
 Attributes = Mapping[str, str | int | float | bool]
 
 
-class Span(Protocol):
+class TraceSpan(Protocol):
     """One piece of work in a trace. No method waits, or raises anything."""
 
-    def child(self, name: str, attributes: Attributes) -> Span:
+    def child(self, name: str, attributes: Attributes) -> TraceSpan:
         """Begin a request to another server within this work."""
 
-    def apart(self, name: str, attributes: Attributes) -> Span:
+    def apart(self, name: str, attributes: Attributes) -> TraceSpan:
         """Begin work that others may share: in a trace of its own, to which this span has a link."""
 
-    def link(self, other: Span) -> None:
+    def link(self, other: TraceSpan) -> None:
         """Note that this work has waited for another trace's."""
 
     def event(self, name: str, attributes: Attributes) -> None:
@@ -50,20 +50,20 @@ class RequestContext(Struct, frozen=True):
     """`request_id`: as the client is told it. `span`: what is being worked on, None if it is not traced."""
 
     request_id: str
-    span: Span | None = None
+    span: TraceSpan | None = None
 
 
 CURRENT: Final[ContextVar[RequestContext | None]] = ContextVar("request", default=None)
 
 
-def current_span() -> Span | None:
+def current_span() -> TraceSpan | None:
     """Return the span of the work that this task does, None where it is not traced."""
     current = CURRENT.get()
     return current.span if current is not None else None
 
 
 @contextmanager
-def within(span: Span) -> Iterator[Span]:
+def within(span: TraceSpan) -> Iterator[TraceSpan]:
     """Do the work of a span, which ends with it."""
     current = CURRENT.get()
     token = CURRENT.set(replace(current, span=span) if current is not None else None)

@@ -7,7 +7,7 @@ from typing import Final
 from cryptography import x509
 
 from regproxy.doctor.findings import Finding, error, ok, warning
-from regproxy.doctor.proxy_requests import NoAnswer, Tunnel, refusal
+from regproxy.doctor.proxy_requests import NoAnswer, ProxyTunnel, refusal
 from regproxy.doctor.reachability import Reached
 
 SUBJECT: Final = "interception"
@@ -23,7 +23,7 @@ def examine(proxy: Reached, registry: tuple[str, int]) -> list[Finding]:
     """
     name = f"{registry[0]}:{registry[1]}"
     try:
-        with Tunnel(proxy.address, registry) as tunnel:
+        with ProxyTunnel(proxy.address, registry) as tunnel:
             tunnel.start_tls(proxy.ca_pem)
             return [ok(SUBJECT, f"{name} shows a certificate by the proxy's CA"), _cache(tunnel, name)]
     except NoAnswer as reason:
@@ -36,7 +36,7 @@ def _why_not(proxy: Reached, registry: tuple[str, int], name: str, reason: str) 
         fix = refusal(proxy.address, registry) or unsaid
         return error(SUBJECT, f"the proxy refuses to connect to {name} ({reason})", fix)
     try:
-        with Tunnel(proxy.address, registry) as tunnel:
+        with ProxyTunnel(proxy.address, registry) as tunnel:
             tunnel.start_tls(None)
             issuer = x509.load_der_x509_certificate(tunnel.certificate).issuer.rfc4514_string()
     except (NoAnswer, ValueError):
@@ -51,7 +51,7 @@ def _why_not(proxy: Reached, registry: tuple[str, int], name: str, reason: str) 
     return error(SUBJECT, what, "name it in REGISTRIES at the proxy, or nothing of it is cached")
 
 
-def _cache(tunnel: Tunnel, name: str) -> Finding:
+def _cache(tunnel: ProxyTunnel, name: str) -> Finding:
     """Return what GET /v2/ says: 200 or 401 come from the registry, through the proxy."""
     try:
         answer = tunnel.get("/v2/")

@@ -76,7 +76,7 @@ def refusal(address: ProxyAddress, target: tuple[str, int]) -> str:
     return printable(text.decode(errors="replace")[len(_OURS) :].strip()) if text.startswith(_OURS) else ""
 
 
-class Tunnel:
+class ProxyTunnel:
     """A tunnel to (host, port) through the proxy, by CONNECT. Raises NoAnswer at every step."""
 
     def __init__(self, address: ProxyAddress, target: tuple[str, int]) -> None:

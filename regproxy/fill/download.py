@@ -32,8 +32,8 @@ from regproxy.core.errors import (
 from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill import origin_bodies
-from regproxy.fill.fill import NO_TYPE, CacheRequest, Fill, Opened, UpstreamAnswer
-from regproxy.fill.origin_bodies import Bodies, Fetcher, Limits, is_retryable
+from regproxy.fill.fill import NO_TYPE, CacheRequest, Fill, OpenedFill, UpstreamAnswer
+from regproxy.fill.origin_bodies import Bodies, Fetcher, FillLimits, is_retryable
 from regproxy.fill.transfer import Transfer, hash_all
 from regproxy.http.messages import Response
 from regproxy.registry import manifests, targets
@@ -50,7 +50,7 @@ _SOON: Final = 1  # seconds; the Retry-After that a client gets for another proc
 LARGE: Final = 1 << 20  # bytes; for a body of this size room is made before it has come
 
 
-class Recorder(Protocol):
+class ContentRecorder(Protocol):
     """The index, as downloads use it."""
 
     def put_object(self, digest: str, size: int, media_type: str | None, disk: int | None = None) -> None:
@@ -70,7 +70,7 @@ class Recorder(Protocol):
         """Tell the process that keeps the cache within its limits that a large body is coming."""
 
 
-class Counters(origin_bodies.Counters, Protocol):
+class DownloadCounters(origin_bodies.BodyCounters, Protocol):
     """The counters of downloads."""
 
     def digest_mismatch(self, registry: str) -> None:
@@ -105,18 +105,18 @@ class Downloads:
         self,
         store: Store,
         upstream: Fetcher,
-        index: Recorder,
-        counters: Counters,
+        index: ContentRecorder,
+        counters: DownloadCounters,
         loop: asyncio.AbstractEventLoop,
         largest: int = 0,
         fits: Callable[[int, Path | None], bool] = lambda total, part: True,
-        limits: Limits | None = None,
+        limits: FillLimits | None = None,
         watch: Watch | None = None,
     ) -> None:
         """`fits(total, part)`: whether the cache has room for a download of `total` bytes beside the other
         downloads under way, not counting `part` itself.
         """
-        self._limits = limits or Limits()
+        self._limits = limits or FillLimits()
         self._watch = watch
         self._store = store
         self._upstream = upstream
@@ -156,7 +156,7 @@ class Downloads:
         finally:
             growth.on_spill = None  # break the reference cycle: it holds the part, which holds the growth
 
-    def _limits_of(self, fill: Fill) -> Limits:
+    def _limits_of(self, fill: Fill) -> FillLimits:
         # A tag may move between two answers, so its body is not resumed but fetched anew (see Tags).
         return self._limits if fill.tag is None else replace(self._limits, resume=0.0)
 
@@ -188,7 +188,7 @@ class Downloads:
         if not fill.opened.done():
             if fill.media_type == NO_TYPE and response.status != 416:
                 fill.media_type = (response.get(b"content-type") or NO_TYPE.encode()).decode("latin-1")
-            fill.opened.set_result(Opened(growth, total))
+            fill.opened.set_result(OpenedFill(growth, total))
             if fill.span is not None:
                 fill.span.event("first byte", {"regproxy.bytes": total})
         self._tell(part, lambda: _meta(fill, part, OPEN))

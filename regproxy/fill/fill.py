@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from regproxy.cache.blobs import Blob
 from regproxy.core.errors import Busy, DigestMismatch, RateLimited, UpstreamError
-from regproxy.core.request_context import CURRENT, Span
+from regproxy.core.request_context import CURRENT, TraceSpan
 from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.fill.tag_request import TagAsk
 from regproxy.http.messages import Request, Response
@@ -89,7 +89,7 @@ class CacheRequest(Struct, frozen=True):
         return (refused and other) or isinstance(error, Busy) or self.origin != joined.origin
 
 
-class Opened(Struct, frozen=True):
+class OpenedFill(Struct, frozen=True):
     """A fill whose origin has begun to send `total` bytes, -1 where it did not say how many."""
 
     growth: GrowingFile
@@ -141,14 +141,14 @@ class Fill:
     def __init__(self, wanted: CacheRequest, tag: TagAsk | None, loop: asyncio.AbstractEventLoop) -> None:
         self.wanted = wanted
         self.tag = tag
-        self.opened: asyncio.Future[Opened | None] = loop.create_future()
+        self.opened: asyncio.Future[OpenedFill | None] = loop.create_future()
         self.done: asyncio.Future[Blob] = loop.create_future()
         self.media_type = NO_TYPE
         self.manifest: ManifestType | None = None
         self.fetched_from = ""
         self.seconds = 0.0
         current = CURRENT.get()
-        self.span: Span | None = None
+        self.span: TraceSpan | None = None
         self.request_id = current.request_id if current is not None else ""
         self.joined = self.foreign = self.stored = False
         self.began = self.asked = time.monotonic()
@@ -161,7 +161,7 @@ class Fill:
         return self.wanted.origin.host
 
     @property
-    def head(self) -> Opened | None:
+    def head(self) -> OpenedFill | None:
         """The origin's head, once it has come, if there is something to follow."""
         opened = self.opened
         return opened.result() if opened.done() and opened.exception() is None else None

@@ -16,17 +16,17 @@ from typing import Any, Protocol
 
 from regproxy.cache.blobs import Blob, Store
 from regproxy.core.errors import RegproxyError, UpstreamError
-from regproxy.core.request_context import CURRENT, RequestContext, Span, current_span
+from regproxy.core.request_context import CURRENT, RequestContext, TraceSpan, current_span
 from regproxy.core.tasks import cancel_all
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill import download
 from regproxy.fill.download import Downloads, word_for
-from regproxy.fill.fill import NO_TYPE, CacheRequest, Fill, Opened, UpstreamAnswer
-from regproxy.fill.origin_bodies import Fetcher, Limits
+from regproxy.fill.fill import NO_TYPE, CacheRequest, Fill, OpenedFill, UpstreamAnswer
+from regproxy.fill.origin_bodies import Fetcher, FillLimits
 from regproxy.fill.provenance import OPEN, Provenance
 from regproxy.fill.takeover import PartFiller
 
-__all__ = ["NO_TYPE", "CacheRequest", "Fill", "Fills", "Opened", "Run", "UpstreamAnswer"]
+__all__ = ["NO_TYPE", "CacheRequest", "Fill", "Fills", "OpenedFill", "Run", "UpstreamAnswer"]
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 Run = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
 
 
-class Counters(download.Counters, Protocol):
+class FillCounters(download.DownloadCounters, Protocol):
     """The counters of fills."""
 
     def fill_failed(self, reason: str) -> None:
@@ -51,15 +51,15 @@ class Fills:
         self,
         store: Store,
         upstream: Fetcher,
-        index: download.Recorder,
-        counters: Counters,
+        index: download.ContentRecorder,
+        counters: FillCounters,
         loop: asyncio.AbstractEventLoop,
         *,
         watch: Watch | None = None,
         largest: int = 0,
         patience: float = 300.0,
         fits: Callable[[int, Path | None], bool] = lambda total, part: True,
-        limits: Limits | None = None,
+        limits: FillLimits | None = None,
         provenance: Provenance = OPEN,
     ) -> None:
         """`watch` reports changes to other processes' parts. `provenance`: what of the store
@@ -85,7 +85,7 @@ class Fills:
         """Downloads under way in this process."""
         return sum(not fill.joined for fill in self._under_way.values())
 
-    def opened(self, wanted: CacheRequest) -> Opened | None:
+    def opened(self, wanted: CacheRequest) -> OpenedFill | None:
         """Return the origin's head for content by digest that it is sending now, from this repository."""
         fill = self._under_way.get(_key_of(wanted))
         return fill.head if fill is not None and fill.wanted.repository == wanted.repository else None
@@ -190,7 +190,7 @@ class Fills:
         return cut
 
 
-def _end_span(fill: Fill, span: Span) -> None:
+def _end_span(fill: Fill, span: TraceSpan) -> None:
     """End a fill's span, with what has become of it."""
     failed = fill.done.exception() if fill.done.done() and not fill.done.cancelled() else None
     if failed is None and fill.done.done():

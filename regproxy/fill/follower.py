@@ -24,7 +24,7 @@ _POLL: Final = 0.05  # without inotify events
 _LOOKS: Final = 5  # looks at intervals of SOON after each event
 
 
-class Outcome(Enum):
+class FollowOutcome(Enum):
     """How following a part ended."""
 
     STORED = auto()  # it is in the store
@@ -35,7 +35,7 @@ class Outcome(Enum):
     STALLED = auto()  # its filler neither makes progress nor exits (a paused container)
 
 
-class Changes:
+class PartChanges:
     """Awaitable events of the open file `fd`."""
 
     def __init__(self, watch: Watch | None, fd: int) -> None:
@@ -92,7 +92,7 @@ class Following:
         self._at: tuple[object, ...] = ()
         self._since = 0.0
         self._watch = watch
-        self._changes = Changes(watch, part.fd)
+        self._changes = PartChanges(watch, part.fd)
         self._map: Followed | None = None
 
     async def run(
@@ -100,7 +100,7 @@ class Following:
         on_open: Callable[[Meta], None],
         stored: Callable[[], int | None],
         check: Callable[[Meta], None] = lambda meta: None,
-    ) -> Outcome:
+    ) -> FollowOutcome:
         """Follow the part to its end. `on_open` is called once, when the origin's head is known.
 
         `stored()` returns the descriptor of the content in the store, None where the store lacks it. `check`
@@ -117,7 +117,7 @@ class Following:
                     self._follow_growth(meta)
                     on_open(meta)
                 if outcome is None and self._stalls():
-                    outcome = Outcome.STALLED
+                    outcome = FollowOutcome.STALLED
                 if outcome is not None:
                     return outcome
                 await self._changes.next()
@@ -179,7 +179,7 @@ class Following:
         growth.follow(size)
         growth.finish()
 
-    def _look(self, stored: Callable[[], int | None]) -> Outcome | None:
+    def _look(self, stored: Callable[[], int | None]) -> FollowOutcome | None:
         part, growth = self.part, self.part.growth
         # In this order: a filler writes the meta first, then acts on it, then releases the lock.
         free = part.take()
@@ -193,18 +193,18 @@ class Following:
             self._know(meta, size)
         if named:
             # A filler removes the name last, also where it has failed.
-            return Outcome.OURS if free else None
+            return FollowOutcome.OURS if free else None
         part.release()
         if meta is not None and meta.state == FAILED:
-            return Outcome.FAILED
+            return FollowOutcome.FAILED
         fd = stored()
         if fd is not None and os.path.samestat(os.fstat(fd), os.fstat(part.fd)):
             self._complete(size)
-            return Outcome.STORED
+            return FollowOutcome.STORED
         if growth.done:
-            return Outcome.UNSTORED
+            return FollowOutcome.UNSTORED
         # The stored copy was fetched by a third process: our readers can't be told that they have all of it.
-        return Outcome.STORED if fd is not None and not self._opened else Outcome.ALONE
+        return FollowOutcome.STORED if fd is not None and not self._opened else FollowOutcome.ALONE
 
 
 def _nothing() -> None:

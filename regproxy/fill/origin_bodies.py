@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 _PAUSE, _PAUSE_MAX = 0.2, 5.0  # seconds before the first retry, and at most, give or take a half
 PROGRESS: Final = 65_536  # new bytes with which an attempt resets the pause
-_LOOKS: Final = 3  # at a body's rate, within Limits.slow
+_LOOKS: Final = 3  # at a body's rate, within FillLimits.slow
 CHANCES: Final = 2
 _STUMBLES: Final = frozenset({500, 502, 503, 504})  # errors that pass by themselves, often at once
 # Statuses after which asking for all of it may help; not those that mean "who are you", or "not now".
@@ -60,7 +60,7 @@ class Fetcher(Protocol):
         """Stop asking a mirror for this for a while: its content was wrong."""
 
 
-class Counters(Protocol):
+class BodyCounters(Protocol):
     """The counters of downloaded bytes."""
 
     def upstream_bytes(self, host: str, n: int) -> None:
@@ -70,7 +70,7 @@ class Counters(Protocol):
         """Count a body that broke off and is resumed."""
 
 
-class Limits(Struct, frozen=True):
+class FillLimits(Struct, frozen=True):
     """`streams`: the most at a time for one content. `resume`: seconds without enough new bytes that end it.
 
     `rate`: bytes/s; a body that is slower for `slow` seconds is broken off. `chances`: how often the first
@@ -89,7 +89,9 @@ class Bodies:
     servers that have answered.
     """
 
-    def __init__(self, wanted: CacheRequest, upstream: Fetcher, counters: Counters, limits: Limits) -> None:
+    def __init__(
+        self, wanted: CacheRequest, upstream: Fetcher, counters: BodyCounters, limits: FillLimits
+    ) -> None:
         self._wanted = wanted
         self._upstream = upstream
         self._counters = counters

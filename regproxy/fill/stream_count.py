@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
-from regproxy.fill.origin_bodies import Bodies, Limits
+from regproxy.fill.origin_bodies import Bodies, FillLimits
 from regproxy.fill.range_leases import JUDGED, Leases
 
 _RAMP: Final = 0.5  # seconds of one stream, before more are considered
@@ -32,7 +32,7 @@ class StreamCount:
         leases: Leases,
         growth: GrowingFile,
         bodies: Bodies,
-        limits: Limits,
+        limits: FillLimits,
         loop: asyncio.AbstractEventLoop,
         poke: Callable[[], object],
     ) -> None:

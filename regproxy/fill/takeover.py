@@ -15,8 +15,8 @@ from regproxy.cache.parts import CLAIMED, FAILED, LEFT, VERIFIED, Meta, Part
 from regproxy.core.errors import BadResponse, UpstreamError
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill.download import OTHERS, Downloads, failure
-from regproxy.fill.fill import Fill, Opened
-from regproxy.fill.follower import SOON, Following, Outcome, alone
+from regproxy.fill.fill import Fill, OpenedFill
+from regproxy.fill.follower import SOON, Following, FollowOutcome, alone
 from regproxy.fill.provenance import Provenance
 from regproxy.registry.manifests import MANIFEST_MAX
 from regproxy.registry.targets import Kind
@@ -125,17 +125,17 @@ class PartFiller:
                 lambda: self._stored_fd(fill),
                 lambda meta: self._refuse_foreign(fill, meta),
             )
-            if outcome is Outcome.OURS:
+            if outcome is FollowOutcome.OURS:
                 meta = following.meta
                 if meta is not None and meta.state == LEFT and _fails_too(fill, meta):
                     # A later request resumes it; the clients of this fill get the failure they waited for.
                     raise failure(meta.word, meta.reason)
                 return await self._go_on(fill, part)
-            if outcome is Outcome.STALLED and not fill.opened.done():
+            if outcome is FollowOutcome.STALLED and not fill.opened.done():
                 fill.joined = False
                 await self._downloads.run(fill, self._store.in_memory())
                 return True
-            if outcome in (Outcome.ALONE, Outcome.STALLED) and fill.opened.done():
+            if outcome in (FollowOutcome.ALONE, FollowOutcome.STALLED) and fill.opened.done():
                 alone(part)
                 fill.joined = False
                 await self._downloads.run(fill, part)
@@ -160,18 +160,18 @@ class PartFiller:
         blob = self._stored(fill)
         return blob.file.fd if blob is not None else None
 
-    def _followed(self, fill: Fill, part: Part, outcome: Outcome, meta: Meta | None) -> bool:
+    def _followed(self, fill: Fill, part: Part, outcome: FollowOutcome, meta: Meta | None) -> bool:
         """Complete or fail the fill as another process did; False: neither, it has left nothing to use."""
         digest = fill.wanted.target.reference
-        if outcome is Outcome.STORED:
+        if outcome is FollowOutcome.STORED:
             blob = self._stored(fill)
             if blob is not None:
                 self._stored_elsewhere(fill, blob)
                 return True
-        elif outcome is Outcome.UNSTORED:
+        elif outcome is FollowOutcome.UNSTORED:
             fill.complete(self._store.unstored(part, digest))
             return True
-        elif outcome is Outcome.FAILED:
+        elif outcome is FollowOutcome.FAILED:
             self._failed_elsewhere(fill, meta)
         return False
 
@@ -181,7 +181,7 @@ class PartFiller:
         fill.fetched_from, fill.seconds = meta.address, meta.seconds
         fill.foreign = meta.host != fill.wanted.source
         if not fill.opened.done():
-            fill.opened.set_result(Opened(part.growth, meta.total))
+            fill.opened.set_result(OpenedFill(part.growth, meta.total))
 
     def _stored_elsewhere(self, fill: Fill, blob: Blob) -> None:
         fill.joined = fill.foreign = True

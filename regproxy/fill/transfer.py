@@ -30,7 +30,7 @@ from regproxy.dataplane.block_map import BLOCK_SIZE
 from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.dataplane.inotify import Watch
 from regproxy.fill.fill import Fill
-from regproxy.fill.origin_bodies import NO_RANGES, PROGRESS, Bodies, Limits, is_behind, is_retryable
+from regproxy.fill.origin_bodies import NO_RANGES, PROGRESS, Bodies, FillLimits, is_behind, is_retryable
 from regproxy.fill.range_answers import RangeAnswers
 from regproxy.fill.range_leases import WANTED, Leases, whole_blocks
 from regproxy.fill.stream_count import StreamCount
@@ -59,7 +59,7 @@ class Transfer:
         fill: Fill,
         part: Part,
         bodies: Bodies,
-        limits: Limits,
+        limits: FillLimits,
         watch: Watch | None,
         opened: Callable[[Fetched, int, bool], None],
         relay: Callable[[int], None],

@@ -30,7 +30,7 @@ _LISTS: Final = re.compile(r"/v2/([a-z0-9._/-]+)/(?:tags/list|referrers/([^/%]*)
 _DECODINGS: Final = 4  # times that a path is decoded, at most
 
 
-class Place(Struct, frozen=True):
+class ImagePlace(Struct, frozen=True):
     """What a request is for. `repository` None: that can't be told. `odd`: nor can what of it."""
 
     repository: str | None
@@ -38,24 +38,24 @@ class Place(Struct, frozen=True):
     odd: bool
 
 
-def place_of(method: str, target: Target, path: str) -> Place | None:
+def place_of(method: str, target: Target, path: str) -> ImagePlace | None:
     """Return what a request is for; None: for no content, and it changes none.
 
     `path`: the request's, with its query.
     """
     kind, push = target.kind, method not in READS
     if kind in _CONTENT:
-        return Place(target.repository, push, False) if method != "OPTIONS" else None
+        return ImagePlace(target.repository, push, False) if method != "OPTIONS" else None
     if kind not in _OTHERS or method == "OPTIONS":
         return None
     upload = _UPLOAD.fullmatch(path.partition("?")[0])
     if upload is not None and is_repository(upload[1]):
         # What has arrived of an upload is no content yet.
-        return Place(upload[1], True, False) if push else None
+        return ImagePlace(upload[1], True, False) if push else None
     return _odd_place(path, push=push)
 
 
-def _odd_place(path: str, *, push: bool) -> Place | None:
+def _odd_place(path: str, *, push: bool) -> ImagePlace | None:
     path = path.partition("?")[0]
     listed = _LISTS.fullmatch(path)
     if listed is not None and is_repository(listed[1]) and (listed[2] is None or is_digest(listed[2])):
@@ -64,8 +64,8 @@ def _odd_place(path: str, *, push: bool) -> Place | None:
         return None
     named = _IN_REPOSITORY.fullmatch(path)
     if named is not None and is_repository(named[1]):
-        return Place(named[1], push, True)
-    return Place(None, push, True)
+        return ImagePlace(named[1], push, True)
+    return ImagePlace(None, push, True)
 
 
 def _may_be_content(path: str) -> bool:

@@ -20,7 +20,7 @@ from regproxy.policy.origins import intercepts, names_suffice
 _KNOWN_HOSTS_MAX: Final = 4096
 
 
-class Decision(Enum):
+class ConnectDecision(Enum):
     """What is done with a CONNECT."""
 
     INTERCEPT = auto()
@@ -31,7 +31,7 @@ class Decision(Enum):
 class ConnectPlan(Struct, frozen=True):
     """The decision on a CONNECT. `reason`: what to tell a client that is refused, "" for others."""
 
-    decision: Decision
+    decision: ConnectDecision
     reason: str = ""
 
 
@@ -62,17 +62,17 @@ class Interception:
         ports = ", ".join(str(p) for p in sorted(config.connect_ports))
         allowed = port in config.connect_ports or ANY_PORT in config.connect_ports
         if intercepts(config, host, port):
-            return ConnectPlan(Decision.INTERCEPT)
+            return ConnectPlan(ConnectDecision.INTERCEPT)
         if any(rule.port == port and rule.matches(host, port) for rule in config.allow_targets):
-            return ConnectPlan(Decision.TUNNEL)
+            return ConnectPlan(ConnectDecision.TUNNEL)
         if not allowed:
             return ConnectPlan(
-                Decision.REFUSE,
+                ConnectDecision.REFUSE,
                 f"port {port} may not be reached through this proxy (allowed: {ports}); "
                 f"name it in REGISTRIES as {HostRule(host, port)}, or in REGPROXY_CONNECT_PORTS"
                 " (REGPROXY_CONNECT_PORTS=* allows every port)",
             )
-        return ConnectPlan(Decision.TUNNEL)
+        return ConnectPlan(ConnectDecision.TUNNEL)
 
     # --- addresses ---------------------------------------------------------------------------------------
 

@@ -120,7 +120,7 @@ class Record:
         return record
 
 
-class Control:
+class ControlChannel:
     """The child's end of the channel. Nothing here blocks; use from one thread."""
 
     def __init__(self, fd: int, beat_seconds: float = _BEAT_SECONDS) -> None:
@@ -175,7 +175,7 @@ class Boot(Struct, frozen=True):
     record: Record
     config: Config
     directories: Directories
-    control: Control
+    control: ControlChannel
 
 
 def run(argv: Sequence[str], serve: Callable[[Boot], int]) -> int:
@@ -199,14 +199,14 @@ def run(argv: Sequence[str], serve: Callable[[Boot], int]) -> int:
             from regproxy.debug.views import HubView, through  # not for a start without it
 
             config = through(config, HubView(*record.hub))
-        with closing(Control(record.control, min(_BEAT_SECONDS, config.hang_timeout / 4))) as control:
+        with closing(ControlChannel(record.control, min(_BEAT_SECONDS, config.hang_timeout / 4))) as control:
             return _serve(record, config, control, serve)
     except RegproxyError as error:
         log_format.say_end(error, style, record.role, record.slot)
         return USAGE_EXIT
 
 
-def _serve(record: Record, config: Config, control: Control, serve: Callable[[Boot], int]) -> int:
+def _serve(record: Record, config: Config, control: ControlChannel, serve: Callable[[Boot], int]) -> int:
     log_format.log_to_stderr(config.log_level, config.log_format, record.role, record.slot)
     metrics.share(record.metrics, str(record.slot))
     directories = Directories(Path(record.cache), Path(record.ca_crt), Path(record.ca_key), ())

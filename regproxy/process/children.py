@@ -28,7 +28,7 @@ _PROGRAMS: Final = {"debug_hub": "debug_view"}  # modules with other names than 
 _SILENCE_MIN: Final = 1.0  # seconds without a beat that are normal on a busy machine
 
 
-class Setup(Struct, frozen=True, eq=False):
+class ProxySetup(Struct, frozen=True, eq=False):
     """A configuration that was read, and the resources opened for it, with which children are started."""
 
     config: Config
@@ -63,7 +63,7 @@ class Child:
     for. `heard`: when it last said something. All times are of time.monotonic().
     """
 
-    def __init__(self, role: Role, slot: int, setup: Setup, commons: Commons, now: float) -> None:
+    def __init__(self, role: Role, slot: int, setup: ProxySetup, commons: Commons, now: float) -> None:
         """Start it. Raises OSError."""
         self.role, self.slot, self.setup = role, slot, setup
         self._channel, other = socket.socketpair()
@@ -155,7 +155,7 @@ class Child:
         self._channel.close()
 
 
-def _record(role: Role, slot: int, setup: Setup, commons: Commons, control: int) -> Record:
+def _record(role: Role, slot: int, setup: ProxySetup, commons: Commons, control: int) -> Record:
     listeners = setup.listeners
     proxy, admin = (sock.fileno() for sock in listeners.sockets[:2])
     is_worker = role == "worker"
@@ -187,7 +187,7 @@ def _record(role: Role, slot: int, setup: Setup, commons: Commons, control: int)
     )
 
 
-def _audit_ends(is_worker: bool, setup: Setup, commons: Commons) -> tuple[int, ...]:
+def _audit_ends(is_worker: bool, setup: ProxySetup, commons: Commons) -> tuple[int, ...]:
     if setup.config.audit_log == "off":
         return ()
     sends, reads = (each.fileno() for each in commons.audit)

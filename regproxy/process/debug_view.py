@@ -24,7 +24,7 @@ from regproxy.config.settings import Address
 from regproxy.core.addresses import reachable_at
 from regproxy.debug import mitmweb, views
 from regproxy.process import boot
-from regproxy.process.boot import Boot, Control
+from regproxy.process.boot import Boot, ControlChannel
 from regproxy.tls.ca_files import files_of, load
 
 log = logging.getLogger("regproxy.process.debug_view")
@@ -58,7 +58,9 @@ def _serve(start: Boot) -> int:
     return boot.CUT_EXIT
 
 
-def _watch(control: Control, process: subprocess.Popen[bytes], ports: Sequence[Address], hint: str) -> bool:
+def _watch(
+    control: ControlChannel, process: subprocess.Popen[bytes], ports: Sequence[Address], hint: str
+) -> bool:
     """Tell the supervisor how mitmweb is, until it is to end. False: it has ended by itself."""
     ready = False
     with selectors.DefaultSelector() as selector:

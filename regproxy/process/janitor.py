@@ -22,7 +22,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry
 
 from regproxy.cache import layout
-from regproxy.cache.eviction import Complaints, Disk, Evictor, Limits, parts_disk
+from regproxy.cache.eviction import CacheLimits, Complaints, Disk, Evictor, parts_disk
 from regproxy.cache.index.index import Index
 from regproxy.cache.part_sweep import sweep_parts
 from regproxy.cache.reconcile import Reconciler
@@ -30,7 +30,7 @@ from regproxy.core.errors import StoreError
 from regproxy.dataplane.board import Board
 from regproxy.inventory.catalog import catalogue
 from regproxy.process import boot
-from regproxy.process.boot import Boot, Control
+from regproxy.process.boot import Boot, ControlChannel
 from regproxy.registry.descriptors import Named, named
 from regproxy.registry.manifests import MANIFEST_MAX
 from regproxy.telemetry.audit_log import AuditLog
@@ -57,7 +57,7 @@ class Chores:
     def __init__(
         self,
         root: Path,
-        limits: Limits,
+        limits: CacheLimits,
         metrics: Metrics,
         board: Board | None = None,
         clock: Callable[[], float] = time.time,
@@ -242,7 +242,7 @@ class Janitor:
     """
 
     def __init__(
-        self, chores: Chores, control: Control, commits: int = -1, audit: AuditLog | None = None
+        self, chores: Chores, control: ControlChannel, commits: int = -1, audit: AuditLog | None = None
     ) -> None:
         self._chores = chores
         self._control = control
@@ -324,7 +324,7 @@ def _serve(start: Boot) -> int:
     os.nice(_NICE)
     record = start.record
     board = Board(record.board) if record.board >= 0 else None
-    limits, metrics = Limits.of(start.config), Metrics(CollectorRegistry())
+    limits, metrics = CacheLimits.of(start.config), Metrics(CollectorRegistry())
     chores = Chores(start.directories.cache, limits, metrics, board)
     audit = _audit_log(start)
     if audit is not None:

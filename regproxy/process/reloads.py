@@ -7,7 +7,7 @@ import json
 from typing import Final
 
 from regproxy.process import boot
-from regproxy.process.boot import Control
+from regproxy.process.boot import ControlChannel
 from regproxy.process.children import Child
 
 _SECONDS: Final = 120.0  # a first worker has 30 s to come up, and then each other
@@ -42,7 +42,7 @@ class Askers:
 class Reloads:
     """A worker's side."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: ControlChannel) -> None:
         self._control = control
         self._waiting: dict[str, asyncio.Future[tuple[str, str]]] = {}
         self._number = 0

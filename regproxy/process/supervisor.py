@@ -35,7 +35,7 @@ from regproxy.policy.exposure import exposed
 from regproxy.process import boot, configured_files
 from regproxy.process.boot import Role
 from regproxy.process.ca_keeper import CaKeeper
-from regproxy.process.children import Child, Commons, Setup
+from regproxy.process.children import Child, Commons, ProxySetup
 from regproxy.process.cpus import cores
 from regproxy.process.listeners import Listeners
 from regproxy.process.reloads import Askers
@@ -94,8 +94,8 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._wakes, self._woken = socket.socketpair()
         self._children: dict[int, Child] = {}
-        self._setup: Setup | None = None
-        self._next: Setup | None = None
+        self._setup: ProxySetup | None = None
+        self._next: ProxySetup | None = None
         self._trial: Child | None = None
         self._delays: dict[Role, RestartDelay] = {role: RestartDelay() for role in get_args(Role)}
         self._failed_boots = 0
@@ -136,7 +136,7 @@ class Supervisor:
 
     # --- setups ------------------------------------------------------------------------------------------
 
-    def _prepare(self, text: str | None, config: Config) -> Setup:
+    def _prepare(self, text: str | None, config: Config) -> ProxySetup:
         """Make or open all that a setup needs. Raises RegproxyError."""
         places = directories.choose(config, self._env)
         for note in places.notes:
@@ -161,9 +161,9 @@ class Supervisor:
             log.info("listening on %s for clients without CONNECT", every)
         if config.tls_listen:
             log.info("listening on %s for TLS", ", ".join(map(str, config.tls_listen)))
-        return Setup(config, text, str(self._path or ""), places, listeners, config.workers or cores())
+        return ProxySetup(config, text, str(self._path or ""), places, listeners, config.workers or cores())
 
-    def _make_commons(self, setup: Setup) -> Commons:
+    def _make_commons(self, setup: ProxySetup) -> Commons:
         places = [Path("/dev/shm")]
         with suppress(OSError):
             places.append(Path(tempfile.gettempdir()))
@@ -297,7 +297,7 @@ class Supervisor:
         """Return whether replacing workers makes no progress, so that another configuration may help."""
         return self._next is None and not self._due("worker", now)
 
-    def _settle_workers(self, setup: Setup, now: float) -> None:
+    def _settle_workers(self, setup: ProxySetup, now: float) -> None:
         serving = self._serving()
         mine = [child for child in serving if child.setup is setup]
         stale = [child for child in serving if child.setup not in (setup, self._next)]
@@ -315,7 +315,7 @@ class Supervisor:
             self._reloaded("done")
             log.info("SIGHUP: the new configuration is in use")
 
-    def _settle_janitor(self, setup: Setup, now: float) -> None:
+    def _settle_janitor(self, setup: ProxySetup, now: float) -> None:
         there = [child for child in self._of("janitor") if not child.leaving]
         mine = [child for child in there if child.setup is setup]
         stale = [child for child in there if child.setup is not setup]
@@ -350,7 +350,7 @@ class Supervisor:
 
     # --- children ----------------------------------------------------------------------------------------
 
-    def _start(self, role: Role, setup: Setup, now: float) -> Child | None:
+    def _start(self, role: Role, setup: ProxySetup, now: float) -> Child | None:
         """Start a child in the lowest free slot; None: the system lacks the resources."""
         taken = {child.slot for child in self._children.values()}
         slot = next(number for number in range(len(taken) + 1) if number not in taken)

@@ -28,7 +28,7 @@ from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.records_self_test import records_fault
 from regproxy.dataplane.request_ids import RequestIds
 from regproxy.fill.fills import Fills
-from regproxy.fill.origin_bodies import CHANCES, Limits
+from regproxy.fill.origin_bodies import CHANCES, FillLimits
 from regproxy.fill.provenance import Provenance
 from regproxy.policy.access import Access
 from regproxy.policy.interception import Interception
@@ -43,7 +43,7 @@ from regproxy.server.lookup import Lookup
 from regproxy.server.repeats import Repeats, repeats
 from regproxy.server.rights import Rights
 from regproxy.server.routes import PlainRoutes, Routes
-from regproxy.server.setup_pages import Pages
+from regproxy.server.setup_pages import SetupPages
 from regproxy.server.signature_checks import SignatureChecks
 from regproxy.tags.claim_files import FileClaims
 from regproxy.tags.resolver import Tags
@@ -135,7 +135,7 @@ def build(
         signatures=SignatureChecks(
             upstream, read_keys(config.signing_keys), index, offline=lambda: policy.offline
         ),
-        pages=Pages(authority.certificate_pem, config.listen.port, config.mirrored),
+        pages=SetupPages(authority.certificate_pem, config.listen.port, config.mirrored),
         authority=authority,
         ca_watch=ca_watch,
         loop=loop,
@@ -205,7 +205,7 @@ def _fills_and_tags(
         largest=most // 2,
         fits=lambda total, part: eviction.fits(root, most, total, time.time(), besides=part),
         patience=2 * base.origins.patience + config.resume_time + _MARGIN,
-        limits=Limits(
+        limits=FillLimits(
             *(config.fill_streams, config.resume_time, config.min_rate, config.min_rate_time),
             chances=CHANCES if config.resume_time else 0,
         ),

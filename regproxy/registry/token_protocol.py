@@ -43,7 +43,7 @@ class Realm(Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class RealmAsk:
     """One request to a token server. The sender adds Host and Content-Length."""
 
     method: str
@@ -77,7 +77,7 @@ def parse_scope(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text.split())) if usable else ()
 
 
-def get(realm: Realm, scopes: Iterable[str], login: Login | None) -> Ask:
+def get(realm: Realm, scopes: Iterable[str], login: Login | None) -> RealmAsk:
     """Return the GET for a token, with a username and password, or anonymous."""
     pairs = [("service", realm.service)] if realm.service else []
     pairs += [("scope", scope) for scope in scopes]
@@ -85,10 +85,10 @@ def get(realm: Realm, scopes: Iterable[str], login: Login | None) -> Ask:
     separator = "&" if "?" in realm.target else "?"
     target = f"{realm.target}{separator}{query}" if query else realm.target
     headers = PLAIN if login is None else (*PLAIN, (b"authorization", login.basic))
-    return Ask("GET", target, headers)
+    return RealmAsk("GET", target, headers)
 
 
-def post(realm: Realm, scopes: Iterable[str], login: Login) -> Ask:
+def post(realm: Realm, scopes: Iterable[str], login: Login) -> RealmAsk:
     """Return the OAuth2 POST for a token, with a refresh token or a password."""
     form = {"service": realm.service, "client_id": CLIENT_ID, "scope": " ".join(scopes)}
     if login.kind == "identity":
@@ -96,7 +96,7 @@ def post(realm: Realm, scopes: Iterable[str], login: Login) -> Ask:
     else:
         form |= {"grant_type": "password", "username": login.username, "password": login.secret}
     body = urlencode({name: value for name, value in form.items() if value})
-    return Ask("POST", realm.target, (*PLAIN, _FORM), body.encode())
+    return RealmAsk("POST", realm.target, (*PLAIN, _FORM), body.encode())
 
 
 def parse_answer(body: bytes, date: bytes | None, now: float) -> Issued:

@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from regproxy.auth.clients.certificates import said_by
-from regproxy.auth.clients.logins import ClientLogins, Login
+from regproxy.auth.clients.logins import ClientLogin, ClientLogins
 from regproxy.config.settings import Config
 from regproxy.core.errors import RegproxyError
 from regproxy.core.lru import Bounded
@@ -88,7 +88,7 @@ class Clients:
             raise LoginWanted(
                 "the proxy credentials are not understood: Basic is, with user:password in UTF-8"
             )
-        if not await logins.verify(Login(*login), peer):
+        if not await logins.verify(ClientLogin(*login), peer):
             raise LoginWanted("the user or password for this proxy is wrong")
         principal = self._principals.of_user(login[0])
         self._known.put(self._mark(shown), (principal, time.monotonic() + KNOWN_SECONDS))

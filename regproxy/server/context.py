@@ -15,7 +15,7 @@ from regproxy.cache.blobs import Store
 from regproxy.cache.index.index import Index
 from regproxy.config.settings import Config
 from regproxy.core.lru import Seldom
-from regproxy.core.request_context import Span
+from regproxy.core.request_context import TraceSpan
 from regproxy.dataplane.board import Board
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.request_ids import RequestIds
@@ -29,7 +29,7 @@ from regproxy.server.lookup import Lookup
 from regproxy.server.repeats import Repeats
 from regproxy.server.rights import Rights
 from regproxy.server.routes import PlainRoutes, Routes
-from regproxy.server.setup_pages import Pages
+from regproxy.server.setup_pages import SetupPages
 from regproxy.server.signature_checks import SignatureChecks
 from regproxy.tags.resolver import Tags
 from regproxy.telemetry.access_log import AccessLog
@@ -54,7 +54,7 @@ class Tracer(Protocol):
     def secured(self, exchange: Exchange) -> None:
         """Note that TLS is up on such a connection."""
 
-    def begin(self, exchange: Exchange, request_id: str) -> Span:
+    def begin(self, exchange: Exchange, request_id: str) -> TraceSpan:
         """Begin to trace a request that is no plain hit."""
 
     def end(self, exchange: Exchange, request_id: str, took: float, sent: int) -> None:
@@ -85,7 +85,7 @@ class Services(Struct):
     rights: Rights
     usage: Recorder
     signatures: SignatureChecks
-    pages: Pages
+    pages: SetupPages
     authority: Authority
     ca_watch: CaWatch
     loop: asyncio.AbstractEventLoop

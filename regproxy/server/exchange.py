@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from regproxy.core.request_context import Span
+from regproxy.core.request_context import TraceSpan
 from regproxy.dataplane.stream import Stream
 from regproxy.dataplane.tally import Use
 from regproxy.fill.fill import Fill
@@ -120,7 +120,7 @@ class Exchange:
         self.good_until = 0.0
         self.head = b""
         self.request_id = b""
-        self.span: Span | None = None
+        self.span: TraceSpan | None = None
         self.kind = self.cache = self.detail = self.asked = self.fill_id = ""
         self.digest = self.decision = self.rule = ""
         self.received = 0

@@ -9,7 +9,7 @@ from typing import Final
 from regproxy.core.errors import DigestMismatch, NotShown, NotUnderstood, Unsatisfiable, UpstreamError
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fill import Fill
-from regproxy.fill.fills import NO_TYPE, CacheRequest, Opened, UpstreamAnswer
+from regproxy.fill.fills import NO_TYPE, CacheRequest, OpenedFill, UpstreamAnswer
 from regproxy.fill.tag_request import Held
 from regproxy.http.messages import Request, Response
 from regproxy.http.ranges import ByteRange, Span, if_range_allows, parse_range
@@ -108,7 +108,7 @@ class Fetches:
         if self._lookup.is_doubtful(wanted.origin, route):
             raise NotShown(f"{wanted.target.reference}: the registry does not say that it is there")
 
-    def _follow(self, exchange: Exchange, route: Route, opened: Opened) -> None:
+    def _follow(self, exchange: Exchange, route: Route, opened: OpenedFill) -> None:
         """Answer from the growing file."""
         responder, request = self._responder, route.request
         total, growth, digest = opened.total, opened.growth, route.target.reference
@@ -162,7 +162,7 @@ class Fetches:
             raise UpstreamAnswer(response, b"", fetched.origin)
         self._relay_head(exchange, route, wanted, response)
 
-    def _opened(self, wanted: CacheRequest) -> Opened | None:
+    def _opened(self, wanted: CacheRequest) -> OpenedFill | None:
         """Return what a registry has said of a blob that it is sending now from this repository."""
         # A manifest's media type is not the same for all clients. And a client that pushes asks what is
         # there now.
@@ -201,7 +201,7 @@ def _check_size(exchange: Exchange, size: int) -> None:
         raise NotShown(f"{exchange.host} would have answered with {exchange.said_size} bytes, not {size}")
 
 
-def _can_follow(opened: Opened, request: Request, digest: str) -> bool:
+def _can_follow(opened: OpenedFill, request: Request, digest: str) -> bool:
     """Return whether to send the body while it grows; a small one is verified first."""
     if opened.total >= 0:
         return opened.total > VERIFY_FIRST

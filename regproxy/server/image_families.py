@@ -29,7 +29,7 @@ _TAG: Final = "tag "
 Place = tuple[str, int, str]  # host, port, repository
 
 
-class Rows(Protocol):
+class FamilyRows(Protocol):
     """The index, as far as it has rows of tags."""
 
     def tag(self, host: str, port: int, repository: str, tag: str) -> tuple[TagRow, ...]:
@@ -59,7 +59,7 @@ class Family(Struct, frozen=True):
 class Families:
     """Remembers what belongs to what. One for each worker."""
 
-    def __init__(self, index: Rows, store: Contents) -> None:
+    def __init__(self, index: FamilyRows, store: Contents) -> None:
         self._index = index
         self._store = store
         self._read: Bounded[tuple[Place, str, bool], float] = Bounded(_READ_MAX)

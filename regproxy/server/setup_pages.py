@@ -18,7 +18,7 @@ from regproxy.onboarding.proxy_address import ProxyAddress
 _TEXT: Final = b"text/plain; charset=utf-8"
 
 
-class Page(Struct, frozen=True):
+class SetupPage(Struct, frozen=True):
     """An answer that fits into memory."""
 
     status: int
@@ -36,9 +36,9 @@ def is_address(host: str) -> bool:
     return True
 
 
-def text(status: int, message: str) -> Page:
+def text(status: int, message: str) -> SetupPage:
     """Return a page of plain text."""
-    return Page(status, _TEXT, message.encode())
+    return SetupPage(status, _TEXT, message.encode())
 
 
 _WORKING: Final = text(
@@ -63,7 +63,7 @@ _NO_MIRROR: Final = text(
 )
 
 
-class Pages:
+class SetupPages:
     """The pages of one proxy; `port` is where it listens, `rules` say whose mirror it is."""
 
     def __init__(self, ca_pem: bytes, port: int, rules: Iterable[HostRule] = ()) -> None:
@@ -73,9 +73,9 @@ class Pages:
 
     def use_ca(self, ca_pem: bytes) -> None:
         """Hand out these CA certificates from now on."""
-        self._ca = Page(200, b"application/x-x509-ca-cert", ca_pem)
+        self._ca = SetupPage(200, b"application/x-x509-ca-cert", ca_pem)
 
-    def front(self, request: Request) -> Page:
+    def front(self, request: Request) -> SetupPage:
         """The answer to a request that did not come through a CONNECT, whatever its method.
 
         As with docker-registry-proxy /ca.crt and /setup/systemd are prefixes, and every path that is not
@@ -91,20 +91,20 @@ class Pages:
             return _BAD_HOST
         if path.startswith("/setup/systemd"):
             script = _SETUP.replace("@AUTHORITY@", address.authority)
-            return Page(200, b"text/x-shellscript; charset=utf-8", script.encode())
+            return SetupPage(200, b"text/x-shellscript; charset=utf-8", script.encode())
         return self._setup(path.removeprefix("/setup").strip("/"), address)
 
-    def _setup(self, name: str, address: ProxyAddress) -> Page:
+    def _setup(self, name: str, address: ProxyAddress) -> SetupPage:
         """Return the page /setup (`name` is "") or a client's set-up."""
         if not name:
-            return Page(200, b"text/html; charset=utf-8", overview.page(address).encode())
+            return SetupPage(200, b"text/html; charset=utf-8", overview.page(address).encode())
         client = CLIENTS.get(name)
         if client is None:
             return text(404, f"There is no set-up of that name. These are known:\n\n{overview.listing()}")
         if client.mirror and not self._registries:
             return _NO_MIRROR
         setup = Setup(address, self._ca.body.decode(), self._registries)
-        return Page(200, client.content_type.encode(), setup.render(client).encode())
+        return SetupPage(200, client.content_type.encode(), setup.render(client).encode())
 
 
 # The lines that people edit with sed for other services are kept: the drop-in's path, its Environment lines.

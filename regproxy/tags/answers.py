@@ -61,7 +61,7 @@ class TagAnswer(Struct, frozen=True):
         return int(said) if said.isdigit() else 0
 
 
-class Content(Struct, frozen=True):
+class TagContent(Struct, frozen=True):
     """The content of a tag, fetched and stored. Times and `address`: as in TagAnswer."""
 
     digest: str
@@ -71,7 +71,7 @@ class Content(Struct, frozen=True):
     began: float
 
 
-class Refusal(Struct, frozen=True):
+class TagRefusal(Struct, frozen=True):
     """An origin's error answer to a GET or HEAD; it holds only for clients with the same `asker` mark."""
 
     response: Response
@@ -84,7 +84,7 @@ class Refusal(Struct, frozen=True):
         return UpstreamAnswer(self.response, self.body, origin)
 
 
-class Failure(Struct, frozen=True):
+class TagFailure(Struct, frozen=True):
     """Why there was no usable answer. `word`: see download.failure(); `began`: monotonic."""
 
     word: str
@@ -96,17 +96,17 @@ class Failure(Struct, frozen=True):
         return failure(self.word, self.reason)
 
 
-SharedAnswer = TagAnswer | Content | Refusal | Failure
+SharedAnswer = TagAnswer | TagContent | TagRefusal | TagFailure
 
 
-def failed_answer(error: UpstreamError, began: float, asker: str) -> Refusal | Failure | None:
+def failed_answer(error: UpstreamError, began: float, asker: str) -> TagRefusal | TagFailure | None:
     """Return a failure to share with equal requests of other processes; None: each finds out by itself."""
     if isinstance(error, RateLimited | CircuitOpen | Busy):
         # No origin was asked, and the error must keep its type.
         return None
     if isinstance(error, UpstreamAnswer):
-        return Refusal(error.response, error.body, began, asker)
-    return Failure(word_for(error), str(error), began)
+        return TagRefusal(error.response, error.body, began, asker)
+    return TagFailure(word_for(error), str(error), began)
 
 
 def to_json(answer: SharedAnswer) -> dict[str, Any]:
@@ -115,13 +115,13 @@ def to_json(answer: SharedAnswer) -> dict[str, Any]:
         case TagAnswer(response, address, seconds, began, direct, asker):
             said = {"address": address, "seconds": seconds, "began": began, "direct": direct, "asker": asker}
             return _said(response) | said
-        case Content(digest, media_type, address, seconds, began):
+        case TagContent(digest, media_type, address, seconds, began):
             found = {"digest": digest, "type": media_type}
             return found | {"address": address, "seconds": seconds, "began": began}
-        case Refusal(response, body, began, asker):
+        case TagRefusal(response, body, began, asker):
             encoded = base64.b64encode(body).decode()
             return _said(response) | {"body": encoded, "began": began, "asker": asker}
-        case Failure(word, reason, began):
+        case TagFailure(word, reason, began):
             return {"word": word, "reason": reason, "began": began}
 
 
@@ -131,14 +131,14 @@ def from_json(said: dict[str, Any] | None) -> SharedAnswer | None:
         return None
     try:
         if "word" in said:
-            return Failure(said["word"], said["reason"], float(said["began"]))
+            return TagFailure(said["word"], said["reason"], float(said["began"]))
         if "digest" in said:
             found = said["digest"], said["type"], said["address"]
-            return Content(*found, float(said["seconds"]), float(said["began"]))
+            return TagContent(*found, float(said["seconds"]), float(said["began"]))
         if "body" in said:
             body = base64.b64decode(said["body"])
             response = _response(said, Framing("length", len(body)))
-            return Refusal(response, body, float(said["began"]), said["asker"])
+            return TagRefusal(response, body, float(said["began"]), said["asker"])
         response = _response(said, Framing("none", 0))
         times = float(said["seconds"]), float(said["began"])
         return TagAnswer(response, said["address"], *times, said["direct"], said["asker"])

@@ -19,7 +19,7 @@ from regproxy.cache import layout
 from regproxy.cache.parts import boot_id
 from regproxy.core import file_lock
 from regproxy.dataplane.inotify import Watch
-from regproxy.fill.follower import Changes
+from regproxy.fill.follower import PartChanges
 
 _FILE_MODE: Final = 0o640
 _ANSWER_MAX: Final = 262_144  # bytes; a longer answer is not shared
@@ -85,7 +85,7 @@ class FileClaims:
     async def _wait(self, fd: int) -> None:
         if file_lock.lock(fd):
             return
-        changes = Changes(self._watch, fd)
+        changes = PartChanges(self._watch, fd)
         try:
             while not file_lock.lock(fd):
                 await changes.next()

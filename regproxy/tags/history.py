@@ -15,7 +15,7 @@ from regproxy.registry.accept import Accept, bits_above
 _FIRST: Final = "first "
 
 
-class Rows(Protocol):
+class HistoryRows(Protocol):
     """The index, as far as it has rows of tags."""
 
     def tag(self, host: str, port: int, repository: str, tag: str) -> tuple[TagRow, ...]:
@@ -31,7 +31,7 @@ class Rows(Protocol):
 class TagHistory:
     """The history of tags. `age`: the highest that a rule wants of a digest, in seconds."""
 
-    def __init__(self, index: Rows, age: float) -> None:
+    def __init__(self, index: HistoryRows, age: float) -> None:
         self._index = index
         self._age = age
 

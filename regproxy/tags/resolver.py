@@ -35,11 +35,11 @@ from regproxy.policy.verdicts import STALE_ON
 from regproxy.registry.manifests import MANIFEST_MAX
 from regproxy.registry.targets import Kind, Target
 from regproxy.tags.answers import (
-    Content,
-    Failure,
-    Refusal,
     SharedAnswer,
     TagAnswer,
+    TagContent,
+    TagFailure,
+    TagRefusal,
     failed_answer,
     from_json,
     to_json,
@@ -47,10 +47,10 @@ from regproxy.tags.answers import (
 from regproxy.tags.claims import TagClaim, TagClaims
 from regproxy.tags.keys import RequestKey, fetch_key
 from regproxy.tags.revalidation import ATTEMPTS, Revalidations, pause
-from regproxy.tags.rows import Moved, Recorder, TagRows, concerns, name_of, unheard
+from regproxy.tags.rows import Moved, TagRecorder, TagRows, concerns, name_of, unheard
 from regproxy.upstream.connections.connection import BodyBroken, ConnectionLost
 
-__all__ = ["Recorder", "Tags", "is_for", "name_of"]
+__all__ = ["TagRecorder", "Tags", "is_for", "name_of"]
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Tags:
     def __init__(
         self,
         store: Store,
-        index: Recorder,
+        index: TagRecorder,
         upstream: Fetcher,
         fills: Fills,
         claims: TagClaims,
@@ -296,16 +296,16 @@ class Tags:
 
     def _share(self, fill: Fill, answer: SharedAnswer) -> bool:
         """Use the answer that another process got; False: it is void, or its content is gone."""
-        digest = answer.digest if isinstance(answer, Content) else ""
+        digest = answer.digest if isinstance(answer, TagContent) else ""
         if self._rows.dropped_since(fill.wanted, answer.began, digest) or isinstance(answer, TagAnswer):
             return False
-        if isinstance(answer, Refusal):
+        if isinstance(answer, TagRefusal):
             if answer.asker != self._revalidations.asker(fill.wanted):
                 return False  # the refusal may be due to the other client's credentials
             fill.joined = True
             raise answer.error(fill.wanted.origin)
         fill.joined = True
-        if isinstance(answer, Failure):
+        if isinstance(answer, TagFailure):
             raise answer.error()
         blob = self._store.lookup(answer.digest)
         if blob is None:
@@ -325,7 +325,7 @@ class Tags:
             return
         self._rows.fetched(fill.wanted, tag.accept, blob, fill.media_type, began)
         await self._rows.written()
-        answer = Content(blob.digest, fill.media_type, fill.fetched_from, fill.seconds, began)
+        answer = TagContent(blob.digest, fill.media_type, fill.fetched_from, fill.seconds, began)
         claim.publish(to_json(answer), at)
 
 

@@ -19,7 +19,7 @@ from regproxy.core.errors import RegproxyError, UpstreamError
 from regproxy.fill.fill import CacheRequest
 from regproxy.fill.origin_bodies import Fetcher
 from regproxy.fill.tag_request import Held, TagAsk
-from regproxy.tags.answers import Failure, Refusal, TagAnswer, failed_answer, from_json, to_json
+from regproxy.tags.answers import TagAnswer, TagFailure, TagRefusal, failed_answer, from_json, to_json
 from regproxy.tags.claims import TagClaim, TagClaims
 from regproxy.tags.keys import RequestKey, look_key
 from regproxy.tags.rows import TagRows, concerns, name_of
@@ -139,10 +139,10 @@ class Revalidations:
         answer = from_json(claim.answer)
         digest = answer.digest if isinstance(answer, TagAnswer) else ""
         if answer is not None and not self._rows.dropped_since(wanted, answer.began, digest):
-            if isinstance(answer, Failure):
+            if isinstance(answer, TagFailure):
                 raise answer.error()
             # A refusal holds for equal clients alone; a TagAnswer has its asker with it: see look().
-            if isinstance(answer, Refusal) and answer.asker == self.asker(wanted):
+            if isinstance(answer, TagRefusal) and answer.asker == self.asker(wanted):
                 raise answer.error(wanted.origin)
             if isinstance(answer, TagAnswer):
                 look.done.set_result(answer)

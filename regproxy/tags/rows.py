@@ -38,7 +38,7 @@ def unheard(host: str, port: int, repository: str, tag: str, old: str, new: str,
     """Do nothing: nobody wants to know."""
 
 
-class Recorder(Protocol):
+class TagRecorder(Protocol):
     """The index, as tags use it."""
 
     def tag(self, host: str, port: int, repository: str, tag: str) -> tuple[TagRow, ...]:
@@ -68,7 +68,7 @@ class TagRows:
     def __init__(
         self,
         store: Store,
-        index: Recorder,
+        index: TagRecorder,
         loop: asyncio.AbstractEventLoop,
         provenance: Provenance = OPEN,
         moved: Moved = unheard,

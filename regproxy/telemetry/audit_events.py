@@ -15,7 +15,7 @@ DATAGRAM_MAX: Final = 131_072  # bytes; less than the least buffer of a socket o
 _A_TIME: Final = 128  # events in a datagram
 
 
-class Event(NamedTuple):
+class AuditEvent(NamedTuple):
     """One answered request for a manifest or a blob, or a sign that it is still being answered.
 
     `started` (CLOCK_MONOTONIC, the same for all processes) and `seconds`: when the head came, and how long

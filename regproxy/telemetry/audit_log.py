@@ -16,7 +16,7 @@ from pathlib import Path
 from time import gmtime, monotonic, strftime, time
 from typing import Any, Final
 
-from regproxy.telemetry.audit_events import DATAGRAM_MAX, Event
+from regproxy.telemetry.audit_events import DATAGRAM_MAX, AuditEvent
 from regproxy.telemetry.audit_pulls import NamedBy, Pull, Pulls
 from regproxy.telemetry.log_sink import LineSink
 
@@ -167,7 +167,7 @@ class AuditLog:
             self._pulls.adopt(Pull.load(told))
             return
         for item in told:
-            self._pulls.take(Event(*item), now)
+            self._pulls.take(AuditEvent(*item), now)
 
     def _finish(self) -> None:
         self._socket.setblocking(False)

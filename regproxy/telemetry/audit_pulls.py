@@ -21,7 +21,7 @@ from msgspec import Struct, field, to_builtins
 from regproxy.core.lru import Bounded
 from regproxy.registry.descriptors import Named
 from regproxy.registry.targets import is_digest
-from regproxy.telemetry.audit_events import EVENTS_MAX, Event
+from regproxy.telemetry.audit_events import EVENTS_MAX, AuditEvent
 
 HOLD: Final = 1.0  # seconds; workers send every quarter of a second
 SETTLE: Final = 2.0  # seconds that a pull with all its blobs is still open: attestations, retries
@@ -43,7 +43,7 @@ _RANK: Final = {"": 0, "hit": 1, "stale": 2, "registry": 3}
 NamedBy = Callable[[str], Named | None]
 
 
-class Key(NamedTuple):
+class PullKey(NamedTuple):
     """Requests that may belong together. `client`: an address."""
 
     client: str
@@ -62,7 +62,7 @@ class Pull(Struct):
     that were refused, with the status, until one is answered.
     """
 
-    key: Key
+    key: PullKey
     action: str
     began: float
     last: float
@@ -84,7 +84,7 @@ class Pull(Struct):
     complete: bool = False
     closed: str = ""
 
-    def add(self, event: Event) -> None:
+    def add(self, event: AuditEvent) -> None:
         """Count a request as part of it."""
         source = _SOURCES.get(event.cache, "")
         self.requests += 1
@@ -112,7 +112,7 @@ class Pull(Struct):
     @classmethod
     def load(cls, told: dict[str, Any]) -> Pull:
         """Make it of what dump() has returned."""
-        return cls(**told | {"key": Key(*told["key"]), "blobs": set(told["blobs"])})
+        return cls(**told | {"key": PullKey(*told["key"]), "blobs": set(told["blobs"])})
 
 
 class Pulls:
@@ -127,16 +127,16 @@ class Pulls:
         self._named: Bounded[str, Named] = Bounded(_NAMED_MAX)
         # Not held when they were looked for in this tick: a client may ask for one of these very often.
         self._not_held: set[str] = set()
-        self._held: list[tuple[float, int, Event]] = []  # when it began, but for what is late anyway
+        self._held: list[tuple[float, int, AuditEvent]] = []  # when it began, but for what is late anyway
         self._count = 0
         self._open: OrderedDict[int, Pull] = OrderedDict()  # by id(), the one that was quiet longest first
-        self._by_key: dict[Key, list[Pull]] = {}
+        self._by_key: dict[PullKey, list[Pull]] = {}
         self._ended: list[Pull] = []
         self.lost = 0
 
     # --- in and out --------------------------------------------------------------------------------------
 
-    def take(self, event: Event, now: float) -> None:
+    def take(self, event: AuditEvent, now: float) -> None:
         """Take in what a worker tells."""
         if len(self._held) >= EVENTS_MAX:
             self.lost += 1
@@ -172,7 +172,7 @@ class Pulls:
         self._ended = []
         return ended
 
-    def leave(self) -> tuple[list[Event], list[Pull]]:
+    def leave(self) -> tuple[list[AuditEvent], list[Pull]]:
         """Return the events that wait and the open pulls, for another process to go on with."""
         return [each[2] for each in sorted(self._held)], list(self._open.values())
 
@@ -184,7 +184,7 @@ class Pulls:
 
     # --- which pull a request belongs to -----------------------------------------------------------------
 
-    def _sort(self, event: Event, now: float) -> None:
+    def _sort(self, event: AuditEvent, now: float) -> None:
         mine = self._by_key.get(_key_of(event), [])
         if event.what == "upload" or event.method == "PUT":
             self._sort_push(event, [each for each in mine if each.action == "push"], now)
@@ -195,7 +195,7 @@ class Pulls:
         else:
             self._add_manifest(event, pulls, now)
 
-    def _add_manifest(self, event: Event, pulls: list[Pull], now: float) -> None:
+    def _add_manifest(self, event: AuditEvent, pulls: list[Pull], now: float) -> None:
         pull = next((each for each in pulls if each.reference == event.reference), None)
         if pull is not None and pull.by and (pull.by, event.method) != ("HEAD", "GET"):
             self._end(pull, "again")
@@ -213,7 +213,7 @@ class Pulls:
             pull.by, pull.digest = event.method, event.digest or pull.digest
         self._look(pull)
 
-    def _add_child(self, event: Event, pull: Pull, now: float) -> None:
+    def _add_child(self, event: AuditEvent, pull: Pull, now: float) -> None:
         self._add(pull, event, now)
         pull.status = event.status
         is_child = event.reference != pull.digest and event.reference not in pull.manifests
@@ -229,7 +229,7 @@ class Pulls:
         # An index that is not held can't be asked: what follows upon it is taken for its manifest.
         return digest in known.children if known is not None else pull.by != ""
 
-    def _add_blob(self, event: Event, pulls: list[Pull], now: float) -> None:
+    def _add_blob(self, event: AuditEvent, pulls: list[Pull], now: float) -> None:
         pull = next((each for each in pulls if self._names_blob(each, event.reference)), None)
         if pull is None:
             pull = pulls[0] if pulls else None
@@ -249,7 +249,7 @@ class Pulls:
     def _names_blob(self, pull: Pull, digest: str) -> bool:
         return any(digest in named.blobs for named in self._leaves(pull))
 
-    def _sort_push(self, event: Event, pushes: list[Pull], now: float) -> None:
+    def _sort_push(self, event: AuditEvent, pushes: list[Pull], now: float) -> None:
         push = pushes[-1] if pushes else None
         is_manifest = event.what == "manifest"
         if push is not None and push.by and (not is_manifest or ":" not in event.reference):
@@ -271,7 +271,7 @@ class Pulls:
             push.by, push.complete = "PUT", True
             push.manifests = [each for each in push.manifests if each != push.digest]
 
-    def _absorb(self, push: Pull, event: Event) -> None:
+    def _absorb(self, push: Pull, event: AuditEvent) -> None:
         """Count HEADs by which a client has looked whether there is anything to push as part of the push."""
         for pull in [each for each in self._by_key[push.key] if each.action == "pull"]:
             if (
@@ -295,7 +295,7 @@ class Pulls:
         self._by_key.setdefault(pull.key, []).append(pull)
         return pull
 
-    def _add(self, pull: Pull, event: Event, now: float) -> None:
+    def _add(self, pull: Pull, event: AuditEvent, now: float) -> None:
         pull.add(event)
         self._touch(pull, now)
 
@@ -352,5 +352,5 @@ class Pulls:
         return known
 
 
-def _key_of(event: Event) -> Key:
-    return Key(*event[2:8])
+def _key_of(event: AuditEvent) -> PullKey:
+    return PullKey(*event[2:8])

@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from regproxy.core.errors import CertificateError
 from regproxy.tls.ca_files import CaFiles, CaPair, load
-from regproxy.tls.name_constraints import Scope
+from regproxy.tls.name_constraints import SigningScope
 from regproxy.tls.x509 import (
     CN_MAX,
     LEAF_LIFE,
@@ -45,7 +45,7 @@ from regproxy.tls.x509 import (
 )
 
 _LEAVES: Final = 1024
-_ANY: Final = Scope()
+_ANY: Final = SigningScope()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,12 @@ class Authority:
 
     @classmethod
     def open(
-        cls, crt_path: Path, key_path: Path, *, clock: Callable[[], float] = time.time, scope: Scope = _ANY
+        cls,
+        crt_path: Path,
+        key_path: Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        scope: SigningScope = _ANY,
     ) -> Authority:
         """Read the CA's files, or create them if both are missing. Raises CertificateError as load() does."""
         return cls(load(CaFiles(crt_path, key_path), clock(), make=scope), clock)
@@ -163,7 +168,9 @@ class _Signer:
         if later and pair.is_root and now < pair.ends:
             newest = Issuer(later[-1].certificate, later[-1].key, b"")
             links.insert(0, make_link(pair.certificate, newest, now))
-        self._links = [(pem(c), Scope.of_certificate(c)) for c in links if now < epoch(c.not_valid_after_utc)]
+        self._links = [
+            (pem(c), SigningScope.of_certificate(c)) for c in links if now < epoch(c.not_valid_after_utc)
+        ]
         self._root = Issuer(pair.certificate, pair.key, b"".join(map(pem, above)))
         self._indirect = not signs_fast(pair.key) and room_for_intermediate(pair.path)
         self._intermediate_key = ec.generate_private_key(ec.SECP256R1())

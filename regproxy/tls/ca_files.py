@@ -29,7 +29,7 @@ from msgspec import Struct
 from regproxy.config.settings import Config
 from regproxy.core.errors import CertificateError
 from regproxy.core.named_file import open_file, read_file
-from regproxy.tls.name_constraints import Scope
+from regproxy.tls.name_constraints import SigningScope
 from regproxy.tls.x509 import (
     UNREADABLE,
     SigningKey,
@@ -131,16 +131,16 @@ class CaPair:
     @property
     def is_limited(self) -> bool:
         """Whether name constraints limit what it may sign."""
-        return any(Scope.of_certificate(certificate).is_limited for certificate in self.path)
+        return any(SigningScope.of_certificate(certificate).is_limited for certificate in self.path)
 
     @property
-    def scope(self) -> Scope:
+    def scope(self) -> SigningScope:
         """What its own certificate takes."""
-        return Scope.of_certificate(self.certificate)
+        return SigningScope.of_certificate(self.certificate)
 
     def covers(self, name: str) -> bool:
         """Tell whether the name constraints on its path take a host, an address or a domain."""
-        return all(Scope.of_certificate(certificate).covers(name) for certificate in self.path)
+        return all(SigningScope.of_certificate(certificate).covers(name) for certificate in self.path)
 
     @property
     def anchors_pem(self) -> bytes:
@@ -148,7 +148,7 @@ class CaPair:
         return b"".join(pem(certificate) for certificate in self.path)
 
 
-def load(files: CaFiles, now: float, make: Scope | None = None) -> tuple[CaPair, ...]:
+def load(files: CaFiles, now: float, make: SigningScope | None = None) -> tuple[CaPair, ...]:
     """Read the CAs: the one that signs what it may, then those to come, the oldest first.
 
     `make`: the names of a CA that is made where there is none (P-256, 10 years, key with mode 0600).
@@ -309,7 +309,7 @@ def check_pair(crt_path: Path, key_path: Path, certificate: x509.Certificate, ke
     raise CertificateError(f"{key_path}: not the key of {crt_path}; put the pair back, or remove both")
 
 
-def ensure_files(files: CaFiles, now: float, scope: Scope) -> None:
+def ensure_files(files: CaFiles, now: float, scope: SigningScope) -> None:
     """Create both files if neither exists. Raises CertificateError if one of them is missing.
 
     The key comes first and the certificate last, so a certificate without a key is always a mistake. A key
@@ -332,7 +332,7 @@ def _one_missing(missing: Path, present: Path) -> NoReturn:
     )
 
 
-def _make_files(files: CaFiles, now: float, scope: Scope) -> bool:
+def _make_files(files: CaFiles, now: float, scope: SigningScope) -> bool:
     """Write a new pair; False: another process was first, and nothing was written."""
     crt_path, key_path = files.crt, files.key
     certificate_pem, key_pem = make_ca(now, scope, files.passphrase())

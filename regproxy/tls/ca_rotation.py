@@ -20,8 +20,8 @@ from msgspec import Struct
 from regproxy.core.errors import CertificateError
 from regproxy.core.named_file import read_file
 from regproxy.tls.ca_files import CaFiles, CaPair, load, parse_certificates, read_next, replace
-from regproxy.tls.ca_scope import Wanted
-from regproxy.tls.name_constraints import Scope
+from regproxy.tls.ca_scope import WantedNames
+from regproxy.tls.name_constraints import SigningScope
 from regproxy.tls.x509 import (
     Issuer,
     day,
@@ -46,7 +46,7 @@ class Note(Struct, frozen=True):
     warns: bool = True
 
 
-def prepare(files: CaFiles, wanted: Wanted, now: float) -> tuple[tuple[CaPair, ...], list[Note]]:
+def prepare(files: CaFiles, wanted: WantedNames, now: float) -> tuple[tuple[CaPair, ...], list[Note]]:
     """Return the CAs, after one was made where there is none, or where the newest lacks names.
 
     A CA that was not made here is never replaced. Raises CertificateError.
@@ -94,7 +94,7 @@ def expiring(files: CaFiles, pairs: tuple[CaPair, ...], now: float) -> list[str]
 
 
 def rotate(
-    files: CaFiles, wanted: Wanted, now: float, *, again: bool = False, drop_names: bool = False
+    files: CaFiles, wanted: WantedNames, now: float, *, again: bool = False, drop_names: bool = False
 ) -> tuple[CaPair, ...]:
     """Make a CA for the names of the configuration, to be trusted by clients before it signs for all.
 
@@ -122,7 +122,9 @@ def rotate(
         return _appended(files, pairs, wanted.scope, now)
 
 
-def finish(files: CaFiles, wanted: Wanted, now: float, *, drop_names: bool = False) -> tuple[CaPair, ...]:
+def finish(
+    files: CaFiles, wanted: WantedNames, now: float, *, drop_names: bool = False
+) -> tuple[CaPair, ...]:
     """Let the newest CA sign everything, and remove the keys of the former ones.
 
     Raises CertificateError: none waits, or it lacks names that a former one takes (unless `drop_names`).
@@ -153,7 +155,7 @@ def finish(files: CaFiles, wanted: Wanted, now: float, *, drop_names: bool = Fal
         return load(files, now)
 
 
-def lost_names(new: CaPair | Scope, former: Iterable[CaPair], wanted: Wanted) -> list[str]:
+def lost_names(new: CaPair | SigningScope, former: Iterable[CaPair], wanted: WantedNames) -> list[str]:
     """Return the names and rules that one of the former CAs takes and a new one does not.
 
     A CA without limits has no list: of its names those count that are configured.
@@ -219,7 +221,7 @@ def _cut_short(files: CaFiles) -> CaPair | None:
 
 
 def _grown(
-    files: CaFiles, wanted: Wanted, lacking: list[str], pairs: tuple[CaPair, ...], now: float
+    files: CaFiles, wanted: WantedNames, lacking: list[str], pairs: tuple[CaPair, ...], now: float
 ) -> tuple[tuple[CaPair, ...], str]:
     """Return the CAs with a new one that takes what the newest lacks, or as they are, and what to say."""
     newest = pairs[-1]
@@ -245,7 +247,7 @@ def _grown(
     )
 
 
-def _added(files: CaFiles, scope: Scope, *, lacking_of: Wanted, now: float) -> tuple[CaPair, ...]:
+def _added(files: CaFiles, scope: SigningScope, *, lacking_of: WantedNames, now: float) -> tuple[CaPair, ...]:
     """Add a CA for `scope`, unless another process has just done so. Raises CertificateError."""
     with _changing(files):
         pairs = load(files, now)
@@ -254,7 +256,9 @@ def _added(files: CaFiles, scope: Scope, *, lacking_of: Wanted, now: float) -> t
         return _appended(files, pairs, scope, now)
 
 
-def _appended(files: CaFiles, pairs: tuple[CaPair, ...], scope: Scope, now: float) -> tuple[CaPair, ...]:
+def _appended(
+    files: CaFiles, pairs: tuple[CaPair, ...], scope: SigningScope, now: float
+) -> tuple[CaPair, ...]:
     _write_next(files, pairs[1:], b"".join(make_ca(now, scope, files.passphrase())))
     return load(files, now)
 

@@ -19,7 +19,7 @@ from regproxy.config.values.host_rules import HostRule
 from regproxy.config.values.pcre import nginx_unescaped
 from regproxy.core.addresses import as_address
 from regproxy.tls.ca_files import CaPair
-from regproxy.tls.name_constraints import Scope
+from regproxy.tls.name_constraints import SigningScope
 from regproxy.tls.x509 import is_host
 
 # What a regular expression ends with: `.` and labels, nothing of it optional or repeated, then its end.
@@ -27,7 +27,7 @@ _TAIL: Final = re.compile(r"\\\.((?:[a-z0-9_-]|\\\.|\\-)+)(?:\$|\\z)\Z", re.IGNO
 _ATOM: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|\[:\^?\w+:\]|[^\]\\])*\]|.", re.DOTALL)
 
 
-class Wanted(Struct, frozen=True):
+class WantedNames(Struct, frozen=True):
     """`scope`: of all that leaves are made for, which a new CA gets. `names`: what has to be in a CA.
 
     `open_rules`: rules that take names that no domain or network holds, so that they need a CA without
@@ -37,7 +37,7 @@ class Wanted(Struct, frozen=True):
     names: tuple[str, ...]
     open_rules: tuple[str, ...]
     extra: tuple[str, ...]
-    scope: Scope
+    scope: SigningScope
     notes: tuple[str, ...]
 
     def lacking(self, ca: CaPair) -> list[str]:
@@ -51,7 +51,7 @@ class Wanted(Struct, frozen=True):
         return [name for name in each[0] if all(name in lacking for lacking in each)] if each else []
 
 
-def wanted(config: Config) -> Wanted:
+def wanted(config: Config) -> WantedNames:
     """Return what the CA of this configuration has to sign. No name server is asked."""
     rules = [*config.registries, *config.ca_names]
     extra: list[str] = []
@@ -70,10 +70,10 @@ def wanted(config: Config) -> Wanted:
         if rule.pattern.startswith("~"):
             notes.append(f"{rule} is widened to all of {name}")
     every = bool(open_rules)
-    scope = Scope.of_names([*names, *extra], every_domain=every, every_address=every)
+    scope = SigningScope.of_names([*names, *extra], every_domain=every, every_address=every)
     if not config.ca_constraints:
-        scope, notes = Scope(), []
-    return Wanted(tuple(dict.fromkeys(names)), tuple(open_rules), tuple(extra), scope, tuple(notes))
+        scope, notes = SigningScope(), []
+    return WantedNames(tuple(dict.fromkeys(names)), tuple(open_rules), tuple(extra), scope, tuple(notes))
 
 
 def listened_names(config: Config) -> tuple[str, ...]:

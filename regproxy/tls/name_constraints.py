@@ -23,7 +23,7 @@ _EVERY_ADDRESS: Final[tuple[Network, ...]] = (
 _NOBODY: Final = "invalid"
 
 
-class Scope(Struct, frozen=True):
+class SigningScope(Struct, frozen=True):
     """The names that a CA may sign. `domains`, `networks`: those that it is limited to; None: it is not.
 
     `not_domains`, `not_networks`: excluded from these.
@@ -35,7 +35,7 @@ class Scope(Struct, frozen=True):
     not_networks: frozenset[Network] = frozenset()
 
     @classmethod
-    def of_names(cls, names: Iterable[str], *, every_domain: bool, every_address: bool) -> Scope:
+    def of_names(cls, names: Iterable[str], *, every_domain: bool, every_address: bool) -> SigningScope:
         """Return the scope of domains and IP literals, and of all of a kind that can't be limited."""
         domains, networks = set(), set()
         for name in names:
@@ -49,7 +49,7 @@ class Scope(Struct, frozen=True):
         )
 
     @classmethod
-    def of_certificate(cls, certificate: x509.Certificate) -> Scope:
+    def of_certificate(cls, certificate: x509.Certificate) -> SigningScope:
         """Return the scope that a CA's certificate states; names of other kinds do not matter here."""
         try:
             stated = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
@@ -85,14 +85,14 @@ class Scope(Struct, frozen=True):
         within = self.domains is None or any(_is_below(name, domain) for domain in self.domains)
         return within and not any(_is_below(name, domain) for domain in self.not_domains)
 
-    def joined(self, other: Scope) -> Scope:
+    def joined(self, other: SigningScope) -> SigningScope:
         """Return the scope of the names of both. Exclusions are not kept: it takes more, never less."""
-        return Scope(
+        return SigningScope(
             None if self.domains is None or other.domains is None else self.domains | other.domains,
             None if self.networks is None or other.networks is None else self.networks | other.networks,
         )
 
-    def within(self, other: Scope) -> Scope:
+    def within(self, other: SigningScope) -> SigningScope:
         """Return the scope of the names that are in both."""
         domains, networks = self.domains, self.networks
         if domains is None or other.domains is None:
@@ -105,7 +105,7 @@ class Scope(Struct, frozen=True):
             mine = (network for network in networks if other.covers(str(network)))
             networks = frozenset((*mine, *(n for n in other.networks if self.covers(str(n)))))
         excluded = self.not_domains | other.not_domains, self.not_networks | other.not_networks
-        return Scope(domains, networks, *excluded)
+        return SigningScope(domains, networks, *excluded)
 
     def names(self) -> list[str]:
         """Return the domains and networks that it is limited to, without those within others."""

@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from msgspec import Struct
 
 from regproxy.core.errors import CertificateError
-from regproxy.tls.name_constraints import Scope
+from regproxy.tls.name_constraints import SigningScope
 
 SigningKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 _DAY: Final = 86400  # seconds
@@ -31,7 +31,7 @@ _OTHER_USAGES: Final = (
     *("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
     *("encipher_only", "decipher_only"),
 )
-_ANY: Final = Scope()
+_ANY: Final = SigningScope()
 # What the library raises for certificates that it can't read, such as those with names of rare kinds; some of
 # it only where that part is asked for.
 UNREADABLE: Final = (
@@ -100,7 +100,7 @@ def general_name(host: str) -> x509.GeneralName:
         return x509.DNSName(host)
 
 
-def make_ca(now: float, scope: Scope = _ANY, passphrase: bytes | None = None) -> tuple[bytes, bytes]:
+def make_ca(now: float, scope: SigningScope = _ANY, passphrase: bytes | None = None) -> tuple[bytes, bytes]:
     """Return (certificate, key) in PEM: a new P-256 CA that signs leaves itself, for the names in `scope`.
 
     The key is PKCS 8 (RFC 5958), encrypted if there is a passphrase.
@@ -157,7 +157,7 @@ def make_link(
     for extension in certificate.extensions:
         if not isinstance(extension.value, x509.AuthorityKeyIdentifier | x509.NameConstraints):
             builder = builder.add_extension(extension.value, extension.critical)
-    scope = Scope.of_certificate(certificate).within(Scope.of_certificate(issuer.certificate))
+    scope = SigningScope.of_certificate(certificate).within(SigningScope.of_certificate(issuer.certificate))
     constraints = scope.extension()
     if constraints is not None:
         builder = builder.add_extension(constraints, critical=True)

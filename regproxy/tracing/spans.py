@@ -9,7 +9,7 @@ from opentelemetry import trace
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from regproxy.core.request_context import Attributes
-from regproxy.core.request_context import Span as AnySpan
+from regproxy.core.request_context import TraceSpan as AnySpan
 from regproxy.http.trace_context import TraceContext
 
 

@@ -34,7 +34,7 @@ ORIGINS_MAX: Final = 1000  # failing origins that are remembered; clients may ma
 T = TypeVar("T")
 
 
-class Counters(Protocol):
+class CircuitCounters(Protocol):
     """The metrics of circuits."""
 
     def circuit(self, registry: str, is_open: bool) -> None:
@@ -69,7 +69,7 @@ class Breakers:
 
     def __init__(
         self,
-        counters: Counters,
+        counters: CircuitCounters,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:

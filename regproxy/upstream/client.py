@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from regproxy.auth.authorizer import Authorizer
 from regproxy.auth.grants import Grant, client_grant
-from regproxy.auth.token_cache import Exchange
+from regproxy.auth.token_cache import TokenExchange
 from regproxy.auth.token_loans import MayHave
 from regproxy.core.errors import Refused, UpstreamError
 from regproxy.core.lru import Bounded
@@ -34,7 +34,7 @@ from regproxy.upstream.connections.dialer import Dialer
 from regproxy.upstream.content_requests import ContentRequests, added_fields, anonymous, kind_of
 from regproxy.upstream.fetch import WHOLE, Ask, Fetched
 from regproxy.upstream.head_support import HeadSupport, lacks_head
-from regproxy.upstream.sender import DRAIN, Counters, Sender
+from regproxy.upstream.sender import DRAIN, RequestCounters, Sender
 from regproxy.upstream.token_exchange import TokenServers
 
 log = logging.getLogger(__name__)
@@ -57,8 +57,8 @@ class Upstream:
         dialer: Dialer,
         origins: Origins,
         gate: Gate,
-        counters: Counters,
-        authorizer: Callable[[Exchange], Authorizer],
+        counters: RequestCounters,
+        authorizer: Callable[[TokenExchange], Authorizer],
         first_byte: float = 0.0,
         heads_itself: bool = False,
     ) -> None:

@@ -44,7 +44,7 @@ class Block(Struct, frozen=True, order=True):
         return self.at <= now + _SKEW and now < self.until + _FORGET_SECONDS
 
 
-class Entry(Struct):
+class QuotaEntry(Struct):
     """The quota state of one credential at one registry."""
 
     report: Report | None = None
@@ -56,7 +56,7 @@ class Entry(Struct):
         times = [block.at for block in self.blocks.values()]
         return max([self.report.seen, *times] if self.report is not None else times, default=0.0)
 
-    def join(self, other: Entry) -> None:
+    def join(self, other: QuotaEntry) -> None:
         """Take over what another process knows and is newer."""
         if other.report is not None and (self.report is None or other.report > self.report):
             self.report = other.report
@@ -89,17 +89,17 @@ class QuotaFile:
     def __init__(self, path: Path) -> None:
         self._file = StateFile(path)
 
-    def read(self) -> dict[Key, Entry] | None:
+    def read(self) -> dict[Key, QuotaEntry] | None:
         """Return its entries, None if it has not changed."""
         text = self._file.read()
         return None if text is None else decode(text)
 
-    def write(self, entries: Mapping[Key, Entry]) -> None:
+    def write(self, entries: Mapping[Key, QuotaEntry]) -> None:
         """Replace it."""
         self._file.write(encode(entries))
 
 
-def encode(entries: Mapping[Key, Entry]) -> bytes:
+def encode(entries: Mapping[Key, QuotaEntry]) -> bytes:
     """Return the text of the file."""
     rows = []
     for (host, credential), entry in entries.items():
@@ -112,21 +112,21 @@ def encode(entries: Mapping[Key, Entry]) -> bytes:
     return json.dumps({"version": _VERSION, "quotas": rows}).encode()
 
 
-def decode(text: bytes) -> dict[Key, Entry]:
+def decode(text: bytes) -> dict[Key, QuotaEntry]:
     """Return the entries that encode() was given, without any that can't be parsed; never raise for those."""
     try:
         data: Any = json.loads(text)
         rows = list(data["quotas"]) if data["version"] == _VERSION else []
     except (ValueError, KeyError, TypeError, RecursionError):
         return {}
-    entries: dict[Key, Entry] = {}
+    entries: dict[Key, QuotaEntry] = {}
     for row in rows[:ENTRIES_MAX]:
         with suppress(ValueError, KeyError, TypeError, AttributeError, OverflowError):
             entries[str(row["registry"]), str(row["credential"])] = _entry(row)
     return entries
 
 
-def _entry(row: Any) -> Entry:
+def _entry(row: Any) -> QuotaEntry:
     report = None
     if "quota" in row:
         seen, remaining, limit, window = row["quota"]
@@ -137,7 +137,7 @@ def _entry(row: Any) -> Entry:
         Lane(lane): Block(_finite(at), min(_finite(until), _finite(at) + RETRY_MAX), int(count))
         for lane, (at, until, count) in row["refused"].items()
     }
-    return Entry(report, blocks)
+    return QuotaEntry(report, blocks)
 
 
 def _finite(value: Any) -> float:

@@ -27,7 +27,7 @@ from regproxy.registry.rate_limits import (
     parse_retry,
 )
 from regproxy.registry.targets import Kind
-from regproxy.upstream.quota_file import ENTRIES_MAX, Block, Entry, Key
+from regproxy.upstream.quota_file import ENTRIES_MAX, Block, Key, QuotaEntry
 from regproxy.upstream.quota_trend import QuotaTrend
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ _COUNT_MAX: Final = 30
 _METHODS: Final = frozenset({"GET", "HEAD"})
 
 
-class Counters(Protocol):
+class QuotaCounters(Protocol):
     """The metrics of quotas."""
 
     def quota(
@@ -57,10 +57,10 @@ class Counters(Protocol):
 class QuotaState(Protocol):
     """The shared state of quotas: see QuotaFile. Neither method may block longer than a small file takes."""
 
-    def read(self) -> dict[Key, Entry] | None:
+    def read(self) -> dict[Key, QuotaEntry] | None:
         """Return the shared entries, None if they have not changed."""
 
-    def write(self, entries: Mapping[Key, Entry]) -> None:
+    def write(self, entries: Mapping[Key, QuotaEntry]) -> None:
         """Share these entries."""
 
 
@@ -80,7 +80,7 @@ class Quotas:
         self,
         state: QuotaState | None,
         reserve: Reserve,
-        counters: Counters,
+        counters: QuotaCounters,
         clock: Callable[[], float] = time.time,
         *,
         later: Later | None = None,
@@ -89,7 +89,7 @@ class Quotas:
         self._reserve = reserve
         self._counters = counters
         self._clock = clock
-        self._entries: dict[Key, Entry] = {}
+        self._entries: dict[Key, QuotaEntry] = {}
         self._stretches: dict[str, float] = {}
         self._looked = self._written = -math.inf
         self._dirty = self._waits = False
@@ -141,7 +141,7 @@ class Quotas:
             self._waits = True
             self._later(_SOON_SECONDS, self._flush)
 
-    def known(self) -> Mapping[Key, Entry]:
+    def known(self) -> Mapping[Key, QuotaEntry]:
         """Return what is known of all quotas; not to be changed."""
         self._look(self._clock())
         return self._entries
@@ -161,10 +161,10 @@ class Quotas:
 
     # --- the state of this process -----------------------------------------------------------------------
 
-    def _entry(self, host: str, credential: str) -> Entry:
+    def _entry(self, host: str, credential: str) -> QuotaEntry:
         entry = self._entries.get((host, credential))
         if entry is None:
-            entry = self._entries[host, credential] = Entry()
+            entry = self._entries[host, credential] = QuotaEntry()
             _bound(self._entries, keep=entry)
         return entry
 
@@ -232,7 +232,7 @@ class Quotas:
             return
         for key, entry in found.items():
             if entry.prune(now):
-                self._entries.setdefault(key, Entry()).join(entry)
+                self._entries.setdefault(key, QuotaEntry()).join(entry)
         _bound(self._entries)
         # An entry of ours was lost when two processes wrote at once.
         self._dirty = any(found.get(key) != entry for key, entry in self._entries.items())
@@ -246,7 +246,7 @@ class Quotas:
             self._state.write(self._entries)
 
 
-def _bound(entries: dict[Key, Entry], keep: Entry | None = None) -> None:
+def _bound(entries: dict[Key, QuotaEntry], keep: QuotaEntry | None = None) -> None:
     """Drop the entries that changed longest ago, but not `keep`, a new one without any change yet."""
     while len(entries) > ENTRIES_MAX:
         old = (key for key, entry in entries.items() if entry is not keep)

@@ -26,7 +26,7 @@ _OTHER_SCHEME: Final = re.compile(
 )
 
 
-class Counters(Protocol):
+class RequestCounters(Protocol):
     """The counters of requests to origins."""
 
     def upstream_request(self, host: str, code: int | str, seconds: float) -> None:
@@ -41,7 +41,7 @@ class Sender:
     then releases the connection, or aborts it.
     """
 
-    def __init__(self, dialer: Dialer, breakers: Breakers, counters: Counters) -> None:
+    def __init__(self, dialer: Dialer, breakers: Breakers, counters: RequestCounters) -> None:
         self._dialer = dialer
         self._breakers = breakers
         self._counters = counters

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class TokenServers:
-    """The token servers of all registries: see token_cache.Exchange."""
+    """The token servers of all registries: see token_cache.TokenExchange."""
 
     def __init__(self, sender: Sender, gate: Gate) -> None:
         self._sender = sender
@@ -38,7 +38,7 @@ class TokenServers:
         *,
         registry: Origin | None = None,
     ) -> tuple[int, Response, bytes]:
-        """Send one request to a token server: see token_cache.Exchange."""
+        """Send one request to a token server: see token_cache.TokenExchange."""
         above = current_span()
         if above is None:
             return await self._exchange(origin, method, target, headers, body, registry)

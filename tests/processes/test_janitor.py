@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from regproxy.cache.eviction import Disk, Limits
+from regproxy.cache.eviction import CacheLimits, Disk
 from regproxy.cache.index.index import Index, TagRow
 from regproxy.cache.reconcile import Reconciler
 from regproxy.dataplane import board as board_module
@@ -375,7 +375,12 @@ class TestChores:
     def test_tags_that_were_only_looked_at(self, stock: Stock) -> None:
         """By HEAD: nobody has fetched what they name, and nobody will."""
         chores = Chores(
-            *(stock.root, Limits(max_size=0, inactive=0.0, min_free=0), Metrics(CollectorRegistry()), None),
+            *(
+                stock.root,
+                CacheLimits(max_size=0, inactive=0.0, min_free=0),
+                Metrics(CollectorRegistry()),
+                None,
+            ),
             *(stock.clock, stock.clock.monotonic),
         )
         row = TagRow("any", digest_of(b"nobody has it"), "", 9, stock.clock(), 3)
@@ -402,7 +407,7 @@ class TestChores:
         monkeypatch.setattr(Reconciler, "_directory", slow)
         monkeypatch.setattr(janitor, "_TICK", 1000.0)
         monkeypatch.setattr(janitor, "_LIMITS_EVERY", 1000.0)
-        limits = Limits(max_size=0, inactive=0.0, min_free=0)
+        limits = CacheLimits(max_size=0, inactive=0.0, min_free=0)
         metrics = Metrics(CollectorRegistry())
         chores = Chores(stock.root, limits, metrics, None, stock.clock, stock.clock.monotonic)
         wait = 0.0

@@ -11,7 +11,7 @@ from typing import get_args
 from regproxy.server import responder, routes
 from regproxy.telemetry.access_log import AccessLog
 from regproxy.telemetry.audit_log import line_of
-from regproxy.telemetry.audit_pulls import Key, Pull
+from regproxy.telemetry.audit_pulls import Pull, PullKey
 from regproxy.telemetry.log_format import ALWAYS, EXCEPTION, FIELDS, Role
 from tests.support import ROOT
 
@@ -60,6 +60,6 @@ def test_the_access_log(tmp_path: Path) -> None:
 
 
 def test_the_audit_log() -> None:
-    pull = Pull(Key("192.0.2.1", "ci", "address", "connect", "ghcr.io", "team/app"), "pull", 0.0, 1.0)
+    pull = Pull(PullKey("192.0.2.1", "ci", "address", "connect", "ghcr.io", "team/app"), "pull", 0.0, 1.0)
     (listed,) = tables(section(CONFIGURATION, "The audit log"))
     assert sorted(listed) == sorted(json.loads(line_of(pull, "", 0.0)))

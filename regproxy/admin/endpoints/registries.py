@@ -20,7 +20,7 @@ from regproxy.registry.rate_limits import label
 from regproxy.server.context import Services
 from regproxy.telemetry.metric_samples import Samples
 from regproxy.telemetry.snapshots import LiveCircuit, LiveFailure, Snapshot
-from regproxy.upstream.quota_file import Entry, Key
+from regproxy.upstream.quota_file import Key, QuotaEntry
 from regproxy.upstream.quota_trend import QuotaTrend
 
 _REGISTRIES_MAX = 1000
@@ -117,7 +117,7 @@ class Registries:
         ]
 
 
-def _quota(key: Key, entry: Entry, trend: QuotaTrend, now: float) -> Quota:
+def _quota(key: Key, entry: QuotaEntry, trend: QuotaTrend, now: float) -> Quota:
     report = entry.report
     waits = {lane.value: block.wait(now) for lane, block in entry.blocks.items()}
     rate = trend.rate(key, report) if report is not None else 0.0

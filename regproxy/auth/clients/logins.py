@@ -55,17 +55,17 @@ class LoginsUnavailable(RegproxyError):
     code = "UNAVAILABLE"
 
 
-class Login(Struct, frozen=True):
+class ClientLogin(Struct, frozen=True):
     """What a client has shown."""
 
     user: str
     password: str
 
     def __repr__(self) -> str:
-        return "Login(...)"
+        return "ClientLogin(...)"
 
 
-class Failures:
+class LoginFailures:
     """How often an address has failed lately. Times are a monotonic clock's."""
 
     def __init__(self, limit: int = ADDRESSES_MAX) -> None:
@@ -96,11 +96,11 @@ class ClientLogins:
         self._users: Users | None = None
         self._flights: Flights[bytes, bool] = Flights()
         self._of_address: dict[str, int] = {}
-        self._failures = Failures()
+        self._failures = LoginFailures()
         self._seldom = Seldom()
         self._threads: ThreadPoolExecutor | None = None
 
-    async def verify(self, login: Login, peer: str) -> bool:
+    async def verify(self, login: ClientLogin, peer: str) -> bool:
         """Return whether a login is right, shown from the address `peer`.
 
         Raises LoginsBusy, LoginsUnavailable. Equal logins share one computation, so a client that opens many
@@ -120,11 +120,11 @@ class ClientLogins:
             self._of_address[address] = self._of_address.get(address, 0) + 1
         return await self._flights.join(mark, lambda: self._look(users, login, mark, address))
 
-    def _mark(self, login: Login) -> bytes:
+    def _mark(self, login: ClientLogin) -> bytes:
         text = f"{login.user}:{login.password}".encode()
         return hmac.digest(self._key, text, "sha256")
 
-    def _remembers(self, mark: bytes, login: Login) -> bool:
+    def _remembers(self, mark: bytes, login: ClientLogin) -> bool:
         """Return whether this login was found right, and its user's line is still the same."""
         known = self._right.get(mark)
         if known is None or self._users is None:
@@ -144,7 +144,7 @@ class ClientLogins:
         if len(self._flights) >= QUEUE_MAX:
             raise LoginsBusy("too many logins are being verified")
 
-    async def _look(self, users: Users, login: Login, mark: bytes, address: str) -> bool:
+    async def _look(self, users: Users, login: ClientLogin, mark: bytes, address: str) -> bool:
         try:
             await asyncio.sleep(self._failures.delay(address, time.monotonic()))
             hashed = self._hash_for(users, login.user)

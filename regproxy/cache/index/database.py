@@ -140,7 +140,7 @@ _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 Inode = tuple[int, int]
 
 
-class _Connection(sqlite3.Connection):
+class _IndexConnection(sqlite3.Connection):
     """A connection whose faults are sqlite3.Error, as callers expect it.
 
     SQLite's messages quote a damaged file's names as they are. Where these are no UTF-8, Python's module
@@ -154,7 +154,7 @@ class _Connection(sqlite3.Connection):
             raise sqlite3.DatabaseError("it has names that are no text") from None
 
 
-class Opened(Struct, eq=False):
+class OpenedIndex(Struct, eq=False):
     """An open index file: one connection to write, one to read. `inodes`: those of the file and its log.
 
     `inodes` None: there is no room for a file yet, and both connections are to an empty one in memory.
@@ -190,7 +190,7 @@ class Opened(Struct, eq=False):
         return self._seen != before
 
 
-def open_file(path: Path) -> Opened:
+def open_file(path: Path) -> OpenedIndex:
     """Open the index, or create it. A damaged file, or a later version's, is moved to `<name>.aside`.
 
     Raises StoreError if the file can be neither used nor replaced. A disk without room for its log raises
@@ -207,7 +207,7 @@ def open_file(path: Path) -> Opened:
         return _in_memory(path)
 
 
-def renew(opened: Opened, suspicion: sqlite3.Error | None) -> Opened | None:
+def renew(opened: OpenedIndex, suspicion: sqlite3.Error | None) -> OpenedIndex | None:
     """Open the file again if the path is another one now or it is damaged; None: nothing is wrong.
 
     `suspicion`: an error met in use. A damaged file is moved aside as by open_file(); its writer is closed,
@@ -312,7 +312,7 @@ def _locked(path: Path, patience: float) -> Iterator[None]:
         time.sleep(_POLL)
 
 
-def _open_or_replace(path: Path) -> Opened:
+def _open_or_replace(path: Path) -> OpenedIndex:
     try:
         return _open(path)
     except sqlite3.DatabaseError as error:
@@ -323,7 +323,7 @@ def _open_or_replace(path: Path) -> Opened:
         return _open(path)
 
 
-def _open(path: Path) -> Opened:
+def _open(path: Path) -> OpenedIndex:
     new = _size(path) == 0
     if new:
         # A process that still has an earlier file of this name keeps its log, which must not be shared with
@@ -346,7 +346,7 @@ def _open(path: Path) -> Opened:
         reader.execute("PRAGMA query_only = 1")
         reader.execute(f"PRAGMA busy_timeout = {_READING * 1000:.0f}")
         _check(reader)  # opens the log, too: later it might be another file's
-        opened = Opened(path, writer, reader, _inodes(path))
+        opened = OpenedIndex(path, writer, reader, _inodes(path))
         opened.looks_changed()
     except BaseException:
         for connection in connections:
@@ -355,19 +355,19 @@ def _open(path: Path) -> Opened:
     return opened
 
 
-def _in_memory(path: Path) -> Opened:
+def _in_memory(path: Path) -> OpenedIndex:
     writer, reader = (
         sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False) for _ in "12"
     )
     for connection in (writer, reader):
         _prepare(connection)
-    return Opened(path, writer, reader, None)
+    return OpenedIndex(path, writer, reader, None)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     # Transactions are begun explicitly. Connections are opened and closed here, and used by one thread each.
     connection = sqlite3.connect(
-        path, timeout=_PREPARING, isolation_level=None, check_same_thread=False, factory=_Connection
+        path, timeout=_PREPARING, isolation_level=None, check_same_thread=False, factory=_IndexConnection
     )
     if not _temporary:
         # For long answers, and for what a purge has found: in a container whose root can't be written
@@ -413,7 +413,7 @@ def _check(connection: sqlite3.Connection) -> None:
         connection.execute(look).fetchall()
 
 
-def _is_damaged(opened: Opened, suspicion: sqlite3.Error | None) -> bool:
+def _is_damaged(opened: OpenedIndex, suspicion: sqlite3.Error | None) -> bool:
     if suspicion is not None and _code(suspicion) in _DAMAGE:
         return True
     try:

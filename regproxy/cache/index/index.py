@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-from regproxy.cache.index.database import Opened, close_file, open_file
+from regproxy.cache.index.database import OpenedIndex, close_file, open_file
 from regproxy.cache.index.rows import (
     REMOVED,
     TAG_DROPPED,
@@ -116,7 +116,7 @@ class Index:
     """
 
     def __init__(
-        self, opened: Opened, board: Generation | None, commits_fd: int, clock: Callable[[], float]
+        self, opened: OpenedIndex, board: Generation | None, commits_fd: int, clock: Callable[[], float]
     ) -> None:
         self.on_removed: Callable[[str], None] | None = None
         self.on_forget_all: Callable[[], None] | None = None
@@ -557,7 +557,7 @@ class Index:
         """Write pending changes and close the file."""
         close_file(self._file.path, *self._writer.close(), self._reader)
 
-    def _use(self, opened: Opened) -> None:
+    def _use(self, opened: OpenedIndex) -> None:
         self._file = opened
         self._reader = opened.reader
         self._data_version = -1

@@ -16,7 +16,7 @@ from contextlib import suppress
 from itertools import islice
 from typing import Final, Protocol, TypeVar
 
-from regproxy.cache.index.database import Opened, is_damage, renew
+from regproxy.cache.index.database import OpenedIndex, is_damage, renew
 from regproxy.cache.index.rows import TagKey
 from regproxy.cache.index.transactions import Changes, ObjectChange, Pending, TagChange, transaction
 from regproxy.core.errors import StoreError
@@ -57,7 +57,7 @@ class Writer:
     """
 
     def __init__(
-        self, opened: Opened, me: int, board: Generation, commits_fd: int, clock: Callable[[], float]
+        self, opened: OpenedIndex, me: int, board: Generation, commits_fd: int, clock: Callable[[], float]
     ) -> None:
         self.tags: Pending[TagKey, TagChange] = Pending()
         self.objects: Pending[str, ObjectChange] = Pending()
@@ -70,7 +70,7 @@ class Writer:
         self._hits: dict[str, int] = {}
         self.suspicion: sqlite3.Error | None = None
         self._opened = opened
-        self._renewed: Opened | None = None
+        self._renewed: OpenedIndex | None = None
         self._me = me
         self._board = board
         self._commits_fd = commits_fd
@@ -121,7 +121,7 @@ class Writer:
             self._changed.notify_all()
             return self._changed.wait_for(lambda: self._done >= mine, timeout) and not self._failing
 
-    def run(self, job: Callable[[Changes], T], on: Opened) -> T:
+    def run(self, job: Callable[[Changes], T], on: OpenedIndex) -> T:
         """Run `job` in a transaction of its own, after pending changes. Raises StoreError; then nothing is
         done.
 
@@ -153,7 +153,7 @@ class Writer:
                 self._look = True
                 self._changed.notify_all()
 
-    def renewed(self) -> Opened | None:
+    def renewed(self) -> OpenedIndex | None:
         """Return the file that was opened since the last call, for the reader to switch to; None: the
         same.
         """
@@ -276,7 +276,7 @@ class Writer:
             with suppress(OSError):  # full: the reader has enough to do
                 os.eventfd_write(self._commits_fd, 1)
 
-    def _ensure(self, on: Opened) -> None:
+    def _ensure(self, on: OpenedIndex) -> None:
         """Raise StoreError unless `on` is the file that is open here and that others would open."""
         if self._opened is on and on.is_current():
             return

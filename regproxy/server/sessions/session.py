@@ -21,7 +21,7 @@ from regproxy.dataplane.stream import Stream
 from regproxy.fill.fills import UpstreamAnswer
 from regproxy.fill.tag_request import Held
 from regproxy.http.origin import Origin, named
-from regproxy.policy.interception import Decision
+from regproxy.policy.interception import ConnectDecision
 from regproxy.policy.plans import PONG, Action, Plan
 from regproxy.policy.principals import ANONYMOUS
 from regproxy.registry.targets import Kind
@@ -131,9 +131,9 @@ class Session:
         exchange, services = self.exchange, self._services
         self._clients = None
         plan = services.interception.plan_connect(host, port)
-        if plan.decision is Decision.INTERCEPT:
+        if plan.decision is ConnectDecision.INTERCEPT:
             self._intercept(host, port)
-        elif plan.decision is Decision.TUNNEL:
+        elif plan.decision is ConnectDecision.TUNNEL:
             exchange.task = services.loop.create_task(self._handlers.tunnels.open(exchange, host, port))
         else:
             refused = self._handlers.tunnels.refuse(exchange, host, port, plan.reason)

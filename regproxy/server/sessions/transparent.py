@@ -13,7 +13,7 @@ from typing import Final
 from regproxy.core.errors import HeadError
 from regproxy.dataplane.stream import Stream
 from regproxy.http.origin import Origin
-from regproxy.policy.interception import Decision, Interception
+from regproxy.policy.interception import ConnectDecision, Interception
 from regproxy.server.routes import Route
 from regproxy.server.sessions.handlers import Handlers
 from regproxy.server.sessions.tls_first import TlsFirstSession
@@ -82,4 +82,4 @@ class TransparentSession(TlsFirstSession):
 
 
 def _is_intercepted(interception: Interception, host: str) -> bool:
-    return interception.plan_connect(host, REGISTRY_PORT).decision is Decision.INTERCEPT
+    return interception.plan_connect(host, REGISTRY_PORT).decision is ConnectDecision.INTERCEPT

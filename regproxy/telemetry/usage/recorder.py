@@ -27,7 +27,7 @@ _TEXT_MAX: Final = 256  # characters of a name that nobody has checked
 _MESSAGE_MAX: Final = 500
 
 
-class Counters(Protocol):
+class UsageCounters(Protocol):
     """The metrics of what is noted here."""
 
     def tag_moved(self, registry: str) -> None:
@@ -42,7 +42,11 @@ class Recorder:
     """
 
     def __init__(
-        self, file: UsageFile, counters: Counters, clock: Callable[[], float], moved: OnMoved | None = None
+        self,
+        file: UsageFile,
+        counters: UsageCounters,
+        clock: Callable[[], float],
+        moved: OnMoved | None = None,
     ) -> None:
         self._file = file
         self._counters = counters

@@ -28,7 +28,7 @@ from regproxy.tls.client_contexts import Trust
 from regproxy.upstream.connections import name_lookups
 from regproxy.upstream.connections.connect_tunnel import open_tunnel
 from regproxy.upstream.connections.connection import HEAD_MAX, Connection
-from regproxy.upstream.connections.name_lookups import CLIENT, AddrInfo, Lane, Lookups, literal
+from regproxy.upstream.connections.name_lookups import CLIENT, AddrInfo, LookupLane, Lookups, literal
 from regproxy.upstream.connections.resolver import Order, Resolver, address_of, at_port
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _LOST: Final = "lost"
 HAPPY_EYEBALLS_DELAY: Final = 0.25  # seconds, RFC 8305 section 5
 
 
-class Counters(name_lookups.Counters, Protocol):
+class DialCounters(name_lookups.LookupCounters, Protocol):
     """The counters of name lookups and refused addresses."""
 
     def target_refused(self, by: str) -> None:
@@ -49,7 +49,7 @@ class _Trip(Struct, frozen=True):
 
     host: str
     way: Way
-    lane: Lane
+    lane: LookupLane
     asker: str
     answer_of: Origin | None = None
 
@@ -65,8 +65,8 @@ class Dialer:
         trust: Trust,
         reactor: Reactor,
         loop: asyncio.AbstractEventLoop,
-        counters: Counters | None = None,
-        resolver: Callable[[Lane], Resolver] | None = None,
+        counters: DialCounters | None = None,
+        resolver: Callable[[LookupLane], Resolver] | None = None,
     ) -> None:
         self._config = config
         self._origins = origins
@@ -76,12 +76,12 @@ class Dialer:
         self._loop = loop
         self._counters = counters
         # Kinds of names are kept apart: one must not slow the lookups of another, or evict its answers.
-        self._resolvers = {lane: (resolver or self._resolver)(lane) for lane in Lane}
+        self._resolvers = {lane: (resolver or self._resolver)(lane) for lane in LookupLane}
         self._order = Order()
         self._seldom = Seldom()
         self._told_of_private = False
 
-    def _resolver(self, lane: Lane) -> Resolver:
+    def _resolver(self, lane: LookupLane) -> Resolver:
         return Resolver(Lookups(self._loop, lane, self._counters, ipv4_only=self._config.disable_ipv6))
 
     async def connect(self, origin: Origin, answer_of: Origin | None = None) -> Connection:
@@ -119,7 +119,7 @@ class Dialer:
         With a parent proxy, that is the proxy's address. Raises ConnectFailed (no such host, no answer),
         UpstreamTimeout, Refused (address not allowed).
         """
-        trip = _Trip(host, self._origins.tunnel(host, port), Lane.TUNNEL, client_of(CLIENT.get()))
+        trip = _Trip(host, self._origins.tunnel(host, port), LookupLane.TUNNEL, client_of(CLIENT.get()))
         fd, address = await self._open(trip, timeout)
         self._tell_of_private(trip, address)
         return fd, address
@@ -138,10 +138,10 @@ class Dialer:
         """Return the trip to a host, with the lane and the asker that its lookup counts for."""
         interception = self._interception
         if interception.is_written(way.host):
-            return _Trip(host, way, Lane.WRITTEN, "", answer_of)
+            return _Trip(host, way, LookupLane.WRITTEN, "", answer_of)
         if answer_of is not None and interception.is_written(answer_of.host):
-            return _Trip(host, way, Lane.ANSWER, answer_of.host, answer_of)
-        return _Trip(host, way, Lane.CLIENT, client_of(CLIENT.get()), answer_of)
+            return _Trip(host, way, LookupLane.ANSWER, answer_of.host, answer_of)
+        return _Trip(host, way, LookupLane.CLIENT, client_of(CLIENT.get()), answer_of)
 
     async def _open(self, trip: _Trip, timeout: float) -> tuple[int, str]:
         host, way = trip.host, trip.way
@@ -182,7 +182,7 @@ class Dialer:
         if self._is_self(sock):
             at = str(Address(*sock.getpeername()[:2]))
             sock.close()
-            if trip.lane is Lane.TUNNEL:
+            if trip.lane is LookupLane.TUNNEL:
                 # Whoever comes in by it would have the proxy's own address, and so may be let in to more.
                 raise Refused(f"{at} is this proxy itself")
             # Where DNS sends a registry's clients here, it may send us too.
@@ -269,7 +269,7 @@ class Dialer:
             if known is not None:
                 sock = await self._race(at_port(known, proxy.port))
             else:
-                written = self._resolvers[Lane.WRITTEN]
+                written = self._resolvers[LookupLane.WRITTEN]
                 sock = await self._reach(written, proxy.host, proxy.port, "", lambda infos: infos)
         except OSError as error:
             raise ConnectFailed(f"no connection to the proxy {proxy}: {_os_reason(error)}") from None

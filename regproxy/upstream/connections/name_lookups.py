@@ -42,7 +42,7 @@ QUIET_SECONDS: Final = 60.0
 CLIENT: Final[ContextVar[str]] = ContextVar("client", default="")
 
 
-class Lane(Enum):
+class LookupLane(Enum):
     """The source of names. The value is that of the metric's label."""
 
     WRITTEN = "written"  # the configuration: a known number of names
@@ -53,15 +53,15 @@ class Lane(Enum):
     @property
     def threads(self) -> int:
         """The most lookups at a time."""
-        return 64 if self is Lane.TUNNEL else 32
+        return 64 if self is LookupLane.TUNNEL else 32
 
     @property
     def bounded(self) -> bool:
         """Whether lookups are limited for each asker."""
-        return self is not Lane.WRITTEN
+        return self is not LookupLane.WRITTEN
 
 
-class Counters(Protocol):
+class LookupCounters(Protocol):
     """The counters of lookups."""
 
     def lookup(self, lane: str, outcome: str) -> None:
@@ -84,8 +84,8 @@ class Lookups:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        lane: Lane,
-        counters: Counters | None = None,
+        lane: LookupLane,
+        counters: LookupCounters | None = None,
         *,
         ipv4_only: bool = False,
         getaddrinfo: Callable[[str], Sequence[AddrInfo]] | None = None,

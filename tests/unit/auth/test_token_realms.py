@@ -15,7 +15,7 @@ from regproxy.auth.token_realms import (
     OF_ONE_MAX,
     REALMS_MAX,
     SURE_SECONDS,
-    Named,
+    NamedRealm,
     Realms,
     bounded,
     decode,
@@ -28,8 +28,8 @@ from tests.support.login_helpers import Clock
 AUTH = Origin("https", "auth.test", 443)
 
 
-def named(number: int, registry: int = 0) -> Named:
-    return Named(Origin("https", f"reg{registry}.test", 443), Realm(AUTH, f"/token{number}?a=b", "svc"))
+def named(number: int, registry: int = 0) -> NamedRealm:
+    return NamedRealm(Origin("https", f"reg{registry}.test", 443), Realm(AUTH, f"/token{number}?a=b", "svc"))
 
 
 def test_what_one_learns_the_others_find(tmp_path: Path) -> None:

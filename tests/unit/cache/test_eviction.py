@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from regproxy.cache import layout
-from regproxy.cache.eviction import FREE, INACTIVE, SIZE, Disk, Evictor, Freed, Limits, parts_disk
+from regproxy.cache.eviction import FREE, INACTIVE, SIZE, CacheLimits, Disk, Evictor, Freed, parts_disk
 from regproxy.cache.index.index import Index
 from regproxy.cache.part_sweep import sweep_parts
 from regproxy.core import file_lock
@@ -19,7 +19,7 @@ from regproxy.core.errors import StoreError
 from tests.support.small_filesystems import fill_up, read_only, small_disk
 from tests.support.stocked_cache import BLOCK, DAY, HOUR, Stock
 
-NO_LIMITS = Limits(max_size=0, inactive=0.0, min_free=0)
+NO_LIMITS = CacheLimits(max_size=0, inactive=0.0, min_free=0)
 MIB = 1 << 20
 
 
@@ -37,7 +37,7 @@ def small_stock(tmp_path: Path) -> Iterator[Stock]:
 
 
 def evictor(stock: Stock, *, max_size: int = 0, inactive: float = 0.0, min_free: int | None = 0) -> Evictor:
-    limits = Limits(max_size, inactive, min_free)
+    limits = CacheLimits(max_size, inactive, min_free)
     return Evictor(stock.root, stock.index, limits, stock.clock, stock.clock.monotonic)
 
 
@@ -294,7 +294,7 @@ class TestTrouble:
     def test_a_read_only_disk(self, stock: Stock) -> None:
         blobs = {stock.blob(idle=DAY) for _ in range(3)}
         with read_only(stock.root) as view:
-            at_work = Evictor(view, stock.index, Limits(0, HOUR, 0))
+            at_work = Evictor(view, stock.index, CacheLimits(0, HOUR, 0))
             with pytest.raises(OSError, match="Read-only"):
                 at_work.step()
             at_work.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from regproxy.cache import pins
-from regproxy.cache.eviction import Evictor, Limits
+from regproxy.cache.eviction import CacheLimits, Evictor
 from regproxy.cache.index.index import TagKey, TagRow
 from regproxy.cache.pins import PinError, Pinned, Reference
 from tests.support import ROOT
@@ -225,7 +225,7 @@ class TestPin:
         hold(stock, image)
         other = stock.blob(idle=DAY)
         pins.pin(stock.root, stock.index, image.digest)
-        limits = Limits(max_size=1, inactive=1.0, min_free=0)
+        limits = CacheLimits(max_size=1, inactive=1.0, min_free=0)
         with closing(Evictor(stock.root, stock.index, limits, stock.clock, stock.clock.monotonic)) as evictor:
             while evictor.step().more:
                 pass

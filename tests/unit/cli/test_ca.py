@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from regproxy.cli.main import app
 from regproxy.tls.ca_files import CaFiles, load
-from regproxy.tls.name_constraints import Scope
+from regproxy.tls.name_constraints import SigningScope
 from tests.support.authorities import openssl
 
 HUB = frozenset({"auth.docker.io", "index.docker.io", "registry-1.docker.io"})
@@ -29,7 +29,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def files(place: Path) -> CaFiles:
     files = CaFiles(place / "ca.crt", place / "ca.key")
-    load(files, time.time(), make=Scope(NAMES, frozenset()))
+    load(files, time.time(), make=SigningScope(NAMES, frozenset()))
     return files
 
 

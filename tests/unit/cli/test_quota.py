@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from regproxy.cache import layout
 from regproxy.cli.main import app
 from regproxy.registry.rate_limits import Lane, Report
-from regproxy.upstream.quota_file import Block, Entry, QuotaFile
+from regproxy.upstream.quota_file import Block, QuotaEntry, QuotaFile
 
 SECRET = "client:0123456789abcdef"
 
@@ -26,9 +26,9 @@ def cache(tmp_path: Path) -> Path:
     layout.blobs(tmp_path).mkdir(parents=True)
     QuotaFile(path).write(
         {
-            ("registry-1.docker.io", "anonymous"): Entry(Report(now - 60, 40, 100, 21_600.0)),
-            ("registry-1.docker.io", SECRET): Entry(Report(now - 90_000, 1, 200, 21_600.0)),  # long over
-            ("quay.io", SECRET): Entry(None, {Lane.MANIFESTS: Block(now, now + 300, 1)}),
+            ("registry-1.docker.io", "anonymous"): QuotaEntry(Report(now - 60, 40, 100, 21_600.0)),
+            ("registry-1.docker.io", SECRET): QuotaEntry(Report(now - 90_000, 1, 200, 21_600.0)),  # long over
+            ("quay.io", SECRET): QuotaEntry(None, {Lane.MANIFESTS: Block(now, now + 300, 1)}),
         }
     )
     return tmp_path

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from regproxy.core.request_context import CURRENT, Attributes, RequestContext, Span, current_span, within
+from regproxy.core.request_context import CURRENT, Attributes, RequestContext, TraceSpan, current_span, within
 
 
 class Noted:
@@ -23,7 +23,7 @@ class Noted:
 
     apart = child
 
-    def link(self, other: Span) -> None: ...
+    def link(self, other: TraceSpan) -> None: ...
 
     def event(self, name: str, attributes: Attributes) -> None: ...
 

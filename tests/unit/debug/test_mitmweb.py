@@ -18,7 +18,7 @@ from regproxy.debug.mitmweb import AddonSettings
 from regproxy.debug.views import HubView
 from regproxy.tls import ca_files
 from regproxy.tls.ca_files import CaFiles
-from regproxy.tls.name_constraints import Scope
+from regproxy.tls.name_constraints import SigningScope
 from regproxy.tls.x509 import make_ca
 
 
@@ -64,7 +64,7 @@ class TestClient:
         """It signs with the CA that clients trust."""
         config = load({"REGPROXY_LISTEN": "[::]:3128", "REGPROXY_DEBUG_LISTEN": ":8081"})
         files = CaFiles(tmp_path / "ca.crt", tmp_path / "ca.key")
-        ca_files.ensure_files(files, time.time(), Scope.of_certificate(a_ca()))
+        ca_files.ensure_files(files, time.time(), SigningScope.of_certificate(a_ca()))
         (pair,) = ca_files.load(files, time.time())
         mitmweb.write_client_view(tmp_path / "view", config, "page password", pair, 4567)
         options, addon = told(tmp_path / "view")

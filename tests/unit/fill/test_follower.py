@@ -15,7 +15,7 @@ from regproxy.cache.blobs import Store
 from regproxy.cache.parts import OPEN, VERIFIED, Meta, Part
 from regproxy.core.errors import BadResponse
 from regproxy.dataplane.inotify import Watch
-from regproxy.fill.follower import Following, Outcome, alone
+from regproxy.fill.follower import Following, FollowOutcome, alone
 from tests.support.images import digest_of
 from tests.support.plane import LIMIT, Plane, Run, plane, run
 
@@ -50,7 +50,7 @@ class Case:
         blob = self.other.lookup(DIGEST)
         return blob.file.fd if blob is not None else None
 
-    async def outcome(self) -> Outcome:
+    async def outcome(self) -> FollowOutcome:
         return await asyncio.wait_for(self.task, LIMIT)
 
     async def write(self, data: bytes) -> None:
@@ -95,7 +95,7 @@ class TestFollowing:
             case.part.write(Meta(VERIFIED, size=len(BODY)))
             await case.until(lambda: case.followed.growth.done)
             await case.filler.commit(case.part, DIGEST)
-            assert await case.outcome() is Outcome.STORED
+            assert await case.outcome() is FollowOutcome.STORED
             assert case.followed.growth.written == len(BODY)
 
         run(test())
@@ -104,7 +104,7 @@ class TestFollowing:
         async def test() -> None:
             await case.write(BODY)
             await case.filler.commit(case.part, DIGEST)
-            assert await case.outcome() is Outcome.STORED
+            assert await case.outcome() is FollowOutcome.STORED
             assert case.followed.growth.done
 
         run(test())
@@ -116,7 +116,7 @@ class TestFollowing:
             case.part.write(Meta(VERIFIED, size=len(BODY)))
             await case.until(lambda: case.followed.growth.done)
             case.part.disown()
-            assert await case.outcome() is Outcome.UNSTORED
+            assert await case.outcome() is FollowOutcome.UNSTORED
             blob = case.other.unstored(case.followed, DIGEST)
             assert os.pread(blob.file.fd, len(BODY) + 1, 0) == BODY
 
@@ -148,7 +148,7 @@ class TestFollowing:
                 case.part.write(OPENED)
                 await case.write(BODY[:1000])
             case.part.growth.file.close()  # as the end of the process does
-            assert await case.outcome() is Outcome.OURS
+            assert await case.outcome() is FollowOutcome.OURS
             assert (case.followed.mine, case.followed.growth.written) == (True, 1000 if said else 0)
             case.other.abort(case.followed)
 
@@ -165,7 +165,7 @@ class TestFollowing:
             done, waiting = await asyncio.wait(
                 {case.task, second}, return_when=asyncio.FIRST_COMPLETED, timeout=LIMIT
             )
-            assert [task.result() for task in done] == [Outcome.OURS]
+            assert [task.result() for task in done] == [FollowOutcome.OURS]
             for task in waiting:
                 task.cancel()
             assert case.followed.mine != part.mine
@@ -179,7 +179,7 @@ class TestFollowing:
             await case.until(lambda: case.opened == [OPENED])
             case.part.write(OPENED.failed("digest", "it was wrong"))
             case.filler.abort(case.part)
-            assert await case.outcome() is Outcome.FAILED
+            assert await case.outcome() is FollowOutcome.FAILED
             assert case.following.meta == OPENED.failed("digest", "it was wrong")
 
         run(test())
@@ -190,7 +190,7 @@ class TestFollowing:
             await case.write(BODY[:1000])
             await case.until(lambda: case.opened == [OPENED])
             case.part.disown()
-            assert await case.outcome() is Outcome.ALONE
+            assert await case.outcome() is FollowOutcome.ALONE
             alone(case.followed)
             growth = case.followed.growth
             assert (growth.written, growth.memory is not None, growth.whole) == (1000, True, True)
@@ -208,7 +208,7 @@ class TestFollowing:
             place.parent.mkdir(exist_ok=True)
             place.write_bytes(BODY)
             case.part.disown()
-            assert await case.outcome() is Outcome.ALONE
+            assert await case.outcome() is FollowOutcome.ALONE
             assert not case.followed.growth.done
 
         run(test())
@@ -220,7 +220,7 @@ class TestFollowing:
             await plane.turns(20)
             assert not case.task.done()
             case.filler.abort(case.part)
-            assert await case.outcome() is Outcome.FAILED
+            assert await case.outcome() is FollowOutcome.FAILED
 
         run(test())
 
@@ -232,7 +232,7 @@ class TestFollowing:
             following = Following(followed, None, patience=0.2)
             told: list[Meta] = []
             task = plane.loop.create_task(following.run(told.append, lambda: None))
-            assert await asyncio.wait_for(task, LIMIT) is Outcome.STALLED
+            assert await asyncio.wait_for(task, LIMIT) is FollowOutcome.STALLED
             followed.close()
             stores[0].abort(part)
 

@@ -9,7 +9,7 @@ from typing import cast
 import pytest
 
 from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
-from regproxy.fill.origin_bodies import Bodies, Limits
+from regproxy.fill.origin_bodies import Bodies, FillLimits
 from regproxy.fill.range_leases import Leases
 from regproxy.fill.stream_count import StreamCount
 
@@ -76,7 +76,7 @@ class Bench:
             cast(Leases, self.leases),
             cast(GrowingFile, self.part),
             cast(Bodies, self.part),
-            Limits(streams=streams, slow=30.0),
+            FillLimits(streams=streams, slow=30.0),
             cast(asyncio.AbstractEventLoop, self.loop),
             lambda: None,
         )

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 
 from regproxy.config.sources.assembly import load
-from regproxy.policy.interception import Decision, Interception
+from regproxy.policy.interception import ConnectDecision, Interception
 
 
 def interception(**env: str) -> Interception:
     return Interception(load(env))
 
 
-I, T, R = Decision.INTERCEPT, Decision.TUNNEL, Decision.REFUSE  # noqa: E741
+I, T, R = ConnectDecision.INTERCEPT, ConnectDecision.TUNNEL, ConnectDecision.REFUSE  # noqa: E741
 
 CONNECTS = [
     # what the drop-in always intercepts, and what it does by default
@@ -61,7 +61,7 @@ CONNECTS = [
 
 
 @pytest.mark.parametrize("env, host, port, want", CONNECTS, ids=str)
-def test_plan_connect(env: dict[str, str], host: str, port: int, want: Decision) -> None:
+def test_plan_connect(env: dict[str, str], host: str, port: int, want: ConnectDecision) -> None:
     rules = interception(**env)
     first = rules.plan_connect(host, port)
     assert first.decision is want

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import pytest
 
 from regproxy.process import boot
-from regproxy.process.boot import Control, Record
+from regproxy.process.boot import ControlChannel, Record
 
 TERM, HUP, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
 
@@ -47,12 +47,12 @@ class TestControl:
     """The child's end of the channel."""
 
     @pytest.fixture
-    def ends(self, stack: ExitStack) -> tuple[Control, socket.socket]:
+    def ends(self, stack: ExitStack) -> tuple[ControlChannel, socket.socket]:
         ours, theirs = socket.socketpair()
         stack.enter_context(theirs)
-        return stack.enter_context(contextlib.closing(Control(ours.detach(), 1.0))), theirs
+        return stack.enter_context(contextlib.closing(ControlChannel(ours.detach(), 1.0))), theirs
 
-    def test_words(self, ends: tuple[Control, socket.socket]) -> None:
+    def test_words(self, ends: tuple[ControlChannel, socket.socket]) -> None:
         control, theirs = ends
         assert control.receive() == []
         theirs.send(b"drain\nre")
@@ -61,14 +61,14 @@ class TestControl:
         theirs.close()
         assert control.receive() == ["retire", "stop", boot.GONE]
 
-    def test_beats(self, ends: tuple[Control, socket.socket]) -> None:
+    def test_beats(self, ends: tuple[ControlChannel, socket.socket]) -> None:
         control, theirs = ends
         for now in (10.0, 10.5, 10.9, 11.0, 11.5, 13.0, 13.5):
             control.beat(now)
         control.say(boot.CUT, 3)
         assert theirs.recv(100) == b"beat\nbeat\nbeat\ncut 3\n"
 
-    def test_nobody_listens(self, ends: tuple[Control, socket.socket]) -> None:
+    def test_nobody_listens(self, ends: tuple[ControlChannel, socket.socket]) -> None:
         """It does not wait, and a supervisor that has died is told by receive() alone."""
         control, theirs = ends
         for _ in range(10_000):

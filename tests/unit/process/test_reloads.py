@@ -6,7 +6,7 @@ import asyncio
 import socket
 from typing import Any
 
-from regproxy.process.boot import Control
+from regproxy.process.boot import ControlChannel
 from regproxy.process.reloads import Askers, Reloads
 
 
@@ -51,7 +51,7 @@ def test_one_reload_in_the_place_of_another() -> None:
 def test_a_workers_side() -> None:
     async def run() -> None:
         ours, supervisors = socket.socketpair()
-        control = Control(ours.detach())
+        control = ControlChannel(ours.detach())
         try:
             reloads = Reloads(control)
             asking = [asyncio.create_task(reloads.ask()) for _ in range(3)]

@@ -14,11 +14,11 @@ from regproxy.http.origin import Origin
 from regproxy.registry.accept import parse_accept
 from regproxy.registry.targets import parse_target
 from regproxy.tags.answers import (
-    Content,
-    Failure,
-    Refusal,
     SharedAnswer,
     TagAnswer,
+    TagContent,
+    TagFailure,
+    TagRefusal,
     failed_answer,
     from_json,
     to_json,
@@ -36,9 +36,9 @@ def response(status: int, length: int | None = None) -> Response:
 
 
 SEEN = TagAnswer(response(200), "192.0.2.1:443", 0.25, 12.5, True, "mark")
-CONTENT = Content(DIGEST, "application/json", "192.0.2.1:443", 0.25, 12.5)
-REFUSAL = Refusal(response(404, 3), b"\x00no", 12.5, "mark")
-FAILURE = Failure("timeout", "no answer", 12.5)
+CONTENT = TagContent(DIGEST, "application/json", "192.0.2.1:443", 0.25, 12.5)
+REFUSAL = TagRefusal(response(404, 3), b"\x00no", 12.5, "mark")
+FAILURE = TagFailure("timeout", "no answer", 12.5)
 # As workers before these classes have written them, and will read them.
 FIELDS = {"status": 200, "headers": [["content-type", "text/plain"], ["x-odd", "\xff"]]}
 ON_DISK: list[tuple[SharedAnswer, dict[str, Any]]] = [
@@ -82,18 +82,18 @@ def test_what_can_not_be_read(said: Any) -> None:
 
 def test_cookies_stay() -> None:
     answered = Response(401, b"", 1, ((b"set-cookie", b"secret"), (b"x", b"y")), Framing("none", 0), True)
-    assert to_json(Refusal(answered, b"", 0.0, ""))["headers"] == [["x", "y"]]
+    assert to_json(TagRefusal(answered, b"", 0.0, ""))["headers"] == [["x", "y"]]
 
 
 def test_failures() -> None:
     refused = UpstreamAnswer(response(403, 2), b"no", ORIGIN)
     told = failed_answer(refused, 1.0, "mark")
-    assert told == Refusal(refused.response, b"no", 1.0, "mark")
-    assert isinstance(told, Refusal)
+    assert told == TagRefusal(refused.response, b"no", 1.0, "mark")
+    assert isinstance(told, TagRefusal)
     again = told.error(ORIGIN)
     assert isinstance(again, UpstreamAnswer)
     assert (again.response, again.body, again.origin) == (refused.response, b"no", ORIGIN)
-    assert isinstance(failed_answer(UpstreamError("reset"), 1.0, "mark"), Failure)
+    assert isinstance(failed_answer(UpstreamError("reset"), 1.0, "mark"), TagFailure)
     assert failed_answer(Busy("full"), 1.0, "mark") is None
 
 

@@ -8,9 +8,9 @@ import select
 import pytest
 
 from regproxy.telemetry.audit_log import line_of
-from regproxy.telemetry.audit_pulls import Key, Pull
+from regproxy.telemetry.audit_pulls import Pull, PullKey
 
-KEY = Key("192.0.2.1", "ci", "user", "connect", "ghcr.io", "lib/app")
+KEY = PullKey("192.0.2.1", "ci", "user", "connect", "ghcr.io", "lib/app")
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_no_text_makes_a_line_too_long_for_a_pipe(char: str) -> None:
     """Else another process's line could come between its parts, on standard output."""
     for length in (1, 42, 43, 256, 5000):
         text = char * length
-        key = Key(*[text] * len(Key._fields))
+        key = PullKey(*[text] * len(PullKey._fields))
         pull = Pull(key, "pull", 1.0, 2.0, text, text, [text], decision=text, rule=text, closed=text)
         line = line_of(pull, text, 0.0)
         assert len(line) <= select.PIPE_BUF and line.isascii() and line.count("\n") == 1

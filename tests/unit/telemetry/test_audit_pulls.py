@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from regproxy.registry.descriptors import Named
-from regproxy.telemetry.audit_events import EVENTS_MAX, Event
+from regproxy.telemetry.audit_events import EVENTS_MAX, AuditEvent
 from regproxy.telemetry.audit_pulls import HOLD, LIFE_MAX, OPEN_MAX, Pull, Pulls
 
 IDLE = 30.0
@@ -43,19 +43,19 @@ BASE: dict[str, Any] = {
 }
 
 
-def event(**changes: Any) -> Event:
-    return Event(**BASE | changes)
+def event(**changes: Any) -> AuditEvent:
+    return AuditEvent(**BASE | changes)
 
 
-def tag(method: str = "GET", digest: str = INDEX, **changes: Any) -> Event:
+def tag(method: str = "GET", digest: str = INDEX, **changes: Any) -> AuditEvent:
     return event(method=method, digest=digest, sent=0 if method == "HEAD" else 10, **changes)
 
 
-def child(reference: str, **changes: Any) -> Event:
+def child(reference: str, **changes: Any) -> AuditEvent:
     return event(reference=reference, digest=reference, **changes)
 
 
-def blob(reference: str, **changes: Any) -> Event:
+def blob(reference: str, **changes: Any) -> AuditEvent:
     return event(what="blob", reference=reference, **changes)
 
 
@@ -80,7 +80,7 @@ def line(pulls: Pulls, pull: Pull) -> Line:
     )
 
 
-def told(events: Sequence[Event], held: dict[str, Named] = HELD) -> list[Line]:
+def told(events: Sequence[AuditEvent], held: dict[str, Named] = HELD) -> list[Line]:
     """Take in events, eight a second, let all end, and return the pulls as they have ended."""
     pulls, ended = Pulls(held.get, IDLE), []
     now = 0.0
@@ -185,7 +185,7 @@ PULLED = [tag(), child(ARM), *BLOBS]
         ),
     ],
 )
-def test_pulls(events: list[Event], want: list[Line]) -> None:
+def test_pulls(events: list[AuditEvent], want: list[Line]) -> None:
     assert told(events) == want
 
 
@@ -194,7 +194,7 @@ def test_an_index_that_is_not_held_leads_to_what_follows() -> None:
     assert told([tag(), child(ARM), *BLOBS], NONE) == want
 
 
-def put(reference: str, digest: str, **changes: Any) -> Event:
+def put(reference: str, digest: str, **changes: Any) -> AuditEvent:
     return event(
         method="PUT", reference=reference, digest=digest, sent=0, received=7, cache="BYPASS", **changes
     )
@@ -233,7 +233,7 @@ UPLOADS = [
         pytest.param([put(ARM, ARM)], [Line(ARM, ARM, "", 0, 1, "registry", closed="idle")], id="by digest"),
     ],
 )
-def test_pushes(events: list[Event], want: list[Line]) -> None:
+def test_pushes(events: list[AuditEvent], want: list[Line]) -> None:
     assert told(events) == want
 
 

@@ -18,14 +18,14 @@ from regproxy.core.errors import CertificateError
 from regproxy.tls import ca_files, ca_rotation
 from regproxy.tls.authority import Authority
 from regproxy.tls.ca_files import CaFiles, CaPair, load
-from regproxy.tls.ca_scope import Wanted, wanted
-from regproxy.tls.name_constraints import Scope
+from regproxy.tls.ca_scope import WantedNames, wanted
+from regproxy.tls.name_constraints import SigningScope
 from tests.support.authorities import drp_ca, openssl, subordinate_ca
 
 DAY = 86_400
 
 
-def want(*names: str, **env: str) -> Wanted:
+def want(*names: str, **env: str) -> WantedNames:
     return wanted(configure({"REGISTRIES": " ".join(names), **env}))
 
 
@@ -222,7 +222,7 @@ def test_finish(files: CaFiles) -> None:
     (link,) = new.certificates[1:]
     assert link.subject == new.certificate.subject
     assert abs(link.not_valid_after_utc.timestamp() - now - 365 * DAY) < 2
-    assert Scope.of_certificate(link).names() == sorted({*want("a.example").names})
+    assert SigningScope.of_certificate(link).names() == sorted({*want("a.example").names})
     # What is handed out is the CA alone; the link goes along where the former one's clients can use it.
     authority = Authority((new,), time.time)
     assert x509.load_pem_x509_certificates(authority.certificate_pem) == [new.certificate]

@@ -12,7 +12,7 @@ from regproxy.config.sources.assembly import load
 from regproxy.tls.ca_files import CaFiles
 from regproxy.tls.ca_files import load as load_ca
 from regproxy.tls.ca_scope import domain_of, wanted
-from regproxy.tls.name_constraints import Scope
+from regproxy.tls.name_constraints import SigningScope
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,10 @@ def test_the_machines_name_is_no_reason_for_a_new_ca(tmp_path: Path, monkeypatch
 
 def test_lacking(tmp_path: Path) -> None:
     now = time.time()
-    limited = load_ca(CaFiles(tmp_path / "a", tmp_path / "a.key"), now, make=Scope(frozenset({"docker.io"})))
-    free = load_ca(CaFiles(tmp_path / "b", tmp_path / "b.key"), now, make=Scope())
+    limited = load_ca(
+        CaFiles(tmp_path / "a", tmp_path / "a.key"), now, make=SigningScope(frozenset({"docker.io"}))
+    )
+    free = load_ca(CaFiles(tmp_path / "b", tmp_path / "b.key"), now, make=SigningScope())
     want = wanted(load({"REGISTRIES": "reg.* quay.io"}))
     assert want.lacking(limited[0])[-2:] == ["quay.io", "reg.*"]
     assert want.lacking(free[0]) == []

@@ -20,14 +20,14 @@ from cryptography.x509.oid import NameOID
 from regproxy.tls import ca_watch
 from regproxy.tls.ca_files import CaFiles, CaPair, load
 from regproxy.tls.ca_watch import CaWatch
-from regproxy.tls.name_constraints import Scope
+from regproxy.tls.name_constraints import SigningScope
 from regproxy.tls.x509 import make_ca
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> CaFiles:
     found = CaFiles(tmp_path / "ca.crt", tmp_path / "ca.key")
-    load(found, time.time(), make=Scope())
+    load(found, time.time(), make=SigningScope())
     return found
 
 
@@ -60,9 +60,9 @@ def test_a_passphrase_that_changes(tmp_path: Path) -> None:
     phrase = tmp_path / "phrase"
     phrase.write_text("one")
     files = CaFiles(tmp_path / "ca.crt", tmp_path / "ca.key", phrase)
-    load(files, time.time(), make=Scope())
+    load(files, time.time(), make=SigningScope())
     watch = CaWatch(files)
-    write(files, make_ca(time.time(), Scope(), b"two words"))
+    write(files, make_ca(time.time(), SigningScope(), b"two words"))
     assert watch.look() is None
     phrase.write_text("two words")
     assert watch.look() is not None

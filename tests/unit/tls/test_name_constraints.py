@@ -9,15 +9,15 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from regproxy.tls.name_constraints import Scope
+from regproxy.tls.name_constraints import SigningScope
 from regproxy.tls.x509 import make_ca
 from tests.support.authorities import subordinate_ca
 
 V4, V6 = ipaddress.ip_network("127.0.0.0/30"), ipaddress.ip_network("2001:db8::/32")
 NAMES = ("reg.example", "corp.example", "127.0.0.5", "2001:db8::5")
-SOME = Scope.of_names(NAMES, every_domain=False, every_address=False)
-NO_ADDRESS = Scope(frozenset({"reg.example"}), frozenset())
-WITHOUT = Scope(None, frozenset({V4, V6}), frozenset({"bad.example"}), frozenset({V6}))
+SOME = SigningScope.of_names(NAMES, every_domain=False, every_address=False)
+NO_ADDRESS = SigningScope(frozenset({"reg.example"}), frozenset())
+WITHOUT = SigningScope(None, frozenset({V4, V6}), frozenset({"bad.example"}), frozenset({V6}))
 
 
 @pytest.mark.parametrize(
@@ -33,26 +33,26 @@ WITHOUT = Scope(None, frozenset({V4, V6}), frozenset({"bad.example"}), frozenset
         (SOME, "::1", False),
         (NO_ADDRESS, "127.0.0.5", False),
         (NO_ADDRESS, "::1", False),
-        (Scope(), "anything", True),
-        (Scope(), "::1", True),
+        (SigningScope(), "anything", True),
+        (SigningScope(), "::1", True),
         (WITHOUT, "127.0.0.3", True),
         (WITHOUT, "127.0.0.4", False),
         (WITHOUT, "2001:db8::5", False),
         (WITHOUT, "good.example", True),
         (WITHOUT, "a.bad.example", False),
-        (Scope(frozenset({".dot.example"})), "a.dot.example", True),
-        (Scope(frozenset({".dot.example"})), "dot.example", False),
+        (SigningScope(frozenset({".dot.example"})), "a.dot.example", True),
+        (SigningScope(frozenset({".dot.example"})), "dot.example", False),
     ],
     ids=str,
 )
-def test_covers(scope: Scope, name: str, covered: bool) -> None:
+def test_covers(scope: SigningScope, name: str, covered: bool) -> None:
     assert scope.covers(name) is covered
 
 
-@pytest.mark.parametrize("scope", [SOME, NO_ADDRESS, WITHOUT, Scope()], ids=str)
-def test_what_a_certificate_states(scope: Scope) -> None:
+@pytest.mark.parametrize("scope", [SOME, NO_ADDRESS, WITHOUT, SigningScope()], ids=str)
+def test_what_a_certificate_states(scope: SigningScope) -> None:
     certificate = x509.load_pem_x509_certificate(make_ca(time.time(), scope)[0])
-    assert Scope.of_certificate(certificate) == scope
+    assert SigningScope.of_certificate(certificate) == scope
     found = [e for e in certificate.extensions if isinstance(e.value, x509.NameConstraints)]
     assert [extension.critical for extension in found] == [True] * scope.is_limited
 
@@ -66,7 +66,7 @@ def test_no_address_is_an_exclusion_of_all() -> None:
 
 
 def test_no_domain_is_one_without_names() -> None:
-    scope = Scope(frozenset({"a.example"})).within(Scope(frozenset({"b.example"})))
+    scope = SigningScope(frozenset({"a.example"})).within(SigningScope(frozenset({"b.example"})))
     assert scope.domains == frozenset()
     extension = scope.extension()
     assert extension is not None
@@ -74,22 +74,22 @@ def test_no_domain_is_one_without_names() -> None:
 
 
 def test_names_within_others_are_left_out() -> None:
-    scope = Scope.of_names(
+    scope = SigningScope.of_names(
         ["a.corp.example", "corp.example", "reg.example"], every_domain=False, every_address=True
     )
     assert scope.names() == ["corp.example", "reg.example"]
 
 
 def test_joined_and_within() -> None:
-    other = Scope(frozenset({"a.corp.example", "new.example"}), None)
+    other = SigningScope(frozenset({"a.corp.example", "new.example"}), None)
     assert SOME.joined(other).names() == ["corp.example", "new.example", "reg.example"]
     assert SOME.joined(other).networks is None
     within = SOME.within(other)
     assert within.names() == ["a.corp.example", "127.0.0.5", "2001:db8::5"]
-    assert (Scope().within(SOME), SOME.within(Scope())) == (SOME, SOME)
+    assert (SigningScope().within(SOME), SOME.within(SigningScope())) == (SOME, SOME)
 
 
 def test_one_that_openssl_has_written(tmp_path: Path) -> None:
     subordinate_ca(tmp_path / "root", tmp_path / "crt", tmp_path / "key", permitted="Reg.Example")
     certificate = x509.load_pem_x509_certificates((tmp_path / "crt").read_bytes())[0]
-    assert Scope.of_certificate(certificate) == Scope(frozenset({"reg.example"}))
+    assert SigningScope.of_certificate(certificate) == SigningScope(frozenset({"reg.example"}))

@@ -24,7 +24,7 @@ from regproxy.registry.rate_limits import (
     client_credential,
 )
 from regproxy.registry.targets import Kind
-from regproxy.upstream.quota_file import ENTRIES_MAX, Block, Entry, QuotaFile, decode, encode
+from regproxy.upstream.quota_file import ENTRIES_MAX, Block, QuotaEntry, QuotaFile, decode, encode
 from regproxy.upstream.quotas import Quotas
 
 HUB = "registry-1.docker.io"
@@ -386,7 +386,7 @@ def test_a_file_that_is_none_is_in_nobodys_way(shared: Lab, text: bytes) -> None
 def test_nobody_is_blocked_for_ever_by_the_file(shared: Lab) -> None:
     assert shared.directory is not None
     shared.directory.mkdir()
-    entry = Entry(blocks={Lane.MANIFESTS: Block(NOW, 1e300, 1), Lane.HEADS: Block(1e300, 1e301, 1)})
+    entry = QuotaEntry(blocks={Lane.MANIFESTS: Block(NOW, 1e300, 1), Lane.HEADS: Block(1e300, 1e301, 1)})
     (shared.directory / "quotas.json").write_bytes(encode({(HUB, "anonymous"): entry}))
     quotas = shared.worker()
     assert not may(quotas)
@@ -422,26 +422,26 @@ def test_what_a_killed_writer_left_is_removed(shared: Lab) -> None:
 TIMES = st.integers(0, 3).map(lambda n: NOW + n)
 BLOCKS = st.builds(Block, TIMES, TIMES, st.integers(0, 3))
 ENTRIES = st.builds(
-    Entry,
+    QuotaEntry,
     st.none() | st.builds(Report, TIMES, st.integers(0, 3), st.just(3), st.just(60.0)),
     st.dictionaries(st.sampled_from(Lane), BLOCKS),
 )
 
 
-def joined(*entries: Entry) -> Entry:
-    result = Entry()
+def joined(*entries: QuotaEntry) -> QuotaEntry:
+    result = QuotaEntry()
     for entry in entries:
         result.join(entry)
     return result
 
 
 @given(ENTRIES, ENTRIES, ENTRIES)
-def test_joining_has_no_order(a: Entry, b: Entry, c: Entry) -> None:
+def test_joining_has_no_order(a: QuotaEntry, b: QuotaEntry, c: QuotaEntry) -> None:
     assert joined(a, b, c) == joined(c, b, a) == joined(joined(b, a), joined(c, a), a)
 
 
 @given(st.dictionaries(st.tuples(st.text(max_size=20), st.text(max_size=20)), ENTRIES, max_size=5))
-def test_what_is_written_is_read(entries: dict[tuple[str, str], Entry]) -> None:
+def test_what_is_written_is_read(entries: dict[tuple[str, str], QuotaEntry]) -> None:
     assert decode(encode(entries)) == entries
 
 

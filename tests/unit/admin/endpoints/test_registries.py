@@ -8,13 +8,13 @@ from typing import Any
 from regproxy.admin.endpoints.registries import Registries
 from regproxy.telemetry.metric_samples import Samples
 from regproxy.telemetry.snapshots import LiveCircuit, LiveFailure, Snapshot
-from regproxy.upstream.quota_file import Entry
+from regproxy.upstream.quota_file import QuotaEntry
 
 HUB = "registry-1.docker.io"
 
 
 def test_one_name_for_each() -> None:
-    known = {(HUB, ""): Entry()}
+    known = {(HUB, ""): QuotaEntry()}
     quotas = SimpleNamespace(known=lambda: known, trend=None)
     services: Any = SimpleNamespace(upstream=SimpleNamespace(gate=SimpleNamespace(quotas=quotas)))
     nothing: Any = None

@@ -14,9 +14,9 @@ import pytest
 from regproxy.auth.clients import htpasswd
 from regproxy.auth.clients import logins as client_logins
 from regproxy.auth.clients.logins import (
+    ClientLogin,
     ClientLogins,
-    Failures,
-    Login,
+    LoginFailures,
     LoginsBusy,
     LoginsUnavailable,
     check_htpasswd,
@@ -68,11 +68,11 @@ def run(path: Path, test: Callable[[ClientLogins], Coroutine[Any, Any, None]]) -
 def test_verdicts(users: Path, compared: list[str]) -> None:
     async def test(logins: ClientLogins) -> None:
         for login, want in [
-            (Login("alice", "secret"), True),
-            (Login("alice", "other"), False),
-            (Login("bob", "other"), True),
-            (Login("carol", "secret"), False),
-            (Login("carol", "other"), False),
+            (ClientLogin("alice", "secret"), True),
+            (ClientLogin("alice", "other"), False),
+            (ClientLogin("bob", "other"), True),
+            (ClientLogin("carol", "secret"), False),
+            (ClientLogin("carol", "other"), False),
         ]:
             assert await logins.verify(login, PEER) is want
 
@@ -84,7 +84,7 @@ def test_verdicts(users: Path, compared: list[str]) -> None:
 def test_an_unknown_user_is_always_compared_with_the_same_hash(users: Path, compared: list[str]) -> None:
     async def test(logins: ClientLogins) -> None:
         for password in ("a", "b", "c"):
-            assert not await logins.verify(Login("carol", password), PEER)
+            assert not await logins.verify(ClientLogin("carol", password), PEER)
 
     run(users, test)
     assert len(set(compared)) == 1
@@ -93,8 +93,8 @@ def test_an_unknown_user_is_always_compared_with_the_same_hash(users: Path, comp
 def test_what_is_right_is_remembered_and_what_is_wrong_is_not(users: Path, compared: list[str]) -> None:
     async def test(logins: ClientLogins) -> None:
         for _ in range(3):
-            assert await logins.verify(Login("alice", "secret"), PEER)
-            assert not await logins.verify(Login("alice", "wrong"), PEER)
+            assert await logins.verify(ClientLogin("alice", "secret"), PEER)
+            assert not await logins.verify(ClientLogin("alice", "wrong"), PEER)
 
     run(users, test)
     assert len(compared) == 4
@@ -103,7 +103,7 @@ def test_what_is_right_is_remembered_and_what_is_wrong_is_not(users: Path, compa
 def test_equal_logins_at_once_are_compared_once(users: Path, compared: list[str]) -> None:
     async def test(logins: ClientLogins) -> None:
         count = client_logins.OF_ADDRESS_MAX * 4
-        every = [logins.verify(Login("alice", "secret"), PEER) for _ in range(count)]
+        every = [logins.verify(ClientLogin("alice", "secret"), PEER) for _ in range(count)]
         assert await asyncio.gather(*every) == [True] * count
 
     run(users, test)
@@ -114,17 +114,17 @@ def test_a_changed_file_counts(users: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("regproxy.auth.secret_files.LOOK_SECONDS", 0.0)
 
     async def test(logins: ClientLogins) -> None:
-        assert await logins.verify(Login("alice", "secret"), PEER)
+        assert await logins.verify(ClientLogin("alice", "secret"), PEER)
         users.write_text(f"alice:{hashed('new')}\n")
-        assert not await logins.verify(Login("alice", "secret"), PEER)
-        assert await logins.verify(Login("alice", "new"), PEER)
+        assert not await logins.verify(ClientLogin("alice", "secret"), PEER)
+        assert await logins.verify(ClientLogin("alice", "new"), PEER)
         users.write_text("# nobody\n")
-        assert not await logins.verify(Login("alice", "new"), PEER)
+        assert not await logins.verify(ClientLogin("alice", "new"), PEER)
         users.write_text("half")
-        assert not await logins.verify(Login("alice", "new"), PEER)
+        assert not await logins.verify(ClientLogin("alice", "new"), PEER)
         users.unlink()
         with pytest.raises(LoginsUnavailable, match="users: No such file"):
-            await logins.verify(Login("alice", "new"), PEER)
+            await logins.verify(ClientLogin("alice", "new"), PEER)
 
     run(users, test)
 
@@ -133,8 +133,8 @@ def test_one_address_can_ask_for_so_many_at_once(users: Path, monkeypatch: pytes
     monkeypatch.setattr(client_logins, "matches", lambda *_: False)
 
     async def test(logins: ClientLogins) -> None:
-        every = [logins.verify(Login("alice", f"{number}"), PEER) for number in range(20)]
-        every += [logins.verify(Login("alice", "secret"), "192.0.2.2")]
+        every = [logins.verify(ClientLogin("alice", f"{number}"), PEER) for number in range(20)]
+        every += [logins.verify(ClientLogin("alice", "secret"), "192.0.2.2")]
         found = await asyncio.gather(*every, return_exceptions=True)
         assert sum(isinstance(one, LoginsBusy) for one in found) == 20 - client_logins.OF_ADDRESS_MAX
         assert found[-1] is False
@@ -149,27 +149,27 @@ def test_nobody_waits_whose_login_is_remembered(users: Path, monkeypatch: pytest
         slept.append(seconds)
 
     async def test(logins: ClientLogins) -> None:
-        assert await logins.verify(Login("alice", "secret"), PEER)
+        assert await logins.verify(ClientLogin("alice", "secret"), PEER)
         monkeypatch.setattr(asyncio, "sleep", sleep)
         for number in range(12):
-            assert not await logins.verify(Login("alice", f"{number}"), PEER)
+            assert not await logins.verify(ClientLogin("alice", f"{number}"), PEER)
         assert slept[0] == 0.0 and max(slept) == client_logins.LONGEST_DELAY
         slept.clear()
-        assert await logins.verify(Login("alice", "secret"), PEER)
+        assert await logins.verify(ClientLogin("alice", "secret"), PEER)
         assert slept == []
         # Nor is anybody shut out: the right login of another user there is taken after a wait.
-        assert await logins.verify(Login("bob", "other"), PEER)
+        assert await logins.verify(ClientLogin("bob", "other"), PEER)
         assert slept == [client_logins.LONGEST_DELAY]
         slept.clear()
-        assert await logins.verify(Login("bob", "other"), "192.0.2.2")
-        assert not await logins.verify(Login("bob", "o"), "192.0.2.2")
+        assert await logins.verify(ClientLogin("bob", "other"), "192.0.2.2")
+        assert not await logins.verify(ClientLogin("bob", "o"), "192.0.2.2")
         assert slept == [0.0]
 
     run(users, test)
 
 
 def test_failures_are_forgotten() -> None:
-    failures = Failures(2)
+    failures = LoginFailures(2)
     for _ in range(10):
         failures.note(PEER, 0.0)
     assert failures.delay(PEER, 0.0) == 4.0
@@ -186,12 +186,12 @@ def test_nothing_of_a_login_is_logged(
     caplog.set_level(logging.DEBUG)
 
     async def test(logins: ClientLogins) -> None:
-        assert not await logins.verify(Login("typed-here", "hunter2"), PEER)
+        assert not await logins.verify(ClientLogin("typed-here", "hunter2"), PEER)
 
     run(users, test)
     assert "192.0.2.1: wrong proxy credentials" in caplog.text
     assert "hunter2" not in caplog.text and "typed-here" not in caplog.text
-    assert "hunter2" not in repr(Login("a", "hunter2"))
+    assert "hunter2" not in repr(ClientLogin("a", "hunter2"))
 
 
 def configured(path: Path) -> Config:

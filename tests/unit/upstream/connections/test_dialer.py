@@ -20,7 +20,7 @@ from regproxy.policy.origins import Origins
 from regproxy.upstream.connections import dialer
 from regproxy.upstream.connections.connection import Connection
 from regproxy.upstream.connections.dialer import Dialer
-from regproxy.upstream.connections.name_lookups import CLIENT, AddrInfo, Lane
+from regproxy.upstream.connections.name_lookups import CLIENT, AddrInfo, LookupLane
 from regproxy.upstream.connections.pool import Idle
 from regproxy.upstream.connections.resolver import FOUND_SECONDS, Resolver
 
@@ -55,7 +55,7 @@ class Socket:
 class System:
     """What names stand for; `asked` are those that were looked up: (lane, name, on whose account)."""
 
-    def __init__(self, lane: Lane, net: Net) -> None:
+    def __init__(self, lane: LookupLane, net: Net) -> None:
         self.lane, self.net = lane, net
 
     async def admit(self, name: str, asker: str) -> None: ...
@@ -83,7 +83,7 @@ class Net:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.names: dict[str, list[str]] = {}
-        self.asked: list[tuple[Lane, str, str]] = []
+        self.asked: list[tuple[LookupLane, str, str]] = []
         self.tried: list[str] = []
         self.sockets: list[Socket] = []
         self.dead: set[str] = set()
@@ -126,7 +126,7 @@ class Bench:
         config = assembly.load(env, toml)
         self.net, self.origins = net, Origins(config)
 
-        def resolver(lane: Lane) -> Resolver:
+        def resolver(lane: LookupLane) -> Resolver:
             return Resolver(System(lane, net), monotonic=lambda: net.now)
 
         self.dialer = Dialer(
@@ -512,16 +512,16 @@ def test_lookups_are_kept_apart(net: Net) -> None:
         client = "2001:db8::/64"
         wide = Origin("https", "wide.one", 443)
         want = [
-            (it.connect("reg.test"), (Lane.WRITTEN, "reg.test", "")),
-            (it.connect("reg.test", wide, 8443), (Lane.WRITTEN, "reg.test", "")),
-            (it.connect("mirrored.test"), (Lane.WRITTEN, "inner.test", "")),
-            (it.connect("mirror.test"), (Lane.WRITTEN, "mirror.test", "")),
-            (it.connect("wide.one"), (Lane.CLIENT, "wide.one", client)),
-            (it.connect("a.masked.test"), (Lane.CLIENT, "a.masked.test", client)),
-            (it.connect("cdn.one", wide), (Lane.CLIENT, "cdn.one", client)),
-            (it.connect("cdn.two", REGISTRY), (Lane.ANSWER, "cdn.two", "reg.test")),
-            (it.tunnel("else.test"), (Lane.TUNNEL, "else.test", client)),
-            (it.tunnel("reg.test"), (Lane.TUNNEL, "reg.test", client)),
+            (it.connect("reg.test"), (LookupLane.WRITTEN, "reg.test", "")),
+            (it.connect("reg.test", wide, 8443), (LookupLane.WRITTEN, "reg.test", "")),
+            (it.connect("mirrored.test"), (LookupLane.WRITTEN, "inner.test", "")),
+            (it.connect("mirror.test"), (LookupLane.WRITTEN, "mirror.test", "")),
+            (it.connect("wide.one"), (LookupLane.CLIENT, "wide.one", client)),
+            (it.connect("a.masked.test"), (LookupLane.CLIENT, "a.masked.test", client)),
+            (it.connect("cdn.one", wide), (LookupLane.CLIENT, "cdn.one", client)),
+            (it.connect("cdn.two", REGISTRY), (LookupLane.ANSWER, "cdn.two", "reg.test")),
+            (it.tunnel("else.test"), (LookupLane.TUNNEL, "else.test", client)),
+            (it.tunnel("reg.test"), (LookupLane.TUNNEL, "reg.test", client)),
         ]
         for dialled, asked in want:
             net.now += 10
@@ -537,7 +537,7 @@ def test_the_name_of_a_proxy_is_the_settings(net: Net) -> None:
         it = Bench(net, HTTPS_PROXY="http://proxy.test:3128")
         net.names["proxy.test"] = ["192.0.2.77"]
         assert await it.tunnel("else.test") == "192.0.2.77"
-        assert net.asked == [(Lane.WRITTEN, "proxy.test", "")]
+        assert net.asked == [(LookupLane.WRITTEN, "proxy.test", "")]
 
     run(test)
 

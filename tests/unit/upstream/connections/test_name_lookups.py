@@ -15,7 +15,14 @@ import uvloop
 
 from regproxy.core.errors import Busy
 from regproxy.upstream.connections import name_lookups
-from regproxy.upstream.connections.name_lookups import EACH_MAX, SITE_MAX, AddrInfo, Lane, Lookups, literal
+from regproxy.upstream.connections.name_lookups import (
+    EACH_MAX,
+    SITE_MAX,
+    AddrInfo,
+    LookupLane,
+    Lookups,
+    literal,
+)
 from regproxy.upstream.connections.resolver import address_of
 
 FOUND: AddrInfo = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))
@@ -68,7 +75,7 @@ def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
         runner.run(test())
 
 
-def make(system: System, lane: Lane = Lane.TUNNEL, counts: Counts | None = None) -> Lookups:
+def make(system: System, lane: LookupLane = LookupLane.TUNNEL, counts: Counts | None = None) -> Lookups:
     return Lookups(asyncio.get_running_loop(), lane, counts, getaddrinfo=system)
 
 
@@ -100,7 +107,7 @@ def begin(names: Lookups, hosts: Sequence[str], asker: str = "") -> list[asyncio
 )
 def test_outcomes(system: System, counts: Counts, answer: Exception | None, outcome: str) -> None:
     async def test() -> None:
-        names = make(system, Lane.WRITTEN, counts)
+        names = make(system, LookupLane.WRITTEN, counts)
         if answer is None:
             assert await ask(names, "a") == [FOUND]
         else:
@@ -112,8 +119,8 @@ def test_outcomes(system: System, counts: Counts, answer: Exception | None, outc
     run(test)
 
 
-@pytest.mark.parametrize("lane", [Lane.ANSWER, Lane.CLIENT, Lane.TUNNEL])
-def test_each_asker_has_a_bound(system: System, counts: Counts, lane: Lane) -> None:
+@pytest.mark.parametrize("lane", [LookupLane.ANSWER, LookupLane.CLIENT, LookupLane.TUNNEL])
+def test_each_asker_has_a_bound(system: System, counts: Counts, lane: LookupLane) -> None:
     async def test() -> None:
         names = make(system, lane, counts)
         hosts = [f"slow-{n}.example" for n in range(EACH_MAX)]
@@ -151,23 +158,23 @@ def test_each_domain_has_a_bound(system: System) -> None:
 
 def test_what_the_configuration_names_has_none(system: System) -> None:
     async def test() -> None:
-        names = make(system, Lane.WRITTEN)
+        names = make(system, LookupLane.WRITTEN)
         hosts = [f"slow-{n}.corp.example" for n in range(100)]
         for host in hosts:
             await names.admit(host, "")
         tasks = begin(names, hosts)
-        await until(lambda: len(system.begun) == Lane.WRITTEN.threads)
+        await until(lambda: len(system.begun) == LookupLane.WRITTEN.threads)
         system.go.set()
         assert len(await asyncio.gather(*tasks)) == 100
-        assert names._threads == Lane.WRITTEN.threads
+        assert names._threads == LookupLane.WRITTEN.threads
 
     run(test)
 
 
 def test_whoever_has_the_fewest_under_way_is_next(system: System) -> None:
     async def test() -> None:
-        names = make(system, Lane.WRITTEN)
-        full = [f"slow-{n}" for n in range(Lane.WRITTEN.threads)]
+        names = make(system, LookupLane.WRITTEN)
+        full = [f"slow-{n}" for n in range(LookupLane.WRITTEN.threads)]
         gate = system.gates[full[0]] = threading.Event()
         tasks = begin(names, full, "many")
         await until(lambda: len(system.begun) == len(full))
@@ -231,7 +238,7 @@ def test_a_lane_has_an_end(system: System) -> None:
     async def test() -> None:
         names = make(system)
         tasks = []
-        for n in range(Lane.TUNNEL.threads):  # as many askers as it takes
+        for n in range(LookupLane.TUNNEL.threads):  # as many askers as it takes
             await names.admit(f"slow-{n}", f"asker-{n}")
             tasks += begin(names, [f"slow-{n}"], f"asker-{n}")
             await asyncio.sleep(0)
@@ -255,7 +262,7 @@ def test_who_asks_much_leaves_threads_for_others(system: System) -> None:
                     await names.admit(f"slow-{asker}-{n}", f"asker-{asker}")
                     tasks += begin(names, [f"slow-{asker}-{n}"], f"asker-{asker}")
                     await asyncio.sleep(0)
-        assert len(tasks) < Lane.TUNNEL.threads
+        assert len(tasks) < LookupLane.TUNNEL.threads
         await names.admit("quick", "another")
         assert await ask(names, "quick", "another") == [FOUND]
         system.go.set()
