@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.admin_api import AdminApi, check, document
+from tests.support.cache_command import environment
 from tests.support.client import Client
 from tests.support.images import MANIFEST, digest_of, make_image
 from tests.support.origin import Answer, Origin, blob_answer
@@ -80,6 +83,16 @@ def held_blob(origin: Origin, seed: int, hold: threading.Event) -> tuple[str, st
     path = f"/v2/team/app/blobs/{digest}"
     origin.on(path, blob_answer(digest, body, hold=hold, hold_at=100_000))
     return digest, path, body
+
+
+def offline(proxy: Proxy, word: str) -> dict[str, object]:
+    """Return what `regproxy offline` says beside this proxy."""
+    env = environment(proxy.cache_dir, REGPROXY_ADMIN_LISTEN="{}:{}".format(*proxy.admin_address))
+    command = [sys.executable, "-m", "regproxy", "offline", word, "--json"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
 
 
 class TestReading:
@@ -298,6 +311,20 @@ class TestOffline:
             assert api.post("offline", {"on": False}) == {"on": False, "by": None}
             with again.client(origin.authority) as client:
                 assert client.get(f"/v2/a/blobs/{digest_of(other)}").body == other
+
+    def test_by_the_command(self, proxy: Proxy, origin: Origin) -> None:
+        body = b"only online"
+        path = f"/v2/team/app/blobs/{digest_of(body)}"
+        origin.on(path, blob_answer(digest_of(body), body))
+        switched, online = {"on": True, "by": "switch"}, {"on": False, "by": None}
+        assert offline(proxy, "status") == online
+        for _ in range(2):
+            assert offline(proxy, "on") == offline(proxy, "status") == switched
+        with proxy.client(origin.authority) as client:
+            assert client.get(path).status == 503
+        assert offline(proxy, "off") == online
+        with proxy.client(origin.authority) as client:
+            assert client.get(path).body == body
 
     def test_the_setting_wins(self, start_proxy: StartProxy, start_origin: Callable[..., Origin]) -> None:
         proxy = start_proxy(start_origin("reg.test"), REGPROXY_OFFLINE="true")
