@@ -24,7 +24,7 @@ export PYTHON
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help serve test test-trixie test-asan fuzz lint types check build build-packages test-packages bench-packages demo-packages test-image test-debug demo bench bench-full bench-guard bench-guard-update bench-pages bench-distribution soak conformance e2e-new mixin
-.PHONY: format clean chart deb test-deploy test-deb docs
+.PHONY: pictures format clean chart deb test-deploy test-deb docs
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1 \t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
@@ -99,6 +99,9 @@ bench-distribution: build ## build distribution 3 by Go, to be measured, too: py
 
 bench-pages: build test-packages ## how long the admin port's pages take with 100,000 images in the cache, 4 minutes
 	$(BIN)/python -m tests.load.many_images
+
+pictures: build test-packages ## draw the pictures of the web page anew, in docs/images
+	$(BIN)/python -m tests.load.pictures
 
 bench-guard: build test-packages ## instructions of the hot paths beside those in bench/guard/counts.json, under a minute
 	$(BIN)/python -m bench.guard

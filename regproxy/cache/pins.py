@@ -12,6 +12,7 @@ import json
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from regproxy.registry.manifests import INDEX_TYPES, MANIFEST_MAX
 from regproxy.registry.targets import Kind
 
 _LATEST: Final = "latest"
+MOST_PINNED: Final = 20_000  # digests that a name keeps: ten times what an index of many platforms names
 _SYNTAX: Final = (
     "not the name of an image, such as nginx, registry.k8s.io/pause:3.9 or host/a/b@sha256:..., or sha256:..."
     " with 64 hex digits (repositories are in lower case)"
@@ -128,10 +130,13 @@ def _split_host(rest: str, text: str) -> tuple[str, int, str]:
 def pin(root: Path, index: Index, text: str) -> Pinned:
     """Pin what a name means now, in place of an earlier pin of that name.
 
-    Raises PinError if it is not in the cache, StoreError if the index can't be written.
+    Raises PinError if it is not in the cache or names more than MOST_PINNED contents, StoreError if the
+    index can't be written.
     """
     reference = parse(text)
-    digests = list(_closure(root, _entries(root, index, reference)))
+    digests = list(islice(_closure(root, _entries(root, index, reference)), MOST_PINNED + 1))
+    if len(digests) > MOST_PINNED:
+        raise PinError(f"{reference.name} names more than {MOST_PINNED:,} contents: pin its parts by digest")
     if {digest for name, digest in index.pins() if name == reference.name} - set(digests):
         index.unpin(reference.name)
     index.pin(reference.name, digests)

@@ -324,11 +324,16 @@ def counts(proxy: Proxy) -> dict[str, int]:
     return {"ssl": live["ssl"], "streams": live["streams"], "fds": live["fds"] - live["files"]}
 
 
+def no_more(now: dict[str, int], base: dict[str, int]) -> bool:
+    """Fewer is well: a thread may have had a file open for a moment when `base` was counted."""
+    return all(now[name] <= base[name] for name in base)
+
+
 def assert_nothing_left(lane: Lane, proxy: Proxy, base: dict[str, int]) -> None:
     lane.origin.wait_idle()
     lane.origin.cut_all()  # idle connections to it are kept on purpose
     try:
-        wait_until(lambda: counts(proxy) == base, "nothing is left open", timeout=10)
+        wait_until(lambda: no_more(counts(proxy), base), "nothing is left open", timeout=10)
     except TimeoutError:
         assert counts(proxy) == base
     wait_until(lambda: proxy.parts() == [], "no part is left")

@@ -154,6 +154,14 @@ class TestPin:
         hold(stock, other)
         assert pins.pin(stock.root, stock.index, f"quay.io/a@{image.digest}").held == 9
 
+    def test_an_index_that_names_too_much(self, stock: Stock) -> None:
+        made_up = [{"digest": f"sha256:{number:064x}"} for number in range(pins.MOST_PINNED)]
+        body = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": made_up}).encode()
+        digest = stock.blob(body=body)
+        with pytest.raises(PinError, match="names more than 20,000 contents"):
+            pins.pin(stock.root, stock.index, digest)
+        assert pinned(stock) == {}
+
     def test_a_layer_by_its_digest(self, stock: Stock) -> None:
         layer, other = stock.blob(5000), stock.blob(5000)
         assert pins.pin(stock.root, stock.index, layer) == Pinned(layer, 1, 1, 5000)
