@@ -22,16 +22,17 @@ _PROOF_MAX: Final = 4096
 _WORKERS: Final = 5  # that may end one after the other, as in a reload, before this is given up
 # What the listener says in its own words may be anybody's, and is not repeated.
 _UNPROVEN: Final[dict[int, str]] = {
-    HTTPStatus.UNAUTHORIZED: "it does not know the token in {file}. Is it another program, or another proxy?",
-    HTTPStatus.FORBIDDEN: "it takes that token from its own machine alone; run this there",
-    HTTPStatus.NOT_FOUND: "it can't prove that it knows the token in {file}. If it is an older version of"
-    " regproxy, restart it with this one",
-    HTTPStatus.MISDIRECTED_REQUEST: "it passes connections on to it, and would read the token in {file}. Run"
-    " this where the proxy runs, as by `docker exec`",
-    HTTPStatus.TOO_MANY_REQUESTS: "it says that too many wrong tokens come from this address; try again",
+    HTTPStatus.UNAUTHORIZED: "is not this proxy: it does not know the token in {file}. Is it another program,"
+    " or another proxy?",
+    HTTPStatus.FORBIDDEN: "takes the token in {file} from its own machine alone; run this there",
+    HTTPStatus.NOT_FOUND: "is not this proxy: it can't prove that it knows the token in {file}. If it is an"
+    " older version of regproxy, restart it with this one",
+    HTTPStatus.MISDIRECTED_REQUEST: "is not this proxy: it passes connections on to it, and would read the"
+    " token in {file}. Run this where the proxy runs, as by `docker exec`",
+    HTTPStatus.TOO_MANY_REQUESTS: "says that too many wrong tokens come from this address; try again",
 }
-_NO_PROOF: Final = "it did not prove that it knows the token in {file}"
-_NO_HTTP: Final = "it does not answer as an HTTP server does"
+_NO_PROOF: Final = "is not this proxy: it did not prove that it knows the token in {file}"
+_NO_HTTP: Final = "is not this proxy: it does not answer as an HTTP server does"
 
 
 class NotRunning(RegproxyError):
@@ -125,7 +126,7 @@ class AdminClient:
             pass
         if not proofs.is_same(shown, proofs.proof_of_proxy(token, address, nonce)):
             why = why.format(file=self._token_file)
-            raise NotProven(f"what listens at {address} (REGPROXY_ADMIN_LISTEN) is not this proxy: {why}")
+            raise NotProven(f"what listens at {address} (REGPROXY_ADMIN_LISTEN) {why}")
 
     def _connected(self) -> http.client.HTTPConnection:
         last: OSError | None = None
