@@ -24,9 +24,10 @@ from regproxy.config.settings import Config
 from regproxy.config.sources import loading
 from regproxy.core.errors import ConfigError
 
+_NAMES: Final = ("cache", "ca", "doctor", "logs", "offline", "policy", "quota", "setup", "top")
 # The commands of other modules, and these modules.
 MODULES: Final = {
-    **{name: name for name in ("cache", "ca", "doctor", "logs", "policy", "quota", "setup", "top")},
+    **{name: name for name in _NAMES},
     "man": "manual",
 }
 

@@ -4,6 +4,7 @@ from typing import Final, Self
 CLASSIC_GROUPS: Final[str]
 HYBRID_GROUPS: Final[str]
 GROUPS: Final[str]
+UNKNOWN_CA: Final[str]
 
 class ClientTrust:
     @property

@@ -18,7 +18,7 @@ from regproxy.auth.authorizer import Authorizer
 from regproxy.auth.grants import Grant, client_grant
 from regproxy.auth.token_cache import TokenExchange
 from regproxy.auth.token_loans import MayHave
-from regproxy.core.errors import Refused, UpstreamError
+from regproxy.core.errors import Refused, UpstreamError, log_level
 from regproxy.core.lru import Bounded
 from regproxy.http.forwarding import upstream_head
 from regproxy.http.messages import NONE, Request, Response
@@ -241,7 +241,8 @@ class Upstream:
                     place, anonymous(request), method, replace(ask, patient=False, lends=True)
                 )
             except (UpstreamError, Refused) as error:
-                log.info("%s: the mirror %s: %s", origin.host, place.origin.host, error)
+                level = log_level(error, logging.INFO)
+                log.log(level, "%s: the mirror %s: %s", origin.host, place.origin.host, error)
                 continue
             if place.settles(fetched.response.status):
                 return fetched

@@ -233,6 +233,17 @@ def takes_groups(str groups not None) -> bool:
 CLASSIC_GROUPS = "X25519:P-256:P-384"
 HYBRID_GROUPS = f"X25519MLKEM768:{CLASSIC_GROUPS}"
 GROUPS = HYBRID_GROUPS if takes_groups(HYBRID_GROUPS) else CLASSIC_GROUPS
+# A part of the reason why a handshake has failed: no CA that is trusted has signed the server's certificate.
+UNKNOWN_CA = "no known CA has signed it"
+
+
+cdef bint names_no_known_ca(long verdict) noexcept nogil:
+    """Tell whether a certificate is refused for want of a trusted CA: it may be good otherwise."""
+    return (verdict == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT
+            or verdict == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+            or verdict == X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE
+            or verdict == X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
+            or verdict == X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN)
 
 
 def server_context(bytes chain_pem not None, bytes key_pem not None, bint ktls=False,
@@ -682,6 +693,8 @@ cdef class Conn:
             return f"the ClientHello asks for {named!r} but the CONNECT named {self.host.decode()!r}"
         if self.context.verify and verdict != X509_V_OK:
             text = X509_verify_cert_error_string(verdict).decode()
+            if names_no_known_ca(verdict):
+                text = f"{UNKNOWN_CA}, {text}"
             return f"certificate verify failed: {text} (expected host {self.host.decode()})"
         if self.client_trust is not None and verdict != X509_V_OK:
             text = X509_verify_cert_error_string(verdict).decode()
