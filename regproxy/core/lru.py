@@ -48,6 +48,10 @@ class Bounded(Generic[_Key, _Value]):
         """Remove an entry, if present."""
         self._entries.pop(key, None)
 
+    def clear(self) -> None:
+        """Remove all entries."""
+        self._entries.clear()
+
 
 class Seldom:
     """Allows an action once a minute for each key; times are a monotonic clock's."""

@@ -16,6 +16,7 @@ from regproxy.auth.authorizer import Authorizer
 from regproxy.auth.token_realms import Realms
 from regproxy.cache import eviction, layout
 from regproxy.cache.blobs import Store
+from regproxy.cache.index.attestations import Attestations
 from regproxy.cache.index.index import Index
 from regproxy.config.directories import Directories
 from regproxy.config.key_files import read_keys
@@ -102,7 +103,7 @@ def build(
     store, index = _storage(base)
     quotas = Quotas(QuotaFile(layout.quotas(root)), config.quota_reserve, metrics, later=base.loop.call_later)
     upstream = _upstream(base, quotas)
-    access_rules = Access(config, base.origins)
+    access_rules, attestations = Access(config, base.origins), Attestations(index)
     provenance = Provenance(index, access_rules.is_shared, guarded=access_rules.guarded)
     events = LiveEvents()
     usage = Recorder(UsageFile(layout.usage(root)), metrics, time.time, events.tag_moved)
@@ -131,9 +132,9 @@ def build(
         metrics=metrics,
         access=access,
         usage=usage,
-        rights=Rights(access_rules, index, shared_key(layout.access_key(root))),
+        rights=Rights(access_rules, attestations, shared_key(layout.access_key(root))),
         signatures=SignatureChecks(
-            upstream, read_keys(config.signing_keys), index, offline=lambda: policy.offline
+            upstream, read_keys(config.signing_keys), attestations, offline=lambda: policy.offline
         ),
         pages=SetupPages(authority.certificate_pem, config.listen.port, config.mirrored),
         authority=authority,

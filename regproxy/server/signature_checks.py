@@ -58,7 +58,7 @@ _Entry = TypeVar("_Entry")
 
 
 class Remembered(Protocol):
-    """The index, as far as it says what is signed."""
+    """What is signed, as far as that is recorded: see cache.index.attestations."""
 
     def put_signed(self, host: str, port: int, repository: str, digest: str, key: str) -> None:
         """Record that an image is signed by the key with this fingerprint."""

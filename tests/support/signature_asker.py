@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from regproxy.auth.authorizer import Authorizer
 from regproxy.auth.token_realms import Realms
 from regproxy.cache import layout
+from regproxy.cache.index.attestations import Attestations
 from regproxy.cache.index.index import Index
 from regproxy.config.settings import Config
 from regproxy.config.signing_keys import SigningKey
@@ -70,7 +71,11 @@ class SignatureAsker:
         self.index = Index.open(layout.index(root))
         self.upstream = self._client(config, root)
         self.checks = SignatureChecks(
-            self.upstream, keys, self.index, offline=lambda: config.offline, clock=lambda: self.now
+            self.upstream,
+            keys,
+            Attestations(self.index),
+            offline=lambda: config.offline,
+            clock=lambda: self.now,
         )
 
     def _client(self, config: Config, root: Path) -> Upstream:

@@ -15,12 +15,11 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, TypeVar
 
 from regproxy.cache.index.database import OpenedIndex, close_file, open_file
 from regproxy.cache.index.rows import (
@@ -38,6 +37,7 @@ from regproxy.cache.index.rows import (
 from regproxy.cache.index.transactions import Changes, ObjectChange, TagChange
 from regproxy.cache.index.writer import Generation, Writer
 from regproxy.core.errors import StoreError
+from regproxy.core.lru import Bounded
 
 __all__ = ["Generation", "Index", "ObjectRow", "TagKey", "TagRow", "Totals"]
 
@@ -81,13 +81,9 @@ _SAY_EVERY: Final = 60.0  # seconds between two warnings about the same fault
 # The variants of rows with a digest in the place of the tag, which no tag can be.
 _TOLD: Final = "told"
 _PRESENCE: Final = "presence"  # `named` 1: the registry has it in that repository; 0: it was deleted there
-_SIGNED: Final = "signed"  # the image has a signature by the key in the row's name
-_ACCESS: Final = "access"
 _EVER: Final = float("inf")
 _OF_TAGS: Final = frozenset({TAG_PUT, TAG_DROPPED})
 
-K = TypeVar("K")
-V = TypeVar("V")
 T = TypeVar("T")
 
 
@@ -125,9 +121,9 @@ class Index:
         self._board: Generation = _Alone() if board is None else board
         self._clock = clock
         self._me = secrets.randbits(62)
-        self._tags: _Memory[TagKey, tuple[TagRow, ...]] = _Memory(_MEMORY)
-        self._types: _Memory[str, str] = _Memory(_MEMORY)
-        self._drops: _Memory[TagKey, float] = _Memory(_MEMORY)
+        self._tags: Bounded[TagKey, tuple[TagRow, ...]] = Bounded(_MEMORY)
+        self._types: Bounded[str, str] = Bounded(_MEMORY)
+        self._drops: Bounded[TagKey, float] = Bounded(_MEMORY)
         self._all_dropped_at = 0.0
         self._purges = self._board.purges
         self._last_totals = Totals(0, 0, 0)
@@ -233,25 +229,6 @@ class Index:
         """Return the registries (host, port) that are known to have some content, in any repository."""
         found = self._writer.registries_naming(digest, _PRESENCE)  # first, as in _read_tag
         return found | {(host, port) for host, port in self._read(_PLACES, (digest,))}
-
-    def put_access(self, host: str, port: int, repository: str, who: str) -> None:
-        """Record that a registry has let someone into a repository just now. `who`: a mark, no secret."""
-        row = TagRow(_ACCESS, "", "", 0, self._clock(), 1)
-        self.put_tag(host, port, repository, _asker(who), row)
-
-    def accessed_at(self, host: str, port: int, repository: str, who: str) -> float:
-        """Return when put_access() has recorded someone last (epoch); 0: never."""
-        return max((row.fetched_at for row in self.tag(host, port, repository, _asker(who))), default=0.0)
-
-    def put_signed(self, host: str, port: int, repository: str, digest: str, key: str) -> None:
-        """Record that an image is signed by the key with this fingerprint; forgotten with the image."""
-        row = TagRow(_SIGNED, digest, "", 0, self._clock(), 1)
-        self.put_tag(host, port, repository, _signature(digest, key), row)
-
-    def signed(self, host: str, port: int, repository: str, digest: str, key: str) -> bool:
-        """Return whether put_signed() has recorded that."""
-        rows = self.tag(host, port, repository, _signature(digest, key))
-        return any(row.variant == _SIGNED and row.digest == digest for row in rows)
 
     def _tags_of(self, host: str, port: int, repository: str, digest: str) -> set[str]:
         """Return the tags of a repository that name some content, as far as they can be read."""
@@ -642,39 +619,3 @@ class Index:
 
 def _nothing() -> None:
     """Do nothing: nobody listens."""
-
-
-def _asker(who: str) -> str:
-    """Return the name of an access row in the place of the tag, which no tag can have."""
-    return f"access:{who}"
-
-
-def _signature(digest: str, key: str) -> str:
-    """Return the name of a signature's row in the place of the tag, which no tag can have."""
-    return f"signed:{key}:{digest}"
-
-
-class _Memory(Generic[K, V]):
-    """The most recently used values."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._values: OrderedDict[K, V] = OrderedDict()
-
-    def get(self, key: K) -> V | None:
-        value = self._values.get(key)
-        if value is not None:
-            self._values.move_to_end(key)
-        return value
-
-    def put(self, key: K, value: V) -> None:
-        self._values[key] = value
-        self._values.move_to_end(key)
-        if len(self._values) > self._limit:
-            self._values.popitem(last=False)
-
-    def drop(self, key: K) -> None:
-        self._values.pop(key, None)
-
-    def clear(self) -> None:
-        self._values.clear()

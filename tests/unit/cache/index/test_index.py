@@ -73,24 +73,6 @@ def test_a_tag_is_there_at_once_and_after_a_restart(index: Index, path: Path, cl
     other.close()
 
 
-def test_a_signature_is_remembered_with_its_image(index: Index, path: Path, clock: Clock) -> None:
-    """For one key in one repository, in all processes; forgotten when the image is evicted."""
-    place = (*NGINX[:3], digest(1))
-    index.put_object(digest(1), 5, MANIFEST)
-    assert not index.signed(*place, "key")
-    index.put_signed(*place, "key")
-    other = reopened(index, path, clock)
-    for each in (index, other):
-        assert each.signed(*place, "key")
-        assert not each.signed(*place, "another")
-        assert not each.signed(*NGINX[:2], "library/redis", digest(1), "key")
-        assert not each.signed(*NGINX[:3], digest(2), "key")
-    index.remove([digest(1)])
-    other.sync()
-    assert not other.signed(*place, "key")
-    other.close()
-
-
 @pytest.mark.parametrize(
     "key",
     [
@@ -354,23 +336,6 @@ def test_registries_that_have_some_content(index: Index, path: Path, clock: Cloc
     other = Index.open(path, clock=clock)
     assert other.registries_of(ROW.digest) == {("a.example", 443)}
     other.close()
-
-
-def test_who_was_let_in(index: Index, path: Path, clock: Clock) -> None:
-    place = ("reg.example", 443, "app")
-    assert index.accessed_at(*place, "someone") == 0
-    index.put_access(*place, "someone")
-    assert index.accessed_at(*place, "someone") == clock()
-    assert index.accessed_at(*place, "other") == index.accessed_at(*place[:2], "app2", "someone") == 0
-    # It is no tag, and none that anybody may ask for.
-    assert index.tag(*place, "someone") == ()
-    assert index.flush()
-    other = Index.open(path, clock=clock)
-    assert other.accessed_at(*place, "someone") == clock()
-    other.close()
-    # The sweep takes it with what is as old and not stored.
-    assert index.sweep_tags(clock() + 1) == 1
-    assert index.accessed_at(*place, "someone") == 0
 
 
 def test_a_use_of_what_is_gone_is_nothing(index: Index) -> None:
