@@ -94,19 +94,19 @@ class Gatekeeper:
         token = await self._judge(_is(text.strip()), peer)
         return cookies.issue(token, request.authority, self._clock())
 
-    async def prove(self, proof: str, address: str, nonce: str, request: Request, peer: str) -> str:
+    async def prove(self, proof: str, what: tuple[str, str, str], request: Request, peer: str) -> str:
         """Return the proof that a client asks for which has proven that it knows a token.
 
-        `address`: where the client has found this proxy. Raises Problem 401, 403 and 429.
+        `what` it is of: the client's connection by its two ends, the nonce. Raises Problem 401, 403 and 429.
         """
         self._check_address(local=is_loopback(peer))
         if request.get(b"origin") is not None or request.get(b"sec-fetch-site") is not None:
             check_same_origin(request)
 
         def is_proven(token: Token) -> bool:
-            return proofs.is_same(proof, proofs.proof_of_client(token, address, nonce))
+            return proofs.is_same(proof, proofs.proof_of_client(token, *what))
 
-        return proofs.proof_of_proxy(await self._judge(is_proven, peer), address, nonce)
+        return proofs.proof_of_proxy(await self._judge(is_proven, peer), *what)
 
     async def knows(self, visitor: Visitor) -> bool:
         """Return whether what a visitor was let in by is still good: for an answer that goes on."""

@@ -105,12 +105,9 @@ class AdminClient:
         """Prove that this client knows the token, and have the same proven. Raises NotProven."""
         # Not what is configured: a name may have several addresses, and be somebody else's by now.
         address = proofs.address_text(*connection.sock.getpeername()[:2])
-        nonce = proofs.new_nonce()
-        asked = {
-            "address": address,
-            "nonce": nonce,
-            "proof": proofs.proof_of_client(token, address, nonce),
-        }
+        what = address, proofs.address_text(*connection.sock.getsockname()[:2]), proofs.new_nonce()
+        proof = proofs.proof_of_client(token, *what)
+        asked = dict(zip(("address", "client", "nonce"), what, strict=True)) | {"proof": proof}
         body = json.dumps(asked).encode()
         shown, why = "", _NO_HTTP
         try:
@@ -124,7 +121,7 @@ class AdminClient:
             raise self._not_running(error) from None
         except http.client.HTTPException:
             pass
-        if not proofs.is_same(shown, proofs.proof_of_proxy(token, address, nonce)):
+        if not proofs.is_same(shown, proofs.proof_of_proxy(token, *what)):
             why = why.format(file=self._token_file)
             raise NotProven(f"what listens at {address} (REGPROXY_ADMIN_LISTEN) {why}")
 

@@ -183,8 +183,7 @@ def test_guesses_are_slowed() -> None:
     assert counts["slowed"] == 3
 
 
-HERE = "127.0.0.1:3129"
-NONCE = "n" * 43
+WHAT = "127.0.0.1:3129", "127.0.0.1:50000", "n" * 43
 
 
 def proven(
@@ -192,12 +191,12 @@ def proven(
 ) -> int | str:
     """Return the proof that a client with the token `known` gets, or the status."""
     tokens_: Any = Known(*tokens)
-    shown = proofs.proof_of_client(known, HERE, NONCE)
+    shown = proofs.proof_of_client(known, *WHAT)
 
     async def run() -> int | str:
         gatekeeper = Gatekeeper(tokens_, counts if counts is not None else Counts())
         try:
-            return await gatekeeper.prove(shown, HERE, NONCE, request(method="POST", **fields), peer)
+            return await gatekeeper.prove(shown, WHAT, request(method="POST", **fields), peer)
         except Problem as problem:
             return problem.status
 
@@ -208,7 +207,7 @@ def test_a_proof_for_a_proof() -> None:
     """By the token that the client knows, and to nobody who knows none."""
     both, counts = (write(), read()), Counts()
     for token in both:
-        assert proven(both, token, counts=counts) == proofs.proof_of_proxy(token, HERE, NONCE)
+        assert proven(both, token, counts=counts) == proofs.proof_of_proxy(token, *WHAT)
     assert proven(both, Token("x" * 36, Scope.WRITE, local=False), counts=counts) == 401
     assert counts == {"accepted": 2, "refused": 1}
 
@@ -218,7 +217,7 @@ def test_who_gets_no_proof() -> None:
     mixed = (write(local=True), read())
     assert proven((write(local=True),), write(local=True), FAR) == 403
     assert proven(mixed, write(local=True), FAR) == 401
-    assert proven(mixed, read(), FAR) == proofs.proof_of_proxy(read(), HERE, NONCE)
+    assert proven(mixed, read(), FAR) == proofs.proof_of_proxy(read(), *WHAT)
     assert proven(mixed, read(), Origin="http://evil.example") == 403
     assert proven(mixed, read(), Sec_Fetch_Site="cross-site") == 403
 
@@ -232,9 +231,9 @@ def test_wrong_proofs_are_slowed_as_guesses_are() -> None:
         gatekeeper = Gatekeeper(known, counts)
 
         async def prove(token: Token) -> int:
-            shown = proofs.proof_of_client(token, HERE, NONCE)
+            shown = proofs.proof_of_client(token, *WHAT)
             try:
-                await gatekeeper.prove(shown, HERE, NONCE, request(method="POST"), FAR)
+                await gatekeeper.prove(shown, WHAT, request(method="POST"), FAR)
             except Problem as problem:
                 return problem.status
             return 200

@@ -32,7 +32,7 @@ def knows(*texts: str) -> Callable[[Asked], Answer]:
     """Answer as a proxy with these tokens."""
 
     def answer(asked: Asked) -> Answer:
-        said = asked["address"], asked["nonce"]
+        said = asked["address"], asked["client"], asked["nonce"]
         for text in texts:
             if asked["proof"] == proofs.proof_of_client(token(text), *said):
                 return 200, {"proof": proofs.proof_of_proxy(token(text), *said)}
