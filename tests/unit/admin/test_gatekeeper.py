@@ -13,6 +13,7 @@ from regproxy.admin import proofs
 from regproxy.admin.gatekeeper import OF_ADDRESS_MAX, Gatekeeper, check_form, check_same_origin
 from regproxy.admin.operations import Operation
 from regproxy.admin.replies import Problem
+from regproxy.admin.tokens import MADE
 from regproxy.admin.visitors import Login, Scope, Token, Visitor
 from regproxy.http.messages import Request, parse_request
 
@@ -181,6 +182,35 @@ def test_guesses_are_slowed() -> None:
 
     asyncio.run(run())
     assert counts["slowed"] == 3
+
+
+def test_who_is_on_this_machine_shuts_nobody_out() -> None:
+    """All its loopback addresses are one; a token that was made here never waits, one that was not does."""
+    made = Token("m" * MADE, Scope.WRITE, local=True)
+    known: Any = Known(made, read(local=True))
+
+    async def run() -> None:
+        gatekeeper = Gatekeeper(known, Counts())
+
+        async def show(text: str, peer: str = NEAR) -> int:
+            try:
+                await gatekeeper.admit(operation(Scope.READ), request(text), peer)
+            except Problem as problem:
+                return problem.status
+            return 200
+
+        for number in range(4):
+            assert await show("wrong", f"127.0.0.{number + 2}") == 401
+        guesses = [asyncio.create_task(show("wrong", f"127.0.1.{n}")) for n in range(OF_ADDRESS_MAX)]
+        await asyncio.sleep(0)  # they have all begun
+        assert await show("wrong", "127.0.2.1") == await show("wrong", "::1") == 429
+        assert await show(read(local=True).text) == 429
+        assert await show(made.text) == 200
+        for guess in guesses:
+            guess.cancel()
+        await asyncio.gather(*guesses, return_exceptions=True)
+
+    asyncio.run(run())
 
 
 WHAT = "127.0.0.1:3129", "127.0.0.1:50000", "n" * 43
