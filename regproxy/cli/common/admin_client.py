@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from contextlib import closing
 from http import HTTPStatus
 from pathlib import Path
@@ -103,9 +104,8 @@ class AdminClient:
 
     def _prove(self, connection: http.client.HTTPConnection, token: Token) -> None:
         """Prove that this client knows the token, and have the same proven. Raises NotProven."""
-        # Not what is configured: a name may have several addresses, and be somebody else's by now.
-        address = proofs.address_text(*connection.sock.getpeername()[:2])
-        what = address, proofs.address_text(*connection.sock.getsockname()[:2]), proofs.new_nonce()
+        address, own = _ends(connection.sock)
+        what = address, own, proofs.new_nonce()
         proof = proofs.proof_of_client(token, *what)
         asked = dict(zip(("address", "client", "nonce"), what, strict=True)) | {"proof": proof}
         body = json.dumps(asked).encode()
@@ -147,6 +147,19 @@ class AdminClient:
             text = f"{self._token_file}: {error.strerror}; a running proxy makes it ({self._setting})"
             raise NotRunning(text) from None
         return Token(text, Scope.WRITE, local=True)
+
+
+def _ends(sock: socket.socket) -> tuple[str, str]:
+    """Return where a connection leads, and where it comes from. Raises ConnectionError.
+
+    Not what is configured: a name may have several addresses, and be somebody else's by now.
+    """
+    try:
+        found = sock.getpeername(), sock.getsockname()
+    except OSError as error:  # there is no peer where it was reset
+        raise ConnectionResetError(error.errno, error.strerror) from None
+    address, own = (proofs.address_text(*each[:2]) for each in found)
+    return address, own
 
 
 def _proof(text: bytes) -> str:
