@@ -5,10 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from contextlib import closing
+import threading
+from contextlib import closing, suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from regproxy.admin import proofs
 from regproxy.admin.visitors import Scope, Token
@@ -90,12 +91,16 @@ class AdminClient:
             # Else it would connect anew where this one ends, and show the token to whoever listens then.
             connection.auto_open = 0
             try:
-                self._prove(connection, token)
+                with _Deadline(connection.sock, _PATIENCE) as deadline:
+                    self._prove(connection, token)
                 if connection.sock is not None:
                     return connection
                 error = http.client.NotConnected("its workers end")
             except ConnectionError as found:
                 error = found
+                if deadline.is_over:
+                    connection.close()
+                    raise self._not_running(TimeoutError(f"no proof within {_PATIENCE:g} s")) from None
             except BaseException:
                 connection.close()
                 raise
@@ -147,6 +152,28 @@ class AdminClient:
             text = f"{self._token_file}: {error.strerror}; a running proxy makes it ({self._setting})"
             raise NotRunning(text) from None
         return Token(text, Scope.WRITE, local=True)
+
+
+class _Deadline:
+    """Ends a connection at a time: a timeout of the socket's begins anew with each byte that comes."""
+
+    def __init__(self, sock: socket.socket, seconds: float) -> None:
+        self.is_over = False
+        self._sock = sock
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _end(self) -> None:
+        self.is_over = True
+        with suppress(OSError):  # it has ended by itself
+            self._sock.shutdown(socket.SHUT_RDWR)
 
 
 def _ends(sock: socket.socket) -> tuple[str, str]:
