@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-from contextlib import closing
+import socket
+import threading
+from contextlib import closing, suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from regproxy.admin import proofs
 from regproxy.admin.visitors import Scope, Token
@@ -89,12 +91,16 @@ class AdminClient:
             # Else it would connect anew where this one ends, and show the token to whoever listens then.
             connection.auto_open = 0
             try:
-                self._prove(connection, token)
+                with _Deadline(connection.sock, _PATIENCE) as deadline:
+                    self._prove(connection, token)
                 if connection.sock is not None:
                     return connection
                 error = http.client.NotConnected("its workers end")
             except ConnectionError as found:
                 error = found
+                if deadline.is_over:
+                    connection.close()
+                    raise self._not_running(TimeoutError(f"no proof within {_PATIENCE:g} s")) from None
             except BaseException:
                 connection.close()
                 raise
@@ -103,14 +109,10 @@ class AdminClient:
 
     def _prove(self, connection: http.client.HTTPConnection, token: Token) -> None:
         """Prove that this client knows the token, and have the same proven. Raises NotProven."""
-        # Not what is configured: a name may have several addresses, and be somebody else's by now.
-        address = proofs.address_text(*connection.sock.getpeername()[:2])
-        nonce = proofs.new_nonce()
-        asked = {
-            "address": address,
-            "nonce": nonce,
-            "proof": proofs.proof_of_client(token, address, nonce),
-        }
+        address, own = _ends(connection.sock)
+        what = address, own, proofs.new_nonce()
+        proof = proofs.proof_of_client(token, *what)
+        asked = dict(zip(("address", "client", "nonce"), what, strict=True)) | {"proof": proof}
         body = json.dumps(asked).encode()
         shown, why = "", _NO_HTTP
         try:
@@ -124,7 +126,7 @@ class AdminClient:
             raise self._not_running(error) from None
         except http.client.HTTPException:
             pass
-        if not proofs.is_same(shown, proofs.proof_of_proxy(token, address, nonce)):
+        if not proofs.is_same(shown, proofs.proof_of_proxy(token, *what)):
             why = why.format(file=self._token_file)
             raise NotProven(f"what listens at {address} (REGPROXY_ADMIN_LISTEN) {why}")
 
@@ -150,6 +152,41 @@ class AdminClient:
             text = f"{self._token_file}: {error.strerror}; a running proxy makes it ({self._setting})"
             raise NotRunning(text) from None
         return Token(text, Scope.WRITE, local=True)
+
+
+class _Deadline:
+    """Ends a connection at a time: a timeout of the socket's begins anew with each byte that comes."""
+
+    def __init__(self, sock: socket.socket, seconds: float) -> None:
+        self.is_over = False
+        self._sock = sock
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+
+    def __enter__(self) -> Self:
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def _end(self) -> None:
+        self.is_over = True
+        with suppress(OSError):  # it has ended by itself
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+
+def _ends(sock: socket.socket) -> tuple[str, str]:
+    """Return where a connection leads, and where it comes from. Raises ConnectionError.
+
+    Not what is configured: a name may have several addresses, and be somebody else's by now.
+    """
+    try:
+        found = sock.getpeername(), sock.getsockname()
+    except OSError as error:  # there is no peer where it was reset
+        raise ConnectionResetError(error.errno, error.strerror) from None
+    address, own = (proofs.address_text(*each[:2]) for each in found)
+    return address, own
 
 
 def _proof(text: bytes) -> str:
