@@ -19,7 +19,7 @@ import pytest
 from regproxy.admin import proofs
 from regproxy.cache import layout
 from regproxy.cli.common.admin_client import AdminClient, NotProven
-from regproxy.config.settings import load
+from regproxy.config.sources.assembly import load
 from tests.support.admin_api import AdminApi, check, document
 from tests.support.cache_command import environment
 from tests.support.client import Client
