@@ -71,7 +71,7 @@ EXAMPLES: Final = {
 }
 # Parts of a text that are not the same each time: in the page, in calls of the log, in templates.
 _OPEN: Final = re.compile(r"\.\.\.|%[-+.\d]*[a-z]|\{[a-z]+\}|\d+(?= s\b)")
-_COMMAND: Final = re.compile(r"(sudo|docker|curl|regproxy|kubectl|podman|ctr|ss|SIGHUP)\b")
+_COMMAND: Final = re.compile(r"(sudo|docker|curl|regproxy|kubectl|podman|ctr|ss|openssl|SIGHUP)\b")
 _SETTING: Final = re.compile(r"[A-Z_]{6,}|[\w-]+ = |HTTPS_PROXY|(request )|^\(|regproxy:$")
 
 
