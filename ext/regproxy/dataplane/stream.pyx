@@ -37,7 +37,8 @@ from regproxy.dataplane.proxy_protocol cimport (
     PREFACE_BAD, PREFACE_PARTIAL, PREFACE_SOURCE, parse_preface,
 )
 from regproxy.dataplane.records cimport ENCRYPTED_MAX
-from regproxy.dataplane.tls cimport Conn, Context
+from regproxy.dataplane.tls cimport Conn
+from regproxy.dataplane.tls_contexts cimport Context
 from regproxy.dataplane.posix cimport *
 from regproxy.dataplane.status cimport Status
 
