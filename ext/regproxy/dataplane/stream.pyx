@@ -27,16 +27,15 @@ from regproxy.dataplane.answers cimport Answer, Answers
 from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.buffer cimport Buf, buf_append, buf_consume, buf_free
 from regproxy.dataplane.http1 cimport (
-    CHUNK_END, CHUNK_MALFORMED, CHUNK_SIZE_MAX, HEAD_PARTIAL, HEAD_TOO_LARGE,
-    cut_head, decode_chunks, empty_lines, find_field, find_head_end, parse_connect, write_chunk_size,
+    CHUNK_END, CHUNK_MALFORMED, HEAD_PARTIAL, HEAD_TOO_LARGE,
+    cut_head, decode_chunks, empty_lines, find_field, find_head_end, parse_connect,
 )
-from regproxy.dataplane.reactor cimport (
-    BATCH, CROWD_BATCH, FEW, FIRST_BATCH, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Reactor,
-)
+from regproxy.dataplane.reactor cimport SCRATCH_IN, SCRATCH_OUT, Reactor
 from regproxy.dataplane.proxy_protocol cimport (
     PREFACE_BAD, PREFACE_PARTIAL, PREFACE_SOURCE, parse_preface,
 )
 from regproxy.dataplane.records cimport ENCRYPTED_MAX
+from regproxy.dataplane.outgoing cimport OUT_HIGH, Outgoing
 from regproxy.dataplane.tls cimport Conn
 from regproxy.dataplane.tls_contexts cimport Context
 from regproxy.dataplane.posix cimport *
@@ -44,17 +43,8 @@ from regproxy.dataplane.status cimport Status
 
 cdef enum:
     HEADS_PER_EVENT = 64
-    BATCHES_PER_EVENT = 1
-    # A relay stops reading its source when this much waits for a slow receiver.
-    OUT_HIGH = 262144
-    # And no connection has more than this waiting, besides an answer that is in memory as a whole: what a
-    # relay adds at once, with the framing of the smallest chunks, stays below it.
-    OUT_MAX = OUT_HIGH + 2097152
-    CHUNK_HEAD_ROOM = 16
     LINGER_MS = 2000
     LEAVING_MS = 500
-    # The bytes that a socket takes at once, whatever its buffer's size.
-    FITS = 16384
     TLS_HANDSHAKE_BYTE = 0x16
 
 cdef long long live_streams = 0
@@ -71,12 +61,6 @@ cdef double monotonic() noexcept nogil:
     cdef timespec ts
     clock_gettime(CLOCK_MONOTONIC, &ts)
     return <double>ts.tv_sec + <double>ts.tv_nsec * 1e-9
-
-
-cdef int unsent(int fd) noexcept nogil:
-    """Return how many bytes of a TCP socket the peer has not confirmed."""
-    cdef int n = 0
-    return n if ioctl(fd, SIOCOUTQ, &n) == 0 else 0
 
 
 # Which states of reading may follow which, as bits. Who begins to read, whatever it is, has been told (or has
@@ -132,15 +116,16 @@ cdef class Stream(Endpoint):
         self.fd = fd
         self.front = front
         self.head_limit = head_limit
+        self.out = Outgoing(reactor, fd)
         # The interest of a connection that waits for a head, which is how nearly all of them begin.
         reactor.watch(self, EPOLLIN | EPOLLRDHUP)
+        self.out.stream = self
         live_streams += 1
         reactor.streams_open += 1
 
     def __dealloc__(self):
         # A registered stream is held by the reactor, so it can only get here closed.
         buf_free(&self.inb)
-        buf_free(&self.outb)
 
     # --- the Python interface ----------------------------------------------------------------------------
 
@@ -153,7 +138,7 @@ cdef class Stream(Endpoint):
         """Nothing was asked for: between heads, or before the first byte of a handshake."""
         if self.handshaking:
             return not self.fed
-        return self.state == READ_HEAD and self.inb.len == 0 and self.outb.len == 0
+        return self.state == READ_HEAD and self.inb.len == 0 and self.out.waiting.len == 0
 
     @property
     def unannounced(self) -> bool:
@@ -163,7 +148,12 @@ cdef class Stream(Endpoint):
     @property
     def waiting(self) -> int:
         """The number of bytes that the kernel has not taken yet."""
-        return self.outb.len
+        return self.out.waiting.len
+
+    @property
+    def plain_sent(self) -> int:
+        """The number of bytes that were sent so far, before TLS, with those that wait."""
+        return self.out.plain_sent
 
     @property
     def spent(self) -> bool:
@@ -190,7 +180,7 @@ cdef class Stream(Endpoint):
         return text.decode().removeprefix("::ffff:")
 
     def set_send_timeout(self, double seconds) -> None:
-        self.out_timeout = <long>(seconds * 1000)
+        self.out.timeout = <long>(seconds * 1000)
 
     def stand_in(self, Stream client not None) -> None:
         """Be the connection of this client from now on: this is one end of a pair. `peer` is its address."""
@@ -204,7 +194,7 @@ cdef class Stream(Endpoint):
         """
         cdef Buf early = self.inb
         # A socket's own BIO would not see bytes that have been read already.
-        self.tls = Conn(context, host, -1 if early.len else self.fd, is_ip)
+        self.tls = self.out.tls = Conn(context, host, -1 if early.len else self.fd, is_ip)
         memset(&self.inb, 0, sizeof(Buf))
         self.handshaking = True
         self.fed = False
@@ -243,7 +233,7 @@ cdef class Stream(Endpoint):
 
     def watch_idle(self, double timeout) -> bool:
         """Keep an origin's idle connection; False where it already has bytes or its end waiting."""
-        if self.fd < 0 or self.inb.len or self.eof_in or self.rdhup or self.dead:
+        if self.fd < 0 or self.inb.len or self.eof_in or self.rdhup or self.out.dead:
             return False
         if self.tls is not None and not self.tls.drained():
             # No event would report bytes that OpenSSL has read already.
@@ -262,9 +252,9 @@ cdef class Stream(Endpoint):
         event that tells of it. Only one that comes in this very turn of the loop costs another connection.
         """
         cdef char byte
-        if self.state != READ_IDLE or self.fd < 0 or self.dead or self.eof_in or self.rdhup:
+        if self.state != READ_IDLE or self.fd < 0 or self.out.dead or self.eof_in or self.rdhup:
             return False
-        if self.inb.len or self.outb.len or (self.tls is not None and not self.tls.drained()):
+        if self.inb.len or self.out.waiting.len or (self.tls is not None and not self.tls.drained()):
             return False
         return recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
 
@@ -304,31 +294,9 @@ cdef class Stream(Endpoint):
         return self._send(head, body, source, chunked, last)
 
     cdef bint _send(self, bytes head, bytes body, Source source, bint chunked, bint last) except -1:
-        cdef size_t n = len(head), m = len(body), got = 0
-        cdef Reactor r = self.reactor
-        cdef Status status
-        if self.fd < 0 or self.dead:
+        if self.fd < 0 or self.out.dead:
             return False
-        self.closing = self.closing or last
-        self.whole = n + m
-        if n + m > BATCH:
-            self._emit(head, n, False)
-            self._emit_large(body, last and source is None)
-        else:
-            memcpy(r.plain_out, <const char*>head, n)
-            memcpy(r.plain_out + n, <const char*>body, m)
-            if (source is not None and n + m < FIRST_BATCH and not chunked and self.outb.len == 0
-                    and not self._sends_files()):
-                # The head and the first piece of the body go out together.
-                status = source.pull(self, r.plain_out + n + m, FIRST_BATCH - n - m, &got)
-                if status == Status.END:
-                    source = None
-                elif status == Status.AGAIN or status == Status.COLD:
-                    self.source_waiting = True
-            self._emit(r.plain_out, n + m + got, last and source is None)
-        self.source = source
-        self.slow = self.swift = False
-        self.chunked_out = chunked
+        self.out.send_head(head, body, source, chunked, last)
         return self._settled()
 
     def notify_sent(self) -> bool:
@@ -337,15 +305,15 @@ cdef class Stream(Endpoint):
 
     def end_chunks(self) -> bool:
         """Send the last chunk of a body that write_chunk framed; answers as send() does."""
-        if self.fd < 0 or self.dead:
+        if self.fd < 0 or self.out.dead:
             return False
-        self._emit(b"0\r\n\r\n", 5, False)
+        self.out.emit(b"0\r\n\r\n", 5, False)
         return self._settled()
 
     def shut_write(self) -> None:
         """Forward a half-close once everything is out (tunnels)."""
-        if self.fd >= 0 and not self.dead:
-            if self.outb.len:
+        if self.fd >= 0 and not self.out.dead:
+            if self.out.waiting.len:
                 self.shut_later = True
             else:
                 self._shut()
@@ -365,25 +333,21 @@ cdef class Stream(Endpoint):
     cdef int _close(self, bint linger) except -1:
         if self.fd < 0:
             return 0
-        if self.dead:
+        if self.out.dead:
             self._destroy()
             return 0
-        if not self.closing and self.tls is not None and self.tls.established:
-            self._emit(NULL, 0, True)
-        self.closing = True
+        self.out.stop()
         self.linger = linger
-        self.source = None
-        self.source_waiting = False
         self.sink = None
         _set_state(self, READ_PAUSED)
         self.held = False
         self.in_deadline = 0
         self.tell_sent = False
-        if self.fd >= 0 and self.outb.len == 0 and not self.alert_due:
+        if self.fd >= 0 and self.out.waiting.len == 0 and not self.out.alert_due:
             self._drained()
         if self.fd >= 0:
-            if (self.outb.len or self.alert_due) and not self.out_deadline:
-                self.out_deadline = self.reactor.now + (self.out_timeout or LINGER_MS)
+            if (self.out.waiting.len or self.out.alert_due) and not self.out.deadline:
+                self.out.deadline = self.reactor.now + (self.out.timeout or LINGER_MS)
             self._arm()
         return 0
 
@@ -431,17 +395,17 @@ cdef class Stream(Endpoint):
     cdef int on_tick(self, uint64_t now) except -1:
         if self.in_deadline and now > self.in_deadline and not self.held:
             self.in_deadline = 0
-            if self.leaving:
+            if self.out.leaving:
                 self._leave()
-            elif self.closing:
+            elif self.out.closing:
                 self._destroy()
             elif self.state == READ_PREFACE:
                 self._refuse_preface("none came in time")
             else:
                 self.handler.on_timeout("read")
-        elif self.out_deadline and now > self.out_deadline:
-            self.out_deadline = 0
-            if self.closing and not self.tell_sent:
+        elif self.out.deadline and now > self.out.deadline:
+            self.out.deadline = 0
+            if self.out.closing and not self.tell_sent:
                 self.abort()
             else:
                 self.handler.on_timeout("send")
@@ -453,7 +417,6 @@ cdef class Stream(Endpoint):
     cdef int _arm(self) except -1:
         """Tell epoll what we wait for now. Within an event this is done once, at its end."""
         cdef uint32_t want = 0
-        cdef bint sending
         if self.in_event or self.fd < 0:
             return 0
         if not self.rdhup:
@@ -462,15 +425,7 @@ cdef class Stream(Endpoint):
             self.handshaking or (self.state != READ_PAUSED and not self.held and not self.backlog)
         ):
             want |= EPOLLIN
-        sending = self.outb.len > 0 or self.alert_due
-        sending = sending or (self.source is not None and not self.source_waiting)
-        if sending or self.leaving:
-            if self.out_timeout and not self.out_deadline:
-                self.out_deadline = self.reactor.now + self.out_timeout
-        else:
-            # Nothing waits for the receiver: a slow origin, or disk, is not its fault.
-            self.out_deadline = 0
-        if sending and not self.dead:
+        if self.out.sending():
             want |= EPOLLOUT
         if self.hup and not want & EPOLLIN:
             # EPOLLHUP can't be masked; edge-triggered it is told once, and again when we want to read.
@@ -546,7 +501,7 @@ cdef class Stream(Endpoint):
                     status = Status.AGAIN
                     break
             if tls.wire.dest_len:
-                self._transmit(r.wire_out, tls.wire.dest_len)
+                self.out.transmit(r.wire_out, tls.wire.dest_len)
             # Whoever takes the data may use OpenSSL, which forgets why we have failed.
             reason = tls.failure() if status == Status.FAILED else ""
             if filled:
@@ -566,7 +521,7 @@ cdef class Stream(Endpoint):
         self.fed = True
         if first == TLS_HANDSHAKE_BYTE:
             return False
-        self.tls = None
+        self.tls = self.out.tls = None
         self.handshaking = False
         self.in_deadline = 0
         self.handler.on_foreign("plain")
@@ -581,7 +536,7 @@ cdef class Stream(Endpoint):
         tls.wire.dest_len = 0
         status = tls.handshake()
         if tls.wire.dest_len:
-            self._transmit(r.wire_out, tls.wire.dest_len)
+            self.out.transmit(r.wire_out, tls.wire.dest_len)
         if status == Status.AGAIN:
             return 0
         if status == Status.END:
@@ -905,7 +860,7 @@ cdef class Stream(Endpoint):
         return self.fd >= 0
 
     cdef int _on_eof(self, bint clean) except -1:
-        if self.dead:
+        if self.out.dead:
             # Our send() has met the reset, and used its error up: this is no orderly end.
             return 0
         self.eof_in = True
@@ -913,10 +868,10 @@ cdef class Stream(Endpoint):
         if self.state == READ_PREFACE:
             # Balancers look so whether somebody listens.
             return self._destroy()
-        if self.closing or self.state == READ_LINGERING:
-            if self.leaving:
+        if self.out.closing or self.state == READ_LINGERING:
+            if self.out.leaving:
                 return self._leave()
-            if self.outb.len == 0 and not self.alert_due:
+            if self.out.waiting.len == 0 and not self.out.alert_due:
                 return self._destroy()
             return 0
         if self.handshaking:
@@ -958,246 +913,38 @@ cdef class Stream(Endpoint):
 
     # --- outgoing ----------------------------------------------------------------------------------------
 
-    cdef bint _sends_files(self):
-        return self.tls is not None and self.tls.kernel_sends
-
-    cdef int _emit_large(self, bytes body, bint last) except -1:
-        cdef size_t at = 0, n = len(body), k
-        cdef const char* p = body
-        while at < n and not self.dead:
-            k = min(n - at, <size_t>BATCH)
-            self._emit(p + at, k, last and at + k == n)
-            at += k
-        return 0
-
-    cdef int _emit(self, const char* p, size_t n, bint last) except -1:
-        """Send n <= BATCH bytes of plaintext; keep those that the kernel leaves. `last` adds close_notify."""
-        cdef Conn tls = self.tls
-        cdef size_t done = 0
-        cdef Status status = Status.OK
-        self.plain_sent += n
-        if tls is None:
-            return self._transmit(p, n) if n else 0
-        if tls.direct:
-            if tls.kernel_sends:
-                self._transmit(p, n)
-            elif n:
-                if self.outb.len == 0:
-                    status = tls.write(p, n, &done)
-                    self.reactor.wire_bytes_out += done
-                    if status == Status.FAILED or status == Status.END:
-                        return self._send_failed(tls.failure())
-                if done < n:
-                    self._keep(p + done, n - done)
-            if last and not self.dead:
-                self.alert_due = True
-                self._ended()
-            return 0
-        tls.wire.dest = self.reactor.wire_out
-        tls.wire.dest_cap = SCRATCH_OUT
-        tls.wire.dest_len = 0
-        if n:
-            status = tls.write(p, n, &done)
-        if status != Status.OK:
-            return self._send_failed(tls.failure())
-        if last:
-            tls.close_notify()
-        return self._transmit(self.reactor.wire_out, tls.wire.dest_len)
-
-    cdef int _transmit(self, const char* p, size_t n) except -1:
-        """Hand wire bytes to the kernel, or append them to those that wait for it."""
-        cdef ssize_t k = 0
-        if n == 0:
-            return 0
-        if self.outb.len == 0:
-            k = send(self.fd, p, n, MSG_NOSIGNAL)
-            if k < 0:
-                if errno != EAGAIN and errno != EINTR:
-                    return self._send_failed(strerror(errno).decode())
-                k = 0
-            self.reactor.wire_bytes_out += k
-        if <size_t>k < n:
-            self.out_deadline = self.reactor.now + self.out_timeout if self.out_timeout else 0
-            return self._keep(p + k, n - k)
-        return 0
-
-    cdef int _keep(self, const char* p, size_t n) except -1:
-        """Queue n bytes for the kernel; give up a connection with too many queued."""
-        if self.outb.len + n > OUT_MAX + self.whole:
-            return self._send_failed("the peer does not read: too many bytes wait for it")
-        return buf_append(&self.outb, p, n)
-
-    cdef bint _flush(self) except -1:
-        """Send the waiting bytes; True when none are left."""
-        cdef ssize_t k
-        cdef size_t done = 0
-        cdef Status status
-        if self.outb.len == 0:
-            return self._ended()
-        if self.tls is not None and self.tls.direct and not self.tls.kernel_sends and not self.handshaking:
-            status = self.tls.write(self.outb.data + self.outb.start, self.outb.len, &done)
-            if status == Status.FAILED or status == Status.END:
-                self._send_failed(self.tls.failure())
-                return False
-            k = <ssize_t>done
-        else:
-            k = send(self.fd, self.outb.data + self.outb.start, self.outb.len, MSG_NOSIGNAL)
-            if k < 0:
-                if errno != EAGAIN and errno != EINTR:
-                    self._send_failed(strerror(errno).decode())
-                    return False
-                k = 0
-        if k:
-            self.reactor.wire_bytes_out += k
-            buf_consume(&self.outb, k)
-            self.out_deadline = 0
-            if self.outb.len and self.out_timeout:
-                self.out_deadline = self.reactor.now + self.out_timeout
-        return self.outb.len == 0 and self._ended()
-
-    cdef bint _ended(self) except -1:
-        """Send the closure alert that is due; True when none is."""
-        if self.alert_due and self.outb.len == 0:
-            if self.tls.kernel_sends and self.plain_sent > FITS:
-                self.leaving = unsent(self.fd) or 1
-            self.alert_due = self.tls.close_notify() == Status.AGAIN
-        return not self.alert_due
-
     cdef int _leave(self) except -1:
         """Close where the peer has taken everything, else check again later."""
-        cdef int left = unsent(self.fd)
-        if left == 0 and self.outb.len == 0 and not self.alert_due:
+        if self.out.confirmed():
             return self._destroy()
-        if left != self.leaving:
-            self.out_deadline = self.reactor.now + self.out_timeout if self.out_timeout else 0
-        self.leaving = left or 1
         self.in_deadline = self.reactor.now + LEAVING_MS
         return 0
 
     cdef int _writable(self) except -1:
-        if self.dead or not self._flush():
+        if self.out.dead or not self.out.flush():
             return 0
-        if self.source is not None and not self.source_waiting:
+        if self.out.source is not None and not self.out.source_waiting:
             self._pump()
-        if self.fd >= 0 and self.outb.len == 0 and self.source is None and not self.dead:
+        if self.fd >= 0 and self.out.all_sent() and not self.out.dead:
             self._drained()
         return 0
 
     cdef int _pump(self) except -1:
-        """Move up to a few batches of the source; then the other connections have their turn."""
-        cdef int _i
-        for _i in range(BATCHES_PER_EVENT):
-            self.out_deadline = 0
-            if self._sends_files() and not self.chunked_out:
-                self._pump_file()
-            elif self.source.drains:
-                self._pump_drain()
-            else:
-                self._pump_batch()
-            if self.fd < 0 or self.dead or self.outb.len or self.source is None or self.source_waiting:
-                return 0
-        return 0
-
-    cdef int _pump_batch(self) except -1:
-        cdef char* p = self.reactor.plain_out
-        cdef char* body = p + CHUNK_HEAD_ROOM
-        cdef size_t n = 0, k = 0
-        cdef char size_line[CHUNK_SIZE_MAX]
-        cdef bint over
-        cdef Source source = self.source
-        cdef Status status
-        if self.tls is not None:
-            # More than what went out with the head: a large body.
-            self.tls.take_over()
-        if self.slow:
-            n = SLOW_BATCH
-        elif self.reactor.crowd > FEW:
-            n = CROWD_BATCH
-        else:
-            n = BATCH if self.swift else FIRST_BATCH
-        status = source.pull(self, body, n, &n)
-        if status == Status.FAILED:
-            self.source = None
-            self.handler.on_source_failed(source_reason(source))
-            return 0
-        if status == Status.AGAIN or status == Status.COLD:
-            self.source_waiting = True
-            return 0
-        over = status == Status.END
-        if self.chunked_out:
-            if n:
-                k = write_chunk_size(size_line, n)
-                memcpy(body - k, size_line, k)
-                memcpy(body + n, b"\r\n", 2)
-                n += 2
-            if over:
-                memcpy(body + n, b"0\r\n\r\n", 5)
-                n += 5
-        if over:
-            self.source = None
-        self._emit(body - k, n + k, over and self.closing)
-        self.slow = self.outb.len > 0
-        self.swift = not self.slow
-        return 0
-
-    cdef int _pump_file(self) except -1:
-        cdef int fd
-        cdef long offset
-        cdef size_t n = 0
-        cdef ssize_t k
-        cdef Source source = self.source
-        cdef Status status = source.span(self, &fd, &offset, &n)
-        if status == Status.FAILED:
-            return self._source_failed(source_reason(source))
-        if status == Status.AGAIN or status == Status.COLD:
-            self.source_waiting = True
-            return 0
-        if status == Status.END:
-            self.source = None
-            if self.closing:
-                self._emit(NULL, 0, True)
-            return 0
-        k = sendfile(self.fd, fd, &offset, n)
-        if k == 0:
-            return self._source_failed("the file was cut")
-        if k > 0:
-            source.advance(k)
-            self.plain_sent += k
-            self.reactor.wire_bytes_out += k
-        elif errno == EIO:
-            return self._source_failed(f"reading the cache failed: {strerror(errno).decode()}")
-        elif errno != EAGAIN and errno != EINTR:
-            return self._send_failed(strerror(errno).decode())
-        return 0
-
-    cdef int _pump_drain(self) except -1:
-        """Let the source write to the socket what it takes."""
-        cdef ssize_t n = 0
-        cdef Status status = self.source.drain(self.fd, &n)
-        if status == Status.FAILED:
-            return self._send_failed(strerror(-n).decode())
-        self.plain_sent += n
-        self.reactor.wire_bytes_out += n
-        if status == Status.END:
-            self.source = None
-        return 0
-
-    cdef int _source_failed(self, str reason) except -1:
-        self.source = None
-        self.handler.on_source_failed(reason)
+        if self.out.pump() == Status.FAILED:
+            self.handler.on_source_failed(self.out.reason)
         return 0
 
     cdef int _drained(self) except -1:
         cdef Endpoint feeder = self.feeder
-        self.out_deadline = 0
+        self.out.deadline = 0
         if feeder is not None:
             self.feeder = None
             feeder.resume()
         if self.shut_later:
             self.shut_later = False
             self._shut()
-        if self.closing:
-            if self.leaving and self.state != READ_LINGERING:
+        if self.out.closing:
+            if self.out.leaving and self.state != READ_LINGERING:
                 # close() and shutdown() drop what the kernel has encrypted and not yet given to TCP. How much
                 # that is it does not tell, but it is nothing once TCP's own queue has had time to run empty.
                 _set_state(self, READ_LINGERING)
@@ -1219,9 +966,9 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef bint _settled(self) except -1:
-        if self.dead:
+        if self.out.dead:
             return False
-        if self.outb.len == 0 and self.source is None:
+        if self.out.all_sent():
             return True
         self.tell_sent = True
         self._arm()
@@ -1229,56 +976,41 @@ cdef class Stream(Endpoint):
 
     cdef int wake(self) except -1:
         """Go on sending: the source has more."""
-        if self.source_waiting:
-            self.source_waiting = False
+        if self.out.source_waiting:
+            self.out.source_waiting = False
             self._arm()
         return 0
 
     cdef size_t offer(self, const char* p, size_t n) except? 0:
-        """Send up to n bytes of what the waiting source would have pulled next; how many were taken.
-
-        The bytes are in memory just now, so that the way through the file is saved; only a stream whose
-        source has caught up, and which has nothing else waiting, takes any.
-        """
-        cdef size_t at = 0, k
-        if self.fd < 0 or self.dead or not self.source_waiting or self.chunked_out or self.outb.len:
-            return 0
-        while at < n and not self.dead and self.outb.len == 0:
-            k = min(n - at, <size_t>BATCH)
-            self._emit(p + at, k, False)
-            at += k
-        return at
+        """Send up to n bytes of what the waiting source would have pulled next; how many were taken."""
+        return self.out.offer(p, n)
 
     cdef Status write(self, Endpoint feeder, const char* p, size_t n) except Status.EXC:
         """Relay n bytes; AGAIN: enough waits here already, `feeder` is resumed when that is sent."""
-        cdef size_t at = 0, k
-        if self.fd < 0 or self.dead:
+        if self.fd < 0 or self.out.dead:
             return Status.FAILED
-        while at < n and not self.dead:
-            k = min(n - at, <size_t>BATCH)
-            self._emit(p + at, k, False)
-            at += k
-        if self.outb.len > OUT_HIGH:
+        self.out.emit_all(p, n, False)
+        if self.out.waiting.len > OUT_HIGH:
             self.feeder = feeder
             self._arm()
             return Status.AGAIN
-        if self.outb.len:
+        if self.out.waiting.len:
             self._arm()
         return Status.OK
 
     cdef bint can_drain(self):
         """Check whether a source's drain() may write to the socket now: nothing waits that goes before it."""
-        return self.fd >= 0 and not self.dead and self.outb.len == 0 and self.source is None
+        return self.fd >= 0 and not self.out.dead and self.out.all_sent()
 
     cdef bint send_from(self, Endpoint feeder, Source source) except -1:
         """Relay from a source that drains, now; False: not all went, `feeder` is resumed when it has.
 
         Only where can_drain() says so.
         """
-        self.source = source
-        self.source_waiting = False
+        self.out.source = source
+        self.out.source_waiting = False
         self._pump()
-        if self.fd < 0 or self.dead or (self.source is None and self.outb.len == 0):
+        if self.fd < 0 or self.out.dead or self.out.all_sent():
             return True
         self.feeder = feeder
         self._arm()
@@ -1286,19 +1018,9 @@ cdef class Stream(Endpoint):
 
     cdef Status write_chunk(self, Endpoint feeder, const char* p, size_t n) except Status.EXC:
         """Relay n bytes as chunks of the chunked coding."""
-        cdef char* out = self.reactor.plain_out
-        cdef size_t at = 0, k, h
-        cdef char size_line[CHUNK_SIZE_MAX]
-        if self.fd < 0 or self.dead:
+        if self.fd < 0 or self.out.dead:
             return Status.FAILED
-        while at < n and not self.dead:
-            k = min(n - at, <size_t>(BATCH - 32))
-            h = write_chunk_size(size_line, k)
-            memcpy(out, size_line, h)
-            memcpy(out + h, p + at, k)
-            memcpy(out + h + k, b"\r\n", 2)
-            self._emit(out, h + k + 2, False)
-            at += k
+        self.out.emit_chunks(p, n)
         return self.write(feeder, NULL, 0)
 
     cdef int _shut(self) except -1:
@@ -1308,22 +1030,9 @@ cdef class Stream(Endpoint):
 
     # --- the end -----------------------------------------------------------------------------------------
 
-    cdef int _send_failed(self, str reason) except -1:
-        """Report from the loop that the peer is gone: the handler may be in the middle of sending."""
-        if not self.dead:
-            self.dead = True
-            buf_free(&self.outb)
-            self.source = None
-            self.reactor.loop.call_soon(self._report_dead, reason)
-        return 0
-
-    def _report_dead(self, str reason):
-        if self.fd >= 0:
-            self._broken(reason)
-
     cdef int _broken(self, str reason) except -1:
         handler = self.handler
-        closing = self.closing
+        closing = self.out.closing
         self._destroy()
         if handler is not None and not (closing and not self.tell_sent):
             handler.on_closed(reason)
@@ -1340,10 +1049,9 @@ cdef class Stream(Endpoint):
         live_streams -= 1
         self.reactor.streams_open -= 1
         buf_free(&self.inb)
-        buf_free(&self.outb)
+        self.out.close()
         _set_state(self, READ_PAUSED)
         self.tls = None
-        self.source = None
         self.sink = None
         self.handler = None
         self.on_welcome = self.on_refused = None
@@ -1353,7 +1061,3 @@ cdef class Stream(Endpoint):
             # Its next push fails, which tells the feeder's own handler.
             feeder.resume()
         return 0
-
-
-cdef str source_reason(Source source):
-    return getattr(source, "reason", "") or "the body can't be completed"
