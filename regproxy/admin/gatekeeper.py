@@ -18,7 +18,7 @@ from typing import Annotated, Final, Protocol
 import msgspec
 from msgspec import Meta
 
-from regproxy.admin import cookies
+from regproxy.admin import cookies, proofs
 from regproxy.admin.operations import Operation
 from regproxy.admin.replies import Problem
 from regproxy.admin.tokens import Tokens
@@ -91,8 +91,22 @@ class Gatekeeper:
         self._check_address(local=is_loopback(peer))
         if request.get(b"origin") is not None or request.get(b"sec-fetch-site") is not None:
             check_same_origin(request)
-        token = await self._judge(text.strip(), peer)
+        token = await self._judge(_is(text.strip()), peer)
         return cookies.issue(token, request.authority, self._clock())
+
+    async def prove(self, proof: str, address: str, nonce: str, request: Request, peer: str) -> str:
+        """Return the proof that a client asks for which has proven that it knows a token.
+
+        `address`: where the client has found this proxy. Raises Problem 401, 403 and 429.
+        """
+        self._check_address(local=is_loopback(peer))
+        if request.get(b"origin") is not None or request.get(b"sec-fetch-site") is not None:
+            check_same_origin(request)
+
+        def is_proven(token: Token) -> bool:
+            return proofs.is_same(proof, proofs.proof_of_client(token, address, nonce))
+
+        return proofs.proof_of_proxy(await self._judge(is_proven, peer), address, nonce)
 
     async def knows(self, visitor: Visitor) -> bool:
         """Return whether what a visitor was let in by is still good: for an answer that goes on."""
@@ -110,7 +124,7 @@ class Gatekeeper:
         scheme, _, text = shown[0].decode("latin-1").partition(" ")
         if len(shown) > 1 or scheme.lower() != "bearer" or not text.strip():
             raise _unknown("one token is needed: Authorization: Bearer TOKEN")
-        token = await self._judge(text.strip(), peer)
+        token = await self._judge(_is(text.strip()), peer)
         return Visitor(token.scope, peer, token=token)
 
     async def _by_cookie(self, request: Request, peer: str) -> Visitor | None:
@@ -127,22 +141,19 @@ class Gatekeeper:
         tokens, local = await self._tokens.current(), is_loopback(peer)
         return [token for token in tokens if local or not token.local]
 
-    async def _judge(self, text: str, peer: str) -> Token:
-        """Return the token that `text` is. Raises Problem 401, 429."""
-        mark = hashlib.sha256(text.encode("utf-8", "replace")).digest()
+    async def _judge(self, is_shown: Callable[[Token], bool], peer: str) -> Token:
+        """Return the token that was shown. Raises Problem 401, 429."""
         address = client_of(peer)
-        if mark not in self._right:
-            await self._wait(address)
-        found = None
-        for token in await self._good_for(peer):
-            # Of digests, which have one length: nothing of a token is told by time.
-            if hmac.compare_digest(hashlib.sha256(token.text.encode()).digest(), mark):
-                found = token
+        right = [token for token in await self._good_for(peer) if _mark(token.text) in self._right]
+        found = _shown(right, is_shown)
+        if found is not None:
+            return found
+        await self._wait(address)
+        found = _shown(await self._good_for(peer), is_shown)
         if found is None:
-            self._right.discard(mark)
             self._refuse(address)
             raise _unknown("unknown token", error=True)
-        if mark not in self._right:
+        if (mark := _mark(found.text)) not in self._right:
             # Few: each of them was right once.
             self._right.add(mark)
             self._counters.admin_login("accepted")
@@ -171,6 +182,23 @@ class Gatekeeper:
         self._counters.admin_login("refused")
         if self._seldom.lets(address, now):
             log.warning("%s: a wrong token for the admin port", address)
+
+
+def _mark(text: str) -> bytes:
+    """Return a digest: they have one length, so that nothing of a token is told by time."""
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()
+
+
+def _is(text: str) -> Callable[[Token], bool]:
+    """Return what says whether a token is this one."""
+    mark = _mark(text)
+    return lambda token: hmac.compare_digest(_mark(token.text), mark)
+
+
+def _shown(tokens: list[Token], is_shown: Callable[[Token], bool]) -> Token | None:
+    """Return the token that was shown. Each of them is compared, whichever it is."""
+    found = [token for token in tokens if is_shown(token)]
+    return found[-1] if found else None
 
 
 def check_same_origin(request: Request) -> None:

@@ -80,6 +80,8 @@ def _operation(
     if operation.description:
         made["description"] = operation.description
     made["tags"] = [operation.path.removeprefix(f"{API}/").partition("/")[0]]
+    if operation.scope is Scope.OPEN:
+        made["security"] = []
     if operation.scope is Scope.LOCAL:
         made["security"] = [{"token": []}, {"cookie": []}, {}]
     made["x-scope"] = operation.scope.value

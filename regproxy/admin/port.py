@@ -129,8 +129,13 @@ class AdminPort:
 
     # --- the table ---------------------------------------------------------------------------------------
 
-    async def serve(self, request: Request, peer: str, read: ReadBody) -> Reply | Streamed:
-        """Answer a request for anything else. `read` reads its body, once it is known to be wanted."""
+    async def serve(
+        self, request: Request, peer: str, read: ReadBody, here: tuple[str, int] = ("", 0)
+    ) -> Reply | Streamed:
+        """Answer a request for anything else. `read` reads its body, once it is known to be wanted.
+
+        `here`: the address that `peer` has connected to.
+        """
         path, _, query = request.path.partition("?")
         visitor: Visitor | None = None
         try:
@@ -139,7 +144,9 @@ class AdminPort:
             visitor = await self._gatekeeper.admit(operation, request, peer)
             asked = read_query(operation, query)
             body = await self._body(operation, visitor, request, read)
-            call: Call[Any, Any] = Call(operation, parameters, asked, body, visitor, request, self._cursors)
+            call: Call[Any, Any] = Call(
+                operation, parameters, asked, body, visitor, request, self._cursors, here
+            )
             reply = await self._answer(route, call)
         except Problem as problem:
             reply = await self._refusal(problem, request, visitor)

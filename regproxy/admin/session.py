@@ -79,7 +79,7 @@ class AdminSession:
         self._answer(await self._port.scrape(), request.method)
 
     async def _serve(self, request: Request) -> None:
-        reply = await self._port.serve(request, self._stream.peer, self._read)
+        reply = await self._port.serve(request, self._stream.peer, self._read, self._stream.here)
         if isinstance(reply, Streamed):
             await self._send_chunks(reply, request)
         else:

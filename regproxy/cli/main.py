@@ -23,9 +23,10 @@ from regproxy.config import settings as configuration
 from regproxy.config.settings import Config, ConfigErrors
 from regproxy.core.errors import ConfigError
 
+_NAMES: Final = ("cache", "ca", "doctor", "logs", "offline", "policy", "quota", "setup", "top")
 # The commands of other modules, and these modules.
 MODULES: Final = {
-    **{name: name for name in ("cache", "ca", "doctor", "logs", "policy", "quota", "setup", "top")},
+    **{name: name for name in _NAMES},
     "man": "manual",
 }
 

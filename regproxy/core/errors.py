@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 
 class RegproxyError(Exception):
     """Any error of regproxy. `status` is the HTTP status, `code` the OCI error code of its answer.
@@ -71,14 +73,24 @@ class StoreError(RegproxyError):
 
 
 class UpstreamError(RegproxyError):
-    """The origin could not be asked, or its answer can't be used."""
+    """The origin could not be asked, or its answer can't be used.
+
+    `told`: a line of the log has said why already, for all requests that this ends.
+    """
 
     status = 502
     code = "UNAVAILABLE"
+    told = False
 
 
 class ConnectFailed(UpstreamError):
     """No connection to the origin: name resolution, TCP or TLS."""
+
+
+class UnknownCA(ConnectFailed):
+    """The origin's certificate is not signed by a CA that the proxy knows. It is logged where it is found."""
+
+    told = True
 
 
 class UpstreamTimeout(UpstreamError):
@@ -168,3 +180,8 @@ class Unsatisfiable(RegproxyError):
     def __init__(self, total: int) -> None:
         super().__init__(f"the range lies outside of the {total} bytes")
         self.total = total
+
+
+def log_level(error: object, usual: int = logging.WARNING) -> int:
+    """Return the level at which what comes of an error is logged: a cause that was told is told once."""
+    return logging.DEBUG if isinstance(error, UpstreamError) and error.told else usual

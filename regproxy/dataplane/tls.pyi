@@ -1,6 +1,8 @@
-from typing import Self
+from typing import Final, Self
 
 from regproxy.dataplane.tls_contexts import Context
+
+UNKNOWN_CA: Final[str]
 
 class Conn:
     def __new__(cls, context: Context, host: bytes, fd: int = -1, is_ip: bool = False) -> Self: ...

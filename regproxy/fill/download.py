@@ -26,8 +26,10 @@ from regproxy.core.errors import (
     RateLimited,
     RegproxyError,
     StoreError,
+    UnknownCA,
     UpstreamError,
     UpstreamTimeout,
+    log_level,
 )
 from regproxy.dataplane.growing_file import GrowingFile
 from regproxy.dataplane.inotify import Watch
@@ -318,7 +320,8 @@ def _say_broken(fill: Fill, part: Part, bodies: Bodies, error: RegproxyError) ->
         "asked": asked,
         "reason": word_for(error),
     }
-    log.warning(
+    log.log(
+        log_level(error),
         "the download of %s in %s of %s failed with %d of %s bytes, after %d requests%s: %s",
         *(wanted.target.reference, wanted.target.repository, wanted.origin.name, fields["bytes"]),
         *(growth.total if growth.total >= 0 else "unknown", bodies.attempts),
@@ -367,6 +370,8 @@ def word_for(error: RegproxyError) -> str:
         return "busy"
     if isinstance(error, OffLimits):
         return "forbidden"
+    if isinstance(error, UnknownCA):
+        return "untrusted"
     return "upstream"
 
 
@@ -383,6 +388,7 @@ def failure(word: str, reason: str) -> UpstreamError:
         "timeout": UpstreamTimeout,
         "busy": Busy,
         "forbidden": OffLimits,
+        "untrusted": UnknownCA,
     }
     return kinds.get(word, UpstreamError)(reason)
 

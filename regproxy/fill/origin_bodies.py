@@ -24,6 +24,7 @@ from regproxy.core.errors import (
     RateLimited,
     UpstreamError,
     UpstreamTimeout,
+    log_level,
 )
 from regproxy.dataplane.growing_file import GrowingFile, RangeWriter
 from regproxy.fill.fill import CacheRequest, UpstreamAnswer
@@ -184,11 +185,11 @@ class Bodies:
             try:
                 fetched = await self.ask(start, stop)
             except (ConnectionLost, ConnectFailed) as error:
-                if attempt and isinstance(error, ConnectFailed):
+                if isinstance(error, ConnectFailed) and (attempt or error.told):
                     raise  # it is down
                 if isinstance(error, ConnectionLost) and self._wanted.target.kind is Kind.TAG:
                     raise  # see Tags
-                log.info("%s: asked again: %s", self.host, error)
+                log.log(log_level(error, logging.INFO), "%s: asked again: %s", self.host, error)
             else:
                 status, led = fetched.response.status, fetched.origin != fetched.place
                 # Where a redirect has led to, that was asked again already: see Backoff.
@@ -273,7 +274,8 @@ class Bodies:
         self._failures += 1
         about = {"registry": self._wanted.origin.name, "digest": self._wanted.target.reference}
         name = f"{self._wanted.origin.name}: {self._wanted.target.reference}"
-        log.info("%s: %s; asked again in %.1f s", name, error, delay, extra=about)
+        level = log_level(error, logging.INFO)
+        log.log(level, "%s: %s; asked again in %.1f s", name, error, delay, extra=about)
         await asyncio.sleep(delay)
 
     def _time_left(self) -> float:

@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from regproxy.config.origin_tables import Mirror, OriginSettings, Scheme
+from regproxy.config.origin_tables import Mirror, OriginSettings, Scheme, label_of
 from regproxy.config.parent_proxy import ParentProxy
 from regproxy.config.settings import Config
 from regproxy.config.values import ANY_PORT, HostRule
@@ -65,6 +65,14 @@ class Origins:
     def settings(self, origin: Origin) -> OriginSettings:
         """Return an origin's settings."""
         return self._of(origin.host, origin.port)
+
+    def ca_setting(self, origin: Origin) -> str:
+        """Return what the setting is called that names a file of CAs to trust at an origin."""
+        own, keys = self._tables.own, ((origin.host, origin.port), (origin.host, None))
+        key = next((key for key in keys if key in own), None)
+        if key is None or own[key].ca_file == self._tables.default.ca_file:
+            return "REGPROXY_UPSTREAM_CA_FILE"
+        return f"ca_file of [{label_of(key)}]"
 
     def _of(self, host: str, port: int) -> OriginSettings:
         own = self._tables.own

@@ -85,12 +85,12 @@ def build(
     events = Events(status, live, gatekeeper, quick)
     registries = Registries(services, live, quick)
     inventory, cache_jobs = cache_endpoints(services, root, record, jobs)
-    parts = (status, live, registries, inventory, cache_jobs)
+    control = Control(services, directories, reloads, threads)
+    parts = (status, live, registries, inventory, cache_jobs, control)
     endpoints = (
         *(Description(document), Sessions(gatekeeper, pages.login), status, Activity(live)),
         *(registries, AuditTail(config), RuleQuestions(explanations), events),
-        Control(services, directories, reloads, threads),
-        *(inventory, cache_jobs),
+        *(control, inventory, cache_jobs),
         *web_endpoints(pages, services, root, record.workers, threads, *parts),
     )
     assert tuple(map(type, endpoints)) == ENDPOINTS

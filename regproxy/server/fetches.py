@@ -6,7 +6,14 @@ import asyncio
 import logging
 from typing import Final
 
-from regproxy.core.errors import DigestMismatch, NotShown, NotUnderstood, Unsatisfiable, UpstreamError
+from regproxy.core.errors import (
+    DigestMismatch,
+    NotShown,
+    NotUnderstood,
+    Unsatisfiable,
+    UpstreamError,
+    log_level,
+)
 from regproxy.dataplane.sources import FileSource
 from regproxy.fill.fill import Fill
 from regproxy.fill.fills import NO_TYPE, CacheRequest, Opened, UpstreamAnswer
@@ -182,7 +189,7 @@ class Fetches:
 
     def _serve_stale(self, exchange: Exchange, held: Held, error: object) -> None:
         """Answer with what is held where the registry is in trouble: clients go on with what they pull."""
-        log.warning("%s %s: answered from the cache: %s", exchange.host, exchange.uri, error)
+        log.log(log_level(error), "%s %s: answered from the cache: %s", exchange.host, exchange.uri, error)
         self._hits.serve(exchange, held, "STALE")
 
     def _relay_head(self, exchange: Exchange, route: Route, wanted: CacheRequest, response: Response) -> None:

@@ -16,7 +16,7 @@ from typing import Final
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from regproxy.core.errors import NotUnderstood, OnHold, Refused, UpstreamError
+from regproxy.core.errors import NotUnderstood, OnHold, Refused, UpstreamError, log_level
 from regproxy.core.lru import Bounded
 from regproxy.fill.fill import CacheRequest
 from regproxy.http.origin import Origin
@@ -321,7 +321,8 @@ class ImagePolicy:
         try:
             verdict = await self._signatures.check(*where, route.shared.request)
         except UpstreamError as error:
-            log.warning("%s: whether %s is signed can't be told: %s", origin.host, need.digest, error)
+            text = "%s: whether %s is signed can't be told: %s"
+            log.log(log_level(error), text, origin.host, need.digest, error)
             return Outcome(False, "whether it is signed can't be told now", pending=True)
         return Outcome(verdict.signed, verdict.reason)
 

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Final
 
-from regproxy.core.errors import BadResponse, UpstreamError, UpstreamTimeout
+from regproxy.core.errors import BadResponse, UpstreamError, UpstreamTimeout, log_level
 from regproxy.dataplane.sinks import StreamSink, TeeSink
 from regproxy.http.messages import Request, Response
 from regproxy.http.origin import Origin
@@ -137,7 +137,7 @@ class Passthrough:
         """Answer /v2/ for a registry that is down: clients ask for it before they ask for cached content."""
         if target.kind is not Kind.PING:
             return False
-        log.warning("%s: answering /v2/ in its place: %s", exchange.host, error)
+        log.log(log_level(error), "%s: answering /v2/ in its place: %s", exchange.host, error)
         self._responder.pong(exchange, "STALE")
         return True
 

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import Final
 
-from regproxy.core.errors import RegproxyError
+from regproxy.core.errors import RegproxyError, log_level
 from regproxy.dataplane.sources import FileSource
 from regproxy.dataplane.tally import Use
 from regproxy.fill.fill import UpstreamAnswer
@@ -320,7 +320,8 @@ class Responder:
         """Answer with the error of a request's task, or cut the connection where the answer has begun."""
         if not exchange.stream.open:
             return
-        log.warning("%s %s: %s", exchange.host, exchange.uri, error, extra=self.about(exchange))
+        about = self.about(exchange)
+        log.log(log_level(error), "%s %s: %s", exchange.host, exchange.uri, error, extra=about)
         if exchange.status:
             self.cut(exchange)
         else:

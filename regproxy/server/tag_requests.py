@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from msgspec import Struct
 
 from regproxy.cache.blobs import Blob
-from regproxy.core.errors import NotUnderstood, UpstreamError
+from regproxy.core.errors import NotUnderstood, UpstreamError, log_level
 from regproxy.fill.fills import CacheRequest, UpstreamAnswer
 from regproxy.fill.tag_request import TagAsk
 from regproxy.policy.verdicts import STALE_ON
@@ -197,7 +197,7 @@ class TagRequests:
         gone = status == 404 and kept
         if status and status not in STALE_ON and not gone:
             return None
-        log.warning("%s %s: serving a stale copy: %s", exchange.host, exchange.uri, error)
+        log.log(log_level(error), "%s %s: serving a stale copy: %s", exchange.host, exchange.uri, error)
         return _of_copy(copy, "STALE")
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from msgspec import Struct, field
 
-from regproxy.core.errors import Busy, CircuitOpen, RateLimited, UpstreamError, UpstreamTimeout
+from regproxy.core.errors import Busy, CircuitOpen, RateLimited, UpstreamError, UpstreamTimeout, log_level
 from regproxy.http.origin import Origin
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class _Circuit(Struct):
     until: float = 0.0
     probe: float = -math.inf
     cause: str = ""
+    told: bool = False
 
 
 class _Dials(Struct):
@@ -91,11 +92,13 @@ class Breakers:
             return
         self._counters.circuit_refused(origin.name)
         when = f"in {math.ceil(wait)} s" if wait > 0 else "just now"
-        raise CircuitOpen(
+        error = CircuitOpen(
             f"{origin.name} is not asked: it has failed {circuit.failures} times in a row, at last with"
             f' "{circuit.cause}"; the next attempt is made {when}',
             max(math.ceil(wait), 1),
         )
+        error.told = circuit.told
+        raise error
 
     def failed(self, origin: Origin, error: UpstreamError) -> None:
         """Note a request without a head: no connection, no TLS, or no answer in time. `error` says why."""
@@ -103,7 +106,7 @@ class Breakers:
             return  # the origin was not asked
         circuit = self._circuits.get(origin) or self._new(origin)
         now = self._clock()
-        circuit.cause = str(error)
+        circuit.cause, circuit.told = str(error), error.told
         if circuit.until > now:
             return  # sent before it was opened
         circuit.failures += 1
@@ -113,7 +116,7 @@ class Breakers:
         seconds = circuit.seconds * (1.0 - JITTER * self._rng.random())
         first, circuit.until, circuit.probe = not circuit.until, now + seconds, -math.inf
         log.log(
-            logging.WARNING if first else logging.DEBUG,
+            log_level(error) if first else logging.DEBUG,
             *("%s failed %d times in a row: %s; asked again in %.1f s", origin.name, circuit.failures),
             *(error, seconds),
         )

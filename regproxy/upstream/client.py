@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from regproxy.auth.authorizer import Authorizer, Exchange, Grant, client_grant
 from regproxy.auth.token_loans import MayHave
-from regproxy.core.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout
+from regproxy.core.errors import BadResponse, Refused, UpstreamError, UpstreamTimeout, log_level
 from regproxy.core.lru import Bounded, Seldom
 from regproxy.core.request_context import Attributes, current_span, within
 from regproxy.http.forwarding import upstream_head
@@ -408,7 +408,8 @@ class Upstream:
                     place, _anonymous(request), method, replace(ask, patient=False, lends=True)
                 )
             except (UpstreamError, Refused) as error:
-                log.info("%s: the mirror %s: %s", origin.host, place.origin.host, error)
+                level = log_level(error, logging.INFO)
+                log.log(level, "%s: the mirror %s: %s", origin.host, place.origin.host, error)
                 continue
             if place.settles(fetched.response.status):
                 return fetched

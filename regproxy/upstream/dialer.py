@@ -14,13 +14,22 @@ from typing import Final, Protocol
 import aiohappyeyeballs
 from msgspec import Struct
 
+from regproxy.config.origin_tables import OriginSettings
 from regproxy.config.settings import Address, Config
 from regproxy.core.addresses import Reach, as_address, client_of, is_loopback, reach_of
-from regproxy.core.errors import ConnectFailed, OffLimits, Refused, RegproxyError, UpstreamTimeout
+from regproxy.core.errors import (
+    ConnectFailed,
+    OffLimits,
+    Refused,
+    RegproxyError,
+    UnknownCA,
+    UpstreamTimeout,
+)
 from regproxy.core.lru import Seldom
 from regproxy.core.own_addresses import is_own_address
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.stream import Stream
+from regproxy.dataplane.tls import UNKNOWN_CA
 from regproxy.http.origin import Origin
 from regproxy.policy.interception import Interception
 from regproxy.policy.origins import Origins, Way
@@ -108,10 +117,27 @@ class Dialer:
         except TimeoutError:
             connection.abort()
             raise UpstreamTimeout(f"{origin.host}:{origin.port}: the TLS handshake took too long") from None
+        except ConnectFailed as error:
+            connection.abort()
+            if UNKNOWN_CA in str(error):
+                raise self._unknown_ca(origin, settings, error) from None
+            raise
         except BaseException:
             connection.abort()
             raise
         return connection
+
+    def _unknown_ca(self, origin: Origin, settings: OriginSettings, error: ConnectFailed) -> UnknownCA:
+        """Return the error for a certificate by a CA that is not known, and log it, once a minute for each
+        origin: every request to it fails for that.
+        """
+        name = self._origins.ca_setting(origin)
+        how = f"{'add that CA to the file' if settings.ca_file else 'name a file with that CA'} in {name}"
+        why = str(error).removeprefix(f"{origin.host}: ").replace(f"{UNKNOWN_CA}, ", "")
+        text = f"its certificate is not signed by a CA that this proxy knows: {how} ({why})"
+        if self._seldom.lets((UNKNOWN_CA, origin.name), time.monotonic()):
+            log.warning("%s: %s", origin.name, text)
+        return UnknownCA(f"{origin.name}: {text}")
 
     async def dial(self, host: str, port: int, timeout: float) -> tuple[int, str]:
         """Return a connected socket's fd, which the caller then owns, and the peer's address.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.admin_api import AdminApi, check, document
+from tests.support.cache_command import environment
 from tests.support.client import Client
 from tests.support.images import MANIFEST, digest_of, make_image
 from tests.support.origin import Answer, Origin, blob_answer
@@ -22,6 +25,7 @@ from tests.support.two_workers import Pair, stopped
 
 StartProxy = Callable[..., Proxy]
 ACCEPT = [("Accept", MANIFEST)]
+PROOF = "/api/v1/proof"  # is for those who show no token yet
 RULE = """
 [[rule]]
 name = "no-leaks"
@@ -82,6 +86,16 @@ def held_blob(origin: Origin, seed: int, hold: threading.Event) -> tuple[str, st
     return digest, path, body
 
 
+def offline(proxy: Proxy, word: str) -> dict[str, object]:
+    """Return what `regproxy offline` says beside this proxy."""
+    env = environment(proxy.cache_dir, REGPROXY_ADMIN_LISTEN="{}:{}".format(*proxy.admin_address))
+    command = [sys.executable, "-m", "regproxy", "offline", word, "--json"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    found: dict[str, object] = json.loads(done.stdout)
+    return found
+
+
 class TestReading:
     """What a token for reading shows."""
 
@@ -93,7 +107,8 @@ class TestReading:
                 api.ask("GET", path)
                 api.ask("GET", f"{path}?nonsense=1")
             if "post" in methods:
-                assert api.ask("POST", template.removeprefix("/api/v1/")).status == 403
+                want = 400 if template == PROOF else 403
+                assert api.ask("POST", template.removeprefix("/api/v1/")).status == want
 
     def test_without_a_token(self, proxy: Proxy) -> None:
         with Client.connect(proxy.admin_address) as client:
@@ -101,7 +116,8 @@ class TestReading:
                 for method in map(str.upper, methods):
                     reply = client.request(method, template)
                     check(method, template, reply)
-                    assert reply.status == (400 if template.endswith("/explain") else 401), template
+                    wants_none = template.endswith("/explain") or template == PROOF
+                    assert reply.status == (400 if wants_none else 401), template
 
     def test_status(self, proxy: Proxy, origin: Origin, api: AdminApi) -> None:
         before = api.get("status")
@@ -298,6 +314,20 @@ class TestOffline:
             assert api.post("offline", {"on": False}) == {"on": False, "by": None}
             with again.client(origin.authority) as client:
                 assert client.get(f"/v2/a/blobs/{digest_of(other)}").body == other
+
+    def test_by_the_command(self, proxy: Proxy, origin: Origin) -> None:
+        body = b"only online"
+        path = f"/v2/team/app/blobs/{digest_of(body)}"
+        origin.on(path, blob_answer(digest_of(body), body))
+        switched, online = {"on": True, "by": "switch"}, {"on": False, "by": None}
+        assert offline(proxy, "status") == online
+        for _ in range(2):
+            assert offline(proxy, "on") == offline(proxy, "status") == switched
+        with proxy.client(origin.authority) as client:
+            assert client.get(path).status == 503
+        assert offline(proxy, "off") == online
+        with proxy.client(origin.authority) as client:
+            assert client.get(path).body == body
 
     def test_the_setting_wins(self, start_proxy: StartProxy, start_origin: Callable[..., Origin]) -> None:
         proxy = start_proxy(start_origin("reg.test"), REGPROXY_OFFLINE="true")

@@ -501,6 +501,25 @@ class TestTls:
         item = cold(origins["right"])
         assert client.get(item.path).digest == item.digest
 
+    def test_an_unknown_ca_is_told_in_one_line(
+        self, origins: dict[str, Origin], start: Callable[..., Proxy], stack: ExitStack
+    ) -> None:
+        """However many requests fail for it; each of their errors names the setting, too."""
+        proxy = start(ENABLE_MANIFEST_CACHE="true")
+        setting = "add that CA to the file in REGPROXY_UPSTREAM_CA_FILE"
+        client = stack.enter_context(proxy.client(f"ca.test:{origins['ca'].port}"))
+        for path in ("/v2/", "/v2/app/manifests/v1", "/v2/app/tags/list", blob().path) * 2:
+            assert client.request("HEAD", path).status in (200, 502, 503)  # /v2/: in its place
+            reply = client.get(path)
+            assert reply.status == 200 or setting in error_of(reply)
+        (line,) = (line for line in proxy.log().splitlines() if "ca.test" in line and " WARNING " in line)
+        assert f"ca.test:{origins['ca'].port}: its certificate is not signed by a CA" in line
+        assert setting in line and "certificate verify failed" in line
+        # One that fails otherwise is told of as ever.
+        other = stack.enter_context(proxy.client(f"date.test:{origins['date'].port}"))
+        assert "REGPROXY_UPSTREAM_CA_FILE" not in error_of(other.get("/v2/app/tags/list"))
+        wait_until(lambda: "date.test" in proxy.log(), "its line")
+
     def test_not_verified(
         self, origins: dict[str, Origin], start: Callable[..., Proxy], stack: ExitStack
     ) -> None:

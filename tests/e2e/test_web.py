@@ -58,7 +58,7 @@ class Browser:
 
     def submit(self, page: str) -> Reply:
         """Send the form of a page's main part."""
-        form = re.search(r'<form method="post" action="(/(?:images|jobs)/[^"]+)"', page)
+        form = re.search(r'<form method="post" action="(/(?:images|jobs|offline)/[^"]+)"', page)
         token = re.search(r'name="csrf_token" value="([^"]+)"', page)
         assert form and token, page
         return self.send(form[1], {"csrf_token": token[1]})
@@ -162,6 +162,23 @@ def test_forms(site: Site, browser: Browser) -> None:
     assert reply.status == 404
 
 
+def test_offline(site: Site, browser: Browser, stack: ExitStack) -> None:
+    """Switched by the page and back, after a page that says what it does; not by who may only read."""
+    reader = Browser(stack, site.proxy, "admin-read-token")
+    assert "/offline/" not in reader.page("/")
+    for switch, other, said in (("on", "off", "No registry is asked"), ("off", "on", "are asked again")):
+        assert reader.get(f"/offline/{switch}").status == 403
+        assert browser.send(f"/offline/{switch}", {"csrf_token": "x"}).status == 403
+        assert f'href="/offline/{switch}"' in browser.page("/")
+        page = browser.page(f"/offline/{switch}")
+        assert said in page
+        reply = browser.submit(page)
+        assert (reply.status, reply.get("Location")) == (303, "/")
+        assert site.api.get("status")["offline"]["on"] is (switch == "on")
+        assert f'href="/offline/{other}"' in browser.page("/")
+    assert browser.get("/offline/maybe").status == 404
+
+
 def test_a_form_needs_its_token(site: Site, browser: Browser) -> None:
     for fields in ({}, {"csrf_token": "x"}):
         reply = browser.send(f"{site.path}/purge", fields)
@@ -191,8 +208,17 @@ def test_who_may_only_read(site: Site, stack: ExitStack, browser: Browser) -> No
         ("/images", (1100, 700), False),
         ("/images", (1100, 700), True),
         ("/images", (500, 900), False),
+        ("/offline/on", (500, 900), True),
     ],
-    ids=["overview", "overview-dark", "overview-phone", "images", "images-dark", "images-phone"],
+    ids=[
+        "overview",
+        "overview-dark",
+        "overview-phone",
+        "images",
+        "images-dark",
+        "images-phone",
+        "offline-phone",
+    ],
 )
 def test_chromium(site: Site, tmp_path: Path, page: str, size: tuple[int, int], dark: bool) -> None:
     """It is drawn without a breach of its own policy, in the colours that the browser wants."""

@@ -21,6 +21,7 @@ PROBLEM: Final = "ProblemDetails"
 SCOPES: Final = {
     "read": "either token",
     "write": "the token for everything",
+    "open": "none",
     "local": "either token; none from the proxy's own machine",
 }
 LIMITS: Final = {

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import select
+import socket
 import stat
-from contextlib import ExitStack
+import threading
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from regproxy.admin import proofs
+from regproxy.admin.visitors import Scope, Token
+from regproxy.cli.common.admin_client import AdminClient, NotProven
+from regproxy.config.settings import load
 from tests.support.byte_streams import End
 from tests.support.client import Client, Reply
 from tests.support.processes import wait_until
@@ -69,6 +76,91 @@ def page(reply: Reply, status: int) -> str:
     """Return the page that says what is wrong."""
     assert (reply.status, reply.get("Content-Type")) == (status, "text/html; charset=utf-8"), reply
     return reply.body.decode()
+
+
+class Relay:
+    """What passes one connection on to a proxy, at another port, and keeps what the client says."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.heard = b""
+        self._to = proxy.admin_address
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End with the connection that is there, if any."""
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _serve(self) -> None:
+        with suppress(OSError), self._listener.accept()[0] as near, socket.create_connection(self._to) as far:
+            while ready := select.select((near, far), (), (), 20)[0]:
+                for side, other in ((near, far), (far, near)):
+                    if side in ready:
+                        data = side.recv(65536)
+                        if not data:
+                            return
+                        other.sendall(data)
+                        self.heard += data if side is near else b""
+
+
+class TestProofs:
+    """That client and proxy know a token, before it is shown."""
+
+    def asked(self, proxy: Proxy, text: str = "", *, address: str = "") -> dict[str, str]:
+        token = Token(text or state(proxy, "admin-token").read_text().strip(), Scope.WRITE, local=True)
+        address = address or "{}:{}".format(*proxy.admin_address)
+        proof = proofs.proof_of_client(token, address, "n" * 43)
+        return {"address": address, "nonce": "n" * 43, "proof": proof}
+
+    def ask(self, admin: Client, asked: object, **headers: str) -> Reply:
+        return admin.request("POST", proofs.PATH, JSON | headers, json.dumps(asked).encode())
+
+    @pytest.mark.parametrize("name", ["admin-token", "admin-read-token"])
+    def test_a_proof_for_a_proof(self, name: str, proxy: Proxy, admin: Client) -> None:
+        text = state(proxy, name).read_text().strip()
+        asked = self.asked(proxy, text)
+        reply = self.ask(admin, asked)
+        assert reply.status == 200
+        token = Token(text, Scope.WRITE, local=True)
+        want = proofs.proof_of_proxy(token, asked["address"], asked["nonce"])
+        assert reply.json() == {"proof": want}
+        # The connection is the one that the token is shown on.
+        assert admin.get(SESSION, bearer(proxy, name)).status == 200
+
+    def test_for_nothing_there_is_nothing(self, proxy: Proxy, admin: Client) -> None:
+        """No proof that a token could be guessed by."""
+        for asked in (self.asked(proxy, "x" * 43), self.asked(proxy) | {"nonce": "m" * 43}):
+            reply = self.ask(admin, asked)
+            assert problem(reply, 401) == "unknown token"
+        assert self.ask(admin, self.asked(proxy)).status == 200
+
+    @pytest.mark.parametrize("field", ["address", "nonce", "proof"])
+    def test_bad_fields(self, field: str, proxy: Proxy, admin: Client) -> None:
+        for value in ("x" * 65, 5, None):
+            assert field in problem(self.ask(admin, self.asked(proxy) | {field: value}), 400)
+
+    def test_from_a_page(self, proxy: Proxy, admin: Client) -> None:
+        assert problem(self.ask(admin, self.asked(proxy), Origin="http://evil.example"), 403)
+
+    def test_of_another_address(self, proxy: Proxy, admin: Client) -> None:
+        reply = self.ask(admin, self.asked(proxy, address="127.0.0.1:9"))
+        assert "127.0.0.1:9" in problem(reply, 421)
+
+    def test_by_a_relay(self, proxy: Proxy, stack: ExitStack) -> None:
+        """Whoever passes all on to this proxy hears no token."""
+        relay = Relay(proxy)
+        stack.callback(relay.close)
+        config = load({"REGPROXY_ADMIN_LISTEN": f"127.0.0.1:{relay.port}"})
+        with pytest.raises(NotProven, match="passes connections on"):
+            AdminClient(config, proxy.cache_dir, writes=True).ask("GET", "status")
+        assert proofs.PATH.encode() in relay.heard
+        assert state(proxy, "admin-token").read_text().strip().encode() not in relay.heard
+        config = load({"REGPROXY_ADMIN_LISTEN": "{}:{}".format(*proxy.admin_address)})
+        assert AdminClient(config, proxy.cache_dir, writes=True).ask("GET", "session")["scope"] == "write"
 
 
 class TestTokens:

@@ -63,6 +63,21 @@ cdef double monotonic() noexcept nogil:
     return <double>ts.tv_sec + <double>ts.tv_nsec * 1e-9
 
 
+cdef str address_text(sockaddr_storage* address):
+    """Return an IP address as text, without its port; IPv4 mapped into IPv6 as IPv4. "" for any other."""
+    cdef char text[64]
+    cdef void* ip
+    if address.ss_family == AF_INET6:
+        ip = &(<sockaddr_in6*>address).sin6_addr
+    elif address.ss_family == AF_INET:
+        ip = &(<sockaddr_in*>address).sin_addr
+    else:
+        return ""
+    if inet_ntop(address.ss_family, ip, text, 64) == NULL:
+        return ""
+    return text.decode().removeprefix("::ffff:")
+
+
 # Which states of reading may follow which, as bits. Who begins to read, whatever it is, has been told (or has
 # said) that nothing is read any more; only an idle connection goes straight to the head of its next answer.
 # One that lingers has sent its last byte, and is read from until it is closed. A preface comes before a
@@ -167,17 +182,20 @@ cdef class Stream(Endpoint):
     @property
     def peer(self) -> str:
         """The other side's address, without its port."""
-        cdef char text[64]
-        cdef void* address
-        if self.peer_address.ss_family == AF_INET6:
-            address = &(<sockaddr_in6*>&self.peer_address).sin6_addr
-        elif self.peer_address.ss_family == AF_INET:
-            address = &(<sockaddr_in*>&self.peer_address).sin_addr
-        else:
-            return ""
-        if inet_ntop(self.peer_address.ss_family, address, text, 64) == NULL:
-            return ""
-        return text.decode().removeprefix("::ffff:")
+        return address_text(&self.peer_address)
+
+    @property
+    def here(self) -> tuple[str, int]:
+        """This side's address and port, which a client has connected to; ("", 0) once it is closed."""
+        cdef sockaddr_storage address
+        cdef socklen_t n = sizeof(sockaddr_storage)
+        if self.fd < 0 or getsockname(self.fd, <sockaddr*>&address, &n) != 0:
+            return "", 0
+        if address.ss_family == AF_INET6:
+            return address_text(&address), ntohs((<sockaddr_in6*>&address).sin6_port)
+        if address.ss_family == AF_INET:
+            return address_text(&address), ntohs((<sockaddr_in*>&address).sin_port)
+        return "", 0
 
     def set_send_timeout(self, double seconds) -> None:
         self.out.timeout = <long>(seconds * 1000)

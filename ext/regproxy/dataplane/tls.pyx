@@ -33,6 +33,9 @@ cdef enum:
     # A server that has sent so much data sends large bodies: deriving the keys pays
     LARGE = 131072
 
+# A part of the reason why a handshake has failed: no CA that is trusted has signed the server's certificate.
+UNKNOWN_CA = "no known CA has signed it"
+
 cdef long long live_connections = 0
 
 
@@ -83,6 +86,15 @@ cdef void on_secret(const SSL* ssl, const char* line) noexcept nogil:
 
 cdef inline int nibble(char c) noexcept nogil:
     return c - 48 if c <= 57 else (c | 32) - 87
+
+
+cdef bint names_no_known_ca(long verdict) noexcept nogil:
+    """Tell whether a certificate is refused for want of a trusted CA: it may be good otherwise."""
+    return (verdict == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT
+            or verdict == X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+            or verdict == X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE
+            or verdict == X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
+            or verdict == X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN)
 
 
 # --- connections -----------------------------------------------------------------------------------------
@@ -420,6 +432,8 @@ cdef class Conn:
             return f"the ClientHello asks for {named!r} but the CONNECT named {self.host.decode()!r}"
         if self.context.verify and verdict != X509_V_OK:
             text = X509_verify_cert_error_string(verdict).decode()
+            if names_no_known_ca(verdict):
+                text = f"{UNKNOWN_CA}, {text}"
             return f"certificate verify failed: {text} (expected host {self.host.decode()})"
         if self.client_trust is not None and verdict != X509_V_OK:
             text = X509_verify_cert_error_string(verdict).decode()

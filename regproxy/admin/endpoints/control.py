@@ -118,7 +118,9 @@ class Control:
         """
         services, on = self._services, call.body.on
         if services.config.offline and not on:
-            raise Problem(409, "REGPROXY_OFFLINE is true, and that wins: change the setting", field="on")
+            apply = "reload if it is in the TOML file, restart if it is in the environment"
+            wins = f"REGPROXY_OFFLINE is true, and that wins: change the setting, then {apply}"
+            raise Problem(409, wins, field="on")
         path = layout.offline(self._directories.cache)
 
         def switch() -> None:

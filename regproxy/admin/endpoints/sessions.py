@@ -1,4 +1,6 @@
-"""Logins of browsers: a token is shown once, a cookie stands for it from then on."""
+"""Logins of browsers: a token is shown once, a cookie stands for it from then on. Proofs for commands, which
+show theirs to nobody who does not know it.
+"""
 
 from __future__ import annotations
 
@@ -9,19 +11,41 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from regproxy.admin import cookies
+from regproxy.admin import cookies, proofs
 from regproxy.admin.gatekeeper import CsrfForm, Gatekeeper
 from regproxy.admin.operations import LOGIN, Call, get, post
-from regproxy.admin.replies import Reply, json_reply, see_other
+from regproxy.admin.replies import Problem, Reply, json_reply, see_other
 from regproxy.admin.visitors import Login, Scope
 
 _TOKEN_MAX: Final = 4096
+_PROBLEMS: Final = {421: "the client is connected to another address"}
 
 
 class LoginForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a browser shows once."""
 
     token: Annotated[str, Meta(max_length=_TOKEN_MAX, description="one of the two tokens")]
+
+
+_Text = Annotated[str, Meta(pattern=proofs.TEXT)]
+_ADDRESS: Final = "where the client has connected to, such as 127.0.0.1:3129 or [::1]:3129"
+_ASKED: Final = 'of "regproxy admin proof of a client"'
+_GIVEN: Final = 'of "regproxy admin proof of a proxy"'
+_SEAL: Final = "HMAC-SHA-256 over address, line feed and nonce; its key is the token's HMAC-SHA-256"
+
+
+class ProofForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What shows that a client knows a token. Bytes are in base64url without padding."""
+
+    address: Annotated[str, Meta(max_length=proofs.ADDRESS_MAX, description=_ADDRESS)]
+    nonce: Annotated[_Text, Meta(description="32 random bytes, new for each connection")]
+    proof: Annotated[_Text, Meta(description=f"{_SEAL} {_ASKED}")]
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """What shows that this proxy knows the token, too."""
+
+    proof: Annotated[str, Meta(description=f"{_SEAL} {_GIVEN}")]
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +71,22 @@ class Sessions:
         """Return what the token, or cookie, of this request is for."""
         visitor = call.visitor
         return _session(visitor.scope, visitor.login)
+
+    @post(proofs.PATH, Scope.OPEN, problems=_PROBLEMS)
+    async def prove_token(self, call: Call[None, ProofForm]) -> Proof:
+        """Prove that this proxy knows a token, to a client that proves the same.
+
+        A client that asks before it shows its token, on the same connection, shows it to nobody else who
+        happens to listen at this address. 421: the client is connected to another address than this proxy
+        was asked at, so somebody stands between.
+        """
+        form, here = call.body, proofs.address_text(*call.here)
+        proof = await self._gatekeeper.prove(
+            *(form.proof, form.address, form.nonce, call.request, call.visitor.peer)
+        )
+        if form.address != here:
+            raise Problem(421, f"this is {here}: what was asked for is {form.address}", field="address")
+        return Proof(proof=proof)
 
     @get(LOGIN, Scope.OPEN, thread=True)
     def login_form(self, call: Call[None, None]) -> Reply:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 from contextlib import closing
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
+from regproxy.admin import proofs
+from regproxy.admin.visitors import Scope, Token
 from regproxy.cache import layout
 from regproxy.config.settings import Config
 from regproxy.core.addresses import reachable_at
@@ -15,6 +18,21 @@ from regproxy.core.errors import RegproxyError
 
 _PATIENCE: Final = 30.0  # seconds
 _ANSWER_MAX: Final = 64 * 1024 * 1024  # bytes
+_PROOF_MAX: Final = 4096
+_WORKERS: Final = 5  # that may end one after the other, as in a reload, before this is given up
+# What the listener says in its own words may be anybody's, and is not repeated.
+_UNPROVEN: Final[dict[int, str]] = {
+    HTTPStatus.UNAUTHORIZED: "is not this proxy: it does not know the token in {file}. Is it another program,"
+    " or another proxy?",
+    HTTPStatus.FORBIDDEN: "takes the token in {file} from its own machine alone; run this there",
+    HTTPStatus.NOT_FOUND: "is not this proxy: it can't prove that it knows the token in {file}. If it is an"
+    " older version of regproxy, restart it with this one",
+    HTTPStatus.MISDIRECTED_REQUEST: "is not this proxy: it passes connections on to it, and would read the"
+    " token in {file}. Run this where the proxy runs, as by `docker exec`",
+    HTTPStatus.TOO_MANY_REQUESTS: "says that too many wrong tokens come from this address; try again",
+}
+_NO_PROOF: Final = "is not this proxy: it did not prove that it knows the token in {file}"
+_NO_HTTP: Final = "is not this proxy: it does not answer as an HTTP server does"
 
 
 class NotRunning(RegproxyError):
@@ -25,14 +43,21 @@ class Refused(RegproxyError):
     """The admin port has answered with a problem."""
 
 
+class NotProven(Refused):
+    """Who listens at the admin port has not proven that it knows the token, which was not shown."""
+
+
 class AdminClient:
-    """Asks with a token of this machine. Raises NotRunning where nobody answers, Refused."""
+    """Asks with a token of this machine. Raises NotRunning where nobody answers, Refused, NotProven.
+
+    Where no proxy runs, any user of this machine may listen in its place: the token is shown to who has
+    proven to know it, on the same connection.
+    """
 
     def __init__(self, config: Config, root: Path, *, writes: bool) -> None:
         """`root`: of the cache, where the tokens are if no setting names their files.
 
-        `writes`: with the token for everything, not the one for reading alone. Where no proxy runs, any user
-        of this machine may listen in its place, and gets what is shown.
+        `writes`: with the token for everything, not the one for reading alone.
         """
         self._listen = config.admin_listen
         named = config.admin_token_file if writes else config.admin_read_token_file
@@ -41,17 +66,67 @@ class AdminClient:
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Return what is answered at a path below /api/v1/."""
-        headers = {"Authorization": f"Bearer {self._token()}"}
+        token = self._token()
+        headers = {"Authorization": f"Bearer {token.text}"}
         sent = None
         if body is not None:
             sent, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
-        with closing(self._connected()) as connection:
+        with closing(self._proven(token)) as connection:
             try:
                 connection.request(method, f"/api/v1/{path}", sent, headers)
                 reply = connection.getresponse()
                 return _answer(reply.status, reply.read(_ANSWER_MAX))
             except (OSError, http.client.HTTPException) as error:
                 raise self._not_running(error) from None
+
+    # --- who listens -------------------------------------------------------------------------------------
+
+    def _proven(self, token: Token) -> http.client.HTTPConnection:
+        """Return a connection to who has proven that it knows the token."""
+        error: Exception | None = None
+        for _ in range(_WORKERS):
+            connection = self._connected()
+            # Else it would connect anew where this one ends, and show the token to whoever listens then.
+            connection.auto_open = 0
+            try:
+                self._prove(connection, token)
+                if connection.sock is not None:
+                    return connection
+                error = http.client.NotConnected("its workers end")
+            except ConnectionError as found:
+                error = found
+            except BaseException:
+                connection.close()
+                raise
+            connection.close()
+        raise self._not_running(error)
+
+    def _prove(self, connection: http.client.HTTPConnection, token: Token) -> None:
+        """Prove that this client knows the token, and have the same proven. Raises NotProven."""
+        # Not what is configured: a name may have several addresses, and be somebody else's by now.
+        address = proofs.address_text(*connection.sock.getpeername()[:2])
+        nonce = proofs.new_nonce()
+        asked = {
+            "address": address,
+            "nonce": nonce,
+            "proof": proofs.proof_of_client(token, address, nonce),
+        }
+        body = json.dumps(asked).encode()
+        shown, why = "", _NO_HTTP
+        try:
+            connection.request("POST", proofs.PATH, body, {"Content-Type": "application/json"})
+            reply = connection.getresponse()
+            shown = _proof(reply.read(_PROOF_MAX)) if reply.status == HTTPStatus.OK else ""
+            why = _UNPROVEN.get(reply.status, _NO_PROOF)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            raise self._not_running(error) from None
+        except http.client.HTTPException:
+            pass
+        if not proofs.is_same(shown, proofs.proof_of_proxy(token, address, nonce)):
+            why = why.format(file=self._token_file)
+            raise NotProven(f"what listens at {address} (REGPROXY_ADMIN_LISTEN) {why}")
 
     def _connected(self) -> http.client.HTTPConnection:
         last: OSError | None = None
@@ -68,12 +143,23 @@ class AdminClient:
     def _not_running(self, error: Exception | None) -> NotRunning:
         return NotRunning(f"no proxy answers at {self._listen} (REGPROXY_ADMIN_LISTEN): {error}")
 
-    def _token(self) -> str:
+    def _token(self) -> Token:
         try:
-            return self._token_file.read_text().strip()
+            text = self._token_file.read_text().strip()
         except OSError as error:
             text = f"{self._token_file}: {error.strerror}; a running proxy makes it ({self._setting})"
             raise NotRunning(text) from None
+        return Token(text, Scope.WRITE, local=True)
+
+
+def _proof(text: bytes) -> str:
+    """Return the proof in an answer, "" where it has none."""
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return ""
+    proof = document.get("proof") if isinstance(document, dict) else None
+    return proof if isinstance(proof, str) else ""
 
 
 def _answer(status: int, text: bytes) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from regproxy.admin import proofs
 from regproxy.admin.gatekeeper import OF_ADDRESS_MAX, Gatekeeper, check_form, check_same_origin
 from regproxy.admin.operations import Operation
 from regproxy.admin.replies import Problem
@@ -180,6 +181,80 @@ def test_guesses_are_slowed() -> None:
 
     asyncio.run(run())
     assert counts["slowed"] == 3
+
+
+HERE = "127.0.0.1:3129"
+NONCE = "n" * 43
+
+
+def proven(
+    tokens: tuple[Token, ...], known: Token, peer: str = NEAR, counts: Counts | None = None, **fields: str
+) -> int | str:
+    """Return the proof that a client with the token `known` gets, or the status."""
+    tokens_: Any = Known(*tokens)
+    shown = proofs.proof_of_client(known, HERE, NONCE)
+
+    async def run() -> int | str:
+        gatekeeper = Gatekeeper(tokens_, counts if counts is not None else Counts())
+        try:
+            return await gatekeeper.prove(shown, HERE, NONCE, request(method="POST", **fields), peer)
+        except Problem as problem:
+            return problem.status
+
+    return asyncio.run(run())
+
+
+def test_a_proof_for_a_proof() -> None:
+    """By the token that the client knows, and to nobody who knows none."""
+    both, counts = (write(), read()), Counts()
+    for token in both:
+        assert proven(both, token, counts=counts) == proofs.proof_of_proxy(token, HERE, NONCE)
+    assert proven(both, Token("x" * 36, Scope.WRITE, local=False), counts=counts) == 401
+    assert counts == {"accepted": 2, "refused": 1}
+
+
+def test_who_gets_no_proof() -> None:
+    """Those who could not use the token either: other hosts, and pages of other sites."""
+    mixed = (write(local=True), read())
+    assert proven((write(local=True),), write(local=True), FAR) == 403
+    assert proven(mixed, write(local=True), FAR) == 401
+    assert proven(mixed, read(), FAR) == proofs.proof_of_proxy(read(), HERE, NONCE)
+    assert proven(mixed, read(), Origin="http://evil.example") == 403
+    assert proven(mixed, read(), Sec_Fetch_Site="cross-site") == 403
+
+
+def test_wrong_proofs_are_slowed_as_guesses_are() -> None:
+    """Who has been right before, by a proof or the token itself, does not wait."""
+    known: Any = Known(write())
+    counts = Counts()
+
+    async def run() -> None:
+        gatekeeper = Gatekeeper(known, counts)
+
+        async def prove(token: Token) -> int:
+            shown = proofs.proof_of_client(token, HERE, NONCE)
+            try:
+                await gatekeeper.prove(shown, HERE, NONCE, request(method="POST"), FAR)
+            except Problem as problem:
+                return problem.status
+            return 200
+
+        wrong = Token("x" * 36, Scope.WRITE, local=False)
+        assert await prove(write()) == 200
+        for _ in range(6):
+            assert await prove(wrong) == 401
+        guesses = [asyncio.create_task(prove(wrong)) for _ in range(OF_ADDRESS_MAX + 2)]
+        await asyncio.sleep(0)  # they have all begun
+        assert not any(guess.done() for guess in guesses[:OF_ADDRESS_MAX])
+        assert await prove(write()) == 200
+        assert (
+            await gatekeeper.admit(operation(Scope.READ), request(write().text), FAR)
+        ).scope is Scope.WRITE
+        statuses = await asyncio.gather(*guesses)
+        assert statuses.count(429) == 2
+
+    asyncio.run(run())
+    assert (counts["accepted"], counts["slowed"]) == (1, 2)
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,21 @@ def table(text: str, name: str = "reg.example") -> str:
     return f'[origin."{name}"]\n{text}'
 
 
+@pytest.mark.parametrize(
+    ("toml", "asked", "want"),
+    [
+        ("", REG, "REGPROXY_UPSTREAM_CA_FILE"),
+        (table("connect_timeout = 5"), REG, "REGPROXY_UPSTREAM_CA_FILE"),
+        (table('ca_file = "/own.pem"'), REG, 'ca_file of [origin."reg.example"]'),
+        (table('ca_file = "/own.pem"'), PORT, 'ca_file of [origin."reg.example"]'),
+        (table('ca_file = "/own.pem"', "reg.example:5000"), PORT, 'ca_file of [origin."reg.example:5000"]'),
+        (table('ca_file = "/own.pem"', "reg.example:5000"), REG, "REGPROXY_UPSTREAM_CA_FILE"),
+    ],
+)
+def test_which_setting_names_the_cas(toml: str, asked: Origin, want: str) -> None:
+    assert origins(toml, REGPROXY_UPSTREAM_CA_FILE="/all.pem").ca_setting(asked) == want
+
+
 # --- the tables ------------------------------------------------------------------------------------------
 
 # (line of the table, field, wanted)

@@ -11,7 +11,15 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from regproxy.core.errors import CircuitOpen, ConnectFailed, RateLimited, UpstreamError, UpstreamTimeout
+from regproxy.core.errors import (
+    CircuitOpen,
+    ConnectFailed,
+    RateLimited,
+    UnknownCA,
+    UpstreamError,
+    UpstreamTimeout,
+    log_level,
+)
 from regproxy.http.origin import Origin
 from regproxy.upstream.circuit_breaker import (
     FAILURES,
@@ -335,6 +343,25 @@ def test_another_failure_is_ones_own_until_it_opens_the_circuit(lab: Lab) -> Non
 
     asyncio.run(run())
     assert not lab.breakers._dials
+
+
+def test_what_was_told_is_not_told_again(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """By the error of a circuit that is open for it neither; another cause is."""
+    unknown = UnknownCA("a.test: its certificate is not signed by a CA that this proxy knows")
+    with caplog.at_level(logging.INFO):
+        for error, told in ((unknown, True), (GONE, False)):
+            for _ in range(FAILURES):
+                lab.breakers.failed(A, error)
+                lab.now += OPEN_MAX
+            lab.breakers.failed(A, error)
+            with pytest.raises(CircuitOpen) as caught:
+                lab.breakers.admit(A)
+            assert caught.value.told is told
+            assert (log_level(caught.value), bool(caplog.records)) == (
+                (logging.DEBUG, False) if told else (logging.WARNING, True)
+            )
+            lab.breakers.answered(A)
+            caplog.clear()
 
 
 def test_a_client_that_leaves_is_no_failure(lab: Lab) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from regproxy.admin.endpoints.activity import Download
 from regproxy.admin.endpoints.inventory import ImageQuery
-from regproxy.admin.endpoints.status import Status
+from regproxy.admin.endpoints.status import Offline, Status
 from regproxy.admin.operations import Call
 from regproxy.admin.paging import Cursors
 from regproxy.admin.replies import Problem
@@ -42,11 +42,11 @@ def image(name: str) -> Details:
     return Details(name, "sha256:" + "b" * 64, None, content, None, node)
 
 
-def overview(status: Status = STATUS, downloads: Sequence[Download] = ()) -> str:
+def overview(status: Status = STATUS, downloads: Sequence[Download] = (), scope: Scope = Scope.WRITE) -> str:
     circuit = type(CLOSED)(state="open", failures=1, retry_at=NOW + 9, cause=EVIL, workers=1)
     registries = [registry(circuit, credential=EVIL)]
     reply = PAGES.page(
-        *("overview", call()),
+        *("overview", call(scope)),
         status=status,
         troubles=troubles(status, registries, WELL, 2, NOW),
         saved_requests=0,
@@ -95,6 +95,20 @@ def test_who_may_only_read_sees_no_buttons() -> None:
         }
         assert 'class="actions"' not in shown[Scope.READ] and 'class="actions"' in shown[Scope.WRITE]
         assert "the-csrf-token" in shown[Scope.READ]  # for logging out
+
+
+def test_the_switch_for_offline() -> None:
+    """None where the setting has decided, and none for those who may only read."""
+    for by, scope, link in (
+        (None, Scope.WRITE, "/offline/on"),
+        ("switch", Scope.WRITE, "/offline/off"),
+        ("setting", Scope.WRITE, None),
+        (None, Scope.READ, None),
+    ):
+        status = msgspec.structs.replace(STATUS, offline=Offline(on=by is not None, by=by))
+        text = overview(status, scope=scope)
+        assert ("/offline/" in text) is (link is not None)
+        assert link is None or f'href="{link}"' in text
 
 
 def test_the_problem_page_has_its_status() -> None:
