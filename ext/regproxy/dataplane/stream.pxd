@@ -3,7 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from regproxy.dataplane.answers cimport Answer, Scope
 from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.buffer cimport Buf
-from regproxy.dataplane.http1 cimport ChunkDecoder
+from regproxy.dataplane.incoming_body cimport IncomingBody
 from regproxy.dataplane.outgoing cimport Outgoing
 from regproxy.dataplane.tls cimport Conn
 from regproxy.dataplane.posix cimport sockaddr_storage
@@ -19,12 +19,6 @@ cdef enum ReadState:
     READ_IDLE       # an origin's connection between requests: any byte, like its end, makes it useless
     READ_PREFACE    # what a balancer says ahead of all else (PROXY protocol)
     READ_LINGERING  # after our last byte: read and dropped until the peer closes (RFC 9112 section 9.6)
-
-
-cdef enum FramingKind:
-    FRAMING_LENGTH
-    FRAMING_CHUNKED
-    FRAMING_EOF
 
 
 cdef class Stream(Endpoint):
@@ -61,12 +55,8 @@ cdef class Stream(Endpoint):
     cdef bint fed
     cdef bint eof_in
     cdef bint eof_clean
-    cdef Sink sink
-    cdef FramingKind framing
-    cdef ChunkDecoder chunks
-    # Bytes of a body with a length that are still to come
-    cdef long long remaining
-    cdef bint held
+    # What `receive` asked for
+    cdef IncomingBody body
     cdef readonly long long plain_received
 
     # Outgoing flow, and what is to be done once all of it is out
@@ -113,8 +103,6 @@ cdef class Stream(Endpoint):
     cdef int _drain_body(self) except -1
     cdef int _feed_body(self, const char* p, size_t n) except -1
     cdef int _body_over(self, bint complete, str reason) except -1
-    cdef long _feed_chunked(self, char* p, size_t n, bint* over) except -2
-    cdef bint _give(self, const char* p, size_t n) except -1
     cdef int _on_eof(self, bint clean) except -1
     cdef int _leave(self) except -1
     cdef int _writable(self) except -1

@@ -27,14 +27,14 @@ from regproxy.dataplane.answers cimport Answer, Answers
 from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.buffer cimport Buf, buf_append, buf_consume, buf_free
 from regproxy.dataplane.http1 cimport (
-    CHUNK_END, CHUNK_MALFORMED, HEAD_PARTIAL, HEAD_TOO_LARGE,
-    cut_head, decode_chunks, empty_lines, find_field, find_head_end, parse_connect,
+    HEAD_PARTIAL, HEAD_TOO_LARGE, cut_head, empty_lines, find_field, find_head_end, parse_connect,
 )
 from regproxy.dataplane.reactor cimport SCRATCH_IN, SCRATCH_OUT, Reactor
 from regproxy.dataplane.proxy_protocol cimport (
     PREFACE_BAD, PREFACE_PARTIAL, PREFACE_SOURCE, parse_preface,
 )
 from regproxy.dataplane.records cimport ENCRYPTED_MAX
+from regproxy.dataplane.incoming_body cimport IncomingBody, is_held
 from regproxy.dataplane.outgoing cimport OUT_HIGH, Outgoing
 from regproxy.dataplane.tls cimport Conn
 from regproxy.dataplane.tls_contexts cimport Context
@@ -278,19 +278,9 @@ cdef class Stream(Endpoint):
 
     def receive(self, Sink sink not None, str framing, long long length, double timeout) -> None:
         """Give the body to the sink: framing "length", "chunked" or "eof"; on_body tells its end."""
-        if length < 0:
-            raise ValueError(f"a body can't have {length} bytes")
+        cdef IncomingBody body = IncomingBody(sink, framing, length)
         _set_state(self, READ_BODY)
-        self.sink = sink
-        self.held = False
-        self.remaining = length
-        memset(&self.chunks, 0, sizeof(ChunkDecoder))
-        if framing == "length":
-            self.framing = FRAMING_LENGTH
-        elif framing == "chunked":
-            self.framing = FRAMING_CHUNKED
-        else:
-            self.framing = FRAMING_EOF
+        self.body = body
         self.in_timeout = <long>(timeout * 1000)
         self.in_deadline = self.reactor.now + self.in_timeout
         self._drain_body()
@@ -299,7 +289,8 @@ cdef class Stream(Endpoint):
     def pause(self) -> None:
         """Read nothing until told otherwise."""
         _set_state(self, READ_PAUSED)
-        self.held = False
+        if self.body is not None:
+            self.body.held = False
         self.in_deadline = 0
         self._arm()
 
@@ -356,9 +347,8 @@ cdef class Stream(Endpoint):
             return 0
         self.out.stop()
         self.linger = linger
-        self.sink = None
+        self.body = None
         _set_state(self, READ_PAUSED)
-        self.held = False
         self.in_deadline = 0
         self.tell_sent = False
         if self.fd >= 0 and self.out.waiting.len == 0 and not self.out.alert_due:
@@ -388,7 +378,7 @@ cdef class Stream(Endpoint):
         try:
             if events & EPOLLOUT:
                 self._writable()
-            if self.fd >= 0 and events & EPOLLIN and self.interest & EPOLLIN and not self.held:
+            if self.fd >= 0 and events & EPOLLIN and self.interest & EPOLLIN and not is_held(self.body):
                 if self.state != READ_PAUSED or self.handshaking:
                     self._readable()
                     if self.fd >= 0 and events & (EPOLLERR | EPOLLHUP) and self.state != READ_PAUSED:
@@ -411,7 +401,7 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef int on_tick(self, uint64_t now) except -1:
-        if self.in_deadline and now > self.in_deadline and not self.held:
+        if self.in_deadline and now > self.in_deadline and not is_held(self.body):
             self.in_deadline = 0
             if self.out.leaving:
                 self._leave()
@@ -440,7 +430,7 @@ cdef class Stream(Endpoint):
         if not self.rdhup:
             want = EPOLLRDHUP
         if not self.eof_in and (
-            self.handshaking or (self.state != READ_PAUSED and not self.held and not self.backlog)
+            self.handshaking or (self.state != READ_PAUSED and not is_held(self.body) and not self.backlog)
         ):
             want |= EPOLLIN
         if self.out.sending():
@@ -458,7 +448,7 @@ cdef class Stream(Endpoint):
         cdef ssize_t n
         if self.tls is not None and self.tls.direct:
             return self._read_direct()
-        if self.sink is not None and self.sink.draws and self.framing == FRAMING_EOF and self.inb.len == 0:
+        if self.body is not None and self.body.draws() and self.inb.len == 0:
             if self.tls is None:
                 return self._draw()
         n = recv(self.fd, self.reactor.wire_in, SCRATCH_IN, 0)
@@ -476,16 +466,17 @@ cdef class Stream(Endpoint):
     cdef int _draw(self) except -1:
         """Let the sink take the body from the socket; such a body ends with the connection."""
         cdef ssize_t n = 0
-        cdef Status status = self.sink.draw(self, &n)
+        cdef IncomingBody body = self.body
+        cdef Status status = body.sink.draw(self, &n)
         if status == Status.FAILED:
-            return self._broken(strerror(-n).decode()) if n else self._body_over(False, self.sink.reason)
+            return self._broken(strerror(-n).decode()) if n else self._body_over(False, body.sink.reason)
         if status == Status.END:
             return self._on_eof(False)
         self.plain_received += n
         self.reactor.wire_bytes_in += n
         if self.in_timeout:
             self.in_deadline = self.reactor.now + self.in_timeout
-        self.held = status == Status.AGAIN
+        body.held = status == Status.AGAIN
         return 0
 
     cdef int _decrypt(self, const char* p, size_t n) except -1:
@@ -591,7 +582,7 @@ cdef class Stream(Endpoint):
                 if peeked == 1 and self._not_tls(<unsigned char>first):
                     return 0
             self._shake()
-        while (self.fd >= 0 and not self.handshaking and self.state != READ_PAUSED and not self.held
+        while (self.fd >= 0 and not self.handshaking and self.state != READ_PAUSED and not is_held(self.body)
                and not self.backlog):
             filled = 0
             while filled + ENCRYPTED_MAX <= SCRATCH_IN:
@@ -624,7 +615,7 @@ cdef class Stream(Endpoint):
             self._process()
             if self.fd >= 0 and self.eof_in and self.state == READ_HEAD and not self.backlog:
                 self._on_eof(self.eof_clean)
-            elif self.fd >= 0 and self.tls is not None and self.tls.direct and not self.held:
+            elif self.fd >= 0 and self.tls is not None and self.tls.direct and not is_held(self.body):
                 self._read_direct()
         except Exception as exc:
             self.reactor._crash(self, exc)
@@ -700,7 +691,7 @@ cdef class Stream(Endpoint):
             return 0
         self.processing = True
         try:
-            while self.fd >= 0 and self.inb.len and not self.held:
+            while self.fd >= 0 and self.inb.len and not is_held(self.body):
                 if self.state == READ_HEAD:
                     if budget == 0:
                         # One client with many pipelined requests must not keep the others waiting.
@@ -804,7 +795,7 @@ cdef class Stream(Endpoint):
         """Feed the body from the buffer, which is detached first: the sink may call this stream again."""
         cdef Buf taken
         if self.inb.len == 0 or self.state != READ_BODY:
-            if self.state == READ_BODY and self.framing == FRAMING_LENGTH and self.remaining == 0:
+            if self.state == READ_BODY and self.body.is_empty():
                 self._body_over(True, "")
             elif self.state == READ_BODY and self.eof_in:
                 self._on_eof(self.eof_clean)
@@ -822,60 +813,26 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef int _feed_body(self, const char* p, size_t n) except -1:
-        cdef size_t used = n
-        cdef long taken
-        cdef bint over = False
-        if self.framing == FRAMING_CHUNKED:
-            # The bytes are in memory of ours, and nothing else uses them.
-            taken = self._feed_chunked(<char*>p, n, &over)
-            if taken < 0:
-                return 0
-            used = <size_t>taken
-        else:
-            if self.framing == FRAMING_LENGTH:
-                if <long long>used > self.remaining:
-                    used = <size_t>self.remaining
-                self.remaining -= used
-                over = self.remaining == 0
-            if used and not self._give(p, used):
-                return 0
+        cdef size_t used = 0
+        cdef IncomingBody body = self.body
+        # The bytes are in memory of ours, and nothing else uses them.
+        cdef Status status = body.feed(self, <char*>p, n, &used)
+        if self.fd < 0:
+            return 0
+        if status == Status.FAILED:
+            return self._body_over(False, body.reason)
         if used < n:
             buf_append(&self.inb, p + used, n - used)
-        if over:
-            self.held = False
+        if status == Status.END:
             return self._body_over(True, "")
         return 0
 
     cdef int _body_over(self, bint complete, str reason) except -1:
         _set_state(self, READ_PAUSED)
         self.in_deadline = 0
-        self.sink = None
+        self.body = None
         self.handler.on_body(complete, reason)
         return 0
-
-    cdef long _feed_chunked(self, char* p, size_t n, bint* over) except -2:
-        """Decode the chunked coding; return the bytes used, or -1 when the body was given up."""
-        cdef size_t used = 0, length
-        cdef char* run
-        while used < n and self.chunks.state < CHUNK_END:
-            used += decode_chunks(&self.chunks, p + used, n - used, &run, &length)
-            if length and not self._give(run, length):
-                return -1
-        if self.chunks.state == CHUNK_MALFORMED:
-            self._body_over(False, f"malformed chunked body: {self.chunks.error.decode()}")
-            return -1
-        over[0] = self.chunks.state == CHUNK_END
-        return used
-
-    cdef bint _give(self, const char* p, size_t n) except -1:
-        """Push bytes of a body to the sink; False: the body has been given up."""
-        cdef Status status = self.sink.push(self, p, n)
-        if status == Status.FAILED:
-            self._body_over(False, self.sink.reason)
-            return False
-        if status == Status.AGAIN:
-            self.held = True
-        return self.fd >= 0
 
     cdef int _on_eof(self, bint clean) except -1:
         if self.out.dead:
@@ -909,20 +866,15 @@ cdef class Stream(Endpoint):
         elif self.state == READ_IDLE:
             return self._broken("connection closed by the peer")
         elif self.state == READ_BODY:
-            if self.framing == FRAMING_EOF:
-                # RFC 9112 section 9.8: over TLS only a closure alert makes a close-delimited body complete.
-                complete = clean or self.tls is None
-                return self._body_over(complete, "" if complete else "cut: no TLS closure alert at its end")
-            if self.framing == FRAMING_LENGTH:
-                return self._body_over(False, f"cut: {self.remaining} bytes are missing")
-            return self._body_over(False, "cut before the last chunk")
+            reason = self.body.missing(clean or self.tls is None)
+            return self._body_over(not reason, reason)
         return 0
 
     cdef int resume(self) except -1:
         """Go on receiving: the sink takes more again."""
-        if self.fd < 0 or not self.held:
+        if self.fd < 0 or not is_held(self.body):
             return 0
-        self.held = False
+        self.body.held = False
         if self.in_timeout:
             self.in_deadline = self.reactor.now + self.in_timeout
         if self.inb.len or (self.tls is not None and self.tls.direct):
@@ -1070,7 +1022,7 @@ cdef class Stream(Endpoint):
         self.out.close()
         _set_state(self, READ_PAUSED)
         self.tls = None
-        self.sink = None
+        self.body = None
         self.handler = None
         self.on_welcome = self.on_refused = None
         feeder = self.feeder
