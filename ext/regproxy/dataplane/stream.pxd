@@ -5,20 +5,11 @@ from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.buffer cimport Buf
 from regproxy.dataplane.incoming_body cimport IncomingBody
 from regproxy.dataplane.outgoing cimport Outgoing
+from regproxy.dataplane.read_states cimport ReadState
 from regproxy.dataplane.tls cimport Conn
 from regproxy.dataplane.posix cimport sockaddr_storage
 from regproxy.dataplane.status cimport Status
 from regproxy.dataplane.tally cimport Use
-
-
-# What is read from the peer. stream.pyx has the table of which state follows which.
-cdef enum ReadState:
-    READ_PAUSED     # nothing
-    READ_HEAD       # a message head, until the blank line
-    READ_BODY       # a body, to the sink, by its framing
-    READ_IDLE       # an origin's connection between requests: any byte, like its end, makes it useless
-    READ_PREFACE    # what a balancer says ahead of all else (PROXY protocol)
-    READ_LINGERING  # after our last byte: read and dropped until the peer closes (RFC 9112 section 9.6)
 
 
 cdef class Stream(Endpoint):

@@ -33,6 +33,9 @@ from regproxy.dataplane.reactor cimport SCRATCH_IN, SCRATCH_OUT, Reactor
 from regproxy.dataplane.proxy_protocol cimport (
     PREFACE_BAD, PREFACE_PARTIAL, PREFACE_SOURCE, parse_preface,
 )
+from regproxy.dataplane.read_states cimport (
+    READ_BODY, READ_HEAD, READ_IDLE, READ_LINGERING, READ_PAUSED, READ_PREFACE, ReadState, check_step,
+)
 from regproxy.dataplane.records cimport ENCRYPTED_MAX
 from regproxy.dataplane.incoming_body cimport IncomingBody, is_held
 from regproxy.dataplane.outgoing cimport OUT_HIGH, Outgoing
@@ -48,7 +51,6 @@ cdef enum:
     TLS_HANDSHAKE_BYTE = 0x16
 
 cdef long long live_streams = 0
-cdef tuple STATES = ("paused", "head", "body", "idle", "preface", "lingering")
 
 
 def live() -> int:
@@ -78,44 +80,15 @@ cdef str address_text(sockaddr_storage* address):
     return text.decode().removeprefix("::ffff:")
 
 
-# Which states of reading may follow which, as bits. Who begins to read, whatever it is, has been told (or has
-# said) that nothing is read any more; only an idle connection goes straight to the head of its next answer.
-# One that lingers has sent its last byte, and is read from until it is closed. A preface comes before a
-# handler.
-#
-#                      to  PAUSED  HEAD  BODY  IDLE  PREFACE  LINGERING
-#   from PAUSED              x      x     x     x       x        x
-#        HEAD                x      x                            x
-#        BODY                x                                   x
-#        IDLE                x      x                            x
-#        PREFACE             x
-#        LINGERING           x                                   x
-cdef enum:
-    TO_PAUSED = 1 << READ_PAUSED
-    TO_HEAD = 1 << READ_HEAD
-    TO_BODY = 1 << READ_BODY
-    TO_IDLE = 1 << READ_IDLE
-    TO_PREFACE = 1 << READ_PREFACE
-    TO_LINGERING = 1 << READ_LINGERING
-
-cdef unsigned char ALLOWED[6]
-ALLOWED[<int>READ_PAUSED] = TO_PAUSED | TO_HEAD | TO_BODY | TO_IDLE | TO_PREFACE | TO_LINGERING
-ALLOWED[<int>READ_PREFACE] = TO_PAUSED
-ALLOWED[<int>READ_HEAD] = TO_PAUSED | TO_HEAD | TO_LINGERING
-ALLOWED[<int>READ_BODY] = TO_PAUSED | TO_LINGERING
-ALLOWED[<int>READ_IDLE] = TO_PAUSED | TO_HEAD | TO_LINGERING
-ALLOWED[<int>READ_LINGERING] = TO_PAUSED | TO_LINGERING
-
-
 cdef inline int _set_state(Stream stream, ReadState to) except -1:
     """Go to another state of reading: the only place that does.
 
-    A handler that asks for what the table does not allow gets what it asked for, and nothing breaks here; it
-    has lost count of its messages, though, which is an AssertionError on a debug reactor. Of a stream that is
-    closed nothing comes, whatever is asked.
+    A handler that asks for what `read_states` does not allow gets what it asked for, and nothing breaks here;
+    it has lost count of its messages, though, which is an AssertionError on a debug reactor. Of a stream that
+    is closed nothing comes, whatever is asked.
     """
-    if stream.reactor.debug and stream.fd >= 0 and not ALLOWED[<int>stream.state] & (1 << <int>to):
-        raise AssertionError(f"a stream can't go from {STATES[stream.state]} to {STATES[to]}")
+    if stream.reactor.debug and stream.fd >= 0:
+        check_step(stream.state, to)
     stream.state = to
     return 0
 
@@ -685,7 +658,7 @@ cdef class Stream(Endpoint):
         return self._process()
 
     cdef int _process(self) except -1:
-        """Work off what is buffered, as far as the mode allows. A handler may change the mode at any call."""
+        """Work off what is buffered, as far as the state allows. A handler may change that at any call."""
         cdef int budget = HEADS_PER_EVENT
         if self.processing:
             return 0
@@ -762,8 +735,6 @@ cdef class Stream(Endpoint):
         """Send an answer that has been sent before, and do for it what the handler would do."""
         cdef Answers answers = self.scope.answers
         cdef double took
-        cdef long long saved
-        cdef size_t n = len(answer.body)
         answers.repeated += 1
         answers.ids.advance()
         # What it was sent with before has been encrypted or copied by now.
@@ -774,19 +745,9 @@ cdef class Stream(Endpoint):
             self.handler.on_answering(answer.owner, began, answers.ids.last)
             return 0
         took = monotonic() - began
-        answer.tally.add(n, took)
-        if answer.saved:
-            answer.tally.add_saved(n)
-        saved = n if answer.saved else 0
-        if self.client is not None:
-            self.client.add(1, n, saved)
-        if answer.image is not None:
-            answer.image.add(1, n, saved)
-        if answer.content is not None:
-            answer.content.add(1, n, saved)
         if self.peer_text is None:
             self.peer_text = self.peer.encode()
-        answers.log(answer, self.peer_text, len(self.peer_text), took)
+        answers.count(answer, self.client, self.peer_text, took)
         if answer.last:
             return self._close(False)
         return self._next_head(answers.idle_timeout, answers.head_timeout)
