@@ -147,7 +147,7 @@ def check_pull(bench: Bench) -> None:
                 assert skopeo.copy(target).digest == image.digest
             assert registry.counted("GET", "/blobs/") == len(image.blobs)
             code, status = container.execute("regproxy", "cache", "status")
-            assert (code, "objects" in status) == (0, True), status
+            assert (code, "blobs       4" in status) == (0, True), status
             container.stop()
             assert container.ended()[0] == 0
 
