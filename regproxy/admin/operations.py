@@ -78,7 +78,7 @@ class Operation(Struct, frozen=True):
 class Call(Struct, Generic[Query, Body], frozen=True):
     """One request for an operation, checked. `path`: the parameters in the path, decoded.
 
-    `visitor`: who asks. `request`: its head. `here`: the address that was connected to.
+    `visitor`: who asks. `request`: its head. `here`, `there`: the two ends of the connection.
     """
 
     operation: Operation
@@ -89,6 +89,7 @@ class Call(Struct, Generic[Query, Body], frozen=True):
     request: Request
     cursors: Cursors
     here: tuple[str, int] = ("", 0)
+    there: tuple[str, int] = ("", 0)
 
     def position(self) -> Position | None:
         """Return where the page that is asked for begins, as next() was told; None: the first page."""

@@ -130,11 +130,16 @@ class AdminPort:
     # --- the table ---------------------------------------------------------------------------------------
 
     async def serve(
-        self, request: Request, peer: str, read: ReadBody, here: tuple[str, int] = ("", 0)
+        self,
+        request: Request,
+        peer: str,
+        read: ReadBody,
+        here: tuple[str, int] = ("", 0),
+        there: tuple[str, int] = ("", 0),
     ) -> Reply | Streamed:
         """Answer a request for anything else. `read` reads its body, once it is known to be wanted.
 
-        `here`: the address that `peer` has connected to.
+        `here`, `there`: the two ends of the connection, as the kernel has them.
         """
         path, _, query = request.path.partition("?")
         visitor: Visitor | None = None
@@ -145,7 +150,7 @@ class AdminPort:
             asked = read_query(operation, query)
             body = await self._body(operation, visitor, request, read)
             call: Call[Any, Any] = Call(
-                operation, parameters, asked, body, visitor, request, self._cursors, here
+                operation, parameters, asked, body, visitor, request, self._cursors, here, there
             )
             reply = await self._answer(route, call)
         except Problem as problem:

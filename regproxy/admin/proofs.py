@@ -4,8 +4,9 @@ Where no proxy runs, any user of the machine may listen at its admin port. So a 
 that it knows the token before it sends that. The command proves it first, by a nonce of its own: whoever does
 not know the token gets nothing here that a token could be guessed by.
 
-Both proofs are of the address that the command has connected to. A listener that passes them on to a proxy
-has another address, by which that proxy refuses, and its answer could not be used.
+Both proofs are of the two ends of the command's connection. A listener that passes them on to a proxy does so
+on another connection, of which one end at least differs, even where it has had the proxy's own address before
+that was started: no two connections of a machine have both in common at a time. So that proxy refuses.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from regproxy.config.values import Address
 from regproxy.core.addresses import as_address
 
 PATH: Final = "/api/v1/proof"
-ADDRESS_MAX: Final = 64  # characters
+ADDRESS: Final = r"^[0-9A-Za-z.:%\[\]]{1,64}$"
 TEXT: Final = r"^[A-Za-z0-9_-]{43}$"  # 32 bytes in base64url: a nonce, a proof
 _NONCE: Final = 32  # bytes
 _ASKS: Final = b"proof of a client"
@@ -37,14 +38,14 @@ def address_text(host: str, port: int) -> str:
     return str(Address(str(as_address(host) or host), port))
 
 
-def proof_of_client(token: Token, address: str, nonce: str) -> str:
+def proof_of_client(token: Token, address: str, client: str, nonce: str) -> str:
     """Return what shows a proxy that a client of it knows the token."""
-    return _proof(token.key(_ASKS), address, nonce)
+    return _proof(token.key(_ASKS), address, client, nonce)
 
 
-def proof_of_proxy(token: Token, address: str, nonce: str) -> str:
-    """Return what shows a client that the proxy at this address knows the token."""
-    return _proof(token.key(_ANSWERS), address, nonce)
+def proof_of_proxy(token: Token, address: str, client: str, nonce: str) -> str:
+    """Return what shows a client that the proxy at the other end of its connection knows the token."""
+    return _proof(token.key(_ANSWERS), address, client, nonce)
 
 
 def is_same(shown: str, wanted: str) -> bool:
@@ -52,7 +53,7 @@ def is_same(shown: str, wanted: str) -> bool:
     return hmac.compare_digest(shown.encode("utf-8", "replace"), wanted.encode())
 
 
-def _proof(key: bytes, address: str, nonce: str) -> str:
-    # A nonce has one length, so that nothing of it can be taken for a part of the address.
-    seal = hmac.digest(key, f"{address}\n{nonce}".encode(), "sha256")
+def _proof(key: bytes, address: str, client: str, nonce: str) -> str:
+    # No address has a line feed, and a nonce has one length: nothing of one can be taken for another's.
+    seal = hmac.digest(key, f"{address}\n{client}\n{nonce}".encode(), "sha256")
     return urlsafe_b64encode(seal).decode().rstrip("=")

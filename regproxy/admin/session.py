@@ -79,7 +79,8 @@ class AdminSession:
         self._answer(await self._port.scrape(), request.method)
 
     async def _serve(self, request: Request) -> None:
-        reply = await self._port.serve(request, self._stream.peer, self._read, self._stream.here)
+        stream = self._stream
+        reply = await self._port.serve(request, stream.peer, self._read, stream.here, stream.there)
         if isinstance(reply, Streamed):
             await self._send_chunks(reply, request)
         else:

@@ -25,6 +25,7 @@ from regproxy.core.secret_file import make_once
 SHORTEST: Final = 20  # characters
 LONGEST: Final = 4096
 _BYTES: Final = 32
+MADE: Final = 43  # characters of a token that is made here: 256 bits at random
 # RFC 6750 2.1
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 _WANTED: Final = (

@@ -179,14 +179,18 @@ def _entries(root: Path, index: Index, reference: Reference) -> list[str]:
 
 
 def _closure(root: Path, entries: list[str]) -> Iterator[str]:
-    """Yield the digests of `entries` and of all that their manifests name, each once."""
+    """Yield the digests of `entries` and of all that their manifests name, each once; more than MOST_PINNED
+    where there are more, but not all of them then.
+    """
     # Only entries of an index, and the pinned content itself, can be manifests; a layer is never read.
     todo = deque((digest, True) for digest in entries)
     seen = set(entries)
     while todo:
         digest, maybe_manifest = todo.popleft()
         yield digest
-        children = _children(root, digest) if maybe_manifest else []
+        # Once that is known, no other is read: each may name as many again, and all of them would be kept.
+        known = len(seen) > MOST_PINNED
+        children = _children(root, digest) if maybe_manifest and not known else []
         todo.extend(child for child in children if child[0] not in seen)
         seen.update(child for child, _ in children)
 

@@ -120,14 +120,16 @@ class Dialer:
         except ConnectFailed as error:
             connection.abort()
             if UNKNOWN_CA in str(error):
-                raise self._unknown_ca(origin, settings, error) from None
+                raise self._unknown_ca(origin, settings, error, answer_of) from None
             raise
         except BaseException:
             connection.abort()
             raise
         return connection
 
-    def _unknown_ca(self, origin: Origin, settings: OriginSettings, error: ConnectFailed) -> UnknownCA:
+    def _unknown_ca(
+        self, origin: Origin, settings: OriginSettings, error: ConnectFailed, answer_of: Origin | None
+    ) -> UnknownCA:
         """Return the error for a certificate by a CA that is not known, and log it, once a minute for each
         origin: every request to it fails for that.
         """
@@ -136,7 +138,9 @@ class Dialer:
         why = str(error).removeprefix(f"{origin.host}: ").replace(f"{UNKNOWN_CA}, ", "")
         text = f"its certificate is not signed by a CA that this proxy knows: {how} ({why})"
         if self._seldom.lets((UNKNOWN_CA, origin.name), time.monotonic()):
-            log.warning("%s: %s", origin.name, text)
+            # Not in the error: clients of other registries get that too, while the circuit is open.
+            led = "" if answer_of in (None, origin) else f" ({answer_of.name} leads there)"
+            log.warning("%s%s: %s", origin.name, led, text)
         return UnknownCA(f"{origin.name}: {text}")
 
     async def dial(self, host: str, port: int, timeout: float) -> tuple[int, str]:

@@ -5,21 +5,27 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from regproxy.admin import proofs
+from regproxy.cache import layout
+from regproxy.cli.common.admin_client import AdminClient, NotProven
+from regproxy.config.settings import load
 from tests.support.admin_api import AdminApi, check, document
 from tests.support.cache_command import environment
 from tests.support.client import Client
 from tests.support.images import MANIFEST, digest_of, make_image
 from tests.support.origin import Answer, Origin, blob_answer
-from tests.support.processes import wait_until
+from tests.support.processes import free_address, wait_until
 from tests.support.proxy import Proxy
 from tests.support.two_workers import Pair, stopped
 
@@ -335,6 +341,76 @@ class TestOffline:
             assert api.get("status")["offline"] == {"on": True, "by": "setting"}
             assert "REGPROXY_OFFLINE" in api.ask("POST", "offline", {"on": False}).json()["detail"]
             assert api.post("offline", {"on": True}) == {"on": True, "by": "setting"}
+
+
+class Before:
+    """Who listens at an address before a proxy does: it takes one connection, gives the address free, and
+    passes on to the proxy what it has heard.
+    """
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        self.address = address
+        self.client: tuple[str, int] = ("", 0)
+        self.heard = self.said = b""
+        self.has_asked, self.is_proxy_there = threading.Event(), threading.Event()
+        self._listener = socket.create_server(address)
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def __enter__(self) -> Before:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.is_proxy_there.set()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        near, self.client = self._listener.accept()
+        with near:
+            self._listener.close()
+            while not self.heard.endswith(b"}"):
+                self.heard += near.recv(65536)
+            self.has_asked.set()
+            # A client waits on, as long as it hears something now and then.
+            while not self.is_proxy_there.wait(0.1):
+                near.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+            with Client.connect(self.address) as far:
+                far.send(self.heard)
+                far.sent.append("POST")
+                reply = far.read_reply()
+            body = reply.body
+            near.sendall(b"HTTP/1.1 %d .\r\nContent-Length: %d\r\n\r\n%b" % (reply.status, len(body), body))
+            self.said = body
+            self.heard += near.recv(65536)
+
+
+def test_a_listener_that_was_there_before_the_proxy(tmp_path: Path) -> None:
+    """It has the proxy's own address, and hears no token for all that: its connection is another one."""
+    at = free_address(), free_address()
+    cache, token = tmp_path / "proxy" / "cache", "t" * 43
+    layout.admin_token(cache).parent.mkdir(parents=True)
+    layout.admin_token(cache).write_text(token)
+    asking = AdminClient(load({"REGPROXY_ADMIN_LISTEN": "{}:{}".format(*at[1])}), cache, writes=True)
+    found: list[Any] = []
+
+    def ask() -> None:
+        try:
+            found.append(asking.ask("GET", "session"))
+        except NotProven as error:
+            found.append(error)
+
+    with Before(at[1]) as before:
+        command = threading.Thread(target=ask)
+        command.start()
+        assert before.has_asked.wait(20)
+        with Proxy(tmp_path / "proxy", addresses=at):
+            before.is_proxy_there.set()
+            command.join()
+            assert asking.ask("GET", "session")["scope"] == "write"
+    assert "passes connections on" in str(found[0])
+    assert "the client is {}:{}".format(*before.client) in before.said.decode()
+    assert token.encode() not in before.heard
+    assert proofs.PATH.encode() in before.heard
 
 
 class TestReload:

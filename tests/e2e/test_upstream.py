@@ -520,6 +520,23 @@ class TestTls:
         assert "REGPROXY_UPSTREAM_CA_FILE" not in error_of(other.get("/v2/app/tags/list"))
         wait_until(lambda: "date.test" in proxy.log(), "its line")
 
+    def test_an_unknown_ca_where_a_registry_leads(
+        self, origins: dict[str, Origin], start: Callable[..., Proxy], stack: ExitStack
+    ) -> None:
+        """The log says which: its own lines are none. Nobody else's error names it."""
+        proxy, (right, led) = start(), (origins["right"], origins["ca"])
+        item = blob()
+        right.on(item.path, redirect(f"https://ca.test:{led.port}/x"))
+        client = stack.enter_context(proxy.client(f"right.test:{right.port}"))
+        other = stack.enter_context(proxy.client(f"ca.test:{led.port}"))
+        for asking, path in ((client, item.path), (other, "/v2/app/tags/list")) * 3:
+            message = error_of(asking.get(path))
+            assert f"ca.test:{led.port}: its certificate is not signed by a CA" in message
+            assert "right.test" not in message
+        wait_until(
+            lambda: f"ca.test:{led.port} (right.test:{right.port} leads there): its" in proxy.log(), "it"
+        )
+
     def test_not_verified(
         self, origins: dict[str, Origin], start: Callable[..., Proxy], stack: ExitStack
     ) -> None:

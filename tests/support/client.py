@@ -79,6 +79,14 @@ class Client:
         return cls(plain, authority=authority or f"{address[0]}:{address[1]}")
 
     @property
+    def own_address(self) -> tuple[str, int]:
+        """This end's address and port."""
+        plain = self.layers[0]
+        assert isinstance(plain, Plain)
+        host, port = plain.sock.getsockname()[:2]
+        return host, port
+
+    @property
     def stream(self) -> Stream:
         """The innermost layer: what requests are written to."""
         return self.layers[-1]

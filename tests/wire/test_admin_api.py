@@ -110,11 +110,14 @@ class Relay:
 class TestProofs:
     """That client and proxy know a token, before it is shown."""
 
-    def asked(self, proxy: Proxy, text: str = "", *, address: str = "") -> dict[str, str]:
+    def asked(
+        self, proxy: Proxy, admin: Client, text: str = "", *, address: str = "", client: str = ""
+    ) -> dict[str, str]:
         token = Token(text or state(proxy, "admin-token").read_text().strip(), Scope.WRITE, local=True)
         address = address or "{}:{}".format(*proxy.admin_address)
-        proof = proofs.proof_of_client(token, address, "n" * 43)
-        return {"address": address, "nonce": "n" * 43, "proof": proof}
+        client = client or "{}:{}".format(*admin.own_address)
+        proof = proofs.proof_of_client(token, address, client, "n" * 43)
+        return {"address": address, "client": client, "nonce": "n" * 43, "proof": proof}
 
     def ask(self, admin: Client, asked: object, **headers: str) -> Reply:
         return admin.request("POST", proofs.PATH, JSON | headers, json.dumps(asked).encode())
@@ -122,32 +125,37 @@ class TestProofs:
     @pytest.mark.parametrize("name", ["admin-token", "admin-read-token"])
     def test_a_proof_for_a_proof(self, name: str, proxy: Proxy, admin: Client) -> None:
         text = state(proxy, name).read_text().strip()
-        asked = self.asked(proxy, text)
+        asked = self.asked(proxy, admin, text)
         reply = self.ask(admin, asked)
         assert reply.status == 200
         token = Token(text, Scope.WRITE, local=True)
-        want = proofs.proof_of_proxy(token, asked["address"], asked["nonce"])
+        want = proofs.proof_of_proxy(token, asked["address"], asked["client"], asked["nonce"])
         assert reply.json() == {"proof": want}
         # The connection is the one that the token is shown on.
         assert admin.get(SESSION, bearer(proxy, name)).status == 200
 
     def test_for_nothing_there_is_nothing(self, proxy: Proxy, admin: Client) -> None:
         """No proof that a token could be guessed by."""
-        for asked in (self.asked(proxy, "x" * 43), self.asked(proxy) | {"nonce": "m" * 43}):
+        for asked in (self.asked(proxy, admin, "x" * 43), self.asked(proxy, admin) | {"nonce": "m" * 43}):
             reply = self.ask(admin, asked)
             assert problem(reply, 401) == "unknown token"
-        assert self.ask(admin, self.asked(proxy)).status == 200
+        assert self.ask(admin, self.asked(proxy, admin)).status == 200
 
-    @pytest.mark.parametrize("field", ["address", "nonce", "proof"])
+    @pytest.mark.parametrize("field", ["address", "client", "nonce", "proof"])
     def test_bad_fields(self, field: str, proxy: Proxy, admin: Client) -> None:
         for value in ("x" * 65, 5, None):
-            assert field in problem(self.ask(admin, self.asked(proxy) | {field: value}), 400)
+            assert field in problem(self.ask(admin, self.asked(proxy, admin) | {field: value}), 400)
 
     def test_from_a_page(self, proxy: Proxy, admin: Client) -> None:
-        assert problem(self.ask(admin, self.asked(proxy), Origin="http://evil.example"), 403)
+        assert problem(self.ask(admin, self.asked(proxy, admin), Origin="http://evil.example"), 403)
 
     def test_of_another_address(self, proxy: Proxy, admin: Client) -> None:
-        reply = self.ask(admin, self.asked(proxy, address="127.0.0.1:9"))
+        reply = self.ask(admin, self.asked(proxy, admin, address="127.0.0.1:9"))
+        assert "127.0.0.1:9" in problem(reply, 421)
+
+    def test_of_another_client(self, proxy: Proxy, admin: Client) -> None:
+        """As of one that is connected to a listener which was here before this proxy."""
+        reply = self.ask(admin, self.asked(proxy, admin, client="127.0.0.1:9"))
         assert "127.0.0.1:9" in problem(reply, 421)
 
     def test_by_a_relay(self, proxy: Proxy, stack: ExitStack) -> None:

@@ -35,6 +35,7 @@ cdef extern from "<sys/socket.h>" nogil:
     ssize_t recv(int fd, void* buf, size_t n, int flags)
     ssize_t send(int fd, const void* buf, size_t n, int flags)
     int getsockname(int fd, sockaddr* addr, socklen_t* addrlen)
+    int getpeername(int fd, sockaddr* addr, socklen_t* addrlen)
     int shutdown(int fd, int how)
     int setsockopt(int fd, int level, int name, const void* value, socklen_t n)
     int getsockopt(int fd, int level, int name, void* value, socklen_t* n)

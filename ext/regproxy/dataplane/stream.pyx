@@ -80,6 +80,15 @@ cdef str address_text(sockaddr_storage* address):
     return text.decode().removeprefix("::ffff:")
 
 
+cdef tuple address_and_port(sockaddr_storage* address):
+    """Return an IP address as text and its port; ("", 0) for any other."""
+    if address.ss_family == AF_INET6:
+        return address_text(address), ntohs((<sockaddr_in6*>address).sin6_port)
+    if address.ss_family == AF_INET:
+        return address_text(address), ntohs((<sockaddr_in*>address).sin_port)
+    return "", 0
+
+
 cdef inline int _set_state(Stream stream, ReadState to) except -1:
     """Go to another state of reading: the only place that does.
 
@@ -164,11 +173,16 @@ cdef class Stream(Endpoint):
         cdef socklen_t n = sizeof(sockaddr_storage)
         if self.fd < 0 or getsockname(self.fd, <sockaddr*>&address, &n) != 0:
             return "", 0
-        if address.ss_family == AF_INET6:
-            return address_text(&address), ntohs((<sockaddr_in6*>&address).sin6_port)
-        if address.ss_family == AF_INET:
-            return address_text(&address), ntohs((<sockaddr_in*>&address).sin_port)
-        return "", 0
+        return address_and_port(&address)
+
+    @property
+    def there(self) -> tuple[str, int]:
+        """The other side's address and port, as the kernel has them; ("", 0) once it is closed."""
+        cdef sockaddr_storage address
+        cdef socklen_t n = sizeof(sockaddr_storage)
+        if self.fd < 0 or getpeername(self.fd, <sockaddr*>&address, &n) != 0:
+            return "", 0
+        return address_and_port(&address)
 
     def set_send_timeout(self, double seconds) -> None:
         self.out.timeout = <long>(seconds * 1000)

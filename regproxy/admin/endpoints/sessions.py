@@ -18,7 +18,7 @@ from regproxy.admin.replies import Problem, Reply, json_reply, see_other
 from regproxy.admin.visitors import Login, Scope
 
 _TOKEN_MAX: Final = 4096
-_PROBLEMS: Final = {421: "the client is connected to another address"}
+_PROBLEMS: Final = {421: "the client has another connection than this one"}
 
 
 class LoginForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,16 +28,19 @@ class LoginForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 _Text = Annotated[str, Meta(pattern=proofs.TEXT)]
+_Address = Annotated[str, Meta(pattern=proofs.ADDRESS)]
 _ADDRESS: Final = "where the client has connected to, such as 127.0.0.1:3129 or [::1]:3129"
+_CLIENT: Final = "the client's own end of that connection, such as 127.0.0.1:50000"
 _ASKED: Final = 'of "regproxy admin proof of a client"'
 _GIVEN: Final = 'of "regproxy admin proof of a proxy"'
-_SEAL: Final = "HMAC-SHA-256 over address, line feed and nonce; its key is the token's HMAC-SHA-256"
+_SEAL: Final = "HMAC-SHA-256 of address, client, nonce, in three lines; its key is the token's HMAC-SHA-256"
 
 
 class ProofForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What shows that a client knows a token. Bytes are in base64url without padding."""
 
-    address: Annotated[str, Meta(max_length=proofs.ADDRESS_MAX, description=_ADDRESS)]
+    address: Annotated[_Address, Meta(description=_ADDRESS)]
+    client: Annotated[_Address, Meta(description=_CLIENT)]
     nonce: Annotated[_Text, Meta(description="32 random bytes, new for each connection")]
     proof: Annotated[_Text, Meta(description=f"{_SEAL} {_ASKED}")]
 
@@ -77,15 +80,16 @@ class Sessions:
         """Prove that this proxy knows a token, to a client that proves the same.
 
         A client that asks before it shows its token, on the same connection, shows it to nobody else who
-        happens to listen at this address. 421: the client is connected to another address than this proxy
-        was asked at, so somebody stands between.
+        happens to listen at this address. 421: the client has another connection than the one that this
+        proxy was asked by, so somebody stands between.
         """
-        form, here = call.body, proofs.address_text(*call.here)
-        proof = await self._gatekeeper.prove(
-            *(form.proof, form.address, form.nonce, call.request, call.visitor.peer)
-        )
+        form, here, there = call.body, proofs.address_text(*call.here), proofs.address_text(*call.there)
+        what = form.address, form.client, form.nonce
+        proof = await self._gatekeeper.prove(form.proof, what, call.request, call.visitor.peer)
         if form.address != here:
             raise Problem(421, f"this is {here}: what was asked for is {form.address}", field="address")
+        if form.client != there:
+            raise Problem(421, f"asked by {there}: the client is {form.client}", field="client")
         return Proof(proof=proof)
 
     @get(LOGIN, Scope.OPEN, thread=True)

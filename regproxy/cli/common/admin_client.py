@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 from contextlib import closing
 from http import HTTPStatus
 from pathlib import Path
@@ -103,14 +104,10 @@ class AdminClient:
 
     def _prove(self, connection: http.client.HTTPConnection, token: Token) -> None:
         """Prove that this client knows the token, and have the same proven. Raises NotProven."""
-        # Not what is configured: a name may have several addresses, and be somebody else's by now.
-        address = proofs.address_text(*connection.sock.getpeername()[:2])
-        nonce = proofs.new_nonce()
-        asked = {
-            "address": address,
-            "nonce": nonce,
-            "proof": proofs.proof_of_client(token, address, nonce),
-        }
+        address, own = _ends(connection.sock)
+        what = address, own, proofs.new_nonce()
+        proof = proofs.proof_of_client(token, *what)
+        asked = dict(zip(("address", "client", "nonce"), what, strict=True)) | {"proof": proof}
         body = json.dumps(asked).encode()
         shown, why = "", _NO_HTTP
         try:
@@ -124,7 +121,7 @@ class AdminClient:
             raise self._not_running(error) from None
         except http.client.HTTPException:
             pass
-        if not proofs.is_same(shown, proofs.proof_of_proxy(token, address, nonce)):
+        if not proofs.is_same(shown, proofs.proof_of_proxy(token, *what)):
             why = why.format(file=self._token_file)
             raise NotProven(f"what listens at {address} (REGPROXY_ADMIN_LISTEN) {why}")
 
@@ -150,6 +147,19 @@ class AdminClient:
             text = f"{self._token_file}: {error.strerror}; a running proxy makes it ({self._setting})"
             raise NotRunning(text) from None
         return Token(text, Scope.WRITE, local=True)
+
+
+def _ends(sock: socket.socket) -> tuple[str, str]:
+    """Return where a connection leads, and where it comes from. Raises ConnectionError.
+
+    Not what is configured: a name may have several addresses, and be somebody else's by now.
+    """
+    try:
+        found = sock.getpeername(), sock.getsockname()
+    except OSError as error:  # there is no peer where it was reset
+        raise ConnectionResetError(error.errno, error.strerror) from None
+    address, own = (proofs.address_text(*each[:2]) for each in found)
+    return address, own
 
 
 def _proof(text: bytes) -> str:

@@ -13,6 +13,7 @@ from regproxy.admin import proofs
 from regproxy.admin.gatekeeper import OF_ADDRESS_MAX, Gatekeeper, check_form, check_same_origin
 from regproxy.admin.operations import Operation
 from regproxy.admin.replies import Problem
+from regproxy.admin.tokens import MADE
 from regproxy.admin.visitors import Login, Scope, Token, Visitor
 from regproxy.http.messages import Request, parse_request
 
@@ -183,8 +184,36 @@ def test_guesses_are_slowed() -> None:
     assert counts["slowed"] == 3
 
 
-HERE = "127.0.0.1:3129"
-NONCE = "n" * 43
+def test_who_is_on_this_machine_shuts_nobody_out() -> None:
+    """All its loopback addresses are one; a token that was made here never waits, one that was not does."""
+    made = Token("m" * MADE, Scope.WRITE, local=True)
+    known: Any = Known(made, read(local=True))
+
+    async def run() -> None:
+        gatekeeper = Gatekeeper(known, Counts())
+
+        async def show(text: str, peer: str = NEAR) -> int:
+            try:
+                await gatekeeper.admit(operation(Scope.READ), request(text), peer)
+            except Problem as problem:
+                return problem.status
+            return 200
+
+        for number in range(4):
+            assert await show("wrong", f"127.0.0.{number + 2}") == 401
+        guesses = [asyncio.create_task(show("wrong", f"127.0.1.{n}")) for n in range(OF_ADDRESS_MAX)]
+        await asyncio.sleep(0)  # they have all begun
+        assert await show("wrong", "127.0.2.1") == await show("wrong", "::1") == 429
+        assert await show(read(local=True).text) == 429
+        assert await show(made.text) == 200
+        for guess in guesses:
+            guess.cancel()
+        await asyncio.gather(*guesses, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+WHAT = "127.0.0.1:3129", "127.0.0.1:50000", "n" * 43
 
 
 def proven(
@@ -192,12 +221,12 @@ def proven(
 ) -> int | str:
     """Return the proof that a client with the token `known` gets, or the status."""
     tokens_: Any = Known(*tokens)
-    shown = proofs.proof_of_client(known, HERE, NONCE)
+    shown = proofs.proof_of_client(known, *WHAT)
 
     async def run() -> int | str:
         gatekeeper = Gatekeeper(tokens_, counts if counts is not None else Counts())
         try:
-            return await gatekeeper.prove(shown, HERE, NONCE, request(method="POST", **fields), peer)
+            return await gatekeeper.prove(shown, WHAT, request(method="POST", **fields), peer)
         except Problem as problem:
             return problem.status
 
@@ -208,7 +237,7 @@ def test_a_proof_for_a_proof() -> None:
     """By the token that the client knows, and to nobody who knows none."""
     both, counts = (write(), read()), Counts()
     for token in both:
-        assert proven(both, token, counts=counts) == proofs.proof_of_proxy(token, HERE, NONCE)
+        assert proven(both, token, counts=counts) == proofs.proof_of_proxy(token, *WHAT)
     assert proven(both, Token("x" * 36, Scope.WRITE, local=False), counts=counts) == 401
     assert counts == {"accepted": 2, "refused": 1}
 
@@ -218,7 +247,7 @@ def test_who_gets_no_proof() -> None:
     mixed = (write(local=True), read())
     assert proven((write(local=True),), write(local=True), FAR) == 403
     assert proven(mixed, write(local=True), FAR) == 401
-    assert proven(mixed, read(), FAR) == proofs.proof_of_proxy(read(), HERE, NONCE)
+    assert proven(mixed, read(), FAR) == proofs.proof_of_proxy(read(), *WHAT)
     assert proven(mixed, read(), Origin="http://evil.example") == 403
     assert proven(mixed, read(), Sec_Fetch_Site="cross-site") == 403
 
@@ -232,9 +261,9 @@ def test_wrong_proofs_are_slowed_as_guesses_are() -> None:
         gatekeeper = Gatekeeper(known, counts)
 
         async def prove(token: Token) -> int:
-            shown = proofs.proof_of_client(token, HERE, NONCE)
+            shown = proofs.proof_of_client(token, *WHAT)
             try:
-                await gatekeeper.prove(shown, HERE, NONCE, request(method="POST"), FAR)
+                await gatekeeper.prove(shown, WHAT, request(method="POST"), FAR)
             except Problem as problem:
                 return problem.status
             return 200

@@ -11,21 +11,24 @@ from regproxy.admin import cookies, proofs
 from regproxy.admin.visitors import Scope, Token
 
 TOKEN = Token("t" * 32, Scope.WRITE, local=True)
-HERE = "127.0.0.1:3129"
+HERE, THERE = "127.0.0.1:3129", "127.0.0.1:50000"
 NONCE = "n" * 43
 
 
-def test_each_is_of_one_token_address_nonce_and_side() -> None:
+def test_each_is_of_one_token_connection_nonce_and_side() -> None:
     found = {
-        make(token, address, nonce)
+        make(token, address, client, nonce)
         for make in (proofs.proof_of_client, proofs.proof_of_proxy)
         for token in (TOKEN, replace(TOKEN, text="u" * 32))
         for address in (HERE, "127.0.0.1:31", "[::1]:3129")
+        for client in (THERE, "127.0.0.1:50001")
         for nonce in (NONCE, "m" * 43)
     }
-    assert len(found) == 24
+    assert len(found) == 48
     assert all(re.match(proofs.TEXT, each) for each in found)
-    assert proofs.proof_of_client(TOKEN, HERE, NONCE) == proofs.proof_of_client(TOKEN, HERE, NONCE)
+    assert proofs.proof_of_client(TOKEN, HERE, THERE, NONCE) == proofs.proof_of_client(
+        TOKEN, HERE, THERE, NONCE
+    )
 
 
 def test_none_is_a_cookie_or_what_a_form_shows() -> None:
@@ -34,8 +37,8 @@ def test_none_is_a_cookie_or_what_a_form_shows() -> None:
     keys = {TOKEN.key(purpose) for purpose in (b"cookies", b"forms", proofs._ASKS, proofs._ANSWERS)}
     assert len(keys) == 4
     for make in (proofs.proof_of_client, proofs.proof_of_proxy):
-        assert make(TOKEN, HERE, NONCE) not in (value, login.csrf)
-        assert cookies.check(make(TOKEN, HERE, NONCE), [TOKEN], HERE, 0.0) is None
+        assert make(TOKEN, HERE, THERE, NONCE) not in (value, login.csrf)
+        assert cookies.check(make(TOKEN, HERE, THERE, NONCE), [TOKEN], HERE, 0.0) is None
 
 
 def test_a_nonce_is_new() -> None:
@@ -61,6 +64,6 @@ def test_one_spelling_of_an_address(host: str, text: str) -> None:
 
 @pytest.mark.parametrize("shown", ["", "x", "\ud800", "é" * 43])
 def test_what_is_no_proof(shown: str) -> None:
-    right = proofs.proof_of_proxy(TOKEN, HERE, NONCE)
+    right = proofs.proof_of_proxy(TOKEN, HERE, THERE, NONCE)
     assert proofs.is_same(right, right)
     assert not proofs.is_same(shown, right)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from regproxy.admin.tokens import Tokens, check_tokens, make_tokens
+from regproxy.admin.tokens import MADE, Tokens, check_tokens, make_tokens
 from regproxy.admin.visitors import Scope
 from regproxy.cache import layout
 from regproxy.config.settings import Config, load
@@ -37,7 +37,7 @@ def test_made_once(tmp_path: Path) -> None:
     assert len(set(texts)) == 2
     for path, text in zip(paths, texts, strict=True):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert len(text.strip()) >= 40
+        assert len(text.strip()) == MADE
         assert not any(text.strip() in note for note in notes)
     assert [note.startswith("made ") for note in make_tokens(config(), tmp_path)] == [False, False]
     assert [path.read_text() for path in paths] == texts
@@ -50,7 +50,7 @@ def test_what_is_no_token_is_replaced(left: bytes, tmp_path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(left)
     make_tokens(config(), tmp_path)
-    assert len(path.read_text().strip()) >= 40
+    assert len(path.read_text().strip()) == MADE
 
 
 def test_one_that_can_not_be_read_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,6 +162,27 @@ class TestPin:
             pins.pin(stock.root, stock.index, digest)
         assert pinned(stock) == {}
 
+    def test_indexes_that_name_too_much_together(self, stock: Stock, monkeypatch: pytest.MonkeyPatch) -> None:
+        """No more of them are read than it takes to know that: each may have MANIFEST_MAX bytes."""
+        monkeypatch.setattr(pins, "MOST_PINNED", 20)
+        indexes = []
+        for start in range(0, 100, 10):
+            made_up = [{"digest": f"sha256:{number:064x}"} for number in range(start, start + 10)]
+            body = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": made_up}).encode()
+            indexes.append({"digest": stock.blob(body=body)})
+        body = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": indexes}).encode()
+        digest, read_small = stock.blob(body=body), pins._read_small
+        read: list[str] = []
+
+        def read_and_note(root: Path, digest: str) -> bytes:
+            read.append(digest)
+            return read_small(root, digest)
+
+        monkeypatch.setattr(pins, "_read_small", read_and_note)
+        with pytest.raises(PinError, match="names more than 20 contents"):
+            pins.pin(stock.root, stock.index, digest)
+        assert read == [digest, *(each["digest"] for each in indexes[:1])]
+
     def test_a_layer_by_its_digest(self, stock: Stock) -> None:
         layer, other = stock.blob(5000), stock.blob(5000)
         assert pins.pin(stock.root, stock.index, layer) == Pinned(layer, 1, 1, 5000)

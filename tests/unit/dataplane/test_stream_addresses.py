@@ -1,4 +1,4 @@
-"""The address that a client has connected to."""
+"""The two ends of a client's connection."""
 
 from __future__ import annotations
 
@@ -30,13 +30,14 @@ def test_here(listens: str, asked: str, want: str, plane: Plane) -> None:
         except OSError as error:
             pytest.skip(f"no IPv6 here: {error}")
         port = stack.enter_context(listener).getsockname()[1]
-        stack.enter_context(socket.create_connection((asked, port)))
+        client = stack.enter_context(socket.create_connection((asked, port)))
         accepted = listener.accept()[0]
         accepted.setblocking(False)
         stream = Stream(plane.reactor, accepted.detach())
         assert stream.here == (want, port)
+        assert stream.there == client.getsockname()[:2]
         stream.abort()
-        assert stream.here == ("", 0)
+        assert stream.here == stream.there == ("", 0)
 
 
 def test_what_has_no_address(plane: Plane) -> None:
@@ -44,5 +45,5 @@ def test_what_has_no_address(plane: Plane) -> None:
     near.setblocking(False)
     stream = Stream(plane.reactor, near.detach())
     with far:
-        assert stream.here == ("", 0)
+        assert stream.here == stream.there == ("", 0)
         stream.abort()

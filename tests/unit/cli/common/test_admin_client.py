@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,7 +33,7 @@ def knows(*texts: str) -> Callable[[Asked], Answer]:
     """Answer as a proxy with these tokens."""
 
     def answer(asked: Asked) -> Answer:
-        said = asked["address"], asked["nonce"]
+        said = asked["address"], asked["client"], asked["nonce"]
         for text in texts:
             if asked["proof"] == proofs.proof_of_client(token(text), *said):
                 return 200, {"proof": proofs.proof_of_proxy(token(text), *said)}
@@ -198,6 +199,22 @@ def test_a_connection_that_ends_with_the_proof(tmp_path: Path) -> None:
         with pytest.raises(NotRunning, match="its workers end"):
             client(tmp_path, port.server_port).ask("GET", "status")
         assert port.tokens == []
+
+
+def test_a_connection_that_is_reset_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before its ends are asked for, as by a worker that is killed."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connected = AdminClient._connected
+
+        def then_reset(self: AdminClient) -> Any:
+            connection = connected(self)
+            with listener.accept()[0] as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            return connection
+
+        monkeypatch.setattr(AdminClient, "_connected", then_reset)
+        with pytest.raises(NotRunning, match="no proxy answers"):
+            client(tmp_path, listener.getsockname()[1]).ask("GET", "status")
 
 
 @pytest.mark.parametrize(
