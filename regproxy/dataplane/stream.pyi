@@ -4,7 +4,8 @@ from regproxy.dataplane.answers import Scope
 from regproxy.dataplane.body import Endpoint, Sink, Source
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.tally import Use
-from regproxy.dataplane.tls import Conn, Context
+from regproxy.dataplane.tls import Conn
+from regproxy.dataplane.tls_contexts import Context
 
 class Stream(Endpoint):
     handler: Any

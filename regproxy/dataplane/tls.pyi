@@ -1,28 +1,8 @@
-from collections.abc import Callable
 from typing import Final, Self
 
-CLASSIC_GROUPS: Final[str]
-HYBRID_GROUPS: Final[str]
-GROUPS: Final[str]
+from regproxy.dataplane.tls_contexts import Context
+
 UNKNOWN_CA: Final[str]
-
-class ClientTrust:
-    @property
-    def required(self) -> bool: ...
-
-class Context:
-    client_trust: ClientTrust | None
-    records_max: int
-    @property
-    def server(self) -> bool: ...
-    @property
-    def verify(self) -> bool: ...
-    @property
-    def ktls(self) -> bool: ...
-    @property
-    def seals(self) -> bool: ...
-    @property
-    def opens(self) -> bool: ...
 
 class Conn:
     def __new__(cls, context: Context, host: bytes, fd: int = -1, is_ip: bool = False) -> Self: ...
@@ -47,19 +27,3 @@ class Conn:
 
 def live() -> int: ...
 def openssl_version() -> str: ...
-def takes_groups(groups: str) -> bool: ...
-def server_context(
-    chain_pem: bytes, key_pem: bytes, ktls: bool = False, seals: bool = False, groups: str = ""
-) -> Context: ...
-def naming_context(
-    choose: Callable[[str], Context | None], ktls: bool = False, seals: bool = False, groups: str = ""
-) -> Context: ...
-def client_context(
-    verify: bool = True,
-    extra_ca_file: str | None = None,
-    ktls: bool = False,
-    chain_pem: bytes | None = None,
-    key_pem: bytes | None = None,
-    opens: bool = False,
-) -> Context: ...
-def client_trust(pem: bytes, required: bool = False) -> ClientTrust: ...

@@ -9,7 +9,7 @@ from regproxy.config.origin_tables import OriginSettings, label_of
 from regproxy.config.settings import Config
 from regproxy.core.errors import ConfigError
 from regproxy.core.named_file import read_file
-from regproxy.dataplane.tls import Context, client_context
+from regproxy.dataplane.tls_contexts import Context, client_context
 
 _Files = tuple[bool, str | None, str | None, str | None]
 

@@ -10,7 +10,7 @@ from regproxy.config.settings import Config
 from regproxy.core.addresses import as_address
 from regproxy.core.errors import ConfigError
 from regproxy.core.named_file import read_file
-from regproxy.dataplane.tls import Context, server_context
+from regproxy.dataplane.tls_contexts import Context, server_context
 from regproxy.tls.ca_scope import listened_names, machine_name
 from regproxy.tls.server_contexts import Contexts
 

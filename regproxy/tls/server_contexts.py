@@ -11,7 +11,7 @@ from typing import Final
 from regproxy.config.settings import Config
 from regproxy.core.errors import ConfigError, RegproxyError
 from regproxy.core.lru import Seldom
-from regproxy.dataplane.tls import GROUPS, Context, naming_context, server_context, takes_groups
+from regproxy.dataplane.tls_contexts import GROUPS, Context, naming_context, server_context, takes_groups
 from regproxy.tls.authority import Authority, Leaf
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def check_groups(config: Config) -> None:
 
 
 class Contexts:
-    """Server contexts by host; the least recently used goes first. `groups`: see tls.takes_groups()."""
+    """Server contexts by host; the least recently used goes first. `groups`: see takes_groups()."""
 
     def __init__(
         self, authority: Authority, *, ktls: bool = False, seals: bool = False, groups: str = ""

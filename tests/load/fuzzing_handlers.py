@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from regproxy.dataplane import tls
+from regproxy.dataplane import tls_contexts
 from regproxy.dataplane.block_map import BLOCK_SIZE, Extents
 from regproxy.dataplane.body import Sink
 from regproxy.dataplane.file import File
@@ -62,8 +62,8 @@ class World:
         self.file: File | None = File(os.open(path, os.O_RDONLY | os.O_CLOEXEC), SIZE, loop)
         trust = Trust(directory)
         pair = trust.server("reg.test")
-        self.as_server = tls.server_context(pair.chain.read_bytes(), pair.key.read_bytes())
-        self.as_client = tls.client_context(extra_ca_file=str(trust.path))
+        self.as_server = tls_contexts.server_context(pair.chain.read_bytes(), pair.key.read_bytes())
+        self.as_client = tls_contexts.client_context(extra_ca_file=str(trust.path))
         self.peers_server = trust.server_context("reg.test")
         self.peers_client = ssl.create_default_context(cafile=str(trust.path))
         loop.set_exception_handler(self._raised)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from regproxy.dataplane.file import File
-from regproxy.dataplane.tls import Context, client_context, server_context
+from regproxy.dataplane.tls_contexts import Context, client_context, server_context
 from tests.support.plane import LIMIT, Plane
 from tests.support.tls_records import ALERT, DATA, HANDSHAKE, HEADER, KEY_UPDATE, Keys, Shaker, split
 from tests.support.trust import Trust

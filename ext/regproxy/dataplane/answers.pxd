@@ -58,7 +58,8 @@ cdef class Answers:
     # Called when many lines wait
     cdef public object on_lines
 
-    cdef int log(self, Answer answer, const char* peer, size_t n, double took) except -1
+    cdef int count(self, Answer answer, Use client, bytes peer, double took) except -1
+    cdef int _log(self, Answer answer, const char* peer, size_t n, double took) except -1
 
 
 cdef class Scope:

@@ -160,7 +160,24 @@ cdef class Answers:
         self.filled.clear()
         self.kept = self.held = 0
 
-    cdef int log(self, Answer answer, const char* peer, size_t n, double took) except -1:
+    cdef int count(self, Answer answer, Use client, bytes peer, double took) except -1:
+        """Count and log an answer that has gone out again just now, `took` seconds after its request.
+
+        `client`: the use of whoever asked, None for nobody's; `peer`: its address.
+        """
+        cdef long long n = len(answer.body), saved = n if answer.saved else 0
+        answer.tally.add(n, took)
+        if answer.saved:
+            answer.tally.add_saved(n)
+        if client is not None:
+            client.add(1, n, saved)
+        if answer.image is not None:
+            answer.image.add(1, n, saved)
+        if answer.content is not None:
+            answer.content.add(1, n, saved)
+        return self._log(answer, peer, len(peer), took)
+
+    cdef int _log(self, Answer answer, const char* peer, size_t n, double took) except -1:
         """Write the access log's line of an answer that has gone out just now."""
         cdef timespec now
         cdef char text[SECONDS_MAX]

@@ -1,6 +1,7 @@
 from regproxy.dataplane.block_map cimport Extents
 from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.file cimport File
+from regproxy.dataplane.memory_window cimport MemoryWindow, ReaderCursor
 from regproxy.dataplane.openssl cimport EVP_MD_CTX
 from regproxy.dataplane.status cimport Status
 
@@ -15,15 +16,6 @@ cdef class GrowingFile
 
 
 cdef class RangeWriter
-
-
-# A reader's place in a growth, in a list that is walked only when bytes are kept in memory.
-cdef struct ReaderCursor:
-    long long offset
-    # Given up: it no longer holds back the origin
-    bint lost
-    ReaderCursor* before
-    ReaderCursor* behind
 
 
 cdef class Reader(Source):
@@ -64,18 +56,14 @@ cdef class GrowingFile(Sink):
     # What is being fetched: readers that wait for the next bytes of one need not be reported
     cdef public tuple tending
 
-    # When the disk takes no more: from `disk_end` on bytes are in `memory`, those below `floor` no longer
+    # When the disk takes no more
     cdef readonly int disk_errno
     cdef public object on_spill
+    cdef MemoryWindow window
     # Longer content is not stored; 0: no limit
     cdef public long long largest
-    # How far the slowest reader may be behind
-    cdef long long window
     cdef bint impatient
     cdef object hurrying
-    cdef readonly File memory
-    cdef readonly long long disk_end
-    cdef readonly long long floor
     cdef ReaderCursor* places
     cdef Endpoint held_back
 
@@ -92,7 +80,6 @@ cdef class GrowingFile(Sink):
     cdef int look(self) except -1
     cdef Status _spill(self) except Status.EXC
     cdef bint _trim(self) noexcept
-    cdef int _give_back(self, long long upto) noexcept
     cdef int _settle(self) except -1
     cdef ReaderCursor* enter(self, long long offset) except NULL
     cdef int leave(self, ReaderCursor* place) except -1

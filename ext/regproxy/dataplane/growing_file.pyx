@@ -6,6 +6,7 @@ from libc.stdlib cimport free, malloc
 from regproxy.dataplane.block_map cimport BLOCK, Extents
 from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.file cimport File
+from regproxy.dataplane.memory_window cimport ReaderCursor, open_window
 from regproxy.dataplane.openssl cimport *
 from regproxy.dataplane.posix cimport *
 from regproxy.dataplane.status cimport Status
@@ -14,13 +15,6 @@ cdef enum:
     # Bytes held back until the digest has matched: no client can take a wrong body for complete.
     HOLD_BACK = 16384
     NO_LIMIT = 0
-    # Bytes kept in memory of a body that the disk does not take: how far the slowest reader may be behind.
-    WINDOW = 16777216
-    # The same where many bodies are: as much as a manifest may have.
-    SMALL_WINDOW = 4194304
-    MANY = 16
-    # At most this much of the bytes on disk is copied, within the event loop.
-    COPIED = 4194304
     COPY = 1048576
     # Up to this much is hashed within the event loop when its turn has come; more by a thread.
     HASHED_HERE = 524288
@@ -30,7 +24,6 @@ cdef enum:
     # Up to this many readers get new bytes from memory; with more, each reads the file in its turn.
     OFFERS = 2
 
-cdef long long in_memory = 0
 cdef EVP_MD* sha256 = EVP_MD_fetch(NULL, b"SHA2-256", NULL)
 
 
@@ -67,8 +60,8 @@ cdef class GrowingFile(Sink):
     `follow()` or `inotify.Watch` says how far it is; `catch_up()` then makes it ours to go on with.
 
     A disk that takes no more turns it into a relay: what it has stays readable, and what comes is in memory,
-    WINDOW bytes at most, which holds the origin back to the pace of the slowest reader. `disk_errno` says
-    why, and `on_spill()` is called from the loop, if it is set.
+    in a MemoryWindow, which holds the origin back to the pace of the slowest reader. `disk_errno` says why,
+    and `on_spill()` is called from the loop, if it is set.
 
     With `scatter()` it is filled in several places at once, by `RangeWriter`s. `written` is how much is there
     from the beginning on; the hash follows in order. `on_wait()` is called from the loop when a reader waits.
@@ -87,10 +80,7 @@ cdef class GrowingFile(Sink):
             raise MemoryError
 
     def __dealloc__(self):
-        global in_memory
         EVP_MD_CTX_free(self.md)
-        if self.memory is not None:
-            in_memory -= 1
 
     @property
     def done(self) -> bool:
@@ -108,7 +98,20 @@ cdef class GrowingFile(Sink):
     @property
     def whole(self) -> bool:
         """Whether a reader can still begin at 0."""
-        return self.memory is None or self.floor == self.disk_end
+        return self.window is None or self.window.floor == self.window.disk_end
+
+    @property
+    def memory(self) -> File | None:
+        """What has the bytes from `disk_end` on, those below `floor` no longer; None: the disk has all."""
+        return self.window.file if self.window is not None else None
+
+    @property
+    def disk_end(self) -> int:
+        return self.window.disk_end if self.window is not None else 0
+
+    @property
+    def floor(self) -> int:
+        return self.window.floor if self.window is not None else 0
 
     def expect(self, long long total) -> None:
         """Set the length that the origin declared, in bytes; -1: it did not."""
@@ -300,7 +303,7 @@ cdef class GrowingFile(Sink):
 
     cdef Status _extend(self, Endpoint origin, const char* p, size_t n) except Status.EXC:
         cdef Status status
-        status = self._append(p, n) if self.memory is None else self._remember(p, n)
+        status = self._append(p, n) if self.window is None else self._remember(p, n)
         if status != Status.OK:
             return status
         if self.hashed == self.written and not self.hashing:
@@ -312,11 +315,11 @@ cdef class GrowingFile(Sink):
         if len(self.waiters) <= OFFERS:
             self._offer_all(self.written - <long long>n, p, n)
         self.wake_all()
-        if self.memory is not None and self._trim():
+        if self._trim():
             self.held_back = origin
             if not self.impatient:
                 self.impatient = True
-                self.hurrying = self.file.loop.call_later(PATIENCE, self._hurry, self.floor)
+                self.hurrying = self.file.loop.call_later(PATIENCE, self._hurry, self.window.floor)
             return Status.AGAIN
         return Status.OK
 
@@ -325,7 +328,7 @@ cdef class GrowingFile(Sink):
         cdef long long there
         cdef size_t known
         cdef Status status
-        if self.extents is None or self.memory is not None:
+        if self.extents is None or self.window is not None:
             segment.reason = "it is not filled in several places any more"
             return Status.FAILED
         if segment.offset < 0 or <long long>n > self.extents.total - segment.offset:
@@ -412,75 +415,34 @@ cdef class GrowingFile(Sink):
         return self._remember(p, n) if self._spill() == Status.OK else Status.FAILED
 
     cdef Status _remember(self, const char* p, size_t n) except Status.EXC:
-        cdef size_t at = 0
-        cdef ssize_t k
-        if self.places == NULL and self.written - self.disk_end > self.window:
+        if self.places == NULL and self.written - self.window.disk_end > self.window.size:
             self.reason = f"not stored ({strerror(self.disk_errno).decode()}), and nobody reads it any more"
             return Status.FAILED
-        while at < n:
-            k = pwrite(self.memory.fd, p + at, n - at, self.written + <long long>at)
-            if k < 0:
-                if errno == EINTR:
-                    continue
-                self.reason = f"keeping a body in memory failed: {strerror(errno).decode()}"
-                return Status.FAILED
-            at += k
+        if self.window.keep(p, n, self.written):
+            self.reason = f"keeping a body in memory failed: {strerror(errno).decode()}"
+            return Status.FAILED
         return Status.OK
 
     def relay(self, int error) -> None:
         """Store no more, for the errno `error`. Raises OSError where memory can't take it either."""
-        if self.memory is None:
+        if self.window is None:
             self.disk_errno = error
             if self._spill() != Status.OK:
                 raise OSError(errno, self.reason)
 
     cdef Status _spill(self) except Status.EXC:
-        """Keep bytes in memory from now on; all of a short body, for readers that come when it is done."""
-        global in_memory
-        cdef int fd = memfd_create(b"regproxy-body", MFD_CLOEXEC)
-        cdef char* p
-        cdef ssize_t got
-        if fd < 0:
+        """Keep bytes in memory from now on."""
+        self.window = open_window(self.file, self.written)
+        if self.window is None:
             self.reason = f"no memory for a body that the disk does not take: {strerror(errno).decode()}"
             return Status.FAILED
-        try:
-            self.memory = File(fd, -1, self.file.loop)
-        except BaseException:
-            close(fd)
-            raise
-        in_memory += 1
-        self.window = WINDOW if in_memory <= MANY else SMALL_WINDOW
         if self.on_spill is not None:
             self.file.loop.call_soon(self.on_spill)
-        self.disk_end = self.floor = self.written
-        if 0 < self.written <= COPIED:
-            p = <char*>malloc(self.written)
-            got = pread(self.file.fd, p, self.written, 0) if p != NULL else -1
-            if got == self.written and pwrite(fd, p, got, 0) == got:
-                self.disk_end = self.floor = 0
-            free(p)
         return Status.OK
 
     cdef bint _trim(self) noexcept:
-        """Free bytes that every reader has had; True where the window is used up and a reader is behind."""
-        cdef ReaderCursor* place = self.places
-        cdef long long lowest = self.written
-        if self.written - self.floor <= self.window:
-            return False
-        while place != NULL:
-            if not place.lost:
-                lowest = min(lowest, place.offset)
-            place = place.behind
-        self._give_back(lowest)
-        return self.written - self.floor > self.window
-
-    cdef int _give_back(self, long long upto) noexcept:
-        if upto > self.floor:
-            fallocate(
-                self.memory.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, self.floor, upto - self.floor
-            )
-            self.floor = upto
-        return 0
+        """Free memory that every reader has had; True where the origin has to wait for one that is behind."""
+        return self.window is not None and self.window.trim(self.places, self.written)
 
     def _hurry(self, long long floor):
         """Give up readers that hold the origin back for others, and hardly move."""
@@ -489,18 +451,18 @@ cdef class GrowingFile(Sink):
         self.impatient = False
         if self.held_back is None or self.state != GROWING:
             return
-        if self.floor - floor < LEAST and self.waiters:
+        if self.window.floor - floor < LEAST and self.waiters:
             while place != NULL:
-                if place.offset < self.floor + LEAST:
+                if place.offset < self.window.floor + LEAST:
                     place.lost = True
                 else:
                     lowest = min(lowest, place.offset)
                 place = place.behind
-            self._give_back(lowest)
+            self.window.give_back(lowest)
             self.moved()
         if self.held_back is not None:
             self.impatient = True
-            self.hurrying = self.file.loop.call_later(PATIENCE, self._hurry, self.floor)
+            self.hurrying = self.file.loop.call_later(PATIENCE, self._hurry, self.window.floor)
 
     # --- readers -----------------------------------------------------------------------------------------
 

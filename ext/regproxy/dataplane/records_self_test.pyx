@@ -1,8 +1,9 @@
 """Self-test of our own TLS records against OpenSSL, in memory, before a connection relies on them."""
 
 from regproxy.dataplane.records cimport ENCRYPTED_MAX
-from regproxy.dataplane.tls cimport Conn, Context
-from regproxy.dataplane.tls import client_context, server_context
+from regproxy.dataplane.tls cimport Conn
+from regproxy.dataplane.tls_contexts cimport Context
+from regproxy.dataplane.tls_contexts import client_context, server_context
 from regproxy.dataplane.openssl cimport (
     SSL_CTX_set_ciphersuites, SSL_KEY_UPDATE_NOT_REQUESTED, SSL_do_handshake, SSL_key_update,
 )

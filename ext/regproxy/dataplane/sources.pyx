@@ -32,13 +32,17 @@ cdef class FileSource(Reader):
     cdef File _at(self, size_t* n):
         """Return the file that has the next bytes, and limit n to the bytes that it has."""
         cdef GrowingFile growth = self.growth
-        if growth is None or growth.memory is None:
+        if growth is None or growth.window is None:
             return self.file
-        if self.offset >= growth.disk_end:
-            return growth.memory
-        if growth.disk_end - self.offset < <long long>n[0]:
-            n[0] = <size_t>(growth.disk_end - self.offset)
+        if self.offset >= growth.window.disk_end:
+            return growth.window.file
+        if growth.window.disk_end - self.offset < <long long>n[0]:
+            n[0] = <size_t>(growth.window.disk_end - self.offset)
         return self.file
+
+    cdef bint _is_late(self, File file) noexcept:
+        """Return whether the next bytes were in memory, and are there no longer."""
+        return self.growth.window is not None and self.growth.window.lacks(file, self.offset)
 
     cdef int fault_in(self, Endpoint waiter, size_t n) except -1:
         """Have a thread read the next bytes, then wake the waiter."""
@@ -87,7 +91,7 @@ cdef class FileSource(Reader):
         if status != Status.OK:
             return status
         file = self._at(&can)
-        if self.growth is not None and file is self.growth.memory and self.offset < self.growth.floor:
+        if self.growth is not None and self._is_late(file):
             self.reason = "the bytes are not in memory any more"
             return Status.FAILED
         got = file.read_at(p, min(can, cap), self.offset, self.warm_stop)
@@ -108,7 +112,7 @@ cdef class FileSource(Reader):
         if status != Status.OK:
             return status
         file = self._at(n)
-        if self.growth is not None and file is self.growth.memory and self.offset < self.growth.floor:
+        if self.growth is not None and self._is_late(file):
             self.reason = "the bytes are not in memory any more"
             return Status.FAILED
         fd[0] = file.fd

@@ -166,7 +166,7 @@ cdef class SpliceSink(Sink):
 
     cdef Status draw(self, Endpoint origin, ssize_t* n) except Status.EXC:
         cdef Stream target = self.target
-        if target.fd < 0 or target.dead or (self.pipe.held and target.source is not self.pipe):
+        if target.fd < 0 or target.out.dead or (self.pipe.held and target.out.source is not self.pipe):
             # Gone, or closed by its handler, or made to send something else.
             self.reason = "the receiver is gone"
             return Status.FAILED

@@ -3,27 +3,13 @@ from libc.stdint cimport uint32_t, uint64_t
 from regproxy.dataplane.answers cimport Answer, Scope
 from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.buffer cimport Buf
-from regproxy.dataplane.http1 cimport ChunkDecoder
+from regproxy.dataplane.incoming_body cimport IncomingBody
+from regproxy.dataplane.outgoing cimport Outgoing
+from regproxy.dataplane.read_states cimport ReadState
 from regproxy.dataplane.tls cimport Conn
 from regproxy.dataplane.posix cimport sockaddr_storage
 from regproxy.dataplane.status cimport Status
 from regproxy.dataplane.tally cimport Use
-
-
-# What is read from the peer. stream.pyx has the table of which state follows which.
-cdef enum ReadState:
-    READ_PAUSED     # nothing
-    READ_HEAD       # a message head, until the blank line
-    READ_BODY       # a body, to the sink, by its framing
-    READ_IDLE       # an origin's connection between requests: any byte, like its end, makes it useless
-    READ_PREFACE    # what a balancer says ahead of all else (PROXY protocol)
-    READ_LINGERING  # after our last byte: read and dropped until the peer closes (RFC 9112 section 9.6)
-
-
-cdef enum FramingKind:
-    FRAMING_LENGTH
-    FRAMING_CHUNKED
-    FRAMING_EOF
 
 
 cdef class Stream(Endpoint):
@@ -60,43 +46,23 @@ cdef class Stream(Endpoint):
     cdef bint fed
     cdef bint eof_in
     cdef bint eof_clean
-    cdef Sink sink
-    cdef FramingKind framing
-    cdef ChunkDecoder chunks
-    # Bytes of a body with a length that are still to come
-    cdef long long remaining
-    cdef bint held
+    # What `receive` asked for
+    cdef IncomingBody body
     cdef readonly long long plain_received
 
-    # Outgoing flow
-    cdef Buf outb
-    # The size of the answer in memory that was sent last: so much may wait in addition
-    cdef size_t whole
-    cdef Source source
-    cdef bint source_waiting
-    cdef bint chunked_out
-    # Whether the receiver left some of the last batch, or took it whole; neither at a body's beginning
-    cdef bint slow
-    cdef bint swift
+    # Outgoing flow, and what is to be done once all of it is out
+    cdef Outgoing out
     cdef bint tell_sent
-    cdef bint closing
     cdef bint linger
     cdef bint shut_later
-    # On a socket's own BIO: the closure alert has yet to be sent; how many bytes the peer had not confirmed
-    # when we looked last, 0 where close() need not wait
-    cdef bint alert_due
-    cdef int leaving
     cdef bint write_shut
-    cdef bint dead
+    # Who is resumed then: its sink relays to this stream
     cdef Endpoint feeder
-    cdef readonly long long plain_sent
 
     # Time, in milliseconds of the reactor's clock
     cdef uint64_t in_deadline
-    cdef uint64_t out_deadline
     cdef long in_timeout
     cdef long head_timeout
-    cdef long out_timeout
 
     cdef bint in_event
 
@@ -106,8 +72,6 @@ cdef class Stream(Endpoint):
     cdef bint can_drain(self)
     cdef bint send_from(self, Endpoint feeder, Source source) except -1
 
-    cdef bint _sends_files(self)
-    cdef int _emit_large(self, bytes body, bint last) except -1
     cdef int _arm(self) except -1
     cdef int _close(self, bint linger) except -1
     cdef int _readable(self) except -1
@@ -130,23 +94,11 @@ cdef class Stream(Endpoint):
     cdef int _drain_body(self) except -1
     cdef int _feed_body(self, const char* p, size_t n) except -1
     cdef int _body_over(self, bint complete, str reason) except -1
-    cdef long _feed_chunked(self, char* p, size_t n, bint* over) except -2
-    cdef bint _give(self, const char* p, size_t n) except -1
     cdef int _on_eof(self, bint clean) except -1
-    cdef int _emit(self, const char* p, size_t n, bint last) except -1
-    cdef int _transmit(self, const char* p, size_t n) except -1
-    cdef int _keep(self, const char* p, size_t n) except -1
-    cdef bint _flush(self) except -1
-    cdef bint _ended(self) except -1
     cdef int _leave(self) except -1
-    cdef int _source_failed(self, str reason) except -1
     cdef int _writable(self) except -1
     cdef int _pump(self) except -1
-    cdef int _pump_file(self) except -1
-    cdef int _pump_batch(self) except -1
-    cdef int _pump_drain(self) except -1
     cdef int _drained(self) except -1
-    cdef int _send_failed(self, str reason) except -1
     cdef bint _settled(self) except -1
     cdef int _broken(self, str reason) except -1
     cdef int _destroy(self) except -1

@@ -27,37 +27,30 @@ from regproxy.dataplane.answers cimport Answer, Answers
 from regproxy.dataplane.body cimport Endpoint, Sink, Source
 from regproxy.dataplane.buffer cimport Buf, buf_append, buf_consume, buf_free
 from regproxy.dataplane.http1 cimport (
-    CHUNK_END, CHUNK_MALFORMED, CHUNK_SIZE_MAX, HEAD_PARTIAL, HEAD_TOO_LARGE,
-    cut_head, decode_chunks, empty_lines, find_field, find_head_end, parse_connect, write_chunk_size,
+    HEAD_PARTIAL, HEAD_TOO_LARGE, cut_head, empty_lines, find_field, find_head_end, parse_connect,
 )
-from regproxy.dataplane.reactor cimport (
-    BATCH, CROWD_BATCH, FEW, FIRST_BATCH, SCRATCH_IN, SCRATCH_OUT, SLOW_BATCH, Reactor,
-)
+from regproxy.dataplane.reactor cimport SCRATCH_IN, SCRATCH_OUT, Reactor
 from regproxy.dataplane.proxy_protocol cimport (
     PREFACE_BAD, PREFACE_PARTIAL, PREFACE_SOURCE, parse_preface,
 )
+from regproxy.dataplane.read_states cimport (
+    READ_BODY, READ_HEAD, READ_IDLE, READ_LINGERING, READ_PAUSED, READ_PREFACE, ReadState, check_step,
+)
 from regproxy.dataplane.records cimport ENCRYPTED_MAX
-from regproxy.dataplane.tls cimport Conn, Context
+from regproxy.dataplane.incoming_body cimport IncomingBody, is_held
+from regproxy.dataplane.outgoing cimport OUT_HIGH, Outgoing
+from regproxy.dataplane.tls cimport Conn
+from regproxy.dataplane.tls_contexts cimport Context
 from regproxy.dataplane.posix cimport *
 from regproxy.dataplane.status cimport Status
 
 cdef enum:
     HEADS_PER_EVENT = 64
-    BATCHES_PER_EVENT = 1
-    # A relay stops reading its source when this much waits for a slow receiver.
-    OUT_HIGH = 262144
-    # And no connection has more than this waiting, besides an answer that is in memory as a whole: what a
-    # relay adds at once, with the framing of the smallest chunks, stays below it.
-    OUT_MAX = OUT_HIGH + 2097152
-    CHUNK_HEAD_ROOM = 16
     LINGER_MS = 2000
     LEAVING_MS = 500
-    # The bytes that a socket takes at once, whatever its buffer's size.
-    FITS = 16384
     TLS_HANDSHAKE_BYTE = 0x16
 
 cdef long long live_streams = 0
-cdef tuple STATES = ("paused", "head", "body", "idle", "preface", "lingering")
 
 
 def live() -> int:
@@ -70,12 +63,6 @@ cdef double monotonic() noexcept nogil:
     cdef timespec ts
     clock_gettime(CLOCK_MONOTONIC, &ts)
     return <double>ts.tv_sec + <double>ts.tv_nsec * 1e-9
-
-
-cdef int unsent(int fd) noexcept nogil:
-    """Return how many bytes of a TCP socket the peer has not confirmed."""
-    cdef int n = 0
-    return n if ioctl(fd, SIOCOUTQ, &n) == 0 else 0
 
 
 cdef str address_text(sockaddr_storage* address):
@@ -102,44 +89,15 @@ cdef tuple address_and_port(sockaddr_storage* address):
     return "", 0
 
 
-# Which states of reading may follow which, as bits. Who begins to read, whatever it is, has been told (or has
-# said) that nothing is read any more; only an idle connection goes straight to the head of its next answer.
-# One that lingers has sent its last byte, and is read from until it is closed. A preface comes before a
-# handler.
-#
-#                      to  PAUSED  HEAD  BODY  IDLE  PREFACE  LINGERING
-#   from PAUSED              x      x     x     x       x        x
-#        HEAD                x      x                            x
-#        BODY                x                                   x
-#        IDLE                x      x                            x
-#        PREFACE             x
-#        LINGERING           x                                   x
-cdef enum:
-    TO_PAUSED = 1 << READ_PAUSED
-    TO_HEAD = 1 << READ_HEAD
-    TO_BODY = 1 << READ_BODY
-    TO_IDLE = 1 << READ_IDLE
-    TO_PREFACE = 1 << READ_PREFACE
-    TO_LINGERING = 1 << READ_LINGERING
-
-cdef unsigned char ALLOWED[6]
-ALLOWED[<int>READ_PAUSED] = TO_PAUSED | TO_HEAD | TO_BODY | TO_IDLE | TO_PREFACE | TO_LINGERING
-ALLOWED[<int>READ_PREFACE] = TO_PAUSED
-ALLOWED[<int>READ_HEAD] = TO_PAUSED | TO_HEAD | TO_LINGERING
-ALLOWED[<int>READ_BODY] = TO_PAUSED | TO_LINGERING
-ALLOWED[<int>READ_IDLE] = TO_PAUSED | TO_HEAD | TO_LINGERING
-ALLOWED[<int>READ_LINGERING] = TO_PAUSED | TO_LINGERING
-
-
 cdef inline int _set_state(Stream stream, ReadState to) except -1:
     """Go to another state of reading: the only place that does.
 
-    A handler that asks for what the table does not allow gets what it asked for, and nothing breaks here; it
-    has lost count of its messages, though, which is an AssertionError on a debug reactor. Of a stream that is
-    closed nothing comes, whatever is asked.
+    A handler that asks for what `read_states` does not allow gets what it asked for, and nothing breaks here;
+    it has lost count of its messages, though, which is an AssertionError on a debug reactor. Of a stream that
+    is closed nothing comes, whatever is asked.
     """
-    if stream.reactor.debug and stream.fd >= 0 and not ALLOWED[<int>stream.state] & (1 << <int>to):
-        raise AssertionError(f"a stream can't go from {STATES[stream.state]} to {STATES[to]}")
+    if stream.reactor.debug and stream.fd >= 0:
+        check_step(stream.state, to)
     stream.state = to
     return 0
 
@@ -155,15 +113,16 @@ cdef class Stream(Endpoint):
         self.fd = fd
         self.front = front
         self.head_limit = head_limit
+        self.out = Outgoing(reactor, fd)
         # The interest of a connection that waits for a head, which is how nearly all of them begin.
         reactor.watch(self, EPOLLIN | EPOLLRDHUP)
+        self.out.stream = self
         live_streams += 1
         reactor.streams_open += 1
 
     def __dealloc__(self):
         # A registered stream is held by the reactor, so it can only get here closed.
         buf_free(&self.inb)
-        buf_free(&self.outb)
 
     # --- the Python interface ----------------------------------------------------------------------------
 
@@ -176,7 +135,7 @@ cdef class Stream(Endpoint):
         """Nothing was asked for: between heads, or before the first byte of a handshake."""
         if self.handshaking:
             return not self.fed
-        return self.state == READ_HEAD and self.inb.len == 0 and self.outb.len == 0
+        return self.state == READ_HEAD and self.inb.len == 0 and self.out.waiting.len == 0
 
     @property
     def unannounced(self) -> bool:
@@ -186,7 +145,12 @@ cdef class Stream(Endpoint):
     @property
     def waiting(self) -> int:
         """The number of bytes that the kernel has not taken yet."""
-        return self.outb.len
+        return self.out.waiting.len
+
+    @property
+    def plain_sent(self) -> int:
+        """The number of bytes that were sent so far, before TLS, with those that wait."""
+        return self.out.plain_sent
 
     @property
     def spent(self) -> bool:
@@ -221,7 +185,7 @@ cdef class Stream(Endpoint):
         return address_and_port(&address)
 
     def set_send_timeout(self, double seconds) -> None:
-        self.out_timeout = <long>(seconds * 1000)
+        self.out.timeout = <long>(seconds * 1000)
 
     def stand_in(self, Stream client not None) -> None:
         """Be the connection of this client from now on: this is one end of a pair. `peer` is its address."""
@@ -235,7 +199,7 @@ cdef class Stream(Endpoint):
         """
         cdef Buf early = self.inb
         # A socket's own BIO would not see bytes that have been read already.
-        self.tls = Conn(context, host, -1 if early.len else self.fd, is_ip)
+        self.tls = self.out.tls = Conn(context, host, -1 if early.len else self.fd, is_ip)
         memset(&self.inb, 0, sizeof(Buf))
         self.handshaking = True
         self.fed = False
@@ -274,7 +238,7 @@ cdef class Stream(Endpoint):
 
     def watch_idle(self, double timeout) -> bool:
         """Keep an origin's idle connection; False where it already has bytes or its end waiting."""
-        if self.fd < 0 or self.inb.len or self.eof_in or self.rdhup or self.dead:
+        if self.fd < 0 or self.inb.len or self.eof_in or self.rdhup or self.out.dead:
             return False
         if self.tls is not None and not self.tls.drained():
             # No event would report bytes that OpenSSL has read already.
@@ -293,27 +257,17 @@ cdef class Stream(Endpoint):
         event that tells of it. Only one that comes in this very turn of the loop costs another connection.
         """
         cdef char byte
-        if self.state != READ_IDLE or self.fd < 0 or self.dead or self.eof_in or self.rdhup:
+        if self.state != READ_IDLE or self.fd < 0 or self.out.dead or self.eof_in or self.rdhup:
             return False
-        if self.inb.len or self.outb.len or (self.tls is not None and not self.tls.drained()):
+        if self.inb.len or self.out.waiting.len or (self.tls is not None and not self.tls.drained()):
             return False
         return recv(self.fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) < 0 and errno == EAGAIN
 
     def receive(self, Sink sink not None, str framing, long long length, double timeout) -> None:
         """Give the body to the sink: framing "length", "chunked" or "eof"; on_body tells its end."""
-        if length < 0:
-            raise ValueError(f"a body can't have {length} bytes")
+        cdef IncomingBody body = IncomingBody(sink, framing, length)
         _set_state(self, READ_BODY)
-        self.sink = sink
-        self.held = False
-        self.remaining = length
-        memset(&self.chunks, 0, sizeof(ChunkDecoder))
-        if framing == "length":
-            self.framing = FRAMING_LENGTH
-        elif framing == "chunked":
-            self.framing = FRAMING_CHUNKED
-        else:
-            self.framing = FRAMING_EOF
+        self.body = body
         self.in_timeout = <long>(timeout * 1000)
         self.in_deadline = self.reactor.now + self.in_timeout
         self._drain_body()
@@ -322,7 +276,8 @@ cdef class Stream(Endpoint):
     def pause(self) -> None:
         """Read nothing until told otherwise."""
         _set_state(self, READ_PAUSED)
-        self.held = False
+        if self.body is not None:
+            self.body.held = False
         self.in_deadline = 0
         self._arm()
 
@@ -335,31 +290,9 @@ cdef class Stream(Endpoint):
         return self._send(head, body, source, chunked, last)
 
     cdef bint _send(self, bytes head, bytes body, Source source, bint chunked, bint last) except -1:
-        cdef size_t n = len(head), m = len(body), got = 0
-        cdef Reactor r = self.reactor
-        cdef Status status
-        if self.fd < 0 or self.dead:
+        if self.fd < 0 or self.out.dead:
             return False
-        self.closing = self.closing or last
-        self.whole = n + m
-        if n + m > BATCH:
-            self._emit(head, n, False)
-            self._emit_large(body, last and source is None)
-        else:
-            memcpy(r.plain_out, <const char*>head, n)
-            memcpy(r.plain_out + n, <const char*>body, m)
-            if (source is not None and n + m < FIRST_BATCH and not chunked and self.outb.len == 0
-                    and not self._sends_files()):
-                # The head and the first piece of the body go out together.
-                status = source.pull(self, r.plain_out + n + m, FIRST_BATCH - n - m, &got)
-                if status == Status.END:
-                    source = None
-                elif status == Status.AGAIN or status == Status.COLD:
-                    self.source_waiting = True
-            self._emit(r.plain_out, n + m + got, last and source is None)
-        self.source = source
-        self.slow = self.swift = False
-        self.chunked_out = chunked
+        self.out.send_head(head, body, source, chunked, last)
         return self._settled()
 
     def notify_sent(self) -> bool:
@@ -368,15 +301,15 @@ cdef class Stream(Endpoint):
 
     def end_chunks(self) -> bool:
         """Send the last chunk of a body that write_chunk framed; answers as send() does."""
-        if self.fd < 0 or self.dead:
+        if self.fd < 0 or self.out.dead:
             return False
-        self._emit(b"0\r\n\r\n", 5, False)
+        self.out.emit(b"0\r\n\r\n", 5, False)
         return self._settled()
 
     def shut_write(self) -> None:
         """Forward a half-close once everything is out (tunnels)."""
-        if self.fd >= 0 and not self.dead:
-            if self.outb.len:
+        if self.fd >= 0 and not self.out.dead:
+            if self.out.waiting.len:
                 self.shut_later = True
             else:
                 self._shut()
@@ -396,25 +329,20 @@ cdef class Stream(Endpoint):
     cdef int _close(self, bint linger) except -1:
         if self.fd < 0:
             return 0
-        if self.dead:
+        if self.out.dead:
             self._destroy()
             return 0
-        if not self.closing and self.tls is not None and self.tls.established:
-            self._emit(NULL, 0, True)
-        self.closing = True
+        self.out.stop()
         self.linger = linger
-        self.source = None
-        self.source_waiting = False
-        self.sink = None
+        self.body = None
         _set_state(self, READ_PAUSED)
-        self.held = False
         self.in_deadline = 0
         self.tell_sent = False
-        if self.fd >= 0 and self.outb.len == 0 and not self.alert_due:
+        if self.fd >= 0 and self.out.waiting.len == 0 and not self.out.alert_due:
             self._drained()
         if self.fd >= 0:
-            if (self.outb.len or self.alert_due) and not self.out_deadline:
-                self.out_deadline = self.reactor.now + (self.out_timeout or LINGER_MS)
+            if (self.out.waiting.len or self.out.alert_due) and not self.out.deadline:
+                self.out.deadline = self.reactor.now + (self.out.timeout or LINGER_MS)
             self._arm()
         return 0
 
@@ -437,7 +365,7 @@ cdef class Stream(Endpoint):
         try:
             if events & EPOLLOUT:
                 self._writable()
-            if self.fd >= 0 and events & EPOLLIN and self.interest & EPOLLIN and not self.held:
+            if self.fd >= 0 and events & EPOLLIN and self.interest & EPOLLIN and not is_held(self.body):
                 if self.state != READ_PAUSED or self.handshaking:
                     self._readable()
                     if self.fd >= 0 and events & (EPOLLERR | EPOLLHUP) and self.state != READ_PAUSED:
@@ -460,19 +388,19 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef int on_tick(self, uint64_t now) except -1:
-        if self.in_deadline and now > self.in_deadline and not self.held:
+        if self.in_deadline and now > self.in_deadline and not is_held(self.body):
             self.in_deadline = 0
-            if self.leaving:
+            if self.out.leaving:
                 self._leave()
-            elif self.closing:
+            elif self.out.closing:
                 self._destroy()
             elif self.state == READ_PREFACE:
                 self._refuse_preface("none came in time")
             else:
                 self.handler.on_timeout("read")
-        elif self.out_deadline and now > self.out_deadline:
-            self.out_deadline = 0
-            if self.closing and not self.tell_sent:
+        elif self.out.deadline and now > self.out.deadline:
+            self.out.deadline = 0
+            if self.out.closing and not self.tell_sent:
                 self.abort()
             else:
                 self.handler.on_timeout("send")
@@ -484,24 +412,15 @@ cdef class Stream(Endpoint):
     cdef int _arm(self) except -1:
         """Tell epoll what we wait for now. Within an event this is done once, at its end."""
         cdef uint32_t want = 0
-        cdef bint sending
         if self.in_event or self.fd < 0:
             return 0
         if not self.rdhup:
             want = EPOLLRDHUP
         if not self.eof_in and (
-            self.handshaking or (self.state != READ_PAUSED and not self.held and not self.backlog)
+            self.handshaking or (self.state != READ_PAUSED and not is_held(self.body) and not self.backlog)
         ):
             want |= EPOLLIN
-        sending = self.outb.len > 0 or self.alert_due
-        sending = sending or (self.source is not None and not self.source_waiting)
-        if sending or self.leaving:
-            if self.out_timeout and not self.out_deadline:
-                self.out_deadline = self.reactor.now + self.out_timeout
-        else:
-            # Nothing waits for the receiver: a slow origin, or disk, is not its fault.
-            self.out_deadline = 0
-        if sending and not self.dead:
+        if self.out.sending():
             want |= EPOLLOUT
         if self.hup and not want & EPOLLIN:
             # EPOLLHUP can't be masked; edge-triggered it is told once, and again when we want to read.
@@ -516,7 +435,7 @@ cdef class Stream(Endpoint):
         cdef ssize_t n
         if self.tls is not None and self.tls.direct:
             return self._read_direct()
-        if self.sink is not None and self.sink.draws and self.framing == FRAMING_EOF and self.inb.len == 0:
+        if self.body is not None and self.body.draws() and self.inb.len == 0:
             if self.tls is None:
                 return self._draw()
         n = recv(self.fd, self.reactor.wire_in, SCRATCH_IN, 0)
@@ -534,16 +453,17 @@ cdef class Stream(Endpoint):
     cdef int _draw(self) except -1:
         """Let the sink take the body from the socket; such a body ends with the connection."""
         cdef ssize_t n = 0
-        cdef Status status = self.sink.draw(self, &n)
+        cdef IncomingBody body = self.body
+        cdef Status status = body.sink.draw(self, &n)
         if status == Status.FAILED:
-            return self._broken(strerror(-n).decode()) if n else self._body_over(False, self.sink.reason)
+            return self._broken(strerror(-n).decode()) if n else self._body_over(False, body.sink.reason)
         if status == Status.END:
             return self._on_eof(False)
         self.plain_received += n
         self.reactor.wire_bytes_in += n
         if self.in_timeout:
             self.in_deadline = self.reactor.now + self.in_timeout
-        self.held = status == Status.AGAIN
+        body.held = status == Status.AGAIN
         return 0
 
     cdef int _decrypt(self, const char* p, size_t n) except -1:
@@ -577,7 +497,7 @@ cdef class Stream(Endpoint):
                     status = Status.AGAIN
                     break
             if tls.wire.dest_len:
-                self._transmit(r.wire_out, tls.wire.dest_len)
+                self.out.transmit(r.wire_out, tls.wire.dest_len)
             # Whoever takes the data may use OpenSSL, which forgets why we have failed.
             reason = tls.failure() if status == Status.FAILED else ""
             if filled:
@@ -597,7 +517,7 @@ cdef class Stream(Endpoint):
         self.fed = True
         if first == TLS_HANDSHAKE_BYTE:
             return False
-        self.tls = None
+        self.tls = self.out.tls = None
         self.handshaking = False
         self.in_deadline = 0
         self.handler.on_foreign("plain")
@@ -612,7 +532,7 @@ cdef class Stream(Endpoint):
         tls.wire.dest_len = 0
         status = tls.handshake()
         if tls.wire.dest_len:
-            self._transmit(r.wire_out, tls.wire.dest_len)
+            self.out.transmit(r.wire_out, tls.wire.dest_len)
         if status == Status.AGAIN:
             return 0
         if status == Status.END:
@@ -649,7 +569,7 @@ cdef class Stream(Endpoint):
                 if peeked == 1 and self._not_tls(<unsigned char>first):
                     return 0
             self._shake()
-        while (self.fd >= 0 and not self.handshaking and self.state != READ_PAUSED and not self.held
+        while (self.fd >= 0 and not self.handshaking and self.state != READ_PAUSED and not is_held(self.body)
                and not self.backlog):
             filled = 0
             while filled + ENCRYPTED_MAX <= SCRATCH_IN:
@@ -682,7 +602,7 @@ cdef class Stream(Endpoint):
             self._process()
             if self.fd >= 0 and self.eof_in and self.state == READ_HEAD and not self.backlog:
                 self._on_eof(self.eof_clean)
-            elif self.fd >= 0 and self.tls is not None and self.tls.direct and not self.held:
+            elif self.fd >= 0 and self.tls is not None and self.tls.direct and not is_held(self.body):
                 self._read_direct()
         except Exception as exc:
             self.reactor._crash(self, exc)
@@ -752,13 +672,13 @@ cdef class Stream(Endpoint):
         return self._process()
 
     cdef int _process(self) except -1:
-        """Work off what is buffered, as far as the mode allows. A handler may change the mode at any call."""
+        """Work off what is buffered, as far as the state allows. A handler may change that at any call."""
         cdef int budget = HEADS_PER_EVENT
         if self.processing:
             return 0
         self.processing = True
         try:
-            while self.fd >= 0 and self.inb.len and not self.held:
+            while self.fd >= 0 and self.inb.len and not is_held(self.body):
                 if self.state == READ_HEAD:
                     if budget == 0:
                         # One client with many pipelined requests must not keep the others waiting.
@@ -829,8 +749,6 @@ cdef class Stream(Endpoint):
         """Send an answer that has been sent before, and do for it what the handler would do."""
         cdef Answers answers = self.scope.answers
         cdef double took
-        cdef long long saved
-        cdef size_t n = len(answer.body)
         answers.repeated += 1
         answers.ids.advance()
         # What it was sent with before has been encrypted or copied by now.
@@ -841,19 +759,9 @@ cdef class Stream(Endpoint):
             self.handler.on_answering(answer.owner, began, answers.ids.last)
             return 0
         took = monotonic() - began
-        answer.tally.add(n, took)
-        if answer.saved:
-            answer.tally.add_saved(n)
-        saved = n if answer.saved else 0
-        if self.client is not None:
-            self.client.add(1, n, saved)
-        if answer.image is not None:
-            answer.image.add(1, n, saved)
-        if answer.content is not None:
-            answer.content.add(1, n, saved)
         if self.peer_text is None:
             self.peer_text = self.peer.encode()
-        answers.log(answer, self.peer_text, len(self.peer_text), took)
+        answers.count(answer, self.client, self.peer_text, took)
         if answer.last:
             return self._close(False)
         return self._next_head(answers.idle_timeout, answers.head_timeout)
@@ -862,7 +770,7 @@ cdef class Stream(Endpoint):
         """Feed the body from the buffer, which is detached first: the sink may call this stream again."""
         cdef Buf taken
         if self.inb.len == 0 or self.state != READ_BODY:
-            if self.state == READ_BODY and self.framing == FRAMING_LENGTH and self.remaining == 0:
+            if self.state == READ_BODY and self.body.is_empty():
                 self._body_over(True, "")
             elif self.state == READ_BODY and self.eof_in:
                 self._on_eof(self.eof_clean)
@@ -880,63 +788,29 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef int _feed_body(self, const char* p, size_t n) except -1:
-        cdef size_t used = n
-        cdef long taken
-        cdef bint over = False
-        if self.framing == FRAMING_CHUNKED:
-            # The bytes are in memory of ours, and nothing else uses them.
-            taken = self._feed_chunked(<char*>p, n, &over)
-            if taken < 0:
-                return 0
-            used = <size_t>taken
-        else:
-            if self.framing == FRAMING_LENGTH:
-                if <long long>used > self.remaining:
-                    used = <size_t>self.remaining
-                self.remaining -= used
-                over = self.remaining == 0
-            if used and not self._give(p, used):
-                return 0
+        cdef size_t used = 0
+        cdef IncomingBody body = self.body
+        # The bytes are in memory of ours, and nothing else uses them.
+        cdef Status status = body.feed(self, <char*>p, n, &used)
+        if self.fd < 0:
+            return 0
+        if status == Status.FAILED:
+            return self._body_over(False, body.reason)
         if used < n:
             buf_append(&self.inb, p + used, n - used)
-        if over:
-            self.held = False
+        if status == Status.END:
             return self._body_over(True, "")
         return 0
 
     cdef int _body_over(self, bint complete, str reason) except -1:
         _set_state(self, READ_PAUSED)
         self.in_deadline = 0
-        self.sink = None
+        self.body = None
         self.handler.on_body(complete, reason)
         return 0
 
-    cdef long _feed_chunked(self, char* p, size_t n, bint* over) except -2:
-        """Decode the chunked coding; return the bytes used, or -1 when the body was given up."""
-        cdef size_t used = 0, length
-        cdef char* run
-        while used < n and self.chunks.state < CHUNK_END:
-            used += decode_chunks(&self.chunks, p + used, n - used, &run, &length)
-            if length and not self._give(run, length):
-                return -1
-        if self.chunks.state == CHUNK_MALFORMED:
-            self._body_over(False, f"malformed chunked body: {self.chunks.error.decode()}")
-            return -1
-        over[0] = self.chunks.state == CHUNK_END
-        return used
-
-    cdef bint _give(self, const char* p, size_t n) except -1:
-        """Push bytes of a body to the sink; False: the body has been given up."""
-        cdef Status status = self.sink.push(self, p, n)
-        if status == Status.FAILED:
-            self._body_over(False, self.sink.reason)
-            return False
-        if status == Status.AGAIN:
-            self.held = True
-        return self.fd >= 0
-
     cdef int _on_eof(self, bint clean) except -1:
-        if self.dead:
+        if self.out.dead:
             # Our send() has met the reset, and used its error up: this is no orderly end.
             return 0
         self.eof_in = True
@@ -944,10 +818,10 @@ cdef class Stream(Endpoint):
         if self.state == READ_PREFACE:
             # Balancers look so whether somebody listens.
             return self._destroy()
-        if self.closing or self.state == READ_LINGERING:
-            if self.leaving:
+        if self.out.closing or self.state == READ_LINGERING:
+            if self.out.leaving:
                 return self._leave()
-            if self.outb.len == 0 and not self.alert_due:
+            if self.out.waiting.len == 0 and not self.out.alert_due:
                 return self._destroy()
             return 0
         if self.handshaking:
@@ -967,20 +841,15 @@ cdef class Stream(Endpoint):
         elif self.state == READ_IDLE:
             return self._broken("connection closed by the peer")
         elif self.state == READ_BODY:
-            if self.framing == FRAMING_EOF:
-                # RFC 9112 section 9.8: over TLS only a closure alert makes a close-delimited body complete.
-                complete = clean or self.tls is None
-                return self._body_over(complete, "" if complete else "cut: no TLS closure alert at its end")
-            if self.framing == FRAMING_LENGTH:
-                return self._body_over(False, f"cut: {self.remaining} bytes are missing")
-            return self._body_over(False, "cut before the last chunk")
+            reason = self.body.missing(clean or self.tls is None)
+            return self._body_over(not reason, reason)
         return 0
 
     cdef int resume(self) except -1:
         """Go on receiving: the sink takes more again."""
-        if self.fd < 0 or not self.held:
+        if self.fd < 0 or not is_held(self.body):
             return 0
-        self.held = False
+        self.body.held = False
         if self.in_timeout:
             self.in_deadline = self.reactor.now + self.in_timeout
         if self.inb.len or (self.tls is not None and self.tls.direct):
@@ -989,246 +858,38 @@ cdef class Stream(Endpoint):
 
     # --- outgoing ----------------------------------------------------------------------------------------
 
-    cdef bint _sends_files(self):
-        return self.tls is not None and self.tls.kernel_sends
-
-    cdef int _emit_large(self, bytes body, bint last) except -1:
-        cdef size_t at = 0, n = len(body), k
-        cdef const char* p = body
-        while at < n and not self.dead:
-            k = min(n - at, <size_t>BATCH)
-            self._emit(p + at, k, last and at + k == n)
-            at += k
-        return 0
-
-    cdef int _emit(self, const char* p, size_t n, bint last) except -1:
-        """Send n <= BATCH bytes of plaintext; keep those that the kernel leaves. `last` adds close_notify."""
-        cdef Conn tls = self.tls
-        cdef size_t done = 0
-        cdef Status status = Status.OK
-        self.plain_sent += n
-        if tls is None:
-            return self._transmit(p, n) if n else 0
-        if tls.direct:
-            if tls.kernel_sends:
-                self._transmit(p, n)
-            elif n:
-                if self.outb.len == 0:
-                    status = tls.write(p, n, &done)
-                    self.reactor.wire_bytes_out += done
-                    if status == Status.FAILED or status == Status.END:
-                        return self._send_failed(tls.failure())
-                if done < n:
-                    self._keep(p + done, n - done)
-            if last and not self.dead:
-                self.alert_due = True
-                self._ended()
-            return 0
-        tls.wire.dest = self.reactor.wire_out
-        tls.wire.dest_cap = SCRATCH_OUT
-        tls.wire.dest_len = 0
-        if n:
-            status = tls.write(p, n, &done)
-        if status != Status.OK:
-            return self._send_failed(tls.failure())
-        if last:
-            tls.close_notify()
-        return self._transmit(self.reactor.wire_out, tls.wire.dest_len)
-
-    cdef int _transmit(self, const char* p, size_t n) except -1:
-        """Hand wire bytes to the kernel, or append them to those that wait for it."""
-        cdef ssize_t k = 0
-        if n == 0:
-            return 0
-        if self.outb.len == 0:
-            k = send(self.fd, p, n, MSG_NOSIGNAL)
-            if k < 0:
-                if errno != EAGAIN and errno != EINTR:
-                    return self._send_failed(strerror(errno).decode())
-                k = 0
-            self.reactor.wire_bytes_out += k
-        if <size_t>k < n:
-            self.out_deadline = self.reactor.now + self.out_timeout if self.out_timeout else 0
-            return self._keep(p + k, n - k)
-        return 0
-
-    cdef int _keep(self, const char* p, size_t n) except -1:
-        """Queue n bytes for the kernel; give up a connection with too many queued."""
-        if self.outb.len + n > OUT_MAX + self.whole:
-            return self._send_failed("the peer does not read: too many bytes wait for it")
-        return buf_append(&self.outb, p, n)
-
-    cdef bint _flush(self) except -1:
-        """Send the waiting bytes; True when none are left."""
-        cdef ssize_t k
-        cdef size_t done = 0
-        cdef Status status
-        if self.outb.len == 0:
-            return self._ended()
-        if self.tls is not None and self.tls.direct and not self.tls.kernel_sends and not self.handshaking:
-            status = self.tls.write(self.outb.data + self.outb.start, self.outb.len, &done)
-            if status == Status.FAILED or status == Status.END:
-                self._send_failed(self.tls.failure())
-                return False
-            k = <ssize_t>done
-        else:
-            k = send(self.fd, self.outb.data + self.outb.start, self.outb.len, MSG_NOSIGNAL)
-            if k < 0:
-                if errno != EAGAIN and errno != EINTR:
-                    self._send_failed(strerror(errno).decode())
-                    return False
-                k = 0
-        if k:
-            self.reactor.wire_bytes_out += k
-            buf_consume(&self.outb, k)
-            self.out_deadline = 0
-            if self.outb.len and self.out_timeout:
-                self.out_deadline = self.reactor.now + self.out_timeout
-        return self.outb.len == 0 and self._ended()
-
-    cdef bint _ended(self) except -1:
-        """Send the closure alert that is due; True when none is."""
-        if self.alert_due and self.outb.len == 0:
-            if self.tls.kernel_sends and self.plain_sent > FITS:
-                self.leaving = unsent(self.fd) or 1
-            self.alert_due = self.tls.close_notify() == Status.AGAIN
-        return not self.alert_due
-
     cdef int _leave(self) except -1:
         """Close where the peer has taken everything, else check again later."""
-        cdef int left = unsent(self.fd)
-        if left == 0 and self.outb.len == 0 and not self.alert_due:
+        if self.out.confirmed():
             return self._destroy()
-        if left != self.leaving:
-            self.out_deadline = self.reactor.now + self.out_timeout if self.out_timeout else 0
-        self.leaving = left or 1
         self.in_deadline = self.reactor.now + LEAVING_MS
         return 0
 
     cdef int _writable(self) except -1:
-        if self.dead or not self._flush():
+        if self.out.dead or not self.out.flush():
             return 0
-        if self.source is not None and not self.source_waiting:
+        if self.out.source is not None and not self.out.source_waiting:
             self._pump()
-        if self.fd >= 0 and self.outb.len == 0 and self.source is None and not self.dead:
+        if self.fd >= 0 and self.out.all_sent() and not self.out.dead:
             self._drained()
         return 0
 
     cdef int _pump(self) except -1:
-        """Move up to a few batches of the source; then the other connections have their turn."""
-        cdef int _i
-        for _i in range(BATCHES_PER_EVENT):
-            self.out_deadline = 0
-            if self._sends_files() and not self.chunked_out:
-                self._pump_file()
-            elif self.source.drains:
-                self._pump_drain()
-            else:
-                self._pump_batch()
-            if self.fd < 0 or self.dead or self.outb.len or self.source is None or self.source_waiting:
-                return 0
-        return 0
-
-    cdef int _pump_batch(self) except -1:
-        cdef char* p = self.reactor.plain_out
-        cdef char* body = p + CHUNK_HEAD_ROOM
-        cdef size_t n = 0, k = 0
-        cdef char size_line[CHUNK_SIZE_MAX]
-        cdef bint over
-        cdef Source source = self.source
-        cdef Status status
-        if self.tls is not None:
-            # More than what went out with the head: a large body.
-            self.tls.take_over()
-        if self.slow:
-            n = SLOW_BATCH
-        elif self.reactor.crowd > FEW:
-            n = CROWD_BATCH
-        else:
-            n = BATCH if self.swift else FIRST_BATCH
-        status = source.pull(self, body, n, &n)
-        if status == Status.FAILED:
-            self.source = None
-            self.handler.on_source_failed(source_reason(source))
-            return 0
-        if status == Status.AGAIN or status == Status.COLD:
-            self.source_waiting = True
-            return 0
-        over = status == Status.END
-        if self.chunked_out:
-            if n:
-                k = write_chunk_size(size_line, n)
-                memcpy(body - k, size_line, k)
-                memcpy(body + n, b"\r\n", 2)
-                n += 2
-            if over:
-                memcpy(body + n, b"0\r\n\r\n", 5)
-                n += 5
-        if over:
-            self.source = None
-        self._emit(body - k, n + k, over and self.closing)
-        self.slow = self.outb.len > 0
-        self.swift = not self.slow
-        return 0
-
-    cdef int _pump_file(self) except -1:
-        cdef int fd
-        cdef long offset
-        cdef size_t n = 0
-        cdef ssize_t k
-        cdef Source source = self.source
-        cdef Status status = source.span(self, &fd, &offset, &n)
-        if status == Status.FAILED:
-            return self._source_failed(source_reason(source))
-        if status == Status.AGAIN or status == Status.COLD:
-            self.source_waiting = True
-            return 0
-        if status == Status.END:
-            self.source = None
-            if self.closing:
-                self._emit(NULL, 0, True)
-            return 0
-        k = sendfile(self.fd, fd, &offset, n)
-        if k == 0:
-            return self._source_failed("the file was cut")
-        if k > 0:
-            source.advance(k)
-            self.plain_sent += k
-            self.reactor.wire_bytes_out += k
-        elif errno == EIO:
-            return self._source_failed(f"reading the cache failed: {strerror(errno).decode()}")
-        elif errno != EAGAIN and errno != EINTR:
-            return self._send_failed(strerror(errno).decode())
-        return 0
-
-    cdef int _pump_drain(self) except -1:
-        """Let the source write to the socket what it takes."""
-        cdef ssize_t n = 0
-        cdef Status status = self.source.drain(self.fd, &n)
-        if status == Status.FAILED:
-            return self._send_failed(strerror(-n).decode())
-        self.plain_sent += n
-        self.reactor.wire_bytes_out += n
-        if status == Status.END:
-            self.source = None
-        return 0
-
-    cdef int _source_failed(self, str reason) except -1:
-        self.source = None
-        self.handler.on_source_failed(reason)
+        if self.out.pump() == Status.FAILED:
+            self.handler.on_source_failed(self.out.reason)
         return 0
 
     cdef int _drained(self) except -1:
         cdef Endpoint feeder = self.feeder
-        self.out_deadline = 0
+        self.out.deadline = 0
         if feeder is not None:
             self.feeder = None
             feeder.resume()
         if self.shut_later:
             self.shut_later = False
             self._shut()
-        if self.closing:
-            if self.leaving and self.state != READ_LINGERING:
+        if self.out.closing:
+            if self.out.leaving and self.state != READ_LINGERING:
                 # close() and shutdown() drop what the kernel has encrypted and not yet given to TCP. How much
                 # that is it does not tell, but it is nothing once TCP's own queue has had time to run empty.
                 _set_state(self, READ_LINGERING)
@@ -1250,9 +911,9 @@ cdef class Stream(Endpoint):
         return 0
 
     cdef bint _settled(self) except -1:
-        if self.dead:
+        if self.out.dead:
             return False
-        if self.outb.len == 0 and self.source is None:
+        if self.out.all_sent():
             return True
         self.tell_sent = True
         self._arm()
@@ -1260,56 +921,41 @@ cdef class Stream(Endpoint):
 
     cdef int wake(self) except -1:
         """Go on sending: the source has more."""
-        if self.source_waiting:
-            self.source_waiting = False
+        if self.out.source_waiting:
+            self.out.source_waiting = False
             self._arm()
         return 0
 
     cdef size_t offer(self, const char* p, size_t n) except? 0:
-        """Send up to n bytes of what the waiting source would have pulled next; how many were taken.
-
-        The bytes are in memory just now, so that the way through the file is saved; only a stream whose
-        source has caught up, and which has nothing else waiting, takes any.
-        """
-        cdef size_t at = 0, k
-        if self.fd < 0 or self.dead or not self.source_waiting or self.chunked_out or self.outb.len:
-            return 0
-        while at < n and not self.dead and self.outb.len == 0:
-            k = min(n - at, <size_t>BATCH)
-            self._emit(p + at, k, False)
-            at += k
-        return at
+        """Send up to n bytes of what the waiting source would have pulled next; how many were taken."""
+        return self.out.offer(p, n)
 
     cdef Status write(self, Endpoint feeder, const char* p, size_t n) except Status.EXC:
         """Relay n bytes; AGAIN: enough waits here already, `feeder` is resumed when that is sent."""
-        cdef size_t at = 0, k
-        if self.fd < 0 or self.dead:
+        if self.fd < 0 or self.out.dead:
             return Status.FAILED
-        while at < n and not self.dead:
-            k = min(n - at, <size_t>BATCH)
-            self._emit(p + at, k, False)
-            at += k
-        if self.outb.len > OUT_HIGH:
+        self.out.emit_all(p, n, False)
+        if self.out.waiting.len > OUT_HIGH:
             self.feeder = feeder
             self._arm()
             return Status.AGAIN
-        if self.outb.len:
+        if self.out.waiting.len:
             self._arm()
         return Status.OK
 
     cdef bint can_drain(self):
         """Check whether a source's drain() may write to the socket now: nothing waits that goes before it."""
-        return self.fd >= 0 and not self.dead and self.outb.len == 0 and self.source is None
+        return self.fd >= 0 and not self.out.dead and self.out.all_sent()
 
     cdef bint send_from(self, Endpoint feeder, Source source) except -1:
         """Relay from a source that drains, now; False: not all went, `feeder` is resumed when it has.
 
         Only where can_drain() says so.
         """
-        self.source = source
-        self.source_waiting = False
+        self.out.source = source
+        self.out.source_waiting = False
         self._pump()
-        if self.fd < 0 or self.dead or (self.source is None and self.outb.len == 0):
+        if self.fd < 0 or self.out.dead or self.out.all_sent():
             return True
         self.feeder = feeder
         self._arm()
@@ -1317,19 +963,9 @@ cdef class Stream(Endpoint):
 
     cdef Status write_chunk(self, Endpoint feeder, const char* p, size_t n) except Status.EXC:
         """Relay n bytes as chunks of the chunked coding."""
-        cdef char* out = self.reactor.plain_out
-        cdef size_t at = 0, k, h
-        cdef char size_line[CHUNK_SIZE_MAX]
-        if self.fd < 0 or self.dead:
+        if self.fd < 0 or self.out.dead:
             return Status.FAILED
-        while at < n and not self.dead:
-            k = min(n - at, <size_t>(BATCH - 32))
-            h = write_chunk_size(size_line, k)
-            memcpy(out, size_line, h)
-            memcpy(out + h, p + at, k)
-            memcpy(out + h + k, b"\r\n", 2)
-            self._emit(out, h + k + 2, False)
-            at += k
+        self.out.emit_chunks(p, n)
         return self.write(feeder, NULL, 0)
 
     cdef int _shut(self) except -1:
@@ -1339,22 +975,9 @@ cdef class Stream(Endpoint):
 
     # --- the end -----------------------------------------------------------------------------------------
 
-    cdef int _send_failed(self, str reason) except -1:
-        """Report from the loop that the peer is gone: the handler may be in the middle of sending."""
-        if not self.dead:
-            self.dead = True
-            buf_free(&self.outb)
-            self.source = None
-            self.reactor.loop.call_soon(self._report_dead, reason)
-        return 0
-
-    def _report_dead(self, str reason):
-        if self.fd >= 0:
-            self._broken(reason)
-
     cdef int _broken(self, str reason) except -1:
         handler = self.handler
-        closing = self.closing
+        closing = self.out.closing
         self._destroy()
         if handler is not None and not (closing and not self.tell_sent):
             handler.on_closed(reason)
@@ -1371,11 +994,10 @@ cdef class Stream(Endpoint):
         live_streams -= 1
         self.reactor.streams_open -= 1
         buf_free(&self.inb)
-        buf_free(&self.outb)
+        self.out.close()
         _set_state(self, READ_PAUSED)
         self.tls = None
-        self.source = None
-        self.sink = None
+        self.body = None
         self.handler = None
         self.on_welcome = self.on_refused = None
         feeder = self.feeder
@@ -1384,7 +1006,3 @@ cdef class Stream(Endpoint):
             # Its next push fails, which tells the feeder's own handler.
             feeder.resume()
         return 0
-
-
-cdef str source_reason(Source source):
-    return getattr(source, "reason", "") or "the body can't be completed"

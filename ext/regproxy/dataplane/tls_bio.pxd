@@ -24,7 +24,8 @@ cdef struct Wire:
     # The name that the ClientHello must ask for, and whether it asked for another
     const char* host
     bint wrong_name
-    # The Conn whose context is chosen by that name, or NULL
+    # Chooses the context of the Conn `chooser` by the name that was asked for (NULL: none); NULL: settled
+    int (*choose)(SSL* ssl, void* chooser, const char* name, int* alert) noexcept nogil
     void* chooser
     # Why the connection is given up; whoever calls OpenSSL next learns it. No text that could change.
     const char* refused

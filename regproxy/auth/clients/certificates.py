@@ -13,7 +13,7 @@ from regproxy.auth.secret_files import Watched
 from regproxy.config.settings import Config
 from regproxy.core.errors import ConfigError
 from regproxy.core.named_file import read_file
-from regproxy.dataplane.tls import ClientTrust, client_trust
+from regproxy.dataplane.tls_contexts import ClientTrust, client_trust
 from regproxy.tls.x509 import UNREADABLE
 
 log = logging.getLogger(__name__)

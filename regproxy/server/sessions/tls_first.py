@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from regproxy.dataplane.stream import Stream
-from regproxy.dataplane.tls import Context
+from regproxy.dataplane.tls_contexts import Context
 from regproxy.server.sessions.handlers import Handlers
 from regproxy.server.sessions.session import Session
 

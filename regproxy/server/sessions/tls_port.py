@@ -15,7 +15,7 @@ from regproxy.core.errors import CredentialError
 from regproxy.dataplane.http1 import connect_target, proxy_login
 from regproxy.dataplane.reactor import Reactor
 from regproxy.dataplane.stream import Stream
-from regproxy.dataplane.tls import Context
+from regproxy.dataplane.tls_contexts import Context
 from regproxy.server.routes import Route
 from regproxy.server.sessions.handlers import Handlers
 from regproxy.server.sessions.session import Session

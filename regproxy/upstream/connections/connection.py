@@ -11,7 +11,7 @@ from regproxy.core.errors import BadResponse, ConnectFailed, UpstreamError, Upst
 from regproxy.dataplane.body import Sink
 from regproxy.dataplane.sinks import BytesSink
 from regproxy.dataplane.stream import Stream
-from regproxy.dataplane.tls import Context
+from regproxy.dataplane.tls_contexts import Context
 from regproxy.http.hops import hop
 from regproxy.http.messages import Framing, Response, parse_response
 from regproxy.http.origin import Origin

@@ -14,7 +14,7 @@ from support cimport EXPANDED_MAX, MARGIN, expand, fence, unfence, wrong
 import os
 import traceback
 
-from regproxy.dataplane.tls import client_context, server_context
+from regproxy.dataplane.tls_contexts import client_context, server_context
 
 cdef enum:
     AES_128_GCM_SHA256 = 0x1301

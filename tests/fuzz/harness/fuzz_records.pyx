@@ -9,14 +9,15 @@ from regproxy.dataplane.openssl cimport (
 )
 from regproxy.dataplane.records cimport RECORD_EXTRA, RECORD_MAX, make_seal
 from regproxy.dataplane.status cimport Status
-from regproxy.dataplane.tls cimport Conn, Context
+from regproxy.dataplane.tls cimport Conn
+from regproxy.dataplane.tls_contexts cimport Context
 
 from support cimport EXPANDED_MAX, MARGIN, expand, fence, unfence, wrong
 
 import os
 import traceback
 
-from regproxy.dataplane.tls import client_context, server_context
+from regproxy.dataplane.tls_contexts import client_context, server_context
 
 cdef extern from "<openssl/evp.h>" nogil:
     int EVP_DecryptInit_ex(EVP_CIPHER_CTX* ctx, const EVP_CIPHER* cipher, void* engine,

@@ -8,7 +8,7 @@ import pytest
 
 from regproxy.dataplane.sinks import BytesSink
 from regproxy.dataplane.sources import FileSource
-from regproxy.dataplane.tls import client_context
+from regproxy.dataplane.tls_contexts import client_context
 from tests.support.plane import LIMIT, Plane, Run, plane, run
 from tests.support.tls_peer import Peer
 from tests.support.tls_records import (

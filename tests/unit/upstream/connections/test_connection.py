@@ -13,7 +13,7 @@ from regproxy.dataplane import stream as stream_module
 from regproxy.dataplane.listener import Listener
 from regproxy.dataplane.sinks import BytesSink
 from regproxy.dataplane.stream import Stream
-from regproxy.dataplane.tls import client_context
+from regproxy.dataplane.tls_contexts import client_context
 from regproxy.http.messages import parse_response
 from regproxy.http.origin import Origin as Place
 from regproxy.upstream.connections.connection import Connection

@@ -1,0 +1,7 @@
+from typing import Self, final
+
+from regproxy.dataplane.body import Sink
+
+@final
+class IncomingBody:
+    def __new__(cls, sink: Sink, framing: str, length: int) -> Self: ...
