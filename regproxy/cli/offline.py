@@ -1,6 +1,6 @@
-"""`regproxy offline`: have the running proxy ask no registry any more, or ask them again.
+"""`regproxy offline`: switch the running proxy's offline mode on or off, or show it.
 
-It asks the admin port, so it changes all workers at once.
+This goes through the admin port, so it applies to all workers at once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from regproxy.config.settings import Config
 from regproxy.config.sources import loading
 from regproxy.core.errors import RegproxyError
 
-_OFFLINE = "No registry is asked. What is held is served, whatever its age; everything else gets a 503."
+_OFFLINE = "No registry is asked. What is in the cache is served, however old; everything else gets a 503."
 
 app = typer.Typer(
-    help="Have the running proxy ask no registry (offline mode), or ask them again.",
+    help="Switch offline mode, in which the running proxy asks no registry, on or off.",
     no_args_is_help=True,
     add_completion=False,
 )
@@ -33,9 +33,9 @@ app = typer.Typer(
 
 @app.command()
 def on(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Switch offline mode on: no registry is asked, and what is held is served, whatever its age.
+    """Switch offline mode on: no registry is asked, and what is in the cache is served, however old.
 
-    It counts for all workers, and over a restart. Exit code 2: no proxy is running here, or it refused.
+    This applies to all workers and survives a restart. Exit code 2: no proxy is running here, or it refused.
     """
     _show(_asked(config, True), as_json)
 
@@ -44,22 +44,25 @@ def on(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 def off(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     """Switch offline mode off: registries are asked again.
 
-    Where it is the setting REGPROXY_OFFLINE=true that keeps the proxy offline, this is refused: change the
-    setting. Exit code 2: no proxy is running here, or it refused.
+    Refused while the setting REGPROXY_OFFLINE=true keeps the proxy offline: change the setting instead.
+    Exit code 2: no proxy is running here, or it refused.
     """
     _show(_asked(config, False), as_json)
 
 
 @app.command()
 def status(config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Show whether the running proxy is offline, and by what. Exit code 2: no proxy is running here."""
+    """Show whether the running proxy is offline, and why.
+
+    Exit code 2: no proxy is running here, or it refused.
+    """
     _show(_asked(config, None), as_json)
 
 
 def _asked(path: Path | None, switch: bool | None) -> dict[str, Any]:
-    """Return `on` and `by` as the proxy has them, once it is switched. `switch`: None to look alone.
+    """Return `on` and `by` as the proxy reports them, after switching it. `switch`: None only looks.
 
-    Ends the command where no proxy answers, or it refuses.
+    Ends the command if no proxy answers, or it refuses.
     """
     try:
         config = loading.read(path, os.environ)[1]
@@ -78,15 +81,15 @@ def _asked(path: Path | None, switch: bool | None) -> dict[str, Any]:
 
 
 def _next_start(config: Config, root: Path) -> str:
-    """Return what a proxy that is started now would be, and how that is changed."""
+    """Return whether a proxy that is started now would be offline, and how to change that."""
     if config.offline:
-        return "REGPROXY_OFFLINE is true: a proxy that is started with it is offline"
+        return "REGPROXY_OFFLINE is true: a proxy that is started with it will be offline"
     with suppress(OSError):  # of a directory that this user may not look into
         if layout.offline(root).exists():
             return (
-                "it was switched offline before, and starts so; then `regproxy offline off` switches it back"
+                "it was switched offline and will start offline; `regproxy offline off` then switches it back"
             )
-    return "start it first; a proxy that is started with REGPROXY_OFFLINE=true is offline from the start"
+    return "start it first; with REGPROXY_OFFLINE=true it is offline from the start"
 
 
 def _show(found: dict[str, Any], as_json: bool) -> None:
@@ -95,8 +98,8 @@ def _show(found: dict[str, Any], as_json: bool) -> None:
     elif not found["on"]:
         say("Not offline: registries are asked.")
     elif found["by"] == "setting":
-        say(f"Offline, by the setting REGPROXY_OFFLINE=true. {_OFFLINE}")
-        say("`regproxy offline off` can't change that: change the setting, and reload or restart.")
+        say(f"Offline because of the setting REGPROXY_OFFLINE=true. {_OFFLINE}")
+        say("`regproxy offline off` can't change that: change the setting, then reload or restart.")
     else:
         say(f"Offline. {_OFFLINE}")
-        say("That holds over a restart, until `regproxy offline off`.")
+        say("This survives a restart, until `regproxy offline off`.")

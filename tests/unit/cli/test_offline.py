@@ -46,7 +46,7 @@ class Answers:
 @pytest.mark.parametrize(
     ("word", "answer", "asked", "said"),
     [
-        ("on", ON, ("POST", "offline", {"on": True}), "No registry is asked. What is held is served"),
+        ("on", ON, ("POST", "offline", {"on": True}), "No registry is asked. What is in the cache is served"),
         ("on", SETTING, ("POST", "offline", {"on": True}), "`regproxy offline off` can't change that"),
         ("off", OFF, ("POST", "offline", {"on": False}), "Not offline: registries are asked.\n"),
         ("status", ON, ("GET", "status"), "until `regproxy offline off`"),
@@ -62,7 +62,7 @@ def test_what_it_asks_and_says(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """To look, the token for reading is enough."""
+    """The read-only token is enough for `status`."""
     port = Answers(answer)
     monkeypatch.setattr(offline, "AdminClient", port)
     shown = run(tmp_path, word)
@@ -80,14 +80,14 @@ def test_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("word", ["on", "off", "status"])
 def test_no_proxy(word: str, tmp_path: Path) -> None:
-    """It says what the next start is going to be, and how that is changed."""
+    """It says whether the next start will be offline, and how to change that."""
     for path in (layout.admin_token(tmp_path), layout.admin_read_token(tmp_path)):
         path.parent.mkdir(exist_ok=True)
         path.write_text("t" * 32)
     shown = run(tmp_path, word)
     assert (shown.exit_code, shown.stdout) == (2, "")
     assert "no proxy answers at 127.0.0.1:1 " in shown.stderr
-    assert "started with REGPROXY_OFFLINE=true is offline from the start" in shown.stderr
-    assert "with it is offline" in run(tmp_path, word, REGPROXY_OFFLINE="true").stderr
+    assert "with REGPROXY_OFFLINE=true it is offline from the start" in shown.stderr
+    assert "with it will be offline" in run(tmp_path, word, REGPROXY_OFFLINE="true").stderr
     layout.offline(tmp_path).touch()
-    assert "switched offline before, and starts so" in run(tmp_path, word).stderr
+    assert "switched offline and will start offline" in run(tmp_path, word).stderr
