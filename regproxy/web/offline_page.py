@@ -1,4 +1,4 @@
-"""The page that switches offline mode, once it has said what that does."""
+"""Pages that explain what switching offline mode does, ask whether to, and switch it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class OfflinePage:
 
     @get("/offline/{switch}", Scope.WRITE, thread=True)
     def confirm_offline(self, call: Call[None, None]) -> Reply:
-        """Return the question whether that is to be done, with what would come of it."""
+        """Ask whether to switch, and say what it would do."""
         return self._pages.page("offline", call, on=_asked(call))
 
     @post("/offline/{switch}", Scope.WRITE, forms=True)
     async def do_offline(self, call: Call[None, CsrfForm]) -> Reply:
-        """Do it, and lead to the overview. Raises Problem 409 where the setting keeps the proxy offline."""
+        """Switch, and redirect to the overview. Raises Problem 409 if the setting keeps the proxy offline."""
         await self._control.switch_offline(with_body(call, OfflineSwitch(_asked(call))))
         return see_other("/")
 
 
 def _asked(call: Call[Any, Any]) -> bool:
-    """Return whether a path is for offline. Raises Problem 404."""
+    """Return whether a path asks to go offline. Raises Problem 404 if it is neither page."""
     switch = call.path["switch"]
     if switch not in ("on", "off"):
         raise Problem(404, "no such page; there are /offline/on and /offline/off")

@@ -100,7 +100,7 @@ def _of_processes(status: Status, workers: int) -> Iterator[Trouble]:
         how = (
             f"REGPROXY_OFFLINE is true: change it. {_APPLY}"
             if status.offline.by == "setting"
-            else "Switch it back by `regproxy offline off`, or below, with the token for everything."
+            else "Switch it back with `regproxy offline off`, or below if you have the token for everything."
         )
         yield Trouble("warn", "The proxy is offline: no registry is asked, only the cache answers.", how)
 
