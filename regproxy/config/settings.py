@@ -91,18 +91,6 @@ from regproxy.config.values.words import (
     parse_unknown,
 )
 
-__all__ = [
-    "SETTINGS",
-    "Address",
-    "Config",
-    "Credential",
-    "HostRule",
-    "LogLevel",
-    "Origin",
-    "Setting",
-    "describe",
-]
-
 Origin = Literal["env", "toml", "default"]
 
 # Docker Hub, what crane, kaniko, ko and cosign call it, its token server; Docker's hardened images.

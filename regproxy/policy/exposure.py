@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from regproxy.config.settings import Address, Config
+from regproxy.config.settings import Config
+from regproxy.config.values.host_rules import Address
 from regproxy.core.addresses import is_loopback
 from regproxy.policy.access import mode_of
 from regproxy.policy.origins import Origins

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from regproxy.cache import layout
-from regproxy.config.settings import Address
+from regproxy.config.values.host_rules import Address
 from regproxy.core.addresses import reachable_at
 from regproxy.debug import mitmweb, views
 from regproxy.process import boot

@@ -13,7 +13,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from regproxy.config.settings import Address, Config
+from regproxy.config.settings import Config
+from regproxy.config.values.host_rules import Address
 from regproxy.core.errors import ConfigError
 
 BACKLOG: Final = 4096

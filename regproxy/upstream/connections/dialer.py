@@ -15,7 +15,8 @@ import aiohappyeyeballs
 from msgspec import Struct
 
 from regproxy.config.origin_tables import OriginSettings
-from regproxy.config.settings import Address, Config
+from regproxy.config.settings import Config
+from regproxy.config.values.host_rules import Address
 from regproxy.core.addresses import Reach, as_address, client_of, is_loopback, reach_of
 from regproxy.core.errors import (
     ConnectFailed,

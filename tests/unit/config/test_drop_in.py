@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from regproxy.config.parent_proxy import ParentProxy
-from regproxy.config.settings import ALWAYS_INTERCEPTED, Config, HostRule, describe
+from regproxy.config.settings import ALWAYS_INTERCEPTED, Config, describe
 from regproxy.config.sources import loading
 from regproxy.config.sources.assembly import load
+from regproxy.config.values.host_rules import HostRule
 from regproxy.core.errors import ConfigError
 
 

@@ -15,9 +15,11 @@ from regproxy.config.image_rules import RuleSet
 from regproxy.config.origin_tables import OriginSettings, Tables
 from regproxy.config.parent_proxy import NoProxy, ParentProxy
 from regproxy.config.principal_tables import PrincipalTables
-from regproxy.config.settings import SETTINGS, Address, Config, Credential, HostRule, describe
+from regproxy.config.settings import SETTINGS, Config, describe
 from regproxy.config.sources.assembly import load
+from regproxy.config.values.host_rules import Address, HostRule
 from regproxy.config.values.lists import ANY_PORT, parse_networks
+from regproxy.config.values.login_entries import Credential
 from regproxy.config.values.numbers import Reserve
 from regproxy.core.errors import ConfigError
 

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from regproxy.config.faults import ConfigErrors
-from regproxy.config.settings import ALWAYS_INTERCEPTED, SETTINGS, Credential, HostRule, describe
+from regproxy.config.settings import ALWAYS_INTERCEPTED, SETTINGS, describe
 from regproxy.config.sources.assembly import load
+from regproxy.config.values.host_rules import HostRule
+from regproxy.config.values.login_entries import Credential
 from regproxy.core.errors import ConfigError
 
 

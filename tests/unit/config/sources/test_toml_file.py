@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from regproxy.config.settings import Credential, HostRule
 from regproxy.config.sources.assembly import load
+from regproxy.config.values.host_rules import HostRule
+from regproxy.config.values.login_entries import Credential
 
 HUB_NAMES = ("registry-1.docker.io", "index.docker.io", "auth.docker.io", "dhi.io")
 HUB = tuple(map(HostRule, (*HUB_NAMES, "docker.caching.proxy.internal")))
