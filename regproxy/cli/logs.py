@@ -104,7 +104,7 @@ def logs(
     source = _source(file, config)
     show = _printer(as_json)
     try:
-        for line in _chosen(_read(source, follow), wanted, lines, follow):
+        for line in _chosen(_read(source, follow), wanted, lines):
             show(line)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
@@ -201,7 +201,7 @@ def _is_other(log: IO[str], path: Path) -> bool:
     return (now.st_dev, now.st_ino) != (mine.st_dev, mine.st_ino) or now.st_size < log.tell()
 
 
-def _chosen(read: Iterable[str], wanted: Wanted, last: int, follow: bool) -> Iterator[str]:
+def _chosen(read: Iterable[str], wanted: Wanted, last: int) -> Iterator[str]:
     """Yield the wanted lines; of those that are there at the beginning only the `last` ones, 0 being all."""
     kept: deque[str] = deque(maxlen=last or None)
     waits = bool(last)

@@ -114,7 +114,7 @@ class Following:
                     check(meta)
                 if self._can_open(meta) and meta is not None and not self._opened:
                     self._opened = True
-                    self._follow_growth(meta)
+                    self._follow_growth()
                     on_open(meta)
                 if outcome is None and self._stalls():
                     outcome = FollowOutcome.STALLED
@@ -136,7 +136,7 @@ class Following:
             return not meta.mapped or growth.done
         return growth.extents.total == meta.total
 
-    def _follow_growth(self, meta: Meta) -> None:
+    def _follow_growth(self) -> None:
         """Have growth events reach the part's readers directly."""
         growth = self.part.growth
         extents = growth.extents

@@ -68,7 +68,6 @@ class Transfer:
         self._part = part
         self._growth: GrowingFile = part.growth
         self._bodies = bodies
-        self._limits = limits
         self._watch = watch
         self._opened = opened
         self._relay = relay

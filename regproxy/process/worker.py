@@ -81,7 +81,7 @@ class Worker:
         """Serve on the record's listening sockets."""
         loop = asyncio.get_running_loop()
         services = wiring.build(self._config, self._directories, self._record, loop)
-        self._reactor, self._metrics = services.reactor, services.metrics
+        self._reactor = services.reactor
         self._reactor.start()
         self._listen(services)
         loop.add_reader(self._control.fileno(), self._obey, loop)

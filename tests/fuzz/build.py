@@ -25,7 +25,6 @@ _HARNESS: Final = HERE / "harness"
 _DATAPLANE: Final = ROOT / "ext" / "regproxy" / "dataplane"
 # What the harnesses are about, and what that imports.
 _MODULES: Final = ("http1", "block_map", "records", "tls_bio", "peer_records", "tls_contexts", "tls")
-_SEARCHED: Final = ("-I", ROOT / "ext", "-I", _HARNESS)
 _SUFFIX: Final = sysconfig.get_config_var("EXT_SUFFIX")
 _DIRECTIVES: Final = ("boundscheck=False", "wraparound=False", "cdivision=True", "initializedcheck=False")
 _CHECKS: Final = (

@@ -19,7 +19,6 @@ from regproxy.core.errors import StoreError
 from tests.support.small_filesystems import fill_up, read_only, small_disk
 from tests.support.stocked_cache import BLOCK, DAY, HOUR, Stock
 
-NO_LIMITS = CacheLimits(max_size=0, inactive=0.0, min_free=0)
 MIB = 1 << 20
 
 
