@@ -1,7 +1,7 @@
 """Decide who may ask what of the admin port: by a token, by a cookie that stands for one, by address.
 
 A guess is slowed by address (IPv6: /64; all loopback addresses are one). Nobody is shut out by that: a token
-that was found right before never waits, nor does one that was made here, which nobody can guess. Any other
+that was right before never waits, nor does one that the proxy has made, which nobody can guess. Any other
 waits some seconds at most.
 """
 
@@ -95,13 +95,14 @@ class Gatekeeper:
         self._check_address(local=is_loopback(peer))
         if request.get(b"origin") is not None or request.get(b"sec-fetch-site") is not None:
             check_same_origin(request)
-        token = await self._judge(_is(text.strip()), peer)
+        token = await self._judge(_equals(text.strip()), peer)
         return cookies.issue(token, request.authority, self._clock())
 
     async def prove(self, proof: str, what: tuple[str, str, str], request: Request, peer: str) -> str:
-        """Return the proof that a client asks for which has proven that it knows a token.
+        """Check the proof of a client that knows a token, and return the proxy's own proof for it.
 
-        `what` it is of: the client's connection by its two ends, the nonce. Raises Problem 401, 403 and 429.
+        `what` both cover: the two ends of the client's connection, and a nonce. Raises Problem 401, 403 and
+        429.
         """
         self._check_address(local=is_loopback(peer))
         if request.get(b"origin") is not None or request.get(b"sec-fetch-site") is not None:
@@ -128,7 +129,7 @@ class Gatekeeper:
         scheme, _, text = shown[0].decode("latin-1").partition(" ")
         if len(shown) > 1 or scheme.lower() != "bearer" or not text.strip():
             raise _unknown("one token is needed: Authorization: Bearer TOKEN")
-        token = await self._judge(_is(text.strip()), peer)
+        token = await self._judge(_equals(text.strip()), peer)
         return Visitor(token.scope, peer, token=token)
 
     async def _by_cookie(self, request: Request, peer: str) -> Visitor | None:
@@ -146,8 +147,8 @@ class Gatekeeper:
         return [token for token in tokens if local or not token.local]
 
     async def _judge(self, is_shown: Callable[[Token], bool], peer: str) -> Token:
-        """Return the token that was shown. Raises Problem 401, 429."""
-        # Who has a user of this machine has 2^24 addresses of it.
+        """Return the token that was shown, by `is_shown`. Raises Problem 401, 429."""
+        # Any user of this machine can connect from 2^24 loopback addresses.
         address = _LOOPBACK if is_loopback(peer) else client_of(peer)
         good = await self._good_for(peer)
         sure = [token for token in good if _was_made(token) or _mark(token.text) in self._right]
@@ -190,25 +191,26 @@ class Gatekeeper:
 
 
 def _was_made(token: Token) -> bool:
-    """Return whether a token is as those that are made here. Slowing guesses at it would shut out an operator
-    alone, for as long as anybody on this machine shows wrong ones.
+    """Return whether a token looks like one that the proxy has made: by its file, and its length.
+
+    Nobody guesses such a token: slowing it would only shut out its owner while others show wrong ones.
     """
     return token.local and len(token.text) >= MADE
 
 
 def _mark(text: str) -> bytes:
-    """Return a digest: they have one length, so that nothing of a token is told by time."""
+    """Return a digest. All have one length, so comparing them does not tell by its time what a token is."""
     return hashlib.sha256(text.encode("utf-8", "replace")).digest()
 
 
-def _is(text: str) -> Callable[[Token], bool]:
-    """Return what says whether a token is this one."""
+def _equals(text: str) -> Callable[[Token], bool]:
+    """Return a function that tells whether a token has this text."""
     mark = _mark(text)
     return lambda token: hmac.compare_digest(_mark(token.text), mark)
 
 
 def _shown(tokens: list[Token], is_shown: Callable[[Token], bool]) -> Token | None:
-    """Return the token that was shown. Each of them is compared, whichever it is."""
+    """Return the token that was shown. All are compared, so the time does not tell which one it is."""
     found = [token for token in tokens if is_shown(token)]
     return found[-1] if found else None
 

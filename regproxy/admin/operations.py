@@ -78,7 +78,8 @@ class Operation(Struct, frozen=True):
 class Call(Struct, Generic[Query, Body], frozen=True):
     """One request for an operation, checked. `path`: the parameters in the path, decoded.
 
-    `visitor`: who asks. `request`: its head. `here`, `there`: the two ends of the connection.
+    `visitor`: who asks. `request`: its head. `here`, `there`: the proxy's and the client's
+    end of the connection.
     """
 
     operation: Operation

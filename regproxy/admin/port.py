@@ -139,7 +139,7 @@ class AdminPort:
     ) -> Reply | Streamed:
         """Answer a request for anything else. `read` reads its body, once it is known to be wanted.
 
-        `here`, `there`: the two ends of the connection, as the kernel has them.
+        `here`, `there`: the proxy's and the client's end of the connection, as the kernel has them.
         """
         path, _, query = request.path.partition("?")
         visitor: Visitor | None = None

@@ -1,12 +1,13 @@
-"""Show that a token is known without showing it: a command and the proxy, to each other.
+"""Let a command and the proxy prove to each other that they know a token, without sending it.
 
 Where no proxy runs, any user of the machine may listen at its admin port. So a command has the listener prove
-that it knows the token before it sends that. The command proves it first, by a nonce of its own: whoever does
-not know the token gets nothing here that a token could be guessed by.
+that it knows the token before it sends the token. The command proves this first, with a nonce of its own:
+whoever does not know the token gets nothing from the proxy that it could be guessed from.
 
-Both proofs are of the two ends of the command's connection. A listener that passes them on to a proxy does so
-on another connection, of which one end at least differs, even where it has had the proxy's own address before
-that was started: no two connections of a machine have both in common at a time. So that proxy refuses.
+Both proofs cover the two ends of the command's connection. A listener that relays them to a proxy does so
+over another connection, at least one end of which differs, even if the listener held the proxy's own address
+before the proxy was started: no two connections of a machine have both ends in common at one time. So the
+proxy refuses.
 """
 
 from __future__ import annotations
@@ -34,26 +35,26 @@ def new_nonce() -> str:
 
 
 def address_text(host: str, port: int) -> str:
-    """Return an address, as the system has it, in the one spelling that both sides use."""
+    """Return an address and port, as the kernel reports them, in the one spelling that both sides use."""
     return str(Address(str(as_address(host) or host), port))
 
 
 def proof_of_client(token: Token, address: str, client: str, nonce: str) -> str:
-    """Return what shows a proxy that a client of it knows the token."""
+    """Return what proves to a proxy that its client knows the token."""
     return _proof(token.key(_ASKS), address, client, nonce)
 
 
 def proof_of_proxy(token: Token, address: str, client: str, nonce: str) -> str:
-    """Return what shows a client that the proxy at the other end of its connection knows the token."""
+    """Return what proves to a client that the proxy at the other end of its connection knows the token."""
     return _proof(token.key(_ANSWERS), address, client, nonce)
 
 
 def is_same(shown: str, wanted: str) -> bool:
-    """Compare two proofs in a time that says nothing of where they differ."""
+    """Compare two proofs in a time that does not depend on where they differ."""
     return hmac.compare_digest(shown.encode("utf-8", "replace"), wanted.encode())
 
 
 def _proof(key: bytes, address: str, client: str, nonce: str) -> str:
-    # No address has a line feed, and a nonce has one length: nothing of one can be taken for another's.
+    # No address has a line feed, and nonces have one length: no part can be taken for part of its neighbour.
     seal = hmac.digest(key, f"{address}\n{client}\n{nonce}".encode(), "sha256")
     return urlsafe_b64encode(seal).decode().rstrip("=")

@@ -344,8 +344,8 @@ class TestOffline:
 
 
 class Before:
-    """Who listens at an address before a proxy does: it takes one connection, gives the address free, and
-    passes on to the proxy what it has heard.
+    """A listener at an address before a proxy: it accepts one connection, frees the address, and relays what
+    it has heard to the proxy.
     """
 
     def __init__(self, address: tuple[str, int]) -> None:
@@ -385,7 +385,7 @@ class Before:
 
 
 def test_a_listener_that_was_there_before_the_proxy(tmp_path: Path) -> None:
-    """It has the proxy's own address, and hears no token for all that: its connection is another one."""
+    """It has the proxy's own address, yet hears no token: its connection is another one."""
     at = free_address(), free_address()
     cache, token = tmp_path / "proxy" / "cache", "t" * 43
     layout.admin_token(cache).parent.mkdir(parents=True)
@@ -408,7 +408,7 @@ def test_a_listener_that_was_there_before_the_proxy(tmp_path: Path) -> None:
             command.join()
             assert asking.ask("GET", "session")["scope"] == "write"
     assert "passes connections on" in str(found[0])
-    assert "the client is {}:{}".format(*before.client) in before.said.decode()
+    assert "not from {}:{}".format(*before.client) in before.said.decode()
     assert token.encode() not in before.heard
     assert proofs.PATH.encode() in before.heard
 

@@ -1,5 +1,5 @@
-"""Logins of browsers: a token is shown once, a cookie stands for it from then on. Proofs for commands, which
-show theirs to nobody who does not know it.
+"""Logins of browsers, where a cookie stands for a token that was shown once; and proofs for commands, which
+send their token only to a proxy that has proven that it knows it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from regproxy.admin.replies import Problem, Reply, json_reply, see_other
 from regproxy.admin.visitors import Login, Scope
 
 _TOKEN_MAX: Final = 4096
-_PROBLEMS: Final = {421: "the client has another connection than this one"}
+_PROBLEMS: Final = {421: "the proof is of another connection than this one"}
 
 
 class LoginForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,7 +29,7 @@ class LoginForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 _Text = Annotated[str, Meta(pattern=proofs.TEXT)]
 _Address = Annotated[str, Meta(pattern=proofs.ADDRESS)]
-_ADDRESS: Final = "where the client has connected to, such as 127.0.0.1:3129 or [::1]:3129"
+_ADDRESS: Final = "the address that the client has connected to, such as 127.0.0.1:3129 or [::1]:3129"
 _CLIENT: Final = "the client's own end of that connection, such as 127.0.0.1:50000"
 _ASKED: Final = 'of "regproxy admin proof of a client"'
 _GIVEN: Final = 'of "regproxy admin proof of a proxy"'
@@ -37,7 +37,7 @@ _SEAL: Final = "HMAC-SHA-256 of address, client, nonce, in three lines; its key 
 
 
 class ProofForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What shows that a client knows a token. Bytes are in base64url without padding."""
+    """What proves that a client knows a token. Bytes are in base64url without padding."""
 
     address: Annotated[_Address, Meta(description=_ADDRESS)]
     client: Annotated[_Address, Meta(description=_CLIENT)]
@@ -46,7 +46,7 @@ class ProofForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """What shows that this proxy knows the token, too."""
+    """What proves that this proxy knows the token, too."""
 
     proof: Annotated[str, Meta(description=f"{_SEAL} {_GIVEN}")]
 
@@ -79,17 +79,17 @@ class Sessions:
     async def prove_token(self, call: Call[None, ProofForm]) -> Proof:
         """Prove that this proxy knows a token, to a client that proves the same.
 
-        A client that asks before it shows its token, on the same connection, shows it to nobody else who
-        happens to listen at this address. 421: the client has another connection than the one that this
-        proxy was asked by, so somebody stands between.
+        A client that asks for this first, and then sends its token on the same connection, sends it to nobody
+        else who happens to listen at this address. 421: the connection that the client describes is not the
+        one that this request came on, so something relays it.
         """
         form, here, there = call.body, proofs.address_text(*call.here), proofs.address_text(*call.there)
         what = form.address, form.client, form.nonce
         proof = await self._gatekeeper.prove(form.proof, what, call.request, call.visitor.peer)
         if form.address != here:
-            raise Problem(421, f"this is {here}: what was asked for is {form.address}", field="address")
+            raise Problem(421, f"this connection leads to {here}, not to {form.address}", field="address")
         if form.client != there:
-            raise Problem(421, f"asked by {there}: the client is {form.client}", field="client")
+            raise Problem(421, f"this connection comes from {there}, not from {form.client}", field="client")
         return Proof(proof=proof)
 
     @get(LOGIN, Scope.OPEN, thread=True)

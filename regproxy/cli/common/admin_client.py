@@ -21,8 +21,8 @@ from regproxy.core.errors import RegproxyError
 _PATIENCE: Final = 30.0  # seconds
 _ANSWER_MAX: Final = 64 * 1024 * 1024  # bytes
 _PROOF_MAX: Final = 4096
-_WORKERS: Final = 5  # that may end one after the other, as in a reload, before this is given up
-# What the listener says in its own words may be anybody's, and is not repeated.
+_ATTEMPTS: Final = 5  # connections that end before the proof, as in a reload, until this is given up
+# Nothing that the listener says is repeated: it may be anybody.
 _UNPROVEN: Final[dict[int, str]] = {
     HTTPStatus.UNAUTHORIZED: "is not this proxy: it does not know the token in {file}. Is it another program,"
     " or another proxy?",
@@ -46,20 +46,20 @@ class Refused(RegproxyError):
 
 
 class NotProven(Refused):
-    """Who listens at the admin port has not proven that it knows the token, which was not shown."""
+    """The listener at the admin port has not proven that it knows the token, so the token was not sent."""
 
 
 class AdminClient:
-    """Asks with a token of this machine. Raises NotRunning where nobody answers, Refused, NotProven.
+    """Sends requests with one of the tokens. Raises NotRunning if nobody answers, Refused, NotProven.
 
-    Where no proxy runs, any user of this machine may listen in its place: the token is shown to who has
-    proven to know it, on the same connection.
+    Where no proxy runs, any user of this machine may listen in its place. So the token is sent only on a
+    connection whose other end has proven that it knows it.
     """
 
     def __init__(self, config: Config, root: Path, *, writes: bool) -> None:
-        """`root`: of the cache, where the tokens are if no setting names their files.
+        """`root`: the cache directory, where the tokens are unless settings name their files.
 
-        `writes`: with the token for everything, not the one for reading alone.
+        `writes`: use the token for everything instead of the read-only one.
         """
         self._listen = config.admin_listen
         named = config.admin_token_file if writes else config.admin_read_token_file
@@ -67,7 +67,7 @@ class AdminClient:
         self._token_file = Path(named or (layout.admin_token if writes else layout.admin_read_token)(root))
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
-        """Return what is answered at a path below /api/v1/."""
+        """Return the answer from a path below /api/v1/."""
         token = self._token()
         headers = {"Authorization": f"Bearer {token.text}"}
         sent = None
@@ -84,11 +84,11 @@ class AdminClient:
     # --- who listens -------------------------------------------------------------------------------------
 
     def _proven(self, token: Token) -> http.client.HTTPConnection:
-        """Return a connection to who has proven that it knows the token."""
+        """Return a connection whose other end has proven that it knows the token."""
         error: Exception | None = None
-        for _ in range(_WORKERS):
+        for _ in range(_ATTEMPTS):
             connection = self._connected()
-            # Else it would connect anew where this one ends, and show the token to whoever listens then.
+            # Else it would reconnect when this one ends, and send the token to whoever listens by then.
             connection.auto_open = 0
             try:
                 with _Deadline(connection.sock, _PATIENCE) as deadline:
@@ -108,7 +108,7 @@ class AdminClient:
         raise self._not_running(error)
 
     def _prove(self, connection: http.client.HTTPConnection, token: Token) -> None:
-        """Prove that this client knows the token, and have the same proven. Raises NotProven."""
+        """Prove that this client knows the token, and have the listener prove the same. Raises NotProven."""
         address, own = _ends(connection.sock)
         what = address, own, proofs.new_nonce()
         proof = proofs.proof_of_client(token, *what)
@@ -155,7 +155,7 @@ class AdminClient:
 
 
 class _Deadline:
-    """Ends a connection at a time: a timeout of the socket's begins anew with each byte that comes."""
+    """Ends a connection at a deadline: a socket's timeout starts anew with each byte received."""
 
     def __init__(self, sock: socket.socket, seconds: float) -> None:
         self.is_over = False
@@ -177,20 +177,20 @@ class _Deadline:
 
 
 def _ends(sock: socket.socket) -> tuple[str, str]:
-    """Return where a connection leads, and where it comes from. Raises ConnectionError.
+    """Return the remote and the local end of a connection. Raises ConnectionError.
 
-    Not what is configured: a name may have several addresses, and be somebody else's by now.
+    Not the configured address: a name may have several, and may have moved since.
     """
     try:
         found = sock.getpeername(), sock.getsockname()
-    except OSError as error:  # there is no peer where it was reset
+    except OSError as error:  # it was reset, so there is no peer
         raise ConnectionResetError(error.errno, error.strerror) from None
     address, own = (proofs.address_text(*each[:2]) for each in found)
     return address, own
 
 
 def _proof(text: bytes) -> str:
-    """Return the proof in an answer, "" where it has none."""
+    """Return the proof in an answer, "" if it has none."""
     try:
         document = json.loads(text)
     except (ValueError, RecursionError):
