@@ -75,12 +75,12 @@ class StoreError(RegproxyError):
 class UpstreamError(RegproxyError):
     """The origin could not be asked, or its answer can't be used.
 
-    `told`: a line of the log has said why already, for all requests that this ends.
+    `is_logged`: the log already says why, in one line for all the requests that fail for this reason.
     """
 
     status = 502
     code = "UNAVAILABLE"
-    told = False
+    is_logged = False
 
 
 class ConnectFailed(UpstreamError):
@@ -90,7 +90,7 @@ class ConnectFailed(UpstreamError):
 class UnknownCA(ConnectFailed):
     """The origin's certificate is not signed by a CA that the proxy knows. It is logged where it is found."""
 
-    told = True
+    is_logged = True
 
 
 class UpstreamTimeout(UpstreamError):
@@ -183,5 +183,5 @@ class Unsatisfiable(RegproxyError):
 
 
 def log_level(error: object, usual: int = logging.WARNING) -> int:
-    """Return the level at which what comes of an error is logged: a cause that was told is told once."""
-    return logging.DEBUG if isinstance(error, UpstreamError) and error.told else usual
+    """Return the level at which to log what an error has led to: DEBUG if its cause is logged already."""
+    return logging.DEBUG if isinstance(error, UpstreamError) and error.is_logged else usual

@@ -52,7 +52,7 @@ class _Circuit(Struct):
     until: float = 0.0
     probe: float = -math.inf
     cause: str = ""
-    told: bool = False
+    is_logged: bool = False
 
 
 class _Dials(Struct):
@@ -97,7 +97,7 @@ class Breakers:
             f' "{circuit.cause}"; the next attempt is made {when}',
             max(math.ceil(wait), 1),
         )
-        error.told = circuit.told
+        error.is_logged = circuit.is_logged
         raise error
 
     def failed(self, origin: Origin, error: UpstreamError) -> None:
@@ -106,7 +106,7 @@ class Breakers:
             return  # the origin was not asked
         circuit = self._circuits.get(origin) or self._new(origin)
         now = self._clock()
-        circuit.cause, circuit.told = str(error), error.told
+        circuit.cause, circuit.is_logged = str(error), error.is_logged
         if circuit.until > now:
             return  # sent before it was opened
         circuit.failures += 1

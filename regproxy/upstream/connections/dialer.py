@@ -131,8 +131,8 @@ class Dialer:
     def _unknown_ca(
         self, origin: Origin, settings: OriginSettings, error: ConnectFailed, answer_of: Origin | None
     ) -> UnknownCA:
-        """Return the error for a certificate by a CA that is not known, and log it, once a minute for each
-        origin: every request to it fails for that.
+        """Return the error for a certificate from an unknown CA, and log it, once a minute for each origin:
+        every request to that origin fails for this reason.
         """
         name = self._origins.ca_setting(origin)
         how = f"{'add that CA to the file' if settings.ca_file else 'name a file with that CA'} in {name}"

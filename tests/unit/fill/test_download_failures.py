@@ -37,7 +37,7 @@ from regproxy.fill.download import failure, word_for
 def test_there_and_back(error: UpstreamError) -> None:
     again = failure(word_for(error), str(error))
     assert (type(again), str(again), again.status) == (type(error), "x", error.status)
-    assert again.told is error.told
+    assert again.is_logged is error.is_logged
 
 
 def test_what_has_no_word_of_its_own() -> None:

@@ -345,20 +345,20 @@ def test_another_failure_is_ones_own_until_it_opens_the_circuit(lab: Lab) -> Non
     assert not lab.breakers._dials
 
 
-def test_what_was_told_is_not_told_again(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
-    """By the error of a circuit that is open for it neither; another cause is."""
+def test_what_is_logged_is_not_logged_again(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor for the error of a circuit that it has opened; another cause is logged."""
     unknown = UnknownCA("a.test: its certificate is not signed by a CA that this proxy knows")
     with caplog.at_level(logging.INFO):
-        for error, told in ((unknown, True), (GONE, False)):
+        for error, is_logged in ((unknown, True), (GONE, False)):
             for _ in range(FAILURES):
                 lab.breakers.failed(A, error)
                 lab.now += OPEN_MAX
             lab.breakers.failed(A, error)
             with pytest.raises(CircuitOpen) as caught:
                 lab.breakers.admit(A)
-            assert caught.value.told is told
+            assert caught.value.is_logged is is_logged
             assert (log_level(caught.value), bool(caplog.records)) == (
-                (logging.DEBUG, False) if told else (logging.WARNING, True)
+                (logging.DEBUG, False) if is_logged else (logging.WARNING, True)
             )
             lab.breakers.answered(A)
             caplog.clear()
