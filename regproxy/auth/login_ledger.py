@@ -1,4 +1,4 @@
-"""Record how logins fare, and find out by requests of the proxy's own what is in doubt of them."""
+"""Record which logins were accepted or refused, and settle doubts by requests of the proxy's own."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class TokenCounter(Protocol):
 
 
 class LoginLedger:
-    """Records for `Logins` and `Standings` how logins fare in token requests (see token_cache.Ledger), and
-    has the `Canary` test those that are in doubt. One per worker.
+    """Records in `Logins` and `Standings` how token requests with logins end (see token_cache.Ledger), and
+    has the `Canary` test logins that are in doubt. One per worker.
     """
 
     def __init__(

@@ -126,7 +126,7 @@ async def ask_realm(
 ) -> tuple[int, Response, bytes]:
     """Ask the server of a token's realm one thing, and whom it redirects to; a POST by 307 and 308 alone.
 
-    Returns the redirect itself where it is not followed. `leads_to`: see Ledger. Raises as its exchange does.
+    Returns the redirect itself where it is not followed. `leads_to`: see Ledger. Raises as `exchange` does.
     """
     at, redirects = key.realm.origin, REDIRECTS if ask.method == "GET" else _SAME_METHOD
     for turn in range(MAX_REDIRECTS + 1):

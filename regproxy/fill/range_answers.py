@@ -1,4 +1,4 @@
-"""Ask for ranges of a content, and tell answers that are of use from those that are none."""
+"""Ask for ranges of a content, and tell answers that can be used from those that can't."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ log = logging.getLogger(__name__)
 
 
 class RangeAnswers:
-    """The answers for one part, after the first. One with the whole content that came in the place of a range
-    is kept for ask_all(); drop() it if that is never called.
+    """The answers for one part, after the first.
+
+    If the whole content comes instead of a range, that answer is kept for ask_all(); call drop() if ask_all()
+    is not called.
     """
 
     def __init__(self, growth: GrowingFile, bodies: Bodies) -> None:
@@ -27,8 +29,8 @@ class RangeAnswers:
     async def ask(self, start: int, stop: int) -> tuple[Fetched, int] | None:
         """Return the answer for [start, stop), and where it ends; None: the origin does not give ranges.
 
-        If it has sent the whole content instead, that answer is kept. In a part that is not
-        scattered, such an answer is returned like a range.
+        If it has sent the whole content instead, that answer is kept. In a part that is not scattered, it is
+        returned like a range.
         """
         fetched = await self._bodies.ask(start, stop)
         ranged, status = start > 0 or stop >= 0, fetched.response.status
@@ -67,7 +69,7 @@ class RangeAnswers:
             fetched.connection.abort()
 
     def check(self, fetched: Fetched, start: int, stop: int) -> tuple[int, int]:
-        """Check an answer by check(). The length that it declares binds all later answers."""
+        """Check an answer by origin_bodies.check(). The length that it declares binds all later answers."""
         growth = self._growth
         total, end = check(fetched, start, stop, known=growth.total, there=growth.written)
         if total >= 0:
@@ -75,7 +77,7 @@ class RangeAnswers:
         return total, end
 
     def is_wrong(self, fetched: Fetched, start: int, stop: int) -> bool:
-        """Return whether a 206 is no answer to this range; it is done with then."""
+        """Return whether a 206 does not answer this range; its connection is aborted then."""
         try:
             self.check(fetched, start, stop)
         except BadResponse as error:
@@ -85,7 +87,7 @@ class RangeAnswers:
         return False
 
     async def _checked(self, fetched: Fetched, start: int, stop: int) -> tuple[Fetched, int]:
-        # 416 is no answer to this: see check().
+        # 416 is no answer to this: see origin_bodies.check().
         verdict = after_head(fetched.response.status, resumed=True)
         if verdict in (Verdict.TROUBLE, Verdict.RELAY, Verdict.FOLLOW):
             raise await self._bodies.answer(fetched)

@@ -1,6 +1,4 @@
-"""Decide how many streams fetch a part: one, until it has turned out to be slow, or several places are
-waited for.
-"""
+"""Decide how many streams fetch a part: more than one if it is slow, or if readers wait at several places."""
 
 from __future__ import annotations
 
@@ -16,9 +14,9 @@ from regproxy.fill.range_leases import JUDGED, Leases
 _RAMP: Final = 0.5  # seconds of one stream, before more are considered
 _ENOUGH: Final = 100e6  # bytes/s of one stream: at this rate a limit per connection is unlikely
 _WORTH: Final = 1.0  # seconds that the rest will take: less is not worth another connection
-_APIECE: Final = 2  # times as many streams, at most, where as many places are waited for at once
+_APIECE: Final = 2  # times the streams allowed otherwise, at most, if readers wait at that many places
 _MOST: Final = 16  # streams, whatever is waited for
-_LINGER: Final = 1.0  # seconds for which a place counts that nobody waits for any more: the next may come
+_LINGER: Final = 1.0  # seconds for which a place still counts after the wait for it: another may begin
 
 
 class StreamCount:

@@ -1,4 +1,4 @@
-"""How long a child that keeps dying is not started again, and what of that is logged."""
+"""Delay the restart of a child that keeps dying, and decide which of its deaths are logged."""
 
 from __future__ import annotations
 

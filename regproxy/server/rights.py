@@ -24,8 +24,8 @@ _MARK: Final = 32  # hex digits
 _MODES_MAX: Final = 4096
 
 
-class LetIn(Protocol):
-    """Who was let in, as far as that is recorded: see cache.index.attestations."""
+class AccessRecords(Protocol):
+    """What is recorded of who was let in: see cache.index.attestations."""
 
     def put_access(self, host: str, port: int, repository: str, who: str) -> None:
         """Record that a registry has let someone into a repository just now."""
@@ -40,11 +40,11 @@ class Rights:
     `key`: of the marks, the same in all workers.
     """
 
-    __slots__ = ("_key", "_let_in", "_modes", "access")
+    __slots__ = ("_key", "_modes", "_records", "access")
 
-    def __init__(self, access: Access, let_in: LetIn, key: bytes) -> None:
+    def __init__(self, access: Access, records: AccessRecords, key: bytes) -> None:
         self.access = access
-        self._let_in = let_in
+        self._records = records
         self._key = key
         self._modes: dict[tuple[str, int], AccessMode] = {}
 
@@ -85,7 +85,7 @@ class Rights:
 
     def note(self, origin: Origin, repository: str, who: str) -> None:
         """Remember that a registry has just let an asker in."""
-        self._let_in.put_access(origin.host, origin.port, repository, who)
+        self._records.put_access(origin.host, origin.port, repository, who)
 
     def recall(self, origin: Origin, repository: str, who: str, seconds: float) -> bool:
         """Return whether a registry has let an asker in within the last seconds."""
@@ -93,6 +93,6 @@ class Rights:
 
     def remains(self, origin: Origin, repository: str, who: str, seconds: float) -> float:
         """Return for how many of so many seconds after a registry has let an asker in that still holds."""
-        age = time.time() - self._let_in.accessed_at(origin.host, origin.port, repository, who)
+        age = time.time() - self._records.accessed_at(origin.host, origin.port, repository, who)
         # A clock that was set back makes nothing valid for longer.
         return max(0.0, seconds - age) if age >= 0 else 0.0

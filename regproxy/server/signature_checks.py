@@ -57,8 +57,8 @@ _ANY: Final = b"*/*"
 _Entry = TypeVar("_Entry")
 
 
-class Remembered(Protocol):
-    """What is signed, as far as that is recorded: see cache.index.attestations."""
+class SignatureRecords(Protocol):
+    """What is recorded of signed images: see cache.index.attestations."""
 
     def put_signed(self, host: str, port: int, repository: str, digest: str, key: str) -> None:
         """Record that an image is signed by the key with this fingerprint."""
@@ -106,7 +106,7 @@ class SignatureChecks:
         self,
         upstream: Fetcher,
         keys: Mapping[str, SigningKey],
-        remembered: Remembered,
+        remembered: SignatureRecords,
         *,
         offline: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,

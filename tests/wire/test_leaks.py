@@ -325,7 +325,9 @@ def counts(proxy: Proxy) -> dict[str, int]:
 
 
 def no_more(now: dict[str, int], base: dict[str, int]) -> bool:
-    """Fewer is well: a thread may have had a file open for a moment when `base` was counted."""
+    """Return whether no count has grown. Fewer is fine: a thread may have had a file open when `base` was
+    counted.
+    """
     return all(now[name] <= base[name] for name in base)
 
 

@@ -1,7 +1,7 @@
-"""Keep what others have said of clients and images: whom a registry has let in, and which images are signed.
+"""Record what others attest of clients and images: whom a registry has let in, and which images are signed.
 
-Each is a row of the index with a name in the place of the tag, which no tag can have. It is swept, and goes
-with its image, as the rows of tags do.
+Each record is a row of the index, with a name that no tag can have in the place of the tag. It is swept, and
+removed with its image, as the rows of tags are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ACCESS: Final = "access"
 
 
 class Attestations:
-    """What an index has of these. Use as the index."""
+    """The attestations in an index. Use from the same thread as the index."""
 
     def __init__(self, index: Index, clock: Callable[[], float] = time.time) -> None:
         self._index = index
@@ -31,7 +31,7 @@ class Attestations:
         self._index.put_tag(host, port, repository, _asker(who), row)
 
     def accessed_at(self, host: str, port: int, repository: str, who: str) -> float:
-        """Return when put_access() has recorded someone last (epoch); 0: never."""
+        """Return when put_access() last recorded someone (epoch); 0: never."""
         rows = self._index.tag(host, port, repository, _asker(who))
         return max((row.fetched_at for row in rows), default=0.0)
 
@@ -47,10 +47,10 @@ class Attestations:
 
 
 def _asker(who: str) -> str:
-    """Return the name of an access row in the place of the tag, which no tag can have."""
+    """Return what stands in the place of the tag in an access row: no tag can be called so."""
     return f"access:{who}"
 
 
 def _signature(digest: str, key: str) -> str:
-    """Return the name of a signature's row in the place of the tag, which no tag can have."""
+    """Return what stands in the place of the tag in a signature's row: no tag can be called so."""
     return f"signed:{key}:{digest}"

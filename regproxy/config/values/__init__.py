@@ -1,1 +1,1 @@
-"""The languages that settings are written in. It imports nothing of the settings."""
+"""How the values of settings are written: parsers for sizes, times, hosts, lists. They know no setting."""

@@ -1,1 +1,1 @@
-"""Connections of clients, by the ways in which they come."""
+"""Client connections: a session for each way in which clients connect, and the handlers that they share."""

@@ -1,4 +1,4 @@
-"""Make the handlers that carry out plans, and tell them of each other."""
+"""Make the handlers that carry out plans, and connect them to each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors whose cause is in the log already."""
+"""The log level of what follows from errors, whose cause may be logged already."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long the supervisor waits before it starts another one, and what of it is logged."""
+"""How long the supervisor waits before it restarts a child, and which deaths are logged."""
 
 from __future__ import annotations
 

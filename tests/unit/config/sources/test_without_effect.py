@@ -1,4 +1,4 @@
-"""What a configuration says of clients to no effect is warned of."""
+"""Warnings of what a configuration says of clients to no effect."""
 
 from __future__ import annotations
 
