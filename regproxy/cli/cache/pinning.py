@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 def pin(names: NamesArgument, config: ConfigOption = None, as_json: JsonOption = False) -> None:
-    """Keep images or blobs in the cache, whatever its limits. Exit code 1: one is not in the cache."""
+    """Keep images or blobs in the cache, whatever its limits.
+
+    Exit code 1: one is not in the cache, or names more than 20,000 contents.
+    """
     from regproxy.cache import pins
 
     done: list[Pinned] = []
