@@ -343,7 +343,7 @@ class TestOffline:
             assert api.post("offline", {"on": True}) == {"on": True, "by": "setting"}
 
 
-class Before:
+class EarlyListener:
     """A listener at an address before a proxy: it accepts one connection, frees the address, and relays what
     it has heard to the proxy.
     """
@@ -357,7 +357,7 @@ class Before:
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
-    def __enter__(self) -> Before:
+    def __enter__(self) -> EarlyListener:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -399,7 +399,7 @@ def test_a_listener_that_was_there_before_the_proxy(tmp_path: Path) -> None:
         except NotProven as error:
             found.append(error)
 
-    with Before(at[1]) as before:
+    with EarlyListener(at[1]) as before:
         command = threading.Thread(target=ask)
         command.start()
         assert before.has_asked.wait(20)

@@ -32,7 +32,7 @@ class Loop:
         self.calls.append(at)
 
 
-class Given:
+class NotingLeases:
     """Leases that note what is asked of them; `waited` places are waited for."""
 
     look_at = float("inf")
@@ -71,7 +71,7 @@ class Bench:
     """A count for up to `streams`, whose first stream has begun."""
 
     def __init__(self, streams: int = 4) -> None:
-        self.loop, self.leases, self.part = Loop(), Given(), Part()
+        self.loop, self.leases, self.part = Loop(), NotingLeases(), Part()
         self.count = StreamCount(
             cast(Leases, self.leases),
             cast(GrowingFile, self.part),
