@@ -91,7 +91,8 @@ from regproxy.config.values.words import (
     parse_unknown,
 )
 
-Origin = Literal["env", "toml", "default"]
+# Where the value of a setting was given.
+ValueSource = Literal["env", "toml", "default"]
 
 # Docker Hub, what crane, kaniko, ko and cosign call it, its token server; Docker's hardened images.
 ALWAYS_INTERCEPTED = (
@@ -212,7 +213,7 @@ class Config:
     debug_nginx: bool
 
     warnings: tuple[str, ...] = ()
-    shown: tuple[tuple[str, str, Origin], ...] = field(default=(), repr=False, compare=False)
+    shown: tuple[tuple[str, str, ValueSource], ...] = field(default=(), repr=False, compare=False)
     read_as: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """By name, what settings mean whose text, in `shown`, says something else."""
 
@@ -222,7 +223,7 @@ class Config:
         return self.registries if self.mirror_registries is None else self.mirror_registries
 
 
-def describe(config: Config) -> list[tuple[str, str, Origin]]:
+def describe(config: Config) -> list[tuple[str, str, ValueSource]]:
     """Return (name, value as written, source) of every setting, in SETTINGS' order, then of origins.
 
     The value of a secret is "(set)", or empty if there is none.

@@ -14,7 +14,7 @@ from regproxy.config.misspelt import PREFIX, setting_hint, unread
 from regproxy.config.origin_tables import OriginSettings, parse_tables
 from regproxy.config.parent_proxy import is_own
 from regproxy.config.principal_tables import parse_principals
-from regproxy.config.settings import ALWAYS_INTERCEPTED, SETTINGS, Config, Origin, Setting
+from regproxy.config.settings import ALWAYS_INTERCEPTED, SETTINGS, Config, Setting, ValueSource
 from regproxy.config.signing_keys import parse_key_tables, shown_keys
 from regproxy.config.sources.given import Given, printable
 from regproxy.config.sources.toml_file import TomlFile, read_toml
@@ -104,7 +104,7 @@ def _check_companions(
 
 def _assemble(fields: dict[str, Any], given: Mapping[str, Given], warnings: list[str]) -> Config:
     """Return the Config, after settings that depend on one another were applied."""
-    if fields["debug_nginx"] and given["REGPROXY_LOG_LEVEL"].origin == "default":
+    if fields["debug_nginx"] and given["REGPROXY_LOG_LEVEL"].source == "default":
         fields["log_level"] = "debug"
     for name in ("DEBUG", "DEBUG_HUB"):
         if fields[name.lower()]:
@@ -127,10 +127,10 @@ def _assemble(fields: dict[str, Any], given: Mapping[str, Given], warnings: list
         if fields["verify_ssl"] and not settings.verify:
             warnings.append(f"{host}: verify is off: whoever is between this proxy and it can change tags")
     warnings += without_effect(fields)
-    shown: list[tuple[str, str, Origin]] = []
+    shown: list[tuple[str, str, ValueSource]] = []
     for name, item in given.items():
         derived = name == "REGPROXY_LOG_LEVEL"
-        shown.append((name, printable(fields[item.setting.field]) if derived else item.shown, item.origin))
+        shown.append((name, printable(fields[item.setting.field]) if derived else item.shown, item.source))
     shown += [(name, printable(text), "toml") for name, text in tables.shown]
     shown += [(name, printable(text), "toml") for name, text in shown_keys(fields["signing_keys"])]
     shown += [(name, printable(text), "toml") for name, text in fields["image_rules"].shown]

@@ -6,7 +6,7 @@ import re
 
 from msgspec import Struct
 
-from regproxy.config.settings import Origin, Setting
+from regproxy.config.settings import Setting, ValueSource
 from regproxy.config.values.lists import Raw
 
 _SHOWN_SECRET = "(set)"
@@ -20,7 +20,7 @@ class Given(Struct, frozen=True):
     setting: Setting
     label: str
     raw: Raw
-    origin: Origin
+    source: ValueSource
 
     @property
     def text(self) -> str:
