@@ -26,12 +26,12 @@ _ATTEMPTS: Final = 5  # connections that end before the proof, as in a reload, u
 _UNPROVEN: Final[dict[int, str]] = {
     HTTPStatus.UNAUTHORIZED: "is not this proxy: it does not know the token in {file}. Is it another program,"
     " or another proxy?",
-    HTTPStatus.FORBIDDEN: "takes the token in {file} from its own machine alone; run this there",
+    HTTPStatus.FORBIDDEN: "accepts the token in {file} only from its own machine; run this there",
     HTTPStatus.NOT_FOUND: "is not this proxy: it can't prove that it knows the token in {file}. If it is an"
     " older version of regproxy, restart it with this one",
-    HTTPStatus.MISDIRECTED_REQUEST: "is not this proxy: it passes connections on to it, and would read the"
-    " token in {file}. Run this where the proxy runs, as by `docker exec`",
-    HTTPStatus.TOO_MANY_REQUESTS: "says that too many wrong tokens come from this address; try again",
+    HTTPStatus.MISDIRECTED_REQUEST: "is not this proxy: it passes connections on to one, and would read the"
+    " token in {file}. Run this where the proxy runs, for example with `docker exec`",
+    HTTPStatus.TOO_MANY_REQUESTS: "says that too many wrong tokens come from this address; try again later",
 }
 _NO_PROOF: Final = "is not this proxy: it did not prove that it knows the token in {file}"
 _NO_HTTP: Final = "is not this proxy: it does not answer as an HTTP server does"

@@ -146,7 +146,7 @@ IMPOSTORS: dict[str, tuple[Callable[[Asked], Answer], str]] = {
     "of the other token": (knows(READ), "does not know the token in .*admin-token"),
     "an older proxy": (lambda asked: (404, {"detail": "no such path"}), "If it is an older version"),
     "a relay": (lambda asked: (421, {"detail": "this is elsewhere"}), "passes connections on"),
-    "elsewhere": (lambda asked: (403, {"detail": "far"}), "from its own machine alone"),
+    "elsewhere": (lambda asked: (403, {"detail": "far"}), "only from its own machine"),
     "slowed": (lambda asked: (429, {"detail": "slowly"}), "too many wrong tokens"),
     "what was said": (reflected, "did not prove"),
     "yes": (lambda asked: (200, {"proof": True}), "did not prove"),
