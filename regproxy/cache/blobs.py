@@ -286,7 +286,7 @@ class Store:
             raise StoreError(f"{final}: {os.strerror(error or errno.ENOENT)}")
         self._worked()
         known = self._blobs.get(digest)
-        blob = known or self._remember(digest, File(os.dup(part.fd), growth.written, self._loop))
+        blob = known or self._remember(digest, File(_dup(part.fd, digest), growth.written, self._loop))
         # disown(): the part's name is gone, and the blob's dup of the descriptor would keep its lock.
         part.disown()
         part.close()
@@ -301,7 +301,8 @@ class Store:
             if growth.floor:
                 raise StoreError(f"{digest} is not stored, and no longer in memory")
             file = growth.memory
-        return Blob(digest, growth.written, File(os.dup(file.fd), growth.written, self._loop), None, True)
+        own = _dup(file.fd, digest)
+        return Blob(digest, growth.written, File(own, growth.written, self._loop), None, True)
 
     def leave(self, part: Part) -> None:
         """Release a part, and leave its bytes for another filler. Its readers have been told."""
@@ -327,6 +328,14 @@ class Store:
 
 def _nothing() -> None:
     """Do nothing."""
+
+
+def _dup(fd: int, digest: str) -> int:
+    """Return another descriptor of an open file. Raises StoreError where the process may have no more."""
+    try:
+        return os.dup(fd)
+    except OSError as error:
+        raise StoreError(f"{digest}: {error.strerror}") from None
 
 
 def _move_into_place(fd: int, size: int, part: Path, final: str) -> None:

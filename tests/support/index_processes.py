@@ -113,6 +113,12 @@ def rest(*indexes: Index) -> None:
         index.tick()
 
 
+def reopened(index: Index, path: Path, clock: Clock) -> Index:
+    """Return the same index as another process sees it, after this one has written."""
+    assert index.flush()
+    return Index.open(path, clock=clock)
+
+
 def sums(path: Path) -> list[tuple[int, int, int]]:
     """What the triggers have counted, and what is there: the same twice if all is well."""
     counted = "SELECT objects, bytes, disk FROM totals"

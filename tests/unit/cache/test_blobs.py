@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import random
@@ -514,5 +515,30 @@ class TestTrouble:
             assert opened.lookup(digest) is None
             opened.abort(part)
             assert parts(opened) == []
+
+        run(test())
+
+    def test_no_descriptor_is_left_at_the_commit(
+        self, plane: Plane, run: Run, open_store: OpenStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        digest, body = content(500_000)
+
+        def refuse(fd: int) -> int:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        async def test() -> None:
+            opened = open_store()
+            part: Part = opened.begin()
+            await plane.write(part.growth, body)
+            part.growth.finish()
+            with monkeypatch.context() as without:
+                without.setattr(os, "dup", refuse)
+                with pytest.raises(StoreError, match="Too many open files"):
+                    await opened.commit(part, digest)
+                with pytest.raises(StoreError, match="Too many open files"):
+                    opened.unstored(part, digest)
+            opened.abort(part)
+            blob = opened.lookup(digest)
+            assert blob is not None and read(blob) == body
 
         run(test())

@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from regproxy.cache.index.attestations import Attestations
 from regproxy.cache.index.index import Index
-from tests.support.index_processes import MANIFEST, NGINX, Clock, digest
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "index.sqlite3"
-
-
-@pytest.fixture
-def index(path: Path, clock: Clock) -> Iterator[Index]:
-    index = Index.open(path, clock=clock)
-    yield index
-    index.close()
-
-
-def reopened(index: Index, path: Path, clock: Clock) -> Index:
-    """The same index as another process sees it, after this one has written."""
-    assert index.flush()
-    return Index.open(path, clock=clock)
+from tests.support.index_processes import MANIFEST, NGINX, Clock, digest, reopened
 
 
 def test_a_signature_is_remembered_with_its_image(index: Index, path: Path, clock: Clock) -> None:

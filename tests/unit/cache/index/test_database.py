@@ -34,11 +34,6 @@ from tests.support.index_processes import (
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "index.sqlite3"
-
-
-@pytest.fixture
 def pair(path: Path) -> Iterator[tuple[Index, Index]]:
     """Two indexes on one file, with something in it that both know."""
     one, two = Index.open(path), Index.open(path)

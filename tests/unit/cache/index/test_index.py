@@ -9,7 +9,6 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -33,32 +32,9 @@ from tests.support.index_processes import (
     StoppedWriter,
     digest,
     object_row,
+    reopened,
     sums,
 )
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "index.sqlite3"
-
-
-@pytest.fixture
-def index(path: Path, clock: Clock) -> Iterator[Index]:
-    index = Index.open(path, clock=clock)
-    yield index
-    index.close()
-
-
-def reopened(index: Index, path: Path, clock: Clock) -> Index:
-    """The same index as another process sees it, after this one has written."""
-    assert index.flush()
-    return Index.open(path, clock=clock)
-
 
 # --- tags ------------------------------------------------------------------------------------------------
 

@@ -41,11 +41,6 @@ OLDER = replace(ROW, digest=digest(3))
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "index.sqlite3"
-
-
-@pytest.fixture
 def board(stack: ExitStack) -> int:
     return stack.enter_context(board_fd())
 
