@@ -101,7 +101,7 @@ bench-pages: build test-packages ## how long the admin port's pages take with 10
 	$(BIN)/python -m tests.load.many_images
 
 pictures: build test-packages ## draw the pictures of the web page anew, in docs/images
-	$(BIN)/python -m tests.load.pictures
+	$(BIN)/python -m tests.project.pictures
 
 bench-guard: build test-packages ## instructions of the hot paths beside those in bench/guard/counts.json, under a minute
 	$(BIN)/python -m bench.guard

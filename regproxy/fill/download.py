@@ -380,7 +380,9 @@ def failure(word: str, reason: str) -> UpstreamError:
     if word == LIMITED:
         return RateLimited(reason, _SOON)
     if word == "unreachable":
-        return CircuitOpen(reason, _SOON)
+        circuit = CircuitOpen(reason, _SOON)
+        circuit.is_logged = True  # by the process whose circuit it is
+        return circuit
     if word in NotUnderstood.DETAILS:
         return NotUnderstood(reason, word)
     kinds: dict[str, Callable[[str], UpstreamError]] = {

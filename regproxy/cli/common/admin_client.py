@@ -64,6 +64,7 @@ class AdminClient:
         self._listen = config.admin_listen
         named = config.admin_token_file if writes else config.admin_read_token_file
         self._setting = "REGPROXY_ADMIN_TOKEN_FILE" if writes else "REGPROXY_ADMIN_READ_TOKEN_FILE"
+        self._is_named = bool(named)
         self._token_file = Path(named or (layout.admin_token if writes else layout.admin_read_token)(root))
 
     def ask(self, method: str, path: str, body: Any = None) -> Any:
@@ -149,7 +150,12 @@ class AdminClient:
         try:
             text = self._token_file.read_text().strip()
         except OSError as error:
-            text = f"{self._token_file}: {error.strerror}; a running proxy makes it ({self._setting})"
+            how = (
+                f"named by {self._setting}"
+                if self._is_named
+                else f"a running proxy makes it, or {self._setting} names another"
+            )
+            text = f"{self._token_file}: {error.strerror}; {how}"
             raise NotRunning(text) from None
         return Token(text, Scope.WRITE, local=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from regproxy.web.rendering import Pages
-from tests.load import pictures
+from tests.project import pictures
 
 
 def test_pages_of_made_up_figures() -> None:

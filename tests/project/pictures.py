@@ -1,4 +1,4 @@
-"""Draw the pictures of the web page in docs/images, with made-up figures: `python -m tests.load.pictures`.
+"""Draw the pictures of the web page in docs/images, with made-up figures: `python -m tests.project.pictures`.
 
 The pages are the proxy's own templates; Chromium draws them from files, with the style sheet beside them.
 """
