@@ -187,7 +187,7 @@ class Bodies:
             try:
                 fetched = await self.ask(start, stop)
             except (ConnectionLost, ConnectFailed) as error:
-                if isinstance(error, ConnectFailed) and (attempt or error.is_logged):
+                if attempt and isinstance(error, ConnectFailed):
                     raise  # it is down
                 if isinstance(error, ConnectionLost) and self._wanted.target.kind is Kind.TAG:
                     raise  # see Tags
