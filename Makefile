@@ -142,8 +142,8 @@ docs: $(VENV)/.docs ## the documentation as a site, in build/site, its links che
 chart: build ## the Helm chart's table of values and its copies of rules and dashboards anew
 	$(BIN)/python -m tests.deploy.chart
 
-test-deploy: build test-packages ## the Helm chart and the kustomize base by their own programs; builds these by Go, 10 minutes the first time
-	$(BIN)/pytest tests/deploy/with_helm.py $(PYTEST)
+test-deploy: build test-packages ## the Helm chart, the kustomize base, the dashboards, by their own programs; builds these by Go, 15 minutes the first time
+	$(BIN)/pytest tests/deploy/with_helm.py tests/deploy/with_dashboard_linter.py $(PYTEST)
 
 deb: build-packages ## a Debian package for this machine's release, in dist
 	deploy/deb/build dist
