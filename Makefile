@@ -88,7 +88,7 @@ fuzz: build test-packages ## all fuzzing targets, two at a time, with ASan and U
 demo: build demo-packages ## pull an image twice through the proxy and watch it
 	@env -u HTTPS_PROXY -u https_proxy -u HTTP_PROXY -u http_proxy $(BIN)/python -m tests.e2e.demo
 
-bench: build bench-packages ## measure it against nginx, squid, docker-registry and trafficserver, 11 minutes; build/bench/report.md
+bench: build bench-packages ## measure it against nginx, squid, docker-registry and trafficserver, 10 minutes; build/bench/report.md
 	@$(MAKE) --no-print-directory -C bench bench PYTHON=$(BIN)/python
 
 bench-full: build bench-packages ## the same, with the figures that count

@@ -16,7 +16,7 @@ from bench.loadgen import Load
 from bench.memory import idle_connections, slow_readers
 from bench.scenarios import Plan, alternate
 
-STREAMED = 4_000_000  # bytes of a blob that each connection fetches
+STREAMED = 2_000_000  # bytes of a blob that each connection fetches
 AT_ONCE = 4  # connections for the curve of sizes
 MOVED = 1_000_000_000  # bytes for a point of a curve, at least
 REQUESTS = 20_000  # for a point, at most
@@ -48,7 +48,7 @@ def by_connections(lab: Lab, plan: Plan) -> list[Figure]:
             times, streams = beside_opening(lab, plan, opening, (small, large))
         name = ("G1", "cached manifest, CPU", "us/request", "connections", count)
         figures.append(point(*name, per_unit(times, plan.requests, 1e6)))
-        name = ("G1", "cached blob of 4 MB, CPU", "s/GB", "connections", count)
+        name = ("G1", "cached blob of 2 MB, CPU", "s/GB", "connections", count)
         figures.append(point(*name, per_unit(streams, large_bytes(large), 1e9)))
     return figures
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
+from bench.errors import BenchError, Void
 from bench.material import HOST, Item
 
 BENCH = Path(__file__).parent
@@ -208,14 +208,14 @@ class Generator:
         return self.result()
 
     def result(self, *, even_void: bool = False) -> Result:
-        """Raises BenchError if any answer was not what it had to be, or if the run is void."""
+        """Raises BenchError if any answer was not what it had to be, Void if the run is void."""
         out, err = self._process.communicate()
         seen = json.loads(out) if out else {}
         if self._process.returncode:
             reason = seen["error"] if seen else err.strip()
             raise BenchError(f"{reason}\n  {shlex.join(self.command)}")
         if seen["void"] and not even_void:
-            raise BenchError(f"void: {seen['bottleneck']}\n  {shlex.join(self.command)}")
+            raise Void(f"void: {seen['bottleneck']}\n  {shlex.join(self.command)}")
         return Result.of(seen)
 
 

@@ -30,7 +30,7 @@ WARM = 20  # connections that are there before anything counts
 TIMEOUT = 30.0  # s
 DEAF_BUFFER = 65_536  # bytes of a receive buffer, SO_RCVBUF
 GRAIN = 256  # kB; a server's logs and counters grow by less
-FULL = 1.0  # s in which a server fills what a client does not empty
+FULL = 0.6  # s in which a server fills what a client does not empty
 
 Add = Callable[[ExitStack, Route], None]  # one more client, until the stack ends
 

@@ -39,7 +39,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 def main(
-    mode: Annotated[Mode, typer.Argument(help="short: about 11 minutes. full: the figures that count.")],
+    mode: Annotated[Mode, typer.Argument(help="short: about 10 minutes. full: the figures that count.")],
     only: Annotated[str, typer.Option(help="scenarios, comma separated")] = ",".join(MEASURED),
     peers: Annotated[str, typer.Option(help="what it is compared with, comma separated")] = ",".join(
         table.USUAL

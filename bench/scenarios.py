@@ -7,7 +7,7 @@ bytes. Every comparison is A B A B (with several peers A B C D A B C D) after a 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +23,7 @@ from bench.peers.table import STATIC
 
 MIB = 1 << 20
 BLOB = 32_000_000  # S1, S6 and S8
-TUNNELLED = 1024 * MIB  # S7, each answer
+TUNNELLED = 256 * MIB  # S7, each answer
 WAITERS = 8  # S5
 STREAMS = 4  # S8
 SPLIT, SPLIT_SIZE = 4, 256_000_000  # S11, the streams and bytes that its target is for
@@ -49,6 +49,7 @@ class Plan:
     deaf: int  # connections, S10
     limited: int  # bytes, S11
     streams: tuple[int, ...]  # S11
+    rolls: int  # S13, with the image held: a roll is thousands of requests, and no target judges it
     roll_seconds: float  # S13
     roll_image: int  # bytes, S13
     curve_pairs: int  # a curve is read by its shape
@@ -61,18 +62,19 @@ PLANS = {
     "short": Plan(
         pairs=5,  # fewer would judge no target
         blobs=12,
-        requests=10_000,
-        connections=500,
+        requests=8_000,
+        connections=400,
         cold=128 * MIB,
         middle=64 * MIB,
         slow=40_000_000,
         peers_wait=False,
-        tunnelled=1,
+        tunnelled=2,
         probe_seconds=1.2,
         idle=250,
         deaf=100,
         limited=24_000_000,
         streams=(4,),
+        rolls=2,
         roll_seconds=5,
         roll_image=4_000_000,
         curve_pairs=2,
@@ -89,12 +91,13 @@ PLANS = {
         middle=1024 * MIB,
         slow=256_000_000,
         peers_wait=True,
-        tunnelled=4,
+        tunnelled=16,
         probe_seconds=5,
         idle=1_000,
         deaf=500,
         limited=256_000_000,
         streams=(1, 2, 4, 8),
+        rolls=7,
         roll_seconds=20,
         roll_image=20_000_000,
         curve_pairs=5,
@@ -117,9 +120,14 @@ def ratio_at_least(limit: float, peer: str = "") -> Target:
     return Target("ratio", ">=", limit, peer)
 
 
+def in_turn(pairs: int, *sides: Callable[[], Sample]) -> list[tuple[Sample, ...]]:
+    """A B A B, the subject first."""
+    return [tuple(side() for side in sides) for _ in range(pairs)]
+
+
 def alternate(pairs: int, *sides: Callable[[], Sample]) -> list[tuple[Sample, ...]]:
     """A B A B, the subject first; what comes first on each side is a warm-up and does not count."""
-    return [tuple(side() for side in sides) for _ in range(pairs + 1)][1:]
+    return in_turn(pairs + 1, *sides)[1:]
 
 
 def compared(
@@ -137,18 +145,28 @@ def compared(
 
 
 def cached(lab: Lab, plan: Plan, load: Load) -> list[tuple[Sample, ...]]:
-    """`load` on the subject with a warm cache, beside nginx with the same file and each peer's warm cache."""
+    """`load` on the subject with a warm cache, beside nginx with the same file and each peer's warm cache.
+
+    A quarter of it is the warm-up.
+    """
+    assert load.count is not None
+    warm_up = dataclasses.replace(load, count=max(load.connections, load.count // 4))
     lab.warm(load.item)
-    static = [lambda: lab.on_peer(load)] if lab.with_static else []
+    sides: list[Callable[[Load], Sample]] = [lab.on_subject]
+    if lab.with_static:
+        sides.append(lab.on_peer)
     with lab.caches(lab.origin, load.item) as peers:
         for peer in peers:
             lab.fill(peer, load.item)
+            sides.append(partial(enough_on, lab, peer))
         with lab.untouched(load.item):
-            return alternate(plan.pairs, lambda: lab.on_subject(load), *static, *on_each(lab, peers, load))
+            for side in sides:
+                side(warm_up)
+            return in_turn(plan.pairs, *(partial(side, load) for side in sides))
 
 
-def on_each(lab: Lab, peers: Iterable[Peer], load: Load) -> list[Callable[[], Sample]]:
-    return [partial(lab.on_cache, peer, peer.enough(load)) for peer in peers]
+def enough_on(lab: Lab, peer: Peer, load: Load) -> Sample:
+    return lab.on_cache(peer, peer.enough(load))
 
 
 def cached_blob(lab: Lab, plan: Plan) -> list[Figure]:
@@ -256,7 +274,7 @@ def cold_rounds(
     load = Load(item, count=1, trusted=True)  # hashing would be a part of all walls
     for peer in peers:
         cold_peer(lab, peer, check, origin)
-    return alternate(
+    return in_turn(  # all of them have had their warm-up
         plan.pairs,
         lambda: cold_fetch(lab, load, origin)[0],
         lambda: lab.on_origin(load, origin),
@@ -291,8 +309,8 @@ def waiters(lab: Lab, plan: Plan) -> list[Figure]:
                 lab.on_origin(Load(item, count=1), origin),
                 [cold_peer(lab, peer, load, origin) for peer in peers],
             )
-            for _ in range(plan.pairs + 1)
-        ][1:]
+            for _ in range(plan.pairs)
+        ]
     counted = [(own, *others) for own, _, others in rounds]
     samples = [tuple(sample for sample, _ in each) for each in counted]
     wall = [(own, direct, *others) for (own, *others), (_, direct, _) in zip(samples, rounds, strict=True)]
@@ -413,25 +431,33 @@ def stream_rate(sample: Sample) -> float:
 
 def verified_access(lab: Lab, plan: Plan) -> list[Figure]:
     """S12: the requests of S2 where private content is kept from others, beside where it is not."""
+    loads = {
+        name: Load(item, connections=8, count=plan.requests)
+        for name, item in (("by digest", lab.material.manifest()), ("by tag", lab.material.tagged()))
+    }
 
-    def side(access: str, load: Load) -> Sample:
+    def side(access: str) -> dict[str, Sample]:
         lab.restart({"REGPROXY_ACCESS": access})
+        return {name: measured(load) for name, load in loads.items()}
+
+    def measured(load: Load) -> Sample:
         lab.warm(load.item)
         lab.on_subject(load)
         with lab.untouched(load.item):
             return lab.on_subject(load)
 
-    figures = []
-    for name, item in (("by digest", lab.material.manifest()), ("by tag", lab.material.tagged())):
-        load = Load(item, connections=8, count=plan.requests)
-        pairs = [(side("verified", load), side("shared", load)) for _ in range(plan.pairs)]
-        figure = compared(
-            *("S12", f"cached manifest {name}, verified access beside shared, CPU", "us/request", pairs),
+    rounds = [(side("verified"), side("shared")) for _ in range(plan.pairs)]
+    return [
+        compared(
+            "S12",
+            f"cached manifest {name}, verified access beside shared, CPU",
+            "us/request",
+            [(verified[name], shared[name]) for verified, shared in rounds],
             lambda s: s.cpu_us_per_request,
             ratio_at_most(1.05),
         )
-        figures.append(figure)
-    return figures
+        for name in loads
+    ]
 
 
 def rollout(lab: Lab, plan: Plan) -> list[Figure]:
@@ -439,8 +465,8 @@ def rollout(lab: Lab, plan: Plan) -> list[Figure]:
     roll = Roll(lab, plan.roll_seconds, plan.roll_image)
     roll.warm()
     with roll.untouched():
-        pairs = alternate(plan.pairs, lambda: lab.on_subject(roll.plan), lambda: lab.on_peer(roll.plan))
-    cold = [roll.cold() for _ in range(plan.pairs + 1)][1:]
+        pairs = in_turn(plan.rolls, partial(roll.held, lab.on_subject), partial(roll.held, lab.on_peer))
+    cold = [roll.cold() for _ in range(plan.pairs)]
     figures = [compared("S13", f"roll, held, {name}", unit, pairs, value) for name, unit, value in measures()]
     figures.append(Figure("S13", "roll, held, share of hits", "", tuple(held(own) for own, *_ in pairs)))
     for name, unit, value in measures():

@@ -73,10 +73,17 @@ class Process:
 
     def stop(self) -> None:
         """End it, and what it has started and left behind, each by its process id."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it at once; for one whose files nobody wants any more."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, how: signal.Signals) -> None:
         if self._process.poll() is not None:
             return
         started = tree(self.pid)
-        self._process.send_signal(signal.SIGTERM)
+        self._process.send_signal(how)
         try:
             self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:

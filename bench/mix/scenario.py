@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from bench.errors import BenchError
+from bench.errors import BenchError, Void
 from bench.lab import Lab, Sample
 from bench.loadgen import Plan
 from bench.material import HOST, Item
@@ -22,7 +23,9 @@ RANGE_SIZE = 512 * 1024  # bytes; less than containerd's, as the image is small 
 KINDS = ("tag-head", "manifest", "blob", "range")
 HELD = ("HIT", "REVALIDATED", "STALE")
 LOG_TIMEOUT = 5.0  # s
+VOIDS = 2  # void rolls in a row, which a moment without a core may make, before the scenario is
 
+Rolled = TypeVar("Rolled")
 Measure = tuple[str, str, Callable[[Sample], float]]
 
 
@@ -53,6 +56,22 @@ class Roll:
         self._lab.on_subject(self._alone)
         self._lab.on_peer(self._alone)
 
+    def held(self, side: Callable[[Plan], Sample]) -> Sample:
+        """The roll on a side that has the image."""
+        return self._unless_void(lambda: side(self.plan))
+
+    def cold(self) -> tuple[Sample, float]:
+        """The roll with an empty cache, and how often the origin sent the layers' bytes for it."""
+        return self._unless_void(self._cold)
+
+    def _unless_void(self, roll: Callable[[], Rolled]) -> Rolled:
+        for _ in range(VOIDS):
+            try:
+                return roll()
+            except Void as error:
+                self._lab.notes.append(f"a roll was done again: {str(error).splitlines()[0]}")
+        return roll()
+
     @contextmanager
     def untouched(self) -> Iterator[None]:
         """BenchError if the origin is asked for any of the image meanwhile."""
@@ -63,8 +82,7 @@ class Roll:
                 stack.enter_context(self._lab.untouched(Item(path + name, "", 0)))
             yield
 
-    def cold(self) -> tuple[Sample, float]:
-        """The roll with an empty cache, and how often the origin sent the layers' bytes for it."""
+    def _cold(self) -> tuple[Sample, float]:
         self._lab.restart()
         before = self._sent()
         sample = self._lab.on_subject(self.plan)

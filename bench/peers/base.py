@@ -123,7 +123,9 @@ class Peer(ABC):
 
     def restart(self) -> None:
         """Start with an empty cache."""
-        self.stop()
+        if self._process is not None:  # some take two seconds to end, to keep what is deleted next
+            self._process.kill()
+            self._process = None
         self.empty()
         self.start()
 
