@@ -201,7 +201,7 @@ def _print_json(value: object) -> None:
 def _opened(path: Path | None) -> Iterator[Opened]:
     """Find the CA that the configuration names; end the command with code 2 where it can't be used."""
     try:
-        config = loading.read(path, os.environ)[1]
+        config = loading.read(path, os.environ)
         files = files_of(config, *ca_paths(config, os.environ))
         _become_owner(files)
         yield Opened(files, wanted(config), time.time())

@@ -118,7 +118,7 @@ def _source(file: Path | None, config: Path | None) -> Path | None:
     """Return the file to read, None for standard input."""
     if file is None:
         try:
-            named = loading.read(config, os.environ)[1].access_log
+            named = loading.read(config, os.environ).access_log
         except ConfigError as error:
             fail(str(error))
         file = None if named in ("-", "off") else Path(named)

@@ -98,7 +98,7 @@ def check_config(config: ConfigOption = None, as_json: JsonOption = False) -> No
     """Show every setting and where it comes from. Exit code 2: a setting, or a file it names, is unusable."""
     warnings: tuple[str, ...] = ()
     try:
-        settings = loading.read(config, os.environ)[1]
+        settings = loading.read(config, os.environ)
         warnings = settings.warnings
         _check_files(settings)
     except ConfigError as error:

@@ -65,7 +65,7 @@ def _asked(path: Path | None, switch: bool | None) -> dict[str, Any]:
     Ends the command if no proxy answers, or it refuses.
     """
     try:
-        config = loading.read(path, os.environ)[1]
+        config = loading.read(path, os.environ)
         root = cache_path(config, os.environ)
         client = AdminClient(config, root, writes=switch is not None)
         found = (

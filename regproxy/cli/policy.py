@@ -50,7 +50,7 @@ def explain(
     Only the configuration is read. If the decision depends on anything else, it says on what.
     """
     try:
-        rules = ImageRules(loading.read(config, os.environ)[1].image_rules.rules)
+        rules = ImageRules(loading.read(config, os.environ).image_rules.rules)
         facts = facts_of(image, principal, digest, media_type, push=push)
     except (ConfigError, RegproxyError) as error:
         fail(str(error))

@@ -59,7 +59,7 @@ def quota(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     These are the last values that registries reported: none is asked now.
     """
     try:
-        settings = loading.read(config, os.environ)[1]
+        settings = loading.read(config, os.environ)
         root = cache_path(settings, os.environ)
         path = layout.quotas(root)
         check_is_cache(root)

@@ -50,7 +50,7 @@ def top(
 ) -> None:
     """Show downloads, clients, registries and the cache, live. Exit code 1: no proxy answers."""
     try:
-        settings = loading.read(config, os.environ)[1]
+        settings = loading.read(config, os.environ)
     except ConfigError as error:
         fail(error)
     client = AdminClient(settings, cache_path(settings, os.environ), writes=False)

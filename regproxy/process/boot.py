@@ -1,30 +1,28 @@
-"""Start a child of the supervisor: its boot record, and the control channel between both.
+"""What a child of the supervisor starts with, and the control channel between both.
 
-A child gets all it needs by a record in an inherited file without a name, whose descriptor is its only
-argument: nothing of it shows in `ps`. The channel carries words, one per line, in both directions.
+The channel carries words, one per line, in both directions.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Final, Literal, NoReturn
 
 from msgspec import Struct
 
 from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
-from regproxy.config.sources import assembly
 from regproxy.core.errors import RegproxyError
+from regproxy.debug import views
+from regproxy.debug.views import HubView
 from regproxy.telemetry import log_format, metrics
 
 log = logging.getLogger(__name__)
@@ -50,32 +48,26 @@ USAGE_EXIT: Final = 2  # the configuration can't be used
 LEAK_EXIT: Final = 3  # a debug run left something open at its end
 
 _BEAT_SECONDS: Final = 1.0
-_RECORD_MAX: Final = 1 << 24
 _PR_SET_DUMPABLE: Final = 4  # <linux/prctl.h>
 _HELD_BACK: Final = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A child's boot record. The environment is inherited; the text of the TOML file is the supervisor's.
+    """What a child is told besides its configuration.
 
-    `slot` is the lowest number that no other child has: log and metrics name the child by it. `workers`: how
-    many share the listening sockets. `claim_key`: a secret that all children of a supervisor know. `started`:
-    when that began (epoch).
+    `slot` is the lowest number that no other child has: log and metrics name the child by it. `metrics`: the
+    directory that they are kept in. `workers`: how many share the listening sockets. `claim_key`: a secret
+    that all children of a supervisor know. `started`: when that began (epoch).
 
     From `control` to `tls` these are descriptors, -1 for one that the child has no use for. `transparent`,
     `tls`: of any number of sockets. `audit`: by which workers tell of pulls, and for the janitor also by
     which that is read. `views`: the directory of the debug views. `inner_port`: where workers listen behind
-    one. `hub`: the values of a HubView.
+    one. `hub`: where Docker Hub is asked through.
     """
 
     role: Role
     slot: int
-    toml_text: str | None = field(repr=False)
-    toml_name: str
-    cache: str
-    ca_crt: str
-    ca_key: str
     metrics: str
     workers: int
     claim_key: str = field(repr=False)
@@ -91,7 +83,7 @@ class Record:
     started: float = 0.0
     views: str = ""
     inner_port: int = 0
-    hub: tuple[int, str, str] | None = field(default=None, repr=False)
+    hub: HubView | None = None
 
     @property
     def descriptors(self) -> tuple[int, ...]:
@@ -99,25 +91,6 @@ class Record:
         single = (self.control, self.board, self.commits, self.proxy, self.admin)
         every = (*single, *self.audit, *self.transparent, *self.tls)
         return tuple(fd for fd in every if fd >= 0)
-
-    def write(self) -> int:
-        """Return the descriptor of a file that holds the record; the caller closes it."""
-        fd = os.memfd_create("regproxy-boot")
-        with os.fdopen(os.dup(fd), "w", encoding="utf-8") as file:
-            json.dump(asdict(self), file)
-        return fd
-
-    @classmethod
-    def read(cls, fd: int) -> Record:
-        """Read a record that write() wrote, and close `fd`. Its descriptors are no longer inheritable."""
-        text = os.pread(fd, _RECORD_MAX, 0)
-        os.close(fd)
-        told = json.loads(text)
-        lists = {name: tuple(told[name]) for name in ("audit", "transparent", "tls")}
-        record = cls(**told | lists | {"hub": tuple(told["hub"]) if told["hub"] else None})
-        for descriptor in record.descriptors:
-            os.set_inheritable(descriptor, False)
-        return record
 
 
 class ControlChannel:
@@ -178,8 +151,11 @@ class Boot(Struct, frozen=True):
     control: ControlChannel
 
 
-def run(argv: Sequence[str], serve: Callable[[Boot], int]) -> int:
-    """Run a child: `serve` returns its exit code. A RegproxyError is printed, and gives exit code 2.
+Program = Callable[[Boot], int]  # what a child runs; it returns the exit code
+
+
+def run(record: Record, config: Config, directories: Directories, serve: Program) -> int:
+    """Run a child, and return its exit code. A RegproxyError is printed, and gives exit code 2.
 
     SIGINT and SIGHUP are for the supervisor alone, though a terminal sends them to all. SIGTERM is blocked
     until open_to_sigterm().
@@ -188,38 +164,30 @@ def run(argv: Sequence[str], serve: Callable[[Boot], int]) -> int:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGHUP})
-    record = Record.read(int(argv[1]))
-    style = log_format.style_of(os.environ, record.toml_text)
-    log_format.log_to_stderr("info", style, record.role, record.slot)
-    if not record.debug:
-        keep_memory_private()
-    try:
-        config = assembly.load(os.environ, record.toml_text, record.toml_name)
-        if record.hub is not None and record.role == "worker":
-            from regproxy.debug.views import HubView, through  # not for a start without it
-
-            config = through(config, HubView(*record.hub))
-        with closing(ControlChannel(record.control, min(_BEAT_SECONDS, config.hang_timeout / 4))) as control:
-            return _serve(record, config, control, serve)
-    except RegproxyError as error:
-        log_format.say_end(error, style, record.role, record.slot)
-        return USAGE_EXIT
-
-
-def _serve(record: Record, config: Config, control: ControlChannel, serve: Callable[[Boot], int]) -> int:
     log_format.log_to_stderr(config.log_level, config.log_format, record.role, record.slot)
+    if record.hub is not None and record.role == "worker":
+        config = views.through(config, record.hub)
     metrics.share(record.metrics, str(record.slot))
-    directories = Directories(Path(record.cache), Path(record.ca_crt), Path(record.ca_key), ())
+    beat_seconds = min(_BEAT_SECONDS, config.hang_timeout / 4)
     try:
-        return serve(Boot(record, config, directories, control))
+        with closing(ControlChannel(record.control, beat_seconds)) as control:
+            return _serve(Boot(record, config, directories, control), serve)
+    except RegproxyError as error:
+        log_format.say_end(error, config.log_format, record.role, record.slot)
+        return USAGE_EXIT
+    finally:
+        metrics.unshare()
+
+
+def _serve(start: Boot, serve: Program) -> int:
+    try:
+        return serve(start)
     except FileNotFoundError:
         # The next supervisor removes what a killed one has left, also for children that had only begun.
-        if GONE not in control.receive():
+        if GONE not in start.control.receive():
             raise
         log.warning("the supervisor is gone: ended before it was ready")
         return CUT_EXIT
-    finally:
-        metrics.unshare()
 
 
 def hold_signals_back() -> set[signal.Signals | int]:
@@ -230,9 +198,9 @@ def hold_signals_back() -> set[signal.Signals | int]:
 def keep_memory_private() -> None:
     """Have no core dump made of this process, and no other process of its user trace it.
 
-    Nor can such a process read its environment. Its memory has keys and logins. PR_SET_DUMPABLE of prctl(2);
-    an exec takes it back, so every child does it anew. RLIMIT_CORE is not enough: core(5) has it
-    ignored where the kernel pipes dumps to a program.
+    Nor can such a process read its environment. Its memory has keys and logins. PR_SET_DUMPABLE of prctl(2),
+    which children inherit. RLIMIT_CORE is not enough: core(5) has it ignored where the kernel pipes dumps to
+    a program.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):

@@ -1,4 +1,4 @@
-"""A child of the supervisor: a worker or the janitor, from its exec to its end."""
+"""A child of the supervisor: a worker, the janitor or a debug view, from its start to its end."""
 
 from __future__ import annotations
 
@@ -6,11 +6,7 @@ import math
 import os
 import signal
 import socket
-import subprocess
-import sys
 from contextlib import suppress
-from dataclasses import astuple
-from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
@@ -18,13 +14,12 @@ from msgspec import Struct
 from regproxy.config.directories import Directories
 from regproxy.config.settings import Config
 from regproxy.debug.views import HubView
-from regproxy.process import boot
-from regproxy.process.boot import Record, Role
+from regproxy.process import boot, forking
+from regproxy.process.boot import Program, Record, Role
 from regproxy.process.listeners import Listeners
 from regproxy.telemetry.metrics_dir import Shelf
 
-_BOOT_SECONDS: Final = 30.0  # from exec to ready
-_PROGRAMS: Final = {"debug_hub": "debug_view"}  # modules with other names than the roles
+_BOOT_SECONDS: Final = 30.0  # from the start to ready
 _SILENCE_MIN: Final = 1.0  # seconds without a beat that are normal on a busy machine
 
 
@@ -32,8 +27,6 @@ class ProxySetup(Struct, frozen=True, eq=False):
     """A configuration that was read, and the resources opened for it, with which children are started."""
 
     config: Config
-    toml_text: str | None
-    toml_name: str
     directories: Directories
     listeners: Listeners
     workers: int
@@ -63,14 +56,15 @@ class Child:
     for. `heard`: when it last said something. All times are of time.monotonic().
     """
 
-    def __init__(self, role: Role, slot: int, setup: ProxySetup, commons: Commons, now: float) -> None:
-        """Start it. Raises OSError."""
+    def __init__(
+        self, role: Role, slot: int, setup: ProxySetup, commons: Commons, serve: Program, now: float
+    ) -> None:
+        """Start it: there it is `serve` that does its work. Raises OSError."""
         self.role, self.slot, self.setup = role, slot, setup
         self._channel, other = socket.socketpair()
         with other:
             self._channel.setblocking(False)
-            self._process = _spawn(_record(role, slot, setup, commons, other.fileno()))
-        self.pid = self._process.pid
+            self.pid = _start(_record(role, slot, setup, commons, other.fileno()), setup, serve)
         self.ready = self.leaving = self.killed = self.hung = False
         self.cut = 0
         self.reloads: list[str] = []
@@ -136,15 +130,10 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """Send SIGKILL. Popen.kill() could reap the child, and the supervisor would miss its end."""
+        """Send SIGKILL."""
         self.leaving = self.killed = True
         self.heard = self._kill_at = math.inf
         os.kill(self.pid, signal.SIGKILL)
-
-    def ended(self, code: int) -> None:
-        """Note that it was reaped, not by Popen."""
-        self._process.returncode = code
-        self.close()
 
     def unexpected(self, code: int) -> bool:
         """Return whether an end with this exit code (negative: the signal) was not asked for."""
@@ -162,11 +151,6 @@ def _record(role: Role, slot: int, setup: ProxySetup, commons: Commons, control:
     return Record(
         role=role,
         slot=slot,
-        toml_text=setup.toml_text,
-        toml_name=setup.toml_name,
-        cache=str(setup.directories.cache),
-        ca_crt=str(setup.directories.ca_crt),
-        ca_key=str(setup.directories.ca_key),
         metrics=str(commons.shelf.path),
         workers=setup.workers,
         claim_key=commons.claim_key,
@@ -183,7 +167,7 @@ def _record(role: Role, slot: int, setup: ProxySetup, commons: Commons, control:
         tls=listeners.of("REGPROXY_TLS_LISTEN") if is_worker else (),
         views=str(commons.shelf.path),
         inner_port=listeners.sockets[0].getsockname()[1] if role == "debug_view" else 0,
-        hub=astuple(commons.hub) if commons.hub is not None and role in ("worker", "debug_hub") else None,
+        hub=commons.hub if role in ("worker", "debug_hub") else None,
     )
 
 
@@ -194,26 +178,8 @@ def _audit_ends(is_worker: bool, setup: ProxySetup, commons: Commons) -> tuple[i
     return (sends,) if is_worker else (sends, reads)
 
 
-def _spawn(record: Record) -> subprocess.Popen[bytes]:
-    fd = record.write()
-    mask = boot.hold_signals_back()
-    try:
-        command = [
-            sys.executable,
-            *_safe_path(),
-            "-m",
-            f"regproxy.process.{_PROGRAMS.get(record.role, record.role)}",
-            str(fd),
-        ]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(fd, *record.descriptors))
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        os.close(fd)
+def _start(record: Record, setup: ProxySetup, serve: Program) -> int:
+    def run() -> int:
+        return boot.run(record, setup.config, setup.directories, serve)
 
-
-def _safe_path() -> list[str]:
-    """Keep the working directory, which -m puts first, out of the module path, unless we run from there."""
-    with suppress(FileNotFoundError):
-        if Path(__file__).parents[2] == Path.cwd():
-            return []
-    return ["-P"]
+    return forking.start(f"regproxy:{record.role} {record.slot}", record.descriptors, run)

@@ -12,7 +12,6 @@ import selectors
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
@@ -27,7 +26,7 @@ from regproxy.process import boot
 from regproxy.process.boot import Boot, ControlChannel
 from regproxy.tls.ca_files import files_of, load
 
-log = logging.getLogger("regproxy.process.debug_view")
+log = logging.getLogger(__name__)
 
 _TICK: Final = 0.25  # seconds between two looks whether it listens, and beats
 _ENDS_WITHIN: Final = 0.3  # seconds after SIGTERM
@@ -35,7 +34,8 @@ _PR_SET_PDEATHSIG: Final = 1  # <linux/prctl.h>
 _PASSED_ON: Final = ("PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-def _serve(start: Boot) -> int:
+def serve(start: Boot) -> int:
+    """Run a debug view, and return its exit code."""
     config, record = start.config, start.record
     password, password_file = views.page_password(config, layout.debug_password(start.directories.cache))
     if record.role == "debug_view":
@@ -45,7 +45,7 @@ def _serve(start: Boot) -> int:
         mitmweb.write_client_view(directory, config, password, pair, record.inner_port)
     else:
         assert record.hub is not None
-        hub = views.HubView(*record.hub)
+        hub = record.hub
         directory, page = Path(record.views, views.HUB), config.debug_hub_listen
         listens = Address(views.LOOPBACK, hub.port)
         mitmweb.write_hub_view(directory, config, password, hub)
@@ -121,12 +121,3 @@ def _listens(address: Address) -> bool:
         with suppress(OSError), socket.create_connection((host, address.port), 1.0):
             return True
     return False
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run a debug view; `argv[1]` is the descriptor of its boot record."""
-    return boot.run(argv, _serve)
-
-
-if __name__ == "__main__":
-    boot.leave(main(sys.argv))

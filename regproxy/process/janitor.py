@@ -11,9 +11,8 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -36,7 +35,7 @@ from regproxy.registry.manifests import MANIFEST_MAX
 from regproxy.telemetry.audit_log import AuditLog
 from regproxy.telemetry.metrics import Metrics
 
-log = logging.getLogger("regproxy.process.janitor")  # also where this module is the program
+log = logging.getLogger(__name__)
 
 _NICE: Final = 5
 _TICK: Final = 0.25  # seconds between two ticks of the index, and the longest wait between two rounds
@@ -320,7 +319,8 @@ def _named_by(root: Path, digest: str) -> Named | None:
         return None
 
 
-def _serve(start: Boot) -> int:
+def serve(start: Boot) -> int:
+    """Run a janitor, and return its exit code."""
     os.nice(_NICE)
     record = start.record
     board = Board(record.board) if record.board >= 0 else None
@@ -333,12 +333,3 @@ def _serve(start: Boot) -> int:
     signal.signal(signal.SIGTERM, lambda *_: janitor.end())
     boot.open_to_sigterm()
     return janitor.run()
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run a janitor; `argv[1]` is the descriptor of its boot record."""
-    return boot.run(argv, _serve)
-
-
-if __name__ == "__main__":
-    boot.leave(main(sys.argv))

@@ -6,6 +6,7 @@ loop. After any event, `_settle` then compares the children that exist with thos
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -32,8 +33,8 @@ from regproxy.dataplane import board as board_module
 from regproxy.debug import views
 from regproxy.debug.views import HubView
 from regproxy.policy.exposure import exposed
-from regproxy.process import boot, configured_files
-from regproxy.process.boot import Role
+from regproxy.process import boot, configured_files, janitor, worker
+from regproxy.process.boot import Program, Role
 from regproxy.process.ca_keeper import CaKeeper
 from regproxy.process.children import Child, Commons, ProxySetup
 from regproxy.process.cpus import cores
@@ -73,11 +74,11 @@ def run(path: Path | None, env: Mapping[str, str], *, debug: bool = False) -> in
     log_format.log_to_stderr("info", log_format.style_of(env, loading.text_of(path)), "supervisor")
     if not debug:
         boot.keep_memory_private()
-    text, config = loading.read(path, env)
+    config = loading.read(path, env)
     log_format.log_to_stderr(config.log_level, config.log_format, "supervisor")
     supervisor = Supervisor(path, env, debug=debug)
     try:
-        return supervisor.run(text, config)
+        return supervisor.run(config)
     finally:
         supervisor.close()
 
@@ -111,11 +112,13 @@ class Supervisor:
         self._shelf: Shelf | None = None
         self._ca = CaKeeper()
 
-    def run(self, text: str | None, config: Config) -> int:
+    def run(self, config: Config) -> int:
         """Serve with a configuration that was read. Returns the exit code, or raises as run() does."""
         self._take_signals()
-        self._next = self._prepare(text, config)
+        self._next = self._prepare(config)
         self._commons = self._make_commons(self._next)
+        # Where a garbage collection of a child's writes to an object, its page is no longer shared.
+        gc.freeze()
         while not self._over():
             self._turn()
         log.info("stopped")
@@ -136,7 +139,7 @@ class Supervisor:
 
     # --- setups ------------------------------------------------------------------------------------------
 
-    def _prepare(self, text: str | None, config: Config) -> ProxySetup:
+    def _prepare(self, config: Config) -> ProxySetup:
         """Make or open all that a setup needs. Raises RegproxyError."""
         places = directories.choose(config, self._env)
         for note in places.notes:
@@ -161,7 +164,7 @@ class Supervisor:
             log.info("listening on %s for clients without CONNECT", every)
         if config.tls_listen:
             log.info("listening on %s for TLS", ", ".join(map(str, config.tls_listen)))
-        return ProxySetup(config, text, str(self._path or ""), places, listeners, config.workers or cores())
+        return ProxySetup(config, places, listeners, config.workers or cores())
 
     def _make_commons(self, setup: ProxySetup) -> Commons:
         places = [Path("/dev/shm")]
@@ -355,7 +358,7 @@ class Supervisor:
         taken = {child.slot for child in self._children.values()}
         slot = next(number for number in range(len(taken) + 1) if number not in taken)
         try:
-            child = Child(role, slot, setup, self._commons, now)
+            child = Child(role, slot, setup, self._commons, _program(role), now)
         except OSError as error:
             self._delays[role].failed(now, None)
             log.error("no new %s: %s", role, error)
@@ -384,7 +387,7 @@ class Supervisor:
             self._on_words(child)  # its last ones
             self._selector.unregister(child)
         del self._children[child.pid]
-        child.ended(code)
+        child.close()
         self._commons.shelf.forget(str(child.slot))
         is_worker = child.role == "worker"
         if code == boot.LEAK_EXIT:
@@ -436,7 +439,7 @@ class Supervisor:
         self._askers.begin()
         self._delays["worker"] = RestartDelay()
         try:
-            self._next = self._prepare(*loading.read(self._path, self._env))
+            self._next = self._prepare(loading.read(self._path, self._env))
         except RegproxyError as error:
             log.error("SIGHUP: %s; the old configuration goes on", "; ".join(str(error).splitlines()))
             self._reloaded("refused", str(error))
@@ -455,6 +458,16 @@ class Supervisor:
             former.listeners.close(spare=self._setup.listeners)
             config = self._setup.config
             log_format.log_to_stderr(config.log_level, config.log_format, "supervisor")
+
+
+def _program(role: Role) -> Program:
+    if role == "worker":
+        return worker.serve
+    if role == "janitor":
+        return janitor.serve
+    from regproxy.process import debug_view  # not for a start without one
+
+    return debug_view.serve
 
 
 def _make_tokens(config: Config, cache: Path) -> None:

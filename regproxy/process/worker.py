@@ -8,9 +8,8 @@ import logging
 import math
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
@@ -38,7 +37,7 @@ from regproxy.server.sessions.transparent import Transparent
 from regproxy.server.tunnel import TunnelEnd
 from regproxy.tls.mirror_identity import mirror_context
 
-log = logging.getLogger("regproxy.process.worker")  # also where this module is the program
+log = logging.getLogger(__name__)
 
 HEAD_MAX: Final = 32_768  # bytes of a client's message head
 _FLUSH_SECONDS: Final = 0.25
@@ -286,7 +285,11 @@ def live() -> dict[str, int]:
     }
 
 
-def _serve(start: Boot) -> int:
+def serve(start: Boot) -> int:
+    """Run a worker, and return its exit code.
+
+    A debug run has /debug/live on the admin port, and exit code 3 where anything is left open at the end.
+    """
     gc.set_threshold(20_000, 20, 50)
     worker = Worker(start)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -297,15 +300,3 @@ def _serve(start: Boot) -> int:
             log.error("left open at the end: %s", left)
             return boot.LEAK_EXIT
     return boot.CUT_EXIT if worker.cut else 0
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run a worker; `argv[1]` is the descriptor of its boot record. Returns the exit code.
-
-    A debug run has /debug/live on the admin port, and exit code 3 where anything is left open at the end.
-    """
-    return boot.run(argv, _serve)
-
-
-if __name__ == "__main__":
-    boot.leave(main(sys.argv))

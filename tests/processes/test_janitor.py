@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import shutil
@@ -25,7 +26,6 @@ from regproxy.cache.index.index import Index, TagRow
 from regproxy.cache.reconcile import Reconciler
 from regproxy.dataplane import board as board_module
 from regproxy.process import boot, janitor
-from regproxy.process.boot import Record
 from regproxy.process.janitor import Chores
 from regproxy.telemetry.metrics import Metrics
 from tests.support import ROOT
@@ -38,7 +38,7 @@ MIB = 1 << 20
 
 
 class Running:
-    """A janitor at work on `stock`, started as the supervisor does it. `words` is what it has said.
+    """A janitor at work on `stock`, told what the supervisor tells it. `words` is what it has said.
 
     `toml`: the text of its configuration file. `ready`: wait until it says so.
     """
@@ -56,34 +56,20 @@ class Running:
         os.ftruncate(board, board_module.SIZE)
         self.board = board_module.Board(board)
         self.commits = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        record = Record(
-            role="janitor",
-            slot=7,
-            toml_text=toml,
-            toml_name="test.toml",
-            cache=str(stock.root),
-            ca_crt="",
-            ca_key="",
-            metrics=str(self.metrics_dir),
-            workers=1,
-            claim_key="",
-            debug=True,
-            control=theirs.fileno(),
-            board=board,
-            commits=self.commits,
-        )
-        fd = record.write()
+        descriptors = {"control": theirs.fileno(), "board": board, "commits": self.commits}
+        record = {"role": "janitor", "slot": 7, "metrics": str(self.metrics_dir), "workers": 1}
+        record |= {"claim_key": "", "debug": True, **descriptors}
+        told = {"toml": toml, "cache": str(stock.root), "record": record}
         environ = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "REGPROXY_MIN_FREE": "0", **env}
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "regproxy.process.janitor", str(fd)],
-                pass_fds=(fd, *record.descriptors),
+                [sys.executable, "-m", "tests.support.janitor_process", json.dumps(told)],
+                pass_fds=tuple(descriptors.values()),
                 env=environ,
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
             )
-        os.close(fd)
         os.close(board)
         theirs.close()
         if ready:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import threading
@@ -16,7 +15,7 @@ from typing import Self
 from tests.support import ROOT
 from tests.support.client import Client
 from tests.support.processes import wait_until
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, title
 from tests.support.shared_proxy import SMALL, SMALL_PATH, Lane
 from tests.support.trust import Trust
 from tests.support.two_workers import Pair
@@ -88,11 +87,7 @@ def janitors(proxy: Proxy, count: int) -> list[int]:
     """Return the ids of the janitors; waits until there are `count`."""
 
     def found() -> list[int] | None:
-        pids = []
-        for pid in proxy.pids():
-            with contextlib.suppress(OSError):
-                if b"regproxy.process.janitor" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                    pids.append(pid)
+        pids = [pid for pid in proxy.pids() if title(pid).startswith("regproxy:janitor ")]
         return pids if len(pids) == count else None
 
     return wait_until(found, f"{count} janitors")

@@ -196,7 +196,7 @@ class Proxy:
         def running() -> tuple[list[int]] | None:
             ready = [int(pid) for pid in READY.findall(self.log())]
             there = set(self.pids())
-            found = [pid for pid in ready if pid in there and _is_worker(pid)]
+            found = [pid for pid in ready if pid in there and title(pid).startswith("regproxy:worker ")]
             return (found,) if len(found) >= count else None
 
         return wait_until(running, f"{count} workers are ready\n{self.log()}")[0]
@@ -267,11 +267,12 @@ class Proxy:
             assert self.stop() == 0, self.log()
 
 
-def _is_worker(pid: int) -> bool:
+def title(pid: int) -> str:
+    """Return what `ps` shows of a process, "" for one that has ended."""
     try:
-        return b"regproxy.process.worker" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode()
     except OSError:
-        return False
+        return ""
 
 
 def _inode(local: tuple[str, int], remote: tuple[str, int]) -> str:

@@ -42,7 +42,7 @@ def opened(path: Path | None) -> Iterator[Cache]:
     from regproxy.cache.index.index import Index
 
     try:
-        config = loading.read(path, os.environ)[1]
+        config = loading.read(path, os.environ)
         root = cache_path(config, os.environ)
         _become_owner(root)
         _check(root)

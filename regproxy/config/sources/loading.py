@@ -25,8 +25,8 @@ def text_of(path: Path | None) -> str | None:
         return None
 
 
-def read(path: Path | None, env: Mapping[str, str]) -> tuple[str | None, Config]:
-    """Return the text of the TOML file, if there is one, and the configuration. Raises ConfigError.
+def read(path: Path | None, env: Mapping[str, str]) -> Config:
+    """Return the configuration. Raises ConfigError.
 
     The files that the settings name are not read (see `process.configured_files`).
     """
@@ -42,4 +42,4 @@ def read(path: Path | None, env: Mapping[str, str]) -> tuple[str | None, Config]
             f"{NGINX_RESOLVERS} has no effect: names are looked up as resolv.conf says (docker run --dns)"
         )
         config = replace(config, warnings=(*config.warnings, warning))
-    return text, config
+    return config
