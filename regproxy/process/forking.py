@@ -6,7 +6,6 @@ memory is theirs. All processes share both that way.
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
@@ -19,8 +18,6 @@ from setproctitle import setproctitle
 
 from regproxy.process import boot
 from regproxy.telemetry import metrics
-
-log = logging.getLogger(__name__)
 
 
 def start(title: str, kept: Iterable[int], run: Callable[[], int]) -> int:
@@ -48,8 +45,8 @@ def _become(title: str, kept: Iterable[int], run: Callable[[], int]) -> NoReturn
         _let_go({*kept})
         setproctitle(title)
         code = run()
-    except BaseException:
-        log.exception("ended by an error")
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         boot.leave(code)
 

@@ -192,11 +192,6 @@ class TestObeying:
         own = os.getpriority(os.PRIO_PROCESS, 0)
         assert os.getpriority(os.PRIO_PROCESS, start().process.pid) == min(own + 5, 19)
 
-    def test_a_configuration_that_can_not_be_used(self, stock: Stock, tmp_path: Path) -> None:
-        with Running(stock, tmp_path, ready=False, CACHE_MAX_SIZE="much") as running:
-            assert running.process.wait(20) == 2
-            assert "CACHE_MAX_SIZE='much'" in running.log()
-
     def test_it_ends_in_the_middle_of_much_work(self, stock: Stock, start: Start) -> None:
         stock.many(10_000, rows=False)
         running = start()

@@ -95,7 +95,19 @@ def janitors(proxy: Proxy, count: int) -> list[int]:
 
 def sick(directory: Path, code: str) -> dict[str, str]:
     """Return the variables that make workers run some Python before anything else."""
-    text = f"import os, sys\nif 'regproxy.process.worker' in sys.orig_argv:\n    {code}\n"
+    text = f"""
+import os, sys
+def forked():
+    boot = sys.modules["regproxy.process.boot"]
+    run = boot.run
+    def sick(record, *others):
+        if record.role == "worker":
+            {code}
+        return run(record, *others)
+    boot.run = sick
+if sys.orig_argv[-2:] == ["regproxy", "serve"]:
+    os.register_at_fork(after_in_child=forked)
+"""
     (directory / "sitecustomize.py").write_text(text)
     return {"PYTHONPATH": f"{directory}:{ROOT}"}
 

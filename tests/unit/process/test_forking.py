@@ -17,12 +17,11 @@ import pytest
 from tests.support import ROOT
 
 PROGRAM = """
-import json, logging, os, signal, socket, sys
+import json, os, signal, socket, sys
 from pathlib import Path
 from regproxy.process import forking
 from regproxy.telemetry import metrics
 
-logging.basicConfig(format="%(message)s")
 told = {}
 
 def tell(**found):
@@ -141,3 +140,21 @@ assert mine == Path("/proc/self/cmdline").read_bytes()
 """
     found, _ = run(tmp_path, program)
     assert (found["title"], found["name"]) == ("regproxy:test 7", "regproxy:test 7\n")
+
+
+def test_what_can_not_be_used_is_told_in_a_line(tmp_path: Path) -> None:
+    program = f"""
+from regproxy.config.directories import Directories
+from regproxy.config.sources import assembly
+from regproxy.core.errors import ConfigError
+from regproxy.process import boot
+def serve(start):
+    raise ConfigError("A_SETTING", "much", "a number")
+theirs, ours = socket.socketpair()
+record = boot.Record("worker", 0, {str(tmp_path)!r}, 1, "", True, control=ours.detach(), board=-1, commits=-1)
+config, places = assembly.load({{}}, None, ""), Directories(*[Path({str(tmp_path)!r})] * 3, ())
+fork(lambda: boot.run(record, config, places, serve), *record.descriptors)
+"""
+    found, said = run(tmp_path, program)
+    assert found["code"] == 2
+    assert said == "regproxy: A_SETTING='much': a number\n"
