@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import quote
@@ -138,9 +139,10 @@ def test_logins(way: str, shown: str, unknown: str, lane: Lane, users: Path) -> 
 
 def test_no_login_reaches_a_registry_or_the_logs(lane: Lane, users: Path) -> None:
     proxy = lane.proxy(REGPROXY_HTPASSWD=str(users), REGPROXY_UNKNOWN_CLIENTS="allow")
-    for ask, _ in WAYS.values():
-        for headers in SHOWN.values():
-            ask(lane, proxy, [*headers])
+    asked = [(ask, [*headers]) for ask, _ in WAYS.values() for headers in SHOWN.values()]
+    with ThreadPoolExecutor(8) as pool:  # wrong logins have to wait
+        for done in [pool.submit(ask, lane, proxy, headers) for ask, headers in asked]:
+            done.result()
     path, _ = lane.publish(500)
     with Client.connect(proxy.address) as client:
         for where in (f"http://{lane.origin.authority}{path}", f"http://{lane.origin.authority}/token"):
