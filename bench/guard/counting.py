@@ -111,7 +111,7 @@ class Counted(Regproxy):
 
 def _worker_of(supervisor: int) -> int:
     for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split():
-        if Path(f"/proc/{pid}/comm").read_text().startswith("regproxy:worker"):
+        if Path(f"/proc/{pid}/comm").read_text().startswith("worker-"):
             return int(pid)
     raise BenchError("there is no worker")
 

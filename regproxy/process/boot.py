@@ -219,7 +219,7 @@ def leave(code: int) -> NoReturn:
     Python would free each of its objects first: 50 ms of CPU, and nobody is served by that.
     """
     logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(code)

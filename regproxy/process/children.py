@@ -182,4 +182,5 @@ def _start(record: Record, setup: ProxySetup, serve: Program) -> int:
     def run() -> int:
         return boot.run(record, setup.config, setup.directories, serve)
 
-    return forking.start(f"regproxy:{record.role} {record.slot}", record.descriptors, run)
+    # Whoever signals `regproxy` by name (pkill) means the supervisor: the name is the title's first 15 bytes.
+    return forking.start(f"{record.role}-{record.slot} of regproxy", record.descriptors, run)

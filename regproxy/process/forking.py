@@ -6,6 +6,7 @@ memory is theirs. All processes share both that way.
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -23,11 +24,13 @@ from regproxy.telemetry import metrics
 def start(title: str, kept: Iterable[int], run: Callable[[], int]) -> int:
     """Start a process that ends with the exit code that `run` returns, and return its id. Raises OSError.
 
-    `title`: what `ps` shows of it. `kept`: the descriptors that it has, beside stdout and stderr. Only for a
+    `title`: what `ps` shows of it. `kept`: the descriptors that it has, none of them below 3, beside stdout
+    and stderr. Only for a
     process with one thread: another one's locks would never be released in the child.
     """
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()  # or both would write what is in it
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
+        with suppress(OSError, ValueError):  # a full disk, a reader that is gone: no reason not to serve
+            stream.flush()  # or both would write what is in it
     mask = boot.hold_signals_back()
     try:
         pid = os.fork()
@@ -48,7 +51,10 @@ def _become(title: str, kept: Iterable[int], run: Callable[[], int]) -> NoReturn
     except BaseException as error:
         sys.excepthook(type(error), error, error.__traceback__)
     finally:
-        boot.leave(code)
+        try:
+            boot.leave(code)
+        finally:
+            os._exit(code)
 
 
 def _let_go(kept: set[int]) -> None:
@@ -58,9 +64,18 @@ def _let_go(kept: set[int]) -> None:
         signal.signal(number, signal.SIG_DFL)
     metrics.unshare()
     null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, sys.__stdin__.fileno() if sys.__stdin__ is not None else 0)
-    kept |= {0, 1, 2}
-    for place in tuple(Path("/proc/self/fd").iterdir()):
-        if (fd := int(place.name)) not in kept:
-            with suppress(OSError):  # the listing's own
-                os.close(fd)
+    os.dup2(null, 0)
+    _close_all_but({0, 1, 2} | kept)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    try:
+        places = tuple(Path("/proc/self/fd").iterdir())
+    except OSError:  # without /proc
+        for before, after in itertools.pairwise((-1, *sorted(kept), os.sysconf("SC_OPEN_MAX"))):
+            if before + 1 < after:  # closerange(0, 0) closes all
+                os.closerange(before + 1, after)
+        return
+    for fd in {int(place.name) for place in places} - kept:
+        with suppress(OSError):  # the listing's own
+            os.close(fd)

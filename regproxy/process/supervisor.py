@@ -69,6 +69,7 @@ def run(path: Path | None, env: Mapping[str, str], *, debug: bool = False) -> in
     3 in a debug run that left something open; 4 where no worker came up. Raises RegproxyError where not even
     one can be started.
     """
+    _open_standard_streams()
     # What is kept here may be private: other users of this machine are to read nothing of it.
     os.umask(os.umask(_OTHERS) | _OTHERS)
     log_format.log_to_stderr("info", log_format.style_of(env, loading.text_of(path)), "supervisor")
@@ -458,6 +459,15 @@ class Supervisor:
             former.listeners.close(spare=self._setup.listeners)
             config = self._setup.config
             log_format.log_to_stderr(config.log_level, config.log_format, "supervisor")
+
+
+def _open_standard_streams() -> None:
+    """Have what was closed at the start be /dev/null: a socket would get its number, and children keep it."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
 
 
 def _program(role: Role) -> Program:

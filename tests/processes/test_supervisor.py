@@ -18,7 +18,7 @@ import pytest
 from tests.support.byte_streams import End
 from tests.support.process_tree import Start, code, flat, grown_up, janitors, on_both, sick, stopped
 from tests.support.processes import accepts, free_address, wait_until
-from tests.support.proxy import Proxy
+from tests.support.proxy import Proxy, title
 from tests.support.shared_proxy import SMALL, SMALL_PATH, Lane, ended
 
 TERM, HUP, KILL = signal.SIGTERM, signal.SIGHUP, signal.SIGKILL
@@ -228,6 +228,31 @@ class TestBoot:
         proxy.workers(2)
         assert stopped(proxy) == 3
         assert "left open at the end" in proxy.log()
+
+
+class TestStandardStreams:
+    """What the proxy is started with need not be there, or not for long."""
+
+    @pytest.mark.parametrize("shape", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+    def test_it_serves_without(self, shape: str, tmp_path: Path) -> None:
+        with Proxy(tmp_path, within=["sh", "-c", f'exec "$@" {shape}', "sh"]) as proxy:
+            self.replaces_a_worker(proxy)
+
+    def test_whoever_reads_the_log_goes(self, tmp_path: Path) -> None:
+        with Proxy(tmp_path, within=["bash", "-c", 'exec "$@" 2> >(head -c 1)', "bash"]) as proxy:
+            self.replaces_a_worker(proxy)
+            proxy.signal(signal.SIGHUP)
+            self.replaces_a_worker(proxy)
+
+    @staticmethod
+    def replaces_a_worker(proxy: Proxy) -> None:
+        def worker() -> int | None:
+            return next((pid for pid in proxy.pids() if title(pid).startswith("worker-")), None)
+
+        victim = wait_until(worker, "there is a worker")
+        os.kill(victim, KILL)
+        wait_until(lambda: worker() not in (None, victim), "there is another one")
+        wait_until(proxy.ready, "it is ready")
 
 
 class TestEnd:

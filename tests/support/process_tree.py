@@ -87,7 +87,7 @@ def janitors(proxy: Proxy, count: int) -> list[int]:
     """Return the ids of the janitors; waits until there are `count`."""
 
     def found() -> list[int] | None:
-        pids = [pid for pid in proxy.pids() if title(pid).startswith("regproxy:janitor ")]
+        pids = [pid for pid in proxy.pids() if title(pid).startswith("janitor-")]
         return pids if len(pids) == count else None
 
     return wait_until(found, f"{count} janitors")

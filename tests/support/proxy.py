@@ -196,7 +196,7 @@ class Proxy:
         def running() -> tuple[list[int]] | None:
             ready = [int(pid) for pid in READY.findall(self.log())]
             there = set(self.pids())
-            found = [pid for pid in ready if pid in there and title(pid).startswith("regproxy:worker ")]
+            found = [pid for pid in ready if pid in there and title(pid).startswith("worker-")]
             return (found,) if len(found) >= count else None
 
         return wait_until(running, f"{count} workers are ready\n{self.log()}")[0]

@@ -6,9 +6,11 @@ Each test forks in a process of its own: pytest's may have threads.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +37,17 @@ def fork(run, *kept):
 """
 
 
-def run(tmp_path: Path, program: str) -> tuple[dict[str, Any], str]:
-    """What the child has told, with its exit `code`, and what both wrote to stderr."""
+def run(tmp_path: Path, program: str, stderr: Path | None = None) -> tuple[dict[str, Any], str]:
+    """What the child has told, with its exit `code`, and what both wrote to stderr if that is no file."""
     told = tmp_path / "told"
     told.touch()
     command = [sys.executable, "-c", PROGRAM + program, str(told)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with ExitStack() as stack:
+        says = subprocess.PIPE if stderr is None else stack.enter_context(stderr.open("w"))
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=says, text=True, timeout=60, check=True
+        )
     last = done.stdout.splitlines()[-1]
     return {"out": done.stdout.removesuffix(last + "\n")} | json.loads(last), done.stderr
 
@@ -127,6 +134,34 @@ def test_an_error_ends_it_alone(raised: str, tmp_path: Path) -> None:
 def test_what_is_printed_before_is_printed_once(tmp_path: Path) -> None:
     found, _ = run(tmp_path, "print('before')\nfork(lambda: 0)")
     assert found["out"] == "before\n"
+
+
+def test_what_can_not_be_written_holds_nothing_up(tmp_path: Path) -> None:
+    program = """
+import logging
+logging.basicConfig()
+logging.raiseExceptions = False
+logging.warning("what stays in the buffer")
+fork(lambda: 5)
+os._exit(print(end="", flush=True) or 0)  # Python would end with 120
+"""
+    found, _ = run(tmp_path, program, Path("/dev/full"))
+    assert found["code"] == 5
+
+
+def test_without_proc(tmp_path: Path) -> None:
+    program = """
+forking.Path = lambda place: Path("/nowhere")
+kept, other = socket.socketpair()
+def child():
+    forking.Path = Path
+    fds = sorted(int(fd) for fd in os.listdir("/proc/self/fd"))[:-1]
+    tell(fds=fds, kept=kept.fileno())
+    return 0
+fork(child, kept.fileno())
+"""
+    found, _ = run(tmp_path, program)
+    assert found["fds"] == [0, 1, 2, found["kept"]]
 
 
 def test_ps_tells_them_apart(tmp_path: Path) -> None:
