@@ -48,7 +48,7 @@ def by_connections(lab: Lab, plan: Plan) -> list[Figure]:
             times, streams = beside_opening(lab, plan, opening, (small, large))
         name = ("G1", "cached manifest, CPU", "us/request", "connections", count)
         figures.append(point(*name, per_unit(times, plan.requests, 1e6)))
-        name = ("G1", "cached blob of 2 MB, CPU", "s/GB", "connections", count)
+        name = ("G1", f"cached blob of {STREAMED // 1_000_000} MB, CPU", "s/GB", "connections", count)
         figures.append(point(*name, per_unit(streams, large_bytes(large), 1e9)))
     return figures
 

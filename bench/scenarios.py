@@ -1,7 +1,8 @@
 """The scenarios, their targets, and how much of each a mode runs.
 
 A scenario is a function of a Lab and a Plan that returns Figures; SCENARIOS names them all. GB is 10^9
-bytes. Every comparison is A B A B (with several peers A B C D A B C D) after a warm-up of all sides.
+bytes. Every comparison is A B A B (with several peers A B C D A B C D). What a side needs to be warm comes
+before that and does not count; cold rolls (S13) have no round of their own for it.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def compared(
 def cached(lab: Lab, plan: Plan, load: Load) -> list[tuple[Sample, ...]]:
     """`load` on the subject with a warm cache, beside nginx with the same file and each peer's warm cache.
 
-    A quarter of it is the warm-up.
+    Before that each side is warmed up with a quarter as many requests, which do not count.
     """
     assert load.count is not None
     warm_up = dataclasses.replace(load, count=max(load.connections, load.count // 4))
@@ -274,7 +275,7 @@ def cold_rounds(
     load = Load(item, count=1, trusted=True)  # hashing would be a part of all walls
     for peer in peers:
         cold_peer(lab, peer, check, origin)
-    return in_turn(  # all of them have had their warm-up
+    return in_turn(  # the checked fetch was the warm-up, of the origin too
         plan.pairs,
         lambda: cold_fetch(lab, load, origin)[0],
         lambda: lab.on_origin(load, origin),

@@ -58,7 +58,6 @@ class Counted(Regproxy):
         (self._directory / "ca").mkdir(exist_ok=True)
         command = [
             *("valgrind", "--tool=callgrind", "--trace-children=yes"),
-            "--trace-children-skip-by-arg=*janitor*",
             *("--instr-atstart=no", "--collect-atstart=no", f"--toggle-collect={COUNTED}"),
             f"--callgrind-out-file={self._directory}/counts.%p",
             *(sys.executable, "-m", "regproxy", "serve"),

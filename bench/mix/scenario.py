@@ -23,7 +23,7 @@ RANGE_SIZE = 512 * 1024  # bytes; less than containerd's, as the image is small 
 KINDS = ("tag-head", "manifest", "blob", "range")
 HELD = ("HIT", "REVALIDATED", "STALE")
 LOG_TIMEOUT = 5.0  # s
-VOIDS = 2  # void rolls in a row, which a moment without a core may make, before the scenario is
+VOIDS = 2  # void rolls in a row that are done again: a moment without a core must not void the scenario
 
 Rolled = TypeVar("Rolled")
 Measure = tuple[str, str, Callable[[Sample], float]]
@@ -57,7 +57,7 @@ class Roll:
         self._lab.on_peer(self._alone)
 
     def held(self, side: Callable[[Plan], Sample]) -> Sample:
-        """The roll on a side that has the image."""
+        """The roll on a side that has the image. Raises Void where it is void for the third time."""
         return self._unless_void(lambda: side(self.plan))
 
     def cold(self) -> tuple[Sample, float]:

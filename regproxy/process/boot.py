@@ -58,7 +58,7 @@ class Record:
 
     `slot` is the lowest number that no other child has: log and metrics name the child by it. `metrics`: the
     directory that they are kept in. `workers`: how many share the listening sockets. `claim_key`: a secret
-    that all children of a supervisor know. `started`: when that began (epoch).
+    that all children of a supervisor know. `started`: when the supervisor began, in seconds of the epoch.
 
     From `control` to `tls` these are descriptors, -1 for one that the child has no use for. `transparent`,
     `tls`: of any number of sockets. `audit`: by which workers tell of pulls, and for the janitor also by
@@ -198,9 +198,9 @@ def hold_signals_back() -> set[signal.Signals | int]:
 def keep_memory_private() -> None:
     """Have no core dump made of this process, and no other process of its user trace it.
 
-    Nor can such a process read its environment. Its memory has keys and logins. PR_SET_DUMPABLE of prctl(2),
-    which children inherit. RLIMIT_CORE is not enough: core(5) has it ignored where the kernel pipes dumps to
-    a program.
+    Nor can such a process read its environment. Its memory has keys and logins. PR_SET_DUMPABLE of prctl(2):
+    forked children inherit it, an exec takes it back. RLIMIT_CORE is not enough: core(5) has it ignored where
+    the kernel pipes dumps to a program.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):

@@ -59,7 +59,7 @@ class Child:
     def __init__(
         self, role: Role, slot: int, setup: ProxySetup, commons: Commons, serve: Program, now: float
     ) -> None:
-        """Start it: there it is `serve` that does its work. Raises OSError."""
+        """Start it; `serve` is what it runs. Raises OSError."""
         self.role, self.slot, self.setup = role, slot, setup
         self._channel, other = socket.socketpair()
         with other:
@@ -130,7 +130,7 @@ class Child:
         return True
 
     def kill(self) -> None:
-        """Send SIGKILL."""
+        """Send SIGKILL, and wait for nothing more that it says. The supervisor reaps it."""
         self.leaving = self.killed = True
         self.heard = self._kill_at = math.inf
         os.kill(self.pid, signal.SIGKILL)
@@ -182,5 +182,5 @@ def _start(record: Record, setup: ProxySetup, serve: Program) -> int:
     def run() -> int:
         return boot.run(record, setup.config, setup.directories, serve)
 
-    # Whoever signals `regproxy` by name (pkill) means the supervisor: the name is the title's first 15 bytes.
+    # The role comes first: `pkill regproxy` matches the first 15 bytes of a title, and means the supervisor.
     return forking.start(f"{record.role}-{record.slot} of regproxy", record.descriptors, run)

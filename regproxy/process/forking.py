@@ -1,7 +1,7 @@
-"""Start a process that has the supervisor's modules and configuration, and nothing else of it.
+"""Start a process by fork, without exec, with only those of the supervisor's descriptors that it is told of.
 
-It is forked, without exec: most of what a Python process takes to start is to load modules, and most of its
-memory is theirs. All processes share both that way.
+Most of what a Python process takes to start is loading modules, and most of its memory is theirs: all
+processes share both. The rest of the supervisor's memory is in the child too, secrets included.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from regproxy.telemetry import metrics
 
 
 def start(title: str, kept: Iterable[int], run: Callable[[], int]) -> int:
-    """Start a process that ends with the exit code that `run` returns, and return its id. Raises OSError.
+    """Fork a process that ends with the exit code that `run` returns; return its id. Raises OSError.
 
-    `title`: what `ps` shows of it. `kept`: the descriptors that it has, none of them below 3, beside stdout
-    and stderr. Only for a
-    process with one thread: another one's locks would never be released in the child.
+    `title`: what `ps` shows of it. `kept`: the descriptors that it keeps besides 0 to 2, all above 2. Call it
+    only where there is one thread: locks that others hold would never be released in the child.
     """
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed
         with suppress(OSError, ValueError):  # a full disk, a reader that is gone: no reason not to serve
@@ -58,7 +57,7 @@ def _become(title: str, kept: Iterable[int], run: Callable[[], int]) -> NoReturn
 
 
 def _let_go(kept: set[int]) -> None:
-    """Undo what a fork leaves to the child and an exec would not: signal handlers, mappings, descriptors."""
+    """Undo what a child inherits by fork and would not by exec: handlers, mappings, descriptors."""
     signal.set_wakeup_fd(-1)  # before any handler runs: it would tell the supervisor
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)

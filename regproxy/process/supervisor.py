@@ -118,7 +118,7 @@ class Supervisor:
         self._take_signals()
         self._next = self._prepare(config)
         self._commons = self._make_commons(self._next)
-        # Where a garbage collection of a child's writes to an object, its page is no longer shared.
+        # A child's garbage collector writes to each object that it visits, and so would copy shared pages.
         gc.freeze()
         while not self._over():
             self._turn()
@@ -462,7 +462,7 @@ class Supervisor:
 
 
 def _open_standard_streams() -> None:
-    """Have what was closed at the start be /dev/null: a socket would get its number, and children keep it."""
+    """Open /dev/null for streams that are closed: sockets would get their numbers, which children keep."""
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -475,7 +475,7 @@ def _program(role: Role) -> Program:
         return worker.serve
     if role == "janitor":
         return janitor.serve
-    from regproxy.process import debug_view  # not for a start without one
+    from regproxy.process import debug_view  # it loads more than a proxy without debug views needs
 
     return debug_view.serve
 

@@ -218,10 +218,10 @@ def _on_disk(path: Path) -> int:
 
 
 def _resident(pid: int) -> int:
-    """Bytes of a process that are its own (proc(5)): what all of them share is no growth."""
+    """Bytes of a process's memory besides files; of pages that several share, its part (proc(5))."""
     with contextlib.suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("RssAnon:"):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss_Anon:"):
                 return int(line.split()[1]) * 1024
     return 0
 

@@ -12,7 +12,6 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -198,9 +197,8 @@ def test_its_memory_is_private(place: Path, trust: Trust, debug: str, private: b
         pull(proxy, origin, "app")
         main = proxy.daemon.pid
         wait_until(lambda: len(children(main)) == 3, "two workers and the janitor run")
-        # A child does it as soon as it has imported its modules.
-        for pid in (main, *children(main)):
-            wait_until(partial(is_as_private, pid, private), f"{pid} is as private as it should")
+        for pid in (main, *children(main)):  # children have it from their first moment: they inherit it
+            assert is_as_private(pid, private), pid
         assert "can't be ruled out" not in proxy.log()
 
 

@@ -40,12 +40,10 @@ MIB = 1 << 20
 class Running:
     """A janitor at work on `stock`, told what the supervisor tells it. `words` is what it has said.
 
-    `toml`: the text of its configuration file. `ready`: wait until it says so.
+    `toml`: the text of its configuration file.
     """
 
-    def __init__(
-        self, stock: Stock, place: Path, *, toml: str | None = None, ready: bool = True, **env: str
-    ) -> None:
+    def __init__(self, stock: Stock, place: Path, *, toml: str | None = None, **env: str) -> None:
         self.stock = stock
         self.words: list[str] = []
         self.metrics_dir = place / "metrics"
@@ -72,8 +70,7 @@ class Running:
             )
         os.close(board)
         theirs.close()
-        if ready:
-            self.wait_word(boot.READY)
+        self.wait_word(boot.READY)
 
     def hear(self, timeout: float = 0.0) -> bool:
         """Take in what it says; False: nothing more will come."""

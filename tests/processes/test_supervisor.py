@@ -250,6 +250,8 @@ class TestStandardStreams:
             return next((pid for pid in proxy.pids() if title(pid).startswith("worker-")), None)
 
         victim = wait_until(worker, "there is a worker")
+        held = [str(Path(f"/proc/{victim}/fd/{fd}").readlink()) for fd in range(3)]
+        assert not any(name.startswith(("socket:", "anon_inode:")) for name in held), held
         os.kill(victim, KILL)
         wait_until(lambda: worker() not in (None, victim), "there is another one")
         wait_until(proxy.ready, "it is ready")

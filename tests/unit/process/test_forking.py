@@ -31,7 +31,7 @@ def tell(**found):
     Path(sys.argv[1]).write_text(json.dumps(told))
 
 def fork(run, *kept):
-    pid = forking.start("regproxy:test 7", kept, run)
+    pid = forking.start("test-7 of regproxy", kept, run)
     told.update(code=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
     print(json.dumps(told | json.loads(Path(sys.argv[1]).read_text() or "{}")))
 """
@@ -101,6 +101,7 @@ counter = Counter("a", "a", registry=CollectorRegistry())
 counter.inc()
 before = Path({str(tmp_path / "shelf" / "counter_parent.db")!r}).read_bytes()
 def child():
+    tell(mapped=[line for line in open("/proc/self/maps") if "counter_parent" in line])
     metrics.share({str(tmp_path / "shelf")!r}, "child")
     Counter("a", "a", registry=CollectorRegistry()).inc(5)
     metrics.unshare()
@@ -110,7 +111,8 @@ assert before == Path({str(tmp_path / "shelf" / "counter_parent.db")!r}).read_by
 counter.inc()  # here it is still open
 assert before != Path({str(tmp_path / "shelf" / "counter_parent.db")!r}).read_bytes()
 """
-    run(tmp_path, program)
+    found, _ = run(tmp_path, program)
+    assert found["mapped"] == []
     assert {path.name for path in (tmp_path / "shelf").iterdir()} == {"counter_parent.db", "counter_child.db"}
 
 
@@ -174,7 +176,8 @@ fork(child)
 assert mine == Path("/proc/self/cmdline").read_bytes()
 """
     found, _ = run(tmp_path, program)
-    assert (found["title"], found["name"]) == ("regproxy:test 7", "regproxy:test 7\n")
+    assert found["title"] == "test-7 of regproxy"
+    assert found["name"] == "test-7 of regpr\n"  # 15 bytes: `pkill regproxy` does not match
 
 
 def test_what_can_not_be_used_is_told_in_a_line(tmp_path: Path) -> None:
